@@ -1,0 +1,322 @@
+//! Every limit and every interval of a replica, and the relations between them, checked once here.
+
+use std::time::Duration;
+
+/// To whom a leader sends new entries (design.md §5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FanOut {
+    /// To every follower, at once.
+    All,
+    /// To just enough followers for a quorum, the least recently served first, so that the set
+    /// rotates and every follower hears often.
+    Thrifty,
+}
+
+/// How a replica behaves. Make one with [`Config::server`] or [`Config::course`], change fields,
+/// and let [`Config::validate`] look at it before use.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// A follower that had nothing else for so long gets an empty append.
+    pub heartbeat_interval: Duration,
+    /// A follower that does not answer gets heartbeats only so often, so that a dead one costs
+    /// little.
+    pub heartbeat_interval_silent: Duration,
+    /// Lowest election timeout: within it after hearing a leader nobody votes. All replicas must
+    /// agree on it, for leases rest on it.
+    pub election_timeout_min: Duration,
+    /// Highest election timeout where no message is lost.
+    pub election_timeout_max: Duration,
+    /// Added to both ends of the drawn timeout as measured loss grows to 30 % and above.
+    pub election_timeout_lossy_extra: Duration,
+    /// How often a candidate asks for votes within one election.
+    pub vote_attempts: u32,
+    /// A leader that has not heard from a quorum for so long steps down.
+    pub check_quorum_window: Duration,
+    /// The same where 30 % of the messages or more are lost; in between, in between.
+    pub check_quorum_window_lossy: Duration,
+    /// How often a leader sends to all once half of the window has passed in silence.
+    pub quorum_probe_interval: Duration,
+    /// To whom new entries go.
+    pub fan_out: FanOut,
+    /// Whether a leader answers reads on its lease, without asking anybody.
+    pub lease_reads: bool,
+    /// Bound on the rates of any two clocks against each other, in parts per million.
+    pub clock_drift_ppm: u32,
+    /// Taken off the lease besides the drift.
+    pub lease_margin: Duration,
+    /// Most entries in one append.
+    pub append_entries_max: usize,
+    /// Most bytes of records in one append; one larger record travels alone.
+    pub append_bytes_max: usize,
+    /// Most appends with entries on their way to one follower.
+    pub inflight_appends_max: usize,
+    /// Most bytes of records on their way to one follower.
+    pub inflight_bytes_max: usize,
+    /// Most bytes of records that a leader holds uncommitted; above, it answers busy.
+    pub uncommitted_bytes_max: usize,
+    /// Lower bound on the wait for an answer before something is sent again.
+    pub retransmit_timeout_min: Duration,
+    /// Upper bound on the same, whatever was measured.
+    pub retransmit_timeout_max: Duration,
+    /// The wait before the first answer was measured.
+    pub retransmit_timeout_initial: Duration,
+    /// A replica sends nothing for so long after its start.
+    pub silence_after_start: Duration,
+    /// A request that came while no leader was known waits so long for one.
+    pub request_hold: Duration,
+    /// The same at a replica that found no quorum in a whole election.
+    pub request_hold_cut_off: Duration,
+    /// Most requests waiting for a leader; the next one is refused.
+    pub held_requests_max: usize,
+    /// Most reads waiting for a confirmation; the next one is answered busy.
+    pub waiting_reads_max: usize,
+    /// The commit index shown to peers never passes what has been applied and answered here, so
+    /// that a successor answers what this leader may not have answered (design.md §6, course
+    /// door).
+    pub commit_shown_after_replies: bool,
+    /// The rule that this replica breaks, if any: see [`Mutant`].
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<Mutant>,
+}
+
+/// A configuration that can't work, with what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Two settings contradict each other, or one can't be.
+    #[error("{0}")]
+    Relation(String),
+}
+
+impl Config {
+    /// The defaults of the durable server.
+    #[must_use]
+    pub fn server() -> Config {
+        Config {
+            heartbeat_interval: Duration::from_millis(50),
+            heartbeat_interval_silent: Duration::from_millis(200),
+            election_timeout_min: Duration::from_millis(300),
+            election_timeout_max: Duration::from_millis(600),
+            election_timeout_lossy_extra: Duration::from_millis(600),
+            vote_attempts: 4,
+            check_quorum_window: Duration::from_secs(1),
+            check_quorum_window_lossy: Duration::from_secs(2),
+            quorum_probe_interval: Duration::from_millis(50),
+            fan_out: FanOut::All,
+            lease_reads: false,
+            clock_drift_ppm: 2_000,
+            lease_margin: Duration::from_millis(5),
+            append_entries_max: usize::MAX,
+            append_bytes_max: 1 << 20,
+            inflight_appends_max: 256,
+            inflight_bytes_max: 16 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            retransmit_timeout_min: Duration::from_millis(10),
+            retransmit_timeout_max: Duration::from_secs(1),
+            retransmit_timeout_initial: Duration::from_millis(100),
+            silence_after_start: Duration::ZERO,
+            request_hold: Duration::from_secs(2),
+            request_hold_cut_off: Duration::from_secs(2),
+            held_requests_max: 10_000,
+            waiting_reads_max: 100_000,
+            commit_shown_after_replies: false,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+
+    /// The defaults under the course's simulator, where every message between replicas counts
+    /// and up to half of them are lost.
+    #[must_use]
+    pub fn course() -> Config {
+        Config {
+            heartbeat_interval: Duration::from_millis(250),
+            heartbeat_interval_silent: Duration::from_secs(1),
+            election_timeout_min: Duration::from_secs(1),
+            election_timeout_max: Duration::from_secs(2),
+            election_timeout_lossy_extra: Duration::from_secs(1),
+            vote_attempts: 4,
+            check_quorum_window: Duration::from_secs(1),
+            check_quorum_window_lossy: Duration::from_secs(3),
+            quorum_probe_interval: Duration::from_millis(50),
+            fan_out: FanOut::Thrifty,
+            lease_reads: true,
+            clock_drift_ppm: 2_000,
+            lease_margin: Duration::from_millis(20),
+            append_entries_max: 25,
+            append_bytes_max: 8 << 10,
+            inflight_appends_max: 8,
+            inflight_bytes_max: 64 << 10,
+            uncommitted_bytes_max: 16 << 20,
+            retransmit_timeout_min: Duration::from_millis(20),
+            retransmit_timeout_max: Duration::from_millis(250),
+            retransmit_timeout_initial: Duration::from_millis(50),
+            silence_after_start: Duration::from_secs(1),
+            request_hold: Duration::from_millis(2_500),
+            request_hold_cut_off: Duration::from_millis(500),
+            held_requests_max: 10_000,
+            waiting_reads_max: 10_000,
+            commit_shown_after_replies: true,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+
+    /// Checks the relations between the limits.
+    ///
+    /// # Errors
+    /// If one of them does not hold, with both names and what to do.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |text: String| Err(ConfigError::Relation(text));
+        if self.heartbeat_interval.is_zero()
+            || self.heartbeat_interval * 2 > self.election_timeout_min
+        {
+            return wrong(format!(
+                "heartbeat_interval is {:?}; make it more than zero and at most half of \
+                 election_timeout_min ({:?}), or one lost heartbeat starts an election",
+                self.heartbeat_interval, self.election_timeout_min
+            ));
+        }
+        if self.election_timeout_max <= self.election_timeout_min {
+            return wrong(format!(
+                "election_timeout_max ({:?}) must be above election_timeout_min ({:?}), or all \
+                 replicas stand for election at once",
+                self.election_timeout_max, self.election_timeout_min
+            ));
+        }
+        if self.check_quorum_window < self.heartbeat_interval * 2
+            || self.check_quorum_window_lossy < self.check_quorum_window
+        {
+            return wrong(format!(
+                "check_quorum_window is {:?} (lossy: {:?}); make it at least two heartbeat \
+                 intervals ({:?}), and the lossy one no shorter",
+                self.check_quorum_window, self.check_quorum_window_lossy, self.heartbeat_interval
+            ));
+        }
+        if self.lease_reads && self.lease_length().is_zero() {
+            return wrong(format!(
+                "lease_reads is on, but election_timeout_min ({:?}) less {} ppm drift and \
+                 lease_margin ({:?}) leaves nothing; raise the timeout or switch leases off",
+                self.election_timeout_min, self.clock_drift_ppm, self.lease_margin
+            ));
+        }
+        if self.retransmit_timeout_min.is_zero()
+            || self.retransmit_timeout_max < self.retransmit_timeout_min
+        {
+            return wrong(format!(
+                "retransmit_timeout_min is {:?} and retransmit_timeout_max {:?}; make the first \
+                 more than zero and the second no shorter",
+                self.retransmit_timeout_min, self.retransmit_timeout_max
+            ));
+        }
+        for (name, value) in [
+            ("append_entries_max", self.append_entries_max),
+            ("append_bytes_max", self.append_bytes_max),
+            ("inflight_appends_max", self.inflight_appends_max),
+            ("inflight_bytes_max", self.inflight_bytes_max),
+            ("uncommitted_bytes_max", self.uncommitted_bytes_max),
+            ("vote_attempts", self.vote_attempts as usize),
+        ] {
+            if value == 0 {
+                return wrong(format!("{name} is 0; nothing could ever be sent, set at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    /// How long after the start of a confirmed round a leader may answer reads alone: shorter
+    /// than any follower's lowest election timeout by the drift of two clocks and a margin
+    /// (thesis 6.4.1). Zero if nothing is left.
+    #[must_use]
+    pub fn lease_length(&self) -> Duration {
+        let drift = self.election_timeout_min * 2 * self.clock_drift_ppm / 1_000_000;
+        self.election_timeout_min.saturating_sub(drift).saturating_sub(self.lease_margin)
+    }
+
+    /// Whether this replica is to break `mutant`'s rule. Always false without the feature.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// Whether this replica is to break `mutant`'s rule. Always false without the feature.
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "the same face with and without the feature")]
+    pub(crate) const fn breaks(&self, _mutant: Mutant) -> bool {
+        false
+    }
+}
+
+/// Safety rules that can be broken on purpose, to show that the simulator notices. Only the
+/// feature `mutants` can choose one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutant {
+    /// S2: the vote is forgotten when a term is seen again.
+    VoteTwice,
+    /// S2: votes leave before they are durable.
+    VoteBeforeSync,
+    /// S3: a follower acknowledges what is not yet durable.
+    AcknowledgeBeforeSync,
+    /// S3: a follower acknowledges its own last index instead of what was checked.
+    AcknowledgeOwnLast,
+    /// S3: a leader counts itself before its own disk has the entry.
+    CountSelfEarly,
+    /// S4: entries of earlier terms are committed by counting.
+    CommitOldTerms,
+    /// S5: a vote ignores the candidate's log.
+    VoteForShorterLog,
+    /// S6: half of the replicas are taken for a quorum.
+    HalfIsQuorum,
+    /// S7: a repeated append truncates what follows it.
+    TruncateAlways,
+    /// S7: conflicts are not truncated at all.
+    KeepConflicts,
+    /// S10: an answer of another term moves the match index.
+    AnswerOfOldTerm,
+    /// S11: a follower takes the leader's commit index uncut.
+    CommitUncut,
+    /// S12, C1: reads are served before an entry of the leader's own term is committed.
+    ReadBeforeOwnTerm,
+    /// C1: a read is confirmed by a round that began before it came.
+    ReadOnOldRound,
+    /// C3: the lease lasts for two election timeouts.
+    LeaseTooLong,
+    /// C3: votes are given although a leader was heard within the lowest election timeout.
+    VoteUnderLease,
+    /// §7 item 5: a completion of a sync is taken for whatever now stands at its index.
+    SyncOfReplaced,
+    /// C6: retried requests are applied again.
+    ApplyTwice,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::server().validate(), Ok(()));
+        assert_eq!(Config::course().validate(), Ok(()));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let broken = |change: fn(&mut Config)| {
+            let mut config = Config::course();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert!(broken(|c| c.heartbeat_interval = c.election_timeout_min).contains("heartbeat"));
+        assert!(broken(|c| c.election_timeout_max = c.election_timeout_min).contains("_max"));
+        assert!(broken(|c| c.check_quorum_window = Duration::ZERO).contains("check_quorum"));
+        assert!(broken(|c| c.lease_margin = c.election_timeout_min).contains("lease"));
+        assert!(broken(|c| c.retransmit_timeout_min = Duration::ZERO).contains("retransmit"));
+        assert!(broken(|c| c.append_entries_max = 0).contains("append_entries_max"));
+    }
+
+    #[test]
+    fn a_lease_is_shorter_than_the_lowest_election_timeout() {
+        for config in [Config::server(), Config::course()] {
+            assert!(config.lease_length() < config.election_timeout_min);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Bowline: a strongly consistent, replicated key-value store.
+//!
+//! One pure consensus core ([`raft`]) and one pure state machine, driven by threads and sockets
+//! or, with the same code, by a deterministic simulator. Dependencies point one way only, which
+//! `tests/tidy.rs` checks:
+//!
+//! `types <- {config, record} <- {raft, kv} <- wire <- {runtime, sim} <- processes <- bin`
+
+pub mod config;
+pub mod raft;
+pub mod record;
+pub mod types;

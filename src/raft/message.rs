@@ -1,0 +1,163 @@
+//! All that can come into the core. Wire decoding can only make [`PeerMsg`]: a peer cannot forge
+//! `Persisted` or `Applied`, by type.
+
+use bytes::Bytes;
+
+use crate::record::Entry;
+use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
+
+/// What a driver hands to [`Replica::handle_msg`](super::Replica::handle_msg).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Msg {
+    /// From another replica.
+    Peer(Envelope),
+    /// From a client.
+    Client(ClientRequest),
+    /// From the log writer.
+    Persisted(Persisted),
+    /// From the apply stage.
+    Applied {
+        /// Everything up to here is applied, and its replies have been handed to the socket.
+        index: Index,
+    },
+}
+
+/// A message between replicas with its addressing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The sender, as it says.
+    pub from: NodeId,
+    /// The addressee.
+    pub to: NodeId,
+    /// Whom the sender believes to lead; `None` if it knows nobody. Only shown to the course's
+    /// simulator, never decided upon.
+    pub leader: Option<NodeId>,
+    /// What it says.
+    pub message: PeerMsg,
+}
+
+/// What replicas say to each other. Every variant carries the sender's term, but for pre-votes,
+/// where it is the term that the sender would stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMsg {
+    /// A leader's entries, or its heartbeat if there are none.
+    AppendEntries(AppendEntries),
+    /// The answer to that.
+    AppendReply(AppendReply),
+    /// A candidate asks for a vote or, first, whether it would get one.
+    RequestVote(RequestVote),
+    /// The answer to that.
+    VoteReply(VoteReply),
+}
+
+/// A leader's entries (§5.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendEntries {
+    /// The leader's term.
+    pub term: Term,
+    /// The round in which it was sent; the answer echoes it.
+    pub round: Round,
+    /// The entry right before `entries`; [`EntryId::ZERO`] before the first.
+    pub prev: EntryId,
+    /// What the leader shows as committed; may lie beyond what this message proves.
+    pub commit_index: Index,
+    /// Messages lost one way, in a thousand, as the leader measures it over its living peers.
+    pub loss_permille: u16,
+    /// Entries in order, without gaps, the first at `prev.index + 1`. Empty in a heartbeat.
+    pub entries: Vec<Entry>,
+}
+
+/// A follower's answer to [`AppendEntries`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendReply {
+    /// The follower's term: the leader's, or a higher one that deposes it.
+    pub term: Term,
+    /// Echo of the round answered; zero where the append was of a lower term.
+    pub round: Round,
+    /// What came of it.
+    pub outcome: AppendOutcome,
+}
+
+/// What came of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// The follower's log is durable and equal to the leader's up to here. It covers all that
+    /// this leader sent before too. [`Index::ZERO`] vouches for nothing.
+    Match {
+        /// Up to here.
+        index: Index,
+    },
+    /// The follower's log does not hold `prev`, or the append's term is old.
+    Reject {
+        /// The `prev.index` that was refused: tells a late answer from a fresh one.
+        refused: Index,
+        /// Where the follower's log may still agree with the leader's.
+        hint: EntryId,
+    },
+}
+
+/// A candidate's plea (§5.2), or its pre-vote (thesis 9.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestVote {
+    /// The term it stands for; in a pre-vote, the one it would stand for.
+    pub term: Term,
+    /// Only asks; binds nobody.
+    pub pre: bool,
+    /// The candidate's last durable entry.
+    pub last: EntryId,
+}
+
+/// The answer to [`RequestVote`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoteReply {
+    /// If granted, the term asked for; if not, the term of the one who refuses.
+    pub term: Term,
+    /// Answers a pre-vote.
+    pub pre: bool,
+    /// Whether the vote is given.
+    pub granted: bool,
+}
+
+impl PeerMsg {
+    /// Its name, as in traces and counters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            PeerMsg::AppendEntries(_) => "AppendEntries",
+            PeerMsg::AppendReply(_) => "AppendReply",
+            PeerMsg::RequestVote(RequestVote { pre: true, .. }) => "PreVote",
+            PeerMsg::RequestVote(_) => "RequestVote",
+            PeerMsg::VoteReply(VoteReply { pre: true, .. }) => "PreVoteReply",
+            PeerMsg::VoteReply(_) => "VoteReply",
+        }
+    }
+}
+
+/// A client's request. The core never looks into the payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientRequest {
+    /// Names it, in replies too.
+    pub key: RequestKey,
+    /// Whether it goes into the log.
+    pub kind: RequestKind,
+    /// For the state machine.
+    pub payload: Bytes,
+}
+
+/// Whether a request changes the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// Goes through the log.
+    Write,
+    /// Only reads; answered linearizably without a log entry (§8).
+    Read,
+}
+
+/// The log writer has made a job durable, and with it all jobs before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persisted {
+    /// Which job.
+    pub sequence: JobSequence,
+    /// The last entry of the job, `None` if it had none. Named by term too: an entry replaced
+    /// meanwhile is not taken for the one synced.
+    pub last: Option<EntryId>,
+}

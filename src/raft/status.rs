@@ -1,0 +1,78 @@
+//! A read-only view of a replica, for traces, metrics and tests. Nothing decides upon it.
+
+use crate::types::{EntryId, Index, NodeId, Term};
+
+/// Which role a replica plays.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum RoleName {
+    /// Follows, or waits.
+    Follower,
+    /// Asks whether it would win.
+    PreCandidate,
+    /// Stands for election.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// A replica at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// Which replica.
+    pub id: NodeId,
+    /// Its role.
+    pub role: RoleName,
+    /// Its term.
+    pub term: Term,
+    /// Its vote in that term.
+    pub voted_for: Option<NodeId>,
+    /// Whom it believes to lead.
+    pub leader: Option<NodeId>,
+    /// Its last entry.
+    pub last: EntryId,
+    /// Up to here its log is on disk.
+    pub durable_index: Index,
+    /// Up to here its log is committed, as far as it knows.
+    pub commit_index: Index,
+    /// Up to here its state machine has come.
+    pub applied_index: Index,
+    /// A leader's knowledge of its peers, in order of their ids; empty in other roles.
+    pub peers: Vec<PeerStatus>,
+    /// What it refused and dropped so far.
+    pub counters: Counters,
+}
+
+/// What a leader knows of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerStatus {
+    /// Which peer.
+    pub id: NodeId,
+    /// Durable and equal up to here.
+    pub match_index: Index,
+    /// The next entry to send.
+    pub next_index: Index,
+    /// Whether it is still being probed.
+    pub probing: bool,
+}
+
+/// Counts of what was refused or given up, and of elections, since the replica started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Messages for another replica, from unknown ones, or before the silence after the start
+    /// was over.
+    pub misdirected: u64,
+    /// Messages of an earlier term, or answers to nothing.
+    pub stale: u64,
+    /// Appends whose entries contradict themselves.
+    pub malformed: u64,
+    /// Requests refused because too much was under way.
+    pub busy: u64,
+    /// Pre-votes started.
+    pub pre_votes: u64,
+    /// Elections stood for.
+    pub elections: u64,
+    /// Times it became leader.
+    pub leaderships: u64,
+    /// Times it gave up its lead because a quorum was silent.
+    pub quorum_losses: u64,
+}
