@@ -7,6 +7,7 @@
 //! `types <- {config, record} <- {raft, kv} <- wire <- {runtime, sim} <- processes <- bin`
 
 pub mod config;
+pub mod kv;
 pub mod raft;
 pub mod record;
 pub mod types;

@@ -1,12 +1,18 @@
 //! The state machine: pure, deterministic, the same on every replica.
 //!
-//! It reads no clock and no randomness, and nothing in it depends on the order of a hash map.
+//! It takes committed commands in log order and gives outcomes. It reads no clock and no
+//! randomness, nothing in it depends on the order of a hash map, and it knows nothing of the
+//! consensus core: a command is bytes to the log, and the log is a row of indexes to the store.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod command;
+mod digest;
 mod sessions;
 mod store;
 
 pub use command::{Command, CommandError, Operation};
-pub use sessions::Sessions;
-pub use store::{Outcome, Store};
+pub use store::{Applied, Outcome, Store};
+
+/// Seeds the maps' hashers. Fixed, so that a run can be repeated exactly; nothing is decided by the
+/// maps' order.
+const HASH_SEED: u64 = 0x626F_776C_696E_6521;
