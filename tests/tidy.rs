@@ -1,0 +1,261 @@
+//! House rules that neither the compiler nor clippy sees: who imports whom, what a file must begin
+//! with, what must not be left behind. Plain `std`, no parser; each rule is a function from text to
+//! complaints, tested on small bad samples, and then run over the repository.
+
+#[path = "tidy/layers.rs"]
+mod layers;
+#[path = "tidy/source.rs"]
+mod source;
+#[path = "tidy/tree.rs"]
+mod tree;
+
+use std::fs;
+
+use source::{Source, line_of};
+
+const LINE_CHARS_MAX: usize = 100;
+
+/// Hosts that a link in the repository may lead to. Anything else is likely a mirror, a proxy or
+/// another name that means something on one machine only.
+const HOSTS: &[&str] = &[
+    "crates.io",
+    "doc.rust-lang.org",
+    "docs.rs",
+    "github.com",
+    "hdrhistogram.github.io",
+    "opensource.org",
+    "raft.github.io",
+    "rustup.rs",
+    "www.apache.org",
+    "127.0.0.1",
+    "localhost",
+];
+
+/// What is wrong with a file of Rust source, its imports apart.
+fn check_rust(path: &str, text: &str, source: &Source) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut complain = |line: usize, what: &str| complaints.push(format!("{path}:{line}: {what}"));
+    let opening = text.lines().next().unwrap_or("");
+    if opening.strip_prefix("//! ").is_none_or(|words| words.trim().is_empty()) {
+        complain(1, "begin with `//!` and what the file is for");
+    }
+    for (number, line) in text.lines().enumerate() {
+        let length = line.chars().count();
+        if length > LINE_CHARS_MAX {
+            complain(number + 1, &format!("{length} characters, {LINE_CHARS_MAX} fit"));
+        }
+    }
+    for left_behind in ["dbg!", "todo!", "unimplemented!"] {
+        for (at, _) in source.code.match_indices(left_behind) {
+            complain(line_of(&source.code, at), &format!("{left_behind} was left behind"));
+        }
+    }
+    for note in ["TODO", "FIXME", "XXX"] {
+        for (at, _) in source.comments.match_indices(note) {
+            complain(line_of(&source.comments, at), &format!("do it, or open an issue: {note}"));
+        }
+    }
+    for (line, attribute) in source.attributes() {
+        let word = |name: &str| {
+            attribute.split(|char: char| !char.is_alphanumeric()).any(|word| word == name)
+        };
+        if word("ignore") {
+            complain(line, "a test that is never run shows nothing");
+        }
+        if (word("allow") || word("expect")) && !word("reason") {
+            complain(line, "say why: add `reason = \"..\"`");
+        }
+    }
+    complaints
+}
+
+/// Paths and hosts that mean something on one machine only.
+fn check_portable(path: &str, text: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    // In pieces, or this file would find itself.
+    for top in ["work", "root", "home", "tmp", "Users"] {
+        let folder = format!("/{top}");
+        for (at, _) in text.match_indices(&folder) {
+            let part_of_longer = |char: char| char.is_alphanumeric() || "_-.~".contains(char);
+            let before = text[..at].chars().next_back();
+            let after = text[at + folder.len()..].chars().next();
+            let outside = after.is_none_or(|char| !part_of_longer(char) || char == '.');
+            if outside && !before.is_some_and(part_of_longer) {
+                complaints.push(format!("{path}:{}: a machine's own path", line_of(text, at)));
+            }
+        }
+    }
+    for (at, scheme) in text.match_indices("://") {
+        let rest = &text[at + scheme.len()..];
+        let in_host = |char: char| char.is_alphanumeric() || "-.".contains(char);
+        let host = &rest[..rest.find(|char| !in_host(char)).unwrap_or(rest.len())];
+        if !host.is_empty() && !HOSTS.contains(&host) {
+            let line = line_of(text, at);
+            complaints.push(format!("{path}:{line}: {host} is not in tests/tidy.rs's HOSTS"));
+        }
+    }
+    let settings = path.starts_with(".cargo/") || path.ends_with("Cargo.toml");
+    for setting in ["[source", "[registries", "[registry", "[http", "[net"] {
+        if settings && text.lines().any(|line| line.starts_with(setting)) {
+            complaints.push(format!("{path}: {setting}..] belongs into the user's own settings"));
+        }
+    }
+    complaints
+}
+
+/// Golden traces that the runner would pass over. It takes a whole folder or names each file.
+fn check_golden(files: &[String], runner: &str) -> Vec<String> {
+    let golden = files.iter().filter(|file| file.starts_with("tests/golden/"));
+    let not_run = golden.filter(|file| {
+        let (folder, name) = file.rsplit_once('/').expect("it is in a folder");
+        let Some(stem) = name.strip_suffix(".txt") else { return true };
+        let mut words = runner.split(|char: char| !char.is_alphanumeric() && char != '_');
+        let by_folder = runner.contains("read_dir(") && runner.contains(&format!("\"{folder}\""));
+        !by_folder && !words.any(|word| word == stem)
+    });
+    not_run.map(|file| format!("{file}: tests/golden.rs does not run it")).collect()
+}
+
+fn read(path: &str) -> Option<String> {
+    let bytes = fs::read(tree::root().join(path)).expect("a listed file is readable");
+    String::from_utf8(bytes).ok()
+}
+
+fn is_rust(path: &str) -> bool {
+    path.strip_suffix(".rs").is_some()
+}
+
+fn rust_files() -> impl Iterator<Item = (String, String)> {
+    let rust = tree::files().into_iter().filter(|path| is_rust(path));
+    rust.map(|path| {
+        let text = read(&path).unwrap_or_else(|| panic!("{path} is not UTF-8"));
+        (path, text)
+    })
+}
+
+#[track_caller]
+fn assert_tidy(complaints: &[String]) {
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+}
+
+#[test]
+fn imports_follow_the_direction_of_dependencies() {
+    let inside = rust_files().filter(|(path, _)| path.starts_with("src/"));
+    let complaints: Vec<String> =
+        inside.flat_map(|(path, text)| layers::check_file(&path, &Source::split(&text))).collect();
+    assert_tidy(&complaints);
+}
+
+#[test]
+fn dependencies_say_what_for() {
+    assert_tidy(&layers::check_dependencies(&read("Cargo.toml").expect("it is text")));
+}
+
+#[test]
+fn source_files_are_in_order() {
+    let complaints: Vec<String> = rust_files()
+        .flat_map(|(path, text)| check_rust(&path, &text, &Source::split(&text)))
+        .collect();
+    assert_tidy(&complaints);
+}
+
+#[test]
+fn nothing_means_something_on_one_machine_only() {
+    let texts = tree::files().into_iter().filter_map(|path| read(&path).map(|text| (path, text)));
+    let complaints: Vec<String> =
+        texts.flat_map(|(path, text)| check_portable(&path, &text)).collect();
+    assert_tidy(&complaints);
+}
+
+#[test]
+fn every_golden_trace_is_run() {
+    let files = tree::files();
+    let runner = files.iter().find(|path| *path == "tests/golden.rs");
+    let runner = runner.and_then(|path| read(path)).unwrap_or_default();
+    assert_tidy(&check_golden(&files, &runner));
+}
+
+#[test]
+fn the_tree_in_readme_matches_the_folders() {
+    let files = tree::files();
+    if files.iter().any(|path| path == "README.md") {
+        assert_tidy(&tree::check_tree(&read("README.md").expect("README is text"), &files));
+    }
+}
+
+mod samples {
+    use super::*;
+
+    fn rust(text: &str) -> Vec<String> {
+        check_rust("sample.rs", text, &Source::split(text))
+    }
+
+    #[test]
+    fn a_file_begins_with_what_it_is_for() {
+        assert!(rust("//! A sample.\nfn f() {}\n").is_empty());
+        for headless in ["", "fn f() {}\n", "// Plain.\n", "//!\n", "\n//! Late.\n"] {
+            assert_eq!(rust(headless).len(), 1, "{headless:?}");
+        }
+    }
+
+    #[test]
+    fn long_lines_are_counted_in_characters() {
+        assert!(rust(&format!("//! {}\n", "ä".repeat(96))).is_empty());
+        assert_eq!(
+            rust(&format!("//! {}\n", "ä".repeat(97))),
+            ["sample.rs:1: 101 characters, 100 fit"]
+        );
+    }
+
+    #[test]
+    fn what_was_left_behind_is_found() {
+        let bad = ["dbg!(1);", "todo!()", "unimplemented!()", "#[ignore]", "#[ignore = \"slow\"]"];
+        for line in bad.into_iter().chain(["// TODO: more", "/* FIXME */", "/// XXX"]) {
+            let complaints = rust(&format!("//! A sample.\n{line}\n"));
+            assert_eq!(complaints.len(), 1, "{line}");
+            assert!(complaints[0].starts_with("sample.rs:2: "), "{complaints:?}");
+        }
+        assert!(
+            rust("//! A sample.\nconst A: &str = \"dbg! TODO #[ignore]\"; // todo!\n").is_empty()
+        );
+    }
+
+    #[test]
+    fn exceptions_have_reasons() {
+        for bare in ["#[allow(x)]", "#![expect(x)]", "#[cfg_attr(y, allow(x))]", "#[expect(\nx\n)]"]
+        {
+            assert_eq!(rust(&format!("//! A sample.\n{bare}\n")).len(), 1, "{bare}");
+        }
+        let good = "//! A sample.\n#[allow(x, reason = \"why\")]\nfn f() { g().expect(\"h\") }\n";
+        assert!(rust(good).is_empty());
+    }
+
+    #[test]
+    fn paths_and_hosts_of_one_machine_are_found() {
+        let count = |text: &str| check_portable("README.md", text).len();
+        for top in ["work", "root", "home", "tmp", "Users"] {
+            assert_eq!(count(&format!("cd /{top}/x")), 1, "{top}");
+            assert_eq!(count(&format!("ls /{top}.")), 1, "{top}");
+            assert_eq!(count(&format!("src/sim/{top}load.rs or /{top}load or a/{top}/b")), 0);
+        }
+        assert_eq!(count("https://github.com/x http://127.0.0.1:80 a://"), 0);
+        for scheme in ["https:", "sparse+https:"] {
+            assert_eq!(count(&format!("{scheme}//mirror.example:8080/crates")), 1);
+        }
+        assert_eq!(check_portable(".cargo/config.toml", "[source.crates-io]\n").len(), 1);
+        assert_eq!(check_portable("Cargo.toml", "[registries.x]\n").len(), 1);
+    }
+
+    #[test]
+    fn a_golden_trace_that_nobody_runs_is_found() {
+        let files = ["tests/golden/a.txt".to_owned(), "tests/golden/deep/b.txt".to_owned()];
+        assert_eq!(check_golden(&files, "").len(), 2);
+        assert_eq!(
+            check_golden(&files, "run(\"a\");"),
+            ["tests/golden/deep/b.txt: tests/golden.rs does not run it"]
+        );
+        assert_eq!(check_golden(&files, "read_dir(\"tests/golden\")").len(), 1);
+        assert_eq!(check_golden(&files, "golden!(ab, b_);").len(), 2);
+        assert!(check_golden(&files, "golden!(a, b);").is_empty());
+    }
+}

@@ -1,0 +1,239 @@
+//! Who may know whom: the direction of dependencies of house.md §2, and which outside crates and
+//! which parts of `std` each folder of `src/` may name.
+
+use crate::source::Source;
+
+/// Every layer and what it may import besides itself.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("types", &[]),
+    ("config", &["types"]),
+    ("record", &["types"]),
+    ("raft", &["types", "config", "record"]),
+    ("kv", &["types", "config", "record"]),
+    ("wire", &["types", "config", "record", "raft", "kv"]),
+    ("sim", &["types", "config", "record", "raft", "kv", "wire"]),
+    ("runtime", &["types", "config", "record", "raft", "kv", "wire"]),
+    ("processes", &["types", "config", "record", "raft", "kv", "wire", "sim", "runtime"]),
+    ("bin", &["types", "config", "record", "raft", "kv", "wire", "sim", "runtime", "processes"]),
+];
+
+/// Layers that touch the machine: the only ones that read clocks, open files and sockets and start
+/// threads.
+const IMPURE: &[&str] = &["runtime", "processes", "bin"];
+
+/// Parts of `std` that only [`IMPURE`] layers may name.
+const IMPURE_STD: &[&str] = &["env", "fs", "net", "os", "process", "thread"];
+
+/// Every dependency of the library and the layers that may name it. One for all would do the
+/// compiler's work again; this one keeps, say, sockets out of the core.
+const CRATES: &[(&str, &[&str])] = &[
+    ("anyhow", &["bin"]),
+    ("base64", &["wire"]),
+    ("bytes", &["record", "raft", "kv", "wire", "sim", "runtime", "processes", "bin"]),
+    ("clap", &["bin"]),
+    ("crc32c", &["record"]),
+    ("crossbeam", &["runtime", "processes"]),
+    ("foldhash", &["kv"]),
+    ("hashbrown", &["kv"]),
+    ("hdrhistogram", &["sim"]),
+    ("indicatif", &["bin"]),
+    ("mio", &["runtime", "processes"]),
+    ("rand", &["raft", "sim"]),
+    ("rand_chacha", &["raft", "sim"]),
+    ("rkyv", &["kv", "wire"]),
+    ("serde", &["sim", "bin"]),
+    ("serde_json", &["wire", "sim", "processes", "bin"]),
+    ("signal_hook", &["processes", "bin"]),
+    ("socket2", &["runtime", "processes"]),
+    ("tempfile", &["processes", "bin"]),
+    ("thiserror", &["config", "record", "kv", "wire", "sim", "runtime", "processes"]),
+];
+
+/// What is wrong with the imports of one file of `src/`.
+pub(crate) fn check_file(path: &str, source: &Source) -> Vec<String> {
+    let module = module_of(path);
+    let Some(own) = module.first().copied() else {
+        return check_root(path, source);
+    };
+    let Some((_, may_import)) = LAYERS.iter().find(|(layer, _)| *layer == own) else {
+        return vec![format!(
+            "{path}: {own} is no layer; add it to LAYERS in tests/tidy/layers.rs"
+        )];
+    };
+    let impure = IMPURE.contains(&own);
+    let mut complaints = Vec::new();
+    for used in source.paths() {
+        let mut complain = |what: String| {
+            complaints.push(format!("{path}:{}: {own}/ may not {what}", used.line));
+        };
+        let names: Vec<&str> = used.names.iter().map(String::as_str).collect();
+        if let Some(layer) = own_crate_layer(&module, &names)
+            && layer != own
+            && !may_import.contains(&layer)
+        {
+            complain(format!("know {layer}/: {}", used.names.join("::")));
+        }
+        if !impure
+            && names[0] == "std"
+            && names.get(1).is_some_and(|part| IMPURE_STD.contains(part))
+        {
+            complain(format!("touch the machine: {}", used.names.join("::")));
+        }
+        let reads_clock = matches!(names[..], [.., "Instant" | "SystemTime", "now"]);
+        if !impure && reads_clock {
+            complain(format!("read a clock: {}", used.names.join("::")));
+        }
+        if let Some((_, layers)) = CRATES.iter().find(|(name, _)| *name == names[0])
+            && !layers.contains(&own)
+        {
+            complain(format!("use the crate {}", names[0]));
+        }
+    }
+    complaints
+}
+
+/// The crate's root holds its documentation and the list of modules, nothing else.
+fn check_root(path: &str, source: &Source) -> Vec<String> {
+    let only_modules = |line: &&str| {
+        let line = line.trim();
+        line.is_empty()
+            || line.starts_with("#![")
+            || (line.starts_with("pub mod ") && line.ends_with(';'))
+    };
+    let other = source.code.lines().filter(|line| !only_modules(line));
+    other.map(|line| format!("{path}: only `pub mod` lines belong here, not `{line}`")).collect()
+}
+
+/// Whether every dependency says what it is for, and has its line in [`CRATES`].
+pub(crate) fn check_dependencies(manifest: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut section = "";
+    let mut direct = Vec::new();
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let Some((name, value)) = line.split_once('=').filter(|_| section.contains("dependencies"))
+        else {
+            continue;
+        };
+        let inherited = name.trim().strip_suffix(".workspace");
+        let name = inherited.unwrap_or(name).trim().replace('-', "_");
+        let explained = value.rsplit_once('#').is_some_and(|(_, why)| !why.trim().is_empty());
+        if inherited.is_none() && !explained {
+            complaints.push(format!("Cargo.toml: say in a comment what {name} is for"));
+        }
+        if section == "[dependencies]" {
+            direct.push(name);
+        }
+    }
+    for name in &direct {
+        if !CRATES.iter().any(|(known, _)| known == name) {
+            complaints.push(format!("Cargo.toml: say in tests/tidy/layers.rs who may use {name}"));
+        }
+    }
+    for (known, _) in CRATES {
+        if !direct.iter().any(|name| name == known) {
+            complaints.push(format!("tests/tidy/layers.rs: {known} is no dependency any more"));
+        }
+    }
+    complaints
+}
+
+/// `src/raft/log.rs` is `[raft, log]`, `src/raft/mod.rs` is `[raft]`, `src/lib.rs` is `[]`; a
+/// program is `[bin]`, however many files it has.
+fn module_of(path: &str) -> Vec<&str> {
+    let inside = path.strip_prefix("src/").expect("only called for files in src/");
+    let mut module: Vec<&str> = inside.trim_end_matches(".rs").split('/').collect();
+    if module[0] == "bin" {
+        module.truncate(1);
+    } else if matches!(module.last(), Some(&"mod" | &"lib")) {
+        module.pop();
+    }
+    module
+}
+
+/// The layer that a path of this crate leads to, if it leads to another one.
+///
+/// Inside `mod tests { .. }` a `super` is one step shorter than it looks here. That is harmless:
+/// what it then seems to name at the root is no layer.
+fn own_crate_layer<'a>(module: &[&'a str], names: &[&'a str]) -> Option<&'a str> {
+    let ups = names.iter().take_while(|name| **name == "super").count();
+    let absolute = if matches!(names[0], "crate" | "bowline") {
+        names[1..].to_vec()
+    } else if ups > 0 {
+        [&module[..module.len().saturating_sub(ups)], &names[ups..]].concat()
+    } else {
+        return None;
+    };
+    let first = absolute.first().copied()?;
+    LAYERS.iter().map(|(layer, _)| *layer).find(|layer| *layer == first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaints(path: &str, code: &str) -> usize {
+        check_file(path, &Source::split(code)).len()
+    }
+
+    #[test]
+    fn imports_against_the_direction_are_found() {
+        assert_eq!(complaints("src/raft/log.rs", "use crate::kv::Store;"), 1);
+        assert_eq!(complaints("src/raft/mod.rs", "fn f() { crate::sim::run() }"), 1);
+        assert_eq!(complaints("src/raft/log.rs", "use super::super::kv::Store;"), 1);
+        assert_eq!(complaints("src/kv/store.rs", "use crate::{types::Index, raft::Replica};"), 1);
+        assert_eq!(complaints("src/types.rs", "use crate::config::Config;"), 1);
+        assert_eq!(complaints("src/runtime/core.rs", "use crate::sim::World;"), 1);
+        assert_eq!(complaints("src/sim/world.rs", "use crate::runtime;"), 1);
+        assert_eq!(complaints("src/sim/world.rs", "use bowline::processes;"), 1);
+        assert_eq!(complaints("src/new/mod.rs", ""), 1);
+    }
+
+    #[test]
+    fn imports_in_the_direction_are_not() {
+        assert_eq!(complaints("src/raft/log.rs", "use crate::types::{Index, Term};"), 0);
+        assert_eq!(complaints("src/raft/log.rs", "use super::message::Msg;"), 0);
+        assert_eq!(complaints("src/raft/log.rs", "mod tests { use super::super::log::*; }"), 0);
+        assert_eq!(complaints("src/raft/log.rs", "// use crate::kv::Store;"), 0);
+        assert_eq!(complaints("src/bin/bowline.rs", "use bowline::{runtime, sim};"), 0);
+        assert_eq!(complaints("src/processes/mod.rs", "use crate::sim::Scenario;"), 0);
+    }
+
+    #[test]
+    fn the_machine_is_out_of_reach_of_pure_folders() {
+        assert_eq!(complaints("src/raft/log.rs", "use std::{fmt, fs::File, net};"), 2);
+        assert_eq!(complaints("src/wire/peer.rs", "fn f() { std::thread::yield_now() }"), 1);
+        assert_eq!(complaints("src/sim/world.rs", "fn f() { let _ = Instant::now(); }"), 1);
+        assert_eq!(complaints("src/sim/world.rs", "fn f() { std::time::SystemTime::now() }"), 1);
+        assert_eq!(complaints("src/runtime/core.rs", "use std::{fs, net, thread};"), 0);
+    }
+
+    #[test]
+    fn crates_stay_in_their_folders() {
+        assert_eq!(complaints("src/raft/log.rs", "use mio::Poll;"), 1);
+        assert_eq!(
+            complaints("src/raft/log.rs", "fn f(now: crossbeam::channel::Sender<u8>) {}"),
+            1
+        );
+        assert_eq!(complaints("src/runtime/network.rs", "use mio::Poll;"), 0);
+    }
+
+    #[test]
+    fn the_root_is_a_list_of_modules() {
+        assert_eq!(complaints("src/lib.rs", "//! Doc.\n#![warn(x)]\n\npub mod raft;\n"), 0);
+        assert_eq!(complaints("src/lib.rs", "pub mod raft;\npub use raft::Replica;\n"), 1);
+    }
+
+    #[test]
+    fn dependencies_say_what_for() {
+        let missing = check_dependencies("[dependencies]\n").len();
+        assert_eq!(missing, CRATES.len());
+        let with = |line: &str| check_dependencies(&format!("[dependencies]\n{line}\n")).len();
+        assert_eq!(with("bytes = \"1\" # records"), missing - 1);
+        assert_eq!(with("bytes.workspace = true"), missing - 1);
+        assert_eq!(with("bytes = \"1\""), missing);
+        assert_eq!(with("new = \"1\" # why"), missing + 1);
+    }
+}
