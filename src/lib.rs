@@ -11,3 +11,4 @@ pub mod kv;
 pub mod raft;
 pub mod record;
 pub mod types;
+pub mod wire;

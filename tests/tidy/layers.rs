@@ -41,7 +41,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rand", &["raft", "sim"]),
     ("rand_chacha", &["raft", "sim"]),
     ("rkyv", &["kv", "wire"]),
-    ("serde", &["sim", "bin"]),
+    ("serde", &["wire", "sim", "bin"]),
     ("serde_json", &["wire", "sim", "processes", "bin"]),
     ("signal_hook", &["processes", "bin"]),
     ("socket2", &["runtime", "processes"]),

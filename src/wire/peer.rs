@@ -1,0 +1,504 @@
+//! What replicas say to each other, as bytes: a header archived by rkyv, then the entries' records
+//! exactly as they lie in the log and on disk.
+//!
+//! ```text
+//!  0         1               3
+//!  +---------+---------------+------------------------+----------+----------+-----
+//!  | version | header length |  header (rkyv archive) |  record  |  record  | ...
+//!  +---------+---------------+------------------------+----------+----------+-----
+//! ```
+//!
+//! Where the message ends is told by whatever carries it: a datagram, a frame, a JSON field. The
+//! header is a flat archive of one fixed length, read through rkyv's checked access only. It does
+//! not say who sends and to whom: that is the envelope's, and the envelope's form is the door's.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rkyv::api::low;
+use rkyv::rancor::Failure;
+use rkyv::ser::allocator::SubAllocator;
+use rkyv::ser::writer::Buffer;
+use rkyv::{Archive, Archived, Serialize};
+
+use crate::raft::{AppendEntries, AppendOutcome, AppendReply, PeerMsg, RequestVote, VoteReply};
+use crate::record::{self, Entry, RecordError};
+use crate::types::{EntryId, Index, Round, Term};
+
+/// The version of this layout.
+const VERSION: u8 = 1;
+/// Bytes before the header.
+const PREFIX_BYTES: usize = 3;
+/// Bytes of a header.
+const HEADER_BYTES: usize = size_of::<Archived<Header>>();
+/// Terms, indexes and rounds lie below: what is counted up from 0 never gets here, so a larger
+/// number is made up, and the core may add one to any that passes.
+const NUMBER_MAX: u64 = 1 << 62;
+
+/// A message without its entries, as it is archived. New kinds go to the end.
+#[derive(Archive, Serialize)]
+enum Header {
+    Append {
+        term: u64,
+        round: u64,
+        prev_term: u64,
+        prev_index: u64,
+        commit_index: u64,
+        loss_permille: u16,
+        entry_count: u32,
+    },
+    Match {
+        term: u64,
+        round: u64,
+        index: u64,
+    },
+    Reject {
+        term: u64,
+        round: u64,
+        refused: u64,
+        hint_term: u64,
+        hint_index: u64,
+    },
+    RequestVote {
+        term: u64,
+        pre: bool,
+        last_term: u64,
+        last_index: u64,
+    },
+    VoteReply {
+        term: u64,
+        pre: bool,
+        granted: bool,
+    },
+}
+
+/// Why bytes are no message of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// Too short for any message.
+    #[error("a peer message of {length} bytes is too short, {needed} are needed")]
+    Short {
+        /// Bytes there.
+        length: usize,
+        /// Bytes needed.
+        needed: usize,
+    },
+    /// Another layout than ours.
+    #[error(
+        "a peer message has version {version} and a header of {length} bytes, here it is \
+         {VERSION} and {HEADER_BYTES}: do all replicas run the same version?"
+    )]
+    Version {
+        /// The version it claims.
+        version: u8,
+        /// The length of its header, as it says.
+        length: usize,
+    },
+    /// The header's archive does not hold together.
+    #[error("the header of a peer message is damaged")]
+    Header,
+    /// A number that can't be.
+    #[error("a peer message has {field} {value}, which can't be")]
+    Number {
+        /// Which number.
+        field: &'static str,
+        /// What it says.
+        value: u64,
+    },
+    /// An id that no place in a log can have, or that is younger than the message.
+    #[error("a peer message of term {term} names {id} as {field}, which can't be")]
+    Place {
+        /// Which id.
+        field: &'static str,
+        /// What it says.
+        id: EntryId,
+        /// The message's term.
+        term: Term,
+    },
+    /// More entries than its bytes could hold.
+    #[error("a peer message claims {claimed} entries in {bytes} bytes")]
+    Count {
+        /// Entries claimed.
+        claimed: usize,
+        /// Bytes after the header.
+        bytes: usize,
+    },
+    /// An entry is damaged.
+    #[error("entry {position} of a peer message: {source}")]
+    Record {
+        /// Which of the entries, from 0.
+        position: usize,
+        /// What is wrong with it.
+        source: RecordError,
+    },
+    /// An entry does not follow the one before it, or is younger than the message.
+    #[error("a peer message of term {term} has entry {found} after {previous}")]
+    Order {
+        /// The entry before it.
+        previous: EntryId,
+        /// The entry.
+        found: EntryId,
+        /// The message's term.
+        term: Term,
+    },
+    /// Bytes are left over.
+    #[error("{bytes} bytes follow the end of a peer message")]
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
+}
+
+/// How many bytes [`encode`] appends for `message`.
+pub fn encoded_len(message: &PeerMsg) -> usize {
+    let records = match message {
+        PeerMsg::AppendEntries(append) => append.entries.iter().map(|e| e.record().len()).sum(),
+        PeerMsg::AppendReply(_) | PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) => 0,
+    };
+    PREFIX_BYTES + HEADER_BYTES + records
+}
+
+/// Appends `message` to `out`.
+pub fn encode(message: &PeerMsg, out: &mut BytesMut) {
+    out.reserve(encoded_len(message));
+    let header = header_of(message);
+    let mut space = [0; HEADER_BYTES];
+    let archive = low::to_bytes_in_with_alloc::<_, _, Failure>(
+        &header,
+        Buffer::from(&mut space),
+        SubAllocator::empty(),
+    )
+    .expect("the space is the archive's size, and a flat archive needs no scratch");
+    out.put_u8(VERSION);
+    out.put_u16_le(u16::try_from(HEADER_BYTES).expect("some dozen bytes"));
+    out.put_slice(&archive);
+    if let PeerMsg::AppendEntries(append) = message {
+        for entry in &append.entries {
+            out.put_slice(entry.record());
+        }
+    }
+}
+
+/// Reads a message, all of `bytes`. Its entries share their memory.
+///
+/// # Errors
+/// If the bytes are not exactly one message, or if what they say contradicts itself. A message
+/// that passes may still be old, or not for us: that is the core's to judge.
+pub fn decode(mut bytes: Bytes) -> Result<PeerMsg, PeerError> {
+    let needed = PREFIX_BYTES + HEADER_BYTES;
+    let length = bytes.len();
+    if length < PREFIX_BYTES {
+        return Err(PeerError::Short { length, needed });
+    }
+    let version = bytes.get_u8();
+    let header_length = usize::from(bytes.get_u16_le());
+    if version != VERSION || header_length != HEADER_BYTES {
+        return Err(PeerError::Version { version, length: header_length });
+    }
+    if length < needed {
+        return Err(PeerError::Short { length, needed });
+    }
+    let archive = bytes.split_to(HEADER_BYTES);
+    let header =
+        low::access::<ArchivedHeader, Failure>(&archive).map_err(|Failure| PeerError::Header)?;
+    let message = message_of(header, &mut bytes)?;
+    if !bytes.is_empty() {
+        return Err(PeerError::Trailing { bytes: bytes.len() });
+    }
+    Ok(message)
+}
+
+fn header_of(message: &PeerMsg) -> Header {
+    match message {
+        PeerMsg::AppendEntries(append) => Header::Append {
+            term: append.term.0,
+            round: append.round.0,
+            prev_term: append.prev.term.0,
+            prev_index: append.prev.index.0,
+            commit_index: append.commit_index.0,
+            loss_permille: append.loss_permille,
+            entry_count: u32::try_from(append.entries.len())
+                .expect("a record takes 25 bytes, so 2^32 of them don't fit in a message"),
+        },
+        PeerMsg::AppendReply(AppendReply { term, round, outcome }) => match outcome {
+            AppendOutcome::Match { index } => {
+                Header::Match { term: term.0, round: round.0, index: index.0 }
+            }
+            AppendOutcome::Reject { refused, hint } => Header::Reject {
+                term: term.0,
+                round: round.0,
+                refused: refused.0,
+                hint_term: hint.term.0,
+                hint_index: hint.index.0,
+            },
+        },
+        PeerMsg::RequestVote(RequestVote { term, pre, last }) => Header::RequestVote {
+            term: term.0,
+            pre: *pre,
+            last_term: last.term.0,
+            last_index: last.index.0,
+        },
+        PeerMsg::VoteReply(VoteReply { term, pre, granted }) => {
+            Header::VoteReply { term: term.0, pre: *pre, granted: *granted }
+        }
+    }
+}
+
+/// The message of a header, with its entries taken off `bytes`.
+fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, PeerError> {
+    Ok(match header {
+        ArchivedHeader::Append {
+            term,
+            round,
+            prev_term,
+            prev_index,
+            commit_index,
+            loss_permille,
+            entry_count,
+        } => {
+            let term = own_term(term.to_native())?;
+            // An entry of the leader's own term may come right before.
+            let prev = place("prev", prev_term.to_native(), prev_index.to_native(), term, term)?;
+            PeerMsg::AppendEntries(AppendEntries {
+                term,
+                round: Round(number("round", round.to_native())?),
+                prev,
+                commit_index: Index(number("commit_index", commit_index.to_native())?),
+                loss_permille: permille(loss_permille.to_native())?,
+                entries: entries(term, prev, entry_count.to_native() as usize, bytes)?,
+            })
+        }
+        ArchivedHeader::Match { term, round, index } => PeerMsg::AppendReply(AppendReply {
+            term: own_term(term.to_native())?,
+            round: Round(number("round", round.to_native())?),
+            outcome: AppendOutcome::Match { index: Index(number("index", index.to_native())?) },
+        }),
+        ArchivedHeader::Reject { term, round, refused, hint_term, hint_index } => {
+            let term = own_term(term.to_native())?;
+            PeerMsg::AppendReply(AppendReply {
+                term,
+                round: Round(number("round", round.to_native())?),
+                outcome: AppendOutcome::Reject {
+                    refused: Index(number("refused", refused.to_native())?),
+                    hint: place("hint", hint_term.to_native(), hint_index.to_native(), term, term)?,
+                },
+            })
+        }
+        ArchivedHeader::RequestVote { term, pre, last_term, last_index } => {
+            let term = own_term(term.to_native())?;
+            // A candidate's log ends before the term that it stands for.
+            let newest = Term(term.0 - 1);
+            let last = place("last", last_term.to_native(), last_index.to_native(), term, newest)?;
+            PeerMsg::RequestVote(RequestVote { term, pre: *pre, last })
+        }
+        ArchivedHeader::VoteReply { term, pre, granted } => PeerMsg::VoteReply(VoteReply {
+            term: own_term(term.to_native())?,
+            pre: *pre,
+            granted: *granted,
+        }),
+    })
+}
+
+fn number(field: &'static str, value: u64) -> Result<u64, PeerError> {
+    if value < NUMBER_MAX { Ok(value) } else { Err(PeerError::Number { field, value }) }
+}
+
+/// The message's own term: in term 0 nobody has anything to say.
+fn own_term(value: u64) -> Result<Term, PeerError> {
+    if value == 0 {
+        return Err(PeerError::Number { field: "term", value });
+    }
+    Ok(Term(number("term", value)?))
+}
+
+fn permille(value: u16) -> Result<u16, PeerError> {
+    if value <= 1_000 {
+        return Ok(value);
+    }
+    Err(PeerError::Number { field: "loss_permille", value: u64::from(value) })
+}
+
+/// A place in a log: both numbers zero or none, and the entry not younger than `newest`.
+fn place(
+    field: &'static str,
+    entry_term: u64,
+    index: u64,
+    term: Term,
+    newest: Term,
+) -> Result<EntryId, PeerError> {
+    let id = EntryId::new(entry_term, index);
+    let whole = (entry_term == 0) == (index == 0);
+    if whole && index < NUMBER_MAX && id.term <= newest {
+        return Ok(id);
+    }
+    Err(PeerError::Place { field, id, term })
+}
+
+/// The entries of an append: in order, without gaps, terms never falling, none of a later term.
+fn entries(
+    term: Term,
+    prev: EntryId,
+    claimed: usize,
+    bytes: &mut Bytes,
+) -> Result<Vec<Entry>, PeerError> {
+    // Before anything is allocated: what is claimed must be able to be there.
+    if claimed > bytes.len() / record::HEADER_BYTES {
+        return Err(PeerError::Count { claimed, bytes: bytes.len() });
+    }
+    let mut entries = Vec::with_capacity(claimed);
+    let mut previous = prev;
+    for position in 0..claimed {
+        let entry =
+            Entry::decode(bytes).map_err(|source| PeerError::Record { position, source })?;
+        let found = entry.id();
+        let in_order = found.index == previous.index.next() && found.term >= previous.term;
+        if !in_order || found.term > term || found.index.0 >= NUMBER_MAX {
+            return Err(PeerError::Order { previous, found, term });
+        }
+        previous = found;
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{EntryKind, RecordBuffer};
+
+    fn entry(term: u64, index: u64) -> Entry {
+        let id = EntryId::new(term, index);
+        RecordBuffer::default().encode(id, EntryKind::Command, b"payload")
+    }
+
+    fn append(prev: EntryId, entries: Vec<Entry>) -> AppendEntries {
+        AppendEntries {
+            term: Term(5),
+            round: Round(17),
+            prev,
+            commit_index: Index(40),
+            loss_permille: 300,
+            entries,
+        }
+    }
+
+    fn samples() -> Vec<PeerMsg> {
+        let reply = |outcome| AppendReply { term: Term(5), round: Round(0), outcome };
+        let (refused, hint) = (Index(9), EntryId::new(3, 4));
+        vec![
+            PeerMsg::AppendEntries(append(EntryId::ZERO, vec![])),
+            PeerMsg::AppendEntries(append(EntryId::new(5, 41), vec![])),
+            PeerMsg::AppendEntries(append(EntryId::ZERO, vec![entry(1, 1)])),
+            PeerMsg::AppendEntries(append(
+                EntryId::new(2, 7),
+                vec![entry(2, 8), entry(4, 9), entry(5, 10)],
+            )),
+            PeerMsg::AppendReply(reply(AppendOutcome::Match { index: Index::ZERO })),
+            PeerMsg::AppendReply(reply(AppendOutcome::Match { index: Index(12) })),
+            PeerMsg::AppendReply(reply(AppendOutcome::Reject { refused, hint })),
+            PeerMsg::AppendReply(reply(AppendOutcome::Reject { refused, hint: EntryId::ZERO })),
+            PeerMsg::RequestVote(RequestVote { term: Term(1), pre: true, last: EntryId::ZERO }),
+            PeerMsg::RequestVote(RequestVote { term: Term(9), pre: false, last: hint }),
+            PeerMsg::VoteReply(VoteReply { term: Term(9), pre: true, granted: false }),
+            PeerMsg::VoteReply(VoteReply { term: Term(9), pre: false, granted: true }),
+        ]
+    }
+
+    fn bytes_of(message: &PeerMsg) -> Bytes {
+        let mut out = BytesMut::new();
+        encode(message, &mut out);
+        assert_eq!(out.len(), encoded_len(message));
+        out.freeze()
+    }
+
+    #[test]
+    fn what_was_encoded_comes_back_at_any_alignment() {
+        for message in samples() {
+            let bytes = bytes_of(&message);
+            for offset in 0..8 {
+                let shifted = Bytes::from([&vec![0; offset][..], &bytes].concat());
+                assert_eq!(decode(shifted.slice(offset..)), Ok(message.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn cut_padded_and_flipped_messages_never_panic() {
+        for message in samples() {
+            let bytes = bytes_of(&message);
+            for length in 0..bytes.len() {
+                assert!(decode(bytes.slice(..length)).is_err(), "{message:?} cut to {length}");
+            }
+            let padded = Bytes::from([&bytes[..], b"x"].concat());
+            assert_eq!(decode(padded), Err(PeerError::Trailing { bytes: 1 }));
+            for bit in 0..bytes.len() * 8 {
+                let mut damaged = bytes.to_vec();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                if let Ok(other) = decode(Bytes::from(damaged)) {
+                    assert_eq!(decode(bytes_of(&other)), Ok(other), "bit {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn entries_out_of_order_are_refused() {
+        let refused = |prev, entries| {
+            let bytes = bytes_of(&PeerMsg::AppendEntries(append(prev, entries)));
+            decode(bytes).unwrap_err()
+        };
+        let prev = EntryId::new(2, 7);
+        let order = |previous, found| PeerError::Order { previous, found, term: Term(5) };
+        let gap = refused(prev, vec![entry(2, 9)]);
+        assert_eq!(gap, order(prev, EntryId::new(2, 9)));
+        let repeated = refused(prev, vec![entry(2, 8), entry(2, 8)]);
+        assert_eq!(repeated, order(EntryId::new(2, 8), EntryId::new(2, 8)));
+        let falling = refused(prev, vec![entry(4, 8), entry(3, 9)]);
+        assert_eq!(falling, order(EntryId::new(4, 8), EntryId::new(3, 9)));
+        let below_prev = refused(prev, vec![entry(1, 8)]);
+        assert_eq!(below_prev, order(prev, EntryId::new(1, 8)));
+        let too_young = refused(prev, vec![entry(6, 8)]);
+        assert_eq!(too_young, order(prev, EntryId::new(6, 8)));
+    }
+
+    #[test]
+    fn impossible_numbers_and_places_are_refused() {
+        let refused = |message: PeerMsg| decode(bytes_of(&message)).unwrap_err();
+        let young = refused(PeerMsg::AppendEntries(append(EntryId::new(6, 1), vec![])));
+        assert!(matches!(young, PeerError::Place { field: "prev", .. }));
+        let half = refused(PeerMsg::AppendEntries(append(EntryId::new(0, 1), vec![])));
+        assert!(matches!(half, PeerError::Place { field: "prev", .. }));
+        let mut lossy = append(EntryId::ZERO, vec![]);
+        lossy.loss_permille = 1_001;
+        let lossy = refused(PeerMsg::AppendEntries(lossy));
+        assert_eq!(lossy, PeerError::Number { field: "loss_permille", value: 1_001 });
+        let vote = |term, last| PeerMsg::RequestVote(RequestVote { term, pre: false, last });
+        let own = refused(vote(Term(3), EntryId::new(3, 1)));
+        assert!(matches!(own, PeerError::Place { field: "last", .. }));
+        let zero = refused(vote(Term(0), EntryId::ZERO));
+        assert_eq!(zero, PeerError::Number { field: "term", value: 0 });
+        let end = refused(vote(Term(u64::MAX), EntryId::ZERO));
+        assert_eq!(end, PeerError::Number { field: "term", value: u64::MAX });
+    }
+
+    #[test]
+    fn a_claim_of_many_entries_allocates_nothing() {
+        let mut bytes = BytesMut::new();
+        let message = append(EntryId::ZERO, vec![entry(1, 1)]);
+        encode(&PeerMsg::AppendEntries(message), &mut bytes);
+        // The count is the header's last field.
+        let count = PREFIX_BYTES + HEADER_BYTES - 4;
+        assert_eq!(bytes[count..count + 4], 1u32.to_le_bytes());
+        bytes[count..count + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        let claimed = u32::MAX as usize;
+        let bytes_behind = entry(1, 1).record().len();
+        assert_eq!(decode(bytes.freeze()), Err(PeerError::Count { claimed, bytes: bytes_behind }));
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut bytes = BytesMut::from(&bytes_of(&samples()[0])[..]);
+        bytes[0] = 2;
+        let error = decode(bytes.freeze()).unwrap_err();
+        assert_eq!(error, PeerError::Version { version: 2, length: HEADER_BYTES });
+        assert!(error.to_string().contains("same version"));
+    }
+}
