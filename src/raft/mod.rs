@@ -1,15 +1,41 @@
 //! The consensus core: Raft, pure. It takes `(now, message)` or `(now, timeout)` and gives
 //! [`Effects`]; it reads no clock, starts no thread, opens no file or socket, and draws its
 //! randomness from a seed it was given.
+//!
+//! | rule (paper, thesis) | where |
+//! |---|---|
+//! | terms (§5.1), changes of role, pre-votes answered (thesis 9.6) | `replica.rs` |
+//! | votes and the election restriction (§5.2, §5.4.1) | `follower.rs`, `candidate.rs` |
+//! | log matching, truncation at conflicts only (§5.3) | `log.rs`, `follower.rs` |
+//! | commit by counting own terms' entries only (§5.4.2), check-quorum (thesis 6.2) | `leader.rs` |
+//! | term and vote durable before they show (Figure 2), requests that wait | `shared.rs` |
+//! | probing, pipelining, retransmission, loss | `progress.rs`, `fanout.rs` |
+//! | linearizable reads by read index and lease (§8, thesis 6.4) | `reads.rs` |
+//!
+//! Left out on purpose, until their issues come: snapshots, membership changes, transfer.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod candidate;
 mod effects;
+mod fanout;
+mod follower;
+mod leader;
+mod log;
 mod message;
+mod progress;
+mod quorum;
+mod reads;
+mod replica;
+mod shared;
 mod status;
+mod timing;
 
 pub use effects::{AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason};
+pub use log::{LogTail, Spliced};
 pub use message::{
     AppendEntries, AppendOutcome, AppendReply, ClientRequest, Envelope, Msg, PeerMsg, Persisted,
     RequestKind, RequestVote, VoteReply,
 };
+pub use quorum::{quorum, reached_by_quorum};
+pub use replica::{Durable, Replica};
 pub use status::{Counters, PeerStatus, RoleName, Status};

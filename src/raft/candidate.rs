@@ -1,0 +1,137 @@
+//! A candidate: asks first whether it would win (pre-vote, thesis 9.6) and then for the votes
+//! themselves, several times within one election, because requests get lost.
+
+use crate::types::{Instant, NodeId};
+
+use super::effects::Effects;
+use super::message::{PeerMsg, RequestVote, VoteReply};
+use super::quorum::quorum;
+use super::replica::Transition;
+use super::shared::Shared;
+use super::timing;
+
+/// What a candidate asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// Whether it would get a vote in the next term. Binds nobody and changes no term.
+    PreVote,
+    /// For the vote of the term that it has begun.
+    Vote,
+}
+
+/// A replica that wants to lead.
+///
+/// Invariant: in [`Stage::Vote`] the replica's own vote of this term is for itself.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    stage: Stage,
+    /// Who has said yes, itself apart. A set: the same yes twice counts once.
+    granted: Vec<NodeId>,
+    attempts_left: u32,
+    next_attempt_at: Instant,
+    deadline: Instant,
+}
+
+impl Candidate {
+    pub(super) fn new(shared: &mut Shared, stage: Stage) -> Candidate {
+        // A replica that found no quorum lately is likely cut off: it asks less often.
+        let attempts = match shared.failed_campaigns {
+            0 => shared.config.vote_attempts,
+            _ => shared.config.vote_attempts.div_ceil(2),
+        };
+        let timeout = timing::campaign_timeout(
+            &shared.config,
+            attempts,
+            shared.failed_campaigns,
+            &mut shared.rng,
+        );
+        Candidate {
+            stage,
+            granted: Vec::new(),
+            attempts_left: attempts,
+            next_attempt_at: shared.now,
+            deadline: shared.now + timeout,
+        }
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub(super) fn next_timeout(&self) -> Instant {
+        if self.attempts_left > 0 { self.next_attempt_at.min(self.deadline) } else { self.deadline }
+    }
+
+    pub(super) fn handle_msg(
+        &mut self,
+        shared: &mut Shared,
+        from: NodeId,
+        message: &PeerMsg,
+    ) -> Transition {
+        match message {
+            PeerMsg::VoteReply(reply) => self.on_vote_reply(shared, from, *reply),
+            // Its own vote of this term is given. Answers to appends are for a role it has left,
+            // and an append of this term has made it a follower before it comes here.
+            PeerMsg::RequestVote(_) | PeerMsg::AppendReply(_) | PeerMsg::AppendEntries(_) => {
+                shared.counters.stale += 1;
+                Transition::Stay
+            }
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, shared: &mut Shared, out: &mut Effects) -> Transition {
+        if shared.now >= self.deadline {
+            shared.campaign_failed();
+            return Transition::Campaign;
+        }
+        if self.attempts_left > 0 && shared.now >= self.next_attempt_at {
+            self.ask(shared, out);
+        }
+        self.count(shared)
+    }
+
+    /// Asks all that have not said yes.
+    pub(super) fn ask(&mut self, shared: &mut Shared, out: &mut Effects) {
+        self.attempts_left -= 1;
+        self.next_attempt_at = shared.now + timing::vote_retry_interval(&shared.config);
+        let pre = self.stage == Stage::PreVote;
+        let term = if pre { shared.term().next() } else { shared.term() };
+        let request = RequestVote { term, pre, last: shared.log.last() };
+        let silent: Vec<NodeId> =
+            shared.peers.iter().copied().filter(|peer| !self.granted.contains(peer)).collect();
+        for peer in silent {
+            shared.send(peer, PeerMsg::RequestVote(request), out);
+        }
+    }
+
+    /// Whether the election is won. The own vote counts only once it is on disk, as everybody
+    /// else's does.
+    pub(super) fn count(&self, shared: &Shared) -> Transition {
+        let own = match self.stage {
+            Stage::PreVote => 1,
+            Stage::Vote => usize::from(shared.hard_state_is_durable()),
+        };
+        if self.granted.len() + own < quorum(shared.replicas(), &shared.config) {
+            return Transition::Stay;
+        }
+        match self.stage {
+            Stage::PreVote => Transition::Stand,
+            Stage::Vote => Transition::Lead,
+        }
+    }
+
+    fn on_vote_reply(&mut self, shared: &mut Shared, from: NodeId, reply: VoteReply) -> Transition {
+        let asked = match self.stage {
+            Stage::PreVote => reply.pre && reply.term == shared.term().next(),
+            Stage::Vote => !reply.pre && reply.term == shared.term(),
+        };
+        if !asked || !reply.granted {
+            shared.counters.stale += 1;
+            return Transition::Stay;
+        }
+        if !self.granted.contains(&from) {
+            self.granted.push(from);
+        }
+        self.count(shared)
+    }
+}

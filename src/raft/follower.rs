@@ -1,0 +1,157 @@
+//! A follower: takes in the leader's entries, votes, and stands for election when it has heard
+//! from no leader for its election timeout.
+
+use std::time::Duration;
+
+use crate::config::Mutant;
+use crate::types::{EntryId, Index, Instant, NodeId};
+
+use super::effects::Effects;
+use super::message::{AppendEntries, AppendOutcome, AppendReply, PeerMsg, RequestVote, VoteReply};
+use super::replica::Transition;
+use super::shared::Shared;
+
+/// The role of most replicas most of the time.
+#[derive(Debug)]
+pub(super) struct Follower {
+    /// When it stands for election unless it hears from a leader or gives its vote before.
+    election_at: Instant,
+    /// Up to here the log is proven equal to that of this term's leader. Never past it, for the
+    /// leader of a term only appends, and this replica truncates only what differs from it.
+    matched_index: Index,
+}
+
+impl Follower {
+    pub(super) fn new(shared: &mut Shared) -> Follower {
+        let timeout = shared.draw_election_timeout();
+        let election_at = shared.now + timeout;
+        Follower { election_at, matched_index: Index::ZERO }
+    }
+
+    /// The role at the start of the process.
+    pub(super) fn at_start(shared: &mut Shared) -> Follower {
+        let timeout = shared.draw_election_timeout();
+        // Nobody has led a replica that has just been made: only the random part is waited for.
+        let owed = if shared.leader_heard_at.is_none() {
+            shared.config.election_timeout_min
+        } else {
+            Duration::ZERO
+        };
+        let election_at = shared.silent_until + timeout.saturating_sub(owed);
+        Follower { election_at, matched_index: Index::ZERO }
+    }
+
+    /// A higher term was seen. That alone is no sign of a leader: the patience stays as it was,
+    /// but nothing is proven about the new term's leader yet.
+    pub(super) fn at_new_term(self) -> Follower {
+        Follower { election_at: self.election_at, matched_index: Index::ZERO }
+    }
+
+    pub(super) fn election_at(&self) -> Instant {
+        self.election_at
+    }
+
+    pub(super) fn handle_msg(
+        &mut self,
+        shared: &mut Shared,
+        from: NodeId,
+        message: PeerMsg,
+        out: &mut Effects,
+    ) -> Transition {
+        match message {
+            PeerMsg::AppendEntries(append) => self.on_append_entries(shared, from, &append, out),
+            PeerMsg::RequestVote(request) => self.on_request_vote(shared, from, request, out),
+            // Answers to a role that this replica has left.
+            PeerMsg::AppendReply(_) | PeerMsg::VoteReply(_) => shared.counters.stale += 1,
+        }
+        Transition::Stay
+    }
+
+    pub(super) fn handle_timeout(&mut self, shared: &mut Shared) -> Transition {
+        if shared.now >= self.election_at { Transition::Campaign } else { Transition::Stay }
+    }
+
+    /// Receiver rules 2 to 5 of `AppendEntries` (Figure 2); rule 1 is the term rule in `Replica`.
+    fn on_append_entries(
+        &mut self,
+        shared: &mut Shared,
+        from: NodeId,
+        append: &AppendEntries,
+        out: &mut Effects,
+    ) {
+        shared.heard_leader(from);
+        shared.loss_permille = append.loss_permille;
+        self.election_at = shared.now + shared.draw_election_timeout();
+        let answer = |outcome| {
+            PeerMsg::AppendReply(AppendReply { term: append.term, round: append.round, outcome })
+        };
+        if !shared.log.holds(append.prev) {
+            // Not past `prev`, and not `prev` itself: that is what differs.
+            let before = Index(append.prev.index.previous().0.min(shared.log.last().index.0));
+            let hint = shared.log.last_agreement(EntryId { term: append.prev.term, index: before });
+            let outcome = AppendOutcome::Reject { refused: append.prev.index, hint };
+            shared.send(from, answer(outcome), out);
+            return;
+        }
+        shared.splice(append);
+        let proven = Index(append.prev.index.0 + append.entries.len() as u64);
+        self.matched_index = self.matched_index.max(proven);
+        let known = if shared.config.breaks(Mutant::CommitUncut) {
+            append.commit_index.min(shared.log.last().index)
+        } else {
+            append.commit_index.min(self.matched_index)
+        };
+        shared.commit_to(known, false);
+        self.acknowledge(shared, from, append, &answer, out);
+    }
+
+    /// Answers how far the log is durable and matching. With entries that are not yet on disk
+    /// the answer waits for them; without, it leaves at once and vouches for less.
+    fn acknowledge(
+        &self,
+        shared: &mut Shared,
+        from: NodeId,
+        append: &AppendEntries,
+        answer: &dyn Fn(AppendOutcome) -> PeerMsg,
+        out: &mut Effects,
+    ) {
+        let durable_index = shared.log.durable_index();
+        if shared.config.breaks(Mutant::AcknowledgeOwnLast) {
+            let index = shared.log.last().index;
+            shared.send_when_durable(from, answer(AppendOutcome::Match { index }));
+        } else if append.entries.is_empty()
+            || self.matched_index <= durable_index
+            || shared.config.breaks(Mutant::AcknowledgeBeforeSync)
+        {
+            let index = if shared.config.breaks(Mutant::AcknowledgeBeforeSync) {
+                self.matched_index
+            } else {
+                self.matched_index.min(durable_index)
+            };
+            shared.send(from, answer(AppendOutcome::Match { index }), out);
+        } else {
+            let index = self.matched_index;
+            shared.send_when_durable(from, answer(AppendOutcome::Match { index }));
+        }
+    }
+
+    /// Receiver rule 2 of `RequestVote` (Figure 2); the term is this replica's own by now. Who
+    /// gets no vote gets no answer: it counts votes, not refusals, and messages cost.
+    fn on_request_vote(
+        &mut self,
+        shared: &mut Shared,
+        from: NodeId,
+        request: RequestVote,
+        out: &mut Effects,
+    ) {
+        let free = shared.voted_for().is_none_or(|voted| voted == from)
+            || shared.config.breaks(Mutant::VoteTwice);
+        if !free || !shared.is_up_to_date(request.last) {
+            return;
+        }
+        shared.vote_for(from);
+        self.election_at = shared.now + shared.draw_election_timeout();
+        let reply = VoteReply { term: request.term, pre: false, granted: true };
+        shared.send(from, PeerMsg::VoteReply(reply), out);
+    }
+}

@@ -1,0 +1,254 @@
+//! A leader: takes in requests, replicates them, commits what a quorum holds durably, answers
+//! reads, and gives up its lead when it has not heard from a quorum for a while.
+//!
+//! Whom it sends to and when is in `fanout.rs`.
+
+use std::collections::VecDeque;
+
+use crate::config::Mutant;
+use crate::record::EntryKind;
+use crate::types::{Index, Instant, NodeId, Round};
+
+use super::effects::{Effects, RefusalReason};
+use super::message::{AppendOutcome, AppendReply, ClientRequest, PeerMsg, RequestKind};
+use super::progress::Progress;
+use super::quorum::reached_by_quorum;
+use super::reads::{self, Reads};
+use super::replica::Transition;
+use super::shared::Shared;
+use super::timing;
+
+/// Rounds whose time is remembered; an answer to an older one still counts as an answer.
+const ROUNDS_MAX: usize = 1 << 16;
+
+/// The replica that leads its term.
+///
+/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is in order, and `round` is
+/// the last one begun. The log only grows while this exists: nothing here can truncate it.
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub(super) progress: Vec<Progress>,
+    /// The entry that began this leadership. Until it is committed nothing is known of what
+    /// earlier terms committed (§8), and no read is served.
+    first_index: Index,
+    /// The last round begun.
+    pub(super) round: Round,
+    /// When the latest rounds began, by this replica's clock before they were sent.
+    rounds: VecDeque<(Round, Instant)>,
+    pub(super) reads: Reads,
+    /// When it began to lead, which counts as having heard everybody.
+    since: Instant,
+    /// When it last sent to all because a quorum was silent.
+    pub(super) probed_at: Option<Instant>,
+    /// Peers that are owed an append at once: they asked for votes.
+    pub(super) owed: Vec<NodeId>,
+}
+
+impl Leader {
+    /// Begins a leadership with an empty entry of its own term (§8).
+    pub(super) fn new(shared: &mut Shared) -> Leader {
+        let last = shared.log.last().index;
+        let progress = shared.peers.iter().map(|&id| Progress::new(id, last, shared.now)).collect();
+        shared.heard_leader(shared.id);
+        let first_index = shared.append(EntryKind::NoOperation, &[]).index;
+        Leader {
+            progress,
+            first_index,
+            round: Round(0),
+            rounds: VecDeque::new(),
+            reads: Reads::default(),
+            since: shared.now,
+            probed_at: None,
+            owed: Vec::new(),
+        }
+    }
+
+    pub(super) fn handle_msg(
+        &mut self,
+        shared: &mut Shared,
+        from: NodeId,
+        message: &PeerMsg,
+    ) -> Transition {
+        match message {
+            PeerMsg::AppendReply(reply) => self.on_append_reply(shared, from, reply),
+            PeerMsg::AppendEntries(_) => {
+                panic!("{from} sent an append of term {}, which {} leads", shared.term(), shared.id)
+            }
+            // Late votes, and a candidate of this very term that lost.
+            PeerMsg::VoteReply(_) | PeerMsg::RequestVote(_) => shared.counters.stale += 1,
+        }
+        Transition::Stay
+    }
+
+    /// Steps down if a quorum was silent for the whole window (thesis 6.2).
+    pub(super) fn handle_timeout(&mut self, shared: &mut Shared) -> Transition {
+        if shared.now < self.steps_down_at(shared) {
+            return Transition::Stay;
+        }
+        shared.counters.quorum_losses += 1;
+        shared.failed_campaigns = shared.failed_campaigns.max(1);
+        Transition::Follow { term: shared.term(), leader: None }
+    }
+
+    /// Takes in a client's request (§8). A write is in the log when this returns.
+    pub(super) fn on_client(
+        &mut self,
+        shared: &mut Shared,
+        request: ClientRequest,
+        out: &mut Effects,
+    ) {
+        let full = match request.kind {
+            RequestKind::Write => {
+                shared.uncommitted_bytes + request.payload.len()
+                    > shared.config.uncommitted_bytes_max
+            }
+            RequestKind::Read => self.reads.len() >= shared.config.waiting_reads_max,
+        };
+        match request.kind {
+            _ if full => shared.refuse(request.key, RefusalReason::Busy, out),
+            RequestKind::Write => shared.append_request(&request),
+            RequestKind::Read => self.reads.push(shared, self.round, request),
+        }
+    }
+
+    /// A peer stands for election, so it has not heard this leader: it gets an append at once.
+    pub(super) fn on_pre_vote(&mut self, from: NodeId) {
+        if !self.owed.contains(&from) {
+            self.owed.push(from);
+        }
+    }
+
+    fn on_append_reply(&mut self, shared: &mut Shared, from: NodeId, reply: &AppendReply) {
+        let last = shared.log.last().index;
+        let sent_at = self.round_sent_at(reply.round);
+        let progress =
+            self.progress.iter_mut().find(|progress| progress.id == from).expect("admitted a peer");
+        // What this leader never sent can't be answered: bytes that only look like an answer.
+        let possible = match reply.outcome {
+            AppendOutcome::Match { index } => index <= last,
+            AppendOutcome::Reject { refused, hint } => refused <= last && hint.index <= refused,
+        };
+        if !possible || reply.round > progress.sent_round {
+            shared.counters.malformed += 1;
+            return;
+        }
+        progress.heard(shared.now, reply.round, sent_at);
+        match reply.outcome {
+            AppendOutcome::Match { index } => {
+                if progress.acknowledge(index, shared.now) {
+                    self.advance_commit(shared);
+                }
+            }
+            AppendOutcome::Reject { refused, hint } => {
+                let agreement = shared.log.last_agreement(hint);
+                if !progress.rejected(refused, agreement) {
+                    shared.counters.stale += 1;
+                }
+            }
+        }
+    }
+
+    /// Commits what a quorum holds durably, if it is of this term (§5.4.2). This replica counts
+    /// itself only as far as its own disk has come.
+    pub(super) fn advance_commit(&self, shared: &mut Shared) {
+        let own = if shared.config.breaks(Mutant::CountSelfEarly) {
+            shared.log.last().index
+        } else {
+            shared.log.durable_index()
+        };
+        let mut matches: Vec<Index> =
+            self.progress.iter().map(Progress::match_index).chain([own]).collect();
+        let reached = reached_by_quorum(&mut matches, &shared.config);
+        if reached > shared.commit_index()
+            && (shared.log.term_at(reached) == Some(shared.term())
+                || shared.config.breaks(Mutant::CommitOldTerms))
+        {
+            shared.commit_to(reached, true);
+        }
+    }
+
+    /// Lets reads go that are confirmed by now.
+    pub(super) fn release_reads(&mut self, shared: &mut Shared) {
+        let confirmed = self.confirmed_round(shared);
+        let early = shared.config.breaks(Mutant::ReadBeforeOwnTerm);
+        if shared.commit_index() < self.first_index && !early {
+            return;
+        }
+        let lease_valid = reads::lease_is_valid(shared, self.confirmed_at(shared));
+        self.reads.release(shared, confirmed, lease_valid);
+    }
+
+    // Rounds.
+
+    /// Begins a round, before anything of it is sent.
+    pub(super) fn begin_round(&mut self, shared: &Shared) {
+        self.round = self.round.next();
+        self.rounds.push_back((self.round, shared.now));
+        // An answer to an older round proves nothing that is still of use.
+        let window = timing::check_quorum_window(&shared.config, u16::MAX);
+        while self.rounds.len() > ROUNDS_MAX
+            || self.rounds.front().is_some_and(|&(_, at)| shared.now.since(at) > window)
+        {
+            self.rounds.pop_front();
+        }
+    }
+
+    fn round_sent_at(&self, round: Round) -> Option<Instant> {
+        let position = self.rounds.binary_search_by_key(&round, |&(there, _)| there).ok()?;
+        Some(self.rounds[position].1)
+    }
+
+    /// The latest round that a quorum has answered.
+    fn confirmed_round(&self, shared: &Shared) -> Round {
+        let mut rounds: Vec<Round> =
+            self.progress.iter().map(|progress| progress.acked_round).chain([self.round]).collect();
+        reached_by_quorum(&mut rounds, &shared.config)
+    }
+
+    /// The latest instant at which rounds began that a quorum has answered since; now, where
+    /// this replica is a quorum by itself.
+    pub(super) fn confirmed_at(&self, shared: &Shared) -> Option<Instant> {
+        if self.progress.is_empty() {
+            return Some(shared.now);
+        }
+        self.round_sent_at(self.confirmed_round(shared))
+    }
+
+    /// When a quorum was last heard.
+    pub(super) fn quorum_heard_at(&self, shared: &Shared) -> Instant {
+        let mut heard: Vec<Instant> = self
+            .progress
+            .iter()
+            .map(|progress| progress.heard_at.max(self.since))
+            .chain([shared.now])
+            .collect();
+        reached_by_quorum(&mut heard, &shared.config)
+    }
+
+    /// When this leader gives up unless it hears from a quorum before.
+    pub(super) fn steps_down_at(&self, shared: &Shared) -> Instant {
+        if self.progress.is_empty() {
+            return Instant::MAX;
+        }
+        let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
+        self.quorum_heard_at(shared) + window
+    }
+
+    pub(super) fn check(&self, shared: &Shared) {
+        assert!(shared.leader == Some(shared.id), "a leader that follows {:?}", shared.leader);
+        assert!(
+            shared.log.term_at(self.first_index) == Some(shared.term()),
+            "the first entry of this leadership is gone"
+        );
+        for progress in &self.progress {
+            progress.check();
+            assert!(
+                progress.match_index() <= shared.log.last().index,
+                "peer {} holds {} of a log that ends with {:?}",
+                progress.id,
+                progress.match_index(),
+                shared.log.last()
+            );
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! A replica of the consensus group. Every message goes three steps: **admit** (right addressee,
+//! and the rule of terms), **role** (follower, candidate or leader), **enter** (the change of
+//! role that came of it). The rule of terms and all changes of role are in this file alone.
+
+use crate::config::Config;
+use crate::record::Entry;
+use crate::types::{Index, Instant, NodeId, Term};
+
+use super::candidate::{Candidate, Stage};
+use super::effects::{Effects, HardState, RefusalReason};
+use super::follower::Follower;
+use super::leader::Leader;
+use super::log::LogTail;
+use super::message::{
+    AppendOutcome, AppendReply, ClientRequest, Envelope, Msg, PeerMsg, RequestVote, VoteReply,
+};
+use super::progress::Progress;
+use super::shared::Shared;
+use super::status::{PeerStatus, RoleName, Status};
+
+/// What a replica's disk held when it started. The default is an empty disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durable {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The log, from index 1 without gaps.
+    pub entries: Vec<Entry>,
+}
+
+/// What a role wants to become. Roles never build one another.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Transition {
+    /// What it is.
+    Stay,
+    /// A follower in `term`, of `leader` if that is known.
+    Follow {
+        /// This term or a higher one.
+        term: Term,
+        /// Who leads it.
+        leader: Option<NodeId>,
+    },
+    /// One that asks whether it would win an election.
+    Campaign,
+    /// A candidate in the next term.
+    Stand,
+    /// The leader of this term.
+    Lead,
+}
+
+#[derive(Debug)]
+enum Role {
+    Follower(Follower),
+    Candidate(Candidate),
+    Leader(Leader),
+}
+
+/// One replica. Pure: it is told the time and what came in, and says what is to be done.
+///
+/// A driver hands in all that waits (`handle_msg`, `handle_timeout`), then calls `flush` once
+/// and carries out the [`Effects`].
+#[derive(Debug)]
+pub struct Replica {
+    shared: Shared,
+    role: Role,
+}
+
+impl Replica {
+    /// A replica `id` among `peers` (the others, in any order), that found `durable` on its disk.
+    /// It starts as a follower; equal seeds and equal inputs give equal outputs.
+    ///
+    /// `config` must be valid, see [`Config::validate`].
+    pub fn new(
+        id: NodeId,
+        peers: &[NodeId],
+        config: Config,
+        seed: u64,
+        durable: Durable,
+        now: Instant,
+    ) -> Replica {
+        let mut shared = Shared::new(id, peers, config, seed, durable, now);
+        let role = Role::Follower(Follower::at_start(&mut shared));
+        Replica { shared, role }
+    }
+
+    /// Takes in one message. Time never runs backwards: an earlier `now` counts as the last one.
+    pub fn handle_msg(&mut self, now: Instant, msg: Msg, out: &mut Effects) {
+        self.shared.now = self.shared.now.max(now);
+        match msg {
+            Msg::Peer(envelope) => self.on_peer(envelope, out),
+            Msg::Client(request) => self.on_client(request, out),
+            Msg::Persisted(persisted) => {
+                self.shared.on_persisted(persisted);
+                let transition = match &mut self.role {
+                    Role::Leader(leader) => {
+                        leader.advance_commit(&mut self.shared);
+                        Transition::Stay
+                    }
+                    Role::Candidate(candidate) => candidate.count(&self.shared),
+                    Role::Follower(_) => Transition::Stay,
+                };
+                self.enter(transition, out);
+            }
+            Msg::Applied { index } => self.shared.on_applied(index),
+        }
+        self.shared.refuse_replaced(out);
+    }
+
+    /// Does what is due by `now`. Harmless if nothing is.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
+        self.shared.now = self.shared.now.max(now);
+        let transition = match &mut self.role {
+            Role::Follower(follower) => follower.handle_timeout(&mut self.shared),
+            Role::Candidate(candidate) => candidate.handle_timeout(&mut self.shared, out),
+            Role::Leader(leader) => leader.handle_timeout(&mut self.shared),
+        };
+        self.enter(transition, out);
+        self.shared.refuse_overdue(out);
+    }
+
+    /// Ends a batch: at most one job for the log writer, one for the apply stage, and the
+    /// appends that bring the peers what the batch brought. The driver must have taken the jobs
+    /// of the flush before.
+    pub fn flush(&mut self, now: Instant, out: &mut Effects) {
+        self.shared.now = self.shared.now.max(now);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.release_reads(&mut self.shared);
+            leader.replicate(&mut self.shared, out);
+        }
+        self.shared.flush(out);
+    }
+
+    /// When to call `handle_timeout` and `flush` if no message comes before.
+    pub fn next_timeout(&self) -> Instant {
+        let role = match &self.role {
+            Role::Follower(follower) => follower.election_at(),
+            Role::Candidate(candidate) => candidate.next_timeout(),
+            Role::Leader(leader) => leader.next_timeout(&self.shared),
+        };
+        role.min(self.shared.held_deadline())
+    }
+
+    /// Whom this replica names as leader: the one it knows or, while it knows none, the last one
+    /// it knew. Nothing is decided upon it.
+    pub fn named_leader(&self) -> Option<NodeId> {
+        self.shared.named_leader
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &LogTail {
+        &self.shared.log
+    }
+
+    /// Up to here the log is committed, as far as this replica knows.
+    pub fn commit_index(&self) -> Index {
+        self.shared.commit_index()
+    }
+
+    /// A view of its state.
+    pub fn status(&self) -> Status {
+        let role = match &self.role {
+            Role::Follower(_) => RoleName::Follower,
+            Role::Candidate(candidate) if candidate.stage() == Stage::PreVote => {
+                RoleName::PreCandidate
+            }
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+        };
+        let peer_status = |progress: &Progress| PeerStatus {
+            id: progress.id,
+            match_index: progress.match_index(),
+            next_index: progress.next_index(),
+            probing: progress.is_probing(),
+        };
+        Status {
+            id: self.shared.id,
+            role,
+            term: self.shared.term(),
+            voted_for: self.shared.voted_for(),
+            leader: self.shared.leader,
+            last: self.shared.log.last(),
+            durable_index: self.shared.log.durable_index(),
+            commit_index: self.shared.commit_index(),
+            applied_index: self.shared.applied_index(),
+            peers: match &self.role {
+                Role::Leader(leader) => leader.progress.iter().map(peer_status).collect(),
+                Role::Follower(_) | Role::Candidate(_) => Vec::new(),
+            },
+            counters: self.shared.counters,
+        }
+    }
+
+    /// Asserts what must hold between any two steps.
+    pub fn check(&self) {
+        self.shared.check();
+        if let Role::Leader(leader) = &self.role {
+            leader.check(&self.shared);
+        }
+    }
+
+    fn on_client(&mut self, request: ClientRequest, out: &mut Effects) {
+        match (&mut self.role, self.shared.leader) {
+            (Role::Leader(leader), _) => leader.on_client(&mut self.shared, request, out),
+            (Role::Follower(_), Some(_)) => {
+                self.shared.refuse(request.key, RefusalReason::NotLeader, out);
+            }
+            (Role::Follower(_) | Role::Candidate(_), _) => self.shared.hold(request, out),
+        }
+    }
+
+    fn on_peer(&mut self, envelope: Envelope, out: &mut Effects) {
+        let Envelope { from, to, message, .. } = envelope;
+        if to != self.shared.id
+            || !self.shared.peers.contains(&from)
+            || self.shared.now < self.shared.silent_until
+        {
+            self.shared.counters.misdirected += 1;
+            return;
+        }
+        if !self.admit(from, &message, out) {
+            return;
+        }
+        let shared = &mut self.shared;
+        let transition = match &mut self.role {
+            Role::Follower(follower) => follower.handle_msg(shared, from, message, out),
+            Role::Candidate(candidate) => candidate.handle_msg(shared, from, &message),
+            Role::Leader(leader) => leader.handle_msg(shared, from, &message),
+        };
+        self.enter(transition, out);
+    }
+
+    /// The rule of terms (§5.1): a higher term makes a follower, a lower one is refused. True if
+    /// the role shall see the message.
+    fn admit(&mut self, from: NodeId, message: &PeerMsg, out: &mut Effects) -> bool {
+        let own = self.shared.term();
+        match message {
+            PeerMsg::RequestVote(request) if request.pre => {
+                self.on_pre_vote(from, *request, out);
+                false
+            }
+            // A granted pre-vote names the term that was asked about, which nobody has begun.
+            PeerMsg::VoteReply(VoteReply { pre: true, granted: true, .. }) => true,
+            PeerMsg::RequestVote(RequestVote { term, .. }) => {
+                if *term < own {
+                    self.deny(from, false, out);
+                    return false;
+                }
+                if *term > own {
+                    if self.leader_may_hold_lease() {
+                        self.shared.counters.stale += 1;
+                        return false;
+                    }
+                    self.enter(Transition::Follow { term: *term, leader: None }, out);
+                }
+                true
+            }
+            PeerMsg::AppendEntries(append) => {
+                if !is_consistent(append) {
+                    self.shared.counters.malformed += 1;
+                    return false;
+                }
+                if append.term < own {
+                    self.reject_old(from, append.prev.index, out);
+                    return false;
+                }
+                // A candidate yields to the leader of its term (Figure 2).
+                if append.term > own || matches!(self.role, Role::Candidate(_)) {
+                    let leader = Some(from);
+                    self.enter(Transition::Follow { term: append.term, leader }, out);
+                }
+                true
+            }
+            PeerMsg::AppendReply(AppendReply { term, .. })
+            | PeerMsg::VoteReply(VoteReply { term, .. }) => {
+                if *term > own {
+                    self.enter(Transition::Follow { term: *term, leader: None }, out);
+                    return false;
+                }
+                let current = *term == own
+                    || self.shared.config.breaks(crate::config::Mutant::AnswerOfOldTerm);
+                self.shared.counters.stale += u64::from(!current);
+                current
+            }
+        }
+    }
+
+    /// Whether somebody may hold a lease that this replica has helped to: the leader that it
+    /// heard, or itself.
+    fn leader_may_hold_lease(&self) -> bool {
+        if let Role::Leader(leader) = &self.role {
+            let heard = leader.quorum_heard_at(&self.shared);
+            return self.shared.now.since(heard) < self.shared.config.election_timeout_min;
+        }
+        self.shared.leader_may_hold_lease()
+    }
+
+    /// Answers a pre-vote: a yes binds nobody and moves no timer. A no is silent unless this
+    /// replica's term is higher, which the other has to learn.
+    fn on_pre_vote(&mut self, from: NodeId, request: RequestVote, out: &mut Effects) {
+        if let Role::Leader(leader) = &mut self.role {
+            // The append shows this term; if the other's is higher, its answer shows that.
+            leader.on_pre_vote(from);
+        } else if request.term <= self.shared.term() {
+            self.deny(from, true, out);
+        } else if !self.leader_may_hold_lease() && self.shared.is_up_to_date(request.last) {
+            let reply = VoteReply { term: request.term, pre: true, granted: true };
+            self.shared.send(from, PeerMsg::VoteReply(reply), out);
+        }
+    }
+
+    fn deny(&mut self, to: NodeId, pre: bool, out: &mut Effects) {
+        let reply = VoteReply { term: self.shared.term(), pre, granted: false };
+        self.shared.send(to, PeerMsg::VoteReply(reply), out);
+    }
+
+    /// Tells a leader of an earlier term that its time is over.
+    fn reject_old(&mut self, to: NodeId, refused: Index, out: &mut Effects) {
+        self.shared.counters.stale += 1;
+        let outcome = AppendOutcome::Reject { refused, hint: self.shared.log.id_at(Index::ZERO) };
+        let term = self.shared.term();
+        let reply = AppendReply { term, round: crate::types::Round(0), outcome };
+        self.shared.send(to, PeerMsg::AppendReply(reply), out);
+    }
+
+    /// Performs a change of role, and those that follow from it at once.
+    fn enter(&mut self, mut transition: Transition, out: &mut Effects) {
+        loop {
+            transition = match transition {
+                Transition::Stay => return,
+                Transition::Follow { term, leader } => self.follow(term, leader, out),
+                Transition::Campaign => self.campaign(Stage::PreVote, out),
+                Transition::Stand => {
+                    let (term, id) = (self.shared.term().next(), self.shared.id);
+                    self.shared.set_term(term, Some(id));
+                    self.campaign(Stage::Vote, out)
+                }
+                Transition::Lead => self.lead(out),
+            };
+        }
+    }
+
+    fn follow(&mut self, term: Term, leader: Option<NodeId>, out: &mut Effects) -> Transition {
+        assert!(term >= self.shared.term(), "to follow in {term} from {}", self.shared.term());
+        let newer = term > self.shared.term();
+        if newer {
+            self.shared.set_term(term, None);
+        }
+        let placeholder = Role::Follower(Follower::new(&mut self.shared));
+        match std::mem::replace(&mut self.role, placeholder) {
+            Role::Follower(follower) if newer => {
+                self.role = Role::Follower(follower.at_new_term());
+            }
+            Role::Follower(follower) => self.role = Role::Follower(follower),
+            Role::Candidate(_) => {}
+            Role::Leader(mut led) => {
+                self.shared.leader = None;
+                self.shared.orphan_pending();
+                // Reads are in nobody's log: they may wait for the next leader, or go to it.
+                for request in led.reads.take() {
+                    self.shared.hold(request, out);
+                }
+            }
+        }
+        if let Some(leader) = leader {
+            self.shared.heard_leader(leader);
+            let held: Vec<ClientRequest> = self.shared.take_held().collect();
+            for request in held {
+                self.shared.refuse(request.key, RefusalReason::NotLeader, out);
+            }
+        }
+        Transition::Stay
+    }
+
+    fn campaign(&mut self, stage: Stage, out: &mut Effects) -> Transition {
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader that stands for election");
+        self.shared.leader = None;
+        match stage {
+            Stage::PreVote => self.shared.counters.pre_votes += 1,
+            Stage::Vote => self.shared.counters.elections += 1,
+        }
+        let mut candidate = Candidate::new(&mut self.shared, stage);
+        candidate.ask(&mut self.shared, out);
+        let transition = candidate.count(&self.shared);
+        self.role = Role::Candidate(candidate);
+        transition
+    }
+
+    fn lead(&mut self, out: &mut Effects) -> Transition {
+        assert!(
+            self.shared.voted_for() == Some(self.shared.id) && self.shared.hard_state_is_durable(),
+            "to lead term {} without an own durable vote",
+            self.shared.term()
+        );
+        self.shared.counters.leaderships += 1;
+        let mut leader = Leader::new(&mut self.shared);
+        let held: Vec<ClientRequest> = self.shared.take_held().collect();
+        for request in held {
+            leader.on_client(&mut self.shared, request, out);
+        }
+        self.role = Role::Leader(leader);
+        Transition::Stay
+    }
+}
+
+/// Whether an append's entries follow `prev` without gaps, in terms that never fall and never
+/// pass the message's own. Wire decoders check this too; here it protects the core from every
+/// driver.
+fn is_consistent(append: &super::message::AppendEntries) -> bool {
+    let mut before = append.prev;
+    append.entries.iter().all(|entry| {
+        let follows = entry.index() == before.index.next() && entry.term() >= before.term;
+        before = entry.id();
+        follows && entry.term() <= append.term
+    })
+}

@@ -1,0 +1,441 @@
+//! What outlives a role: identity, hard state, log, cursors, and the requests that wait for
+//! something. Roles change it through methods that keep its invariants.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::config::{Config, Mutant};
+use crate::record::{Entry, EntryKind};
+use crate::types::{EntryId, Index, Instant, JobSequence, NodeId, RequestKey, Term};
+
+use super::effects::{AppendJob, Committed, Effects, HardState, Refusal, RefusalReason};
+use super::log::LogTail;
+use super::message::{AppendEntries, ClientRequest, Envelope, PeerMsg, Persisted};
+use super::replica::Durable;
+use super::status::Counters;
+use super::timing;
+
+/// A request that waits until somebody leads.
+#[derive(Debug)]
+struct Held {
+    deadline: Instant,
+    request: ClientRequest,
+}
+
+/// State that all roles share.
+///
+/// Invariants: `applied_index <= commit_index <= log.last()`; `commit_index` never falls;
+/// `hard_state.term` never falls, and within a term the vote changes only from nobody to
+/// somebody; `held` is in order of its deadlines.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) id: NodeId,
+    /// The other replicas, in order of their ids.
+    pub(super) peers: Vec<NodeId>,
+    pub(super) config: Config,
+    pub(super) rng: ChaCha8Rng,
+    /// Set once on entry, so that one step sees one time.
+    pub(super) now: Instant,
+    /// Before this instant the replica sends and takes nothing.
+    pub(super) silent_until: Instant,
+    pub(super) log: LogTail,
+    /// Who leads this term, once that is known.
+    pub(super) leader: Option<NodeId>,
+    /// Who led last, as far as known: what the simulator is told while `leader` is unknown.
+    pub(super) named_leader: Option<NodeId>,
+    /// When a leader was last heard: within the lowest election timeout from then nobody votes.
+    pub(super) leader_heard_at: Option<Instant>,
+    /// Messages lost one way, in a thousand, as the last leader measured it.
+    pub(super) loss_permille: u16,
+    /// Campaigns in a row that found no quorum.
+    pub(super) failed_campaigns: u32,
+    pub(super) counters: Counters,
+    hard_state: HardState,
+    hard_state_changed: bool,
+    /// The job that makes the current hard state durable.
+    hard_state_job: JobSequence,
+    last_job: JobSequence,
+    durable_job: JobSequence,
+    /// Entries from here on have not been given to the log writer.
+    unwritten_from: Option<Index>,
+    release: Vec<Envelope>,
+    commit_index: Index,
+    applied_index: Index,
+    committed: Vec<Committed>,
+    /// Reads that may be answered once everything committed so far is applied.
+    pub(super) ready_reads: Vec<ClientRequest>,
+    held: VecDeque<Held>,
+    /// Requests appended in the current leadership, in order.
+    pending: VecDeque<(EntryId, RequestKey)>,
+    /// Requests appended in earlier leaderships whose fate the log has not told yet.
+    orphans: Vec<(EntryId, RequestKey)>,
+    pub(super) uncommitted_bytes: usize,
+}
+
+impl Shared {
+    pub(super) fn new(
+        id: NodeId,
+        peers: &[NodeId],
+        config: Config,
+        seed: u64,
+        durable: Durable,
+        now: Instant,
+    ) -> Shared {
+        let mut peers = peers.to_vec();
+        peers.sort_unstable();
+        peers.dedup();
+        assert!(!peers.contains(&id), "replica {id} is named as its own peer");
+        // After a restart this replica may have helped a leader to a lease just before it
+        // stopped (safety.md C3): it keeps the promise as if it had heard that leader now.
+        let restarted = durable.hard_state != HardState::default();
+        Shared {
+            id,
+            peers,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            now,
+            silent_until: now + config.silence_after_start,
+            log: LogTail::recovered(durable.entries),
+            leader: None,
+            named_leader: None,
+            leader_heard_at: restarted.then_some(now),
+            loss_permille: 0,
+            failed_campaigns: 0,
+            counters: Counters::default(),
+            hard_state: durable.hard_state,
+            hard_state_changed: false,
+            hard_state_job: JobSequence(0),
+            last_job: JobSequence(0),
+            durable_job: JobSequence(0),
+            unwritten_from: None,
+            release: Vec::new(),
+            commit_index: Index::ZERO,
+            applied_index: Index::ZERO,
+            committed: Vec::new(),
+            ready_reads: Vec::new(),
+            held: VecDeque::new(),
+            pending: VecDeque::new(),
+            orphans: Vec::new(),
+            uncommitted_bytes: 0,
+            config,
+        }
+    }
+
+    pub(super) fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    pub(super) fn voted_for(&self) -> Option<NodeId> {
+        self.hard_state.voted_for
+    }
+
+    pub(super) fn commit_index(&self) -> Index {
+        self.commit_index
+    }
+
+    pub(super) fn applied_index(&self) -> Index {
+        self.applied_index
+    }
+
+    /// How many replicas there are, this one included.
+    pub(super) fn replicas(&self) -> usize {
+        self.peers.len() + 1
+    }
+
+    /// Moves to a higher term, with the vote that goes with it from the start.
+    pub(super) fn set_term(&mut self, term: Term, voted_for: Option<NodeId>) {
+        assert!(term > self.term(), "term {} after {}: a term fell", term, self.term());
+        self.hard_state = HardState { term, voted_for };
+        self.hard_state_changed = true;
+        self.leader = None;
+        // Answers of the old term that have not left vouch for entries that the new term's
+        // leader may replace before they are ever written. To lose an answer is always safe.
+        self.release.retain(|envelope| !matches!(envelope.message, PeerMsg::AppendReply(_)));
+    }
+
+    /// Gives the vote of this term, once (§5.2).
+    pub(super) fn vote_for(&mut self, candidate: NodeId) {
+        if self.hard_state.voted_for == Some(candidate) {
+            return;
+        }
+        assert!(
+            self.hard_state.voted_for.is_none() || self.config.breaks(Mutant::VoteTwice),
+            "a second vote in term {}: for {candidate} after {:?}",
+            self.term(),
+            self.hard_state.voted_for
+        );
+        self.hard_state.voted_for = Some(candidate);
+        self.hard_state_changed = true;
+    }
+
+    /// The job whose completion makes the current hard state durable.
+    pub(super) fn hard_state_is_durable(&self) -> bool {
+        !self.hard_state_changed && self.hard_state_job <= self.durable_job
+    }
+
+    /// Sends as soon as the disk holds what the message shows: term and vote (Figure 2).
+    pub(super) fn send(&mut self, to: NodeId, message: PeerMsg, out: &mut Effects) {
+        let early = self.config.breaks(Mutant::VoteBeforeSync);
+        if self.hard_state_is_durable() || early {
+            let envelope = self.envelope(to, message);
+            out.send.push(envelope);
+        } else {
+            self.send_when_durable(to, message);
+        }
+    }
+
+    /// Sends once everything that the log holds now is on disk.
+    pub(super) fn send_when_durable(&mut self, to: NodeId, message: PeerMsg) {
+        let envelope = self.envelope(to, message);
+        self.release.push(envelope);
+    }
+
+    fn envelope(&self, to: NodeId, message: PeerMsg) -> Envelope {
+        Envelope { from: self.id, to, leader: self.named_leader, message }
+    }
+
+    /// Notes a living leader of this term.
+    pub(super) fn heard_leader(&mut self, leader: NodeId) {
+        assert!(
+            self.leader.is_none_or(|known| known == leader),
+            "{leader} and {:?} both lead term {}",
+            self.leader,
+            self.term()
+        );
+        self.leader = Some(leader);
+        self.named_leader = Some(leader);
+        self.leader_heard_at = Some(self.now);
+        self.failed_campaigns = 0;
+    }
+
+    /// Whether a leader was heard so lately that its lease may last: nobody gets a vote then
+    /// (§6, last paragraph; thesis 6.4.1).
+    pub(super) fn leader_may_hold_lease(&self) -> bool {
+        if self.config.breaks(Mutant::VoteUnderLease) {
+            return false;
+        }
+        self.leader_heard_at
+            .is_some_and(|heard| self.now.since(heard) < self.config.election_timeout_min)
+    }
+
+    /// Whether a log that ends with `last` may lead this replica (§5.4.1).
+    pub(super) fn is_up_to_date(&self, last: EntryId) -> bool {
+        last >= self.log.last() || self.config.breaks(Mutant::VoteForShorterLog)
+    }
+
+    pub(super) fn draw_election_timeout(&mut self) -> Duration {
+        timing::election_timeout(&self.config, self.loss_permille, &mut self.rng)
+    }
+
+    // Log and commit.
+
+    /// Appends a leader's own entry.
+    pub(super) fn append(&mut self, kind: EntryKind, payload: &[u8]) -> EntryId {
+        let term = self.term();
+        let entry = self.log.append(term, kind, payload);
+        let (id, bytes) = (entry.id(), entry.record().len());
+        self.uncommitted_bytes += bytes;
+        self.note_unwritten(id.index);
+        id
+    }
+
+    /// Appends a client's write in the current leadership and remembers who asked.
+    pub(super) fn append_request(&mut self, request: &ClientRequest) {
+        let id = self.append(EntryKind::Command, &request.payload);
+        self.pending.push_back((id, request.key));
+    }
+
+    /// Takes in a leader's entries after `append.prev`, which the log holds.
+    pub(super) fn splice(&mut self, append: &AppendEntries) {
+        let spliced = self.log.splice(&append.entries, self.commit_index, &self.config);
+        if let Some(from) = spliced.changed_from {
+            self.note_unwritten(from);
+        }
+    }
+
+    fn note_unwritten(&mut self, from: Index) {
+        self.unwritten_from = Some(self.unwritten_from.map_or(from, |there| there.min(from)));
+    }
+
+    /// Commits up to `index`, if that is news. Entries go to the state machine in this order
+    /// and only once.
+    pub(super) fn commit_to(&mut self, index: Index, as_leader: bool) {
+        if index <= self.commit_index {
+            return;
+        }
+        assert!(
+            index <= self.log.last().index,
+            "commit index {index} past the log's end {:?}",
+            self.log.last()
+        );
+        for place in self.commit_index.0 + 1..=index.0 {
+            let entry = self.log.entry(Index(place)).expect("up to the last index").clone();
+            self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(entry.record().len());
+            self.committed.push(Committed { entry, as_leader });
+        }
+        self.commit_index = index;
+        while self.pending.front().is_some_and(|(id, _)| id.index <= index) {
+            self.pending.pop_front();
+        }
+    }
+
+    /// Refuses the requests of earlier leaderships in whose place another entry is committed
+    /// now: only now are they certainly dead (design.md §6).
+    pub(super) fn refuse_replaced(&mut self, out: &mut Effects) {
+        if self.orphans.is_empty() {
+            return;
+        }
+        let (commit_index, log, leader) = (self.commit_index, &self.log, self.leader);
+        self.orphans.retain(|&(id, key)| {
+            if id.index > commit_index {
+                return true;
+            }
+            if !log.holds(id) {
+                out.refusals.push(Refusal { key, reason: RefusalReason::Replaced, leader });
+            }
+            false
+        });
+    }
+
+    /// The commit index that peers may see.
+    pub(super) fn shown_commit_index(&self) -> Index {
+        if self.config.commit_shown_after_replies { self.applied_index } else { self.commit_index }
+    }
+
+    pub(super) fn on_applied(&mut self, index: Index) {
+        assert!(
+            self.applied_index <= index && index <= self.commit_index,
+            "applied {index} after {}, but only {} is committed",
+            self.applied_index,
+            self.commit_index
+        );
+        self.applied_index = index;
+    }
+
+    /// True if more of the log, or the hard state, is durable now.
+    pub(super) fn on_persisted(&mut self, persisted: Persisted) {
+        assert!(
+            persisted.sequence == self.durable_job.next() && persisted.sequence <= self.last_job,
+            "job {} is said to be done after {} of {}",
+            persisted.sequence,
+            self.durable_job,
+            self.last_job
+        );
+        self.durable_job = persisted.sequence;
+        if let Some(last) = persisted.last {
+            self.log.mark_durable(last, &self.config);
+        }
+    }
+
+    // Requests that wait.
+
+    /// Ends a leadership: its unanswered requests wait for the log's verdict.
+    pub(super) fn orphan_pending(&mut self) {
+        self.orphans.extend(self.pending.drain(..));
+        self.uncommitted_bytes = 0;
+    }
+
+    /// Keeps a request until somebody leads, or for a little more than one election.
+    pub(super) fn hold(&mut self, request: ClientRequest, out: &mut Effects) {
+        if self.held.len() >= self.config.held_requests_max {
+            self.refuse(request.key, RefusalReason::Busy, out);
+            return;
+        }
+        let wanted = self.now + self.hold_time();
+        let deadline = self.held.back().map_or(wanted, |held| held.deadline.max(wanted));
+        self.held.push_back(Held { deadline, request });
+    }
+
+    fn hold_time(&self) -> Duration {
+        if self.failed_campaigns > 0 {
+            self.config.request_hold_cut_off
+        } else {
+            self.config.request_hold
+        }
+    }
+
+    /// A whole campaign found no quorum: whoever waits here may do better elsewhere.
+    pub(super) fn campaign_failed(&mut self) {
+        self.failed_campaigns += 1;
+        let latest = self.now + self.hold_time();
+        for held in &mut self.held {
+            held.deadline = held.deadline.min(latest);
+        }
+    }
+
+    pub(super) fn take_held(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
+        std::mem::take(&mut self.held).into_iter().map(|held| held.request)
+    }
+
+    /// Refuses what was held too long. None of it was ever appended.
+    pub(super) fn refuse_overdue(&mut self, out: &mut Effects) {
+        while self.held.front().is_some_and(|held| held.deadline <= self.now) {
+            let key = self.held.pop_front().expect("there is a front").request.key;
+            self.refuse(key, RefusalReason::NotLeader, out);
+        }
+    }
+
+    pub(super) fn held_deadline(&self) -> Instant {
+        self.held.front().map_or(Instant::MAX, |held| held.deadline)
+    }
+
+    pub(super) fn refuse(&mut self, key: RequestKey, reason: RefusalReason, out: &mut Effects) {
+        if reason == RefusalReason::Busy {
+            self.counters.busy += 1;
+        }
+        out.refusals.push(Refusal { key, reason, leader: self.leader });
+    }
+
+    // The end of a batch.
+
+    /// Hands over what the batch made: one job for the log writer, one for the apply stage.
+    pub(super) fn flush(&mut self, out: &mut Effects) {
+        assert!(out.append.is_none(), "the driver flushed twice without taking the first job");
+        out.apply.entries.append(&mut self.committed);
+        out.apply.reads.append(&mut self.ready_reads);
+        let entries: Vec<Entry> =
+            self.unwritten_from.take().map_or_else(Vec::new, |from| self.log.tail(from));
+        if entries.is_empty() && !self.hard_state_changed && self.release.is_empty() {
+            return;
+        }
+        self.last_job = self.last_job.next();
+        let hard_state = self.hard_state_changed.then_some(self.hard_state);
+        if hard_state.is_some() {
+            self.hard_state_changed = false;
+            self.hard_state_job = self.last_job;
+        }
+        out.append = Some(AppendJob {
+            sequence: self.last_job,
+            hard_state,
+            entries,
+            release: std::mem::take(&mut self.release),
+        });
+    }
+
+    pub(super) fn check(&self) {
+        assert!(
+            self.applied_index <= self.commit_index,
+            "applied {} past the commit index {}",
+            self.applied_index,
+            self.commit_index
+        );
+        assert!(
+            self.commit_index <= self.log.last().index,
+            "commit index {} past the log's end {:?}",
+            self.commit_index,
+            self.log.last()
+        );
+        assert!(
+            self.log.last().term <= self.term(),
+            "the log ends with {:?} in term {}",
+            self.log.last(),
+            self.term()
+        );
+        assert!(
+            self.held.iter().zip(self.held.iter().skip(1)).all(|(a, b)| a.deadline <= b.deadline),
+            "held requests are out of order"
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! Timeouts: drawn at random, and longer where messages are lost.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::config::Config;
+
+/// From this loss on, in a thousand, timeouts grow no further.
+const LOSS_FULL_PERMILLE: u32 = 300;
+
+/// `extra` in proportion to the measured loss, whole from 30 % on.
+fn by_loss(extra: Duration, loss_permille: u16) -> Duration {
+    extra * u32::from(loss_permille).min(LOSS_FULL_PERMILLE) / LOSS_FULL_PERMILLE
+}
+
+/// A follower's patience with its leader (§5.2), redrawn each time so that no two stay in step.
+pub(super) fn election_timeout(
+    config: &Config,
+    loss_permille: u16,
+    rng: &mut ChaCha8Rng,
+) -> Duration {
+    let spread = config.election_timeout_max.saturating_sub(config.election_timeout_min);
+    let drawn = spread.mul_f64(rng.random_range(0.0..1.0));
+    config.election_timeout_min
+        + drawn
+        + by_loss(config.election_timeout_lossy_extra, loss_permille)
+}
+
+/// How long a leader does without a quorum.
+pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Duration {
+    let extra = config.check_quorum_window_lossy.saturating_sub(config.check_quorum_window);
+    config.check_quorum_window + by_loss(extra, loss_permille)
+}
+
+/// How long a candidate waits before it asks again those that have not answered: requests get
+/// lost, and a whole new election would cost much more.
+pub(super) fn vote_retry_interval(config: &Config) -> Duration {
+    config.election_timeout_min / 8
+}
+
+/// How long a campaign lasts before the next one: all its attempts, then a random rest that
+/// grows with every failure up to the highest election timeout, so that a replica that is cut
+/// off does not shout for ever.
+pub(super) fn campaign_timeout(
+    config: &Config,
+    attempts: u32,
+    failed_campaigns: u32,
+    rng: &mut ChaCha8Rng,
+) -> Duration {
+    let rest = config.election_timeout_min * (failed_campaigns + 1);
+    let rest = rest.min(config.election_timeout_max);
+    vote_retry_interval(config) * attempts + rest.mul_f64(rng.random_range(0.25..1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::rand_core::SeedableRng;
+
+    #[test]
+    fn timeouts_stay_within_their_bounds_and_grow_with_loss() {
+        let config = Config::course();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..1000 {
+            let quiet = election_timeout(&config, 0, &mut rng);
+            assert!((config.election_timeout_min..config.election_timeout_max).contains(&quiet));
+            let lossy = election_timeout(&config, 900, &mut rng);
+            assert!(lossy >= config.election_timeout_min + config.election_timeout_lossy_extra);
+        }
+        assert_eq!(check_quorum_window(&config, 0), config.check_quorum_window);
+        assert_eq!(check_quorum_window(&config, 300), config.check_quorum_window_lossy);
+    }
+}
