@@ -10,5 +10,6 @@ pub mod config;
 pub mod kv;
 pub mod raft;
 pub mod record;
+pub mod sim;
 pub mod types;
 pub mod wire;

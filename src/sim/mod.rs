@@ -1,0 +1,48 @@
+//! Simulation without sockets, threads or clocks: what the course's simulator does with requests,
+//! messages and verdicts, as pure logic that takes the time from its caller.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`scenario`] | scenarios: the 17 built-in ones and anybody's; `scenario_file` reads them |
+//! | [`clients`] | the eight clients: what they ask, what they make of the answers |
+//! | [`referee`] | messages between replicas: counting, loss, partitions, kills, the leader |
+//! | [`game`] | one run: both of the above on one schedule; what a simulator drives |
+//! | [`report`] | verdict, tiers and figures of a run; [`table`] prints them |
+//!
+//! The process simulator (real programs, real time) and the virtual one drive the same [`game`].
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod clients;
+pub mod game;
+pub mod referee;
+pub mod report;
+pub mod scenario;
+mod scenario_file;
+pub mod table;
+
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+
+/// What a stream of random numbers decides. Each has its own, so that a replica that sends one
+/// message more changes which messages are lost and not what the clients ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Which client asks what kind of question when.
+    Plan = 1,
+    /// Keys, values, message ids, and whom a client asks.
+    Clients = 2,
+    /// Which messages are lost.
+    Drops = 3,
+    /// Who is killed, who is cut off.
+    Events = 4,
+}
+
+/// The generator of one stream of a run. The algorithm is named for good: a seed must mean the same
+/// run in every build.
+#[must_use]
+pub fn generator(seed: u64, stream: Stream) -> ChaCha8Rng {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    generator.set_stream(stream as u64);
+    generator
+}
