@@ -8,6 +8,7 @@
 //! | [`referee`] | messages between replicas: counting, loss, partitions, kills, the leader |
 //! | [`game`] | one run: both of the above on one schedule; what a simulator drives |
 //! | [`report`] | verdict, tiers and figures of a run; [`table`] prints them |
+//! | [`histogram`] | latencies as files that HdrHistogram's tools read |
 //!
 //! The process simulator (real programs, real time) and the virtual one drive the same [`game`].
 
@@ -15,6 +16,7 @@
 
 pub mod clients;
 pub mod game;
+pub mod histogram;
 pub mod referee;
 pub mod report;
 pub mod scenario;
