@@ -129,7 +129,7 @@ impl Config {
     #[must_use]
     pub fn course() -> Config {
         Config {
-            heartbeat_interval: Duration::from_millis(250),
+            heartbeat_interval: Duration::from_millis(400),
             heartbeat_interval_silent: Duration::from_secs(1),
             election_timeout_min: Duration::from_secs(1),
             election_timeout_max: Duration::from_secs(2),
@@ -147,12 +147,12 @@ impl Config {
             inflight_appends_max: 8,
             inflight_bytes_max: 64 << 10,
             uncommitted_bytes_max: 16 << 20,
-            retransmit_timeout_min: Duration::from_millis(20),
+            retransmit_timeout_min: Duration::from_millis(150),
             retransmit_timeout_max: Duration::from_millis(250),
             retransmit_timeout_initial: Duration::from_millis(50),
             silence_after_start: Duration::from_secs(1),
             request_hold: Duration::from_millis(2_500),
-            request_hold_cut_off: Duration::from_millis(500),
+            request_hold_cut_off: Duration::from_secs(1),
             held_requests_max: 10_000,
             waiting_reads_max: 10_000,
             commit_shown_after_replies: true,

@@ -25,7 +25,13 @@ struct Goal {
     round: Round,
     /// How many peers shall reach it.
     peers: usize,
+    /// How many more to send to, lest some of the messages get lost.
+    spare: usize,
 }
+
+/// From this loss on, in a thousand, thrifty sending goes to one more peer than needed: with
+/// two of four the chance that both answers come at the first try is below a third there.
+const SPARE_LOSS_PERMILLE: u16 = 200;
 
 impl Goal {
     fn is_reached_by(self, progress: &Progress) -> bool {
@@ -86,13 +92,14 @@ impl Leader {
         let last = shared.log.last().index;
         let round = self.reads.wanted_round().unwrap_or(Round(0));
         let thrifty = quorum(shared.replicas(), &shared.config) - 1;
+        let spare = usize::from(shared.loss_permille >= SPARE_LOSS_PERMILLE);
         match shared.config.fan_out {
-            FanOut::All => Goal { index: last, round, peers: self.progress.len() },
+            FanOut::All => Goal { index: last, round, peers: self.progress.len(), spare: 0 },
             // What is committed already reaches the others in their turn.
             FanOut::Thrifty if last > shared.commit_index() => {
-                Goal { index: last, round, peers: thrifty }
+                Goal { index: last, round, peers: thrifty, spare }
             }
-            FanOut::Thrifty => Goal { index: Index::ZERO, round, peers: thrifty },
+            FanOut::Thrifty => Goal { index: Index::ZERO, round, peers: thrifty, spare },
         }
     }
 
@@ -119,7 +126,7 @@ impl Leader {
             let progress = &self.progress[position];
             (progress.is_silent(shared.loss_permille), progress.last_sent_at, progress.id)
         });
-        let mut missing = goal.peers.saturating_sub(reached + hoped);
+        let mut missing = (goal.peers + goal.spare).saturating_sub(reached + hoped);
         for position in order {
             if missing == 0 {
                 break;

@@ -80,6 +80,7 @@ impl Follower {
         out: &mut Effects,
     ) {
         shared.heard_leader(from);
+        shared.redirect_held(out);
         shared.loss_permille = append.loss_permille;
         self.election_at = shared.now + shared.draw_election_timeout();
         let answer = |outcome| {

@@ -7,7 +7,7 @@ use crate::record::Entry;
 use crate::types::{Index, Instant, NodeId, Term};
 
 use super::candidate::{Candidate, Stage};
-use super::effects::{Effects, HardState, RefusalReason};
+use super::effects::{Effects, HardState};
 use super::follower::Follower;
 use super::leader::Leader;
 use super::log::LogTail;
@@ -201,9 +201,7 @@ impl Replica {
     fn on_client(&mut self, request: ClientRequest, out: &mut Effects) {
         match (&mut self.role, self.shared.leader) {
             (Role::Leader(leader), _) => leader.on_client(&mut self.shared, request, out),
-            (Role::Follower(_), Some(_)) => {
-                self.shared.refuse(request.key, RefusalReason::NotLeader, out);
-            }
+            (Role::Follower(_), Some(_)) => self.shared.redirect(request, out),
             (Role::Follower(_) | Role::Candidate(_), _) => self.shared.hold(request, out),
         }
     }
@@ -363,10 +361,7 @@ impl Replica {
         }
         if let Some(leader) = leader {
             self.shared.heard_leader(leader);
-            let held: Vec<ClientRequest> = self.shared.take_held().collect();
-            for request in held {
-                self.shared.refuse(request.key, RefusalReason::NotLeader, out);
-            }
+            self.shared.redirect_held(out);
         }
         Transition::Stay
     }

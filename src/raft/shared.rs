@@ -9,7 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::config::{Config, Mutant};
 use crate::record::{Entry, EntryKind};
-use crate::types::{EntryId, Index, Instant, JobSequence, NodeId, RequestKey, Term};
+use crate::types::{ClientId, EntryId, Index, Instant, JobSequence, NodeId, RequestKey, Term};
 
 use super::effects::{AppendJob, Committed, Effects, HardState, Refusal, RefusalReason};
 use super::log::LogTail;
@@ -17,6 +17,9 @@ use super::message::{AppendEntries, ClientRequest, Envelope, PeerMsg, Persisted}
 use super::replica::Durable;
 use super::status::Counters;
 use super::timing;
+
+/// Clients remembered as sent to the leader; beyond it requests wait for the next sign of life.
+const REDIRECTED_MAX: usize = 1024;
 
 /// A request that waits until somebody leads.
 #[derive(Debug)]
@@ -68,6 +71,9 @@ pub(super) struct Shared {
     /// Reads that may be answered once everything committed so far is applied.
     pub(super) ready_reads: Vec<ClientRequest>,
     held: VecDeque<Held>,
+    /// Who was sent to the leader since that was last heard. Whoever of them comes back did not
+    /// find it, and waits here for its next sign of life.
+    redirected: Vec<ClientId>,
     /// Requests appended in the current leadership, in order.
     pending: VecDeque<(EntryId, RequestKey)>,
     /// Requests appended in earlier leaderships whose fate the log has not told yet.
@@ -116,6 +122,7 @@ impl Shared {
             committed: Vec::new(),
             ready_reads: Vec::new(),
             held: VecDeque::new(),
+            redirected: Vec::new(),
             pending: VecDeque::new(),
             orphans: Vec::new(),
             uncommitted_bytes: 0,
@@ -208,6 +215,7 @@ impl Shared {
         self.named_leader = Some(leader);
         self.leader_heard_at = Some(self.now);
         self.failed_campaigns = 0;
+        self.redirected.clear();
     }
 
     /// Whether a leader was heard so lately that its lease may last: nobody gets a vote then
@@ -335,6 +343,31 @@ impl Shared {
     pub(super) fn orphan_pending(&mut self) {
         self.orphans.extend(self.pending.drain(..));
         self.uncommitted_bytes = 0;
+    }
+
+    /// Sends a client to the leader, if that seems to live; else the request waits for a sign of
+    /// life or for another leader. Without this every client of a leader that has just died
+    /// would be sent to and fro between it and the followers.
+    pub(super) fn redirect(&mut self, request: ClientRequest, out: &mut Effects) {
+        let patience = self.config.heartbeat_interval * 5 / 4;
+        let alive = self.leader_heard_at.is_some_and(|heard| self.now.since(heard) <= patience);
+        if alive
+            && self.redirected.len() < REDIRECTED_MAX
+            && !self.redirected.contains(&request.key.client)
+        {
+            self.redirected.push(request.key.client);
+            self.refuse(request.key, RefusalReason::NotLeader, out);
+        } else {
+            self.hold(request, out);
+        }
+    }
+
+    /// Sends all that wait to the leader, which has just shown that it lives.
+    pub(super) fn redirect_held(&mut self, out: &mut Effects) {
+        while let Some(held) = self.held.pop_front() {
+            self.redirected.push(held.request.key.client);
+            self.refuse(held.request.key, RefusalReason::NotLeader, out);
+        }
     }
 
     /// Keeps a request until somebody leads, or for a little more than one election.
