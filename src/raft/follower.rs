@@ -147,7 +147,11 @@ impl Follower {
     ) {
         let free = shared.voted_for().is_none_or(|voted| voted == from)
             || shared.config.breaks(Mutant::VoteTwice);
-        if !free || !shared.is_up_to_date(request.last) {
+        // The lease is asked about here too and not only where a term is adopted: a late answer
+        // may have raised this replica's term while the leader of the one before still serves.
+        let repeated = shared.voted_for() == Some(from);
+        let bound = !repeated && shared.leader_may_hold_lease();
+        if !free || bound || !shared.is_up_to_date(request.last) {
             return;
         }
         shared.vote_for(from);

@@ -50,6 +50,7 @@ impl Leader {
         let last = shared.log.last().index;
         let progress = shared.peers.iter().map(|&id| Progress::new(id, last, shared.now)).collect();
         shared.heard_leader(shared.id);
+        shared.count_uncommitted();
         let first_index = shared.append(EntryKind::NoOperation, &[]).index;
         Leader {
             progress,
@@ -99,7 +100,7 @@ impl Leader {
     ) {
         let full = match request.kind {
             RequestKind::Write => {
-                shared.uncommitted_bytes + request.payload.len()
+                shared.uncommitted_bytes() + request.payload.len()
                     > shared.config.uncommitted_bytes_max
             }
             RequestKind::Read => self.reads.len() >= shared.config.waiting_reads_max,

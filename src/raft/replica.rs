@@ -249,6 +249,9 @@ impl Replica {
                         return false;
                     }
                     self.enter(Transition::Follow { term: *term, leader: None }, out);
+                } else if self.only_asks_and_is_free() {
+                    // It has not begun a term of its own: it votes as the follower that it was.
+                    self.enter(Transition::Follow { term: own, leader: None }, out);
                 }
                 true
             }
@@ -290,6 +293,12 @@ impl Replica {
             return self.shared.now.since(heard) < self.shared.config.election_timeout_min;
         }
         self.shared.leader_may_hold_lease()
+    }
+
+    /// Whether this replica is in the pre-vote stage with its vote of this term still to give.
+    fn only_asks_and_is_free(&self) -> bool {
+        matches!(&self.role, Role::Candidate(candidate) if candidate.stage() == Stage::PreVote)
+            && self.shared.voted_for().is_none()
     }
 
     /// Answers a pre-vote: a yes binds nobody and moves no timer. A no is silent unless this

@@ -78,7 +78,8 @@ pub(super) struct Shared {
     pending: VecDeque<(EntryId, RequestKey)>,
     /// Requests appended in earlier leaderships whose fate the log has not told yet.
     orphans: Vec<(EntryId, RequestKey)>,
-    pub(super) uncommitted_bytes: usize,
+    /// Bytes of the entries past the commit index, while this replica leads; else zero.
+    uncommitted_bytes: usize,
 }
 
 impl Shared {
@@ -280,7 +281,9 @@ impl Shared {
         );
         for place in self.commit_index.0 + 1..=index.0 {
             let entry = self.log.entry(Index(place)).expect("up to the last index").clone();
-            self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(entry.record().len());
+            if as_leader {
+                self.uncommitted_bytes -= entry.record().len();
+            }
             self.committed.push(Committed { entry, as_leader });
         }
         self.commit_index = index;
@@ -338,6 +341,16 @@ impl Shared {
     }
 
     // Requests that wait.
+
+    /// Begins a leadership: what it inherits uncommitted counts against the same limit.
+    pub(super) fn count_uncommitted(&mut self) {
+        let inherited = self.log.tail(self.commit_index.next());
+        self.uncommitted_bytes = inherited.iter().map(|entry| entry.record().len()).sum();
+    }
+
+    pub(super) fn uncommitted_bytes(&self) -> usize {
+        self.uncommitted_bytes
+    }
 
     /// Ends a leadership: its unanswered requests wait for the log's verdict.
     pub(super) fn orphan_pending(&mut self) {
