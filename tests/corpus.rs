@@ -1,0 +1,165 @@
+//! Replays the committed corpus of the fuzz targets through the same functions, as a plain test.
+//!
+//! `tests/fuzz/corpus/TARGET/` holds seeds, which this file makes (they carry names; run with
+//! `UPDATE_CORPUS=1` after a change of a format), and inputs that a fuzzer found (they carry
+//! hashes).
+
+#[path = "fuzz/entries.rs"]
+mod entries;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bowline::kv::{Command, Operation};
+use bowline::raft::{
+    AppendEntries, AppendOutcome, AppendReply, Envelope, PeerMsg, RequestVote, VoteReply,
+};
+use bowline::record::{EntryKind, RecordBuffer};
+use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
+use bowline::wire::{course, peer};
+use bytes::BytesMut;
+
+/// Inputs found by fuzzing stay few and small, so that the whole replay takes no time.
+const INPUT_BYTES_MAX: u64 = 4 << 10;
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target)
+}
+
+#[test]
+fn every_committed_input_is_taken_or_refused_in_order() {
+    for (target, _) in entries::TARGETS {
+        let mut count = 0;
+        for file in fs::read_dir(folder(target)).expect("each target has a corpus") {
+            let file = file.expect("the corpus is readable");
+            let size = file.metadata().expect("the corpus is readable").len();
+            let name = file.path();
+            assert!(size <= INPUT_BYTES_MAX, "{} has {size} bytes", name.display());
+            entries::run(target, &fs::read(&name).expect("the corpus is readable"));
+            count += 1;
+        }
+        assert!(count >= 5, "{target} has only {count} inputs");
+    }
+}
+
+#[test]
+fn the_seeds_are_in_todays_format() {
+    for (target, name, bytes) in seeds() {
+        let path = folder(target).join(name);
+        if std::env::var_os("UPDATE_CORPUS").is_some() {
+            fs::create_dir_all(folder(target)).expect("the corpus is writable");
+            fs::write(&path, &bytes).expect("the corpus is writable");
+        }
+        let found = fs::read(&path).unwrap_or_default();
+        let path = path.display();
+        assert!(found == bytes, "{path} is old; run with UPDATE_CORPUS=1 and look at the change");
+    }
+}
+
+#[test]
+fn every_target_has_its_file_and_no_file_lacks_its_target() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let mut files: Vec<String> = fs::read_dir(manifest.join("targets"))
+        .expect("the targets are there")
+        .map(|file| file.expect("readable").file_name().into_string().expect("a plain name"))
+        .collect();
+    files.sort();
+    assert_eq!(files, entries::TARGETS.map(|(target, _)| format!("{target}.rs")));
+    let manifest = fs::read_to_string(manifest.join("Cargo.toml")).expect("the package is there");
+    for (target, _) in entries::TARGETS {
+        assert!(manifest.contains(&format!("path = \"targets/{target}.rs\"")), "{target}");
+    }
+}
+
+/// Well-formed inputs of every kind, from which a fuzzer starts.
+fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let mut seeds = Vec::new();
+    let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
+    for (name, operation) in [
+        ("get", Operation::Get { key: b"k" }),
+        ("put", Operation::Put { key: b"k", value: b"value" }),
+        ("put_nothing", Operation::Put { key: b"", value: b"" }),
+        ("delete", Operation::Delete { key: b"k" }),
+        ("transfer", Operation::Transfer { from: b"a", to: b"b", amount: 7 }),
+    ] {
+        seeds.push(("command", name, Command { key, operation }.encode().to_vec()));
+    }
+
+    let put = Operation::Put { key: b"k", value: b"v" };
+    let payload = Command { key, operation: put }.encode();
+    let mut buffer = RecordBuffer::default();
+    let first = buffer.encode(EntryId::new(2, 8), EntryKind::NoOperation, b"");
+    let second = buffer.encode(EntryId::new(3, 9), EntryKind::Command, &payload);
+    let both = [&first.record()[..], &second.record()[..]].concat();
+    seeds.push(("record", "no_operation", first.record().to_vec()));
+    seeds.push(("record", "command", second.record().to_vec()));
+    seeds.push(("record", "cut", both[..both.len() - 1].to_vec()));
+    seeds.push(("record", "two", both));
+    seeds.push(("record", "empty", Vec::new()));
+
+    let append = |entries| {
+        let (prev, commit_index) = (EntryId::new(1, 7), Index(7));
+        let (term, round, loss_permille) = (Term(3), Round(5), 100);
+        PeerMsg::AppendEntries(AppendEntries {
+            term,
+            round,
+            prev,
+            commit_index,
+            loss_permille,
+            entries,
+        })
+    };
+    let reply = |outcome| AppendReply { term: Term(3), round: Round(5), outcome };
+    let (refused, hint) = (Index(7), EntryId::new(1, 4));
+    let last = EntryId::new(2, 8);
+    for (name, message) in [
+        ("append", append(vec![first, second])),
+        ("heartbeat", append(Vec::new())),
+        ("append_ok", PeerMsg::AppendReply(reply(AppendOutcome::Match { index: Index(9) }))),
+        ("append_no", PeerMsg::AppendReply(reply(AppendOutcome::Reject { refused, hint }))),
+        ("vote", PeerMsg::RequestVote(RequestVote { term: Term(3), pre: false, last })),
+        ("prevote", PeerMsg::RequestVote(RequestVote { term: Term(3), pre: true, last })),
+        ("vote_reply", PeerMsg::VoteReply(VoteReply { term: Term(3), pre: false, granted: true })),
+    ] {
+        let mut bytes = BytesMut::new();
+        peer::encode(&message, &mut bytes);
+        seeds.push(("peer", name, bytes.to_vec()));
+        let (from, to, leader) = (NodeId(0), NodeId(1), Some(NodeId(0)));
+        let mut out = Vec::new();
+        course::encode_peer(&Envelope { from, to, leader, message }, &mut out);
+        seeds.push(("course", name, out));
+    }
+    let mut hello = Vec::new();
+    course::encode_hello(NodeId(2), &mut hello);
+    seeds.push(("course", "hello", hello));
+    let address = r#""src":"001A","dst":"0001","leader":"FFFF","MID":"ABCDEFGHIJ012345""#;
+    let get = format!(r#"{{{address},"type":"get","key":"\"\\\u00e9"}}"#);
+    let put = format!(r#"{{{address},"type":"put","key":"k","value":"v","x":[1e9,{{}}]}}"#);
+    seeds.push(("course", "get", get.into_bytes()));
+    seeds.push(("course", "put", put.into_bytes()));
+
+    let benchmarks = r#""total_msgs":[1,2,3],"failures":[0,1,2],"duplicates":[0,1,2],
+        "median_latency":[0.1,0.2,0.3]"#;
+    let plain = r#""lifetime":5,"replicas":3,"requests":10"#;
+    let events = r#""events":[{"type":"part_easy","time":1},{"type":"kill_leader","time":2.5},
+        {"type":"part_hard","time":3},{"type":"kill_non_leader","time":4},
+        {"type":"part_end","time":5}]"#;
+    let full = r#""seed":1,"mix":0.2,"drops":0.3,"start_wait":1,"end_wait":0,"max_packets":50,
+        "maximum_get_generation_fail_fraction":0.2"#;
+    let limits = r#""maximum_get_fail_fraction":0.4,"maximum_appends_batched_fraction":1"#;
+    for (name, text) in [
+        ("plain", format!(r#"{{{plain},"tests":{{"benchmarks":{{{benchmarks}}}}}}}"#)),
+        (
+            "full",
+            format!(
+                r#"{{{plain},{full},{events},"tests":{{{limits},"benchmarks":{{{benchmarks}}}}}}}"#
+            ),
+        ),
+        ("no_tests", format!("{{{plain}}}")),
+        ("no_object", "[5]".to_owned()),
+        ("no_json", "{\"lifetime\": 5,}".to_owned()),
+    ] {
+        seeds.push(("scenario", name, text.into_bytes()));
+    }
+    seeds
+}

@@ -1,0 +1,138 @@
+//! What a fuzzer feeds: for every decoder one function that takes any bytes. It must not panic,
+//! and what it accepts it must be able to write again. Shared by the fuzz targets beside this
+//! file, by the replay of the committed corpus, and by the property tests.
+
+use bowline::kv::{Command, Outcome, Store};
+use bowline::raft::RequestKind;
+use bowline::record::{Entry, RecordBuffer};
+use bowline::sim::game::Game;
+use bowline::sim::scenario::{Overrides, Scenario};
+use bowline::types::{Index, Instant, NodeId};
+use bowline::wire::course::{self, Incoming};
+use bowline::wire::peer;
+use bytes::{Bytes, BytesMut};
+
+/// A decoder's entry: takes any bytes.
+type Decoder = fn(&[u8]);
+
+/// Every decoder, by the name of its fuzz target and of its corpus.
+pub(crate) const TARGETS: [(&str, Decoder); 5] = [
+    ("command", command),
+    ("course", course),
+    ("peer", peer),
+    ("record", record),
+    ("scenario", scenario),
+];
+
+/// Feeds one decoder.
+pub(crate) fn run(target: &str, bytes: &[u8]) {
+    let known = TARGETS.iter().find(|(name, _)| *name == target);
+    let (_, decoder) = known.unwrap_or_else(|| panic!("there is no fuzz target {target}"));
+    decoder(bytes);
+}
+
+/// The replica that reads.
+const ME: NodeId = NodeId(1);
+
+/// Log records, one after the other.
+fn record(bytes: &[u8]) {
+    let mut rest = Bytes::copy_from_slice(bytes);
+    let mut buffer = RecordBuffer::default();
+    loop {
+        let before = rest.clone();
+        let Ok(entry) = Entry::decode(&mut rest) else {
+            assert_eq!(rest, before, "a refused record was taken off");
+            return;
+        };
+        assert_eq!(entry.record()[..], before[..before.len() - rest.len()]);
+        assert_eq!(buffer.encode(entry.id(), entry.kind(), &entry.payload()), entry);
+    }
+}
+
+/// A message of a replica.
+fn peer(bytes: &[u8]) {
+    let Ok(message) = peer::decode(Bytes::copy_from_slice(bytes)) else { return };
+    let mut again = BytesMut::new();
+    peer::encode(&message, &mut again);
+    assert_eq!(again.len(), bytes.len());
+    assert_eq!(peer::decode(again.freeze()), Ok(message));
+}
+
+/// A message of the course's simulator.
+fn course(bytes: &[u8]) {
+    let mut out = Vec::new();
+    match course::decode(bytes, ME) {
+        Ok(Incoming::Peer(envelope)) => {
+            course::encode_peer(&envelope, &mut out);
+            assert_eq!(course::decode(&out, ME), Ok(Incoming::Peer(envelope)));
+        }
+        Ok(Incoming::Request { client, request }) => {
+            assert_eq!(client, request.key.client);
+            assert!(request.payload.len() <= course::COMMAND_BYTES_MAX);
+            let command = Command::decode(&request.payload).expect("made by us");
+            assert_eq!(command.key, request.key);
+            assert_eq!(command.operation.is_read(), request.kind == RequestKind::Read);
+            let value = Some(bytes);
+            course::encode_ok(ME, request.key, None, value, &mut out).expect("it came from there");
+            assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
+        }
+        Ok(Incoming::Ignored(_)) => {}
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A command of the state machine, which also does it.
+fn command(bytes: &[u8]) {
+    let mut store = Store::default();
+    let applied = store.apply(Index(1), bytes);
+    let Ok(command) = Command::decode(bytes) else {
+        assert_eq!(applied.outcome, Outcome::Malformed);
+        return;
+    };
+    let again = command.encode();
+    assert_eq!(again.len(), bytes.len());
+    assert_eq!(Command::decode(&again), Ok(command));
+    assert_eq!(applied.key, command.key);
+    assert_eq!(store.read(bytes).is_ok(), command.operation.is_read());
+    let retried = store.apply(Index(2), bytes);
+    assert_eq!(
+        (retried.outcome, retried.repeated),
+        (applied.outcome, !command.operation.is_read())
+    );
+}
+
+/// A scenario file. Where it is small it is also played to its end, with nobody answering: what
+/// was checked once is relied on from then on.
+fn scenario(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let scenario = match Scenario::parse("FILE", text) {
+        Ok(scenario) => scenario,
+        Err(error) => {
+            assert!(error.to_string().contains("FILE"), "{error}");
+            return;
+        }
+    };
+    assert!((3..=21).contains(&scenario.replicas));
+    assert!((0.0..=1.0).contains(&scenario.drops) && (0.0..=1.0).contains(&scenario.mix));
+    let overrides = Overrides { rate: Some(10.0), seconds: Some(3.0), ..Overrides::default() };
+    let short = scenario.clone().with(&overrides).expect("30 requests fit any scenario");
+    play(&short);
+    if scenario.requests <= 1_000 {
+        play(&scenario);
+    }
+}
+
+fn play(scenario: &Scenario) {
+    let mut game = Game::new(scenario, 1, Instant::ZERO);
+    let mut actions = Vec::new();
+    let mut now = Instant::ZERO;
+    loop {
+        let next = game.next_event();
+        assert!(next >= now, "the game goes backwards");
+        now = next;
+        if now == Instant::MAX {
+            return;
+        }
+        game.poll(now, &mut actions);
+    }
+}

@@ -1,0 +1,357 @@
+//! Properties of the pure parts, over inputs that proptest draws: what was encoded comes back, no
+//! bytes make a decoder panic, and the store does what a naive model of it does.
+
+#[path = "fuzz/entries.rs"]
+mod entries;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bowline::kv::{Applied, Command, Operation, Outcome, Store};
+use bowline::raft::{
+    AppendEntries, AppendOutcome, AppendReply, Envelope, PeerMsg, RequestKind, RequestVote,
+    VoteReply,
+};
+use bowline::record::{Entry, EntryKind, RecordBuffer};
+use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
+use bowline::wire::{course, peer};
+use bytes::{Bytes, BytesMut};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const ME: NodeId = NodeId(1);
+
+/// Entries after `prev`: steps of the term, kinds and payloads.
+fn entries_after(prev: EntryId, shape: &[(u64, bool, Vec<u8>)]) -> Vec<Entry> {
+    let mut buffer = RecordBuffer::default();
+    let mut id = prev;
+    let mut entries = Vec::new();
+    for (step, command, payload) in shape {
+        id = EntryId { term: Term((id.term.0 + step).max(1)), index: id.index.next() };
+        let kind = if *command { EntryKind::Command } else { EntryKind::NoOperation };
+        entries.push(buffer.encode(id, kind, payload));
+    }
+    entries
+}
+
+/// A place in a log, [`EntryId::ZERO`] among them.
+fn place() -> impl Strategy<Value = EntryId> {
+    prop_oneof![
+        1 => Just(EntryId::ZERO),
+        4 => (1_u64..1 << 40, 1_u64..1 << 40).prop_map(|(term, index)| EntryId::new(term, index)),
+    ]
+}
+
+/// What [`entries_after`] takes.
+fn shape(count: Range<usize>) -> impl Strategy<Value = Vec<(u64, bool, Vec<u8>)>> {
+    vec((0_u64..3, any::<bool>(), vec(any::<u8>(), 0..90)), count)
+}
+
+fn append_entries() -> impl Strategy<Value = PeerMsg> {
+    (place(), shape(0..6), 0_u64..4, any::<u32>(), any::<u32>(), 0_u16..=1_000).prop_map(
+        |(prev, shape, step, round, commit_index, loss_permille)| {
+            let entries = entries_after(prev, &shape);
+            let newest = entries.last().map_or(prev.term, Entry::term);
+            PeerMsg::AppendEntries(AppendEntries {
+                term: Term((newest.0 + step).max(1)),
+                round: Round(u64::from(round)),
+                prev,
+                commit_index: Index(u64::from(commit_index)),
+                loss_permille,
+                entries,
+            })
+        },
+    )
+}
+
+fn append_reply() -> impl Strategy<Value = PeerMsg> {
+    let outcome = prop_oneof![
+        any::<u32>().prop_map(|index| AppendOutcome::Match { index: Index(u64::from(index)) }),
+        (any::<u32>(), place()).prop_map(|(refused, hint)| AppendOutcome::Reject {
+            refused: Index(u64::from(refused)),
+            hint
+        }),
+    ];
+    (1_u64 << 40..1 << 41, any::<u32>(), outcome).prop_map(|(term, round, outcome)| {
+        PeerMsg::AppendReply(AppendReply { term: Term(term), round: Round(round.into()), outcome })
+    })
+}
+
+fn vote() -> impl Strategy<Value = PeerMsg> {
+    prop_oneof![
+        (place(), 1_u64..9, any::<bool>()).prop_map(|(last, step, pre)| {
+            PeerMsg::RequestVote(RequestVote { term: Term(last.term.0 + step), pre, last })
+        }),
+        (1_u64..1 << 40, any::<bool>(), any::<bool>()).prop_map(|(term, pre, granted)| {
+            PeerMsg::VoteReply(VoteReply { term: Term(term), pre, granted })
+        }),
+    ]
+}
+
+/// Any message that a replica may send.
+fn message() -> impl Strategy<Value = PeerMsg> {
+    prop_oneof![3 => append_entries(), 1 => append_reply(), 1 => vote()]
+}
+
+fn peer_bytes(message: &PeerMsg) -> Bytes {
+    let mut out = BytesMut::new();
+    peer::encode(message, &mut out);
+    out.freeze()
+}
+
+/// An operation over few keys, so that they meet; owned, for [`Operation`] borrows.
+#[derive(Debug, Clone)]
+enum Wish {
+    Get(u8),
+    Put(u8, Vec<u8>),
+    Delete(u8),
+    Transfer(u8, u8, u64),
+}
+
+const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"", b"a key longer than eight bytes"];
+
+impl Wish {
+    fn operation(&self) -> Operation<'_> {
+        let key = |number: &u8| KEYS[usize::from(*number)];
+        match self {
+            Wish::Get(at) => Operation::Get { key: key(at) },
+            Wish::Put(at, value) => Operation::Put { key: key(at), value },
+            Wish::Delete(at) => Operation::Delete { key: key(at) },
+            Wish::Transfer(from, to, amount) => {
+                Operation::Transfer { from: key(from), to: key(to), amount: *amount }
+            }
+        }
+    }
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let key = || 0_u8..5;
+    let number = (0_u64..20).prop_map(|number| number.to_string().into_bytes());
+    prop_oneof![
+        1 => key().prop_map(Wish::Get),
+        2 => (key(), number).prop_map(|(at, value)| Wish::Put(at, value)),
+        1 => (key(), vec(any::<u8>(), 0..20)).prop_map(|(at, value)| Wish::Put(at, value)),
+        1 => key().prop_map(Wish::Delete),
+        2 => (key(), key(), 0_u64..12).prop_map(|(a, b, amount)| Wish::Transfer(a, b, amount)),
+    ]
+}
+
+fn request_key(client: u32, request: u8) -> RequestKey {
+    RequestKey { client: ClientId(client), request: RequestId([request; 16]) }
+}
+
+/// A request's name as the course gives it out.
+fn course_key(mid: &str) -> RequestKey {
+    let request = RequestId(mid.as_bytes().try_into().expect("16 characters"));
+    RequestKey { client: ClientId(0xFF), request }
+}
+
+/// The store as one would first write it.
+#[derive(Default)]
+struct Model {
+    pairs: BTreeMap<Vec<u8>, Vec<u8>>,
+    outcomes: BTreeMap<RequestKey, Outcome>,
+}
+
+impl Model {
+    fn apply(&mut self, key: RequestKey, operation: Operation<'_>) -> Applied {
+        if !operation.is_read()
+            && let Some(outcome) = self.outcomes.get(&key)
+        {
+            return Applied { key, outcome: outcome.clone(), repeated: true };
+        }
+        let outcome = match operation {
+            Operation::Get { key } => Outcome::Value(self.pairs.get(key).cloned().map(Bytes::from)),
+            Operation::Put { key, value } => {
+                self.pairs.insert(key.to_vec(), value.to_vec());
+                Outcome::Done
+            }
+            Operation::Delete { key } => Outcome::Deleted(self.pairs.remove(key).is_some()),
+            Operation::Transfer { from, to, amount } => {
+                Outcome::Transferred(self.transfer(from, to, amount).is_some())
+            }
+        };
+        if !operation.is_read() {
+            self.outcomes.insert(key, outcome.clone());
+        }
+        Applied { key, outcome, repeated: false }
+    }
+
+    fn transfer(&mut self, from: &[u8], to: &[u8], amount: u64) -> Option<()> {
+        let balance = |key: &[u8]| -> Option<u64> {
+            String::from_utf8(self.pairs.get(key)?.clone()).ok()?.parse().ok()
+        };
+        let (pays, gets) = (balance(from)?, balance(to)?);
+        let left = pays.checked_sub(amount)?;
+        let sum = if from == to { pays } else { gets.checked_add(amount)? };
+        self.pairs.insert(from.to_vec(), left.to_string().into_bytes());
+        self.pairs.insert(to.to_vec(), sum.to_string().into_bytes());
+        Some(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_048))]
+
+    #[test]
+    fn records_come_back(prev in place(), shape in shape(1..5)) {
+        let entries = entries_after(prev, &shape);
+        let records: Vec<u8> = entries.iter().flat_map(|entry| entry.record().to_vec()).collect();
+        let mut bytes = Bytes::from(records);
+        for entry in &entries {
+            prop_assert_eq!(&Entry::decode(&mut bytes).unwrap(), entry);
+        }
+        prop_assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn peer_messages_come_back(message in message()) {
+        let bytes = peer_bytes(&message);
+        prop_assert_eq!(bytes.len(), peer::encoded_len(&message));
+        prop_assert_eq!(peer::decode(bytes), Ok(message));
+    }
+
+    #[test]
+    fn peer_messages_come_back_through_the_course(
+        message in message(),
+        from: u16,
+        leader: Option<u16>,
+    ) {
+        prop_assume!(from != ME.0 && from != course::NOBODY.0);
+        let leader = leader.map(NodeId).filter(|leader| *leader != course::NOBODY);
+        let envelope = Envelope { from: NodeId(from), to: ME, leader, message };
+        let mut out = Vec::new();
+        course::encode_peer(&envelope, &mut out);
+        // The simulator reads it, too.
+        let seen: Value = serde_json::from_slice(&out).unwrap();
+        prop_assert_eq!(&seen["src"], &json!(format!("{from:04X}")));
+        let named = leader.unwrap_or(course::NOBODY);
+        prop_assert_eq!(&seen["leader"], &json!(format!("{:04X}", named.0)));
+        prop_assert_eq!(out.last(), Some(&b'}'));
+        prop_assert_eq!(course::decode(&out, ME), Ok(course::Incoming::Peer(envelope)));
+    }
+
+    #[test]
+    fn requests_come_in_whatever_the_strings_are(
+        key: String,
+        value: String,
+        mid in "[ -~]{16}",
+        write: bool,
+    ) {
+        let mut message = json!({"src": "00FF", "dst": "0001", "leader": "FFFF", "key": key});
+        message["MID"] = json!(mid);
+        message["type"] = json!(if write { "put" } else { "get" });
+        if write {
+            message["value"] = json!(value);
+        }
+        let id = course_key(&mid);
+        let operation = if write {
+            Operation::Put { key: key.as_bytes(), value: value.as_bytes() }
+        } else {
+            Operation::Get { key: key.as_bytes() }
+        };
+        match course::decode(message.to_string().as_bytes(), ME).unwrap() {
+            course::Incoming::Request { client, request } => {
+                prop_assert_eq!((client, request.key), (id.client, id));
+                prop_assert_eq!(request.kind == RequestKind::Write, write);
+                let command = Command { key: id, operation };
+                prop_assert_eq!(Command::decode(&request.payload), Ok(command));
+            }
+            other => prop_assert!(false, "{other:?}"),
+        }
+    }
+
+    #[test]
+    fn answers_are_read_as_they_were_meant(
+        value: Option<String>,
+        mid in "[ -~]{16}",
+        leader: Option<u16>,
+    ) {
+        let key = course_key(&mid);
+        let mut out = Vec::new();
+        let bytes = value.as_ref().map(String::as_bytes);
+        course::encode_ok(ME, key, leader.map(NodeId), bytes, &mut out).unwrap();
+        let mut expected = json!({"src": "0001", "dst": "00FF", "type": "ok", "MID": mid});
+        expected["leader"] = json!(format!("{:04X}", leader.unwrap_or(0xFFFF)));
+        if let Some(value) = value {
+            expected["value"] = json!(value);
+        }
+        prop_assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
+    }
+
+    #[test]
+    fn any_bytes_at_all_are_answered_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
+        for (target, _) in entries::TARGETS {
+            entries::run(target, &bytes);
+        }
+    }
+
+    #[test]
+    fn damaged_messages_are_answered_without_a_panic(
+        message in message(),
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let damaged = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            for (place, byte) in &damage {
+                let place = place.index(bytes.len());
+                bytes[place] = *byte;
+            }
+            bytes
+        };
+        entries::run("peer", &damaged(&peer_bytes(&message)));
+        if let PeerMsg::AppendEntries(append) = &message {
+            for entry in &append.entries {
+                entries::run("record", &damaged(entry.record()));
+            }
+        }
+        let envelope = Envelope { from: NodeId(7), to: ME, leader: None, message };
+        let mut out = Vec::new();
+        course::encode_peer(&envelope, &mut out);
+        entries::run("course", &damaged(&out));
+    }
+
+    #[test]
+    fn commands_come_back(wish in wish(), client: u32, request: [u8; 16]) {
+        let key = RequestKey { client: ClientId(client), request: RequestId(request) };
+        let command = Command { key, operation: wish.operation() };
+        let bytes = command.encode();
+        prop_assert_eq!(bytes.len(), command.encoded_len());
+        prop_assert_eq!(Command::decode(&bytes), Ok(command));
+    }
+
+    /// Few clients and few request ids, so that retries are common, also under another operation.
+    #[test]
+    fn the_store_does_what_the_model_does(wishes in vec((0_u32..3, 0_u8..12, wish()), 0..60)) {
+        let (mut store, mut model) = (Store::default(), Model::default());
+        for (client, request, wish) in &wishes {
+            let key = request_key(*client, *request);
+            let payload = Command { key, operation: wish.operation() }.encode();
+            let applied = store.apply(store.applied_index().next(), &payload);
+            prop_assert_eq!(applied, model.apply(key, wish.operation()));
+        }
+        for key in KEYS {
+            let id = request_key(9, 0);
+            let payload = Command { key: id, operation: Operation::Get { key } }.encode();
+            let value = model.pairs.get(key).cloned().map(Bytes::from);
+            prop_assert_eq!(store.read(&payload), Ok((id, Outcome::Value(value))));
+        }
+        prop_assert_eq!(store.key_count(), model.pairs.len());
+        prop_assert_eq!(store.digest(), digest_of(&model, store.applied_index()));
+    }
+}
+
+/// The digest of a store that came to the model's pairs by the shortest way.
+fn digest_of(model: &Model, applied_index: Index) -> u64 {
+    let mut store = Store::default();
+    for (request, (key, value)) in (0..).zip(&model.pairs) {
+        let operation = Operation::Put { key, value };
+        let payload = Command { key: request_key(0, request), operation }.encode();
+        store.apply(store.applied_index().next(), &payload);
+    }
+    while store.applied_index() < applied_index {
+        store.skip(store.applied_index().next());
+    }
+    store.digest()
+}
