@@ -114,20 +114,20 @@ impl Leader {
             .iter()
             .filter(|there| !goal.is_reached_by(there) && goal.is_hoped_of(there, shared))
             .count();
-        let mut order: Vec<usize> = (0..self.progress.len())
-            .filter(|&position| {
-                let progress = &self.progress[position];
-                !goal.is_reached_by(progress) && !goal.is_hoped_of(progress, shared)
-            })
-            .collect();
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend((0..self.progress.len()).filter(|&position| {
+            let progress = &self.progress[position];
+            !goal.is_reached_by(progress) && !goal.is_hoped_of(progress, shared)
+        }));
         // Least recently served first: the chosen set rotates, nobody falls behind, and those
         // passed over now hear from the leader next time. Those that seem dead come last.
-        order.sort_by_key(|&position| {
+        order.sort_unstable_by_key(|&position| {
             let progress = &self.progress[position];
             (progress.is_silent(shared.loss_permille), progress.last_sent_at, progress.id)
         });
         let mut missing = (goal.peers + goal.spare).saturating_sub(reached + hoped);
-        for position in order {
+        for &position in &order {
             if missing == 0 {
                 break;
             }
@@ -135,6 +135,7 @@ impl Leader {
                 missing -= 1;
             }
         }
+        self.order = order;
     }
 
     /// Sends to a peer what brings it to the goal, as far as its window has room. Whether the

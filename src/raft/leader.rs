@@ -12,7 +12,7 @@ use crate::types::{Index, Instant, NodeId, Round};
 use super::effects::{Effects, RefusalReason};
 use super::message::{AppendOutcome, AppendReply, ClientRequest, PeerMsg, RequestKind};
 use super::progress::Progress;
-use super::quorum::reached_by_quorum;
+use super::quorum::{REPLICAS_MAX, reached_by_quorum};
 use super::reads::{self, Reads};
 use super::replica::Transition;
 use super::shared::Shared;
@@ -36,12 +36,12 @@ pub(super) struct Leader {
     /// When the latest rounds began, by this replica's clock before they were sent.
     rounds: VecDeque<(Round, Instant)>,
     pub(super) reads: Reads,
-    /// When it began to lead, which counts as having heard everybody.
-    since: Instant,
     /// When it last sent to all because a quorum was silent.
     pub(super) probed_at: Option<Instant>,
     /// Peers that are owed an append at once: they asked for votes.
     pub(super) owed: Vec<NodeId>,
+    /// Kept between batches for its memory.
+    pub(super) order: Vec<usize>,
 }
 
 impl Leader {
@@ -58,9 +58,9 @@ impl Leader {
             round: Round(0),
             rounds: VecDeque::new(),
             reads: Reads::default(),
-            since: shared.now,
             probed_at: None,
             owed: Vec::new(),
+            order: Vec::new(),
         }
     }
 
@@ -157,9 +157,7 @@ impl Leader {
         } else {
             shared.log.durable_index()
         };
-        let mut matches: Vec<Index> =
-            self.progress.iter().map(Progress::match_index).chain([own]).collect();
-        let reached = reached_by_quorum(&mut matches, &shared.config);
+        let reached = self.reached(shared, own, Progress::match_index);
         if reached > shared.commit_index()
             && (shared.log.term_at(reached) == Some(shared.term())
                 || shared.config.breaks(Mutant::CommitOldTerms))
@@ -201,9 +199,7 @@ impl Leader {
 
     /// The latest round that a quorum has answered.
     fn confirmed_round(&self, shared: &Shared) -> Round {
-        let mut rounds: Vec<Round> =
-            self.progress.iter().map(|progress| progress.acked_round).chain([self.round]).collect();
-        reached_by_quorum(&mut rounds, &shared.config)
+        self.reached(shared, self.round, |progress| progress.acked_round)
     }
 
     /// The latest instant at which rounds began that a quorum has answered since; now, where
@@ -217,13 +213,17 @@ impl Leader {
 
     /// When a quorum was last heard.
     pub(super) fn quorum_heard_at(&self, shared: &Shared) -> Instant {
-        let mut heard: Vec<Instant> = self
-            .progress
-            .iter()
-            .map(|progress| progress.heard_at.max(self.since))
-            .chain([shared.now])
-            .collect();
-        reached_by_quorum(&mut heard, &shared.config)
+        self.reached(shared, shared.now, |progress| progress.heard_at)
+    }
+
+    /// What a quorum has reached, this replica at `own` included. On the stack: it is asked
+    /// several times a batch.
+    fn reached<T: Ord + Copy>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
+        let mut values = [own; REPLICAS_MAX];
+        for (value, progress) in values[1..].iter_mut().zip(&self.progress) {
+            *value = of(progress);
+        }
+        reached_by_quorum(&mut values[..shared.replicas()], &shared.config)
     }
 
     /// When this leader gives up unless it hears from a quorum before.

@@ -36,6 +36,6 @@ pub use message::{
     AppendEntries, AppendOutcome, AppendReply, ClientRequest, Envelope, Msg, PeerMsg, Persisted,
     RequestKind, RequestVote, VoteReply,
 };
-pub use quorum::{quorum, reached_by_quorum};
+pub use quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
 pub use replica::{Durable, Replica};
 pub use status::{Counters, PeerStatus, RoleName, Status};

@@ -45,7 +45,7 @@ pub(super) struct Progress {
     pub(super) last_sent_at: Option<Instant>,
     /// The round of the last message sent.
     pub(super) sent_round: Round,
-    /// When an answer last came.
+    /// When an answer last came; the beginning of the leadership counts as one.
     pub(super) heard_at: Instant,
     /// The latest round answered.
     pub(super) acked_round: Round,

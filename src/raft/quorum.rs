@@ -2,6 +2,9 @@
 
 use crate::config::{Config, Mutant};
 
+/// Most replicas of one group. The course's simulator goes to 21.
+pub const REPLICAS_MAX: usize = 31;
+
 /// How many of `replicas` make a quorum.
 pub fn quorum(replicas: usize, config: &Config) -> usize {
     if config.breaks(Mutant::HalfIsQuorum) {

@@ -14,6 +14,7 @@ use crate::types::{ClientId, EntryId, Index, Instant, JobSequence, NodeId, Reque
 use super::effects::{AppendJob, Committed, Effects, HardState, Refusal, RefusalReason};
 use super::log::LogTail;
 use super::message::{AppendEntries, ClientRequest, Envelope, PeerMsg, Persisted};
+use super::quorum::REPLICAS_MAX;
 use super::replica::Durable;
 use super::status::Counters;
 use super::timing;
@@ -95,6 +96,7 @@ impl Shared {
         peers.sort_unstable();
         peers.dedup();
         assert!(!peers.contains(&id), "replica {id} is named as its own peer");
+        assert!(peers.len() < REPLICAS_MAX, "{} peers are too many", peers.len());
         // After a restart this replica may have helped a leader to a lease just before it
         // stopped (safety.md C3): it keeps the promise as if it had heard that leader now.
         let restarted = durable.hard_state != HardState::default();
