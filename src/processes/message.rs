@@ -270,13 +270,19 @@ mod tests {
 
     #[test]
     fn answers_are_understood() {
-        let text = br#"{"src":"0001","dst":"0015","leader":"0002","type":"ok","MID":"ABCDEFGHIJKLMNOP","value":"v"}"#;
-        let Ok(Message::Answer { answer }) = inspect(text, COURSE) else { panic!() };
+        let written = |dst: &str, leader: &str, kind: &str, value: &str| {
+            let mid = "ABCDEFGHIJKLMNOP";
+            format!(
+                r#"{{"src":"0001","dst":"{dst}","leader":"{leader}","type":"{kind}","MID":"{mid}","#
+            ) + &format!(r#""value":{value}}}"#)
+        };
+        let text = written("0015", "0002", "ok", r#""v""#);
+        let Ok(Message::Answer { answer }) = inspect(text.as_bytes(), COURSE) else { panic!() };
         assert_eq!(answer.client, ClientId(0x15));
         assert_eq!((answer.leader, answer.kind), (Some(NodeId(2)), AnswerKind::Ok));
         assert_eq!((answer.mid.0, answer.value), (*b"ABCDEFGHIJKLMNOP", Some(&b"v"[..])));
-        let text = br#"{"src":"0001","dst":"001C","leader":"FFFF","type":"fail","MID":"ABCDEFGHIJKLMNOP","value":1}"#;
-        let Ok(Message::Answer { answer }) = inspect(text, COURSE) else { panic!() };
+        let text = written("001C", "FFFF", "fail", "1");
+        let Ok(Message::Answer { answer }) = inspect(text.as_bytes(), COURSE) else { panic!() };
         assert_eq!((answer.kind, answer.leader), (AnswerKind::Fail, None));
         assert_ne!(answer.value, None, "a number is a value, if a wrong one");
     }
