@@ -8,7 +8,6 @@
 
 pub mod config;
 pub mod kv;
-pub mod processes;
 pub mod raft;
 pub mod record;
 pub mod sim;

@@ -1,12 +1,6 @@
-//! The command line: arguments and their help; the work is in the library.
+//! The command line.
 #![allow(clippy::print_stdout, reason = "printing is what a command line is for")]
 
-mod cli;
-
-use std::process::ExitCode;
-
-use clap::Parser as _;
-
-fn main() -> ExitCode {
-    cli::run(&cli::Cli::parse())
+fn main() {
+    println!("{}", env!("CARGO_PKG_VERSION"));
 }
