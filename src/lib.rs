@@ -10,6 +10,7 @@ pub mod config;
 pub mod kv;
 pub mod raft;
 pub mod record;
+pub mod runtime;
 pub mod sim;
 pub mod types;
 pub mod wire;

@@ -1,0 +1,237 @@
+//! Every channel between the stages: what travels on it, how much may wait, and what happens when
+//! it is full (design.md §2). One item is a batch, never a single request.
+//!
+//! ```text
+//!              core_inbox                 append_jobs
+//!   network ----------------> core ------------------------> log writer
+//!    ^ ^ ^                     | |                             |   |
+//!    | | |     departures      | |  apply_jobs                 |   | core_inbox
+//!    | | +---------------------+ +-------------> applier       |   +---------> core
+//!    | |                                            |          |
+//!    | |                  replies                   |          |
+//!    | +--------------------------------------------+          |
+//!    |                    released                             |
+//!    +---------------------------------------------------------+
+//! ```
+//!
+//! Each holds up to [`QUEUE_LEN`] items. What happens when it is full:
+//!
+//! - `core_inbox`, [`CoreItem::Messages`] from the network: clients' requests are put in only
+//!   while it is under half full; else they wait at the network, [`HELD_REQUESTS_MAX`] of them, and
+//!   beyond that the network stops reading. Peers' messages are dropped and counted.
+//! - `core_inbox`, [`CoreItem::Persisted`] from the log writer: waits, for the core never does.
+//! - `core_inbox`, [`CoreItem::Applied`] from the network: waits at the network for its next pass.
+//! - `departures`, [`Departures`]: peers' messages are dropped and counted; refusals wait at the
+//!   core for its next pass.
+//! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`]: jobs wait at the core and
+//!   join the next batch; see below.
+//! - `released`, messages to peers that a job has let go: dropped and counted.
+//! - `replies`, [`ReplyBatch`]: the applier waits for the network, which takes none while its
+//!   socket is full.
+//!
+//! What waits at the core is bounded, too: it counts the bytes of all jobs that are under way, and
+//! at [`JOB_BYTES_MAX`] it drops appends of peers and answers requests busy, both counted. So a
+//! stuck log writer or applier, or a simulator that reads nothing, ends in refusals and not in
+//! memory, and the core still blocks nowhere but in its one receive.
+//!
+//! Whoever waits for another stage waits for one further down this list, and the core for none:
+//! applier -> network, log writer -> core, network -> nobody. There is no circle.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
+
+use crate::raft::{AppendJob, ApplyJob, Envelope, Msg, Persisted, Refusal};
+use crate::types::{Index, NodeId, RequestKey};
+
+use super::wake::Wake;
+
+/// Items on each channel.
+pub(super) const QUEUE_LEN: usize = 64;
+/// Most messages that the network takes from its socket before it hands them over.
+pub(super) const BATCH_MESSAGES_MAX: usize = 64;
+/// The same in bytes: with [`QUEUE_LEN`] it bounds what can wait at the core.
+pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
+/// Most requests that wait at the network for the core's queue.
+pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
+/// Bytes of jobs under way at which the core takes in no more of what makes jobs.
+pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
+
+/// What the core receives.
+#[derive(Debug)]
+pub(super) enum CoreItem {
+    /// From the network: what peers and clients say.
+    Messages(Vec<Msg>),
+    /// From the log writer: jobs that are done, in order.
+    Persisted {
+        /// Which.
+        completions: Vec<Persisted>,
+        /// [`AppendBatch::bytes`] of those jobs, given back.
+        bytes: usize,
+    },
+    /// From the network: replies that the socket has.
+    Applied(Applied),
+    /// From the network: it has ended, and so do all.
+    Stop,
+}
+
+/// What the core may forget about once the replies are with the socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Applied {
+    /// The last entry; `None` if there were only reads.
+    pub(super) index: Option<Index>,
+    /// [`ApplyBatch::bytes`], given back.
+    pub(super) bytes: usize,
+}
+
+/// What leaves the core at once.
+#[derive(Debug, Default)]
+pub(super) struct Departures {
+    /// To peers.
+    pub(super) peers: Vec<Envelope>,
+    /// To clients.
+    pub(super) refusals: Vec<Refusal>,
+}
+
+/// Jobs for the log writer, in order.
+#[derive(Debug, Default)]
+pub(super) struct AppendBatch {
+    /// The jobs.
+    pub(super) jobs: Vec<AppendJob>,
+    /// Their size, as the core counts it.
+    pub(super) bytes: usize,
+}
+
+/// Work for the applier.
+#[derive(Debug, Default)]
+pub(super) struct ApplyBatch {
+    /// Committed entries, then reads.
+    pub(super) job: ApplyJob,
+    /// Whom the core believed to lead when it handed this over; answers name it.
+    pub(super) leader: Option<NodeId>,
+    /// The job's size, as the core counts it.
+    pub(super) bytes: usize,
+}
+
+/// Answers on their way to clients.
+#[derive(Debug, Default)]
+pub(super) struct ReplyBatch {
+    /// In the order of the log, then the reads.
+    pub(super) answers: Vec<Answer>,
+    /// From [`ApplyBatch::leader`].
+    pub(super) leader: Option<NodeId>,
+    /// What the core may know once these answers are with the socket.
+    pub(super) applied: Applied,
+}
+
+/// One answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// To which request.
+    pub(super) key: RequestKey,
+    /// What was read; `None` answers a write.
+    pub(super) value: Option<Bytes>,
+}
+
+impl Applied {
+    /// Both in one, `later` being the later one.
+    pub(super) fn merge(&mut self, later: Applied) {
+        self.index = later.index.or(self.index);
+        self.bytes += later.bytes;
+    }
+}
+
+/// The sending end of a channel to the network, which sleeps in `Poll` and must be rung.
+#[derive(Debug)]
+pub(super) struct ToNetwork<T> {
+    sender: Sender<T>,
+    wake: Arc<Wake>,
+}
+
+impl<T> ToNetwork<T> {
+    /// Puts `item` in if there is room.
+    pub(super) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
+        self.sender.try_send(item)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Puts `item` in, and waits for room if there is none.
+    pub(super) fn send(&self, item: T) -> Result<(), SendError<T>> {
+        self.sender.send(item)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Whether [`ToNetwork::send`] would wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.sender.is_full()
+    }
+
+    fn ring(&self) {
+        // A network that can't be woken leaves a replica that hears and says nothing.
+        self.wake.ring().expect("a write to the waker's own descriptor");
+    }
+}
+
+/// The network's ends.
+#[derive(Debug)]
+pub(super) struct NetworkEnds {
+    pub(super) to_core: Sender<CoreItem>,
+    pub(super) replies: Receiver<ReplyBatch>,
+    pub(super) departures: Receiver<Departures>,
+    pub(super) released: Receiver<Vec<Envelope>>,
+}
+
+/// The core's ends.
+#[derive(Debug)]
+pub(super) struct CoreEnds {
+    pub(super) inbox: Receiver<CoreItem>,
+    pub(super) to_network: ToNetwork<Departures>,
+    pub(super) to_log_writer: Sender<AppendBatch>,
+    pub(super) to_applier: Sender<ApplyBatch>,
+}
+
+/// The log writer's ends.
+#[derive(Debug)]
+pub(super) struct LogWriterEnds {
+    pub(super) jobs: Receiver<AppendBatch>,
+    pub(super) to_network: ToNetwork<Vec<Envelope>>,
+    pub(super) to_core: Sender<CoreItem>,
+}
+
+/// The applier's ends.
+#[derive(Debug)]
+pub(super) struct ApplierEnds {
+    pub(super) jobs: Receiver<ApplyBatch>,
+    pub(super) to_network: ToNetwork<ReplyBatch>,
+}
+
+/// All channels of one replica, as the ends that each stage owns.
+pub(super) fn channels(wake: &Arc<Wake>) -> (NetworkEnds, CoreEnds, LogWriterEnds, ApplierEnds) {
+    let (to_core, inbox) = channel::bounded(QUEUE_LEN);
+    let (departures_in, departures) = channel::bounded(QUEUE_LEN);
+    let (to_log_writer, append_jobs) = channel::bounded(QUEUE_LEN);
+    let (to_applier, apply_jobs) = channel::bounded(QUEUE_LEN);
+    let (released_in, released) = channel::bounded(QUEUE_LEN);
+    let (replies_in, replies) = channel::bounded(QUEUE_LEN);
+    (
+        NetworkEnds { to_core: to_core.clone(), replies, departures, released },
+        CoreEnds {
+            inbox,
+            to_network: ToNetwork { sender: departures_in, wake: Arc::clone(wake) },
+            to_log_writer,
+            to_applier,
+        },
+        LogWriterEnds {
+            jobs: append_jobs,
+            to_network: ToNetwork { sender: released_in, wake: Arc::clone(wake) },
+            to_core,
+        },
+        ApplierEnds {
+            jobs: apply_jobs,
+            to_network: ToNetwork { sender: replies_in, wake: Arc::clone(wake) },
+        },
+    )
+}

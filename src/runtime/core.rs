@@ -1,0 +1,386 @@
+//! The core stage: owns the replica and the reading of the clock. Takes all that waits, lets the
+//! replica work, flushes once, hands the effects on. Never blocks but in [`Core::wait`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{RecvTimeoutError, TrySendError};
+
+use crate::raft::{
+    AppendEntries, AppendJob, ApplyJob, Effects, Envelope, Msg, PeerMsg, Refusal, RefusalReason,
+    Replica,
+};
+use crate::types::Instant;
+
+use super::Flow;
+use super::channels::{
+    AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, JOB_BYTES_MAX, QUEUE_LEN,
+};
+use super::clock::Clock;
+use super::status::Counts;
+
+/// How soon the core tries again to hand on what a full queue did not take.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// The stage.
+///
+/// Invariant: `under_way` is the sum of the sizes of all jobs handed on, or waiting to be, whose
+/// completion has not come back.
+pub(super) struct Core {
+    replica: Replica,
+    clock: Clock,
+    /// The clock as it was last read.
+    now: Instant,
+    effects: Effects,
+    ends: CoreEnds,
+    /// What the queues had no room for; normally empty between passes.
+    departures: Departures,
+    appends: AppendBatch,
+    applies: ApplyBatch,
+    under_way: usize,
+    counts: Arc<Counts>,
+}
+
+impl Core {
+    pub(super) fn new(replica: Replica, clock: Clock, ends: CoreEnds, counts: Arc<Counts>) -> Core {
+        Core {
+            replica,
+            clock,
+            now: clock.now(),
+            effects: Effects::default(),
+            ends,
+            departures: Departures::default(),
+            appends: AppendBatch::default(),
+            applies: ApplyBatch::default(),
+            under_way: 0,
+            counts,
+        }
+    }
+
+    /// The one receive in which the core blocks: until something comes, or until the replica's
+    /// next timeout, then `None`.
+    pub(super) fn wait(&self) -> Option<CoreItem> {
+        let received = match self.clock.reading_at(self.next_pass()) {
+            Some(deadline) => self.ends.inbox.recv_deadline(deadline),
+            None => self.ends.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match received {
+            Ok(item) => Some(item),
+            Err(RecvTimeoutError::Timeout) => None,
+            // All others are gone, so there is nothing left to do.
+            Err(RecvTimeoutError::Disconnected) => Some(CoreItem::Stop),
+        }
+    }
+
+    /// How long a driver that polls may sleep before the next pass, counted from the last one.
+    pub(super) fn patience(&self) -> Duration {
+        self.next_pass().since(self.now)
+    }
+
+    /// Whether something waits to be received.
+    pub(super) fn has_mail(&self) -> bool {
+        !self.ends.inbox.is_empty()
+    }
+
+    fn next_pass(&self) -> Instant {
+        let timeout = self.replica.next_timeout();
+        if self.holds_back() { timeout.min(self.now + RETRY) } else { timeout }
+    }
+
+    fn holds_back(&self) -> bool {
+        !(self.departures.refusals.is_empty()
+            && self.appends.jobs.is_empty()
+            && self.applies.job.is_empty())
+    }
+
+    /// One pass: `first`, then all that waits, as one batch.
+    pub(super) fn run_once(&mut self, first: Option<CoreItem>) -> Flow {
+        self.now = self.clock.now();
+        let mut next = first.or_else(|| self.ends.inbox.try_recv().ok());
+        // Bounded: with busy senders the queue need never be found empty.
+        for _ in 0..QUEUE_LEN {
+            match next {
+                Some(CoreItem::Messages(messages)) => {
+                    for message in messages {
+                        self.admit(message);
+                    }
+                }
+                Some(CoreItem::Persisted { completions, bytes }) => {
+                    self.give_back(bytes);
+                    for completion in completions {
+                        self.handle(Msg::Persisted(completion));
+                    }
+                }
+                Some(CoreItem::Applied(Applied { index, bytes })) => {
+                    self.give_back(bytes);
+                    if let Some(index) = index {
+                        self.handle(Msg::Applied { index });
+                    }
+                }
+                Some(CoreItem::Stop) => return Flow::Stop,
+                None => break,
+            }
+            next = self.ends.inbox.try_recv().ok();
+        }
+        if self.now >= self.replica.next_timeout() {
+            self.replica.handle_timeout(self.now, &mut self.effects);
+        }
+        self.replica.flush(self.now, &mut self.effects);
+        self.collect();
+        self.hand_on()
+    }
+
+    /// Lets a message from outside in, unless too much is under way for what it would cause.
+    fn admit(&mut self, message: Msg) {
+        if self.under_way >= JOB_BYTES_MAX {
+            match message {
+                Msg::Client(request) => {
+                    self.counts.requests_busy.add_one();
+                    self.effects.refusals.push(Refusal {
+                        key: request.key,
+                        reason: RefusalReason::Busy,
+                        leader: self.replica.named_leader(),
+                    });
+                    return;
+                }
+                // Heartbeats still come in: a replica that is slow must not start elections.
+                Msg::Peer(Envelope {
+                    message: PeerMsg::AppendEntries(AppendEntries { ref entries, .. }),
+                    ..
+                }) if !entries.is_empty() => {
+                    self.counts.appends_dropped.add_one();
+                    return;
+                }
+                Msg::Peer(_) | Msg::Persisted(_) | Msg::Applied { .. } => {}
+            }
+        }
+        self.handle(message);
+    }
+
+    fn handle(&mut self, message: Msg) {
+        self.replica.handle_msg(self.now, message, &mut self.effects);
+    }
+
+    fn give_back(&mut self, bytes: usize) {
+        assert!(bytes <= self.under_way, "{bytes} given back, {} under way", self.under_way);
+        self.under_way -= bytes;
+    }
+
+    /// Moves the effects to what waits to be handed on.
+    fn collect(&mut self) {
+        append_or_take(&mut self.departures.peers, &mut self.effects.send);
+        append_or_take(&mut self.departures.refusals, &mut self.effects.refusals);
+        if let Some(job) = self.effects.append.take() {
+            let bytes = append_bytes(&job);
+            self.under_way += bytes;
+            self.appends.bytes += bytes;
+            self.appends.jobs.push(job);
+        }
+        if !self.effects.apply.is_empty() {
+            let bytes = apply_bytes(&self.effects.apply);
+            self.under_way += bytes;
+            self.applies.bytes += bytes;
+            append_or_take(&mut self.applies.job.entries, &mut self.effects.apply.entries);
+            append_or_take(&mut self.applies.job.reads, &mut self.effects.apply.reads);
+        }
+    }
+
+    /// Hands on what can be, answers first: a client waits for what the applier does, and nobody
+    /// but a peer for the rest. Stops if the network has ended without a word.
+    fn hand_on(&mut self) -> Flow {
+        if !self.applies.job.is_empty() {
+            let mut batch = std::mem::take(&mut self.applies);
+            batch.leader = self.replica.named_leader();
+            if let Err(refused) = self.ends.to_applier.try_send(batch) {
+                self.applies = refused.into_inner();
+            }
+        }
+        if !(self.departures.peers.is_empty() && self.departures.refusals.is_empty()) {
+            let batch = std::mem::take(&mut self.departures);
+            match self.ends.to_network.try_send(batch) {
+                Ok(()) => {}
+                Err(TrySendError::Full(mut batch)) => {
+                    self.counts.departures_dropped.add(batch.peers.len());
+                    batch.peers.clear();
+                    self.departures = batch;
+                }
+                Err(TrySendError::Disconnected(_)) => return Flow::Stop,
+            }
+        }
+        if !self.appends.jobs.is_empty() {
+            let batch = std::mem::take(&mut self.appends);
+            if let Err(refused) = self.ends.to_log_writer.try_send(batch) {
+                self.appends = refused.into_inner();
+            }
+        }
+        Flow::GoOn
+    }
+}
+
+/// Moves all of `more` behind `list`; without copying where `list` is empty, as it is unless a
+/// queue was full.
+fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
+    if list.is_empty() {
+        std::mem::swap(list, more);
+    } else {
+        list.append(more);
+    }
+}
+
+/// A job's size: of its entries, and something for each job and message, so that many empty ones
+/// count too.
+fn append_bytes(job: &AppendJob) -> usize {
+    let entries: usize = job.entries.iter().map(|entry| entry.record().len()).sum();
+    entries + (1 + job.release.len()) * size_of::<Envelope>()
+}
+
+fn apply_bytes(job: &ApplyJob) -> usize {
+    let entries: usize = job.entries.iter().map(|committed| committed.entry.record().len()).sum();
+    let reads: usize = job.reads.iter().map(|read| read.payload.len()).sum();
+    entries + reads
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::raft::{
+        AppendOutcome, AppendReply, ClientRequest, Committed, Durable, HardState, RequestKind,
+    };
+    use crate::record::{EntryKind, RecordBuffer};
+    use crate::runtime::channels::{ApplierEnds, LogWriterEnds, NetworkEnds, channels};
+    use crate::runtime::wake::tests::unused_wake;
+    use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
+    use bytes::Bytes;
+
+    /// A core in its first second, in which its replica does nothing by itself.
+    fn quiet_core() -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
+        let (network, ends, log_writer, applier) = channels(&unused_wake());
+        let clock = Clock::start();
+        let peers = [NodeId(1), NodeId(2)];
+        let config = Config::course();
+        let replica = Replica::new(NodeId(0), &peers, config, 7, Durable::default(), clock.now());
+        (Core::new(replica, clock, ends, Arc::default()), network, log_writer, applier)
+    }
+
+    fn append(entries: usize) -> Envelope {
+        let mut buffer = RecordBuffer::default();
+        let entries = (1..=entries as u64)
+            .map(|index| buffer.encode(EntryId::new(1, index), EntryKind::Command, b"x"))
+            .collect();
+        let message = PeerMsg::AppendEntries(AppendEntries {
+            term: Term(1),
+            round: Round(1),
+            prev: EntryId::ZERO,
+            commit_index: Index::ZERO,
+            loss_permille: 0,
+            entries,
+        });
+        Envelope { from: NodeId(1), to: NodeId(0), leader: None, message }
+    }
+
+    fn to_peer() -> Envelope {
+        let outcome = AppendOutcome::Match { index: Index::ZERO };
+        let reply = AppendReply { term: Term(1), round: Round(1), outcome };
+        Envelope {
+            from: NodeId(0),
+            to: NodeId(1),
+            leader: None,
+            message: PeerMsg::AppendReply(reply),
+        }
+    }
+
+    fn refusal() -> Refusal {
+        let key = RequestKey::default();
+        Refusal { key, reason: RefusalReason::NotLeader, leader: Some(NodeId(1)) }
+    }
+
+    fn append_job(sequence: u64) -> AppendJob {
+        AppendJob {
+            sequence: JobSequence(sequence),
+            hard_state: Some(HardState::default()),
+            entries: Vec::new(),
+            release: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn too_much_under_way_ends_in_refusals() {
+        let (mut core, network, ..) = quiet_core();
+        core.under_way = JOB_BYTES_MAX;
+        let request = ClientRequest {
+            key: RequestKey::default(),
+            kind: RequestKind::Write,
+            payload: Bytes::new(),
+        };
+        let messages = vec![Msg::Client(request), Msg::Peer(append(2)), Msg::Peer(append(0))];
+        core.run_once(Some(CoreItem::Messages(messages)));
+        assert_eq!(core.counts.requests_busy.get(), 1);
+        assert_eq!(core.counts.appends_dropped.get(), 1, "a heartbeat is no append");
+        let departures = network.departures.try_recv().unwrap();
+        let reasons: Vec<_> = departures.refusals.iter().map(|refusal| refusal.reason).collect();
+        assert_eq!(reasons, [RefusalReason::Busy]);
+        core.run_once(Some(CoreItem::Applied(Applied { index: None, bytes: 1 })));
+        assert_eq!(core.under_way, JOB_BYTES_MAX - 1);
+        core.run_once(Some(CoreItem::Messages(vec![Msg::Peer(append(2))])));
+        assert_eq!(core.counts.appends_dropped.get(), 1, "there is room again");
+    }
+
+    #[test]
+    fn a_full_network_loses_messages_to_peers_but_no_refusal() {
+        let (mut core, network, ..) = quiet_core();
+        for _ in 0..QUEUE_LEN + 3 {
+            core.effects.send.push(to_peer());
+            core.effects.refusals.push(refusal());
+            core.run_once(None);
+        }
+        assert_eq!(core.counts.departures_dropped.get(), 3);
+        assert!(core.patience() <= RETRY, "it must try again soon");
+        let before: usize = network.departures.try_iter().map(|d| d.refusals.len()).sum();
+        core.run_once(None);
+        let after = network.departures.try_recv().unwrap();
+        assert_eq!((before, after.refusals.len(), after.peers.len()), (QUEUE_LEN, 3, 0));
+        assert!(core.patience() > RETRY);
+    }
+
+    #[test]
+    fn jobs_that_find_no_room_wait_in_order_and_join_the_next_batch() {
+        let (mut core, _network, log_writer, applier) = quiet_core();
+        let mut buffer = RecordBuffer::default();
+        let count = QUEUE_LEN as u64 + 3;
+        for number in 1..=count {
+            core.effects.append = Some(append_job(number));
+            let entry = buffer.encode(EntryId::new(1, number), EntryKind::NoOperation, b"");
+            core.effects.apply.entries.push(Committed { entry, as_leader: false });
+            core.collect();
+            core.hand_on();
+        }
+        let mut sequences: Vec<u64> = Vec::new();
+        let mut indexes: Vec<u64> = Vec::new();
+        let mut bytes = 0;
+        for _ in 0..2 {
+            for batch in log_writer.jobs.try_iter() {
+                bytes += batch.bytes;
+                sequences.extend(batch.jobs.iter().map(|job| job.sequence.0));
+            }
+            for batch in applier.jobs.try_iter() {
+                bytes += batch.bytes;
+                indexes.extend(batch.job.entries.iter().map(|committed| committed.entry.index().0));
+            }
+            core.run_once(None);
+        }
+        assert!(sequences.iter().copied().eq(1..=count), "{sequences:?}");
+        assert!(indexes.iter().copied().eq(1..=count), "{indexes:?}");
+        assert_eq!(core.under_way, bytes);
+    }
+
+    #[test]
+    fn it_stops_when_told_and_when_it_finds_itself_alone() {
+        let (mut core, network, ..) = quiet_core();
+        assert_eq!(core.run_once(None), Flow::GoOn);
+        assert_eq!(core.run_once(Some(CoreItem::Stop)), Flow::Stop);
+        drop(network);
+        core.effects.send.push(to_peer());
+        assert_eq!(core.run_once(None), Flow::Stop);
+    }
+}

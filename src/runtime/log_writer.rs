@@ -1,0 +1,141 @@
+//! The log writer stage: makes append jobs durable, in order, then lets go what had to wait for it
+//! and tells the core. It never looks into what it lets go.
+//!
+//! There is no disk yet, and only one kind of replica that may do without: one under a simulator
+//! that never restarts what it has killed. Its jobs complete at once. [`NeverRestarts`] keeps
+//! that from any other.
+
+use std::sync::Arc;
+
+use crossbeam::channel::Receiver;
+
+use crate::raft::Persisted;
+
+use super::channels::{AppendBatch, CoreItem, LogWriterEnds};
+use super::course::NeverRestarts;
+use super::status::Counts;
+
+/// The stage, without a disk.
+pub(super) struct LogWriter {
+    ends: LogWriterEnds,
+    counts: Arc<Counts>,
+}
+
+impl LogWriter {
+    /// A writer that forgets: what it vouches for is gone with the process. Only to be had with
+    /// the proof that nobody will start the process again under the same name.
+    pub(super) fn forgetful(
+        _proof: NeverRestarts,
+        ends: LogWriterEnds,
+        counts: Arc<Counts>,
+    ) -> LogWriter {
+        LogWriter { ends, counts }
+    }
+
+    /// Where it waits for work on a thread of its own.
+    pub(super) fn jobs(&self) -> &Receiver<AppendBatch> {
+        &self.ends.jobs
+    }
+
+    /// A pass for whom must not be blocked: does nothing while the core's queue is full.
+    pub(super) fn run_ready(&mut self) {
+        if !self.ends.to_core.is_full()
+            && let Ok(batch) = self.ends.jobs.try_recv()
+        {
+            self.run_once(batch);
+        }
+    }
+
+    /// One pass: `first` and all that waits behind it.
+    pub(super) fn run_once(&mut self, first: AppendBatch) {
+        let mut completions = Vec::with_capacity(first.jobs.len());
+        let mut released = Vec::new();
+        let mut bytes = 0;
+        let waiting = self.ends.jobs.len();
+        for batch in std::iter::once(first).chain(self.ends.jobs.try_iter().take(waiting)) {
+            bytes += batch.bytes;
+            for mut job in batch.jobs {
+                let last = job.entries.last().map(crate::record::Entry::id);
+                completions.push(Persisted { sequence: job.sequence, last });
+                if released.is_empty() {
+                    released = job.release;
+                } else {
+                    released.append(&mut job.release);
+                }
+            }
+        }
+        if !released.is_empty()
+            && let Err(refused) = self.ends.to_network.try_send(released)
+        {
+            self.counts.departures_dropped.add(refused.into_inner().len());
+        }
+        // An error means that the core has ended, and then so do we.
+        let _ = self.ends.to_core.send(CoreItem::Persisted { completions, bytes });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::{AppendJob, AppendOutcome, AppendReply, Envelope, HardState, PeerMsg};
+    use crate::record::{EntryKind, RecordBuffer};
+    use crate::runtime::channels::{QUEUE_LEN, channels};
+    use crate::runtime::wake::tests::unused_wake;
+    use crate::types::{EntryId, Index, JobSequence, NodeId, Round, Term};
+
+    fn vouch(index: u64) -> Envelope {
+        let outcome = AppendOutcome::Match { index: Index(index) };
+        let reply = AppendReply { term: Term(1), round: Round(1), outcome };
+        Envelope {
+            from: NodeId(1),
+            to: NodeId(0),
+            leader: Some(NodeId(0)),
+            message: PeerMsg::AppendReply(reply),
+        }
+    }
+
+    fn job(sequence: u64, last: Option<u64>) -> AppendJob {
+        let entries = last.map(|index| {
+            RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, b"x")
+        });
+        AppendJob {
+            sequence: JobSequence(sequence),
+            hard_state: Some(HardState::default()),
+            entries: entries.into_iter().collect(),
+            release: vec![vouch(sequence)],
+        }
+    }
+
+    #[test]
+    fn every_job_is_completed_in_order_and_lets_go_what_waited() {
+        let (network, core, ends, _applier) = channels(&unused_wake());
+        let mut log_writer = LogWriter { ends, counts: Arc::default() };
+        let batch = |jobs, bytes| AppendBatch { jobs, bytes };
+        core.to_log_writer.send(batch(vec![job(3, Some(9))], 30)).unwrap();
+        log_writer.run_once(batch(vec![job(1, Some(7)), job(2, None)], 12));
+        let released = network.released.try_recv().expect("one batch for all that waited");
+        assert_eq!(released, [vouch(1), vouch(2), vouch(3)]);
+        let item = core.inbox.try_recv().unwrap();
+        let CoreItem::Persisted { completions, bytes } = item else {
+            unreachable!("{item:?} is no completion");
+        };
+        let persisted = |sequence, last: Option<u64>| Persisted {
+            sequence: JobSequence(sequence),
+            last: last.map(|index| EntryId::new(1, index)),
+        };
+        assert_eq!(completions, [persisted(1, Some(7)), persisted(2, None), persisted(3, Some(9))]);
+        assert_eq!(bytes, 42);
+    }
+
+    #[test]
+    fn what_a_full_network_does_not_take_is_dropped_and_counted_but_completed() {
+        let (network, core, ends, _applier) = channels(&unused_wake());
+        let mut log_writer = LogWriter { ends, counts: Arc::default() };
+        for sequence in 1..=QUEUE_LEN as u64 + 1 {
+            log_writer.run_once(AppendBatch { jobs: vec![job(sequence, None)], bytes: 1 });
+            assert!(core.inbox.try_recv().is_ok(), "job {sequence} is not completed");
+        }
+        assert_eq!(network.released.len(), QUEUE_LEN);
+        assert_eq!(log_writer.counts.departures_dropped.get(), 1);
+    }
+}

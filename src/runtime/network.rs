@@ -1,0 +1,497 @@
+//! The network stage: owns `Poll`, the socket and its buffers. Moves messages between the socket
+//! and the other stages, and decides nothing but what to do when one of both is full.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::TrySendError;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::raft::Msg;
+
+use super::Flow;
+use super::channels::{
+    Applied, CoreItem, HELD_REQUESTS_MAX, JOB_BYTES_MAX, NetworkEnds, QUEUE_LEN, ReplyBatch,
+};
+use super::clock::Clock;
+use super::course::{Arrivals, CourseDoor};
+use super::status::Counts;
+use super::wake::Wake;
+
+const SOCKET: Token = Token(0);
+/// The token of the waker, which whoever makes the `Poll` registers.
+pub(super) const WAKER: Token = Token(1);
+/// How soon to look again whether the core has room for what waits here.
+const RETRY: Duration = Duration::from_millis(1);
+/// Bytes lent to the applier for reads alone are given back in such portions: telling the core of
+/// every read would cost a pass of it each.
+const GIVE_BACK_BYTES: usize = JOB_BYTES_MAX / 8;
+
+/// The stage.
+///
+/// Invariant: the core learns of an applied index only after every reply up to it was handed to
+/// the socket, for the commit index that it shows to peers must not pass what was answered
+/// (design.md §6).
+pub(super) struct Network {
+    poll: Poll,
+    events: Events,
+    wake: Arc<Wake>,
+    door: CourseDoor,
+    ends: NetworkEnds,
+    /// Read only until the simulator has been heard, for the repeated hello.
+    clock: Clock,
+    /// Requests that wait for the core's queue.
+    held: Vec<Msg>,
+    /// What the core may know once the socket has so many of the accepted messages.
+    notes: VecDeque<(u64, Applied)>,
+    /// Given back with the next portion.
+    read_bytes: usize,
+    waits_to_write: bool,
+    counts: Arc<Counts>,
+}
+
+impl Network {
+    /// Of a `poll` whose waker is in `wake`.
+    pub(super) fn new(
+        poll: Poll,
+        wake: Arc<Wake>,
+        door: CourseDoor,
+        ends: NetworkEnds,
+        clock: Clock,
+        counts: Arc<Counts>,
+    ) -> io::Result<Network> {
+        let socket = door.connection.raw_fd();
+        poll.registry().register(&mut SourceFd(&socket), SOCKET, Interest::READABLE)?;
+        Ok(Network {
+            poll,
+            events: Events::with_capacity(4),
+            wake,
+            door,
+            ends,
+            clock,
+            held: Vec::new(),
+            notes: VecDeque::new(),
+            read_bytes: 0,
+            waits_to_write: false,
+            counts,
+        })
+    }
+
+    /// Passes without end, on a thread of its own, until the simulator has closed the socket.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        loop {
+            self.wait(None)?;
+            if self.receive() == Flow::Stop {
+                return Ok(());
+            }
+            self.send()?;
+        }
+    }
+
+    /// Sleeps until there is something to do, but not longer than `patience`.
+    pub(super) fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        let patience = self.patience(patience);
+        let asleep = patience != Some(Duration::ZERO) && {
+            let (ends, door) = (&self.ends, &self.door);
+            // Replies that the socket has no room for wait for the socket and not for us.
+            self.wake.fall_asleep(|| {
+                ends.departures.is_empty()
+                    && ends.released.is_empty()
+                    && (ends.replies.is_empty() || !door.connection.has_room())
+            })
+        };
+        let timeout = if asleep { patience } else { Some(Duration::ZERO) };
+        let polled = self.poll.poll(&mut self.events, timeout);
+        self.wake.rise();
+        match polled {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        // Whatever the event is, a look at the socket does no harm: it may be an end or an error.
+        if self.events.iter().any(|event| event.token() == SOCKET) {
+            self.door.connection.set_readable();
+        }
+        Ok(())
+    }
+
+    fn patience(&self, mut patience: Option<Duration>) -> Option<Duration> {
+        let mut at_most = |limit: Duration| {
+            patience = Some(patience.map_or(limit, |patience| patience.min(limit)));
+        };
+        if self.may_read() && self.door.connection.is_readable() {
+            at_most(Duration::ZERO);
+        }
+        if !self.held.is_empty() || self.note_is_due() {
+            at_most(RETRY);
+        }
+        if let Some(due) = self.door.hello_due() {
+            at_most(due.since(self.clock.now()));
+        }
+        patience
+    }
+
+    /// One pass in: takes what the socket holds and hands it to the core. Stops for good once the
+    /// simulator has closed the socket.
+    pub(super) fn receive(&mut self) -> Flow {
+        if self.door.hello_due().is_some() {
+            self.door.say_hello(self.clock.now());
+        }
+        let mut batch = Vec::new();
+        if self.may_read()
+            && self.door.connection.is_readable()
+            && self.door.receive(&mut batch) == Arrivals::Closed
+        {
+            return Flow::Stop;
+        }
+        self.hand_over(batch);
+        Flow::GoOn
+    }
+
+    /// Clients and peers share the socket, so that not to read from the ones is not to read from
+    /// the others: a last resort.
+    fn may_read(&self) -> bool {
+        self.held.len() < HELD_REQUESTS_MAX
+    }
+
+    /// To the core, clients' requests only while its queue is under half full.
+    fn hand_over(&mut self, mut batch: Vec<Msg>) {
+        let under_half = self.ends.to_core.len() < QUEUE_LEN / 2;
+        if under_half && !self.held.is_empty() {
+            self.held.append(&mut batch);
+            batch = std::mem::take(&mut self.held);
+        } else if !under_half {
+            self.held.extend(batch.extract_if(.., |message| matches!(message, Msg::Client(_))));
+        }
+        if batch.is_empty() {
+            return;
+        }
+        if let Err(TrySendError::Full(CoreItem::Messages(mut batch))) =
+            self.ends.to_core.try_send(CoreItem::Messages(batch))
+        {
+            self.held.extend(batch.extract_if(.., |message| matches!(message, Msg::Client(_))));
+            self.counts.arrivals_dropped.add(batch.len());
+        }
+    }
+
+    /// One pass out: what was left, replies, refusals, then what goes to peers; at last the core
+    /// is told what has been answered.
+    pub(super) fn send(&mut self) -> io::Result<()> {
+        if self.door.connection.has_outgoing() {
+            self.door.connection.flush();
+        }
+        while self.door.connection.has_room()
+            && let Ok(batch) = self.ends.replies.try_recv()
+        {
+            self.send_replies(&batch);
+        }
+        for batch in self.ends.departures.try_iter() {
+            for refusal in &batch.refusals {
+                self.door.send_refusal(refusal);
+            }
+            for envelope in &batch.peers {
+                self.door.send_peer(envelope);
+            }
+        }
+        for batch in self.ends.released.try_iter() {
+            for envelope in &batch {
+                self.door.send_peer(envelope);
+            }
+        }
+        self.tell_applied();
+        self.watch_socket()
+    }
+
+    fn send_replies(&mut self, batch: &ReplyBatch) {
+        for answer in &batch.answers {
+            self.door.send_answer(answer, batch.leader);
+        }
+        let after = self.door.connection.accepted();
+        match self.notes.back_mut() {
+            Some((same, note)) if *same == after => note.merge(batch.applied),
+            _ => self.notes.push_back((after, batch.applied)),
+        }
+    }
+
+    fn note_is_due(&self) -> bool {
+        let written = self.door.connection.written();
+        self.notes.front().is_some_and(|(after, _)| *after <= written)
+    }
+
+    fn tell_applied(&mut self) {
+        while self.note_is_due()
+            && let Some((after, mut note)) = self.notes.pop_front()
+        {
+            note.bytes += std::mem::take(&mut self.read_bytes);
+            if note.index.is_none() && note.bytes < GIVE_BACK_BYTES {
+                self.read_bytes = note.bytes;
+            } else if self.ends.to_core.try_send(CoreItem::Applied(note)).is_err() {
+                self.notes.push_front((after, note));
+                return;
+            }
+        }
+    }
+
+    /// Asks `Poll` to tell when the socket takes more, only while something waits for that: else
+    /// each message that the simulator reads would wake us.
+    fn watch_socket(&mut self) -> io::Result<()> {
+        let waits = self.door.connection.has_outgoing();
+        if waits == self.waits_to_write {
+            return Ok(());
+        }
+        self.waits_to_write = waits;
+        let interest =
+            if waits { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let socket = self.door.connection.raw_fd();
+        self.poll.registry().reregister(&mut SourceFd(&socket), SOCKET, interest)
+    }
+
+    /// The last word to the core, after which all stages end.
+    pub(super) fn stop_others(self) {
+        // An error means that it has ended already.
+        let _ = self.ends.to_core.send(CoreItem::Stop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::{AppendOutcome, AppendReply, Envelope, PeerMsg, Refusal, RefusalReason};
+    use crate::runtime::channels::{
+        Answer, ApplierEnds, CoreEnds, Departures, LogWriterEnds, channels,
+    };
+    use crate::runtime::course::Invitation;
+    use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Round, Term};
+    use std::net::{SocketAddr, UdpSocket};
+
+    /// A network stage with a test in the place of all others, and of the simulator.
+    struct Rig {
+        network: Network,
+        simulator: UdpSocket,
+        address: SocketAddr,
+        core: CoreEnds,
+        log_writer: LogWriterEnds,
+        applier: ApplierEnds,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            let simulator = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let port = simulator.local_addr().unwrap().port();
+            let arguments = [port.to_string(), "0000".into(), "0001".into(), "0002".into()];
+            let invitation = Invitation::from_arguments(&arguments).unwrap();
+            let clock = Clock::start();
+            let counts = Arc::new(Counts::default());
+            let (door, _) = invitation.accept(clock.now(), Arc::clone(&counts)).unwrap();
+            let poll = Poll::new().unwrap();
+            let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), WAKER).unwrap()));
+            let (network, core, log_writer, applier) = channels(&wake);
+            let network = Network::new(poll, wake, door, network, clock, counts).unwrap();
+            let (hello, address) = receive(&simulator);
+            assert!(hello.contains("\"hello\""), "{hello}");
+            Rig { network, simulator, address, core, log_writer, applier }
+        }
+
+        /// Throws a datagram at it and lets it look.
+        fn say(&mut self, text: &[u8]) {
+            self.simulator.send_to(text, self.address).unwrap();
+            self.network.wait(Some(Duration::ZERO)).unwrap();
+            assert_eq!(self.network.receive(), Flow::GoOn);
+        }
+
+        fn put(&mut self, number: usize) {
+            let address = r#""src":"0015","dst":"0000","leader":"FFFF""#;
+            let text =
+                format!(r#"{{{address},"type":"put","MID":"{number:016}","key":"k","value":"v"}}"#);
+            self.say(text.as_bytes());
+        }
+
+        /// Fills the core's queue up to `items`.
+        fn fill(&self, items: usize) {
+            while self.core.inbox.len() < items {
+                let item = CoreItem::Persisted { completions: Vec::new(), bytes: 0 };
+                self.log_writer.to_core.try_send(item).unwrap();
+            }
+        }
+
+        /// What the core would receive now, without what [`Rig::fill`] put there.
+        fn messages(&self) -> Vec<Msg> {
+            let items = self.core.inbox.try_iter();
+            items
+                .filter_map(|item| match item {
+                    CoreItem::Messages(messages) => Some(messages),
+                    CoreItem::Persisted { .. } | CoreItem::Applied(_) | CoreItem::Stop => None,
+                })
+                .flatten()
+                .collect()
+        }
+
+        fn applied(&self) -> Option<Applied> {
+            match self.core.inbox.try_recv() {
+                Ok(CoreItem::Applied(applied)) => Some(applied),
+                Ok(item) => unreachable!("{item:?} is no note"),
+                Err(_) => None,
+            }
+        }
+    }
+
+    fn receive(simulator: &UdpSocket) -> (String, SocketAddr) {
+        simulator.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut buffer = [0; 4096];
+        let (length, address) = simulator.recv_from(&mut buffer).expect("a datagram");
+        (String::from_utf8(buffer[..length].to_vec()).unwrap(), address)
+    }
+
+    fn key(number: usize) -> RequestKey {
+        let request = RequestId(format!("{number:016}").into_bytes().try_into().unwrap());
+        RequestKey { client: ClientId(0x15), request }
+    }
+
+    fn envelope(to: u16) -> Envelope {
+        let outcome = AppendOutcome::Match { index: Index::ZERO };
+        let reply = AppendReply { term: Term(1), round: Round(1), outcome };
+        let message = PeerMsg::AppendReply(reply);
+        Envelope { from: NodeId(0), to: NodeId(to), leader: None, message }
+    }
+
+    fn peer_text() -> Vec<u8> {
+        let mut text = Vec::new();
+        let from_peer = Envelope { from: NodeId(1), to: NodeId(0), ..envelope(0) };
+        crate::wire::course::encode_peer(&from_peer, &mut text);
+        text
+    }
+
+    #[test]
+    fn requests_wait_while_the_core_is_half_full_and_peers_do_not() {
+        let mut rig = Rig::new();
+        rig.fill(QUEUE_LEN / 2);
+        rig.put(1);
+        rig.say(&peer_text());
+        let messages = rig.messages();
+        assert!(matches!(messages[..], [Msg::Peer(_)]), "{messages:?}");
+        rig.put(2);
+        let keys: Vec<_> = rig
+            .messages()
+            .into_iter()
+            .map(|message| match message {
+                Msg::Client(request) => request.key,
+                other => unreachable!("{other:?} is no request"),
+            })
+            .collect();
+        assert_eq!(keys, [key(1), key(2)], "in the order in which they came");
+    }
+
+    #[test]
+    fn peers_are_dropped_and_counted_when_the_core_is_full() {
+        let mut rig = Rig::new();
+        rig.fill(QUEUE_LEN);
+        rig.say(&peer_text());
+        rig.put(1);
+        assert_eq!(rig.network.counts.arrivals_dropped.get(), 1);
+        assert_eq!(rig.messages(), []);
+        rig.put(2);
+        assert_eq!(rig.messages().len(), 2);
+    }
+
+    #[test]
+    fn a_core_that_takes_nothing_ends_the_reading_from_clients() {
+        let mut rig = Rig::new();
+        rig.fill(QUEUE_LEN);
+        for number in 0..HELD_REQUESTS_MAX + 10 {
+            rig.put(number);
+        }
+        assert_eq!(rig.network.held.len(), HELD_REQUESTS_MAX);
+        let mut count = rig.messages().len();
+        assert_eq!(count, 0);
+        // What it did not read, the kernel kept for us.
+        for _ in 0..10 {
+            rig.network.wait(Some(Duration::ZERO)).unwrap();
+            rig.network.receive();
+            count += rig.messages().len();
+        }
+        assert_eq!(count, HELD_REQUESTS_MAX + 10);
+        assert!(rig.network.held.is_empty());
+    }
+
+    #[test]
+    fn replies_leave_before_appends_and_the_core_learns_of_them_last() {
+        let mut rig = Rig::new();
+        let peers = vec![envelope(1)];
+        let refusal = Refusal { key: key(2), reason: RefusalReason::NotLeader, leader: None };
+        rig.core.to_network.try_send(Departures { peers, refusals: vec![refusal] }).unwrap();
+        rig.log_writer.to_network.try_send(vec![envelope(2)]).unwrap();
+        let answers = vec![Answer { key: key(1), value: None }];
+        let applied = Applied { index: Some(Index(4)), bytes: 9 };
+        let batch = ReplyBatch { answers, leader: Some(NodeId(0)), applied };
+        rig.applier.to_network.send(batch).unwrap();
+        assert_eq!(rig.applied(), None, "nothing has left yet");
+        rig.network.send().unwrap();
+        let order = ["\"ok\"", "\"redirect\"", "\"dst\":\"0001\"", "\"dst\":\"0002\""];
+        for mark in order {
+            let (text, _) = receive(&rig.simulator);
+            assert!(text.contains(mark), "{text} where {mark} was expected");
+        }
+        assert_eq!(rig.applied(), Some(applied));
+    }
+
+    #[test]
+    fn reads_alone_are_given_back_in_portions() {
+        let mut rig = Rig::new();
+        for _ in 0..8 {
+            let applied = Applied { index: None, bytes: GIVE_BACK_BYTES / 4 };
+            rig.applier.to_network.send(ReplyBatch { applied, ..ReplyBatch::default() }).unwrap();
+            rig.network.send().unwrap();
+        }
+        assert_eq!(rig.applied().map(|applied| applied.bytes), Some(GIVE_BACK_BYTES));
+        assert_eq!(rig.applied().map(|applied| applied.bytes), Some(GIVE_BACK_BYTES));
+        assert_eq!(rig.applied(), None);
+    }
+
+    #[test]
+    fn a_note_waits_for_room_at_the_core() {
+        let mut rig = Rig::new();
+        rig.fill(QUEUE_LEN);
+        for index in 1..=2 {
+            let applied = Applied { index: Some(Index(index)), bytes: 1 };
+            rig.applier.to_network.send(ReplyBatch { applied, ..ReplyBatch::default() }).unwrap();
+            rig.network.send().unwrap();
+        }
+        assert_eq!(rig.messages(), []);
+        rig.network.send().unwrap();
+        assert_eq!(rig.applied(), Some(Applied { index: Some(Index(2)), bytes: 2 }));
+        assert_eq!(rig.applied(), None);
+    }
+
+    #[test]
+    fn rubbish_is_counted_and_survived() {
+        let mut rig = Rig::new();
+        let long = vec![b'['; 65_000];
+        let other = peer_text().escape_ascii().to_string().replace("0000", "0002");
+        for text in [&b""[..], b"{", b"\xff\xfe", b"null", b"{\"src\":1}", &long] {
+            rig.say(text);
+        }
+        assert_eq!(rig.network.counts.unreadable.get(), 6);
+        rig.say(other.replace('\\', "").as_bytes());
+        assert_eq!(rig.network.counts.ignored.get(), 1);
+        rig.put(1);
+        assert_eq!(rig.messages().len(), 1);
+    }
+
+    #[test]
+    fn hello_is_repeated_until_the_simulator_is_heard() {
+        let mut rig = Rig::new();
+        let (now, mut repeats) = (rig.network.clock.now(), 0);
+        while let Some(due) = rig.network.door.hello_due() {
+            assert!(due > now, "it was said just now");
+            rig.network.door.say_hello(due);
+            assert!(receive(&rig.simulator).0.contains("\"hello\""));
+            repeats += 1;
+        }
+        assert_eq!(repeats, 3);
+        let mut rig = Rig::new();
+        rig.put(1);
+        assert_eq!(rig.network.door.hello_due(), None);
+    }
+}
