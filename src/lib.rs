@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod kv;
+pub mod processes;
 pub mod raft;
 pub mod record;
 pub mod runtime;

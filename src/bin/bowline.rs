@@ -1,6 +1,12 @@
-//! The command line.
+//! The command line: arguments and their help; the work is in the library.
 #![allow(clippy::print_stdout, reason = "printing is what a command line is for")]
 
-fn main() {
-    println!("{}", env!("CARGO_PKG_VERSION"));
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    cli::run(&cli::Cli::parse())
 }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
+use rand::seq::SliceRandom as _;
 
 use super::clients::{Answer, CLIENT_COUNT, Clients, Operation, Received, Request};
 use super::referee::{Destination, Referee};
@@ -267,6 +268,18 @@ impl Game {
         self.clients.open()
     }
 
+    /// The others, as replica `id` is told of them: in an order of the run's own, so that nobody
+    /// takes a role from it.
+    #[must_use]
+    pub fn others(&self, id: NodeId) -> Vec<NodeId> {
+        let mut others: Vec<NodeId> =
+            (0..self.scenario.replicas).map(NodeId).filter(|other| *other != id).collect();
+        let mut generator = generator(self.seed, Stream::Order);
+        generator.set_word_pos(u128::from(id.0) << 16);
+        others.shuffle(&mut generator);
+        others
+    }
+
     /// Planned gets and puts.
     #[must_use]
     pub fn planned(&self) -> (u64, u64) {
@@ -465,6 +478,19 @@ mod tests {
         };
         game.answer(at(1.0), &answer, &mut Vec::new());
         assert_eq!((game.referee.traffic.incorrect, game.referee.leader()), (1, Some(NodeId(2))));
+    }
+
+    #[test]
+    fn replicas_are_told_the_others_in_an_order_of_their_own() {
+        let game = game("simple-1");
+        let told: Vec<Vec<NodeId>> = (0..5).map(|id| game.others(NodeId(id))).collect();
+        for (id, others) in told.iter().enumerate() {
+            let mut sorted = others.clone();
+            sorted.sort();
+            let expected = (0..5).filter(|other| usize::from(*other) != id).map(NodeId);
+            assert!(sorted.into_iter().eq(expected));
+        }
+        assert!(told.iter().any(|others| !others.is_sorted()));
     }
 
     #[test]

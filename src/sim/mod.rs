@@ -38,6 +38,8 @@ pub enum Stream {
     Drops = 3,
     /// Who is killed, who is cut off.
     Events = 4,
+    /// In which order a replica is told the others.
+    Order = 5,
 }
 
 /// The generator of one stream of a run. The algorithm is named for good: a seed must mean the same

@@ -1,0 +1,35 @@
+//! Subcommands, their arguments, and what their failures look like.
+
+mod processes;
+mod scenarios;
+mod sim;
+
+use std::process::ExitCode;
+
+/// Everything that `bowline` takes.
+#[derive(clap::Parser, Debug)]
+#[command(name = "bowline", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Run scenarios and judge them by the course's rules.
+    Sim(sim::Arguments),
+}
+
+/// Exit code of a run that went wrong in itself; bad arguments have clap's own, the same.
+const EXIT_TROUBLE: u8 = 2;
+
+/// Does what was asked. The exit code is 0 only if nothing failed.
+pub(crate) fn run(cli: &Cli) -> ExitCode {
+    let result = match &cli.command {
+        Command::Sim(arguments) => sim::run(arguments),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("bowline: {error:#}");
+        ExitCode::from(EXIT_TROUBLE)
+    })
+}

@@ -1,0 +1,97 @@
+//! `bowline sim --processes`: runs scenarios with real replica programs.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bowline::processes::{self, Options, Output, ProcessError, Protocol};
+use bowline::sim::report::Report;
+use bowline::sim::scenario::Scenario;
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// What concerns real processes only.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Processes")]
+pub(super) struct Arguments {
+    /// Run real replica programs, in real time.
+    #[arg(long, requires = "replica")]
+    pub(super) processes: bool,
+    /// The replica program.
+    #[arg(long, value_name = "PROGRAM", requires = "processes")]
+    replica: Option<PathBuf>,
+    /// How to talk to it.
+    #[arg(long, value_enum, default_value_t, requires = "processes")]
+    protocol: ProtocolName,
+    /// Send what replicas print to /dev/null.
+    #[arg(long, requires = "processes")]
+    silence: bool,
+    /// Show what replicas print, on stderr.
+    #[arg(long, conflicts_with = "silence", requires = "processes")]
+    show_output: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
+enum ProtocolName {
+    /// UDP on 127.0.0.1, as the current course.
+    #[default]
+    Udp,
+    /// UNIX sockets with packets, as the course until 2020.
+    Seqpacket,
+    /// UNIX sockets with lines, as the course in 2021.
+    Stream,
+}
+
+/// Runs one scenario after the other; gives the reports of the finished runs, and the error of
+/// the one that could not be finished.
+pub(super) fn run(
+    arguments: &Arguments,
+    runs: impl Iterator<Item = (Scenario, u64)>,
+) -> anyhow::Result<(Vec<Report>, Option<ProcessError>)> {
+    let options = Options {
+        program: arguments.replica.clone().context("give the program with --replica PROGRAM")?,
+        protocol: match arguments.protocol {
+            ProtocolName::Udp => Protocol::Udp,
+            ProtocolName::Seqpacket => Protocol::SeqPacket,
+            ProtocolName::Stream => Protocol::Stream,
+        },
+        output: match (arguments.silence, arguments.show_output) {
+            (true, _) => Output::Discard,
+            (false, true) => Output::Show,
+            (false, false) => Output::Keep,
+        },
+    };
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .context("can't listen for Ctrl-C")?;
+    }
+    let mut reports = Vec::new();
+    for (scenario, seed) in runs {
+        let bar = progress_bar(&scenario, seed);
+        let result = processes::run(&scenario, seed, &options, &interrupted, &mut |seconds| {
+            bar.set_position(Duration::from_secs_f64(seconds).as_secs());
+        });
+        bar.finish_and_clear();
+        match result {
+            Ok(report) => reports.push(report),
+            Err(error) => return Ok((reports, Some(error))),
+        }
+    }
+    Ok((reports, None))
+}
+
+/// A bar of seconds on stderr, if that is a terminal.
+fn progress_bar(scenario: &Scenario, seed: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} s")
+        .expect("the template is sound");
+    ProgressBar::new(scenario.lifetime().as_secs())
+        .with_style(style)
+        .with_message(format!("{} seed {seed}", scenario.name))
+}

@@ -1,0 +1,70 @@
+//! Which scenarios to run: names, files, JSON texts or `all`, with what the command line changes
+//! in them. The same for both simulators.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use bowline::sim::scenario::{Overrides, Scenario, names};
+
+/// Scenarios and changes to them.
+#[derive(clap::Args, Debug)]
+pub(super) struct Arguments {
+    /// Names, files, JSON texts, or `all`.
+    #[arg(default_value = "all", value_name = "SCENARIO|FILE")]
+    scenarios: Vec<String>,
+    /// Requests a second instead of the scenario's.
+    #[arg(long, value_name = "N", help_heading = "Performance mode")]
+    rate: Option<f64>,
+    /// Requests in all instead of the scenario's.
+    #[arg(long, value_name = "N", help_heading = "Performance mode")]
+    requests: Option<u32>,
+    /// Seconds of requests instead of the scenario's; events keep their place in them.
+    #[arg(long, value_name = "S", help_heading = "Performance mode")]
+    seconds: Option<f64>,
+    /// Replicas instead of the scenario's.
+    #[arg(long, value_name = "N", help_heading = "Performance mode")]
+    replicas: Option<u16>,
+    /// Share of the messages between replicas that is lost, instead of the scenario's.
+    #[arg(long, value_name = "P", help_heading = "Performance mode")]
+    drops: Option<f64>,
+}
+
+impl Arguments {
+    /// The scenarios in their order, checked.
+    pub(super) fn load(&self) -> anyhow::Result<Vec<Scenario>> {
+        let overrides = Overrides {
+            rate: self.rate,
+            requests: self.requests,
+            seconds: self.seconds,
+            replicas: self.replicas,
+            drops: self.drops,
+        };
+        let mut scenarios = Vec::new();
+        for argument in &self.scenarios {
+            if argument == "all" {
+                for name in names() {
+                    scenarios.push(Scenario::built_in(name)?);
+                }
+            } else {
+                scenarios.push(find(argument)?);
+            }
+        }
+        scenarios.into_iter().map(|scenario| Ok(scenario.with(&overrides)?)).collect()
+    }
+}
+
+/// A text begins with a brace, a file has a path or is there; all else is a name.
+fn find(argument: &str) -> anyhow::Result<Scenario> {
+    if argument.trim_start().starts_with('{') {
+        return Ok(Scenario::parse("command line", argument)?);
+    }
+    let path = Path::new(argument);
+    let json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    if !path.is_file() && !argument.contains('/') && !json {
+        return Ok(Scenario::built_in(argument)?);
+    }
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!("can't read the scenario file {argument}; look at its path and its rights")
+    })?;
+    Ok(Scenario::parse(argument, &text)?)
+}

@@ -1,0 +1,71 @@
+//! `bowline sim`: runs scenarios, shows their reports, and says by the exit code whether all of
+//! them are correct.
+
+use std::process::ExitCode;
+
+use bowline::processes::ProcessError;
+use bowline::sim::report::{Report, Verdict};
+use bowline::sim::table::table;
+
+use super::{processes, scenarios};
+
+/// Exit code after Ctrl-C, as shells have it.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// What `bowline sim` takes.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    scenarios: scenarios::Arguments,
+    /// Print the reports as JSON: a list with one object a run.
+    #[arg(long)]
+    json: bool,
+    /// Seed of the first run; the next ones count up from it. Without it, the scenario's own, or 1.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Run each scenario so often.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    runs: u64,
+    #[command(flatten)]
+    processes: processes::Arguments,
+}
+
+/// Runs what the arguments ask for.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let scenarios = arguments.scenarios.load()?;
+    let runs = scenarios.iter().flat_map(|scenario| {
+        let first = arguments.seed.or(scenario.seed).unwrap_or(1);
+        (0..arguments.runs).map(move |run| (scenario.clone(), first.wrapping_add(run)))
+    });
+    anyhow::ensure!(
+        arguments.processes.processes,
+        "give --processes and --replica PROGRAM: this build runs replicas as processes only"
+    );
+    let (reports, error) = processes::run(&arguments.processes, runs)?;
+    if error.is_none() || !reports.is_empty() {
+        show(&reports, arguments.json)?;
+    }
+    match error {
+        None => Ok(verdict_of(&reports)),
+        Some(error @ ProcessError::Interrupted) => {
+            eprintln!("bowline: {error}");
+            Ok(ExitCode::from(EXIT_INTERRUPTED))
+        }
+        Some(error) => Err(error.into()),
+    }
+}
+
+fn show(reports: &[Report], json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(reports)?);
+    } else {
+        print!("{}", table(reports));
+    }
+    Ok(())
+}
+
+/// Zero unless a run failed. The request generator's bad luck is no failure.
+fn verdict_of(reports: &[Report]) -> ExitCode {
+    let failed = reports.iter().any(|report| report.verdict == Verdict::Failed);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,334 @@
+//! What a replica sends, checked as the course's simulator checks it. Looks at the few fields that
+//! matter for routing; the rest is the replicas' own affair and is passed on unread.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::sim::clients::{Answer, AnswerKind};
+use crate::sim::referee::Destination;
+use crate::types::{ClientId, NodeId, RequestId};
+
+/// Of a message that is quoted, so many bytes.
+const QUOTE_BYTES_MAX: usize = 120;
+
+/// A message of a replica.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Message<'a> {
+    /// Says where the replica is; for the simulator alone.
+    Hello,
+    /// For one or all other replicas.
+    Peer { src: NodeId, leader: Option<NodeId>, destination: Destination },
+    /// For a client.
+    Answer { answer: Answer<'a> },
+}
+
+/// A message against the rules.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No UTF-8: the replica is given up.
+    NotText(String),
+    /// Counts as incorrect.
+    Incorrect {
+        /// What is wrong, with the message quoted.
+        what: String,
+        /// Sender and leader, if the message got as far as to be asked for them.
+        leader: Option<(NodeId, Option<NodeId>)>,
+    },
+}
+
+/// Where messages may go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses {
+    /// So many replicas, from 0.
+    pub(super) replicas: u16,
+    /// So many clients, from 16 above the replicas.
+    pub(super) clients: u16,
+    /// Whether a hello is for the simulator. Over UNIX sockets it is a message like any other.
+    pub(super) hello: bool,
+}
+
+/// Reads one message.
+pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>, Fault> {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Err(Fault::NotText(format!("sent bytes that are no UTF-8: {}", quote(bytes))));
+    };
+    let wrong =
+        |what: &str| Fault::Incorrect { what: format!("{what}: {}", quote(bytes)), leader: None };
+    // Serde would take a list for a struct.
+    if !text.trim_start().starts_with('{') {
+        let problem = match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => "a message that is no JSON object",
+            Err(_) => "a message that is no JSON",
+        };
+        return Err(wrong(problem));
+    }
+    let fields: Fields<'_> = serde_json::from_str(text)
+        .map_err(|problem| wrong(&format!("a message that is no JSON ({problem})")))?;
+    let leader = address(fields.leader.as_ref(), "leader").map_err(|what| wrong(&what))?;
+    let dst = address(fields.dst.as_ref(), "dst").map_err(|what| wrong(&what))?;
+    let src = address(fields.src.as_ref(), "src").map_err(|what| wrong(&what))?;
+    let Some(kind) = fields.kind else { return Err(wrong("a message without `type`")) };
+    let kind = kind.text();
+    if addresses.hello && kind == Some("hello") {
+        return Ok(Message::Hello);
+    }
+    let (src, leader) = (NodeId(src.number), NodeId(leader.number));
+    let leader = (leader.0 != 0xFFFF).then_some(leader);
+    // From here on the message has named a leader, whatever else is wrong with it.
+    let wrong = |what: &str| Fault::Incorrect {
+        what: format!("{what}: {}", quote(bytes)),
+        leader: Some((src, leader)),
+    };
+    let to_replica = dst.exact && dst.number < addresses.replicas;
+    let first_client = addresses.replicas + 16;
+    let client = dst.number.wrapping_sub(first_client);
+    if to_replica {
+        let destination = Destination::Replica(NodeId(dst.number));
+        Ok(Message::Peer { src, leader, destination })
+    } else if dst.exact && dst.number == 0xFFFF {
+        Ok(Message::Peer { src, leader, destination: Destination::Broadcast })
+    } else if dst.exact && dst.number >= first_client && client < addresses.clients {
+        let Some(mid) = fields.mid else { return Err(wrong("an answer without `MID`")) };
+        let kind = match kind {
+            Some("ok") => AnswerKind::Ok,
+            Some("redirect") => AnswerKind::Redirect,
+            Some("fail") => AnswerKind::Fail,
+            _ => return Err(wrong("an answer whose `type` is not ok, redirect or fail")),
+        };
+        let mid = mid.text().and_then(|mid| <[u8; 16]>::try_from(mid.as_bytes()).ok());
+        let Some(mid) = mid else { return Err(wrong("an answer to a `MID` that nobody asked")) };
+        let value = fields.value.map(Loose::into_text);
+        let value = match value {
+            None => None,
+            Some(Some(Cow::Borrowed(text))) => Some(text.as_bytes()),
+            // Escaped text, or no text at all: no value that was ever written looks like that.
+            Some(_) => Some(&b"(not the text of a value)"[..]),
+        };
+        let client = ClientId(u32::from(dst.number));
+        let mid = RequestId(mid);
+        Ok(Message::Answer { answer: Answer { src, client, leader, mid, kind, value } })
+    } else {
+        Err(wrong("a message to nobody (`dst` is no replica, no client and not FFFF)"))
+    }
+}
+
+/// The message as an error shows it: one line, not too long.
+fn quote(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTE_BYTES_MAX)]);
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if bytes.len() > QUOTE_BYTES_MAX {
+        format!("`{text}`... ({} bytes)", bytes.len())
+    } else {
+        format!("`{text}`")
+    }
+}
+
+/// Four hex digits.
+struct Address {
+    number: u16,
+    /// Written as the simulator writes it: destinations are compared as text.
+    exact: bool,
+}
+
+fn address(field: Option<&Loose<'_>>, name: &str) -> Result<Address, String> {
+    let Some(field) = field else { return Err(format!("a message without `{name}`")) };
+    let text = field.text().filter(|text| text.len() == 4);
+    let number = text.and_then(|text| u16::from_str_radix(text, 16).ok());
+    match (text, number) {
+        (Some(text), Some(number)) => {
+            Ok(Address { number, exact: !text.bytes().any(|byte| byte.is_ascii_lowercase()) })
+        }
+        _ => Err(format!("a message whose `{name}` is not four hex digits")),
+    }
+}
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    src: Option<Loose<'a>>,
+    #[serde(borrow)]
+    dst: Option<Loose<'a>>,
+    #[serde(borrow)]
+    leader: Option<Loose<'a>>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<Loose<'a>>,
+    #[serde(borrow, rename = "MID")]
+    mid: Option<Loose<'a>>,
+    #[serde(borrow)]
+    value: Option<Loose<'a>>,
+}
+
+/// A text, borrowed if it can be; or anything else, which no rule forbids where nobody looks.
+enum Loose<'a> {
+    Text(Cow<'a, str>),
+    Other,
+}
+
+impl<'a> Loose<'a> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Loose::Text(text) => Some(text),
+            Loose::Other => None,
+        }
+    }
+
+    fn into_text(self) -> Option<Cow<'a, str>> {
+        match self {
+            Loose::Text(text) => Some(text),
+            Loose::Other => None,
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Loose<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Loose<'a>, D::Error> {
+        deserializer.deserialize_any(LooseVisitor)
+    }
+}
+
+struct LooseVisitor;
+
+impl<'de> Visitor<'de> for LooseVisitor {
+    type Value = Loose<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Loose<'de>, E> {
+        Ok(Loose::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Loose<'de>, E> {
+        Ok(Loose::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Loose<'de>, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Loose<'de>, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Loose<'de>, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Loose<'de>, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Loose<'de>, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Loose<'de>, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Loose::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Loose<'de>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Loose::Other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COURSE: Addresses = Addresses { replicas: 5, clients: 8, hello: true };
+
+    fn incorrect(text: &str) -> (String, Option<(NodeId, Option<NodeId>)>) {
+        match inspect(text.as_bytes(), COURSE) {
+            Err(Fault::Incorrect { what, leader }) => (what, leader),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn messages_between_replicas_are_understood() {
+        let text =
+            br#"{"src":"0001","dst":"0002","leader":"FFFF","type":"x","body":[1,{"a":null}]}"#;
+        let peer = |leader, destination| Ok(Message::Peer { src: NodeId(1), leader, destination });
+        assert_eq!(inspect(text, COURSE), peer(None, Destination::Replica(NodeId(2))));
+        let text = br#" {"type": 7, "src": "0001", "dst": "FFFF", "leader": "0003"}"#;
+        assert_eq!(inspect(text, COURSE), peer(Some(NodeId(3)), Destination::Broadcast));
+    }
+
+    #[test]
+    fn hello_is_the_simulators_own_over_udp_only() {
+        let text = br#"{"src":"0001","dst":"FFFF","leader":"FFFF","type":"hello"}"#;
+        assert_eq!(inspect(text, COURSE), Ok(Message::Hello));
+        let unix = Addresses { hello: false, ..COURSE };
+        assert!(matches!(inspect(text, unix), Ok(Message::Peer { .. })));
+    }
+
+    #[test]
+    fn answers_are_understood() {
+        let written = |dst: &str, leader: &str, kind: &str, value: &str| {
+            let mid = "ABCDEFGHIJKLMNOP";
+            format!(
+                r#"{{"src":"0001","dst":"{dst}","leader":"{leader}","type":"{kind}","MID":"{mid}","#
+            ) + &format!(r#""value":{value}}}"#)
+        };
+        let text = written("0015", "0002", "ok", r#""v""#);
+        let Ok(Message::Answer { answer }) = inspect(text.as_bytes(), COURSE) else { panic!() };
+        assert_eq!(answer.client, ClientId(0x15));
+        assert_eq!((answer.leader, answer.kind), (Some(NodeId(2)), AnswerKind::Ok));
+        assert_eq!((answer.mid.0, answer.value), (*b"ABCDEFGHIJKLMNOP", Some(&b"v"[..])));
+        let text = written("001C", "FFFF", "fail", "1");
+        let Ok(Message::Answer { answer }) = inspect(text.as_bytes(), COURSE) else { panic!() };
+        assert_eq!((answer.kind, answer.leader), (AnswerKind::Fail, None));
+        assert_ne!(answer.value, None, "a number is a value, if a wrong one");
+    }
+
+    #[test]
+    fn each_fault_is_named_with_the_message() {
+        for (text, what) in [
+            ("{", "no JSON ("),
+            ("nonsense", "that is no JSON:"),
+            ("[1]", "no JSON object"),
+            (r#"{"dst":"0002","leader":"0001","type":"x"}"#, "without `src`"),
+            (r#"{"src":"0001","leader":"0001","type":"x"}"#, "without `dst`"),
+            (r#"{"src":"0001","dst":"0002","type":"x"}"#, "without `leader`"),
+            (r#"{"src":"0001","dst":"0002","leader":"0001"}"#, "without `type`"),
+            (r#"{"src":"0001","dst":"2","leader":"0001","type":"x"}"#, "`dst` is not four"),
+            (r#"{"src":"0001","dst":"0002","leader":null,"type":"x"}"#, "without `leader`"),
+            (r#"{"src":"0001","dst":"0002","leader":1,"type":"x"}"#, "`leader` is not four"),
+            (r#"{"src":"000G","dst":"0002","leader":"0001","type":"x"}"#, "`src` is not four"),
+        ] {
+            let (complaint, leader) = incorrect(text);
+            assert!(complaint.contains(what) && complaint.contains(text), "{complaint}");
+            assert_eq!(leader, None);
+        }
+    }
+
+    #[test]
+    fn a_message_to_nobody_still_names_the_leader() {
+        for dst in ["0005", "0014", "001D", "001c", "ffff"] {
+            let text = format!(r#"{{"src":"0001","dst":"{dst}","leader":"0003","type":"ok"}}"#);
+            let (complaint, leader) = incorrect(&text);
+            assert!(complaint.contains("to nobody"), "{complaint}");
+            assert_eq!(leader, Some((NodeId(1), Some(NodeId(3)))));
+        }
+        let answer = |rest: &str| {
+            incorrect(&format!(r#"{{"src":"0001","dst":"0015","leader":"0003",{rest}}}"#)).0
+        };
+        assert!(answer(r#""type":"ok""#).contains("without `MID`"));
+        assert!(answer(r#""type":"yes","MID":"ABCDEFGHIJKLMNOP""#).contains("not ok, redirect"));
+        assert!(answer(r#""type":"ok","MID":"short""#).contains("nobody asked"));
+    }
+
+    #[test]
+    fn long_messages_are_shortened_and_no_text_is_told() {
+        let (complaint, _) = incorrect(&"x".repeat(5_000));
+        assert!(complaint.len() < 200 && complaint.contains("(5000 bytes)"), "{complaint}");
+        let fault = inspect(b"{\xFF}", COURSE).unwrap_err();
+        assert!(matches!(fault, Fault::NotText(what) if what.contains("no UTF-8")));
+    }
+}
