@@ -33,6 +33,9 @@ struct Goal {
 /// two of four the chance that both answers come at the first try is below a third there.
 const SPARE_LOSS_PERMILLE: u16 = 200;
 
+/// A peer that lacks more entries than this, or than an append holds, is kept going.
+const CATCH_UP_ENTRIES: usize = 64;
+
 impl Goal {
     fn is_reached_by(self, progress: &Progress) -> bool {
         progress.match_index() >= self.index && progress.acked_round >= self.round
@@ -65,6 +68,7 @@ impl Leader {
             }
         }
         self.pursue_goal(round_before, shared, out);
+        self.catch_up(round_before, shared, out);
         for position in 0..self.progress.len() {
             if shared.now >= self.heartbeat_at(position, shared) {
                 let silent = self.progress[position].is_silent(shared.loss_permille);
@@ -136,6 +140,24 @@ impl Leader {
             }
         }
         self.order = order;
+    }
+
+    /// Keeps a peer going that is behind by more than one append. Its turn in the rotation, or
+    /// a heartbeat, would bring it only one more each time.
+    fn catch_up(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
+        let enough = shared.config.append_entries_max.min(CATCH_UP_ENTRIES) as u64;
+        let last = shared.log.last().index;
+        for position in 0..self.progress.len() {
+            let progress = &self.progress[position];
+            let behind = (last.next().0 - progress.next_index().0) > enough;
+            if behind
+                && !progress.is_probing()
+                && !progress.is_silent(shared.loss_permille)
+                && progress.has_room(&shared.config)
+            {
+                self.send(position, true, round_before, shared, out);
+            }
+        }
     }
 
     /// Sends to a peer what brings it to the goal, as far as its window has room. Whether the

@@ -199,6 +199,10 @@ impl Leader {
 
     /// The latest round that a quorum has answered.
     fn confirmed_round(&self, shared: &Shared) -> Round {
+        if self.progress.is_empty() {
+            // Alone it is a quorum: whatever it is about to begin is confirmed already.
+            return self.round.next();
+        }
         self.reached(shared, self.round, |progress| progress.acked_round)
     }
 

@@ -294,21 +294,22 @@ impl Shared {
         }
     }
 
-    /// Refuses the requests of earlier leaderships in whose place another entry is committed
-    /// now: only now are they certainly dead (design.md §6).
+    /// Refuses the requests of earlier leaderships that are certainly dead by now: another entry
+    /// is committed in their place (design.md §6), or one of a later term before them. Terms
+    /// never fall within a log, so behind that no leader's log can hold them any more.
     pub(super) fn refuse_replaced(&mut self, out: &mut Effects) {
         if self.orphans.is_empty() {
             return;
         }
         let (commit_index, log, leader) = (self.commit_index, &self.log, self.leader);
         self.orphans.retain(|&(id, key)| {
-            if id.index > commit_index {
-                return true;
-            }
-            if !log.holds(id) {
+            let committed = log.id_at(id.index.min(commit_index));
+            let dead = committed.term > id.term
+                || (committed.index == id.index && committed.term != id.term);
+            if dead {
                 out.refusals.push(Refusal { key, reason: RefusalReason::Replaced, leader });
             }
-            false
+            !dead && id.index > commit_index
         });
     }
 
