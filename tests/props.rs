@@ -7,10 +7,11 @@ mod entries;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use bowline::config::Config;
 use bowline::kv::{Applied, Command, Operation, Outcome, Store};
 use bowline::raft::{
-    AppendEntries, AppendOutcome, AppendReply, Envelope, PeerMsg, RequestKind, RequestVote,
-    VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, Envelope, LogTail, PeerMsg, REPLICAS_MAX,
+    RequestKind, RequestVote, VoteReply, quorum, reached_by_quorum,
 };
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
@@ -354,4 +355,114 @@ fn digest_of(model: &Model, applied_index: Index) -> u64 {
         store.skip(store.applied_index().next());
     }
     store.digest()
+}
+
+/// A log as one would first write it: the term of each entry, and how far it is on disk.
+#[derive(Debug, Default)]
+struct LogModel {
+    terms: Vec<u64>,
+    durable: usize,
+}
+
+impl LogModel {
+    /// Rules 3 and 4 for receivers of appends (§5.3), word by word. True if something changed.
+    fn splice(&mut self, prev: usize, sent: &[u64]) -> bool {
+        let mut changed = false;
+        for (place, term) in (prev..).zip(sent) {
+            if self.terms.get(place).is_some_and(|there| there != term) {
+                self.terms.truncate(place);
+                self.durable = self.durable.min(place);
+            }
+            if place == self.terms.len() {
+                self.terms.push(*term);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    fn mark_durable(&mut self, term: u64, index: usize) {
+        if index > 0 && self.terms.get(index - 1) == Some(&term) {
+            self.durable = self.durable.max(index);
+        }
+    }
+}
+
+/// Something that happens to a follower's log.
+#[derive(Debug, Clone)]
+enum Change {
+    /// An append: how far back it begins, and the steps of the entries' terms.
+    Splice(prop::sample::Index, Vec<u64>),
+    /// A sync is done that began when the log ended here.
+    Durable(prop::sample::Index),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => (any::<prop::sample::Index>(), vec(0_u64..2, 0..5))
+            .prop_map(|(prev, steps)| Change::Splice(prev, steps)),
+        2 => any::<prop::sample::Index>().prop_map(Change::Durable),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_024))]
+
+    /// Any values on any number of replicas, against counting.
+    #[test]
+    fn what_a_quorum_has_reached_is_what_counting_finds(
+        values in vec(0_u64..6, 1..=REPLICAS_MAX),
+    ) {
+        let config = Config::server();
+        let counted = |level: u64| values.iter().filter(|value| **value >= level).count();
+        let naive = (0..6).rev().find(|level| 2 * counted(*level) > values.len());
+        prop_assert_eq!(Some(reached_by_quorum(&mut values.clone(), &config)), naive);
+        // Any two quorums share a replica, and one less would not do.
+        let needed = quorum(values.len(), &config);
+        prop_assert!(2 * needed > values.len() && 2 * (needed - 1) <= values.len());
+    }
+
+    /// One append and one sync after the other; syncs may come late, after what they wrote has
+    /// been replaced.
+    #[test]
+    fn a_log_does_what_a_vector_of_terms_does(changes in vec(change(), 0..40)) {
+        let config = Config::server();
+        let (mut log, mut model) = (LogTail::default(), LogModel::default());
+        let mut syncs: Vec<EntryId> = Vec::new();
+        for change in changes {
+            match change {
+                Change::Splice(back, steps) => {
+                    let prev = back.index(model.terms.len() + 1);
+                    let floor = prev.checked_sub(1).map_or(1, |place| model.terms[place]);
+                    let sent: Vec<u64> = steps
+                        .iter()
+                        .scan(floor, |term, step| {
+                            *term += step;
+                            Some(*term)
+                        })
+                        .collect();
+                    let after = EntryId::new(if prev == 0 { 0 } else { floor }, prev as u64);
+                    let mut shape = Vec::new();
+                    let mut before = after.term.0;
+                    for term in &sent {
+                        shape.push((term - before, true, Vec::new()));
+                        before = *term;
+                    }
+                    let entries = entries_after(after, &shape);
+                    let done = log.splice(&entries, Index::ZERO, &config);
+                    prop_assert_eq!(done.changed_from.is_some(), model.splice(prev, &sent));
+                    syncs.push(log.last());
+                }
+                Change::Durable(which) if !syncs.is_empty() => {
+                    let done = syncs.remove(which.index(syncs.len()));
+                    model.mark_durable(done.term.0, done.index.0 as usize);
+                    log.mark_durable(done, &config);
+                }
+                Change::Durable(_) => {}
+            }
+            let terms: Vec<u64> = log.tail(Index(1)).iter().map(|entry| entry.term().0).collect();
+            prop_assert_eq!(&terms, &model.terms);
+            prop_assert_eq!(log.durable_index(), Index(model.durable as u64));
+        }
+    }
 }

@@ -297,3 +297,194 @@ impl Progress {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Bytes of one entry.
+    const ENTRY_BYTES: usize = 10;
+
+    #[derive(Clone, Copy, Debug)]
+    struct Append {
+        round: Round,
+        sent_at: Instant,
+        prev: Index,
+        last: Index,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Reply {
+        Match(Append),
+        Reject(Append, EntryId),
+    }
+
+    /// One leader, one follower, and a network that loses, repeats and reorders. The follower's
+    /// log equals the leader's up to `agree` and holds something else behind it.
+    #[derive(Debug)]
+    struct Pair {
+        config: Config,
+        progress: Progress,
+        now: Instant,
+        round: Round,
+        last: Index,
+        agree: Index,
+        appends: Vec<Append>,
+        replies: Vec<Reply>,
+    }
+
+    impl Pair {
+        fn new(agree: u64, last: u64) -> Pair {
+            let config =
+                Config { inflight_appends_max: 3, inflight_bytes_max: 80, ..Config::server() };
+            let (last, now) = (Index(last), Instant::ZERO);
+            Pair {
+                config,
+                progress: Progress::new(NodeId(2), last, now),
+                now,
+                round: Round(0),
+                last,
+                agree: Index(agree.min(last.0)),
+                appends: Vec::new(),
+                replies: Vec::new(),
+            }
+        }
+
+        /// Sends what comes next, at most `count` entries; a heartbeat if there is nothing.
+        fn send(&mut self, count: u64) {
+            self.round = self.round.next();
+            let prev = self.progress.next_index().previous();
+            let room = self.progress.has_room(&self.config);
+            let last = if room { self.last.min(Index(prev.0 + count)) } else { prev };
+            let bytes = (last.0 - prev.0) as usize * ENTRY_BYTES;
+            let entries = (last > prev).then_some((last, bytes));
+            self.progress.sent(self.now, self.round, entries, &self.config);
+            self.appends.push(Append { round: self.round, sent_at: self.now, prev, last });
+        }
+
+        /// The follower takes in an append. `guess` says how good its hint is.
+        fn deliver(&mut self, append: Append, guess: u64) {
+            if append.prev <= self.agree {
+                self.agree = self.agree.max(append.last);
+                self.replies.push(Reply::Match(append));
+            } else {
+                let before = append.prev.previous();
+                let index = Index(self.agree.0 + guess % (before.0 - self.agree.0 + 1));
+                let hint = EntryId { term: crate::types::Term(1), index };
+                self.replies.push(Reply::Reject(append, hint));
+            }
+        }
+
+        fn answered(&mut self, reply: Reply) {
+            let (Reply::Match(append) | Reply::Reject(append, _)) = reply;
+            self.progress.heard(self.now, append.round, Some(append.sent_at));
+            match reply {
+                Reply::Match(append) => {
+                    self.progress.acknowledge(append.last, self.now);
+                }
+                Reply::Reject(append, agreement) => {
+                    self.progress.rejected(append.prev, agreement);
+                }
+            }
+        }
+
+        fn check(&self) {
+            self.progress.check();
+            let progress = &self.progress;
+            assert!(progress.match_index <= self.agree, "vouched for more than is there: {self:?}");
+            assert!(progress.next_index <= self.last.next(), "past the log's end: {self:?}");
+            let bytes: usize = progress.inflights.iter().map(|inflight| inflight.bytes).sum();
+            assert_eq!(bytes, progress.inflight_bytes, "bytes are miscounted: {self:?}");
+            assert!(progress.inflights.len() <= self.config.inflight_appends_max, "{self:?}");
+            assert!(!progress.is_probing() || progress.inflights.is_empty(), "{self:?}");
+            let timeout = progress.retransmit_timeout(&self.config);
+            assert!(timeout >= self.config.retransmit_timeout_min, "{timeout:?}");
+            assert!(timeout <= self.config.retransmit_timeout_max, "{timeout:?}");
+            let share = progress.answered_share().unwrap_or(1.0);
+            assert!((0.0..=1.0).contains(&share), "{share}");
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Propose(u64),
+        Send(u64),
+        Deliver(prop::sample::Index, u64, bool),
+        Answer(prop::sample::Index, bool),
+        Lose(prop::sample::Index),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => (1_u64..4).prop_map(Step::Propose),
+            4 => (1_u64..6).prop_map(Step::Send),
+            4 => (any::<prop::sample::Index>(), 0_u64..50, any::<bool>())
+                .prop_map(|(which, guess, again)| Step::Deliver(which, guess, again)),
+            4 => (any::<prop::sample::Index>(), any::<bool>())
+                .prop_map(|(which, again)| Step::Answer(which, again)),
+            1 => any::<prop::sample::Index>().prop_map(Step::Lose),
+            2 => (0_u64..400).prop_map(Step::Wait),
+        ]
+    }
+
+    fn take<T: Copy>(from: &mut Vec<T>, which: &prop::sample::Index, again: bool) -> Option<T> {
+        if from.is_empty() {
+            return None;
+        }
+        let place = which.index(from.len());
+        Some(if again { from[place] } else { from.remove(place) })
+    }
+
+    proptest! {
+        /// Whatever the network does, the leader never believes more than is true; and once it
+        /// behaves, the follower is brought up to date.
+        #[test]
+        fn never_vouches_for_too_much_and_always_gets_there(
+            agree in 0_u64..12,
+            last in 0_u64..12,
+            steps in vec(step(), 0..80),
+        ) {
+            let mut pair = Pair::new(agree, last);
+            for step in steps {
+                match step {
+                    Step::Propose(count) => pair.last = Index(pair.last.0 + count),
+                    Step::Send(count) => pair.send(count),
+                    Step::Deliver(which, guess, again) => {
+                        if let Some(append) = take(&mut pair.appends, &which, again) {
+                            pair.deliver(append, guess);
+                        }
+                    }
+                    Step::Answer(which, again) => {
+                        if let Some(reply) = take(&mut pair.replies, &which, again) {
+                            pair.answered(reply);
+                        }
+                    }
+                    Step::Lose(which) => {
+                        take(&mut pair.appends, &which, false);
+                    }
+                    Step::Wait(millis) => {
+                        pair.now = pair.now + Duration::from_millis(millis);
+                        pair.progress.expire(pair.now, &pair.config);
+                    }
+                }
+                pair.check();
+            }
+            // A network that behaves: at worst one step back for each entry, and then forward.
+            for _ in 0..2 * pair.last.0 + 4 {
+                pair.now = pair.now + pair.config.retransmit_timeout_max;
+                pair.progress.expire(pair.now, &pair.config);
+                pair.send(5);
+                let append = pair.appends.pop().expect("just sent");
+                pair.deliver(append, u64::MAX);
+                let reply = pair.replies.pop().expect("just delivered");
+                pair.answered(reply);
+                pair.check();
+            }
+            prop_assert_eq!(pair.progress.match_index(), pair.last, "{:?}", pair);
+            prop_assert!(pair.progress.covers(pair.last) && pair.progress.has_room(&pair.config));
+        }
+    }
+}
