@@ -142,6 +142,16 @@ fn request_key(client: u32, request: u8) -> RequestKey {
     RequestKey { client: ClientId(client), request: RequestId([request; 16]) }
 }
 
+/// Any text, with the characters that JSON must escape among it more often than chance has them.
+fn text() -> impl Strategy<Value = String> {
+    let character = prop_oneof![
+        3 => any::<char>(),
+        1 => (0_u8..0x80).prop_map(char::from),
+        1 => prop_oneof![Just('"'), Just('\\'), Just('\n'), Just('\u{7f}'), Just('\u{2028}')],
+    ];
+    vec(character, 0..20).prop_map(String::from_iter)
+}
+
 /// A request's name as the course gives it out.
 fn course_key(mid: &str) -> RequestKey {
     let request = RequestId(mid.as_bytes().try_into().expect("16 characters"));
@@ -235,8 +245,8 @@ proptest! {
 
     #[test]
     fn requests_come_in_whatever_the_strings_are(
-        key: String,
-        value: String,
+        key in text(),
+        value in text(),
         mid in "[ -~]{16}",
         write: bool,
     ) {
@@ -265,7 +275,7 @@ proptest! {
 
     #[test]
     fn answers_are_read_as_they_were_meant(
-        value: Option<String>,
+        value in prop::option::of(text()),
         mid in "[ -~]{16}",
         leader: Option<u16>,
     ) {
@@ -455,7 +465,7 @@ proptest! {
                 }
                 Change::Durable(which) if !syncs.is_empty() => {
                     let done = syncs.remove(which.index(syncs.len()));
-                    model.mark_durable(done.term.0, done.index.0 as usize);
+                    model.mark_durable(done.term.0, usize::try_from(done.index.0).unwrap());
                     log.mark_durable(done, &config);
                 }
                 Change::Durable(_) => {}

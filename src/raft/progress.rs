@@ -358,7 +358,7 @@ mod tests {
             let prev = self.progress.next_index().previous();
             let room = self.progress.has_room(&self.config);
             let last = if room { self.last.min(Index(prev.0 + count)) } else { prev };
-            let bytes = (last.0 - prev.0) as usize * ENTRY_BYTES;
+            let bytes = usize::try_from(last.0 - prev.0).unwrap() * ENTRY_BYTES;
             let entries = (last > prev).then_some((last, bytes));
             self.progress.sent(self.now, self.round, entries, &self.config);
             self.appends.push(Append { round: self.round, sent_at: self.now, prev, last });
@@ -430,7 +430,7 @@ mod tests {
         ]
     }
 
-    fn take<T: Copy>(from: &mut Vec<T>, which: &prop::sample::Index, again: bool) -> Option<T> {
+    fn take<T: Copy>(from: &mut Vec<T>, which: prop::sample::Index, again: bool) -> Option<T> {
         if from.is_empty() {
             return None;
         }
@@ -453,17 +453,17 @@ mod tests {
                     Step::Propose(count) => pair.last = Index(pair.last.0 + count),
                     Step::Send(count) => pair.send(count),
                     Step::Deliver(which, guess, again) => {
-                        if let Some(append) = take(&mut pair.appends, &which, again) {
+                        if let Some(append) = take(&mut pair.appends, which, again) {
                             pair.deliver(append, guess);
                         }
                     }
                     Step::Answer(which, again) => {
-                        if let Some(reply) = take(&mut pair.replies, &which, again) {
+                        if let Some(reply) = take(&mut pair.replies, which, again) {
                             pair.answered(reply);
                         }
                     }
                     Step::Lose(which) => {
-                        take(&mut pair.appends, &which, false);
+                        take(&mut pair.appends, which, false);
                     }
                     Step::Wait(millis) => {
                         pair.now = pair.now + Duration::from_millis(millis);
