@@ -11,17 +11,42 @@
 //! | [`histogram`] | latencies as files that HdrHistogram's tools read |
 //!
 //! The process simulator (real programs, real time) and the virtual one drive the same [`game`].
+//!
+//! The virtual one is the rest of this folder: the cluster that ships, in virtual time, from one
+//! seed, checked after every step.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`world`] | replicas on simulated [`machine`]s, and the queue of events |
+//! | [`network`] | what becomes of each message on each link |
+//! | [`checker`], [`promises`] | the safety rules, about replicas and about what clients are told |
+//! | [`linear`] | whether what clients saw is linearizable |
+//! | [`workload`] | clients that insist |
+//! | [`faults`], [`fault_run`] | what goes wrong, and a run in which it does |
+//! | [`trace`] | what happened, one event a line |
+//! | [`dice`] | seeded draws |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod checker;
 pub mod clients;
+pub mod dice;
+pub mod fault_run;
+pub mod faults;
 pub mod game;
 pub mod histogram;
+pub mod linear;
+pub mod machine;
+pub mod network;
+pub mod promises;
 pub mod referee;
 pub mod report;
 pub mod scenario;
 mod scenario_file;
 pub mod table;
+pub mod trace;
+pub mod workload;
+pub mod world;
 
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;

@@ -1,0 +1,520 @@
+//! The safety rules of the consensus core, checked globally after every step over all replicas
+//! that ever were: what each of them said, wrote, committed and applied must fit together. Rule
+//! numbers (S1 to S12) are those of the project's safety page; each breach names its rule.
+//!
+//! Everything is incremental: a step costs what it changed. Log matching rests on one table from
+//! an entry's id to its bytes and to the id before it: where every log agrees with the table, two
+//! logs with the same id at one place agree on all places before.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use super::world::Node;
+use crate::config::Config;
+use crate::raft::{
+    AppendJob, AppendOutcome, Envelope, HardState, PeerMsg, Replica, RoleName, Status,
+};
+use crate::types::{EntryId, Index, NodeId, Term};
+
+/// A rule that was broken, with the facts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(pub String);
+
+/// `return Err(..)` unless the condition holds.
+macro_rules! demand {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err($crate::sim::checker::Violation(format!($($text)+)));
+        }
+    };
+}
+pub(super) use demand;
+
+/// All that was seen so far.
+#[derive(Debug)]
+pub struct Checker {
+    /// Shown commit indexes stay behind the replies (course door).
+    commit_shown_after_replies: bool,
+    quorum: usize,
+    leaders: BTreeMap<Term, NodeId>,
+    /// Who got a vote, by term and voter, as shown in messages or on disk.
+    votes: BTreeMap<(Term, NodeId), NodeId>,
+    entries: HashMap<EntryId, Known, FixedState>,
+    committed: Vec<Committed>,
+    views: Vec<View>,
+}
+
+/// An entry that some log held at some time.
+#[derive(Debug)]
+struct Known {
+    before: EntryId,
+    record: Bytes,
+}
+
+/// One place of the canonical history.
+#[derive(Debug)]
+struct Committed {
+    id: EntryId,
+    /// Term of the leader that committed it first.
+    by_term: Term,
+    /// State after it, once somebody applied it.
+    digest: Option<u64>,
+}
+
+/// What was last seen of a replica's present incarnation.
+#[derive(Debug)]
+struct View {
+    role: RoleName,
+    term: Term,
+    commit_index: Index,
+    /// The same before the last step: entries that came in that step may replace what follows it.
+    commit_before: Index,
+    applied_index: Index,
+    /// The log as its jobs to the log writer tell it.
+    written: Vec<EntryId>,
+    hard_state: HardState,
+}
+
+impl View {
+    fn new() -> View {
+        View {
+            role: RoleName::Follower,
+            term: Term::default(),
+            commit_index: Index::ZERO,
+            commit_before: Index::ZERO,
+            applied_index: Index::ZERO,
+            written: Vec::new(),
+            hard_state: HardState::default(),
+        }
+    }
+}
+
+fn place_of(index: Index) -> usize {
+    usize::try_from(index.0 - 1).expect("a log in memory")
+}
+
+impl Checker {
+    /// For so many replicas.
+    pub fn new(replicas: usize, config: &Config) -> Checker {
+        Checker {
+            commit_shown_after_replies: config.commit_shown_after_replies,
+            quorum: replicas / 2 + 1,
+            leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            entries: HashMap::default(),
+            committed: Vec::new(),
+            views: (0..replicas).map(|_| View::new()).collect(),
+        }
+    }
+
+    /// How many entries are committed, by all that anybody knows.
+    pub fn commit_index(&self) -> Index {
+        Index(self.committed.len() as u64)
+    }
+
+    /// How many terms had a leader.
+    pub fn leader_count(&self) -> usize {
+        self.leaders.len()
+    }
+
+    /// A replica starts from what its disk holds.
+    pub(super) fn on_start(&mut self, node: &Node) -> Result<(), Violation> {
+        let view = &mut self.views[node.place];
+        let image = node.disk.image();
+        let promised = view.hard_state;
+        demand!(
+            image.hard_state.term >= promised.term,
+            "S2: replica {} restarts in term {}, but had made term {} durable",
+            node.id,
+            image.hard_state.term,
+            promised.term
+        );
+        *view = View::new();
+        view.hard_state = image.hard_state;
+        view.written.extend(image.entries.iter().map(crate::record::Entry::id));
+        Ok(())
+    }
+
+    /// A replica hands a job to its log writer.
+    pub(super) fn on_job(
+        &mut self,
+        node: &Node,
+        role: RoleName,
+        job: &AppendJob,
+    ) -> Result<(), Violation> {
+        let id = node.id;
+        let view = &mut self.views[node.place];
+        let Some(first) = job.entries.first() else { return Ok(()) };
+        let keep = place_of(first.index());
+        demand!(
+            keep <= view.written.len(),
+            "S8: replica {id} writes {} right after {} entries: a gap",
+            first.id(),
+            view.written.len()
+        );
+        if keep < view.written.len() {
+            demand!(
+                role != RoleName::Leader || view.role != RoleName::Leader,
+                "S7: leader {id} writes over {} of its own log",
+                view.written[keep]
+            );
+            demand!(
+                first.index() > view.commit_before,
+                "S7: replica {id} writes {} over a committed entry (commit index {})",
+                first.id(),
+                view.commit_before
+            );
+            demand!(
+                view.written[keep] != first.id(),
+                "S7: replica {id} truncates at {} without a conflict",
+                first.id()
+            );
+            view.written.truncate(keep);
+        }
+        let mut before = view.written.last().copied().unwrap_or(EntryId::ZERO);
+        for entry in &job.entries {
+            demand!(
+                entry.index() == before.index.next() && entry.term() >= before.term,
+                "S8: replica {id} writes {} after {before}",
+                entry.id()
+            );
+            let known = self
+                .entries
+                .entry(entry.id())
+                .or_insert_with(|| Known { before, record: entry.record().clone() });
+            demand!(
+                known.before == before && known.record == *entry.record(),
+                "S8: {} of replica {id} differs from another one's, or from what precedes it there \
+                 ({before} and {})",
+                entry.id(),
+                known.before
+            );
+            view.written.push(entry.id());
+            before = entry.id();
+        }
+        Ok(())
+    }
+
+    /// A replica's disk holds more than before.
+    pub(super) fn on_synced(&mut self, node: &Node) -> Result<(), Violation> {
+        let hard_state = node.disk.image().hard_state;
+        let view = &mut self.views[node.place];
+        let before = view.hard_state;
+        demand!(
+            hard_state.term > before.term
+                || (hard_state.term == before.term
+                    && (before.voted_for.is_none() || before.voted_for == hard_state.voted_for)),
+            "S2: replica {} makes {hard_state:?} durable after {before:?}",
+            node.id
+        );
+        view.hard_state = hard_state;
+        if let Some(candidate) = hard_state.voted_for {
+            self.vote(hard_state.term, node.id, candidate)?;
+        }
+        Ok(())
+    }
+
+    fn vote(&mut self, term: Term, voter: NodeId, candidate: NodeId) -> Result<(), Violation> {
+        let first = *self.votes.entry((term, voter)).or_insert(candidate);
+        demand!(
+            first == candidate,
+            "S1: replica {voter} votes for {candidate} in term {term}, after voting for {first}"
+        );
+        Ok(())
+    }
+
+    /// A message leaves a replica.
+    pub(super) fn on_send(
+        &mut self,
+        nodes: &[Node],
+        from: usize,
+        sent: &Envelope,
+    ) -> Result<(), Violation> {
+        let node = &nodes[from];
+        let id = node.id;
+        let durable = node.disk.image().hard_state;
+        let shown = match sent.message {
+            PeerMsg::AppendEntries(ref append) => append.term,
+            PeerMsg::AppendReply(reply) => reply.term,
+            // A pre-vote's term is not taken yet, and a granted one only echoes it.
+            PeerMsg::RequestVote(vote) if vote.pre => Term::default(),
+            PeerMsg::VoteReply(reply) if reply.pre && reply.granted => Term::default(),
+            PeerMsg::RequestVote(vote) => vote.term,
+            PeerMsg::VoteReply(reply) => reply.term,
+        };
+        demand!(
+            shown <= durable.term,
+            "S2: replica {id} shows term {shown} in {}, but only {} is durable",
+            sent.message.name(),
+            durable.term
+        );
+        match sent.message {
+            PeerMsg::AppendEntries(ref append) => {
+                let leader = self.leaders.get(&append.term);
+                demand!(
+                    leader == Some(&id),
+                    "S1: replica {id} sends appends in term {}, which {leader:?} leads",
+                    append.term
+                );
+                let commit_index = node.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
+                let limit = if self.commit_shown_after_replies {
+                    commit_index.min(node.store.applied_index())
+                } else {
+                    commit_index
+                };
+                demand!(
+                    append.commit_index <= limit,
+                    "C5: replica {id} shows commit index {}, but {limit} is the last it may show \
+                     (committed {commit_index}, replied up to {})",
+                    append.commit_index,
+                    node.store.applied_index()
+                );
+            }
+            PeerMsg::AppendReply(reply) => {
+                if let AppendOutcome::Match { index } = reply.outcome {
+                    Self::acknowledged(nodes, from, sent.to, reply.term, index)?;
+                }
+            }
+            PeerMsg::RequestVote(vote) if !vote.pre => {
+                self.durable_vote(durable, vote.term, id, id)?;
+            }
+            PeerMsg::VoteReply(reply) if reply.granted && !reply.pre => {
+                self.durable_vote(durable, reply.term, id, sent.to)?;
+            }
+            PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) => {}
+        }
+        Ok(())
+    }
+
+    fn durable_vote(
+        &mut self,
+        durable: HardState,
+        term: Term,
+        voter: NodeId,
+        candidate: NodeId,
+    ) -> Result<(), Violation> {
+        self.vote(term, voter, candidate)?;
+        demand!(
+            durable.term > term || durable.voted_for == Some(candidate),
+            "S2: replica {voter} shows its vote for {candidate} in term {term}, but {durable:?} is \
+             durable"
+        );
+        Ok(())
+    }
+
+    /// A follower vouches for its log up to `index`.
+    fn acknowledged(
+        nodes: &[Node],
+        from: usize,
+        to: NodeId,
+        term: Term,
+        index: Index,
+    ) -> Result<(), Violation> {
+        let node = &nodes[from];
+        let durable = node.disk.id_at(index);
+        demand!(
+            durable.is_some(),
+            "S3: replica {} vouches for {index} entries, but {} are durable",
+            node.id,
+            node.disk.image().entries.len()
+        );
+        let leader = nodes.iter().find(|leader| leader.id == to).and_then(|n| n.replica.as_ref());
+        let Some(leader) = leader else { return Ok(()) };
+        let status = leader.status();
+        if status.role == RoleName::Leader && status.term == term {
+            let there = leader.log().term_at(index).map(|term| EntryId { term, index });
+            demand!(
+                durable == there,
+                "S3: replica {} vouches for {index} entries with {durable:?} in the last place, \
+                 where its leader {to} has {there:?}",
+                node.id
+            );
+        }
+        Ok(())
+    }
+
+    /// A replica has handled a batch.
+    pub(super) fn after_step(
+        &mut self,
+        nodes: &[Node],
+        place: usize,
+        status: &Status,
+    ) -> Result<(), Violation> {
+        let node = &nodes[place];
+        let replica = node.replica.as_ref().expect("it has just handled a batch");
+        let id = node.id;
+        let (was_role, was_term, was_commit, was_applied) = {
+            let view = &self.views[place];
+            (view.role, view.term, view.commit_index, view.applied_index)
+        };
+        demand!(
+            status.term >= was_term,
+            "S2: replica {id} falls to {} from {was_term}",
+            status.term
+        );
+        demand!(
+            status.commit_index >= was_commit && status.applied_index >= was_applied,
+            "S8: replica {id} falls back from commit index {was_commit}, applied {was_applied} to \
+             {} and {}",
+            status.commit_index,
+            status.applied_index
+        );
+        demand!(
+            status.applied_index <= status.commit_index
+                && status.commit_index <= status.last.index
+                && status.durable_index <= status.last.index,
+            "S8: replica {id} has its cursors in disorder: {status:?}"
+        );
+        let durable_there = node.disk.id_at(status.durable_index);
+        demand!(
+            durable_there
+                .is_some_and(|there| replica.log().term_at(there.index) == Some(there.term)),
+            "S3: replica {id} believes {} entries to be durable, its disk has \
+             {durable_there:?} there",
+            status.durable_index
+        );
+        if status.role == RoleName::Leader {
+            if was_role != RoleName::Leader || status.term != was_term {
+                self.elected(nodes, place, status)?;
+            }
+            Self::peers_known(nodes, place, status)?;
+        }
+        if status.commit_index > was_commit {
+            self.commits(nodes, place, status)?;
+        }
+        let view = &mut self.views[place];
+        view.role = status.role;
+        view.term = status.term;
+        view.commit_before = view.commit_index;
+        view.commit_index = status.commit_index;
+        view.applied_index = status.applied_index;
+        Ok(())
+    }
+
+    fn elected(&mut self, nodes: &[Node], place: usize, status: &Status) -> Result<(), Violation> {
+        let (id, term) = (status.id, status.term);
+        let first = *self.leaders.entry(term).or_insert(id);
+        demand!(first == id, "S1: both {first} and {id} lead term {term}");
+        let votes = nodes.iter().filter(|n| self.votes.get(&(term, n.id)) == Some(&id)).count();
+        // A lone replica needs nobody's word but its own disk's, which may still be busy.
+        demand!(
+            votes >= self.quorum || self.quorum == 1,
+            "S6: replica {id} leads term {term} with {votes} votes of {} needed",
+            self.quorum
+        );
+        // What leaders of later terms have committed meanwhile, this one need not have.
+        let length = self.committed.partition_point(|entry| entry.by_term < term);
+        if let Some(last) = self.committed[..length].last() {
+            let log = nodes[place].replica.as_ref().expect("it was just elected").log();
+            let there = log.term_at(last.id.index);
+            demand!(
+                there == Some(last.id.term),
+                "S4: replica {id} leads term {term} without the committed entry {} (it has term \
+                 {there:?} there)",
+                last.id
+            );
+        }
+        Ok(())
+    }
+
+    /// A leader may believe of its peers' disks only what is true, as long as they are in its term.
+    fn peers_known(nodes: &[Node], place: usize, status: &Status) -> Result<(), Violation> {
+        let log = nodes[place].replica.as_ref().expect("it leads").log();
+        for peer in &status.peers {
+            demand!(
+                peer.match_index < peer.next_index && peer.match_index <= status.last.index,
+                "S10: leader {} has its cursors for {} in disorder: {peer:?}",
+                status.id,
+                peer.id
+            );
+            let Some(node) = nodes.iter().find(|node| node.id == peer.id) else { continue };
+            if node.disk.image().hard_state.term <= status.term {
+                let there = node.disk.id_at(peer.match_index).map(|id| id.term);
+                demand!(
+                    there == log.term_at(peer.match_index),
+                    "S10: leader {} of term {} believes that {} holds {} entries of its log, but \
+                     {there:?} is the term there",
+                    status.id,
+                    status.term,
+                    peer.id,
+                    peer.match_index
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn commits(&mut self, nodes: &[Node], place: usize, status: &Status) -> Result<(), Violation> {
+        let view = &self.views[place];
+        let log = nodes[place].replica.as_ref().expect("it has just handled a batch").log();
+        let id = status.id;
+        let id_at = |index: Index| log.term_at(index).map(|term| EntryId { term, index });
+        let known_before = self.commit_index();
+        let mut index = view.commit_index;
+        while index < status.commit_index.min(known_before) {
+            index = index.next();
+            let canonical = self.committed[place_of(index)].id;
+            demand!(
+                id_at(index) == Some(canonical),
+                "S8: replica {id} commits {:?} where {canonical} was committed before",
+                id_at(index)
+            );
+        }
+        if status.commit_index <= known_before {
+            return Ok(());
+        }
+        // New to everybody: only a leader may find that out, by counting copies on disks. It may
+        // have been deposed within the same batch.
+        let term = if status.role == RoleName::Leader { status.term } else { view.term };
+        let led = status.role == RoleName::Leader || view.role == RoleName::Leader;
+        demand!(
+            led,
+            "S11: {} {id} commits up to {}, but {known_before} is the last that any leader has \
+             committed",
+            format!("{:?}", status.role).to_lowercase(),
+            status.commit_index
+        );
+        let Some(last) = id_at(status.commit_index) else {
+            return Err(Violation(format!("S8: replica {id} commits past its log: {status:?}")));
+        };
+        demand!(
+            last.term == term,
+            "S4: leader {id} of term {term} commits {last} by counting, an entry of another term"
+        );
+        let copies = nodes.iter().filter(|node| node.disk.holds(last)).count();
+        demand!(
+            copies >= self.quorum,
+            "S6: leader {id} of term {term} commits {last} with {copies} durable copies, {} needed",
+            self.quorum
+        );
+        while index < status.commit_index {
+            index = index.next();
+            let id = id_at(index).expect("no gaps before the last entry");
+            self.committed.push(Committed { id, by_term: term, digest: None });
+        }
+        Ok(())
+    }
+
+    /// A replica has applied the entry at `index`.
+    pub(super) fn applied(
+        &mut self,
+        id: NodeId,
+        index: Index,
+        digest: u64,
+    ) -> Result<(), Violation> {
+        let known = self.commit_index();
+        demand!(index <= known, "S8: replica {id} applies {index}, committed are {known} entries");
+        let committed = &mut self.committed[place_of(index)];
+        let first = *committed.digest.get_or_insert(digest);
+        demand!(
+            first == digest,
+            "S8: replica {id} has state {digest:016x} after {}, another one had {first:016x}",
+            committed.id
+        );
+        Ok(())
+    }
+}

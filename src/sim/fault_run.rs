@@ -1,0 +1,612 @@
+//! One fault run: a cluster under a workload while things go wrong, then a chosen majority
+//! without faults, of which progress is demanded. Every rule is checked on the way, and what the
+//! clients saw is judged at the end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::checker::{Violation, demand};
+use super::dice::Dice;
+use super::faults::{Fault, Plan, Profile, draw_origin, draw_rate};
+use super::linear;
+use super::machine::{Clock, Pace};
+use super::network::{Fate, LinkQuality, Network};
+use super::trace::Trace;
+use super::workload::{ACCOUNT_START, Order, Workload, is_account};
+use super::world::{Answer, Door, Happening, Paces, World};
+use crate::config::Config;
+use crate::raft::Envelope;
+use crate::types::{Instant, NodeId, RequestKey, Term};
+use crate::wire;
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Virtual time that passed.
+    pub virtual_time: Duration,
+    /// Events handled.
+    pub events: u64,
+    /// Terms that had a leader.
+    pub leaders: usize,
+    /// Entries committed.
+    pub committed: u64,
+    /// Requests answered.
+    pub answered: u64,
+    /// Attempts refused.
+    pub refused: u64,
+    /// A digest of all that was sent and answered, and when: equal for equal runs.
+    pub fingerprint: u64,
+}
+
+/// A run that broke a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which rule, with the facts.
+    pub violation: Violation,
+    /// When.
+    pub at: Instant,
+    /// The last events before, if they were traced.
+    pub trace: Vec<String>,
+}
+
+/// The driver's alarms.
+#[derive(Debug)]
+enum Alarm {
+    Wake { client: usize, turn: u32 },
+    Answer(Answer),
+    Fault,
+    Resume(NodeId),
+    Restart(NodeId),
+}
+
+/// Whom a request was sent to.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    to: NodeId,
+    /// Of the replica, then.
+    incarnation: u64,
+    at: Instant,
+}
+
+/// A run under way.
+#[derive(Debug)]
+struct FaultRun {
+    plan: Plan,
+    dice: Dice,
+    world: World,
+    network: Network,
+    client_network: Dice,
+    workload: Workload,
+    alarms: BTreeMap<u64, Alarm>,
+    next_alarm: u64,
+    /// Who could be asked, once only a majority counts.
+    core: Option<Vec<NodeId>>,
+    /// Whom each request was last sent to.
+    asked: BTreeMap<RequestKey, Asked>,
+    orders: Vec<Order>,
+    fingerprint: u64,
+}
+
+/// Runs one seed of a profile. `change` may alter the configuration that was drawn, and the last
+/// `trace_lines` events are kept for a failure.
+///
+/// # Errors
+/// If a rule was broken.
+pub fn run(
+    profile: Profile,
+    seed: u64,
+    trace: Trace,
+    change: &dyn Fn(&mut Config),
+) -> Result<Summary, Box<Failure>> {
+    let mut dice = Dice::new(seed);
+    let mut plan = Plan::draw(profile, &mut dice);
+    change(&mut plan.config);
+    let mut run = FaultRun::new(plan, dice, trace);
+    let outcome = run.play();
+    outcome.map_err(|violation| {
+        let trace = run.world.trace.take();
+        Box::new(Failure { violation, at: run.world.now(), trace })
+    })
+}
+
+impl FaultRun {
+    fn new(plan: Plan, mut dice: Dice, trace: Trace) -> FaultRun {
+        let mut world = World::new(&plan.ids, &plan.config, plan.door, &mut dice);
+        world.trace = trace;
+        for &id in &plan.ids {
+            let node = world.node_mut(id);
+            node.paces = plan.paces;
+            node.clock = Clock::new(
+                Instant::ZERO,
+                draw_origin(&mut dice),
+                draw_rate(plan.drift_ppm, &mut dice),
+            );
+        }
+        FaultRun {
+            network: Network::new(dice.split(), &plan.ids, plan.quality),
+            client_network: dice.split(),
+            workload: Workload::new(plan.door, plan.load, &plan.ids, dice.split()),
+            world,
+            dice,
+            plan,
+            alarms: BTreeMap::new(),
+            next_alarm: 0,
+            core: None,
+            asked: BTreeMap::new(),
+            orders: Vec::new(),
+            fingerprint: 0,
+        }
+    }
+
+    fn play(&mut self) -> Result<Summary, Violation> {
+        for id in self.plan.ids.clone() {
+            self.world.start(id)?;
+        }
+        self.workload.begin(&mut self.orders);
+        self.give_orders();
+        if !self.plan.faults.is_empty() {
+            self.next_fault();
+        }
+        self.run_until(Instant::ZERO + self.plan.duration)?;
+        self.calm_down()?;
+        self.demand_progress()?;
+        self.judge()?;
+        let (answered, refused) = self.workload.heard();
+        Ok(Summary {
+            virtual_time: self.world.now().since(Instant::ZERO),
+            events: self.world.events(),
+            leaders: self.world.checker.leader_count(),
+            committed: self.world.checker.commit_index().0,
+            answered,
+            refused,
+            fingerprint: self.fingerprint,
+        })
+    }
+
+    fn run_until(&mut self, end: Instant) -> Result<(), Violation> {
+        while self.world.next_at().is_some_and(|at| at <= end) {
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<(), Violation> {
+        if let Happening::Alarm(number) = self.world.advance()? {
+            let alarm = self.alarms.remove(&number).expect("an alarm goes off once");
+            self.on_alarm(alarm)?;
+        }
+        self.carry_messages()?;
+        self.carry_answers();
+        Ok(())
+    }
+
+    // Messages.
+
+    fn carry_messages(&mut self) -> Result<(), Violation> {
+        if self.world.sent.is_empty() {
+            return Ok(());
+        }
+        let now = self.world.now();
+        let mut sent = std::mem::take(&mut self.world.sent);
+        for envelope in sent.drain(..) {
+            self.mix(now, (u64::from(envelope.from.0) << 16) | u64::from(envelope.to.0));
+            let fate = self.network.fate(now, envelope.from, envelope.to);
+            if self.world.trace.is_on() {
+                let replica = self.world.node(envelope.from).replica.as_ref();
+                let term = replica.map_or(Term(0), |replica| replica.status().term);
+                let arrow = match fate {
+                    Fate::Cut => "x->",
+                    Fate::Lost => "~->",
+                    Fate::Arrives { .. } => "->",
+                };
+                self.world.trace.sent(now, term, &envelope, arrow);
+            }
+            let Fate::Arrives { at, again } = fate else { continue };
+            let envelope = if self.plan.through_wire { through_wire(envelope)? } else { envelope };
+            if let Some(again) = again {
+                self.world.deliver(again, envelope.clone());
+            }
+            self.world.deliver(at, envelope);
+        }
+        self.world.sent = sent;
+        Ok(())
+    }
+
+    fn carry_answers(&mut self) {
+        let now = self.world.now();
+        for answer in std::mem::take(&mut self.world.answers) {
+            self.mix(now, u64::from(answer.key.client.0));
+            for at in self.way_of_client_message() {
+                self.set_alarm(at, Alarm::Answer(answer.clone()));
+            }
+        }
+    }
+
+    /// When a message between a client and a replica arrives: once, twice or never.
+    fn way_of_client_message(&mut self) -> Vec<Instant> {
+        let quality =
+            if self.core.is_some() { clean(&self.plan) } else { self.plan.client_quality };
+        let (dice, now) = (&mut self.client_network, self.world.now());
+        if dice.chance(quality.loss_permille) {
+            return Vec::new();
+        }
+        let copies = if dice.chance(quality.duplicate_permille) { 2 } else { 1 };
+        let way = |_| {
+            let late = dice.chance(quality.late_permille);
+            now + dice
+                .span(quality.delay_min, if late { quality.late_max } else { quality.delay_max })
+        };
+        (0..copies).map(way).collect()
+    }
+
+    fn give_orders(&mut self) {
+        for order in std::mem::take(&mut self.orders) {
+            match order {
+                Order::Ask { to, request } => {
+                    self.world.trace.asked(&request);
+                    let incarnation = self.world.node(to).incarnation();
+                    let at = self.world.now();
+                    self.asked.insert(request.key, Asked { to, incarnation, at });
+                    for at in self.way_of_client_message() {
+                        self.world.request(at, to, request.clone());
+                    }
+                }
+                Order::Wake { client, turn, after } => {
+                    self.set_alarm(self.world.now() + after, Alarm::Wake { client, turn });
+                }
+            }
+        }
+    }
+
+    fn mix(&mut self, now: Instant, what: u64) {
+        let state = self.fingerprint ^ now.0.rotate_left(20) ^ what;
+        self.fingerprint = state.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    }
+
+    fn set_alarm(&mut self, at: Instant, alarm: Alarm) {
+        self.next_alarm += 1;
+        self.alarms.insert(self.next_alarm, alarm);
+        self.world.alarm(at, self.next_alarm);
+    }
+
+    fn on_alarm(&mut self, alarm: Alarm) -> Result<(), Violation> {
+        match alarm {
+            Alarm::Wake { client, turn } => self.workload.wake(client, turn, &mut self.orders),
+            Alarm::Answer(answer) => self.workload.hear(&answer, &mut self.orders)?,
+            Alarm::Fault if self.core.is_none() => {
+                let fault = *self.dice.pick(&self.plan.faults);
+                self.happen(fault);
+                self.next_fault();
+            }
+            Alarm::Resume(id) if self.world.node(id).held.everything => {
+                self.note(format_args!("{id} goes on"));
+                self.world.resume(id)?;
+            }
+            Alarm::Restart(id) if self.world.node(id).replica.is_none() => {
+                // Those that the second phase leaves out stay as they are.
+                if self.core.is_none() {
+                    self.restart(id)?;
+                }
+            }
+            Alarm::Fault | Alarm::Resume(_) | Alarm::Restart(_) => {}
+        }
+        self.give_orders();
+        Ok(())
+    }
+
+    fn note(&mut self, text: std::fmt::Arguments<'_>) {
+        self.world.trace.note(self.world.now(), text);
+    }
+
+    // Faults.
+
+    fn next_fault(&mut self) {
+        let at = self.world.now() + self.plan.fault_pause.draw(&mut self.dice);
+        self.set_alarm(at, Alarm::Fault);
+    }
+
+    /// Any replica, or in half of the cases the leader.
+    fn victim(&mut self) -> NodeId {
+        let leader = self.world.leader().filter(|_| self.dice.chance(500));
+        leader.unwrap_or_else(|| *self.dice.pick(&self.plan.ids))
+    }
+
+    fn happen(&mut self, fault: Fault) {
+        match fault {
+            Fault::Split | Fault::Isolate | Fault::Deafen | Fault::CutSome => self.cut(fault),
+            Fault::Heal => {
+                self.note(format_args!("all links are whole"));
+                self.network.heal();
+            }
+            Fault::Pause => {
+                let id = self.victim();
+                if self.world.node(id).replica.is_some() && !self.world.node(id).held.everything {
+                    self.note(format_args!("{id} pauses"));
+                    self.world.node_mut(id).held.everything = true;
+                    let at = self.world.now() + self.plan.outage.draw(&mut self.dice);
+                    self.set_alarm(at, Alarm::Resume(id));
+                }
+            }
+            Fault::Crash => {
+                let id = self.victim();
+                self.crash(id);
+            }
+            Fault::CrashLeader => {
+                if let Some(id) = self.world.leader() {
+                    self.crash(id);
+                }
+            }
+            Fault::CrashAll => {
+                for id in self.plan.ids.clone() {
+                    self.crash(id);
+                }
+            }
+            Fault::SlowDisk => {
+                let id = self.victim();
+                let slow = self.plan.slow_sync;
+                let node = self.world.node_mut(id);
+                let now_slow = node.paces.sync != slow;
+                node.paces.sync = if now_slow { slow } else { self.plan.paces.sync };
+                self.note(format_args!(
+                    "{id}'s disk is {}",
+                    if now_slow { "slow" } else { "well" }
+                ));
+            }
+            Fault::Clock => {
+                let id = self.victim();
+                let rate = draw_rate(self.plan.drift_ppm, &mut self.dice);
+                let now = self.world.now();
+                self.world.node_mut(id).clock.set_rate(now, rate);
+                self.world.set_timer_of(id);
+                self.note(format_args!("{id}'s clock goes {rate} ppm too fast"));
+            }
+            Fault::Weather => {
+                let loss_permille =
+                    if self.dice.chance(500) { 700 } else { self.plan.quality.loss_permille };
+                self.note(format_args!("{loss_permille} of 1000 messages are lost"));
+                self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
+            }
+        }
+    }
+
+    fn cut(&mut self, fault: Fault) {
+        let mut ids = self.plan.ids.clone();
+        if ids.len() < 2 {
+            return;
+        }
+        match fault {
+            Fault::Split => {
+                self.dice.shuffle(&mut ids);
+                let rest = ids.split_off(1 + self.dice.place(ids.len() - 1));
+                self.note(format_args!("cut {ids:?} | {rest:?}"));
+                self.network.part(&[ids, rest]);
+            }
+            Fault::Isolate => {
+                let id = self.victim();
+                ids.retain(|&other| other != id);
+                self.note(format_args!("cut {id} off"));
+                self.network.part(&[vec![id], ids]);
+            }
+            Fault::Deafen => {
+                let (id, deaf) = (self.victim(), self.dice.chance(500));
+                self.note(format_args!("{id} is {}", if deaf { "deaf" } else { "mute" }));
+                for &other in ids.iter().filter(|&&other| other != id) {
+                    let (from, to) = if deaf { (other, id) } else { (id, other) };
+                    self.network.cut(from, to);
+                }
+            }
+            _ => {
+                for _ in 0..self.dice.between(1, ids.len() as u64) {
+                    self.dice.shuffle(&mut ids);
+                    self.note(format_args!("cut {} -> {}", ids[0], ids[1]));
+                    self.network.cut(ids[0], ids[1]);
+                    if self.dice.chance(500) {
+                        self.network.cut(ids[1], ids[0]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn crash(&mut self, id: NodeId) {
+        if self.world.node(id).replica.is_some() {
+            self.world.crash(id);
+            let at = self.world.now() + self.plan.outage.draw(&mut self.dice);
+            self.set_alarm(at, Alarm::Restart(id));
+        }
+    }
+
+    /// Starts a replica after a crash; its machine's clock may have a new origin.
+    fn restart(&mut self, id: NodeId) -> Result<(), Violation> {
+        let now = self.world.now();
+        let clock = Clock::new(
+            now,
+            draw_origin(&mut self.dice),
+            draw_rate(self.plan.drift_ppm, &mut self.dice),
+        );
+        self.world.node_mut(id).clock = clock;
+        self.world.start(id)
+    }
+
+    // The second phase.
+
+    /// Faults end for a majority, or for more. The others are down, cut off, or left with
+    /// whatever is wrong with them but cut links: somebody outside may lead on, and a member that
+    /// was cut off from that leader alone could never catch up.
+    fn calm_down(&mut self) -> Result<(), Violation> {
+        let mut ids = self.plan.ids.clone();
+        self.dice.shuffle(&mut ids);
+        let majority = ids.len() / 2 + 1;
+        let rest = ids.split_off(majority + self.dice.place(ids.len() - majority + 1));
+        ids.sort_unstable();
+        self.note(format_args!("faults end for {ids:?}"));
+        self.core = Some(ids.clone());
+        let clean = clean(&self.plan);
+        for &one in &ids {
+            for &other in ids.iter().filter(|&&other| other != one) {
+                self.network.heal_link(one, other);
+                self.network.set_link_quality(one, other, clean);
+            }
+        }
+        let fate_of_rest = self.dice.below(3);
+        for &id in &rest {
+            match fate_of_rest {
+                0 if self.world.node(id).replica.is_some() => self.world.crash(id),
+                1 => self.network.part(&[vec![id], ids.clone()]),
+                _ => {
+                    for &other in &ids {
+                        self.network.heal_link(id, other);
+                        self.network.heal_link(other, id);
+                    }
+                }
+            }
+        }
+        self.workload.stop(&ids);
+        for id in ids {
+            let node = self.world.node_mut(id);
+            node.paces = Paces { sync: fast(node.paces.sync), ..self.plan.paces };
+            if node.replica.is_none() {
+                self.restart(id)?;
+            } else if node.held.everything {
+                self.world.resume(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn demand_progress(&mut self) -> Result<(), Violation> {
+        let end = self.world.now() + self.plan.patience();
+        let mut probed = false;
+        loop {
+            self.forget_the_lost();
+            if self.workload.waiting().next().is_none()
+                && !self.workload.has_plans()
+                && self.owed().is_none()
+                && self.disagreement().is_none()
+            {
+                if probed {
+                    break;
+                }
+                probed = true;
+                self.workload.probe(&mut self.orders);
+                self.give_orders();
+            }
+            let next = (self.world.now() + Duration::from_millis(20)).min(end);
+            self.run_until(next)?;
+            self.world.skip_to(next);
+            if next == end {
+                return Err(self.no_progress(probed));
+            }
+        }
+        Ok(())
+    }
+
+    fn no_progress(&self, probed: bool) -> Violation {
+        let waiting: Vec<_> =
+            self.workload.waiting().map(|key| (key, self.asked[&key].to)).collect();
+        let statuses: Vec<String> = self
+            .world
+            .nodes()
+            .iter()
+            .filter_map(|node| Some(format!("{:?}", node.replica.as_ref()?.status())))
+            .collect();
+        Violation(format!(
+            "L3: no progress {:?} after the faults ended{}; waiting: {waiting:?}; owed: {:?}; {}; \
+             replicas:\n  {}",
+            self.plan.patience(),
+            if probed { ", a fresh put and get hang" } else { "" },
+            self.owed().map(|key| (key, self.asked[&key])),
+            self.disagreement().unwrap_or_else(|| "the replicas agree".to_owned()),
+            statuses.join("\n  ")
+        ))
+    }
+
+    /// Under the course's door a request that went into a replica which crashed is gone: nobody
+    /// sends it again, and nobody owes an answer.
+    fn forget_the_lost(&mut self) {
+        if self.plan.door == Door::Connection {
+            return;
+        }
+        let excused = |key: &RequestKey| {
+            let Asked { to, at, .. } = self.asked[key];
+            let long_ago = self.world.now().since(at) > self.plan.load.patience.max;
+            !self.is_owed(*key) && (long_ago || self.world.node(to).replica.is_none())
+        };
+        let lost: Vec<_> = self.workload.waiting().filter(excused).collect();
+        for key in lost {
+            self.workload.lost(key, &mut self.orders);
+        }
+        self.give_orders();
+    }
+
+    /// Whether one of the majority's replicas has the request and has not crashed since.
+    fn is_owed(&self, key: RequestKey) -> bool {
+        let core = self.core.as_ref().expect("the second phase");
+        let Asked { to, incarnation, .. } = self.asked[&key];
+        core.contains(&to) && self.world.node(to).incarnation() == incarnation
+    }
+
+    /// Under the course's door, where nobody asks again: a request that a replica of the majority
+    /// owes an answer, given up ones too (L12).
+    fn owed(&self) -> Option<RequestKey> {
+        let mut unanswered = self.workload.unanswered();
+        unanswered.find(|&key| self.plan.door == Door::Course && self.is_owed(key))
+    }
+
+    /// What the majority's replicas do not agree upon yet.
+    fn disagreement(&self) -> Option<String> {
+        let core = self.core.as_ref().expect("the second phase");
+        let mut seen = None;
+        for &id in core {
+            let node = self.world.node(id);
+            let status = node.replica.as_ref().expect("the majority runs").status();
+            let state = (status.last, node.store.digest());
+            if status.commit_index != status.last.index
+                || node.store.applied_index() != status.last.index
+                || *seen.get_or_insert(state) != state
+            {
+                return Some(format!("{id} does not agree with the others or with itself"));
+            }
+        }
+        None
+    }
+
+    fn judge(&self) -> Result<(), Violation> {
+        let accounts = self.world.promises.count(is_account);
+        let sum = self.world.promises.sum(is_account);
+        demand!(
+            sum == accounts * ACCOUNT_START,
+            "C6: {accounts} accounts hold {sum} together, {} were put in",
+            accounts * ACCOUNT_START
+        );
+        let judged = self.workload.history().check(linear::STEPS_MAX);
+        judged.map_err(|error| Violation(format!("C1: {error}")))
+    }
+}
+
+/// Links inside the majority of the second phase.
+fn clean(plan: &Plan) -> LinkQuality {
+    let delay_min = plan.quality.delay_min;
+    LinkQuality { delay_min, delay_max: delay_min * 3, ..LinkQuality::perfect(delay_min) }
+}
+
+fn fast(pace: Pace) -> Pace {
+    Pace {
+        min: pace.min.min(Duration::from_millis(1)),
+        max: pace.max.min(Duration::from_millis(2)),
+    }
+}
+
+/// A message as its bytes would bring it.
+fn through_wire(mut envelope: Envelope) -> Result<Envelope, Violation> {
+    let mut bytes = BytesMut::new();
+    wire::peer::encode(&envelope.message, &mut bytes);
+    let bytes: Bytes = bytes.freeze();
+    let message = wire::peer::decode(bytes)
+        .map_err(|error| Violation(format!("H1: {:?} can't be read: {error}", envelope.message)))?;
+    demand!(message == envelope.message, "H1: {:?} arrives as {message:?}", envelope.message);
+    envelope.message = message;
+    Ok(envelope)
+}

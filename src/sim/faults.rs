@@ -1,0 +1,370 @@
+//! What goes wrong in a fault run: profiles, and the plan that a seed draws from one.
+
+use std::time::Duration;
+
+use super::dice::{Dice, nanoseconds};
+use super::machine::Pace;
+use super::network::LinkQuality;
+use super::workload::Load;
+use super::world::{Door, Paces};
+use crate::config::{Config, FanOut};
+use crate::types::NodeId;
+
+/// A family of fault runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Profile {
+    /// Anything, each seed its own mixture of all others.
+    Mixed,
+    /// Nothing goes wrong but small delays.
+    Quiet,
+    /// Messages are lost, repeated, late and out of order.
+    Network,
+    /// Links are cut: in two halves, one way, partly.
+    Partitions,
+    /// Replicas crash and start again, and their disks are slow.
+    Crashes,
+    /// Replicas pause, and their clocks go wrong within the bound; leases are on.
+    Clocks,
+}
+
+/// What can be done to a running cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Cut the replicas in two groups.
+    Split,
+    /// Cut one replica off, often the leader.
+    Isolate,
+    /// Cut one replica off in one direction only.
+    Deafen,
+    /// Cut some links in some directions.
+    CutSome,
+    /// Take back all cuts.
+    Heal,
+    /// Stop a replica for a while.
+    Pause,
+    /// Crash a replica and start it again later.
+    Crash,
+    /// Crash the leader.
+    CrashLeader,
+    /// Crash all replicas at once.
+    CrashAll,
+    /// Make a disk slow, or as fast as before.
+    SlowDisk,
+    /// Change the rate of a clock, within the bound.
+    Clock,
+    /// Lose more messages for a while, or as many as before.
+    Weather,
+}
+
+/// One run, drawn from its seed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The replicas.
+    pub ids: Vec<NodeId>,
+    /// How each of them is configured.
+    pub config: Config,
+    /// Who answers writes.
+    pub door: Door,
+    /// Links between replicas.
+    pub quality: LinkQuality,
+    /// Links between clients and replicas.
+    pub client_quality: LinkQuality,
+    /// How fast machines are.
+    pub paces: Paces,
+    /// Slow disks.
+    pub slow_sync: Pace,
+    /// Largest deviation of a clock from the true time.
+    pub drift_ppm: u64,
+    /// What happens, each as likely as it is often here.
+    pub faults: Vec<Fault>,
+    /// From one fault to the next.
+    pub fault_pause: Pace,
+    /// How long a replica is stopped or down.
+    pub outage: Pace,
+    /// Clients.
+    pub load: Load,
+    /// How long the faults last.
+    pub duration: Duration,
+    /// Messages are encoded and decoded on their way.
+    pub through_wire: bool,
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Profile; 6] = [
+        Profile::Mixed,
+        Profile::Quiet,
+        Profile::Network,
+        Profile::Partitions,
+        Profile::Crashes,
+        Profile::Clocks,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Mixed => "mixed",
+            Profile::Quiet => "quiet",
+            Profile::Network => "network",
+            Profile::Partitions => "partitions",
+            Profile::Crashes => "crashes",
+            Profile::Clocks => "clocks",
+        }
+    }
+
+    /// The profile of that name.
+    pub fn by_name(name: &str) -> Option<Profile> {
+        Profile::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+}
+
+/// A kind of trouble that a seed has or has not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Network,
+    Partitions,
+    Crashes,
+    Disks,
+    Pauses,
+    Clocks,
+}
+
+impl Profile {
+    fn draw_troubles(self, dice: &mut Dice) -> Vec<Trouble> {
+        use Trouble::{Clocks, Crashes, Disks, Network, Partitions, Pauses};
+        match self {
+            Profile::Mixed => [
+                (Network, 600),
+                (Partitions, 600),
+                (Crashes, 600),
+                (Disks, 500),
+                (Pauses, 400),
+                (Clocks, 500),
+            ]
+            .into_iter()
+            .filter_map(|(trouble, permille)| dice.chance(permille).then_some(trouble))
+            .collect(),
+            Profile::Quiet => vec![],
+            Profile::Network => vec![Network],
+            Profile::Partitions => vec![Partitions],
+            Profile::Crashes => vec![Crashes, Disks],
+            Profile::Clocks => vec![Pauses, Clocks],
+        }
+    }
+}
+
+impl Plan {
+    /// Draws a run.
+    pub fn draw(profile: Profile, dice: &mut Dice) -> Plan {
+        let troubles = profile.draw_troubles(dice);
+        let has = |trouble| troubles.contains(&trouble);
+        let replicas = match dice.below(20) {
+            0 => 1,
+            1 => 2,
+            2 => 7,
+            3..8 => 3,
+            8..11 => 4,
+            _ => 5,
+        };
+        let course = dice.chance(400);
+        let mut config = if course { Config::course() } else { Config::server() };
+        vary(&mut config, dice, profile == Profile::Clocks);
+        let hop = if course { Duration::from_micros(200) } else { Duration::from_micros(500) };
+        Plan {
+            ids: (1..=replicas).map(NodeId).collect(),
+            door: if course { Door::Course } else { Door::Connection },
+            quality: draw_quality(has(Trouble::Network), hop, &config, dice),
+            client_quality: client_quality(course, has(Trouble::Network), hop),
+            paces: draw_paces(has(Trouble::Disks), dice),
+            slow_sync: Pace {
+                min: Duration::from_millis(5),
+                max: config.election_timeout_max * u32::try_from(dice.between(1, 4)).expect("4"),
+            },
+            drift_ppm: if has(Trouble::Clocks) { u64::from(config.clock_drift_ppm) } else { 0 },
+            faults: draw_faults(&troubles, dice),
+            fault_pause: {
+                let max =
+                    config.election_timeout_max * u32::try_from(dice.between(1, 6)).expect("6");
+                Pace { min: Duration::from_millis(20), max }
+            },
+            outage: Pace {
+                min: Duration::from_millis(1),
+                max: config.election_timeout_max * u32::try_from(dice.between(1, 5)).expect("5"),
+            },
+            load: Load {
+                clients: usize::try_from(dice.between(2, 6)).expect("6"),
+                keys: dice.between(2, 5),
+                accounts: dice.between(0, 4),
+                think: Pace {
+                    min: Duration::ZERO,
+                    max: Duration::from_millis(dice.between(10, 150)),
+                },
+                patience: Pace {
+                    min: config.election_timeout_min,
+                    max: config.election_timeout_max * 2,
+                },
+                give_up_permille: if course { 200 } else { 20 },
+            },
+            duration: Duration::from_secs(if course { 20 } else { 10 }),
+            through_wire: dice.chance(250),
+            config,
+        }
+    }
+
+    /// How long a healthy majority may take to answer everything and to agree.
+    pub fn patience(&self) -> Duration {
+        let config = &self.config;
+        let election = config.election_timeout_max + config.election_timeout_lossy_extra;
+        election * 10
+            + config.check_quorum_window_lossy
+            + config.silence_after_start
+            + config.request_hold
+            + self.load.patience.max * 3
+    }
+}
+
+fn vary(config: &mut Config, dice: &mut Dice, leases: bool) {
+    config.lease_reads = leases || dice.chance(500);
+    config.fan_out = if dice.chance(500) { FanOut::All } else { FanOut::Thrifty };
+    // A thrifty leader brings one append per heartbeat to who lags behind all that is committed:
+    // with tiny ones it would take minutes.
+    let least = if config.fan_out == FanOut::All { 1 } else { 10 };
+    if dice.chance(300) {
+        config.append_entries_max = usize::try_from(dice.between(least, 12)).expect("12");
+    }
+    if dice.chance(300) {
+        config.append_bytes_max =
+            usize::try_from(dice.between(least * 100 - 99, 1_200)).expect("1200");
+    }
+    if dice.chance(300) {
+        config.inflight_appends_max = usize::try_from(dice.between(1, 4)).expect("4");
+    }
+    if dice.chance(100) {
+        config.inflight_bytes_max = usize::try_from(dice.between(1, 500)).expect("500");
+    }
+    if dice.chance(100) {
+        config.uncommitted_bytes_max = usize::try_from(dice.between(500, 2_000)).expect("2000");
+    }
+    if dice.chance(100) {
+        config.held_requests_max = usize::try_from(dice.between(0, 3)).expect("3");
+        config.waiting_reads_max = usize::try_from(dice.between(1, 3)).expect("3");
+    }
+}
+
+fn draw_quality(faulty: bool, hop: Duration, config: &Config, dice: &mut Dice) -> LinkQuality {
+    let clean =
+        LinkQuality { delay_min: hop / 2, delay_max: hop * 3 / 2, ..LinkQuality::perfect(hop) };
+    if !faulty {
+        return clean;
+    }
+    let loss_max = *dice.pick(&[0, 50, 150, 300, 500_u64]);
+    LinkQuality {
+        loss_permille: u32::try_from(dice.between(0, loss_max)).expect("500"),
+        duplicate_permille: *dice.pick(&[0, 20, 100]),
+        late_permille: *dice.pick(&[0, 10, 50]),
+        delay_max: hop * u32::try_from(dice.between(2, 60)).expect("60"),
+        // Older than several terms.
+        late_max: config.election_timeout_max * 8,
+        ..clean
+    }
+}
+
+/// The course's client traffic is never lost; a socket's is only where its replica dies, but a
+/// client that gives a connection up too early and asks again over another one looks like loss.
+fn client_quality(course: bool, faulty: bool, hop: Duration) -> LinkQuality {
+    let clean = LinkQuality { delay_min: hop / 2, delay_max: hop * 2, ..LinkQuality::perfect(hop) };
+    if course || !faulty {
+        return clean;
+    }
+    LinkQuality {
+        loss_permille: 50,
+        duplicate_permille: 50,
+        late_permille: 20,
+        late_max: Duration::from_secs(3),
+        ..clean
+    }
+}
+
+fn draw_paces(slow: bool, dice: &mut Dice) -> Paces {
+    let micros = Duration::from_micros;
+    let choose = |dice: &mut Dice, longest: u64| match dice.below(3) {
+        0 => Pace::AT_ONCE,
+        1 => Pace { min: micros(1), max: micros(longest / 10) },
+        _ => Pace { min: micros(10), max: micros(longest) },
+    };
+    let factor = if slow { 10 } else { 1 };
+    Paces {
+        sync: choose(dice, 2_000 * factor),
+        apply: choose(dice, 500 * factor),
+        batch: choose(dice, 300 * factor),
+    }
+}
+
+fn draw_faults(troubles: &[Trouble], dice: &mut Dice) -> Vec<Fault> {
+    use Fault::{
+        Clock, Crash, CrashAll, CrashLeader, CutSome, Deafen, Heal, Isolate, Pause, SlowDisk,
+        Split, Weather,
+    };
+    let has = |trouble| troubles.contains(&trouble);
+    let mut faults = Vec::new();
+    let mut add = |wanted: bool, some: &[Fault]| {
+        if wanted {
+            faults.extend_from_slice(some);
+        }
+    };
+    add(has(Trouble::Partitions), &[Heal, Heal]);
+    // Each seed has its own weights: some never split, some only isolate.
+    for fault in [Split, Isolate, Deafen, CutSome] {
+        add(has(Trouble::Partitions) && dice.chance(600), &[fault]);
+    }
+    add(has(Trouble::Crashes), &[Crash]);
+    add(has(Trouble::Crashes) && dice.chance(600), &[CrashLeader]);
+    add(has(Trouble::Crashes) && dice.chance(200), &[CrashAll]);
+    add(has(Trouble::Disks), &[SlowDisk]);
+    add(has(Trouble::Pauses), &[Pause]);
+    add(has(Trouble::Clocks), &[Clock]);
+    add(has(Trouble::Network) && dice.chance(300), &[Weather]);
+    faults
+}
+
+/// A rate within the bound, in parts per million; the limits themselves come often.
+pub(super) fn draw_rate(drift_ppm: u64, dice: &mut Dice) -> i64 {
+    let bound = i64::try_from(drift_ppm).expect("a small rate");
+    match dice.below(4) {
+        0 => bound,
+        1 => -bound,
+        _ => i64::try_from(dice.between(0, 2 * drift_ppm)).expect("a small rate") - bound,
+    }
+}
+
+/// A reading at which a clock starts: anything up to a day.
+pub(super) fn draw_origin(dice: &mut Dice) -> crate::types::Instant {
+    crate::types::Instant(dice.below(nanoseconds(Duration::from_hours(24))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_plan_is_valid_and_all_sizes_and_doors_come() {
+        let mut sizes = std::collections::BTreeSet::new();
+        for seed in 0..500 {
+            for profile in Profile::ALL {
+                let plan = Plan::draw(profile, &mut Dice::new(seed));
+                assert_eq!(plan.config.validate(), Ok(()), "{profile:?} {seed}");
+                sizes.insert((plan.ids.len(), plan.door == Door::Course));
+                assert!(plan.faults.is_empty() || profile != Profile::Quiet);
+            }
+        }
+        assert_eq!(sizes.len(), 12, "{sizes:?}");
+    }
+
+    #[test]
+    fn names_lead_back_to_profiles() {
+        for profile in Profile::ALL {
+            assert_eq!(Profile::by_name(profile.name()), Some(profile));
+        }
+        assert_eq!(Profile::by_name("nonsense"), None);
+    }
+}

@@ -1,0 +1,261 @@
+//! What a simulated replica runs on: a clock that may go wrong within its bound, and a disk that
+//! forgets at a crash what was not synced.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::dice::Dice;
+use crate::raft::{AppendJob, Durable};
+use crate::types::{EntryId, Index, Instant};
+
+/// A replica's monotonic clock: its own origin and its own rate.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// True time of the last change of rate.
+    anchor: Instant,
+    /// What the clock showed then.
+    reading: Instant,
+    /// How much too fast it goes, in parts per million; negative if too slow.
+    rate_ppm: i64,
+}
+
+impl Clock {
+    /// A clock that shows `reading` at the true time `now`.
+    pub fn new(now: Instant, reading: Instant, rate_ppm: i64) -> Clock {
+        assert!(rate_ppm > -1_000_000, "a monotonic clock does not go backwards");
+        Clock { anchor: now, reading, rate_ppm }
+    }
+
+    /// What it shows at the true time `now`.
+    pub fn read(&self, now: Instant) -> Instant {
+        let passed = i128::from(now.0.saturating_sub(self.anchor.0));
+        let shown = passed * i128::from(1_000_000 + self.rate_ppm) / 1_000_000;
+        Instant(self.reading.0.saturating_add(u64::try_from(shown).unwrap_or(u64::MAX)))
+    }
+
+    /// The first true time at which it shows `reading` or more.
+    pub fn when(&self, reading: Instant) -> Instant {
+        if reading == Instant::MAX {
+            return Instant::MAX;
+        }
+        let ahead = i128::from(reading.0.saturating_sub(self.reading.0));
+        let rate = i128::from(1_000_000 + self.rate_ppm);
+        let passed = (ahead * 1_000_000 + rate - 1) / rate;
+        Instant(self.anchor.0.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)))
+    }
+
+    /// Changes the rate from `now` on; the reading does not jump.
+    pub fn set_rate(&mut self, now: Instant, rate_ppm: i64) {
+        *self = Clock::new(now, self.read(now), rate_ppm);
+    }
+}
+
+/// A span drawn anew each time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pace {
+    /// Shortest.
+    pub min: Duration,
+    /// Longest.
+    pub max: Duration,
+}
+
+impl Pace {
+    /// No time at all: what is begun is done.
+    pub const AT_ONCE: Pace = Pace { min: Duration::ZERO, max: Duration::ZERO };
+
+    /// Always the same.
+    pub const fn always(span: Duration) -> Pace {
+        Pace { min: span, max: span }
+    }
+
+    /// Whether it takes no time.
+    pub fn is_zero(&self) -> bool {
+        self.max.is_zero()
+    }
+
+    /// One draw.
+    pub fn draw(&self, dice: &mut Dice) -> Duration {
+        dice.span(self.min, self.max)
+    }
+}
+
+/// A disk with the log writer in front of it.
+///
+/// Jobs become durable in order, and only when a sync ends; a sync covers the jobs that waited
+/// when it began. Index `i` of the log is `image.entries[i - 1]`.
+#[derive(Debug, Default)]
+pub struct Disk {
+    image: Durable,
+    waiting: VecDeque<AppendJob>,
+    /// How many of the waiting jobs the sync under way covers.
+    syncing: usize,
+}
+
+impl Disk {
+    /// What would survive a crash now.
+    pub fn image(&self) -> &Durable {
+        &self.image
+    }
+
+    /// The id of the durable entry at `index`.
+    pub fn id_at(&self, index: Index) -> Option<EntryId> {
+        if index == Index::ZERO {
+            return Some(EntryId::ZERO);
+        }
+        let place = usize::try_from(index.0 - 1).expect("a log in memory");
+        self.image.entries.get(place).map(crate::record::Entry::id)
+    }
+
+    /// Whether the entry and so all before it are durable.
+    pub fn holds(&self, id: EntryId) -> bool {
+        self.id_at(id.index) == Some(id)
+    }
+
+    /// Takes a job.
+    pub fn write(&mut self, job: AppendJob) {
+        self.waiting.push_back(job);
+    }
+
+    /// Begins a sync if none is under way and something waits. True if it did.
+    pub fn begin_sync(&mut self) -> bool {
+        if self.syncing > 0 || self.waiting.is_empty() {
+            return false;
+        }
+        self.syncing = self.waiting.len();
+        true
+    }
+
+    /// Ends the sync under way for its first job; `None` once all its jobs are done. The job's
+    /// messages may leave then.
+    pub fn end_sync(&mut self) -> Option<AppendJob> {
+        self.syncing = self.syncing.checked_sub(1)?;
+        let job = self.waiting.pop_front().expect("a sync covers jobs that wait");
+        store(&mut self.image, &job, job.entries.len());
+        Some(job)
+    }
+
+    /// Whether a sync is under way.
+    pub fn is_syncing(&self) -> bool {
+        self.syncing > 0
+    }
+
+    /// How many jobs are not durable.
+    pub fn unsynced(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Cuts the power. Whatever was not synced may be there or not: up to a place that the dice
+    /// choose it is, also in the middle of a job; nothing behind that place is.
+    pub fn crash(&mut self, dice: &mut Dice) {
+        let written = dice.place(self.syncing + 1);
+        for job in self.waiting.iter().take(written) {
+            store(&mut self.image, job, job.entries.len());
+        }
+        if written < self.syncing {
+            // Hard state stands in the block's header, so a job torn in two has it.
+            let torn = &self.waiting[written];
+            if !torn.entries.is_empty() && dice.chance(500) {
+                store(&mut self.image, torn, dice.place(torn.entries.len()));
+            }
+        }
+        self.waiting.clear();
+        self.syncing = 0;
+    }
+}
+
+/// Writes a job's hard state and its first `count` entries.
+fn store(image: &mut Durable, job: &AppendJob, count: usize) {
+    if let Some(hard_state) = job.hard_state {
+        image.hard_state = hard_state;
+    }
+    let Some(first) = job.entries[..count].first() else { return };
+    let keep = usize::try_from(first.index().0 - 1).expect("a log in memory");
+    assert!(keep <= image.entries.len(), "job {} leaves a gap in the log", job.sequence);
+    image.entries.truncate(keep);
+    image.entries.extend_from_slice(&job.entries[..count]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::HardState;
+    use crate::record::{EntryKind, RecordBuffer};
+    use crate::types::{JobSequence, Term};
+
+    #[test]
+    fn a_clock_keeps_its_rate_and_finds_the_time_of_a_reading() {
+        for rate in [-300_000, -2_000, 0, 7, 2_000, 500_000] {
+            let mut clock = Clock::new(Instant(1_000), Instant(77), rate);
+            assert_eq!(clock.read(Instant(1_000)), Instant(77));
+            for reading in [77, 78, 1_000, 999_999_937] {
+                let at = clock.when(Instant(reading));
+                assert!(clock.read(at) >= Instant(reading));
+                assert!(at == Instant(1_000) || clock.read(Instant(at.0 - 1)) < Instant(reading));
+            }
+            let before = clock.read(Instant(5_000_000));
+            clock.set_rate(Instant(5_000_000), -rate);
+            assert_eq!(clock.read(Instant(5_000_000)), before);
+        }
+        let fast = Clock::new(Instant::ZERO, Instant::ZERO, 2_000);
+        assert_eq!(fast.read(Instant(1_000_000_000)), Instant(1_002_000_000));
+        assert_eq!(fast.when(Instant::MAX), Instant::MAX);
+    }
+
+    fn job(sequence: u64, term: u64, ids: &[(u64, u64)]) -> AppendJob {
+        let mut buffer = RecordBuffer::default();
+        let encode = |&(index, term): &(u64, u64)| {
+            buffer.encode(EntryId::new(term, index), EntryKind::Command, b"x")
+        };
+        AppendJob {
+            sequence: JobSequence(sequence),
+            hard_state: Some(HardState { term: Term(term), voted_for: None }),
+            entries: ids.iter().map(encode).collect(),
+            release: Vec::new(),
+        }
+    }
+
+    fn ids(disk: &Disk) -> Vec<(u64, u64)> {
+        disk.image.entries.iter().map(|entry| (entry.index().0, entry.term().0)).collect()
+    }
+
+    #[test]
+    fn a_sync_covers_what_waited_when_it_began() {
+        let mut disk = Disk::default();
+        assert!(!disk.begin_sync());
+        disk.write(job(1, 1, &[(1, 1), (2, 1)]));
+        assert!(disk.begin_sync());
+        disk.write(job(2, 2, &[(2, 2)]));
+        assert!(!disk.begin_sync(), "one is under way");
+        assert_eq!(disk.end_sync().map(|job| job.sequence), Some(JobSequence(1)));
+        assert_eq!(disk.end_sync(), None);
+        assert_eq!(ids(&disk), [(1, 1), (2, 1)]);
+        assert!(disk.begin_sync());
+        assert_eq!(disk.end_sync().map(|job| job.sequence), Some(JobSequence(2)));
+        assert_eq!(ids(&disk), [(1, 1), (2, 2)]);
+        assert!(disk.holds(EntryId::new(2, 2)) && !disk.holds(EntryId::new(1, 2)));
+    }
+
+    #[test]
+    fn a_crash_keeps_a_beginning_of_what_was_being_synced_and_nothing_else() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..100 {
+            let mut disk = Disk::default();
+            disk.write(job(1, 1, &[(1, 1), (2, 1)]));
+            disk.write(job(2, 2, &[(2, 2)]));
+            assert!(disk.begin_sync());
+            disk.write(job(3, 3, &[(3, 3)]));
+            disk.crash(&mut Dice::new(seed));
+            assert_eq!(disk.unsynced(), 0);
+            seen.insert((disk.image.hard_state.term.0, ids(&disk)));
+        }
+        let expected = [
+            (0, vec![]),
+            (1, vec![]),
+            (1, vec![(1, 1)]),
+            (1, vec![(1, 1), (2, 1)]),
+            (2, vec![(1, 1), (2, 1)]),
+            (2, vec![(1, 1), (2, 2)]),
+        ];
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), expected);
+    }
+}

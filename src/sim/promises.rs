@@ -1,0 +1,331 @@
+//! What clients were told, against a plain model: each request applied once, every answer the one
+//! that the committed log gives, no read older than what was committed when it was asked, no
+//! effect of what was refused. Rule numbers (C1 to C6) are those of the project's safety page.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use super::checker::{Violation, demand};
+use crate::kv::{Applied, Command, Operation, Outcome};
+use crate::types::{Index, NodeId, RequestKey};
+
+/// All requests of a run and what came of them.
+#[derive(Debug, Default)]
+pub struct Promises {
+    requests: HashMap<RequestKey, Request, FixedState>,
+    model: Model,
+}
+
+/// A request, over all its attempts.
+#[derive(Debug)]
+struct Request {
+    /// Committed when it first reached a replica: a read must show that much.
+    floor: Index,
+    /// How often it reached a replica.
+    attempts: u32,
+    /// How many of those were refused.
+    refused: u32,
+    /// Where it took effect.
+    effect: Option<Index>,
+}
+
+/// The state machine once more, as plainly as can be: applied once, in order, with all versions
+/// of each key.
+#[derive(Debug, Default)]
+struct Model {
+    versions: BTreeMap<Bytes, Vec<(Index, Option<Bytes>)>>,
+    /// What each place of the log gave; `None` where there was no command.
+    results: Vec<Option<Applied>>,
+    remembered: HashMap<RequestKey, Outcome, FixedState>,
+}
+
+impl Promises {
+    /// A request reaches a replica while `committed` entries are committed.
+    pub(super) fn asked(&mut self, key: RequestKey, committed: Index) {
+        let request = self.requests.entry(key).or_insert(Request {
+            floor: committed,
+            attempts: 0,
+            refused: 0,
+            effect: None,
+        });
+        request.attempts += 1;
+    }
+
+    /// A replica applied the entry at `index`; `None` if there was nothing to apply.
+    pub(super) fn applied(
+        &mut self,
+        id: NodeId,
+        index: Index,
+        payload: &[u8],
+        applied: Option<&Applied>,
+    ) -> Result<(), Violation> {
+        let place = usize::try_from(index.0 - 1).expect("a log in memory");
+        if place == self.model.results.len() {
+            let result = applied.map(|_| self.model.apply(index, payload));
+            if let Some(Applied { key, repeated: false, .. }) = result {
+                self.took_effect(key, index)?;
+            }
+            self.model.results.push(result);
+        }
+        let expected = self.model.results.get(place).and_then(Option::as_ref);
+        demand!(
+            applied == expected,
+            "C6: replica {id} got {applied:?} from entry {index}, where a plain model gets \
+             {expected:?}"
+        );
+        Ok(())
+    }
+
+    fn took_effect(&mut self, key: RequestKey, index: Index) -> Result<(), Violation> {
+        let Some(request) = self.requests.get_mut(&key) else {
+            return Err(Violation(format!("C8: {key:?} was applied at {index}, nobody asked it")));
+        };
+        demand!(
+            request.effect.is_none(),
+            "C6: {key:?} took effect at {:?} and again at {index}",
+            request.effect
+        );
+        demand!(
+            request.refused < request.attempts,
+            "C5: {key:?} took effect at {index}, but every attempt was refused before"
+        );
+        request.effect = Some(index);
+        Ok(())
+    }
+
+    /// A replica answers a write, from its memory of requests or as it applies it.
+    pub(super) fn answered_write(
+        &self,
+        id: NodeId,
+        key: RequestKey,
+        outcome: &Outcome,
+    ) -> Result<(), Violation> {
+        let told = self.model.remembered.get(&key);
+        demand!(
+            told == Some(outcome),
+            "C5: replica {id} answers {key:?} with {outcome:?}, its effect was {told:?}"
+        );
+        Ok(())
+    }
+
+    /// A replica answers a read from its state at `state`.
+    pub(super) fn answered_read(
+        &self,
+        id: NodeId,
+        key: RequestKey,
+        payload: &[u8],
+        outcome: &Outcome,
+        state: Index,
+    ) -> Result<(), Violation> {
+        let Some(request) = self.requests.get(&key) else {
+            return Err(Violation(format!("C8: replica {id} answers {key:?}, nobody asked it")));
+        };
+        demand!(
+            state >= request.floor,
+            "C1: replica {id} answers the read {key:?} from its state at {state}, but {} entries \
+             were committed before it was asked",
+            request.floor
+        );
+        let expected = self.model.read(payload, state);
+        demand!(
+            *outcome == expected,
+            "C1: replica {id} answers the read {key:?} with {outcome:?}; at {state} it is \
+             {expected:?}"
+        );
+        Ok(())
+    }
+
+    /// A replica refuses an attempt.
+    pub(super) fn refused(&mut self, id: NodeId, key: RequestKey) -> Result<(), Violation> {
+        let Some(request) = self.requests.get_mut(&key) else {
+            return Err(Violation(format!("C8: replica {id} refuses {key:?}, nobody asked it")));
+        };
+        request.refused += 1;
+        demand!(
+            request.refused <= request.attempts,
+            "C5: {key:?} was refused {} times, but asked {} times",
+            request.refused,
+            request.attempts
+        );
+        demand!(
+            request.refused < request.attempts || request.effect.is_none(),
+            "C5: replica {id} refuses {key:?}, which took effect at {:?}",
+            request.effect
+        );
+        Ok(())
+    }
+
+    /// How many of the keys that `choose` picks have a value in the newest state.
+    pub fn count(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
+        let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
+        chosen.filter(|(_, versions)| versions.last().is_some_and(|(_, v)| v.is_some())).count()
+            as u64
+    }
+
+    /// The sum of all values that are numbers, among keys that `choose` picks, in the newest state.
+    pub fn sum(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
+        let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
+        let newest = chosen.filter_map(|(_, versions)| versions.last()?.1.as_ref());
+        newest.filter_map(|value| number(value)).sum()
+    }
+}
+
+impl Model {
+    fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
+        let Ok(Command { key, operation }) = Command::decode(payload) else {
+            let key = RequestKey::default();
+            return Applied { key, outcome: Outcome::Malformed, repeated: false };
+        };
+        if let Operation::Get { key: pair } = operation {
+            return Applied { key, outcome: Outcome::Value(self.newest(pair)), repeated: false };
+        }
+        if let Some(outcome) = self.remembered.get(&key) {
+            return Applied { key, outcome: outcome.clone(), repeated: true };
+        }
+        let outcome = match operation {
+            Operation::Get { .. } => unreachable!("answered above"),
+            Operation::Put { key: pair, value } => {
+                self.set(index, pair, Some(Bytes::copy_from_slice(value)));
+                Outcome::Done
+            }
+            Operation::Delete { key: pair } => {
+                let was = self.newest(pair).is_some();
+                self.set(index, pair, None);
+                Outcome::Deleted(was)
+            }
+            Operation::Transfer { from, to, amount } => {
+                Outcome::Transferred(self.transfer(index, from, to, amount).is_some())
+            }
+        };
+        self.remembered.insert(key, outcome.clone());
+        Applied { key, outcome, repeated: false }
+    }
+
+    fn transfer(&mut self, index: Index, from: &[u8], to: &[u8], amount: u64) -> Option<()> {
+        let (holds, held) = (number(&self.newest(from)?)?, number(&self.newest(to)?)?);
+        let left = holds.checked_sub(amount)?;
+        if from != to {
+            let sum = held.checked_add(amount)?;
+            self.set(index, from, Some(Bytes::from(left.to_string())));
+            self.set(index, to, Some(Bytes::from(sum.to_string())));
+        }
+        Some(())
+    }
+
+    fn set(&mut self, index: Index, key: &[u8], value: Option<Bytes>) {
+        if let Some(versions) = self.versions.get_mut(key) {
+            versions.push((index, value));
+        } else {
+            self.versions.insert(Bytes::copy_from_slice(key), vec![(index, value)]);
+        }
+    }
+
+    fn newest(&self, key: &[u8]) -> Option<Bytes> {
+        self.versions.get(key)?.last()?.1.clone()
+    }
+
+    fn read(&self, payload: &[u8], state: Index) -> Outcome {
+        let Ok(Command { operation: Operation::Get { key }, .. }) = Command::decode(payload) else {
+            return Outcome::Malformed;
+        };
+        let value = self.versions.get(key).and_then(|versions| {
+            let length = versions.partition_point(|(index, _)| *index <= state);
+            versions[..length].last()?.1.clone()
+        });
+        Outcome::Value(value)
+    }
+}
+
+fn number(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ClientId, RequestId};
+
+    const ID: NodeId = NodeId(1);
+
+    fn key(number: u8) -> RequestKey {
+        RequestKey { client: ClientId(1), request: RequestId([number; 16]) }
+    }
+
+    fn put(number: u8, value: &str) -> Bytes {
+        let operation = Operation::Put { key: b"k", value: value.as_bytes() };
+        Command { key: key(number), operation }.encode()
+    }
+
+    fn done(number: u8, repeated: bool) -> Applied {
+        Applied { key: key(number), outcome: Outcome::Done, repeated }
+    }
+
+    fn asked(numbers: &[u8]) -> Promises {
+        let mut promises = Promises::default();
+        for &number in numbers {
+            promises.asked(key(number), Index(0));
+        }
+        promises
+    }
+
+    #[test]
+    fn a_retry_that_is_applied_again_is_noticed() {
+        let mut promises = asked(&[1, 1]);
+        let payload = put(1, "a");
+        promises.applied(ID, Index(1), &payload, Some(&done(1, false))).unwrap();
+        promises.applied(NodeId(2), Index(1), &payload, Some(&done(1, false))).unwrap();
+        let twice = promises.applied(ID, Index(2), &payload, Some(&done(1, false))).unwrap_err();
+        assert!(twice.0.starts_with("C6"), "{twice}");
+        promises.applied(NodeId(2), Index(2), &payload, Some(&done(1, true))).unwrap();
+        promises.answered_write(ID, key(1), &Outcome::Done).unwrap();
+        assert!(promises.answered_write(ID, key(2), &Outcome::Done).is_err());
+    }
+
+    #[test]
+    fn reads_must_be_as_new_as_what_was_committed_when_they_were_asked() {
+        let mut promises = asked(&[1, 2]);
+        promises.applied(ID, Index(1), &put(1, "a"), Some(&done(1, false))).unwrap();
+        promises.applied(ID, Index(2), &put(2, "b"), Some(&done(2, false))).unwrap();
+        promises.asked(key(3), Index(2));
+        let read = Command { key: key(3), operation: Operation::Get { key: b"k" } }.encode();
+        let value = |text: &str| Outcome::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
+        promises.answered_read(ID, key(3), &read, &value("b"), Index(2)).unwrap();
+        assert!(promises.answered_read(ID, key(3), &read, &value("a"), Index(2)).is_err());
+        let stale = promises.answered_read(ID, key(3), &read, &value("a"), Index(1)).unwrap_err();
+        assert!(stale.0.starts_with("C1"), "{stale}");
+    }
+
+    #[test]
+    fn a_refused_attempt_has_no_effect() {
+        let mut promises = asked(&[1, 2, 2]);
+        promises.refused(ID, key(1)).unwrap();
+        promises.refused(ID, key(2)).unwrap();
+        promises.applied(ID, Index(1), &put(2, "b"), Some(&done(2, false))).unwrap();
+        assert!(promises.applied(ID, Index(2), &put(1, "a"), Some(&done(1, false))).is_err());
+        assert!(promises.refused(ID, key(2)).is_err());
+    }
+
+    #[test]
+    fn transfers_keep_the_sum() {
+        let mut promises = asked(&[1, 2]);
+        let account = |number: u8, name: &'static [u8], value: &'static [u8]| {
+            let operation = Operation::Put { key: name, value };
+            Command { key: key(number), operation }.encode()
+        };
+        promises.applied(ID, Index(1), &account(1, b"a", b"70"), Some(&done(1, false))).unwrap();
+        promises.applied(ID, Index(2), &account(2, b"b", b"30"), Some(&done(2, false))).unwrap();
+        for (number, amount, moved) in [(3, 60, true), (4, 11, false)] {
+            promises.asked(key(number), Index(2));
+            let operation = Operation::Transfer { from: b"a", to: b"b", amount };
+            let payload = Command { key: key(number), operation }.encode();
+            let outcome = Outcome::Transferred(moved);
+            let applied = Applied { key: key(number), outcome, repeated: false };
+            promises.applied(ID, Index(u64::from(number)), &payload, Some(&applied)).unwrap();
+        }
+        assert_eq!(promises.sum(|key| key != b"c"), 100);
+        assert_eq!(promises.sum(|key| key == b"a"), 10);
+    }
+}

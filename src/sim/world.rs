@@ -1,0 +1,739 @@
+//! A cluster in virtual time: replicas with their machines, and one queue of events, earliest
+//! first, in the order of their making where the time is equal. One thread, no clock, and every
+//! draw from one seed: the same seed is the same run, byte for byte.
+//!
+//! The world runs replicas and checks them after every step. It does not carry messages: whoever
+//! drives it (fault runs, scripts, the course's scenarios) takes what was sent out of
+//! [`World::sent`] after each event, decides what becomes of it, and puts what arrives back with
+//! [`World::deliver`].
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
+use super::checker::{Checker, Violation, demand};
+use super::dice::Dice;
+use super::machine::{Clock, Disk, Pace};
+use super::promises::Promises;
+use super::trace::Trace;
+use crate::config::Config;
+use crate::kv::{Outcome, Store};
+use crate::raft::{
+    AppendJob, ApplyJob, ClientRequest, Effects, Envelope, Msg, Persisted, RefusalReason, Replica,
+    RequestKind, RoleName,
+};
+use crate::record::EntryKind;
+use crate::types::{Index, Instant, NodeId, RequestKey};
+
+/// Messages that a replica's socket holds while nobody reads it; more are lost.
+const INBOX_MAX: usize = 10_000;
+/// Steps of one replica at one instant; more means that its time-outs never end.
+const STEPS_AT_ONCE_MAX: u32 = 10_000;
+
+/// Who answers a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// The replica that holds the client's connection.
+    Connection,
+    /// The leader that commits it, whoever was asked (the course's protocol).
+    Course,
+}
+
+/// How fast the parts of a replica's machine are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Paces {
+    /// From the beginning of a sync to its end.
+    pub sync: Pace,
+    /// From the handing over of an apply job to its end.
+    pub apply: Pace,
+    /// From the first waiting message to the step that handles all that wait by then.
+    pub batch: Pace,
+}
+
+impl Paces {
+    /// Everything at once, each message a batch of its own.
+    pub const AT_ONCE: Paces =
+        Paces { sync: Pace::AT_ONCE, apply: Pace::AT_ONCE, batch: Pace::AT_ONCE };
+}
+
+/// What a client hears.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// From whom.
+    pub from: NodeId,
+    /// About which request.
+    pub key: RequestKey,
+    /// Whom the replica believes to lead.
+    pub leader: Option<NodeId>,
+    /// What.
+    pub kind: AnswerKind,
+}
+
+/// What a client hears.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AnswerKind {
+    /// It is done.
+    Done(Outcome),
+    /// This attempt has no effect.
+    Refused(RefusalReason),
+}
+
+/// What an event was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Happening {
+    /// Something inside the cluster.
+    Inside,
+    /// The alarm that the driver had set with this number.
+    Alarm(u64),
+    /// Nothing is left to happen.
+    Nothing,
+}
+
+/// What is held back of a replica's doings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Held {
+    /// All of them, for a pause: messages wait.
+    pub everything: bool,
+    /// Its time-outs, until it has moved them (scripts).
+    pub timeouts: bool,
+    /// The ends of its syncs, until they are let to come (scripts).
+    pub syncs: bool,
+}
+
+/// What is in the queue for a replica already.
+#[derive(Clone, Copy, Debug, Default)]
+struct Due {
+    step: bool,
+    sync: bool,
+    apply: bool,
+}
+
+/// A replica and all that it runs on.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Its place among the world's nodes.
+    pub place: usize,
+    /// The core; `None` while it is down.
+    pub replica: Option<Replica>,
+    /// Its state machine.
+    pub store: Store,
+    /// Its disk.
+    pub disk: Disk,
+    /// Its clock.
+    pub clock: Clock,
+    /// How fast its machine is.
+    pub paces: Paces,
+    /// What is held back of its doings.
+    pub held: Held,
+    peers: Vec<NodeId>,
+    config: Config,
+    dice: Dice,
+    incarnation: u64,
+    inbox: VecDeque<Msg>,
+    /// Writes that came in here and may be answered here, how often each.
+    connections: BTreeMap<RequestKey, u32>,
+    applying: VecDeque<ApplyJob>,
+    due: Due,
+    /// The earliest time for which a timer event is in the queue.
+    timer_at: Instant,
+    steps_at_once: (Instant, u32),
+}
+
+/// The cluster, its queue and its checks.
+#[derive(Debug)]
+pub struct World {
+    now: Instant,
+    door: Door,
+    queue: Queue,
+    nodes: Vec<Node>,
+    /// What the replicas sent since the driver last took it.
+    pub sent: Vec<Envelope>,
+    /// What clients were told since the driver last took it.
+    pub answers: Vec<Answer>,
+    /// Rules about replicas.
+    pub checker: Checker,
+    /// Rules about clients.
+    pub promises: Promises,
+    /// Where events are written down, if anywhere.
+    pub trace: Trace,
+    effects: Effects,
+    events: u64,
+}
+
+impl Node {
+    /// Counts starts and crashes: what was sent to another incarnation is lost.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+}
+
+#[derive(Debug)]
+enum Event {
+    Deliver { place: usize, envelope: Envelope },
+    Request { place: usize, request: ClientRequest },
+    Step { place: usize, incarnation: u64 },
+    Timer { place: usize, incarnation: u64 },
+    Synced { place: usize, incarnation: u64 },
+    Apply { place: usize, incarnation: u64 },
+    Alarm(u64),
+}
+
+/// Events by time, then by the order of their making. The heap moves small keys only.
+#[derive(Debug, Default)]
+struct Queue {
+    order: BinaryHeap<Reverse<(Instant, u64, u32)>>,
+    events: Vec<Option<Event>>,
+    free: Vec<u32>,
+    sequence: u64,
+    /// How many of the events are messages, requests, syncs and the like: work on its way, as
+    /// opposed to timers and alarms.
+    under_way: usize,
+}
+
+impl Event {
+    fn is_under_way(&self) -> bool {
+        !matches!(self, Event::Timer { .. } | Event::Alarm(_))
+    }
+}
+
+impl Queue {
+    fn push(&mut self, at: Instant, event: Event) {
+        self.under_way += usize::from(event.is_under_way());
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            u32::try_from(self.events.len() - 1).expect("fewer than 2^32 events at a time")
+        });
+        self.events[slot as usize] = Some(event);
+        self.sequence += 1;
+        self.order.push(Reverse((at, self.sequence, slot)));
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        self.order.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    fn pop(&mut self) -> Option<(Instant, Event)> {
+        let Reverse((at, _, slot)) = self.order.pop()?;
+        let event = self.events[slot as usize].take().expect("a queued slot holds its event");
+        self.free.push(slot);
+        self.under_way -= usize::from(event.is_under_way());
+        Some((at, event))
+    }
+}
+
+impl World {
+    /// A cluster of replicas that have never run. All of them start at time zero.
+    pub fn new(ids: &[NodeId], config: &Config, door: Door, dice: &mut Dice) -> World {
+        let node = |(place, &id): (usize, &NodeId)| Node {
+            id,
+            place,
+            replica: None,
+            store: Store::default(),
+            disk: Disk::default(),
+            clock: Clock::new(Instant::ZERO, Instant::ZERO, 0),
+            paces: Paces::AT_ONCE,
+            held: Held::default(),
+            peers: ids.iter().copied().filter(|&other| other != id).collect(),
+            config: config.clone(),
+            dice: dice.split(),
+            incarnation: 0,
+            inbox: VecDeque::new(),
+            connections: BTreeMap::new(),
+            applying: VecDeque::new(),
+            due: Due::default(),
+            timer_at: Instant::MAX,
+            steps_at_once: (Instant::ZERO, 0),
+        };
+        World {
+            now: Instant::ZERO,
+            door,
+            queue: Queue::default(),
+            nodes: ids.iter().enumerate().map(node).collect(),
+            sent: Vec::new(),
+            answers: Vec::new(),
+            checker: Checker::new(ids.len(), config),
+            promises: Promises::default(),
+            trace: Trace::default(),
+            effects: Effects::default(),
+            events: 0,
+        }
+    }
+
+    /// The true time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// How many events were handled.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// All replicas with their machines.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// One replica with its machine.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[self.place(id)]
+    }
+
+    /// One replica with its machine, to change its paces and what is held.
+    pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        let place = self.place(id);
+        &mut self.nodes[place]
+    }
+
+    fn place(&self, id: NodeId) -> usize {
+        self.nodes.iter().position(|node| node.id == id).expect("a replica of this world")
+    }
+
+    /// The replica that leads in the highest term of those that run.
+    pub fn leader(&self) -> Option<NodeId> {
+        let statuses = self.nodes.iter().filter_map(|node| Some(node.replica.as_ref()?.status()));
+        let leaders = statuses.filter(|status| status.role == RoleName::Leader);
+        leaders.max_by_key(|status| status.term).map(|status| status.id)
+    }
+
+    /// When the next event comes.
+    pub fn next_at(&self) -> Option<Instant> {
+        self.queue.next_at()
+    }
+
+    /// How many messages, requests, syncs and the like are on their way.
+    pub fn under_way(&self) -> usize {
+        self.queue.under_way
+    }
+
+    /// Lets a message arrive.
+    pub fn deliver(&mut self, at: Instant, envelope: Envelope) {
+        let place = self.place(envelope.to);
+        self.queue.push(at.max(self.now), Event::Deliver { place, envelope });
+    }
+
+    /// Lets a client's request arrive.
+    pub fn request(&mut self, at: Instant, to: NodeId, request: ClientRequest) {
+        let place = self.place(to);
+        self.queue.push(at.max(self.now), Event::Request { place, request });
+    }
+
+    /// Lets [`World::advance`] return this number at that time.
+    pub fn alarm(&mut self, at: Instant, number: u64) {
+        self.queue.push(at.max(self.now), Event::Alarm(number));
+    }
+
+    /// Lets the time pass without any event, up to just before the next one.
+    pub fn skip_to(&mut self, at: Instant) {
+        assert!(self.next_at().is_none_or(|next| next >= at), "an event lies before {at:?}");
+        self.now = self.now.max(at);
+    }
+
+    /// Handles the next event.
+    ///
+    /// # Errors
+    /// If a rule was broken.
+    pub fn advance(&mut self) -> Result<Happening, Violation> {
+        let Some((at, event)) = self.queue.pop() else { return Ok(Happening::Nothing) };
+        assert!(at >= self.now, "time runs backwards");
+        self.now = at;
+        self.events += 1;
+        match event {
+            Event::Alarm(number) => return Ok(Happening::Alarm(number)),
+            Event::Deliver { place, envelope } => self.arrives(place, Msg::Peer(envelope))?,
+            Event::Request { place, request } => self.asked(place, request)?,
+            Event::Step { place, incarnation } => {
+                if self.nodes[place].incarnation == incarnation {
+                    self.nodes[place].due.step = false;
+                    self.step(place)?;
+                }
+            }
+            Event::Timer { place, incarnation } => {
+                let node = &mut self.nodes[place];
+                if node.incarnation == incarnation && node.timer_at == at {
+                    node.timer_at = Instant::MAX;
+                    let held = node.held.everything || node.held.timeouts;
+                    let replica = node.replica.as_ref();
+                    let due = replica.map_or(Instant::MAX, |r| node.clock.when(r.next_timeout()));
+                    if due <= at && !held {
+                        self.step(place)?;
+                    } else if due > at {
+                        self.set_timer(place);
+                    }
+                }
+            }
+            Event::Synced { place, incarnation } => {
+                if self.nodes[place].incarnation == incarnation {
+                    self.nodes[place].due.sync = false;
+                    self.synced(place)?;
+                }
+            }
+            Event::Apply { place, incarnation } => {
+                if self.nodes[place].incarnation == incarnation {
+                    self.nodes[place].due.apply = false;
+                    self.apply(place)?;
+                }
+            }
+        }
+        Ok(Happening::Inside)
+    }
+
+    /// Starts a replica that has never run or has crashed. Its clock shows what the machine's
+    /// clock shows then; `seed` is for its own draws.
+    ///
+    /// # Errors
+    /// If its disk does not hold what it had promised.
+    pub fn start(&mut self, id: NodeId) -> Result<(), Violation> {
+        let place = self.place(id);
+        let node = &mut self.nodes[place];
+        assert!(node.replica.is_none(), "replica {id} runs");
+        node.incarnation += 1;
+        node.store = Store::default();
+        #[cfg(feature = "mutants")]
+        if node.config.mutant == Some(crate::config::Mutant::ApplyTwice) {
+            node.store = Store::forgetful();
+        }
+        let seed = node.dice.number();
+        let now = node.clock.read(self.now);
+        let durable = node.disk.image().clone();
+        node.replica = Some(Replica::new(id, &node.peers, node.config.clone(), seed, durable, now));
+        node.timer_at = Instant::MAX;
+        self.trace.started(&self.nodes[place]);
+        self.checker.on_start(&self.nodes[place])?;
+        self.set_timer(place);
+        Ok(())
+    }
+
+    /// Stops a replica for good or until [`World::start`]: all that is not on its disk is gone,
+    /// and of what was being synced a part that its dice choose.
+    pub fn crash(&mut self, id: NodeId) {
+        let place = self.place(id);
+        let node = &mut self.nodes[place];
+        node.replica = None;
+        node.incarnation += 1;
+        node.disk.crash(&mut node.dice);
+        node.inbox.clear();
+        node.connections.clear();
+        node.applying.clear();
+        node.due = Due::default();
+        node.held = Held { syncs: node.held.syncs, ..Held::default() };
+        self.trace.note(self.now, format_args!("{id} crashes"));
+    }
+
+    /// Ends a pause: the replica does all that waited.
+    ///
+    /// # Errors
+    /// If a rule was broken.
+    pub fn resume(&mut self, id: NodeId) -> Result<(), Violation> {
+        let place = self.place(id);
+        self.nodes[place].held.everything = false;
+        if self.nodes[place].replica.is_some() {
+            self.synced_if_done(place)?;
+            self.apply(place)?;
+            self.step(place)?;
+        }
+        Ok(())
+    }
+
+    /// A sync that ended while the replica was paused is noticed afterwards.
+    fn synced_if_done(&mut self, place: usize) -> Result<(), Violation> {
+        let node = &self.nodes[place];
+        if node.disk.is_syncing() && !node.due.sync && !node.held.syncs {
+            self.synced(place)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the sync that a script holds.
+    ///
+    /// # Errors
+    /// If a rule was broken.
+    pub fn sync(&mut self, id: NodeId) -> Result<(), Violation> {
+        let place = self.place(id);
+        self.nodes[place].disk.begin_sync();
+        self.synced(place)
+    }
+
+    /// Lets a replica look at its timers again, after its clock or what is held was changed.
+    pub fn set_timer_of(&mut self, id: NodeId) {
+        let place = self.place(id);
+        self.nodes[place].timer_at = Instant::MAX;
+        self.set_timer(place);
+    }
+
+    fn asked(&mut self, place: usize, request: ClientRequest) -> Result<(), Violation> {
+        let node = &mut self.nodes[place];
+        if node.replica.is_none() {
+            return Ok(());
+        }
+        self.trace.request_arrives(self.now, node, &request);
+        self.promises.asked(request.key, self.checker.commit_index());
+        if self.door == Door::Connection && request.kind == RequestKind::Write {
+            *node.connections.entry(request.key).or_default() += 1;
+        }
+        self.arrives(place, Msg::Client(request))
+    }
+
+    fn arrives(&mut self, place: usize, message: Msg) -> Result<(), Violation> {
+        let node = &mut self.nodes[place];
+        if node.replica.is_none() || node.inbox.len() >= INBOX_MAX {
+            return Ok(());
+        }
+        if let Msg::Peer(envelope) = &message {
+            self.trace.arrives(self.now, node, envelope);
+        }
+        node.inbox.push_back(message);
+        self.step_soon(place)
+    }
+
+    /// Handles what waits at the end of the batch; at once if batches take no time.
+    fn step_soon(&mut self, place: usize) -> Result<(), Violation> {
+        let node = &mut self.nodes[place];
+        if node.held.everything || node.due.step {
+            return Ok(());
+        }
+        if node.paces.batch.is_zero() {
+            return self.step(place);
+        }
+        node.due.step = true;
+        let at = self.now + node.paces.batch.draw(&mut node.dice);
+        self.queue.push(at, Event::Step { place, incarnation: node.incarnation });
+        Ok(())
+    }
+
+    /// A driver's step: all that waits, the time-out if it is due, one flush, the effects. What
+    /// these bring back at once is handled in further steps at the same time.
+    fn step(&mut self, place: usize) -> Result<(), Violation> {
+        loop {
+            let node = &mut self.nodes[place];
+            let Some(replica) = node.replica.as_mut() else { return Ok(()) };
+            if node.held.everything {
+                return Ok(());
+            }
+            let now = node.clock.read(self.now);
+            node.steps_at_once = (
+                self.now,
+                if node.steps_at_once.0 == self.now { node.steps_at_once.1 + 1 } else { 0 },
+            );
+            demand!(
+                node.steps_at_once.1 < STEPS_AT_ONCE_MAX,
+                "L6: replica {} takes step after step at {now:?}; its next time-out is {:?}",
+                node.id,
+                replica.next_timeout()
+            );
+            self.trace.before_step(replica);
+            let out = &mut self.effects;
+            for message in node.inbox.drain(..) {
+                replica.handle_msg(now, message, out);
+            }
+            if now >= replica.next_timeout() && !node.held.timeouts {
+                replica.handle_timeout(now, out);
+            }
+            replica.flush(now, out);
+            replica.check();
+            if replica.next_timeout() > now {
+                node.held.timeouts = false;
+            }
+            let status = replica.status();
+            self.checker.after_step(&self.nodes, place, &status)?;
+            self.trace.after_step(self.now, &self.nodes[place], &status, &self.effects);
+            self.carry_out(place, status.role)?;
+            let node = &self.nodes[place];
+            if node.inbox.is_empty() {
+                break;
+            }
+            if !node.paces.batch.is_zero() {
+                self.step_soon(place)?;
+                break;
+            }
+        }
+        self.set_timer(place);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, place: usize, role: RoleName) -> Result<(), Violation> {
+        let mut effects = std::mem::take(&mut self.effects);
+        for envelope in effects.send.drain(..) {
+            self.send(place, envelope)?;
+        }
+        for refusal in effects.refusals.drain(..) {
+            self.promises.refused(self.nodes[place].id, refusal.key)?;
+            self.disconnect(place, refusal.key);
+            let kind = AnswerKind::Refused(refusal.reason);
+            self.answer(place, refusal.key, refusal.leader, kind);
+        }
+        if let Some(job) = effects.append.take() {
+            self.write(place, role, job)?;
+        }
+        if !effects.apply.is_empty() {
+            let node = &mut self.nodes[place];
+            node.applying.push_back(std::mem::take(&mut effects.apply));
+            if node.paces.apply.is_zero() {
+                self.apply(place)?;
+            } else if !node.due.apply {
+                node.due.apply = true;
+                let at = self.now + node.paces.apply.draw(&mut node.dice);
+                self.queue.push(at, Event::Apply { place, incarnation: node.incarnation });
+            }
+        }
+        // Its vectors are empty now; their memory is used again.
+        self.effects = effects;
+        Ok(())
+    }
+
+    fn send(&mut self, place: usize, envelope: Envelope) -> Result<(), Violation> {
+        self.checker.on_send(&self.nodes, place, &envelope)?;
+        self.sent.push(envelope);
+        Ok(())
+    }
+
+    fn answer(&mut self, place: usize, key: RequestKey, leader: Option<NodeId>, kind: AnswerKind) {
+        let answer = Answer { from: self.nodes[place].id, key, leader, kind };
+        self.trace.answers(self.now, &answer);
+        self.answers.push(answer);
+    }
+
+    fn write(&mut self, place: usize, role: RoleName, job: AppendJob) -> Result<(), Violation> {
+        self.checker.on_job(&self.nodes[place], role, &job)?;
+        self.nodes[place].disk.write(job);
+        self.begin_sync(place)
+    }
+
+    fn begin_sync(&mut self, place: usize) -> Result<(), Violation> {
+        let node = &mut self.nodes[place];
+        if node.held.syncs || !node.disk.begin_sync() {
+            return Ok(());
+        }
+        if node.paces.sync.is_zero() {
+            return self.end_sync(place);
+        }
+        node.due.sync = true;
+        let at = self.now + node.paces.sync.draw(&mut node.dice);
+        self.queue.push(at, Event::Synced { place, incarnation: node.incarnation });
+        Ok(())
+    }
+
+    /// A sync has ended, and the core hears of it in a step.
+    fn synced(&mut self, place: usize) -> Result<(), Violation> {
+        if self.nodes[place].held.everything {
+            return Ok(());
+        }
+        self.end_sync(place)?;
+        self.begin_sync(place)?;
+        self.step_soon(place)
+    }
+
+    /// What a sync made durable may be vouched for, job by job.
+    fn end_sync(&mut self, place: usize) -> Result<(), Violation> {
+        while let Some(job) = self.nodes[place].disk.end_sync() {
+            let node = &mut self.nodes[place];
+            self.trace.synced(self.now, node, &job);
+            self.checker.on_synced(node)?;
+            for envelope in job.release {
+                self.send(place, envelope)?;
+            }
+            let last = job.entries.last().map(crate::record::Entry::id);
+            let persisted = Persisted { sequence: job.sequence, last };
+            self.nodes[place].inbox.push_back(Msg::Persisted(persisted));
+        }
+        Ok(())
+    }
+
+    /// The apply stage does all its jobs.
+    fn apply(&mut self, place: usize) -> Result<(), Violation> {
+        if self.nodes[place].held.everything {
+            return Ok(());
+        }
+        let mut last = None;
+        while let Some(job) = self.nodes[place].applying.pop_front() {
+            for committed in &job.entries {
+                let entry = &committed.entry;
+                let result =
+                    self.apply_entry(place, entry.index(), entry.kind(), &entry.payload())?;
+                last = Some(entry.index());
+                let Some((key, outcome)) = result else { continue };
+                let ours = match self.door {
+                    Door::Course => committed.as_leader,
+                    Door::Connection => self.disconnect(place, key),
+                };
+                if ours {
+                    self.promises.answered_write(self.nodes[place].id, key, &outcome)?;
+                    let leader = self.nodes[place].replica.as_ref().and_then(Replica::named_leader);
+                    self.answer(place, key, leader, AnswerKind::Done(outcome));
+                }
+            }
+            for read in &job.reads {
+                self.read(place, read)?;
+            }
+        }
+        if let Some(index) = last {
+            self.nodes[place].inbox.push_back(Msg::Applied { index });
+            if !self.nodes[place].paces.apply.is_zero() {
+                return self.step_soon(place);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_entry(
+        &mut self,
+        place: usize,
+        index: Index,
+        kind: EntryKind,
+        payload: &[u8],
+    ) -> Result<Option<(RequestKey, Outcome)>, Violation> {
+        let node = &mut self.nodes[place];
+        demand!(
+            index == node.store.applied_index().next(),
+            "S8: replica {} is to apply {index} after {}",
+            node.id,
+            node.store.applied_index()
+        );
+        let applied = match kind {
+            EntryKind::NoOperation => {
+                node.store.skip(index);
+                None
+            }
+            EntryKind::Command => Some(node.store.apply(index, payload)),
+        };
+        self.checker.applied(node.id, index, node.store.digest())?;
+        self.promises.applied(node.id, index, payload, applied.as_ref())?;
+        Ok(applied.map(|applied| (applied.key, applied.outcome)))
+    }
+
+    fn read(&mut self, place: usize, read: &ClientRequest) -> Result<(), Violation> {
+        let node = &self.nodes[place];
+        let (key, outcome) = node
+            .store
+            .read(&read.payload)
+            .map_err(|error| Violation(format!("C8: {:?} is no read: {error}", read.key)))?;
+        let state = node.store.applied_index();
+        self.promises.answered_read(node.id, key, &read.payload, &outcome, state)?;
+        let leader = node.replica.as_ref().and_then(Replica::named_leader);
+        self.answer(place, key, leader, AnswerKind::Done(outcome));
+        Ok(())
+    }
+
+    /// Takes one claim to an answer off the connection; true if there was one.
+    fn disconnect(&mut self, place: usize, key: RequestKey) -> bool {
+        let connections = &mut self.nodes[place].connections;
+        let Some(count) = connections.get_mut(&key) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            connections.remove(&key);
+        }
+        true
+    }
+
+    /// Puts a timer event into the queue unless one is there that comes no later.
+    fn set_timer(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        let Some(replica) = node.replica.as_ref() else { return };
+        let at = node.clock.when(replica.next_timeout()).max(self.now);
+        if at < node.timer_at && at != Instant::MAX && !node.held.timeouts {
+            node.timer_at = at;
+            self.queue.push(at, Event::Timer { place, incarnation: node.incarnation });
+        }
+    }
+}
