@@ -25,7 +25,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use crate::sim::report::Report;
+use crate::sim::game::Game;
 use crate::sim::scenario::Scenario;
 use crate::types::NodeId;
 
@@ -103,8 +103,9 @@ pub enum ProcessError {
     Interrupted,
 }
 
-/// Runs one scenario. `progress` hears now and then how many seconds have passed; as soon as
-/// `interrupted` is set the run is given up. Either way no replica is left behind.
+/// Runs one scenario and gives the finished game, to ask for its report and its samples.
+/// `progress` hears now and then how many seconds have passed; as soon as `interrupted` is set the
+/// run is given up. Either way no replica is left behind.
 ///
 /// # Errors
 /// If the program can't be started, sockets can't be had, or the run is interrupted.
@@ -114,7 +115,7 @@ pub fn run(
     options: &Options,
     interrupted: &AtomicBool,
     progress: &mut dyn FnMut(f64),
-) -> Result<Report, ProcessError> {
+) -> Result<Game, ProcessError> {
     let program = program::resolve(&options.program)?;
     let mut router = router::Router::start(scenario, seed, options, &program)?;
     router.run(interrupted, progress)?;

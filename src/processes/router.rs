@@ -16,7 +16,6 @@ use super::program::{Replica, end_all};
 use super::{Options, ProcessError, Protocol};
 use crate::sim::clients::CLIENT_COUNT;
 use crate::sim::game::{Action, Game};
-use crate::sim::report::Report;
 use crate::sim::scenario::Scenario;
 use crate::types::{self, NodeId};
 
@@ -31,7 +30,7 @@ pub(super) struct Router {
     game: Game,
     /// By id. `None` once the connection is over.
     links: Vec<Option<Link>>,
-    replicas: Vec<Replica>,
+    replicas: Replicas,
     protocol: Protocol,
     addresses: Addresses,
     /// The game's origin of time.
@@ -41,6 +40,16 @@ pub(super) struct Router {
     deliver: Vec<NodeId>,
     /// Holds the socket files; removed at the end.
     _folder: Option<TempDir>,
+}
+
+/// The programs of a run. They end together when it is over, whatever the way out of it was.
+#[derive(Debug)]
+struct Replicas(Vec<Replica>);
+
+impl Drop for Replicas {
+    fn drop(&mut self) {
+        end_all(self.0.iter_mut());
+    }
 }
 
 impl Router {
@@ -82,7 +91,7 @@ impl Router {
         Ok(Router {
             game,
             links,
-            replicas,
+            replicas: Replicas(replicas),
             protocol: options.protocol,
             addresses: Addresses {
                 replicas: scenario.replicas,
@@ -224,7 +233,7 @@ impl Router {
                 Action::Kill(id) => {
                     let place = usize::from(id.0);
                     self.links[place] = None;
-                    self.replicas[place].terminate();
+                    self.replicas.0[place].terminate();
                 }
             }
         }
@@ -261,23 +270,23 @@ impl Router {
     fn lose(&mut self, place: usize, what: &str) {
         self.links[place] = None;
         let wait_until = Instant::now() + EXIT_WAIT;
-        while !self.replicas[place].is_gone() && Instant::now() < wait_until {
-            self.replicas[place].tend();
+        while !self.replicas.0[place].is_gone() && Instant::now() < wait_until {
+            self.replicas.0[place].tend();
             std::thread::sleep(Duration::from_millis(1));
         }
         self.died(id_of(place), what);
-        self.replicas[place].terminate();
+        self.replicas.0[place].terminate();
     }
 
     /// Counts a replica as dead, and tells how its process ended if it did.
     fn died(&mut self, id: NodeId, what: &str) {
-        let exit = self.replicas[usize::from(id.0)].own_exit();
+        let exit = self.replicas.0[usize::from(id.0)].own_exit();
         self.game.died(id, exit.unwrap_or_else(|| what.to_owned()));
     }
 
     /// Looks after the processes: who is to end, and who ended by itself.
     fn tend(&mut self) {
-        for (place, replica) in self.replicas.iter_mut().enumerate() {
+        for (place, replica) in self.replicas.0.iter_mut().enumerate() {
             replica.tend();
             let id = id_of(place);
             if self.game.is_alive(id)
@@ -289,8 +298,8 @@ impl Router {
         }
     }
 
-    /// Ends all replicas and gives the verdict.
-    pub(super) fn finish(mut self) -> Report {
+    /// Ends all replicas and gives the finished game.
+    pub(super) fn finish(mut self) -> Game {
         self.tend();
         for place in 0..self.links.len() {
             let there = self.links[place].as_ref().is_none_or(Link::is_there);
@@ -304,15 +313,8 @@ impl Router {
                 );
             }
         }
-        end_all(self.replicas.iter_mut());
-        self.game.report()
-    }
-}
-
-impl Drop for Router {
-    fn drop(&mut self) {
-        // Also on the way out of an interrupted run; nothing is left to do after a finished one.
-        end_all(self.replicas.iter_mut());
+        // All replicas end here, with what is left of `self`.
+        self.game
     }
 }
 

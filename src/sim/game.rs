@@ -98,6 +98,12 @@ impl Game {
         }
     }
 
+    /// When the run started, by the driver's clock.
+    #[must_use]
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
     /// When to poll next. The end of the run counts; after it, never.
     #[must_use]
     pub fn next_event(&self) -> Instant {

@@ -77,7 +77,7 @@ pub(super) fn run(
         });
         bar.finish_and_clear();
         match result {
-            Ok(report) => reports.push(report),
+            Ok(game) => reports.push(game.report()),
             Err(error) => return Ok((reports, Some(error))),
         }
     }

@@ -1,0 +1,185 @@
+//! `perf sim`: one scenario at a rate of your choice, in virtual time or with real programs.
+
+use std::fs;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use bowline::processes::{self, Options, Output, Protocol};
+use bowline::sim::clients::Sample;
+use bowline::sim::game::Game;
+use bowline::sim::histogram::{Series, histogram, write_intervals, write_percentiles};
+use bowline::sim::report::Verdict;
+use bowline::sim::scenario::{Overrides, Scenario};
+use bowline::sim::table::table;
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::files::Files;
+use crate::record::{Around, Record};
+
+/// What `perf sim` takes.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    /// A built-in scenario, or a file.
+    #[arg(value_name = "SCENARIO|FILE")]
+    scenario: String,
+    /// Requests a second instead of the scenario's.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    rate: Option<f64>,
+    /// Requests in all instead of the scenario's.
+    #[arg(long, value_name = "N")]
+    requests: Option<u32>,
+    /// Seconds of requests instead of the scenario's; events keep their place in them.
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    seconds: Option<f64>,
+    /// Replicas instead of the scenario's.
+    #[arg(long, value_name = "N")]
+    replicas: Option<u16>,
+    /// Share of the messages between replicas that is lost, instead of the scenario's.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    drops: Option<f64>,
+    /// Seed of the run. Without it, the scenario's own, or 1.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Run real replica programs over UDP, in real time.
+    #[arg(long, requires = "replica")]
+    processes: bool,
+    /// The replica program.
+    #[arg(long, value_name = "PROGRAM", requires = "processes")]
+    replica: Option<PathBuf>,
+    /// What the run and its files are called. Without it, as the scenario.
+    #[arg(long)]
+    name: Option<String>,
+    /// Where the files go.
+    #[arg(long, value_name = "FOLDER", default_value = "perf/out")]
+    out: PathBuf,
+    /// Print what goes into NAME.json instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+const JSON: &str = "json";
+const INTERVALS: &str = "hlog";
+const PERCENTILES: [&str; 3] = ["hgrm", "put.hgrm", "get.hgrm"];
+
+/// Holds the run and writes it down. The exit code is 0 only if the run was correct.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let scenario = load(arguments)?;
+    let name = arguments.name.clone().unwrap_or_else(|| stem(&scenario.name));
+    let endings: Vec<&str> = PERCENTILES.into_iter().chain([INTERVALS, JSON]).collect();
+    let mut files = Files::begin(&arguments.out, &name, &endings)?;
+
+    let (began, clock) = (SystemTime::now(), Instant::now());
+    let seed = arguments.seed.or(scenario.seed).unwrap_or(1);
+    let game = hold(arguments, &scenario, seed)?;
+    let mode = if arguments.processes { "processes" } else { "virtual" };
+    let around = Around { mode, began, took: clock.elapsed(), window: scenario.window };
+
+    let report = game.report();
+    let tally = &game.clients().tally;
+    let answered = [&tally.gets[..], &tally.puts[..]].concat();
+    let record = Record::new(&name, around, report.clone(), game.start(), &answered);
+    let json = serde_json::to_string_pretty(&record)?;
+    write_latencies(&mut files, began, &game, [&answered, &tally.puts, &tally.gets])?;
+    serde_json::to_writer_pretty(files.get(JSON), &record)?;
+    let paths = files.finish()?;
+
+    if arguments.json {
+        println!("{json}");
+    } else {
+        print!("{}", table(std::slice::from_ref(&report)));
+        for path in paths {
+            println!("wrote {}", path.display());
+        }
+    }
+    let failed = report.verdict == Verdict::Failed;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The scenario with what the command line changes in it.
+fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
+    let given = &arguments.scenario;
+    let path = Path::new(given);
+    let looks_like_a_file = path.is_file() || given.contains('/') || path.extension().is_some();
+    let scenario = if looks_like_a_file {
+        let text = fs::read_to_string(path).with_context(|| {
+            format!("can't read the scenario file {given}; look at its path and its rights")
+        })?;
+        Scenario::parse(given, &text)?
+    } else {
+        Scenario::built_in(given)?
+    };
+    let overrides = Overrides {
+        rate: arguments.rate,
+        requests: arguments.requests,
+        seconds: arguments.seconds,
+        replicas: arguments.replicas,
+        drops: arguments.drops,
+    };
+    Ok(scenario.with(&overrides)?)
+}
+
+/// The name of a scenario without the path and the ending of its file.
+fn stem(name: &str) -> String {
+    let path = Path::new(name);
+    path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+fn hold(arguments: &Arguments, scenario: &Scenario, seed: u64) -> anyhow::Result<Game> {
+    let bar = progress_bar(scenario);
+    let mut progress = |seconds: f64| {
+        bar.set_position(Duration::from_secs_f64(seconds).as_secs());
+    };
+    let game = match &arguments.replica {
+        Some(program) => {
+            let options = Options {
+                program: program.clone(),
+                protocol: Protocol::default(),
+                output: Output::default(),
+            };
+            let interrupted = Arc::new(AtomicBool::new(false));
+            for signal in [SIGINT, SIGTERM] {
+                signal_hook::flag::register(signal, Arc::clone(&interrupted))
+                    .context("can't listen for Ctrl-C")?;
+            }
+            processes::run(scenario, seed, &options, &interrupted, &mut progress)?
+        }
+        None => anyhow::bail!("give --processes and --replica PROGRAM"),
+    };
+    bar.finish_and_clear();
+    Ok(game)
+}
+
+/// A bar of the run's seconds on stderr, if that is a terminal.
+fn progress_bar(scenario: &Scenario) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} s")
+        .expect("the template is sound");
+    ProgressBar::new(scenario.lifetime().as_secs())
+        .with_style(style)
+        .with_message(scenario.name.clone())
+}
+
+/// Writes the histograms: percentiles of all, of puts and of gets, and the log of both.
+fn write_latencies(
+    files: &mut Files,
+    began: SystemTime,
+    game: &Game,
+    [all, puts, gets]: [&[Sample]; 3],
+) -> anyhow::Result<()> {
+    for (ending, samples) in PERCENTILES.into_iter().zip([all, puts, gets]) {
+        let histogram = histogram(samples.iter().map(|sample| sample.operation_latency));
+        write_percentiles(files.get(ending), &histogram)
+            .with_context(|| format!("can't write the .{ending} file"))?;
+    }
+    let series = [Series { tag: "put", samples: puts }, Series { tag: "get", samples: gets }];
+    write_intervals(files.get(INTERVALS), began, game.start(), Duration::from_secs(1), &series)
+        .context("can't write the interval log")
+}

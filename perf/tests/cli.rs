@@ -1,0 +1,65 @@
+//! `perf` as a program: what it writes, and that bad use ends with a clear message, an exit code,
+//! and nothing left behind.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// An empty folder of this test's own.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).expect("an old run's files can go");
+    }
+    std::fs::create_dir_all(&folder).expect("the target folder is writable");
+    folder
+}
+
+fn perf(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_perf"));
+    command.current_dir(folder).arg("sim").args(arguments).output().expect("perf was built")
+}
+
+/// Bad use: exit code 2, `words` on stderr, nothing on stdout, no file left.
+#[track_caller]
+fn refused(folder: &Path, arguments: &[&str], words: &[&str]) {
+    let output = perf(folder, arguments);
+    let stderr = String::from_utf8(output.stderr).expect("messages are text");
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{arguments:?}: `{word}` is not in: {stderr}");
+    }
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    let out = folder.join("perf/out");
+    let left = if out.exists() { std::fs::read_dir(out).expect("it is there").count() } else { 0 };
+    assert_eq!(left, 0, "{arguments:?} left files");
+}
+
+#[test]
+fn bad_arguments_are_refused() {
+    let folder = folder("bad_arguments");
+    refused(&folder, &["simple-9"], &["simple-9", "simple-1"]);
+    refused(&folder, &["nowhere/x.json"], &["nowhere/x.json", "can't read"]);
+    for rate in ["0", "-1", "NaN", "inf", "1e9"] {
+        refused(&folder, &["simple-1", "--rate", rate], &["--rate"]);
+    }
+    refused(&folder, &["simple-1", "--rate", "fast"], &["--rate", "fast"]);
+    refused(&folder, &["simple-1", "--seconds", "0"], &["--seconds"]);
+    refused(&folder, &["simple-1", "--requests", "0"], &["--requests"]);
+    refused(&folder, &["simple-1", "--replicas", "2"], &["--replicas"]);
+    refused(&folder, &["simple-1", "--drops", "1.5"], &["--drops"]);
+    let all = ["simple-1", "--rate", "5", "--seconds", "5", "--requests", "5"];
+    refused(&folder, &all, &["two of the three"]);
+    refused(&folder, &["simple-1", "--name", "../escape"], &["--name"]);
+    refused(&folder, &["simple-1", "--processes"], &["--replica"]);
+    refused(&folder, &["simple-1", "--processes", "--replica", "./none"], &["./none"]);
+    refused(&folder, &[], &["SCENARIO"]);
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_noticed_before_the_run() {
+    let folder = folder("no_output");
+    std::fs::write(folder.join("file"), "in the way").unwrap();
+    let started = std::time::Instant::now();
+    refused(&folder, &["simple-1", "--out", "file/out"], &["file/out", "--out"]);
+    assert!(started.elapsed().as_secs() < 5);
+}
