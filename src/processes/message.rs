@@ -240,6 +240,8 @@ impl<'de> Visitor<'de> for LooseVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     const COURSE: Addresses = Addresses { replicas: 5, clients: 8, hello: true };
 
@@ -330,5 +332,54 @@ mod tests {
         assert!(complaint.len() < 200 && complaint.contains("(5000 bytes)"), "{complaint}");
         let fault = inspect(b"{\xFF}", COURSE).unwrap_err();
         assert!(matches!(fault, Fault::NotText(what) if what.contains("no UTF-8")));
+    }
+
+    /// Members and values, right and wrong, to be put together at random.
+    fn member() -> impl Strategy<Value = String> {
+        let name = prop_oneof![
+            Just("src"),
+            Just("dst"),
+            Just("leader"),
+            Just("type"),
+            Just("MID"),
+            Just("value"),
+            Just("d\\u0073t"),
+            Just("other"),
+        ];
+        let value = prop_oneof![
+            6 => (0_u16..32).prop_map(|id| format!("\"{id:04X}\"")),
+            2 => Just("\"FFFF\"".to_owned()),
+            3 => "(ok|redirect|fail|hello|append)".prop_map(|kind| format!("\"{kind}\"")),
+            2 => "[A-Z0-9]{15,17}".prop_map(|mid| format!("\"{mid}\"")),
+            3 => "(null|-1e999|\\[\\[1],\\{\\}\\]|\"\\PC{0,4}\"|\\PC{0,3}|\"\\\\ud800\")",
+        ];
+        (name, value).prop_map(|(name, value)| format!("\"{name}\":{value}"))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_replica_sends_is_taken_or_told(
+            members in vec(member(), 0..8),
+            cut in any::<prop::sample::Index>(),
+            noise in vec(any::<u8>(), 0..40),
+        ) {
+            let text = format!("{{{}}}", members.join(","));
+            let cut = &text.as_bytes()[..cut.index(text.len() + 1)];
+            for bytes in [text.as_bytes(), cut, &noise] {
+                match inspect(bytes, COURSE) {
+                    Ok(Message::Hello) => prop_assert!(text.contains("hello")),
+                    Ok(Message::Peer { destination: Destination::Replica(id), .. }) => {
+                        prop_assert!(id.0 < COURSE.replicas);
+                    }
+                    Ok(Message::Peer { .. }) => {}
+                    Ok(Message::Answer { answer }) => {
+                        prop_assert!((0x15..0x1D).contains(&answer.client.0));
+                    }
+                    Err(Fault::Incorrect { what, .. } | Fault::NotText(what)) => {
+                        prop_assert!(!what.contains('\n'), "{what}");
+                    }
+                }
+            }
+        }
     }
 }
