@@ -1,6 +1,6 @@
 //! The messages of the course's simulator: one JSON object each, with the members `src`, `dst`,
 //! `leader` and `type` and what the type asks for. A message between replicas carries the bytes of
-//! [`peer`](super::peer) in base64 in one more member, so the simulator sees only its address.
+//! [`peer`] in base64 in one more member, so the simulator sees only its address.
 //!
 //! What is written is compact: no blank between tokens, the last byte is `}`. What is read may be
 //! any JSON from anybody, and is told apart into a client's request, a peer's message, something
