@@ -16,6 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 /// What concerns real processes only.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Processes")]
+#[group(id = "processes_arguments")]
 pub(super) struct Arguments {
     /// Run real replica programs, in real time.
     #[arg(long, requires = "replica")]

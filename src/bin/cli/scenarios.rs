@@ -8,6 +8,7 @@ use bowline::sim::scenario::{Overrides, Scenario, names};
 
 /// Scenarios and changes to them.
 #[derive(clap::Args, Debug)]
+#[group(id = "scenario_arguments")]
 pub(super) struct Arguments {
     /// Names, files, JSON texts, or `all`.
     #[arg(default_value = "all", value_name = "SCENARIO|FILE")]
