@@ -28,13 +28,15 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// Added to both ends of the drawn timeout as measured loss grows to 30 % and above.
     pub election_timeout_lossy_extra: Duration,
-    /// How often a candidate asks for votes within one election.
+    /// How often a candidate asks for votes within one election where 20 % of the messages or
+    /// more are lost; half as often where nearly none are.
     pub vote_attempts: u32,
     /// A leader that has not heard from a quorum for so long steps down.
     pub check_quorum_window: Duration,
     /// The same where 30 % of the messages or more are lost; in between, in between.
     pub check_quorum_window_lossy: Duration,
-    /// How often a leader sends to all once half of the window has passed in silence.
+    /// How soon a leader sends to all again once most of the window has passed in silence; the
+    /// wait doubles each time, up to four times this.
     pub quorum_probe_interval: Duration,
     /// To whom new entries go.
     pub fan_out: FanOut,
@@ -62,6 +64,9 @@ pub struct Config {
     pub retransmit_timeout_initial: Duration,
     /// A replica sends nothing for so long after its start.
     pub silence_after_start: Duration,
+    /// A new replica waits so long, after that silence, before the random part of its first
+    /// election timeout, unless a client asks for something.
+    pub first_election_delay: Duration,
     /// A request that came while no leader was known waits so long for one.
     pub request_hold: Duration,
     /// The same at a replica that found no quorum in a whole election.
@@ -114,6 +119,7 @@ impl Config {
             retransmit_timeout_max: Duration::from_secs(1),
             retransmit_timeout_initial: Duration::from_millis(100),
             silence_after_start: Duration::ZERO,
+            first_election_delay: Duration::ZERO,
             request_hold: Duration::from_secs(2),
             request_hold_cut_off: Duration::from_secs(2),
             held_requests_max: 10_000,
@@ -129,7 +135,7 @@ impl Config {
     #[must_use]
     pub fn course() -> Config {
         Config {
-            heartbeat_interval: Duration::from_millis(400),
+            heartbeat_interval: Duration::from_millis(500),
             heartbeat_interval_silent: Duration::from_secs(1),
             election_timeout_min: Duration::from_secs(1),
             election_timeout_max: Duration::from_secs(2),
@@ -151,6 +157,7 @@ impl Config {
             retransmit_timeout_max: Duration::from_millis(250),
             retransmit_timeout_initial: Duration::from_millis(50),
             silence_after_start: Duration::from_secs(1),
+            first_election_delay: Duration::from_secs(2),
             request_hold: Duration::from_millis(2_500),
             request_hold_cut_off: Duration::from_secs(1),
             held_requests_max: 10_000,

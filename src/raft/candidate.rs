@@ -34,11 +34,8 @@ pub(super) struct Candidate {
 
 impl Candidate {
     pub(super) fn new(shared: &mut Shared, stage: Stage) -> Candidate {
-        // A replica that found no quorum lately is likely cut off: it asks less often.
-        let attempts = match shared.failed_campaigns {
-            0 => shared.config.vote_attempts,
-            _ => shared.config.vote_attempts.div_ceil(2),
-        };
+        let attempts =
+            timing::vote_attempts(&shared.config, shared.loss_permille, shared.failed_campaigns);
         let timeout = timing::campaign_timeout(
             &shared.config,
             attempts,

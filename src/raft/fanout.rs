@@ -62,6 +62,8 @@ impl Leader {
             self.send(position.expect("admitted a peer"), true, round_before, shared, out);
         }
         if shared.now >= self.quorum_probe_at(shared) {
+            let first = self.probed_at.is_none_or(|at| at < self.quorum_heard_at(shared));
+            self.probes = if first { 0 } else { self.probes + 1 };
             self.probed_at = Some(shared.now);
             for position in 0..self.progress.len() {
                 self.send(position, true, round_before, shared, out);
@@ -251,17 +253,21 @@ impl Leader {
         progress.last_sent_at.map_or(shared.now, |at| at + interval)
     }
 
-    /// From half of the check-quorum window on: with a rotating few and lost messages a leader
-    /// would otherwise lose its lead although everybody is well.
+    /// When most of the check-quorum window has passed in silence: with a rotating few and lost
+    /// messages a leader would otherwise lose its lead although everybody is well.
     fn quorum_probe_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
         }
+        let heard_at = self.quorum_heard_at(shared);
         let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
-        let half = self.quorum_heard_at(shared) + window / 2;
-        let again =
-            self.probed_at.map_or(Instant::ZERO, |at| at + shared.config.quorum_probe_interval);
-        half.max(again)
+        let silent = heard_at + window * 5 / 8;
+        match self.probed_at {
+            Some(at) if at >= heard_at => {
+                silent.max(at + shared.config.quorum_probe_interval * (1 << self.probes.min(2)))
+            }
+            _ => silent,
+        }
     }
 
     /// One way, from the share of answered messages: both ways lose alike. Peers that seem dead

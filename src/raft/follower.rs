@@ -1,10 +1,8 @@
 //! A follower: takes in the leader's entries, votes, and stands for election when it has heard
 //! from no leader for its election timeout.
 
-use std::time::Duration;
-
 use crate::config::Mutant;
-use crate::types::{EntryId, Index, Instant, NodeId};
+use crate::types::{EntryId, Index, Instant, NodeId, Term};
 
 use super::effects::Effects;
 use super::message::{AppendEntries, AppendOutcome, AppendReply, PeerMsg, RequestVote, VoteReply};
@@ -31,14 +29,26 @@ impl Follower {
     /// The role at the start of the process.
     pub(super) fn at_start(shared: &mut Shared) -> Follower {
         let timeout = shared.draw_election_timeout();
-        // Nobody has led a replica that has just been made: only the random part is waited for.
-        let owed = if shared.leader_heard_at.is_none() {
-            shared.config.election_timeout_min
+        let config = &shared.config;
+        // Nobody has led a replica that has just been made: instead of the patience with a
+        // leader it waits as long as its configuration says, and the random part.
+        let patience = if shared.leader_heard_at.is_none() {
+            timeout.saturating_sub(config.election_timeout_min) + config.first_election_delay
         } else {
-            Duration::ZERO
+            timeout
         };
-        let election_at = shared.silent_until + timeout.saturating_sub(owed);
-        Follower { election_at, matched_index: Index::ZERO }
+        Follower { election_at: shared.silent_until + patience, matched_index: Index::ZERO }
+    }
+
+    /// A client waits and there never was a leader: no more time is lost than it takes not to
+    /// stand for election all at once.
+    pub(super) fn hurry(&mut self, shared: &mut Shared) {
+        if shared.leader_heard_at.is_none() && shared.term() == Term(0) {
+            let timeout = shared.draw_election_timeout();
+            let random_part = timeout.saturating_sub(shared.config.election_timeout_min);
+            let at = shared.now.max(shared.silent_until) + random_part / 4;
+            self.election_at = self.election_at.min(at);
+        }
     }
 
     /// A higher term was seen. That alone is no sign of a leader: the patience stays as it was,

@@ -38,6 +38,8 @@ pub(super) struct Leader {
     pub(super) reads: Reads,
     /// When it last sent to all because a quorum was silent.
     pub(super) probed_at: Option<Instant>,
+    /// How often it has done so since a quorum was last heard.
+    pub(super) probes: u32,
     /// Peers that are owed an append at once: they asked for votes.
     pub(super) owed: Vec<NodeId>,
     /// Kept between batches for its memory.
@@ -59,6 +61,7 @@ impl Leader {
             rounds: VecDeque::new(),
             reads: Reads::default(),
             probed_at: None,
+            probes: 0,
             owed: Vec::new(),
             order: Vec::new(),
         }

@@ -202,7 +202,11 @@ impl Replica {
         match (&mut self.role, self.shared.leader) {
             (Role::Leader(leader), _) => leader.on_client(&mut self.shared, request, out),
             (Role::Follower(_), Some(_)) => self.shared.redirect(request, out),
-            (Role::Follower(_) | Role::Candidate(_), _) => self.shared.hold(request, out),
+            (Role::Follower(follower), None) => {
+                follower.hurry(&mut self.shared);
+                self.shared.hold(request, out);
+            }
+            (Role::Candidate(_), _) => self.shared.hold(request, out),
         }
     }
 

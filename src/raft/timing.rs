@@ -34,6 +34,17 @@ pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Durati
     config.check_quorum_window + by_loss(extra, loss_permille)
 }
 
+/// How often a candidate asks within one election: the more the likelier its pleas get lost, and
+/// half as often if it found no quorum lately, for then it is most likely cut off.
+pub(super) fn vote_attempts(config: &Config, loss_permille: u16, failed_campaigns: u32) -> u32 {
+    let attempts = match loss_permille {
+        0..50 => config.vote_attempts.div_ceil(2),
+        50..200 => (config.vote_attempts * 3).div_ceil(4),
+        200.. => config.vote_attempts,
+    };
+    if failed_campaigns > 0 { attempts.div_ceil(2) } else { attempts }
+}
+
 /// How long a candidate waits before it asks again those that have not answered: requests get
 /// lost, and a whole new election would cost much more.
 pub(super) fn vote_retry_interval(config: &Config) -> Duration {
