@@ -33,3 +33,13 @@ pub(crate) fn run(cli: &Cli) -> ExitCode {
         ExitCode::from(EXIT_TROUBLE)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -16,8 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 /// What concerns real processes only.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Processes")]
-#[group(id = "processes_arguments")]
-pub(super) struct Arguments {
+pub(super) struct ProcessArguments {
     /// Run real replica programs, in real time.
     #[arg(long, requires = "replica")]
     pub(super) processes: bool,
@@ -49,7 +48,7 @@ enum ProtocolName {
 /// Runs one scenario after the other; gives the reports of the finished runs, and the error of
 /// the one that could not be finished.
 pub(super) fn run(
-    arguments: &Arguments,
+    arguments: &ProcessArguments,
     runs: impl Iterator<Item = (Scenario, u64)>,
 ) -> anyhow::Result<(Vec<Report>, Option<ProcessError>)> {
     let options = Options {

@@ -8,8 +8,7 @@ use bowline::sim::scenario::{Overrides, Scenario, names};
 
 /// Scenarios and changes to them.
 #[derive(clap::Args, Debug)]
-#[group(id = "scenario_arguments")]
-pub(super) struct Arguments {
+pub(super) struct ScenarioArguments {
     /// Names, files, JSON texts, or `all`.
     #[arg(default_value = "all", value_name = "SCENARIO|FILE")]
     scenarios: Vec<String>,
@@ -30,7 +29,7 @@ pub(super) struct Arguments {
     drops: Option<f64>,
 }
 
-impl Arguments {
+impl ScenarioArguments {
     /// The scenarios in their order, checked.
     pub(super) fn load(&self) -> anyhow::Result<Vec<Scenario>> {
         let overrides = Overrides {
@@ -67,5 +66,10 @@ fn find(argument: &str) -> anyhow::Result<Scenario> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!("can't read the scenario file {argument}; look at its path and its rights")
     })?;
-    Ok(Scenario::parse(argument, &text)?)
+    let mut scenario = Scenario::parse(argument, &text)?;
+    // Errors name the file; a table has no room for its folder.
+    if let Some(stem) = path.file_stem() {
+        scenario.name = stem.to_string_lossy().into_owned();
+    }
+    Ok(scenario)
 }

@@ -16,7 +16,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    scenarios: scenarios::Arguments,
+    scenarios: scenarios::ScenarioArguments,
     /// Print the reports as JSON: a list with one object a run.
     #[arg(long)]
     json: bool,
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1)]
     runs: u64,
     #[command(flatten)]
-    processes: processes::Arguments,
+    processes: processes::ProcessArguments,
 }
 
 /// Runs what the arguments ask for.
