@@ -4,7 +4,8 @@
 //! or, with the same code, by a deterministic simulator. Dependencies point one way only, which
 //! `tests/tidy.rs` checks:
 //!
-//! `types <- {config, record} <- {raft, kv} <- wire <- {runtime, sim} <- processes <- bin`
+//! `types <- {config, record} <- {raft, kv} <- {wire, storage} <- {runtime, sim} <- processes
+//! <- bin`
 
 pub mod config;
 pub mod kv;
@@ -13,5 +14,6 @@ pub mod raft;
 pub mod record;
 pub mod runtime;
 pub mod sim;
+pub mod storage;
 pub mod types;
 pub mod wire;

@@ -1,0 +1,262 @@
+//! What a log needs of a disk, and the machine's own disk. The only file of `storage` that touches
+//! the machine.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use super::error::StorageError;
+
+/// One folder of files.
+///
+/// Nothing is promised to survive a power cut before the file was synced, and no name before
+/// [`Disk::sync_dir`]. All errors but those of reading leave the disk in an unknown state.
+pub trait Disk {
+    /// A file open for writing.
+    type File: std::fmt::Debug;
+
+    /// How a message to the operator calls this file, or the folder if `name` is empty.
+    fn describe(&self, name: &str) -> String;
+
+    /// The names of all files, in order.
+    ///
+    /// # Errors
+    /// If the folder can't be read.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// A whole file.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    fn read(&self, name: &str) -> io::Result<Vec<u8>>;
+
+    /// Makes a new file of so many zeros, for which room is set aside.
+    ///
+    /// # Errors
+    /// If it can't be made, or is there.
+    fn create(&mut self, name: &str, bytes: u64) -> io::Result<Self::File>;
+
+    /// Opens a file for writing.
+    ///
+    /// # Errors
+    /// If it is not there or can't be opened.
+    fn open(&mut self, name: &str) -> io::Result<Self::File>;
+
+    /// Writes all of `bytes` from `offset` on, within the file's length.
+    ///
+    /// # Errors
+    /// If not all of it could be written; a part may be.
+    fn write_at(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes durable what was written to the file.
+    ///
+    /// # Errors
+    /// If that failed. To call it once more proves nothing.
+    fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
+
+    /// Gives a file another name, in place of one that has it.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Deletes a file.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn delete(&mut self, name: &str) -> io::Result<()>;
+
+    /// Makes durable which names there are.
+    ///
+    /// # Errors
+    /// If that failed.
+    fn sync_dir(&mut self) -> io::Result<()>;
+}
+
+impl<D: Disk> Disk for &mut D {
+    type File = D::File;
+
+    fn describe(&self, name: &str) -> String {
+        (**self).describe(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        (**self).list()
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        (**self).read(name)
+    }
+
+    fn create(&mut self, name: &str, bytes: u64) -> io::Result<Self::File> {
+        (**self).create(name, bytes)
+    }
+
+    fn open(&mut self, name: &str) -> io::Result<Self::File> {
+        (**self).open(name)
+    }
+
+    fn write_at(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        (**self).write_at(file, offset, bytes)
+    }
+
+    fn sync(&mut self, file: &mut Self::File) -> io::Result<()> {
+        (**self).sync(file)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        (**self).rename(from, to)
+    }
+
+    fn delete(&mut self, name: &str) -> io::Result<()> {
+        (**self).delete(name)
+    }
+
+    fn sync_dir(&mut self) -> io::Result<()> {
+        (**self).sync_dir()
+    }
+}
+
+/// Held by the process that has the folder open. Empty; nothing depends on its being durable.
+pub const LOCK_FILE: &str = "lock";
+
+/// A folder of the machine's file system, locked against other processes for as long as this
+/// lives.
+#[derive(Debug)]
+pub struct RealDisk {
+    folder: PathBuf,
+    /// The folder itself, to sync its names.
+    handle: File,
+    /// Its lock ends when it is closed, also by the process's death.
+    _lock: File,
+}
+
+impl RealDisk {
+    /// Opens a folder, and makes it first if need be: for `--bootstrap`.
+    ///
+    /// # Errors
+    /// If it can't be made, opened or written, or another process has it.
+    pub fn create(folder: &Path) -> Result<RealDisk, StorageError> {
+        make_folder(folder).map_err(|source| failed("making", folder, source))?;
+        RealDisk::open(folder)
+    }
+
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// If it can't be opened or written, or another process has it.
+    pub fn open(folder: &Path) -> Result<RealDisk, StorageError> {
+        let handle = File::open(folder).map_err(|source| failed("opening", folder, source))?;
+        let path = folder.join(LOCK_FILE);
+        let lock = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(|source| failed("opening", &path, source))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(RealDisk { folder: folder.to_owned(), handle, _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                Err(StorageError::Locked { folder: folder.display().to_string() })
+            }
+            Err(TryLockError::Error(source)) => Err(failed("locking", &path, source)),
+        }
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Disk for RealDisk {
+    type File = File;
+
+    fn describe(&self, name: &str) -> String {
+        if name.is_empty() { self.folder.clone() } else { self.folder.join(name) }
+            .display()
+            .to_string()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for file in fs::read_dir(&self.folder)? {
+            let name = file?.file_name().to_string_lossy().into_owned();
+            if name != LOCK_FILE {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.folder.join(name))
+    }
+
+    fn create(&mut self, name: &str, bytes: u64) -> io::Result<File> {
+        let path = self.folder.join(name);
+        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        set_aside(&file, bytes)?;
+        Ok(file)
+    }
+
+    fn open(&mut self, name: &str) -> io::Result<File> {
+        OpenOptions::new().write(true).open(self.folder.join(name))
+    }
+
+    fn write_at(&mut self, file: &mut File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&mut self, file: &mut File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.folder.join(from), self.folder.join(to))
+    }
+
+    fn delete(&mut self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.folder.join(name))
+    }
+
+    fn sync_dir(&mut self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+}
+
+/// Makes a folder and those above it that are missing, each durable in the one above.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = match folder.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    make_folder(above)?;
+    match fs::create_dir(folder) {
+        // Two replicas that start at once may make the same folder above theirs.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        other => other,
+    }?;
+    File::open(above)?.sync_all()
+}
+
+/// Gives a new file its length, and its room if the file system can set it aside: then no later
+/// write can fail for want of it, and none changes the file's size, which a sync would have to
+/// write too.
+fn set_aside(file: &File, bytes: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(()),
+        // Some file systems can't. What is lost is speed and an early "no space", not safety.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(bytes),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn failed(doing: &'static str, path: &Path, source: io::Error) -> StorageError {
+    StorageError::Io { doing, file: path.display().to_string(), source }
+}

@@ -1,0 +1,142 @@
+//! What can be wrong with a replica's folder. Every message names the file, the place in it where
+//! there is one, what was being done, and what the operator can do next.
+
+use std::io;
+
+use crate::types::NodeId;
+
+/// Why a log can't be made, opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The operating system refused something.
+    #[error("{doing} {file}: {source}; {}", io_advice(.source))]
+    Io {
+        /// What was being done, as in "syncing".
+        doing: &'static str,
+        /// The file.
+        file: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another process has the folder open.
+    #[error(
+        "{folder} is in use by another process; stop that one, or give this one another folder"
+    )]
+    Locked {
+        /// The folder.
+        folder: String,
+    },
+    /// A folder to be made a replica's holds something already.
+    #[error(
+        "{file} is already there, so the folder is not empty; start without --bootstrap if it is \
+         this replica's, or choose an empty folder"
+    )]
+    NotEmpty {
+        /// What is there.
+        file: String,
+    },
+    /// The folder has no meta record.
+    #[error(
+        "{file} is missing: this folder was never bootstrapped, or its disk was wiped; a new \
+         replica starts with --bootstrap, but one that has run before must not come back empty: \
+         replace it under a new id"
+    )]
+    NoIdentity {
+        /// The file that is missing.
+        file: String,
+    },
+    /// The folder belongs to another cluster.
+    #[error(
+        "{file} belongs to cluster {found:032x}, not to {expected:032x}; check the folder and the \
+         cluster id"
+    )]
+    OtherCluster {
+        /// The file that says so.
+        file: String,
+        /// Whose it is.
+        found: u128,
+        /// Whose it should be.
+        expected: u128,
+    },
+    /// The folder belongs to another replica.
+    #[error(
+        "{file} belongs to replica {found}, not to replica {expected}; check the folder and --id"
+    )]
+    OtherReplica {
+        /// The file that says so.
+        file: String,
+        /// Whose it is.
+        found: NodeId,
+        /// Whose it should be.
+        expected: NodeId,
+    },
+    /// A format that this version does not know.
+    #[error(
+        "{file} is in format {found}, this version of bowline knows {known} only; start it with \
+         the version that wrote it"
+    )]
+    Version {
+        /// The file.
+        file: String,
+        /// Its format.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// Bytes are not as they were written.
+    #[error(
+        "{file} is damaged at byte {offset}: {what}; what was written there may be committed, so \
+         nothing is cut off: restore the file from this very disk, or replace the replica under a \
+         new id"
+    )]
+    Damaged {
+        /// The file.
+        file: String,
+        /// Where in it the damaged part begins.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A file of the log is not there.
+    #[error(
+        "{file} is missing, though later ones or the meta record speak of it; put it back, or \
+         replace the replica under a new id"
+    )]
+    Missing {
+        /// The file.
+        file: String,
+    },
+    /// Files of the folder are of different ages: some were put back from a copy.
+    #[error(
+        "{file} is older than the rest of the folder: {what}; a folder put back from a copy has \
+         forgotten what it vouched for: replace the replica under a new id"
+    )]
+    RolledBack {
+        /// The file that is too old.
+        file: String,
+        /// How that shows.
+        what: String,
+    },
+    /// An earlier write or sync failed.
+    #[error(
+        "the log in {folder} refuses all work since a write or sync failed; the process must end \
+         and read its disk anew"
+    )]
+    Failed {
+        /// The folder.
+        folder: String,
+    },
+}
+
+fn io_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room on the disk, then start again: nothing acknowledged is lost"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "give this user write access to the folder, then start again"
+        }
+        io::ErrorKind::NotFound => "check the path of the folder",
+        _ => "check the disk, then start again: nothing acknowledged is lost",
+    }
+}

@@ -1,0 +1,477 @@
+//! The durable log of one replica, as the log writer stage uses it.
+
+use crate::raft::{Durable, HardState};
+use crate::record::{Entry, RECORD_BYTES_MAX};
+use crate::types::{Index, NodeId};
+
+use super::Identity;
+use super::disk::Disk;
+use super::error::StorageError;
+use super::meta::{META_FILE, META_FILE_NEW, Meta};
+use super::recovery::Replay;
+use super::sector::{self, SECTOR_BYTES, sectors_for};
+use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader, check_owner};
+
+/// Most bytes that wait for a sync; one that would make them more is preceded by a sync.
+const BLOCK_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
+/// How a segment is called before its header is durable.
+const UNFINISHED: &str = ".new";
+
+/// How a log is laid out. Any log can be opened with any options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Size of a segment; one larger block gets a segment of its own size.
+    pub segment_bytes: u64,
+}
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions { segment_bytes: 16 << 20 }
+    }
+}
+
+/// What a log has done since it was opened, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Blocks made durable, the one of the opening among them.
+    pub syncs: u64,
+    /// Bytes written for them.
+    pub bytes: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Segments there are.
+    pub segments: u64,
+    /// Bytes of a torn tail that were cut off when the log was opened.
+    pub torn_bytes: u64,
+}
+
+/// The durable log of one replica.
+///
+/// [`Log::append`] gathers, [`Log::sync`] makes all of it durable as one block. After an error of
+/// either the log refuses everything: the process must end, and the next one reads what is there.
+#[derive(Debug)]
+pub struct Log<D: Disk> {
+    disk: D,
+    options: LogOptions,
+    meta: Meta,
+    segment: Segment<D::File>,
+    /// The chain after the last block.
+    chain: u32,
+    hard_state: HardState,
+    block: BlockBuilder,
+    /// Whether the block in the making says anything new.
+    waiting: bool,
+    /// The last entry's index, those that wait included.
+    last: Index,
+    /// Sectors of the block being written; kept for its memory.
+    image: Vec<u8>,
+    failed: bool,
+    stats: LogStats,
+}
+
+/// The segment that is written to.
+#[derive(Debug)]
+struct Segment<F> {
+    file: F,
+    number: u64,
+    salt: u32,
+    sectors: u32,
+    /// The first sector that no block fills.
+    next: u32,
+    /// How many blocks it has.
+    blocks: u32,
+}
+
+impl<D: Disk> Log<D> {
+    /// Makes an empty folder the home of a replica. Once in a replica's life.
+    ///
+    /// # Errors
+    /// If the folder is not empty or can't be written.
+    pub fn bootstrap(disk: &mut D, cluster: u128, replica: NodeId) -> Result<(), StorageError> {
+        let names = disk.list().map_err(|source| io(disk, "listing", "", source))?;
+        // A bootstrap that a power cut ended leaves at most an unfinished meta record.
+        if let Some(other) = names.iter().find(|name| *name != META_FILE_NEW) {
+            return Err(StorageError::NotEmpty { file: disk.describe(other) });
+        }
+        for name in &names {
+            disk.delete(name).map_err(|source| io(disk, "deleting", name, source))?;
+        }
+        let identity = Identity { cluster, replica, incarnation: 0 };
+        Meta { identity, segments: 0 }.write(disk)
+    }
+
+    /// Opens a replica's log: reads and checks all of it, cuts off a torn tail, and makes durable
+    /// that it was opened once more. `cluster` is checked if it is known.
+    ///
+    /// # Errors
+    /// If the folder is not this replica's, or anything in it is not as it was written.
+    pub fn open(
+        mut disk: D,
+        cluster: Option<u128>,
+        replica: NodeId,
+        options: LogOptions,
+    ) -> Result<(Log<D>, Durable, Identity), StorageError> {
+        let names = disk.list().map_err(|source| io(&disk, "listing", "", source))?;
+        let mut meta = read_meta(&disk, &names)?;
+        let expected = Identity {
+            cluster: cluster.unwrap_or(meta.identity.cluster),
+            replica,
+            ..meta.identity
+        };
+        let owner = (meta.identity.cluster, meta.identity.replica);
+        check_owner(&disk.describe(META_FILE), owner, &expected)?;
+        let replay = read_segments(&disk, &names, &meta)?;
+        for name in names.iter().filter(|name| is_unfinished(name)) {
+            disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
+        }
+        // What a killed process wrote and did not sync is read back all the same, out of memory.
+        // Nothing may be vouched for that the disk does not hold.
+        disk.sync_dir().map_err(|source| io(&disk, "syncing", "", source))?;
+        let mut stats = LogStats { segments: replay.segments, ..LogStats::default() };
+        let segment = if let Some(header) = replay.header {
+            stats.torn_bytes = u64::from(replay.torn_end - replay.end) * SECTOR_BYTES as u64;
+            reopen(&mut disk, &header, &replay)?
+        } else {
+            make_segment(&mut disk, &first_segment(&meta, options))?
+        };
+        let ahead = Meta {
+            identity: Identity { incarnation: replay.incarnation, ..meta.identity },
+            segments: segment.number,
+        };
+        if meta != ahead {
+            // The last opening, or the making of the last segment, came this far only.
+            ahead.write(&mut disk)?;
+            meta = ahead;
+        }
+        let mut log = Log {
+            disk,
+            options,
+            meta,
+            chain: replay.chain,
+            hard_state: replay.durable.hard_state,
+            last: replay.durable.entries.last().map_or(Index::ZERO, Entry::index),
+            block: BlockBuilder::default(),
+            waiting: true,
+            image: Vec::new(),
+            failed: false,
+            stats: LogStats { segments: segment.number, ..stats },
+            segment,
+        };
+        let identity = Identity { incarnation: meta.identity.incarnation + 1, ..meta.identity };
+        // First in the log, then in the meta record: so neither can be put back from an older copy
+        // without the other showing it.
+        log.write_block(identity.incarnation)?;
+        log.meta.identity = identity;
+        log.meta.write(&mut log.disk)?;
+        Ok((log, replay.durable, identity))
+    }
+
+    /// Takes in what the next sync is to make durable: term and vote if they changed, and entries
+    /// in order without gaps, the first of which replaces whatever the log holds from its index
+    /// on. Their records are copied; they are not durable before [`Log::sync`] has returned.
+    ///
+    /// # Errors
+    /// If an earlier write failed, or one now: very much may make a sync of its own.
+    pub fn append(
+        &mut self,
+        hard_state: Option<HardState>,
+        entries: &[Entry],
+    ) -> Result<(), StorageError> {
+        self.check()?;
+        if let Some(hard_state) = hard_state {
+            let before = self.hard_state;
+            assert!(hard_state.term >= before.term, "{hard_state:?} after {before:?}");
+            self.waiting |= hard_state != before;
+            self.hard_state = hard_state;
+        }
+        if let Some(first) = entries.first() {
+            let (first, last) = (first.index(), self.last);
+            assert!(first > Index::ZERO && first <= last.next(), "{first} leaves a gap at {last}");
+            self.last = first.previous();
+        }
+        for entry in entries {
+            let last = self.last;
+            assert!(entry.index() == last.next(), "{:?} does not follow {last}", entry.id());
+            if self.block.len() + entry.record().len() > BLOCK_BYTES_MAX {
+                self.sync()?;
+            }
+            self.block.push(entry);
+            self.last = entry.index();
+            self.waiting = true;
+        }
+        Ok(())
+    }
+
+    /// Makes all of it durable: one write and one sync, or nothing if nothing new waits.
+    ///
+    /// # Errors
+    /// If that failed, now or earlier. What the disk holds is unknown from then on, and the log
+    /// refuses everything.
+    pub fn sync(&mut self) -> Result<(), StorageError> {
+        self.check()?;
+        if self.waiting { self.write_block(self.meta.identity.incarnation) } else { Ok(()) }
+    }
+
+    /// Whether anything waits for a sync.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting
+    }
+
+    /// What it has done and holds.
+    pub fn stats(&self) -> LogStats {
+        self.stats
+    }
+
+    /// Whose log it is.
+    pub fn identity(&self) -> Identity {
+        self.meta.identity
+    }
+
+    /// Gives the disk back, without whatever waits for a sync.
+    pub fn into_disk(self) -> D {
+        self.disk
+    }
+
+    fn check(&self) -> Result<(), StorageError> {
+        if self.failed {
+            return Err(StorageError::Failed { folder: self.disk.describe("") });
+        }
+        Ok(())
+    }
+
+    fn write_block(&mut self, incarnation: u64) -> Result<(), StorageError> {
+        // Until all has gone well.
+        self.failed = true;
+        let sectors = sectors_for(self.block.len());
+        if sectors as u64 > u64::from(self.segment.sectors - self.segment.next) {
+            self.rotate(sectors)?;
+        }
+        let count = self.block.count();
+        let (stream, chain) = self.block.finish(self.chain, incarnation, self.hard_state);
+        let segment = &mut self.segment;
+        let (disk, first) = (&mut self.disk, segment.next);
+        self.image.clear();
+        sector::seal(segment.salt, first, segment.blocks + 1, stream, &mut self.image);
+        let offset = u64::from(first) * SECTOR_BYTES as u64;
+        let name = segment::file_name(segment.number);
+        disk.write_at(&mut segment.file, offset, &self.image)
+            .map_err(|source| io(disk, "writing to", &name, source))?;
+        disk.sync(&mut segment.file).map_err(|source| io(disk, "syncing", &name, source))?;
+        segment.next += u32::try_from(sectors).expect("within the segment");
+        segment.blocks += 1;
+        self.chain = chain;
+        self.stats.syncs += 1;
+        self.stats.bytes += self.image.len() as u64;
+        self.stats.records += u64::from(count);
+        self.block.clear();
+        if self.image.capacity() > IMAGE_BYTES_KEPT {
+            self.image = Vec::new();
+        }
+        self.waiting = false;
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Begins a segment that has room for a block of so many sectors. All blocks are durable.
+    fn rotate(&mut self, sectors: usize) -> Result<(), StorageError> {
+        let least = sectors_of(self.options, sectors);
+        let header = SegmentHeader {
+            number: self.segment.number + 1,
+            sectors: least,
+            chain: self.chain,
+            blocks_before: self.segment.blocks,
+            ..first_segment(&self.meta, self.options)
+        };
+        self.segment = make_segment(&mut self.disk, &header)?;
+        self.meta.segments = header.number;
+        self.meta.write(&mut self.disk)?;
+        self.stats.segments = header.number;
+        Ok(())
+    }
+}
+
+/// Memory for a block's sectors that is kept from one block to the next.
+const IMAGE_BYTES_KEPT: usize = 1 << 20;
+
+/// Whether a file was never completed, so that nothing can depend on it.
+fn is_unfinished(name: &str) -> bool {
+    let complete = name.strip_suffix(UNFINISHED);
+    complete.is_some_and(|name| name == META_FILE || segment::number_of(name).is_some())
+}
+
+fn io<D: Disk>(disk: &D, doing: &'static str, name: &str, source: std::io::Error) -> StorageError {
+    StorageError::Io { doing, file: disk.describe(name), source }
+}
+
+/// How many sectors a segment gets whose first block fills so many.
+fn sectors_of(options: LogOptions, block: usize) -> u32 {
+    let wanted = options.segment_bytes / SECTOR_BYTES as u64;
+    let needed = 1 + block.max(sectors_for(BLOCK_HEADER_BYTES)) as u64;
+    u32::try_from(wanted.max(needed)).expect("segments are below 2 TiB")
+}
+
+fn first_segment(meta: &Meta, options: LogOptions) -> SegmentHeader {
+    SegmentHeader {
+        cluster: meta.identity.cluster,
+        replica: meta.identity.replica,
+        number: 1,
+        sectors: sectors_of(options, 1),
+        chain: 0,
+        blocks_before: 0,
+    }
+}
+
+fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Meta, StorageError> {
+    let file = disk.describe(META_FILE);
+    if !names.iter().any(|name| name == META_FILE) {
+        return Err(StorageError::NoIdentity { file });
+    }
+    let bytes = disk.read(META_FILE).map_err(|source| io(disk, "reading", META_FILE, source))?;
+    Meta::decode(&file, &bytes)
+}
+
+/// Reads all segments and holds them against the meta record.
+fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Replay, StorageError> {
+    let mut replay = Replay::new(meta.identity);
+    let numbers: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
+    let count = numbers.last().copied().unwrap_or(0).max(meta.segments);
+    for number in 1..=count {
+        let name = segment::file_name(number);
+        let file = disk.describe(&name);
+        if numbers.binary_search(&number).is_err() {
+            return Err(StorageError::Missing { file });
+        }
+        let bytes = disk.read(&name).map_err(|source| io(disk, "reading", &name, source))?;
+        replay.segment(&file, &bytes, number == count)?;
+    }
+    let (opened, written) = (meta.identity.incarnation, replay.incarnation);
+    if written < opened {
+        let file = disk.describe(&segment::file_name(count));
+        let what = format!("it ends with opening {written}, the meta record knows of {opened}");
+        return Err(StorageError::RolledBack { file, what });
+    }
+    if written > opened + 1 || count > meta.segments + 1 {
+        let file = disk.describe(META_FILE);
+        let what = format!(
+            "it knows of {opened} openings and {} segments, the log of {written} and {count}",
+            meta.segments
+        );
+        return Err(StorageError::RolledBack { file, what });
+    }
+    Ok(replay)
+}
+
+/// Opens the last segment to go on writing to it. A torn tail is made zeros again: the next
+/// block is then written to sectors that hold nothing, like any other.
+fn reopen<D: Disk>(
+    disk: &mut D,
+    header: &SegmentHeader,
+    replay: &Replay,
+) -> Result<Segment<D::File>, StorageError> {
+    let name = segment::file_name(header.number);
+    let mut file = disk.open(&name).map_err(|source| io(disk, "opening", &name, source))?;
+    let place = |sector: u32| u64::from(sector) * SECTOR_BYTES as u64;
+    // A sync that failed may have thrown away what it was to write, and a new process reads it
+    // out of memory all the same, and syncs it with success. That can be the last block only: it is
+    // written again as it is, and then the sync is worth something.
+    disk.write_at(&mut file, place(replay.last_block), &replay.last_image)
+        .map_err(|source| io(disk, "writing the last block again to", &name, source))?;
+    let torn = (replay.torn_end - replay.end) as usize;
+    if torn > 0 {
+        disk.write_at(&mut file, place(replay.end), &vec![0; torn * SECTOR_BYTES])
+            .map_err(|source| io(disk, "cutting the torn tail of", &name, source))?;
+    }
+    disk.sync(&mut file).map_err(|source| io(disk, "syncing", &name, source))?;
+    Ok(Segment {
+        file,
+        number: header.number,
+        salt: header.salt(),
+        sectors: header.sectors,
+        next: replay.end,
+        blocks: replay.blocks,
+    })
+}
+
+/// Makes a segment's file, durable with its header and its name.
+fn make_segment<D: Disk>(
+    disk: &mut D,
+    header: &SegmentHeader,
+) -> Result<Segment<D::File>, StorageError> {
+    let name = segment::file_name(header.number);
+    let unfinished = format!("{name}{UNFINISHED}");
+    let bytes = u64::from(header.sectors) * SECTOR_BYTES as u64;
+    let mut file = disk
+        .create(&unfinished, bytes)
+        .map_err(|source| io(disk, "making and preallocating", &unfinished, source))?;
+    disk.write_at(&mut file, 0, &header.encode())
+        .map_err(|source| io(disk, "writing to", &unfinished, source))?;
+    disk.sync(&mut file).map_err(|source| io(disk, "syncing", &unfinished, source))?;
+    disk.rename(&unfinished, &name).map_err(|source| io(disk, "renaming", &unfinished, source))?;
+    disk.sync_dir().map_err(|source| io(disk, "syncing", "", source))?;
+    Ok(Segment {
+        file,
+        number: header.number,
+        salt: header.salt(),
+        sectors: header.sectors,
+        next: 1,
+        blocks: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{EntryKind, RecordBuffer};
+    use crate::storage::MemDisk;
+    use crate::types::{EntryId, Term};
+
+    const OPTIONS: LogOptions = LogOptions { segment_bytes: 8 << 10 };
+
+    fn entries(term: u64, indexes: std::ops::Range<u64>) -> Vec<Entry> {
+        let mut buffer = RecordBuffer::default();
+        let encode = |index| buffer.encode(EntryId::new(term, index), EntryKind::Command, &[7; 90]);
+        indexes.map(encode).collect()
+    }
+
+    fn term(term: u64) -> HardState {
+        HardState { term: Term(term), voted_for: Some(NodeId(2)) }
+    }
+
+    fn opened(disk: &mut MemDisk) -> (Log<&mut MemDisk>, Durable, Identity) {
+        Log::open(disk, Some(9), NodeId(1), OPTIONS).unwrap()
+    }
+
+    #[test]
+    fn what_was_synced_is_there_again_and_a_replaced_tail_is_not() {
+        let mut disk = MemDisk::default();
+        Log::bootstrap(&mut disk, 9, NodeId(1)).unwrap();
+        let (mut log, durable, identity) = opened(&mut disk);
+        assert_eq!(durable, Durable::default());
+        assert_eq!(identity, Identity { cluster: 9, replica: NodeId(1), incarnation: 1 });
+        log.append(Some(term(3)), &entries(3, 1..100)).unwrap();
+        log.append(None, &entries(3, 100..200)).unwrap();
+        let before = log.stats().syncs;
+        log.sync().unwrap();
+        log.sync().unwrap();
+        assert_eq!(log.stats().syncs, before + 1, "one block for all that waited");
+        log.append(Some(term(4)), &entries(4, 50..60)).unwrap();
+        log.sync().unwrap();
+        log.append(Some(term(5)), &entries(5, 60..61)).unwrap();
+        assert!(log.is_waiting());
+        drop(log);
+        let (log, durable, identity) = opened(&mut disk);
+        assert_eq!(identity.incarnation, 2);
+        assert_eq!(durable.hard_state, term(4));
+        assert_eq!(durable.entries, [entries(3, 1..50), entries(4, 50..60)].concat());
+        assert!(log.stats().segments > 1, "a block larger than a segment got one of its own");
+    }
+
+    #[test]
+    #[should_panic(expected = "leaves a gap")]
+    fn a_gap_is_a_broken_protocol() {
+        let mut disk = MemDisk::default();
+        Log::bootstrap(&mut disk, 9, NodeId(1)).unwrap();
+        let (mut log, ..) = opened(&mut disk);
+        let _ = log.append(Some(term(3)), &entries(3, 2..3));
+    }
+}

@@ -1,0 +1,294 @@
+//! A disk in memory, as unreliable as a disk may be: what was not synced may be there or not after
+//! a power cut, sector by sector and name by name, in any combination.
+//!
+//! The crash tests and the simulator run the log over it. It has two images, the live one and the
+//! durable one, and the list of what lies between them. [`MemDisk::cut_at`] lets the power fail
+//! in the middle of the n-th operation from now, [`MemDisk::fail_at`] lets that operation fail as
+//! a bad disk does; [`MemDisk::restart`] goes on from what is durable.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::disk::Disk;
+
+/// What the disk writes whole or not at all.
+pub const SECTOR_BYTES: usize = super::sector::SECTOR_BYTES;
+
+/// A file's contents, whatever its names are.
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    /// Writes since the last sync, in order.
+    unsynced: Vec<(usize, Vec<u8>)>,
+}
+
+/// A change of names that is not durable yet.
+#[derive(Clone, Debug)]
+enum NameChange {
+    Create(String, usize),
+    Rename(String, String, usize),
+    Delete(String),
+}
+
+/// What is to happen at an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trouble {
+    PowerCut,
+    Failure,
+}
+
+/// The disk.
+#[derive(Clone, Debug, Default)]
+pub struct MemDisk {
+    inodes: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    unsynced_names: Vec<NameChange>,
+    operations: u64,
+    trouble: Option<(u64, Trouble)>,
+    power_is_out: bool,
+    /// Most bytes that all files may have together, if there is a bound.
+    capacity: Option<u64>,
+}
+
+impl MemDisk {
+    /// How many operations that change something there were: each is a place where the power
+    /// may fail.
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    /// Lets the power fail in the middle of the operation with this number, counted from 0 as
+    /// [`MemDisk::operations`] does. It and all after it give errors, until a restart.
+    pub fn cut_at(&mut self, operation: u64) {
+        self.trouble = Some((operation, Trouble::PowerCut));
+    }
+
+    /// Lets that one operation fail. A write that fails has written a part. A sync that fails has
+    /// synced nothing, and forgets what it was to sync, as file systems do: the next sync succeeds,
+    /// and the data is not on the disk.
+    pub fn fail_at(&mut self, operation: u64) {
+        self.trouble = Some((operation, Trouble::Failure));
+    }
+
+    /// Bounds the length of all files together.
+    pub fn set_capacity(&mut self, bytes: Option<u64>) {
+        self.capacity = bytes;
+    }
+
+    /// Cuts the power, if it is not out yet, and switches it on again. `choose(n)` says, for each
+    /// sector and each name between its durable and its live state, how many of its n - 1 unsynced
+    /// changes the disk has made: 0 none of them, n - 1 all.
+    pub fn restart(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
+        for inode in &mut self.inodes {
+            inode.lose_power(choose);
+        }
+        for change in std::mem::take(&mut self.unsynced_names) {
+            if choose(2) == 1 {
+                change.make(&mut self.durable_names);
+            }
+        }
+        self.names = self.durable_names.clone();
+        self.power_is_out = false;
+        self.trouble = None;
+    }
+
+    /// Ends the process that uses the disk, without a power cut: all that was written stays, and
+    /// is as unsynced as it was.
+    pub fn kill(&mut self) {
+        self.power_is_out = false;
+        self.trouble = None;
+    }
+
+    /// Changes a file's bytes behind everybody's back, durably: damage, or a copy put back.
+    pub fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let inode = &mut self.inodes[self.names[name]];
+        change(&mut inode.live);
+        inode.durable.clone_from(&inode.live);
+        inode.unsynced.clear();
+    }
+
+    /// Takes a file away or puts one there behind everybody's back, durably.
+    pub fn replace(&mut self, name: &str, bytes: Option<Vec<u8>>) {
+        self.names.remove(name);
+        if let Some(live) = bytes {
+            self.inodes.push(Inode { durable: live.clone(), live, unsynced: Vec::new() });
+            self.names.insert(name.to_owned(), self.inodes.len() - 1);
+        }
+        self.durable_names.clone_from(&self.names);
+        self.unsynced_names.clear();
+    }
+
+    /// Counts an operation. What is to happen at it, if anything.
+    fn begin(&mut self) -> io::Result<Option<Trouble>> {
+        if self.power_is_out {
+            return Err(io::Error::other("the power is out"));
+        }
+        let number = self.operations;
+        self.operations += 1;
+        let trouble = self.trouble.filter(|(at, _)| *at == number).map(|(_, trouble)| trouble);
+        self.power_is_out = trouble == Some(Trouble::PowerCut);
+        Ok(trouble)
+    }
+
+    fn inode_of(&self, name: &str) -> io::Result<usize> {
+        self.names.get(name).copied().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    /// Makes a change of names, which is not durable before the next sync of them.
+    fn change_names(&mut self, change: NameChange) -> io::Result<()> {
+        let trouble = self.begin()?;
+        if trouble != Some(Trouble::Failure) {
+            change.make(&mut self.names);
+            self.unsynced_names.push(change);
+        }
+        outcome(trouble)
+    }
+
+    fn check_room(&self, more: u64) -> io::Result<()> {
+        let used: usize = self.names.values().map(|&inode| self.inodes[inode].live.len()).sum();
+        match self.capacity {
+            Some(capacity) if used as u64 + more > capacity => {
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn outcome(trouble: Option<Trouble>) -> io::Result<()> {
+    match trouble {
+        None => Ok(()),
+        Some(Trouble::PowerCut) => Err(io::Error::other("the power fails")),
+        Some(Trouble::Failure) => Err(io::Error::other("the disk fails")),
+    }
+}
+
+impl NameChange {
+    fn make(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            NameChange::Create(name, inode) => {
+                names.insert(name.clone(), *inode);
+            }
+            NameChange::Rename(from, to, inode) => {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
+            }
+            NameChange::Delete(name) => {
+                names.remove(name);
+            }
+        }
+    }
+}
+
+impl Inode {
+    /// Makes some of the unsynced writes durable, for each sector a beginning of those that
+    /// touched it, and forgets the rest.
+    fn lose_power(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
+        if self.durable.len() < self.live.len() && (!self.durable.is_empty() || choose(2) == 1) {
+            self.durable.resize(self.live.len(), 0);
+        }
+        let mut touched: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (write, (offset, bytes)) in self.unsynced.iter().enumerate() {
+            let end = offset + bytes.len();
+            for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+                touched.entry(sector).or_default().push(write);
+            }
+        }
+        for (sector, writes) in touched {
+            let made = choose(writes.len() + 1);
+            for &write in writes.iter().take(made) {
+                let (offset, bytes) = &self.unsynced[write];
+                let from = (sector * SECTOR_BYTES).max(*offset);
+                let to = ((sector + 1) * SECTOR_BYTES).min(offset + bytes.len());
+                if to <= self.durable.len() {
+                    self.durable[from..to].copy_from_slice(&bytes[from - offset..to - offset]);
+                }
+            }
+        }
+        self.unsynced.clear();
+        self.live.clone_from(&self.durable);
+    }
+}
+
+impl Disk for MemDisk {
+    type File = usize;
+
+    fn describe(&self, name: &str) -> String {
+        if name.is_empty() { "the folder in memory".to_owned() } else { name.to_owned() }
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.names.keys().cloned().collect())
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        Ok(self.inodes[self.inode_of(name)?].live.clone())
+    }
+
+    fn create(&mut self, name: &str, bytes: u64) -> io::Result<usize> {
+        if self.names.contains_key(name) {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists));
+        }
+        self.check_room(bytes)?;
+        let live = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+        self.inodes.push(Inode { live, ..Inode::default() });
+        let inode = self.inodes.len() - 1;
+        self.change_names(NameChange::Create(name.to_owned(), inode))?;
+        Ok(inode)
+    }
+
+    fn open(&mut self, name: &str) -> io::Result<usize> {
+        self.inode_of(name)
+    }
+
+    fn write_at(&mut self, file: &mut usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let trouble = self.begin()?;
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        let inode = &mut self.inodes[*file];
+        assert!(offset + bytes.len() <= inode.live.len(), "a write behind a file's end");
+        let written = if trouble == Some(Trouble::Failure) { bytes.len() / 2 } else { bytes.len() };
+        inode.live[offset..offset + written].copy_from_slice(&bytes[..written]);
+        inode.unsynced.push((offset, bytes[..written].to_vec()));
+        outcome(trouble)
+    }
+
+    fn sync(&mut self, file: &mut usize) -> io::Result<()> {
+        let trouble = self.begin()?;
+        let inode = &mut self.inodes[*file];
+        match trouble {
+            None => {
+                inode.durable.resize(inode.live.len(), 0);
+                for (offset, bytes) in inode.unsynced.drain(..) {
+                    inode.durable[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                }
+            }
+            // The live image keeps what the durable one will never get.
+            Some(Trouble::Failure) => inode.unsynced.clear(),
+            Some(Trouble::PowerCut) => {}
+        }
+        outcome(trouble)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let inode = self.inode_of(from)?;
+        self.change_names(NameChange::Rename(from.to_owned(), to.to_owned(), inode))
+    }
+
+    fn delete(&mut self, name: &str) -> io::Result<()> {
+        self.inode_of(name)?;
+        self.change_names(NameChange::Delete(name.to_owned()))
+    }
+
+    fn sync_dir(&mut self) -> io::Result<()> {
+        let trouble = self.begin()?;
+        // Where it fails the changes wait on: names are in the file system's journal, which does
+        // not forget them as it does pages.
+        if trouble.is_none() {
+            self.durable_names.clone_from(&self.names);
+            self.unsynced_names.clear();
+        }
+        outcome(trouble)
+    }
+}

@@ -1,0 +1,54 @@
+//! The durable log of one replica: segment files of checked sectors in one folder, group commit,
+//! and a start that reads and checks everything before it trusts anything (design.md §8).
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`disk`] | what a log needs of a disk ([`Disk`]), and a machine's own ([`RealDisk`]) |
+//! | [`disk`] | what a log needs of a disk ([`Disk`]), and a real one ([`RealDisk`]) |
+//! | `sector` | the unit that a disk writes whole or not at all, with its own checksum |
+//! | `segment` | the format of segment files, drawn; blocks and segment headers |
+//! | `meta` | who this folder belongs to: cluster, replica, incarnation |
+//! | `recovery` | from the bytes of all segments to the log, or to what is wrong with them |
+//! | `log` | [`Log`]: bootstrap, open, append, sync |
+//! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
+//!
+//! Everything but `disk` is pure over the trait: the simulator and the crash tests run the same
+//! code over [`MemDisk`]. What holds:
+//!
+//! - What a returned [`Log::sync`] covers survives any power cut after it.
+//! - A power cut in the middle of a sync leaves a beginning of the log; what it tore is cut off.
+//! - Anything else that is not as it was written is found when the log is opened, named, and
+//!   refused: to go on without an entry that was vouched for could lose a committed write.
+//! - After a failed write or sync the [`Log`] refuses everything: nobody knows what the disk holds
+//!   then, and a second sync that succeeds proves nothing (safety.md D1).
+
+#![deny(clippy::disallowed_types)]
+
+pub mod disk;
+mod error;
+mod log;
+pub mod mem_disk;
+mod meta;
+mod recovery;
+mod sector;
+mod segment;
+
+pub use disk::{Disk, RealDisk};
+pub use error::StorageError;
+pub use log::{Log, LogOptions, LogStats};
+pub use mem_disk::MemDisk;
+pub use recovery::check_segment;
+
+use crate::types::NodeId;
+
+/// Whose log a folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster, drawn once when it was made.
+    pub cluster: u128,
+    /// The replica in it.
+    pub replica: NodeId,
+    /// How often the log was opened, this time included: never the same twice, so that peers can
+    /// tell a replica from its own past (safety.md D6).
+    pub incarnation: u64,
+}

@@ -1,0 +1,297 @@
+//! From the bytes of all segments to the log that they hold, or to what is wrong with them.
+//!
+//! Pure: takes bytes, gives facts; `log.rs` does what has to be done. One rule tells a torn tail,
+//! which is cut, from damage, which is refused (design.md §7 item 6): each block was synced before
+//! the next was begun, and a segment's last before the next segment was made. So sectors may be
+//! missing in the last block of the last segment only, and anything written behind a missing
+//! sector that is not of the same block proves that it was once there.
+
+use bytes::Bytes;
+
+use crate::raft::{Durable, HardState};
+use crate::record::Entry;
+use crate::types::{Index, Term};
+
+use super::Identity;
+use super::error::StorageError;
+use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
+use super::segment::{self, BLOCK_HEADER_BYTES, BlockHeader, SegmentHeader, check_owner};
+
+/// What was read so far, block by block.
+#[derive(Debug)]
+pub(super) struct Replay {
+    /// Whose log it must be.
+    owner: Identity,
+    /// The log as the blocks so far leave it.
+    pub(super) durable: Durable,
+    /// The chain after the last block.
+    pub(super) chain: u32,
+    /// The opening that wrote the last block; zero before the first.
+    pub(super) incarnation: u64,
+    /// How many segments were read.
+    pub(super) segments: u64,
+    /// How many blocks the last segment has.
+    pub(super) blocks: u32,
+    /// The last segment's header.
+    pub(super) header: Option<SegmentHeader>,
+    /// The first sector of the last segment that no block fills.
+    pub(super) end: u32,
+    /// Behind `end`, where the last torn sector ends; equal to `end` if nothing was torn.
+    pub(super) torn_end: u32,
+    /// The first sector of the last segment's last block; equal to `end` if it has none.
+    pub(super) last_block: u32,
+    /// The sectors of that block as they are.
+    pub(super) last_image: Vec<u8>,
+}
+
+impl Replay {
+    /// Nothing read yet.
+    pub(super) fn new(owner: Identity) -> Replay {
+        Replay {
+            owner,
+            durable: Durable::default(),
+            chain: 0,
+            incarnation: 0,
+            segments: 0,
+            blocks: 0,
+            header: None,
+            end: 0,
+            torn_end: 0,
+            last_block: 0,
+            last_image: Vec::new(),
+        }
+    }
+
+    /// Reads the next segment, whose file is `file`; `is_last` if no other follows.
+    pub(super) fn segment(
+        &mut self,
+        file: &str,
+        bytes: &[u8],
+        is_last: bool,
+    ) -> Result<(), StorageError> {
+        let damaged = |sector: u32, what: String| StorageError::Damaged {
+            file: file.to_owned(),
+            offset: u64::from(sector) * SECTOR_BYTES as u64,
+            what,
+        };
+        let header = SegmentHeader::decode(file, bytes)?;
+        check_owner(file, (header.cluster, header.replica), &self.owner)?;
+        self.check_header(&header).map_err(|what| damaged(0, what))?;
+        if bytes.len() as u64 != u64::from(header.sectors) * SECTOR_BYTES as u64 {
+            let what = format!("{} bytes where {} sectors belong", bytes.len(), header.sectors);
+            return Err(damaged(header.sectors, what));
+        }
+        let sectors = Sectors { salt: header.salt(), count: header.sectors, bytes };
+        self.segments += 1;
+        self.blocks = 0;
+        self.header = Some(header);
+        let mut at = 1;
+        self.last_block = at;
+        loop {
+            let number = self.blocks + 1;
+            match sectors.block(at, number) {
+                Found::Whole { stream, end } => {
+                    self.block(&stream).map_err(|what| damaged(at, what))?;
+                    self.blocks = number;
+                    (self.last_block, at) = (at, end);
+                }
+                Found::Damaged { sector, what } => return Err(damaged(sector, what)),
+                Found::Missing { sector } => {
+                    let torn_end = sectors
+                        .behind(at, number, sector)
+                        .map_err(|(sector, what)| damaged(sector, what))?;
+                    if torn_end > at && !is_last {
+                        let what = "the block is incomplete, though a later segment was begun";
+                        return Err(damaged(at, what.to_owned()));
+                    }
+                    (self.end, self.torn_end) = (at, torn_end);
+                    if is_last {
+                        self.last_image = sectors.image(self.last_block, at).to_vec();
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Whether the segment follows those read so far.
+    fn check_header(&self, header: &SegmentHeader) -> Result<(), String> {
+        if header.number != self.segments + 1 {
+            return Err(format!(
+                "it is segment {} under the name of segment {}",
+                header.number,
+                self.segments + 1
+            ));
+        }
+        if (header.blocks_before, header.chain) != (self.blocks, self.chain) {
+            return Err(format!(
+                "it continues {} blocks with chain {:08x}, but the segment before it has {} with \
+                 {:08x}: one of the two is an older copy, or of another log",
+                header.blocks_before, header.chain, self.blocks, self.chain
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes in a whole block.
+    fn block(&mut self, stream: &[u8]) -> Result<(), String> {
+        let header = BlockHeader::decode(stream)?;
+        let chain = segment::chain(self.chain, stream);
+        if chain != header.chain {
+            return Err(format!(
+                "the block does not follow the one before it: chain {:08x}, expected {chain:08x}",
+                header.chain
+            ));
+        }
+        if header.incarnation < self.incarnation {
+            return Err(format!(
+                "the block was written by opening {} after one of opening {}",
+                header.incarnation, self.incarnation
+            ));
+        }
+        check_hard_state(self.durable.hard_state, header.hard_state)?;
+        // A copy of the block's own size: a record shares its memory for as long as it lives,
+        // and should not keep a segment's padding.
+        let mut records = Bytes::copy_from_slice(&stream[BLOCK_HEADER_BYTES..]);
+        for _ in 0..header.count {
+            let entry = Entry::decode(&mut records).map_err(|error| error.to_string())?;
+            self.entry(entry, header.hard_state.term)?;
+        }
+        if !records.is_empty() {
+            return Err(format!("{} bytes behind the block's last record", records.len()));
+        }
+        self.durable.hard_state = header.hard_state;
+        self.incarnation = header.incarnation;
+        self.chain = chain;
+        Ok(())
+    }
+
+    /// Puts an entry in its place; what was there and behind is replaced.
+    fn entry(&mut self, entry: Entry, term: Term) -> Result<(), String> {
+        let entries = &mut self.durable.entries;
+        let keep = usize::try_from(entry.index().previous().0).unwrap_or(usize::MAX);
+        if entry.index() == Index::ZERO || keep > entries.len() {
+            return Err(format!("entry {} leaves a gap behind {}", entry.id(), entries.len()));
+        }
+        let before = keep.checked_sub(1).map_or(Term(0), |place| entries[place].term());
+        if entry.term() < before || entry.term() > term {
+            return Err(format!(
+                "entry {} of a block in term {term} follows one of term {before}",
+                entry.id()
+            ));
+        }
+        entries.truncate(keep);
+        entries.push(entry);
+        Ok(())
+    }
+}
+
+/// A term never falls, and a vote once given in it stays (Figure 2).
+fn check_hard_state(before: HardState, after: HardState) -> Result<(), String> {
+    let changed_vote = after.term == before.term
+        && before.voted_for.is_some()
+        && after.voted_for != before.voted_for;
+    if after.term < before.term || changed_vote {
+        return Err(format!("the block says {after:?} after {before:?}"));
+    }
+    Ok(())
+}
+
+/// The sectors of one segment.
+struct Sectors<'a> {
+    salt: u32,
+    count: u32,
+    bytes: &'a [u8],
+}
+
+/// What is at the place of a block.
+enum Found {
+    /// The block, and the sector behind it.
+    Whole { stream: Vec<u8>, end: u32 },
+    /// Its first unwritten sector.
+    Missing { sector: u32 },
+    /// Something that can't have come of a power cut.
+    Damaged { sector: u32, what: String },
+}
+
+impl Sectors<'_> {
+    fn image(&self, from: u32, to: u32) -> &[u8] {
+        &self.bytes[from as usize * SECTOR_BYTES..to as usize * SECTOR_BYTES]
+    }
+
+    fn read(&self, number: u32) -> Sector<'_> {
+        sector::read(self.salt, number, self.image(number, number + 1))
+    }
+
+    /// The block `number`, which begins at the sector `first`.
+    fn block(&self, first: u32, number: u32) -> Found {
+        let mut stream = Vec::new();
+        let (mut at, mut end) = (first, first + 1);
+        while at < end {
+            if at >= self.count {
+                return Found::Missing { sector: self.count };
+            }
+            match self.read(at) {
+                Sector::Unwritten => return Found::Missing { sector: at },
+                Sector::Damaged => {
+                    return Found::Damaged { sector: at, what: "a checksum differs".to_owned() };
+                }
+                Sector::Written { block, .. } if block != number => {
+                    let what = format!("a sector of block {block} where {number} belongs");
+                    return Found::Damaged { sector: at, what };
+                }
+                Sector::Written { payload, .. } => stream.extend_from_slice(payload),
+            }
+            if at == first {
+                let length = u32::from_le_bytes(stream[..4].try_into().expect("a whole sector"));
+                let sectors = sectors_for(length as usize);
+                if (length as usize) < BLOCK_HEADER_BYTES
+                    || sectors as u64 > u64::from(self.count - first)
+                {
+                    let what = format!("block {number} claims {length} bytes");
+                    return Found::Damaged { sector: first, what };
+                }
+                end = first + u32::try_from(sectors).expect("within the segment");
+                stream.reserve_exact((sectors - 1) * PAYLOAD_BYTES);
+            }
+            at += 1;
+        }
+        let length = u32::from_le_bytes(stream[..4].try_into().expect("a whole sector"));
+        stream.truncate(length as usize);
+        Found::Whole { stream, end }
+    }
+
+    /// Looks at all that stands behind the sector `missing` of block `number`, which begins at
+    /// `first`: only other sectors of that block may. Returns where the last of them ends, or
+    /// `first` if there is none at all.
+    fn behind(&self, first: u32, number: u32, missing: u32) -> Result<u32, (u32, String)> {
+        let mut torn_end = if missing > first { missing } else { first };
+        for at in missing..self.count {
+            match self.read(at) {
+                Sector::Unwritten => {}
+                Sector::Written { block, .. } if block == number => torn_end = at + 1,
+                Sector::Written { block, .. } => {
+                    let what = format!(
+                        "zeros in block {number}, which was whole when block {block} was begun"
+                    );
+                    return Err((missing, what));
+                }
+                Sector::Damaged => return Err((at, "a checksum differs".to_owned())),
+            }
+        }
+        Ok(torn_end)
+    }
+}
+
+/// Reads the bytes of a first segment, for a fuzzer: whatever they are, they give entries or an
+/// error.
+///
+/// # Errors
+/// If they are no segment that [`super::Log`] can have written.
+pub fn check_segment(bytes: &[u8]) -> Result<Durable, StorageError> {
+    let header = SegmentHeader::decode("segment", bytes)?;
+    let owner = Identity { cluster: header.cluster, replica: header.replica, incarnation: 0 };
+    let mut replay = Replay::new(owner);
+    replay.segment("segment", bytes, true)?;
+    Ok(replay.durable)
+}
