@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use bowline::kv::{Command, Operation};
 use bowline::raft::{
-    AppendEntries, AppendOutcome, AppendReply, Envelope, PeerMsg, RequestVote, VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, Envelope, HardState, PeerMsg, RequestVote, VoteReply,
 };
 use bowline::record::{EntryKind, RecordBuffer};
+use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
 use bowline::wire::{course, peer};
 use bytes::BytesMut;
@@ -161,5 +162,49 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ] {
         seeds.push(("scenario", name, text.into_bytes()));
     }
+    segments(&mut seeds);
     seeds
+}
+
+/// Segment files, whole and with traces of a power cut; and blocks alone, which the target puts
+/// into a file.
+fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
+    const SEGMENT: &str = "segment-0000000001";
+    const SECTOR: usize = 512;
+    let (cluster, replica) = (1, NodeId(2));
+    let mut disk = MemDisk::default();
+    Log::bootstrap(&mut disk, cluster, replica).expect("the disk is empty");
+    let options = LogOptions { segment_bytes: 7 * SECTOR as u64 };
+    let (mut log, ..) = Log::open(disk, Some(cluster), replica, options).expect("it was made");
+    let mut buffer = RecordBuffer::default();
+    let mut entry = |term, index, bytes| {
+        buffer.encode(EntryId::new(term, index), EntryKind::Command, &vec![0; bytes])
+    };
+    let state = |term| Some(HardState { term: Term(term), voted_for: Some(replica) });
+    log.append(state(1), &[entry(1, 1, 5), entry(1, 2, 30)]).expect("in order");
+    log.sync().expect("memory does not fail");
+    log.append(state(2), &[entry(2, 2, 700)]).expect("in order");
+    log.sync().expect("memory does not fail");
+    let mut disk = log.into_disk();
+    let file = disk.read(SEGMENT).expect("the first segment");
+    seeds.push(("segment", "whole", file.clone()));
+    // The opening's block, the entries' and the first sector of the last block are in front.
+    for (name, sector) in [("torn_end", 4), ("torn_start", 3), ("lost", 1)] {
+        disk.tamper(SEGMENT, |bytes| bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0));
+        let bytes = disk.read(SEGMENT).expect("the first segment");
+        assert_eq!(check_segment(&bytes).is_ok(), name != "lost", "{name}");
+        seeds.push(("segment", name, bytes));
+        disk.tamper(SEGMENT, |bytes| bytes.clone_from(&file));
+    }
+    let mut blocks = Vec::new();
+    for sectors in [1..2, 2..3, 3..5] {
+        let mut stream: Vec<u8> = sectors
+            .flat_map(|at: usize| file[at * SECTOR + 12..(at + 1) * SECTOR].to_vec())
+            .collect();
+        let length = u32::from_le_bytes(stream[..4].try_into().expect("four bytes"));
+        stream.truncate(length as usize);
+        blocks.extend(u16::try_from(length).expect("a small block").to_le_bytes());
+        blocks.extend(stream);
+    }
+    seeds.push(("segment", "blocks", blocks));
 }

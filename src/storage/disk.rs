@@ -260,3 +260,73 @@ fn set_aside(file: &File, bytes: u64) -> io::Result<()> {
 fn failed(doing: &'static str, path: &Path, source: io::Error) -> StorageError {
     StorageError::Io { doing, file: path.display().to_string(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::{Durable, HardState};
+    use crate::record::{Entry, EntryKind, RecordBuffer};
+    use crate::storage::{Log, LogOptions};
+    use crate::types::{EntryId, NodeId, Term};
+
+    const OPTIONS: LogOptions = LogOptions { segment_bytes: 64 << 10 };
+
+    fn entries(indexes: std::ops::Range<u64>) -> Vec<Entry> {
+        let mut buffer = RecordBuffer::default();
+        let encode = |index| buffer.encode(EntryId::new(1, index), EntryKind::Command, &[7; 500]);
+        indexes.map(encode).collect()
+    }
+
+    #[test]
+    fn a_log_in_real_files_is_there_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("deep/down");
+        let mut disk = RealDisk::create(&folder).unwrap();
+        Log::bootstrap(&mut disk, 5, NodeId(1)).unwrap();
+        let mut expected = Durable::default();
+        let (mut log, durable, _) = Log::open(disk, Some(5), NodeId(1), OPTIONS).unwrap();
+        assert_eq!(durable, expected);
+        expected.hard_state = HardState { term: Term(1), voted_for: Some(NodeId(1)) };
+        log.append(Some(expected.hard_state), &[]).unwrap();
+        for first in (1..400).step_by(10) {
+            let some = entries(first..first + 10);
+            log.append(None, &some).unwrap();
+            log.sync().unwrap();
+            expected.entries.extend(some);
+        }
+        assert!(log.stats().segments > 2, "{:?}", log.stats());
+        drop(log);
+        let disk = RealDisk::open(&folder).unwrap();
+        let (log, durable, identity) = Log::open(disk, None, NodeId(1), OPTIONS).unwrap();
+        assert_eq!(durable, expected);
+        assert_eq!(identity.incarnation, 2);
+        for name in log.into_disk().list().unwrap() {
+            let bytes = fs::metadata(folder.join(&name)).unwrap().len();
+            assert!(name == "meta" || bytes == OPTIONS.segment_bytes, "{name} has {bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = RealDisk::create(folder.path()).unwrap();
+        // A second handle in this process stands for another process: the lock is the handle's.
+        let error = RealDisk::open(folder.path()).unwrap_err();
+        assert!(matches!(error, StorageError::Locked { .. }), "{error}");
+        assert!(error.to_string().contains("another process"), "{error}");
+        drop(disk);
+        RealDisk::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_not_made_by_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let error = RealDisk::open(&missing).unwrap_err().to_string();
+        assert!(error.contains("missing") && error.contains("check the path"), "{error}");
+        assert!(!missing.exists());
+        let file = folder.path().join("file");
+        fs::write(&file, b"x").unwrap();
+        assert!(RealDisk::create(&file.join("below")).is_err());
+    }
+}

@@ -2,13 +2,13 @@
 
 use crate::raft::{Durable, HardState};
 use crate::record::{Entry, RECORD_BYTES_MAX};
-use crate::types::{Index, NodeId};
+use crate::types::{Index, NodeId, Term};
 
 use super::Identity;
 use super::disk::Disk;
 use super::error::StorageError;
 use super::meta::{META_FILE, META_FILE_NEW, Meta};
-use super::recovery::Replay;
+use super::recovery::{Replay, check_hard_state};
 use super::sector::{self, SECTOR_BYTES, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader, check_owner};
 
@@ -179,9 +179,9 @@ impl<D: Disk> Log<D> {
     ) -> Result<(), StorageError> {
         self.check()?;
         if let Some(hard_state) = hard_state {
-            let before = self.hard_state;
-            assert!(hard_state.term >= before.term, "{hard_state:?} after {before:?}");
-            self.waiting |= hard_state != before;
+            // The pair of what recovery checks: a log that can't be read back must not be written.
+            assert_eq!(check_hard_state(self.hard_state, hard_state), Ok(()));
+            self.waiting |= hard_state != self.hard_state;
             self.hard_state = hard_state;
         }
         if let Some(first) = entries.first() {
@@ -191,7 +191,10 @@ impl<D: Disk> Log<D> {
         }
         for entry in entries {
             let last = self.last;
-            assert!(entry.index() == last.next(), "{:?} does not follow {last}", entry.id());
+            let term = self.hard_state.term;
+            assert!(entry.index() == last.next(), "{} does not follow {last}", entry.id());
+            let fits = Term(0) < entry.term() && entry.term() <= term;
+            assert!(fits, "{} in a block of term {term}", entry.id());
             if self.block.len() + entry.record().len() > BLOCK_BYTES_MAX {
                 self.sync()?;
             }
@@ -423,7 +426,7 @@ mod tests {
     use super::*;
     use crate::record::{EntryKind, RecordBuffer};
     use crate::storage::MemDisk;
-    use crate::types::{EntryId, Term};
+    use crate::types::EntryId;
 
     const OPTIONS: LogOptions = LogOptions { segment_bytes: 8 << 10 };
 

@@ -248,7 +248,9 @@ impl Disk for MemDisk {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let inode = &mut self.inodes[*file];
         assert!(offset + bytes.len() <= inode.live.len(), "a write behind a file's end");
-        let written = if trouble == Some(Trouble::Failure) { bytes.len() / 2 } else { bytes.len() };
+        // The page cache is filled page by page: a write that ends early ends between sectors.
+        let half = bytes.len() / SECTOR_BYTES / 2 * SECTOR_BYTES;
+        let written = if trouble == Some(Trouble::Failure) { half } else { bytes.len() };
         inode.live[offset..offset + written].copy_from_slice(&bytes[..written]);
         inode.unsynced.push((offset, bytes[..written].to_vec()));
         outcome(trouble)

@@ -3,7 +3,6 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`disk`] | what a log needs of a disk ([`Disk`]), and a machine's own ([`RealDisk`]) |
 //! | [`disk`] | what a log needs of a disk ([`Disk`]), and a real one ([`RealDisk`]) |
 //! | `sector` | the unit that a disk writes whole or not at all, with its own checksum |
 //! | `segment` | the format of segment files, drawn; blocks and segment headers |

@@ -28,6 +28,8 @@ pub(super) struct Replay {
     pub(super) chain: u32,
     /// The opening that wrote the last block; zero before the first.
     pub(super) incarnation: u64,
+    /// The last segment's file.
+    file: String,
     /// How many segments were read.
     pub(super) segments: u64,
     /// How many blocks the last segment has.
@@ -52,6 +54,7 @@ impl Replay {
             durable: Durable::default(),
             chain: 0,
             incarnation: 0,
+            file: String::new(),
             segments: 0,
             blocks: 0,
             header: None,
@@ -76,12 +79,13 @@ impl Replay {
         };
         let header = SegmentHeader::decode(file, bytes)?;
         check_owner(file, (header.cluster, header.replica), &self.owner)?;
-        self.check_header(&header).map_err(|what| damaged(0, what))?;
+        self.check_header(file, &header)?;
         if bytes.len() as u64 != u64::from(header.sectors) * SECTOR_BYTES as u64 {
             let what = format!("{} bytes where {} sectors belong", bytes.len(), header.sectors);
             return Err(damaged(header.sectors, what));
         }
         let sectors = Sectors { salt: header.salt(), count: header.sectors, bytes };
+        file.clone_into(&mut self.file);
         self.segments += 1;
         self.blocks = 0;
         self.header = Some(header);
@@ -115,20 +119,29 @@ impl Replay {
     }
 
     /// Whether the segment follows those read so far.
-    fn check_header(&self, header: &SegmentHeader) -> Result<(), String> {
-        if header.number != self.segments + 1 {
-            return Err(format!(
-                "it is segment {} under the name of segment {}",
-                header.number,
-                self.segments + 1
-            ));
+    fn check_header(&self, file: &str, header: &SegmentHeader) -> Result<(), StorageError> {
+        let damaged = |file: &str, sector: u32, what: String| {
+            let offset = u64::from(sector) * SECTOR_BYTES as u64;
+            Err(StorageError::Damaged { file: file.to_owned(), offset, what })
+        };
+        let number = self.segments + 1;
+        if header.number != number {
+            let found = header.number;
+            let what = format!("it is segment {found} under the name of segment {number}");
+            return damaged(file, 0, what);
         }
-        if (header.blocks_before, header.chain) != (self.blocks, self.chain) {
-            return Err(format!(
-                "it continues {} blocks with chain {:08x}, but the segment before it has {} with \
-                 {:08x}: one of the two is an older copy, or of another log",
-                header.blocks_before, header.chain, self.blocks, self.chain
-            ));
+        let (before, blocks) = (header.blocks_before, self.blocks);
+        if before > blocks {
+            let what = format!("it ends after {blocks} blocks, {file} continues {before}");
+            return damaged(&self.file, self.end, what);
+        }
+        if (before, header.chain) != (blocks, self.chain) {
+            let what = format!(
+                "it continues {before} blocks with chain {:08x}, but {} has {blocks} with {:08x}: \
+                 one of the two is an older copy, or of another log",
+                header.chain, self.file, self.chain
+            );
+            return damaged(file, 0, what);
         }
         Ok(())
     }
@@ -187,12 +200,12 @@ impl Replay {
 }
 
 /// A term never falls, and a vote once given in it stays (Figure 2).
-fn check_hard_state(before: HardState, after: HardState) -> Result<(), String> {
+pub(super) fn check_hard_state(before: HardState, after: HardState) -> Result<(), String> {
     let changed_vote = after.term == before.term
         && before.voted_for.is_some()
         && after.voted_for != before.voted_for;
     if after.term < before.term || changed_vote {
-        return Err(format!("the block says {after:?} after {before:?}"));
+        return Err(format!("{after:?} after {before:?}"));
     }
     Ok(())
 }
@@ -283,15 +296,15 @@ impl Sectors<'_> {
     }
 }
 
-/// Reads the bytes of a first segment, for a fuzzer: whatever they are, they give entries or an
-/// error.
+/// Reads the bytes of a first segment, whoever it belongs to: for fuzzers and for looking into one.
+/// Whatever the bytes are, they give a log or an error.
 ///
 /// # Errors
 /// If they are no segment that [`super::Log`] can have written.
 pub fn check_segment(bytes: &[u8]) -> Result<Durable, StorageError> {
-    let header = SegmentHeader::decode("segment", bytes)?;
+    let header = SegmentHeader::decode("the file", bytes)?;
     let owner = Identity { cluster: header.cluster, replica: header.replica, incarnation: 0 };
     let mut replay = Replay::new(owner);
-    replay.segment("segment", bytes, true)?;
+    replay.segment("the file", bytes, true)?;
     Ok(replay.durable)
 }

@@ -2,6 +2,9 @@
 //! and what it accepts it must be able to write again. Shared by the fuzz targets beside this
 //! file, by the replay of the committed corpus, and by the property tests.
 
+#[path = "segments.rs"]
+mod segments;
+
 use bowline::kv::{Command, Outcome, Store};
 use bowline::raft::RequestKind;
 use bowline::record::{self, Entry, RecordBuffer};
@@ -16,12 +19,13 @@ use bytes::{Bytes, BytesMut};
 type Decoder = fn(&[u8]);
 
 /// Every decoder, by the name of its fuzz target and of its corpus.
-pub(crate) const TARGETS: [(&str, Decoder); 5] = [
+pub(crate) const TARGETS: [(&str, Decoder); 6] = [
     ("command", command),
     ("course", course),
     ("peer", peer),
     ("record", record),
     ("scenario", scenario),
+    ("segment", segments::segment),
 ];
 
 /// Feeds one decoder.

@@ -1,0 +1,187 @@
+//! The durable log against power cuts, failing and full disks, damage, and files that are not its
+//! own: nothing vouched for is lost, and what is not as it was written is named and refused.
+
+#[path = "crash/damage.rs"]
+mod damage;
+#[path = "crash/workload.rs"]
+mod workload;
+
+use bowline::sim::dice::Dice;
+use bowline::storage::{Disk as _, Log, MemDisk, StorageError};
+
+use workload::{Account, CLUSTER, ME, OPTIONS};
+
+const SEED: u64 = 7;
+const STEPS: usize = 60;
+
+/// How much of what was not synced the disk has written when the power is gone.
+#[derive(Clone, Copy, Debug)]
+enum Luck {
+    Nothing,
+    All,
+    Some(u64),
+}
+
+impl Luck {
+    fn restart(self, disk: &mut MemDisk) {
+        match self {
+            Luck::Nothing => disk.restart(&mut |_| 0),
+            Luck::All => disk.restart(&mut |states| states - 1),
+            Luck::Some(seed) => {
+                let mut dice = Dice::new(seed);
+                disk.restart(&mut |states| dice.place(states));
+            }
+        }
+    }
+}
+
+/// A life that nothing disturbs.
+fn whole_life() -> (MemDisk, Account) {
+    let (mut disk, mut account) = (MemDisk::default(), Account::default());
+    account.live(&mut disk, SEED, STEPS).expect("nothing goes wrong");
+    (disk, account)
+}
+
+/// A life during which the disk goes wrong.
+fn cut_life(disk: &mut MemDisk, account: &mut Account, seed: u64, steps: usize) {
+    let error = account.live(disk, seed, steps).expect_err("something goes wrong in this life");
+    let expected = matches!(error, StorageError::Io { .. } | StorageError::Failed { .. });
+    assert!(expected, "a cut or a failure is taken for something else: {error}");
+}
+
+#[test]
+fn a_power_cut_at_any_operation_loses_nothing_vouched_for() {
+    let operations = whole_life().0.operations();
+    assert!(operations > 150, "{operations} operations are too few to show anything");
+    for cut in 0..operations {
+        let lucks = [Luck::Nothing, Luck::All].into_iter().chain((0..8).map(Luck::Some));
+        for luck in lucks {
+            let (mut disk, mut account) = (MemDisk::default(), Account::default());
+            disk.cut_at(cut);
+            cut_life(&mut disk, &mut account, SEED, STEPS);
+            luck.restart(&mut disk);
+            let error = account.live(&mut disk, SEED + 1, 4).err();
+            assert!(error.is_none(), "cut at {cut}, {luck:?}: {}", error.unwrap());
+            Luck::Nothing.restart(&mut disk);
+            let error = account.live(&mut disk, SEED + 2, 0).err();
+            assert!(error.is_none(), "again after a cut at {cut}, {luck:?}: {}", error.unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_while_the_last_ones_traces_are_removed_loses_nothing_either() {
+    let operations = whole_life().0.operations();
+    let mut dice = Dice::new(SEED);
+    let mut torn = 0;
+    for cut in 0..operations {
+        let (mut disk, mut account) = (MemDisk::default(), Account::default());
+        disk.cut_at(cut);
+        cut_life(&mut disk, &mut account, SEED, STEPS);
+        Luck::Some(dice.number()).restart(&mut disk);
+        let start = disk.operations();
+        let opening = {
+            let (mut disk, mut account) = (disk.clone(), account.clone());
+            account.live(&mut disk, SEED + 1, 0).unwrap();
+            disk.operations() - start
+        };
+        torn += u64::from(opening > 8);
+        for cut in 0..opening {
+            let (mut disk, mut account) = (disk.clone(), account.clone());
+            disk.cut_at(start + cut);
+            cut_life(&mut disk, &mut account, SEED + 1, 0);
+            Luck::Some(dice.number()).restart(&mut disk);
+            account.live(&mut disk, SEED + 2, 3).unwrap();
+            Luck::Nothing.restart(&mut disk);
+            account.live(&mut disk, SEED + 3, 0).unwrap();
+        }
+    }
+    assert!(torn > 10, "only {torn} openings had something to remove");
+}
+
+#[test]
+fn a_process_killed_at_any_operation_loses_nothing_and_believes_nothing_that_is_not_on_disk() {
+    for cut in 0..whole_life().0.operations() {
+        let (mut disk, mut account) = (MemDisk::default(), Account::default());
+        disk.cut_at(cut);
+        cut_life(&mut disk, &mut account, SEED, STEPS);
+        // No power cut yet: the next process reads what the first one wrote but did not sync.
+        disk.kill();
+        account.live(&mut disk, SEED + 1, 0).unwrap();
+        Luck::Nothing.restart(&mut disk);
+        account.live(&mut disk, SEED + 2, 0).unwrap();
+    }
+}
+
+#[test]
+fn after_a_failed_operation_the_log_refuses_everything_and_the_next_process_finds_what_was_vouched_for()
+ {
+    for at in 0..whole_life().0.operations() {
+        let (mut disk, mut account) = (MemDisk::default(), Account::default());
+        disk.fail_at(at);
+        cut_life(&mut disk, &mut account, SEED, STEPS);
+        disk.kill();
+        let error = account.live(&mut disk, SEED + 1, 2).err();
+        assert!(error.is_none(), "failed at {at}: {}", error.unwrap());
+        Luck::Nothing.restart(&mut disk);
+        account.live(&mut disk, SEED + 2, 0).unwrap();
+    }
+}
+
+#[test]
+fn a_log_with_a_failed_sync_is_dead() {
+    let (mut disk, account) = whole_life();
+    let entries = &account.vouched.entries[..1];
+    for fault in [0, 1] {
+        let mut disk = disk.clone();
+        let mut counted = disk.clone();
+        let log = Log::open(&mut counted, None, ME, OPTIONS).unwrap();
+        drop(log);
+        disk.fail_at(counted.operations() + fault);
+        let (mut log, durable, _) = Log::open(&mut disk, None, ME, OPTIONS).unwrap();
+        log.append(None, &[durable.entries.last().unwrap().clone()]).unwrap();
+        let error = log.sync().unwrap_err().to_string();
+        assert!(error.contains("segment-") && error.contains("the disk fails"), "{error}");
+        for error in [log.sync().unwrap_err(), log.append(None, entries).unwrap_err()] {
+            assert!(matches!(error, StorageError::Failed { .. }), "{error}");
+            assert!(error.to_string().contains("must end"), "{error}");
+        }
+    }
+    disk.restart(&mut |_| 0);
+}
+
+#[test]
+fn a_full_disk_is_told_and_loses_nothing() {
+    let (disk, account) = whole_life();
+    let used: usize = disk.list().unwrap().iter().map(|name| disk.read(name).unwrap().len()).sum();
+    for spare in [0, 512, 1_024, 4_000, 9_000] {
+        let (mut disk, mut account) = (disk.clone(), account.clone());
+        disk.set_capacity(Some(used as u64 + spare));
+        let error = account.live(&mut disk, SEED + 1, 500).unwrap_err().to_string();
+        assert!(error.contains("make room on the disk"), "{error}");
+        disk.set_capacity(None);
+        account.live(&mut disk, SEED + 2, 5).unwrap();
+        Luck::Nothing.restart(&mut disk);
+        account.live(&mut disk, SEED + 3, 0).unwrap();
+    }
+}
+
+#[test]
+fn a_folder_is_bootstrapped_once_and_opened_by_its_owner_only() {
+    let mut disk = MemDisk::default();
+    let open = |disk: &mut MemDisk, cluster, replica| {
+        Log::open(disk, cluster, replica, OPTIONS).map(|(log, ..)| drop(log)).unwrap_err()
+    };
+    let error = open(&mut disk, None, ME);
+    assert!(matches!(error, StorageError::NoIdentity { .. }), "{error}");
+    assert!(error.to_string().contains("--bootstrap"), "{error}");
+    Log::bootstrap(&mut disk, CLUSTER, ME).unwrap();
+    let error = Log::bootstrap(&mut disk, CLUSTER, ME).unwrap_err();
+    assert!(matches!(error, StorageError::NotEmpty { .. }), "{error}");
+    let error = open(&mut disk, Some(CLUSTER + 1), ME);
+    assert!(matches!(error, StorageError::OtherCluster { .. }), "{error}");
+    let error = open(&mut disk, None, bowline::types::NodeId(9));
+    assert!(matches!(error, StorageError::OtherReplica { .. }), "{error}");
+    let (_, durable, identity) = Log::open(&mut disk, None, ME, OPTIONS).unwrap();
+    assert_eq!((durable, identity.incarnation), (bowline::raft::Durable::default(), 1));
+}

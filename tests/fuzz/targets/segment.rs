@@ -1,0 +1,7 @@
+//! Fuzz target: segment files of the log.
+#![no_main]
+
+#[path = "../entries.rs"]
+mod entries;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entries::run("segment", bytes));
