@@ -4,14 +4,15 @@
 //! or, with the same code, by a deterministic simulator. Dependencies point one way only, which
 //! `tests/tidy.rs` checks:
 //!
-//! `types <- {config, record} <- {raft, kv} <- {wire, storage} <- {runtime, sim} <- processes
-//! <- bin`
+//! `types <- {config, record} <- {raft, kv} <- {wire, storage} <- {redis, sim} <- runtime
+//! <- processes <- bin`
 
 pub mod config;
 pub mod kv;
 pub mod processes;
 pub mod raft;
 pub mod record;
+pub mod redis;
 pub mod runtime;
 pub mod sim;
 pub mod storage;

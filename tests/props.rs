@@ -182,6 +182,7 @@ impl Model {
             Operation::Transfer { from, to, amount } => {
                 Outcome::Transferred(self.transfer(from, to, amount).is_some())
             }
+            other => unreachable!("no wish is {other:?}"),
         };
         if !operation.is_read() {
             self.outcomes.insert(key, outcome.clone());

@@ -13,6 +13,8 @@ use rkyv::{Archive, Archived, Serialize};
 
 use crate::types::{ClientId, RequestId, RequestKey};
 
+use super::items::Items;
+
 /// One request of a client: its name and what it wants. Borrows keys and values from the bytes
 /// that it was decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +25,19 @@ pub struct Command<'a> {
     pub operation: Operation<'a>,
 }
 
-/// What can be done. Keys and values are any bytes, also none.
+/// Whether a key is set, by what it is so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Whatever it is.
+    Always,
+    /// Only if it has no value.
+    IfAbsent,
+    /// Only if it has one.
+    IfPresent,
+}
+
+/// What can be done. Keys and values are any bytes, also none. What comes of each is said with
+/// [`Outcome`](super::Outcome).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation<'a> {
     /// Tells the value of a key.
@@ -53,6 +67,71 @@ pub enum Operation<'a> {
         /// How much.
         amount: u64,
     },
+    /// Sets a key under a condition, or tells its old value, or both. `Done` or `Unchanged`; with
+    /// `tell_old`, `Value` in either case.
+    Set {
+        /// Which key.
+        key: &'a [u8],
+        /// Its new value.
+        value: &'a [u8],
+        /// When.
+        condition: Condition,
+        /// Whether the outcome is the old value.
+        tell_old: bool,
+    },
+    /// Removes a key and tells its value.
+    Take {
+        /// Which key.
+        key: &'a [u8],
+    },
+    /// Makes a value longer at its end; none counts as empty. `Integer`: the length then.
+    Append {
+        /// Which key.
+        key: &'a [u8],
+        /// What comes behind.
+        value: &'a [u8],
+    },
+    /// Adds to the number that a key holds; none counts as 0. `Integer`: the sum.
+    Add {
+        /// Which key.
+        key: &'a [u8],
+        /// How much, may be negative.
+        amount: i64,
+    },
+    /// Sets several keys at once.
+    PutMany {
+        /// Keys and values, in turn. Of a key that comes twice the last value stays.
+        pairs: Items<'a>,
+    },
+    /// Removes several keys at once. `Integer`: how many of them had a value.
+    DeleteMany {
+        /// Which keys.
+        keys: Items<'a>,
+    },
+    /// Removes every key.
+    Clear,
+    /// Tells the values of several keys, all at one moment. `Values`.
+    GetMany {
+        /// Which keys.
+        keys: Items<'a>,
+    },
+    /// `Integer`: how many of the keys have a value, one that comes twice counted twice.
+    Exists {
+        /// Which keys.
+        keys: Items<'a>,
+    },
+    /// `Integer`: the length of a key's value; 0 if it has none.
+    Length {
+        /// Which key.
+        key: &'a [u8],
+    },
+    /// `Integer`: how many keys there are.
+    Count,
+    /// `Integer`: how many keys of a hash slot there are. Looks at every key.
+    CountInSlot {
+        /// Which slot.
+        slot: u16,
+    },
 }
 
 /// Why bytes are no command, or not one that may be used so.
@@ -71,6 +150,12 @@ pub enum CommandError {
         length: usize,
         /// How many the command takes.
         expected: usize,
+    },
+    /// A list, or a word with few meanings, is none.
+    #[error("a command of {length} bytes holds together, but means nothing")]
+    Meaningless {
+        /// How many bytes there are.
+        length: usize,
     },
     /// A read that would change the state: it must go through the log.
     #[error("a command that changes the state was sent as a read")]
@@ -109,25 +194,165 @@ enum OperationRecord<'a> {
         to: &'a [u8],
         amount: u64,
     },
+    Set {
+        #[rkyv(with = InlineAsBox)]
+        key: &'a [u8],
+        #[rkyv(with = InlineAsBox)]
+        value: &'a [u8],
+        condition: u8,
+        tell_old: bool,
+    },
+    Take {
+        #[rkyv(with = InlineAsBox)]
+        key: &'a [u8],
+    },
+    Append {
+        #[rkyv(with = InlineAsBox)]
+        key: &'a [u8],
+        #[rkyv(with = InlineAsBox)]
+        value: &'a [u8],
+    },
+    Add {
+        #[rkyv(with = InlineAsBox)]
+        key: &'a [u8],
+        amount: i64,
+    },
+    PutMany {
+        #[rkyv(with = InlineAsBox)]
+        pairs: &'a [u8],
+    },
+    DeleteMany {
+        #[rkyv(with = InlineAsBox)]
+        keys: &'a [u8],
+    },
+    Clear,
+    GetMany {
+        #[rkyv(with = InlineAsBox)]
+        keys: &'a [u8],
+    },
+    Exists {
+        #[rkyv(with = InlineAsBox)]
+        keys: &'a [u8],
+    },
+    Length {
+        #[rkyv(with = InlineAsBox)]
+        key: &'a [u8],
+    },
+    Count,
+    CountInSlot {
+        slot: u16,
+    },
 }
 
 /// Bytes of a command beside its keys and values.
 const RECORD_BYTES: usize = size_of::<Archived<Record<'static>>>();
 
+impl Condition {
+    const ALL: [Condition; 3] = [Condition::Always, Condition::IfAbsent, Condition::IfPresent];
+}
+
 impl Operation<'_> {
     /// Whether it leaves the state as it is, so that no log entry is needed.
     pub fn is_read(&self) -> bool {
-        matches!(self, Operation::Get { .. })
+        match self {
+            Operation::Get { .. }
+            | Operation::GetMany { .. }
+            | Operation::Exists { .. }
+            | Operation::Length { .. }
+            | Operation::Count
+            | Operation::CountInSlot { .. } => true,
+            Operation::Put { .. }
+            | Operation::Delete { .. }
+            | Operation::Transfer { .. }
+            | Operation::Set { .. }
+            | Operation::Take { .. }
+            | Operation::Append { .. }
+            | Operation::Add { .. }
+            | Operation::PutMany { .. }
+            | Operation::DeleteMany { .. }
+            | Operation::Clear => false,
+        }
     }
 
     /// Bytes of its keys and values.
     fn content_bytes(&self) -> usize {
         match self {
-            Operation::Get { key } | Operation::Delete { key } => key.len(),
-            Operation::Put { key, value } => key.len() + value.len(),
+            Operation::Get { key }
+            | Operation::Delete { key }
+            | Operation::Take { key }
+            | Operation::Add { key, .. }
+            | Operation::Length { key } => key.len(),
+            Operation::Put { key, value }
+            | Operation::Set { key, value, .. }
+            | Operation::Append { key, value } => key.len() + value.len(),
             Operation::Transfer { from, to, .. } => from.len() + to.len(),
+            Operation::PutMany { pairs: items }
+            | Operation::DeleteMany { keys: items }
+            | Operation::GetMany { keys: items }
+            | Operation::Exists { keys: items } => items.bytes().len(),
+            Operation::Clear | Operation::Count | Operation::CountInSlot { .. } => 0,
         }
     }
+
+    /// As it is archived.
+    fn record(&self) -> OperationRecord<'_> {
+        match *self {
+            Operation::Get { key } => OperationRecord::Get { key },
+            Operation::Put { key, value } => OperationRecord::Put { key, value },
+            Operation::Delete { key } => OperationRecord::Delete { key },
+            Operation::Transfer { from, to, amount } => {
+                OperationRecord::Transfer { from, to, amount }
+            }
+            Operation::Set { key, value, condition, tell_old } => {
+                OperationRecord::Set { key, value, condition: condition as u8, tell_old }
+            }
+            Operation::Take { key } => OperationRecord::Take { key },
+            Operation::Append { key, value } => OperationRecord::Append { key, value },
+            Operation::Add { key, amount } => OperationRecord::Add { key, amount },
+            Operation::PutMany { pairs } => OperationRecord::PutMany { pairs: pairs.bytes() },
+            Operation::DeleteMany { keys } => OperationRecord::DeleteMany { keys: keys.bytes() },
+            Operation::Clear => OperationRecord::Clear,
+            Operation::GetMany { keys } => OperationRecord::GetMany { keys: keys.bytes() },
+            Operation::Exists { keys } => OperationRecord::Exists { keys: keys.bytes() },
+            Operation::Length { key } => OperationRecord::Length { key },
+            Operation::Count => OperationRecord::Count,
+            Operation::CountInSlot { slot } => OperationRecord::CountInSlot { slot },
+        }
+    }
+}
+
+/// What an archived operation means, if it means something.
+fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>) -> Option<Operation<'a>> {
+    use ArchivedOperationRecord as Record;
+    Some(match record {
+        Record::Get { key } => Operation::Get { key },
+        Record::Put { key, value } => Operation::Put { key, value },
+        Record::Delete { key } => Operation::Delete { key },
+        Record::Transfer { from, to, amount } => {
+            Operation::Transfer { from, to, amount: amount.to_native() }
+        }
+        Record::Set { key, value, condition, tell_old } => {
+            let condition = *Condition::ALL.get(usize::from(*condition))?;
+            Operation::Set { key, value, condition, tell_old: *tell_old }
+        }
+        Record::Take { key } => Operation::Take { key },
+        Record::Append { key, value } => Operation::Append { key, value },
+        Record::Add { key, amount } => Operation::Add { key, amount: amount.to_native() },
+        Record::PutMany { pairs } => {
+            let pairs = Items::check(pairs)?;
+            if pairs.iter().count() % 2 != 0 {
+                return None;
+            }
+            Operation::PutMany { pairs }
+        }
+        Record::DeleteMany { keys } => Operation::DeleteMany { keys: Items::check(keys)? },
+        Record::Clear => Operation::Clear,
+        Record::GetMany { keys } => Operation::GetMany { keys: Items::check(keys)? },
+        Record::Exists { keys } => Operation::Exists { keys: Items::check(keys)? },
+        Record::Length { key } => Operation::Length { key },
+        Record::Count => Operation::Count,
+        Record::CountInSlot { slot } => Operation::CountInSlot { slot: slot.to_native() },
+    })
 }
 
 impl<'a> Command<'a> {
@@ -141,14 +366,7 @@ impl<'a> Command<'a> {
         let record = Record {
             client: self.key.client.0,
             request: self.key.request.0,
-            operation: match self.operation {
-                Operation::Get { key } => OperationRecord::Get { key },
-                Operation::Put { key, value } => OperationRecord::Put { key, value },
-                Operation::Delete { key } => OperationRecord::Delete { key },
-                Operation::Transfer { from, to, amount } => {
-                    OperationRecord::Transfer { from, to, amount }
-                }
-            },
+            operation: self.operation.record(),
         };
         let buffer = Vec::with_capacity(self.encoded_len());
         // Byte slices are copied whole, so no scratch space is ever asked for.
@@ -169,14 +387,7 @@ impl<'a> Command<'a> {
         let length = bytes.len();
         let record = low::access::<Archived<Record<'a>>, Failure>(bytes)
             .map_err(|Failure| CommandError::Damaged { length })?;
-        let operation = match &record.operation {
-            ArchivedOperationRecord::Get { key } => Operation::Get { key },
-            ArchivedOperationRecord::Put { key, value } => Operation::Put { key, value },
-            ArchivedOperationRecord::Delete { key } => Operation::Delete { key },
-            ArchivedOperationRecord::Transfer { from, to, amount } => {
-                Operation::Transfer { from, to, amount: amount.to_native() }
-            }
-        };
+        let operation = meaning(&record.operation).ok_or(CommandError::Meaningless { length })?;
         let key = RequestKey {
             client: ClientId(record.client.to_native()),
             request: RequestId(record.request),
@@ -196,6 +407,10 @@ impl<'a> Command<'a> {
 mod tests {
     use super::*;
 
+    fn list() -> Items<'static> {
+        Items::check(b"\x01\0\0\0a\0\0\0\0").unwrap()
+    }
+
     fn samples() -> Vec<Command<'static>> {
         let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
         [
@@ -205,6 +420,23 @@ mod tests {
             Operation::Put { key: b"", value: &[0; 1_000] },
             Operation::Delete { key: b"gone" },
             Operation::Transfer { from: b"a", to: b"bb", amount: u64::MAX },
+            Operation::Set {
+                key: b"k",
+                value: b"v",
+                condition: Condition::IfAbsent,
+                tell_old: true,
+            },
+            Operation::Take { key: b"k" },
+            Operation::Append { key: b"k", value: b"more" },
+            Operation::Add { key: b"k", amount: -7 },
+            Operation::PutMany { pairs: list() },
+            Operation::DeleteMany { keys: list() },
+            Operation::Clear,
+            Operation::GetMany { keys: list() },
+            Operation::Exists { keys: list() },
+            Operation::Length { key: b"k" },
+            Operation::Count,
+            Operation::CountInSlot { slot: 16_383 },
         ]
         .into_iter()
         .map(|operation| Command { key, operation })
@@ -236,6 +468,30 @@ mod tests {
             let behind = [&bytes[..], b"x"].concat();
             assert!(Command::decode(&behind).is_err());
         }
+    }
+
+    #[test]
+    fn what_holds_together_must_also_mean_something() {
+        let command = |operation| Command { key: RequestKey::default(), operation };
+        let refused = |bytes: &[u8]| {
+            let length = bytes.len();
+            assert_eq!(Command::decode(bytes), Err(CommandError::Meaningless { length }));
+        };
+        let odd = Items::check(b"\x01\0\0\0a").unwrap();
+        refused(&command(Operation::PutMany { pairs: odd }).encode());
+        let mut bytes = command(Operation::GetMany { keys: odd }).encode().to_vec();
+        bytes[0] = 2;
+        refused(&bytes);
+        let condition = Condition::IfPresent;
+        let set = Operation::Set { key: b"", value: b"", condition, tell_old: false };
+        let bytes = command(set).encode();
+        // Somewhere there is the byte of the condition.
+        let raised = (0..bytes.len()).filter(|at| {
+            let mut other = bytes.to_vec();
+            other[*at] = 3;
+            matches!(Command::decode(&other), Err(CommandError::Meaningless { .. }))
+        });
+        assert_eq!(raised.count(), 1);
     }
 
     #[test]

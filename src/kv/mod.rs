@@ -7,11 +7,21 @@
 
 mod command;
 mod digest;
+mod items;
+mod number;
+mod outcome;
 mod sessions;
+mod slot;
 mod store;
+mod strings;
 
-pub use command::{Command, CommandError, Operation};
-pub use store::{Applied, Outcome, Store};
+pub use command::{Command, CommandError, Condition, Operation};
+pub use items::{Items, ItemsBuffer};
+pub use number::parse_integer;
+pub use outcome::{Outcome, Refusal};
+pub use slot::{SLOT_COUNT, slot_of};
+pub use store::{Applied, Store};
+pub use strings::VALUE_BYTES_MAX;
 
 /// Seeds the maps' hashers. Fixed, so that a run can be repeated exactly; nothing is decided by the
 /// maps' order.

@@ -13,22 +13,9 @@ use crate::types::{Index, RequestKey};
 
 use super::command::{Command, CommandError, Operation};
 use super::digest::{Digest, fingerprint};
+use super::outcome::Outcome;
 use super::sessions::{REMEMBERED_MAX, Sessions};
-
-/// What came of a command: the same on every replica.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// A key's value, if it has one.
-    Value(Option<Bytes>),
-    /// The key is set.
-    Done,
-    /// The key has no value now; whether it had one.
-    Deleted(bool),
-    /// Whether the amount was moved.
-    Transferred(bool),
-    /// The payload was no command; nothing was done.
-    Malformed,
-}
+use super::slot::slot_of;
 
 /// What came of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,24 +79,15 @@ impl Store {
             let key = RequestKey::default();
             return Applied { key, outcome: Outcome::Malformed, repeated: false };
         };
-        let outcome = match operation {
-            // A read that came through the log changes nothing, so doing it again is as good as
-            // remembering it, and values don't pile up in memory.
-            Operation::Get { key: pair } => {
-                return Applied { key, outcome: self.get(pair), repeated: false };
-            }
-            _ if let Some(outcome) = self.sessions.outcome(&key) => {
-                return Applied { key, outcome: outcome.clone(), repeated: true };
-            }
-            Operation::Put { key: pair, value } => {
-                self.put(pair, value);
-                Outcome::Done
-            }
-            Operation::Delete { key: pair } => Outcome::Deleted(self.delete(pair)),
-            Operation::Transfer { from, to, amount } => {
-                Outcome::Transferred(self.transfer(from, to, amount))
-            }
-        };
+        // A read that came through the log changes nothing, so doing it again is as good as
+        // remembering it, and values don't pile up in memory.
+        if let Some(outcome) = self.answer(&operation) {
+            return Applied { key, outcome, repeated: false };
+        }
+        if let Some(outcome) = self.sessions.outcome(&key) {
+            return Applied { key, outcome: outcome.clone(), repeated: true };
+        }
+        let outcome = self.perform(&operation);
         self.sessions.remember(key, outcome.clone());
         Applied { key, outcome, repeated: false }
     }
@@ -124,13 +102,8 @@ impl Store {
     /// # Errors
     /// If the payload is no command, or one that would change the state.
     pub fn read(&self, payload: &[u8]) -> Result<(RequestKey, Outcome), CommandError> {
-        let command = Command::decode(payload)?;
-        match command.operation {
-            Operation::Get { key } => Ok((command.key, self.get(key))),
-            Operation::Put { .. } | Operation::Delete { .. } | Operation::Transfer { .. } => {
-                Err(CommandError::NotARead)
-            }
-        }
+        let Command { key, operation } = Command::decode(payload)?;
+        Ok((key, self.answer(&operation).ok_or(CommandError::NotARead)?))
     }
 
     /// Up to here the log is in the state.
@@ -155,15 +128,77 @@ impl Store {
         self.applied_index = next;
     }
 
-    fn get(&self, key: &[u8]) -> Outcome {
-        Outcome::Value(self.pairs.get(key).map(|stored| stored.value.clone()))
+    /// What a read gives; `None` for what may change the state.
+    fn answer(&self, operation: &Operation<'_>) -> Option<Outcome> {
+        Some(match operation {
+            Operation::Get { key } => Outcome::Value(self.value(key).cloned()),
+            Operation::GetMany { keys } => {
+                Outcome::Values(keys.iter().map(|key| self.value(key).cloned()).collect())
+            }
+            Operation::Exists { keys } => {
+                Outcome::count(keys.iter().filter(|key| self.value(key).is_some()).count())
+            }
+            Operation::Length { key } => Outcome::count(self.value(key).map_or(0, Bytes::len)),
+            Operation::Count => Outcome::count(self.pairs.len()),
+            Operation::CountInSlot { slot } => {
+                Outcome::count(self.pairs.keys().filter(|key| slot_of(key) == *slot).count())
+            }
+            _ => return None,
+        })
     }
 
-    fn put(&mut self, key: &[u8], value: &[u8]) {
-        let fingerprint = fingerprint(key, value);
-        // Copied, not shared with the log record: that lies among its batch's other records, and
-        // one small value would keep the whole batch in memory.
-        let stored = Stored { value: Bytes::copy_from_slice(value), fingerprint };
+    /// Does what changes the state.
+    fn perform(&mut self, operation: &Operation<'_>) -> Outcome {
+        match *operation {
+            Operation::Put { key, value } => {
+                self.put(key, value);
+                Outcome::Done
+            }
+            Operation::Delete { key } => Outcome::Deleted(self.remove(key).is_some()),
+            Operation::Transfer { from, to, amount } => {
+                Outcome::Transferred(self.transfer(from, to, amount))
+            }
+            Operation::Set { key, value, condition, tell_old } => {
+                self.set(key, value, condition, tell_old)
+            }
+            Operation::Take { key } => Outcome::Value(self.remove(key)),
+            Operation::Append { key, value } => self.append(key, value),
+            Operation::Add { key, amount } => self.add(key, amount),
+            Operation::PutMany { pairs } => {
+                pairs.pairs().for_each(|(key, value)| self.put(key, value));
+                Outcome::Done
+            }
+            Operation::DeleteMany { keys } => {
+                Outcome::count(keys.iter().filter(|key| self.remove(key).is_some()).count())
+            }
+            Operation::Clear => {
+                self.clear();
+                Outcome::Done
+            }
+            Operation::Get { .. }
+            | Operation::GetMany { .. }
+            | Operation::Exists { .. }
+            | Operation::Length { .. }
+            | Operation::Count
+            | Operation::CountInSlot { .. } => unreachable!("`answer` takes every read"),
+        }
+    }
+
+    /// A key's value, if it has one.
+    pub(super) fn value(&self, key: &[u8]) -> Option<&Bytes> {
+        self.pairs.get(key).map(|stored| &stored.value)
+    }
+
+    /// Sets a key to a copy of `value`. Copied, not shared with the log record: that lies among
+    /// its batch's other records, and one small value would keep the whole batch in memory.
+    pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.put_owned(key, Bytes::copy_from_slice(value));
+    }
+
+    /// Sets a key to a value that shares its memory with nothing else.
+    pub(super) fn put_owned(&mut self, key: &[u8], value: Bytes) {
+        let fingerprint = fingerprint(key, &value);
+        let stored = Stored { value, fingerprint };
         match self.pairs.entry_ref(key) {
             EntryRef::Occupied(mut old) => {
                 self.digest.remove(old.insert(stored).fingerprint);
@@ -175,10 +210,16 @@ impl Store {
         self.digest.add(fingerprint);
     }
 
-    fn delete(&mut self, key: &[u8]) -> bool {
-        let Some(old) = self.pairs.remove(key) else { return false };
+    /// Removes a key; its value, if it had one.
+    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Bytes> {
+        let old = self.pairs.remove(key)?;
         self.digest.remove(old.fingerprint);
-        true
+        Some(old.value)
+    }
+
+    fn clear(&mut self) {
+        self.pairs.clear();
+        self.digest = Digest::default();
     }
 
     fn transfer(&mut self, from: &[u8], to: &[u8], amount: u64) -> bool {

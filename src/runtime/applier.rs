@@ -78,7 +78,8 @@ impl Applier {
 fn value_of(outcome: Outcome) -> Option<Bytes> {
     match outcome {
         Outcome::Value(value) => Some(value.unwrap_or_default()),
-        Outcome::Done | Outcome::Deleted(_) | Outcome::Transferred(_) | Outcome::Malformed => None,
+        // What else there is, this door never asks for.
+        _ => None,
     }
 }
 

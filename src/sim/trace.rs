@@ -326,6 +326,7 @@ pub(super) fn payload_text(payload: &[u8]) -> String {
         Ok(Operation::Transfer { from, to, amount }) => {
             format!("transfer {amount} {}->{}", short(from), short(to))
         }
+        Ok(other) => format!("{other:?}"),
         Err(_) => "damaged command".to_owned(),
     }
 }
@@ -340,5 +341,6 @@ fn outcome_text(outcome: &Outcome) -> String {
         Outcome::Transferred(true) => "moved".to_owned(),
         Outcome::Transferred(false) => "not enough".to_owned(),
         Outcome::Malformed => "damaged command".to_owned(),
+        other => format!("{other:?}"),
     }
 }

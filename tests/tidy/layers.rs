@@ -13,7 +13,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["types", "config", "record", "raft", "kv"]),
     ("storage", &["types", "config", "record", "raft"]),
     ("sim", &["types", "config", "record", "raft", "kv", "wire", "storage"]),
-    ("runtime", &["types", "config", "record", "raft", "kv", "wire", "storage"]),
+    ("redis", &["types", "config", "record", "raft", "kv", "wire"]),
+    ("runtime", &["types", "config", "record", "raft", "kv", "wire", "storage", "redis"]),
     (
         "processes",
         &["types", "config", "record", "raft", "kv", "wire", "storage", "sim", "runtime"],
@@ -28,6 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "kv",
             "wire",
             "storage",
+            "redis",
             "sim",
             "runtime",
             "processes",
@@ -50,7 +52,10 @@ const IMPURE_STD: &[&str] = &["env", "fs", "net", "os", "process", "thread"];
 const CRATES: &[(&str, &[&str])] = &[
     ("anyhow", &["bin"]),
     ("base64", &["wire"]),
-    ("bytes", &["record", "raft", "kv", "wire", "storage", "sim", "runtime", "processes", "bin"]),
+    (
+        "bytes",
+        &["record", "raft", "kv", "wire", "storage", "redis", "sim", "runtime", "processes", "bin"],
+    ),
     ("clap", &["bin"]),
     ("crc32c", &["record", "storage"]),
     ("crossbeam", &["runtime", "processes"]),

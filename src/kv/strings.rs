@@ -1,0 +1,177 @@
+//! What can be done with a value beyond setting it, as Redis does it with strings. Called by the
+//! store when it applies an entry; like all of it, the same on every replica.
+
+use bytes::{Bytes, BytesMut};
+
+use super::command::Condition;
+use super::number::parse_integer;
+use super::outcome::{Outcome, Refusal};
+use super::store::Store;
+
+/// Most bytes of a value. Redis's default for its longest string; part of the state machine, so
+/// no replica may have another.
+pub const VALUE_BYTES_MAX: usize = 512 << 20;
+
+impl Store {
+    /// Sets a key under a condition.
+    pub(super) fn set(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        condition: Condition,
+        tell_old: bool,
+    ) -> Outcome {
+        let old = self.value(key);
+        let sets = match condition {
+            Condition::Always => true,
+            Condition::IfAbsent => old.is_none(),
+            Condition::IfPresent => old.is_some(),
+        };
+        let outcome = match (tell_old, sets) {
+            (true, _) => Outcome::Value(old.cloned()),
+            (false, true) => Outcome::Done,
+            (false, false) => Outcome::Unchanged,
+        };
+        if sets {
+            self.put(key, value);
+        }
+        outcome
+    }
+
+    /// Makes a value longer.
+    pub(super) fn append(&mut self, key: &[u8], more: &[u8]) -> Outcome {
+        let old = self.value(key).map_or(&[][..], |value| value);
+        let length = old.len() + more.len();
+        // As in Redis, nothing is never too much.
+        if length > VALUE_BYTES_MAX && !more.is_empty() {
+            return Outcome::Refused(Refusal::TooLong);
+        }
+        let mut value = BytesMut::with_capacity(length);
+        value.extend_from_slice(old);
+        value.extend_from_slice(more);
+        self.put_owned(key, value.freeze());
+        Outcome::count(length)
+    }
+
+    /// Adds to a number.
+    pub(super) fn add(&mut self, key: &[u8], amount: i64) -> Outcome {
+        let old = match self.value(key) {
+            None => Some(0),
+            Some(value) => parse_integer(value),
+        };
+        let Some(old) = old else { return Outcome::Refused(Refusal::NotAnInteger) };
+        let Some(sum) = old.checked_add(amount) else {
+            return Outcome::Refused(Refusal::Overflow);
+        };
+        self.put_owned(key, Bytes::from(sum.to_string()));
+        Outcome::Integer(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Command, ItemsBuffer, Operation};
+    use crate::types::{ClientId, RequestId, RequestKey};
+
+    /// Applies operations one after another, each under a name of its own.
+    #[derive(Default)]
+    struct Feeder(Store);
+
+    impl Feeder {
+        fn apply(&mut self, operation: Operation<'_>) -> Outcome {
+            let index = self.0.applied_index().next();
+            let request = RequestId(u128::from(index.0).to_le_bytes());
+            let key = RequestKey { client: ClientId(1), request };
+            self.0.apply(index, &Command { key, operation }.encode()).outcome
+        }
+
+        fn set(&mut self, value: &[u8], condition: Condition, tell_old: bool) -> Outcome {
+            self.apply(Operation::Set { key: b"k", value, condition, tell_old })
+        }
+
+        fn add(&mut self, amount: i64) -> Outcome {
+            self.apply(Operation::Add { key: b"n", amount })
+        }
+    }
+
+    fn value(text: &'static str) -> Outcome {
+        Outcome::Value(Some(Bytes::from_static(text.as_bytes())))
+    }
+
+    #[test]
+    fn conditions_decide_and_the_old_value_is_told_either_way() {
+        use Condition::{Always, IfAbsent, IfPresent};
+        let mut feeder = Feeder::default();
+        assert_eq!(feeder.set(b"1", IfPresent, false), Outcome::Unchanged);
+        assert_eq!(feeder.set(b"1", IfPresent, true), Outcome::Value(None));
+        assert_eq!(feeder.set(b"1", IfAbsent, false), Outcome::Done);
+        assert_eq!(feeder.set(b"2", IfAbsent, false), Outcome::Unchanged);
+        assert_eq!(feeder.set(b"2", IfAbsent, true), value("1"));
+        assert_eq!(feeder.set(b"3", IfPresent, true), value("1"));
+        assert_eq!(feeder.set(b"4", Always, true), value("3"));
+        assert_eq!(feeder.apply(Operation::Take { key: b"k" }), value("4"));
+        assert_eq!(feeder.apply(Operation::Take { key: b"k" }), Outcome::Value(None));
+        assert_eq!(feeder.set(b"5", IfAbsent, true), Outcome::Value(None));
+        assert_eq!(feeder.apply(Operation::Get { key: b"k" }), value("5"));
+    }
+
+    #[test]
+    fn sums_stay_numbers_or_are_refused() {
+        let mut feeder = Feeder::default();
+        assert_eq!(feeder.add(1), Outcome::Integer(1));
+        assert_eq!(feeder.add(i64::MAX - 1), Outcome::Integer(i64::MAX));
+        assert_eq!(feeder.add(1), Outcome::Refused(Refusal::Overflow));
+        assert_eq!(feeder.add(i64::MIN), Outcome::Integer(-1));
+        assert_eq!(feeder.add(i64::MIN), Outcome::Refused(Refusal::Overflow));
+        assert_eq!(feeder.apply(Operation::Get { key: b"n" }), value("-1"));
+        for text in ["", "1.5", " 1", "01", "9223372036854775808"] {
+            feeder.apply(Operation::Put { key: b"n", value: text.as_bytes() });
+            assert_eq!(feeder.add(1), Outcome::Refused(Refusal::NotAnInteger), "{text}");
+        }
+    }
+
+    #[test]
+    fn appending_starts_from_nothing() {
+        let mut feeder = Feeder::default();
+        assert_eq!(feeder.apply(Operation::Length { key: b"k" }), Outcome::Integer(0));
+        let append = |value| Operation::Append { key: b"k", value };
+        assert_eq!(feeder.apply(append(b"")), Outcome::Integer(0));
+        assert_eq!(feeder.apply(append(b"ab")), Outcome::Integer(2));
+        assert_eq!(feeder.apply(append(b"cd")), Outcome::Integer(4));
+        assert_eq!(feeder.apply(Operation::Get { key: b"k" }), value("abcd"));
+        assert_eq!(feeder.apply(Operation::Length { key: b"k" }), Outcome::Integer(4));
+    }
+
+    #[test]
+    fn many_keys_are_one_command() {
+        let mut feeder = Feeder::default();
+        let list = |items: &[&'static str]| -> ItemsBuffer {
+            items.iter().map(|item| item.as_bytes()).collect()
+        };
+        let pairs = list(&["a", "1", "b", "2", "a", "3"]);
+        assert_eq!(feeder.apply(Operation::PutMany { pairs: pairs.items() }), Outcome::Done);
+        let keys = list(&["a", "x", "b", "a"]);
+        let one = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
+        let values = vec![one("3"), None, one("2"), one("3")];
+        let keys = keys.items();
+        assert_eq!(feeder.apply(Operation::GetMany { keys }), Outcome::Values(values));
+        assert_eq!(feeder.apply(Operation::Exists { keys }), Outcome::Integer(3));
+        assert_eq!(feeder.apply(Operation::Count), Outcome::Integer(2));
+        let slot = crate::kv::slot_of(b"a");
+        assert_eq!(feeder.apply(Operation::CountInSlot { slot }), Outcome::Integer(1));
+        assert_eq!(feeder.apply(Operation::DeleteMany { keys }), Outcome::Integer(2));
+        assert_eq!(feeder.apply(Operation::Count), Outcome::Integer(0));
+    }
+
+    #[test]
+    fn clearing_leaves_nothing_in_the_digest() {
+        let (mut cleared, mut empty) = (Feeder::default(), Feeder::default());
+        cleared.apply(Operation::Put { key: b"k", value: b"v" });
+        assert_eq!(cleared.apply(Operation::Clear), Outcome::Done);
+        empty.apply(Operation::Clear);
+        empty.apply(Operation::Clear);
+        assert_eq!(cleared.0.digest(), empty.0.digest());
+        assert_eq!(cleared.0.key_count(), 0);
+    }
+}

@@ -1,0 +1,202 @@
+//! Who leads, in the ways in which clients ask for it: one range of slots, of which the leader is
+//! the master and the others are its replicas (redis.md §3).
+
+use std::fmt::Write as _;
+
+use crate::kv::{Operation, SLOT_COUNT, parse_integer, slot_of};
+use crate::types::NodeId;
+
+use super::context::{Context, Node};
+use super::dispatch::{Call, Step};
+use super::shape::Kind;
+
+const LAST_SLOT: i64 = SLOT_COUNT as i64 - 1;
+
+/// `CLUSTER SLOTS`
+pub(super) fn slots(call: &mut Call<'_>) -> Step {
+    call.connection.follows_hints = true;
+    let Some(leader) = call.context.leader() else {
+        // Nobody can serve a slot now; clients ask again.
+        call.writer.array(0);
+        return Step::Done;
+    };
+    let (context, writer) = (call.context, &mut call.writer);
+    writer.array(1);
+    writer.array(2 + context.nodes.len());
+    writer.integer(0);
+    writer.integer(LAST_SLOT);
+    for node in leader_first(context, leader) {
+        writer.array(4);
+        writer.bulk(node.host.as_bytes());
+        writer.integer(node.port.into());
+        writer.bulk(context.name_of(node.id).as_bytes());
+        writer.array(0);
+    }
+    Step::Done
+}
+
+/// `CLUSTER SHARDS`
+pub(super) fn shards(call: &mut Call<'_>) -> Step {
+    call.connection.follows_hints = true;
+    let (context, writer) = (call.context, &mut call.writer);
+    writer.array(1);
+    writer.map(2);
+    writer.bulk(b"slots");
+    if context.leader().is_some() {
+        writer.array(2);
+        writer.integer(0);
+        writer.integer(LAST_SLOT);
+    } else {
+        writer.array(0);
+    }
+    writer.bulk(b"nodes");
+    writer.array(context.nodes.len());
+    for node in &context.nodes {
+        let role = if context.leader == Some(node.id) { "master" } else { "replica" };
+        let health = if node.connected { "online" } else { "fail" };
+        let offset = i64::try_from(offset_of(context, node)).unwrap_or(i64::MAX);
+        writer.map(7);
+        writer.bulk(b"id");
+        writer.bulk(context.name_of(node.id).as_bytes());
+        writer.bulk(b"port");
+        writer.integer(node.port.into());
+        for (field, text) in [("ip", &*node.host), ("endpoint", &node.host), ("role", role)] {
+            writer.bulk(field.as_bytes());
+            writer.bulk(text.as_bytes());
+        }
+        writer.bulk(b"replication-offset");
+        writer.integer(offset);
+        writer.bulk(b"health");
+        writer.bulk(health.as_bytes());
+    }
+    Step::Done
+}
+
+/// `CLUSTER NODES`
+pub(super) fn nodes(call: &mut Call<'_>) -> Step {
+    call.connection.follows_hints = true;
+    let context = call.context;
+    let mut text = String::new();
+    for node in &context.nodes {
+        let leads = context.leader == Some(node.id);
+        let myself = if node.id == context.me { "myself," } else { "" };
+        let role = if leads { "master" } else { "slave" };
+        let master = match context.leader() {
+            Some(leader) if !leads => context.name_of(leader.id),
+            _ => "-".to_owned(),
+        };
+        let link = if node.connected { "connected" } else { "disconnected" };
+        let range = if leads { format!(" 0-{LAST_SLOT}") } else { String::new() };
+        writeln!(
+            text,
+            "{} {}:{}@{} {myself}{role} {master} 0 0 {} {link}{range}",
+            context.name_of(node.id),
+            node.host,
+            node.port,
+            node.peer_port,
+            context.term,
+        )
+        .expect("a string takes all");
+    }
+    call.writer.verbatim(&text);
+    Step::Done
+}
+
+/// `CLUSTER INFO`
+pub(super) fn info(call: &mut Call<'_>) -> Step {
+    let context = call.context;
+    let (state, slots) = if context.leader().is_some() { ("ok", SLOT_COUNT) } else { ("fail", 0) };
+    let fields = [
+        ("cluster_state", state.to_owned()),
+        ("cluster_slots_assigned", SLOT_COUNT.to_string()),
+        ("cluster_slots_ok", slots.to_string()),
+        ("cluster_slots_pfail", "0".to_owned()),
+        ("cluster_slots_fail", (SLOT_COUNT - slots).to_string()),
+        ("cluster_known_nodes", context.nodes.len().to_string()),
+        ("cluster_size", "1".to_owned()),
+        ("cluster_current_epoch", context.term.to_string()),
+        ("cluster_my_epoch", context.term.to_string()),
+    ];
+    let mut text = String::new();
+    for (field, value) in fields {
+        write!(text, "{field}:{value}\r\n").expect("a string takes all");
+    }
+    call.writer.verbatim(&text);
+    Step::Done
+}
+
+/// `CLUSTER MYID`
+pub(super) fn myid(call: &mut Call<'_>) -> Step {
+    call.writer.bulk(call.context.name_of(call.context.me).as_bytes());
+    Step::Done
+}
+
+/// `CLUSTER KEYSLOT key`
+pub(super) fn keyslot(call: &mut Call<'_>) -> Step {
+    let slot = slot_of(call.argument(2));
+    call.writer.integer(slot.into());
+    Step::Done
+}
+
+/// `CLUSTER COUNTKEYSINSLOT slot`
+pub(super) fn countkeysinslot(call: &mut Call<'_>) -> Step {
+    let Some(number) = parse_integer(call.argument(2)) else {
+        return call.error(&"ERR Invalid or out of range slot");
+    };
+    match u16::try_from(number) {
+        Ok(slot) if slot < SLOT_COUNT => call.submit(Operation::CountInSlot { slot }, Kind::Plain),
+        _ => call.error(&"ERR Invalid slot"),
+    }
+}
+
+/// `READONLY`: read from whom it is asked.
+pub(super) fn readonly(call: &mut Call<'_>) -> Step {
+    call.connection.reads_anywhere = true;
+    call.ok()
+}
+
+/// `READWRITE`
+pub(super) fn readwrite(call: &mut Call<'_>) -> Step {
+    call.connection.reads_anywhere = false;
+    call.ok()
+}
+
+/// `ROLE`: the leader is the master, its followers are slaves.
+pub(super) fn role(call: &mut Call<'_>) -> Step {
+    let (context, writer) = (call.context, &mut call.writer);
+    let applied = i64::try_from(context.applied_index.0).unwrap_or(i64::MAX);
+    if context.leads() {
+        let followers = || context.nodes.iter().filter(|node| node.id != context.me);
+        writer.array(3);
+        writer.bulk(b"master");
+        writer.integer(applied);
+        writer.array(followers().count());
+        for node in followers() {
+            writer.array(3);
+            writer.bulk(node.host.as_bytes());
+            writer.bulk(node.port.to_string().as_bytes());
+            writer.bulk(offset_of(context, node).to_string().as_bytes());
+        }
+        return Step::Done;
+    }
+    let leader = context.leader();
+    writer.array(5);
+    writer.bulk(b"slave");
+    writer.bulk(leader.map_or(&b""[..], |leader| leader.host.as_bytes()));
+    writer.integer(leader.map_or(0, |leader| leader.port.into()));
+    writer.bulk(if leader.is_some() { b"connected" } else { b"connect" });
+    writer.integer(if leader.is_some() { applied } else { -1 });
+    Step::Done
+}
+
+/// All replicas, the leader first.
+fn leader_first<'c>(context: &'c Context, leader: &'c Node) -> impl Iterator<Item = &'c Node> {
+    let is_leader = |id: NodeId| id == leader.id;
+    std::iter::once(leader).chain(context.nodes.iter().filter(move |node| !is_leader(node.id)))
+}
+
+/// How far a replica is, as far as this one knows.
+pub(super) fn offset_of(context: &Context, node: &Node) -> u64 {
+    let known = if node.id == context.me { Some(context.applied_index) } else { node.match_index };
+    known.unwrap_or_default().0
+}

@@ -1,0 +1,152 @@
+//! `COMMAND` and every `HELP`: what the table of commands tells of itself.
+
+use super::dispatch::{Call, Step};
+use super::table::{COMMANDS, Spec, find, find_full};
+
+/// `COMMAND`
+pub(super) fn all(call: &mut Call<'_>) -> Step {
+    call.writer.array(COMMANDS.len());
+    for spec in COMMANDS {
+        describe(call, spec);
+    }
+    Step::Done
+}
+
+/// `COMMAND COUNT`
+pub(super) fn count(call: &mut Call<'_>) -> Step {
+    call.writer.integer(i64::try_from(COMMANDS.len()).unwrap_or(i64::MAX));
+    Step::Done
+}
+
+/// `COMMAND LIST`
+pub(super) fn list(call: &mut Call<'_>) -> Step {
+    call.writer.array(COMMANDS.len());
+    for spec in COMMANDS {
+        call.writer.bulk(spec.name.as_bytes());
+    }
+    Step::Done
+}
+
+/// `COMMAND INFO [name ...]`
+pub(super) fn info(call: &mut Call<'_>) -> Step {
+    if call.request.len() == 2 {
+        return all(call);
+    }
+    let names = call.request.rest(2);
+    call.writer.array(names.len());
+    for name in names {
+        match find_full(name) {
+            Some(spec) => describe(call, spec),
+            None => call.writer.null_array(),
+        }
+    }
+    Step::Done
+}
+
+/// `COMMAND DOCS [name ...]`; names that mean nothing are left out, as in Redis.
+pub(super) fn docs(call: &mut Call<'_>) -> Step {
+    if call.request.len() == 2 {
+        call.writer.map(COMMANDS.len());
+        for spec in COMMANDS {
+            document(call, spec);
+        }
+        return Step::Done;
+    }
+    let known = || call.request.rest(2).filter_map(find_full);
+    call.writer.map(known().count());
+    known().for_each(|spec| document(call, spec));
+    Step::Done
+}
+
+/// `COMMAND GETKEYS command [word ...]`
+pub(super) fn getkeys(call: &mut Call<'_>) -> Step {
+    let words = call.request.len() - 2;
+    let name = call.argument(2).to_ascii_lowercase();
+    let Some(spec) = find(&name) else { return call.error(&"ERR Invalid command specified") };
+    if spec.key_range().first == 0 {
+        return call.error(&"ERR The command has no key arguments");
+    }
+    if !spec.takes(words) {
+        return call.error(&"ERR Invalid number of arguments specified for command");
+    }
+    let keys = spec.keys(words);
+    call.writer.array(keys.clone().count());
+    for at in keys {
+        call.writer.bulk(call.request.get(2 + at).unwrap_or_default());
+    }
+    Step::Done
+}
+
+/// `HELP` of every command with subcommands.
+pub(super) fn help(call: &mut Call<'_>) -> Step {
+    let name = call.request.name().to_ascii_lowercase();
+    let spec = find(&name).expect("it was found a moment ago");
+    let title = format!(
+        "{} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+        spec.name.to_uppercase()
+    );
+    call.writer.array(1 + 2 * spec.subcommands.len());
+    call.writer.simple(&title);
+    for sub in spec.subcommands {
+        call.writer.simple(&sub.name.to_uppercase());
+        call.writer.simple(&format!("    {}", sub.summary));
+    }
+    Step::Done
+}
+
+/// One command, as `COMMAND` tells of it. There are no hints for proxies, and where keys are is
+/// said by the range, so both lists at the end are empty.
+fn describe(call: &mut Call<'_>, spec: &Spec) {
+    let range = spec.key_range();
+    let speed = if spec.flags.contains(&"fast") { "fast" } else { "slow" };
+    let writer = &mut call.writer;
+    writer.array(10);
+    writer.bulk(spec.full_name.as_bytes());
+    writer.integer(spec.arity.into());
+    writer.set(spec.flags.len());
+    for flag in spec.flags {
+        writer.simple(flag);
+    }
+    for number in [range.first, range.last, range.step] {
+        writer.integer(number.into());
+    }
+    let by_flag = [("write", "@write"), ("readonly", "@read")];
+    let by_flag = by_flag.iter().filter(|(flag, _)| spec.flags.contains(flag));
+    writer.set(spec.categories.len() + by_flag.clone().count() + 1);
+    by_flag.for_each(|(_, category)| writer.simple(category));
+    for category in spec.categories {
+        writer.simple(&format!("@{category}"));
+    }
+    writer.simple(&format!("@{speed}"));
+    writer.array(0);
+    writer.array(0);
+    writer.array(spec.subcommands.len());
+    for sub in spec.subcommands {
+        describe(call, sub);
+    }
+}
+
+/// One command, as `COMMAND DOCS` tells of it.
+fn document(call: &mut Call<'_>, spec: &Spec) {
+    let writer = &mut call.writer;
+    writer.bulk(spec.full_name.as_bytes());
+    let fields = [
+        ("summary", spec.summary),
+        ("since", spec.since),
+        ("group", spec.group),
+        ("complexity", spec.complexity),
+    ];
+    let fields = fields.iter().filter(|(_, text)| !text.is_empty());
+    writer.map(fields.clone().count() + usize::from(!spec.subcommands.is_empty()));
+    for (field, text) in fields {
+        writer.bulk(field.as_bytes());
+        writer.bulk(text.as_bytes());
+    }
+    if !spec.subcommands.is_empty() {
+        writer.bulk(b"subcommands");
+        writer.map(spec.subcommands.len());
+        for sub in spec.subcommands {
+            document(call, sub);
+        }
+    }
+}

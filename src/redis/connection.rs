@@ -1,0 +1,111 @@
+//! What a client's connection remembers between requests.
+
+use std::fmt::Write as _;
+
+use crate::types::Instant;
+use crate::wire::resp::Version;
+
+use super::context::Context;
+
+/// The protocol's state of one client connection.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    pub(super) id: u64,
+    /// The client's address and ours, as `host:port`.
+    pub(super) address: String,
+    pub(super) local_address: String,
+    pub(super) version: Version,
+    pub(super) name: Vec<u8>,
+    pub(super) library_name: Vec<u8>,
+    pub(super) library_version: Vec<u8>,
+    /// It asked how the slots lie, so it knows what to do with `MOVED`.
+    pub(super) follows_hints: bool,
+    /// After `READONLY`: it wants to read from whom it asks, who need not lead.
+    pub(super) reads_anywhere: bool,
+    pub(super) since: Instant,
+    pub(super) last_command: &'static str,
+    pub(super) last_command_at: Instant,
+}
+
+/// Bytes that wait in a connection's buffers, for `CLIENT LIST`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Buffered {
+    /// Read and not yet understood.
+    pub incoming: usize,
+    /// Written and not yet sent.
+    pub outgoing: usize,
+}
+
+impl Connection {
+    /// A client has connected. `id` is what `CLIENT ID` tells: never given twice by one process.
+    pub fn new(id: u64, address: String, local_address: String, now: Instant) -> Connection {
+        Connection {
+            id,
+            address,
+            local_address,
+            version: Version::Two,
+            name: Vec::new(),
+            library_name: Vec::new(),
+            library_version: Vec::new(),
+            follows_hints: false,
+            reads_anywhere: false,
+            since: now,
+            last_command: "NULL",
+            last_command_at: now,
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether it asked for `CLUSTER SLOTS`, `SHARDS` or `NODES`: such a client is told at once
+    /// who leads, and its requests are not forwarded. [`Connection::execute`] does so itself; this
+    /// is for requests that wait when a leader becomes known.
+    pub fn follows_hints(&self) -> bool {
+        self.follows_hints
+    }
+
+    /// Which version it speaks.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// As after connecting (`RESET`).
+    pub(super) fn reset(&mut self) {
+        self.version = Version::Two;
+        self.name.clear();
+        self.follows_hints = false;
+        self.reads_anywhere = false;
+    }
+
+    /// Its line in `CLIENT LIST`. Fields of what does not exist here have the values that mean
+    /// nothing, for tools expect them.
+    pub(super) fn describe(&self, context: &Context, buffered: Buffered, out: &mut String) {
+        let seconds = |earlier| context.now.since(earlier).as_secs();
+        let flags = if self.reads_anywhere { 'r' } else { 'N' };
+        let text = String::from_utf8_lossy;
+        writeln!(
+            out,
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 \
+             ssub=0 multi=-1 qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 \
+             omem={} tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} \
+             lib-ver={}",
+            self.id,
+            self.address,
+            self.local_address,
+            text(&self.name),
+            seconds(self.since),
+            seconds(self.last_command_at),
+            buffered.incoming,
+            buffered.outgoing,
+            buffered.incoming + buffered.outgoing,
+            self.last_command,
+            self.version.number(),
+            text(&self.library_name),
+            text(&self.library_version),
+        )
+        .expect("a string takes all");
+    }
+}

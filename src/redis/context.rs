@@ -1,0 +1,134 @@
+//! What a replica knows of itself and of its cluster, as far as replies tell of it. The door fills
+//! it in and keeps it up to date; nothing here changes it.
+
+use std::time::Duration;
+
+use crate::raft::RoleName;
+use crate::types::{Index, Instant, NodeId, Term};
+
+/// The facts that replies are made of.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// This replica.
+    pub me: NodeId,
+    /// The cluster's id, written when it was bootstrapped.
+    pub cluster: u128,
+    /// All replicas, this one too, in order of their ids.
+    pub nodes: Vec<Node>,
+    /// Whom this replica believes to lead.
+    pub leader: Option<NodeId>,
+    /// Its own role.
+    pub role: RoleName,
+    /// Its term.
+    pub term: Term,
+    /// The last entry of its log.
+    pub last_index: Index,
+    /// Up to here its log is on disk.
+    pub durable_index: Index,
+    /// Up to here its log is committed, as far as it knows.
+    pub commit_index: Index,
+    /// Up to here its store has come.
+    pub applied_index: Index,
+    /// How many keys its store has, at a recent moment.
+    pub key_count: u64,
+    /// The reading of the monotonic clock that this batch goes by.
+    pub now: Instant,
+    /// When the replica started, by the same clock.
+    pub started: Instant,
+    /// The wall clock, since 1970. Only shown (`TIME`), never decided upon.
+    pub wall_clock: Duration,
+    /// The system's number of the process.
+    pub process_id: u32,
+    /// A number drawn at each start, by which tools see that a server was started again.
+    pub run_id: u128,
+    /// Bytes of memory in use, 0 if unknown.
+    pub used_memory: u64,
+    /// What went through the door so far.
+    pub traffic: Traffic,
+    /// Most bytes of a command's payload: what is larger is refused, for no log would take it.
+    pub payload_bytes_max: usize,
+}
+
+/// A replica, as clients find it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Which one.
+    pub id: NodeId,
+    /// The host that clients should use; a name or an address, without brackets.
+    pub host: String,
+    /// The port for clients.
+    pub port: u16,
+    /// The port for peers.
+    pub peer_port: u16,
+    /// Whether this replica has heard from it lately; true for itself.
+    pub connected: bool,
+    /// Up to here its log equals the leader's, as the leader knows; `None` elsewhere.
+    pub match_index: Option<Index>,
+}
+
+/// What went through the door since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Clients connected now.
+    pub clients: u64,
+    /// Most clients at a time, as configured.
+    pub clients_max: u64,
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections refused, for there were too many.
+    pub connections_refused: u64,
+    /// Requests answered.
+    pub commands: u64,
+    /// Bytes read from clients.
+    pub bytes_in: u64,
+    /// Bytes sent to clients.
+    pub bytes_out: u64,
+}
+
+impl Context {
+    /// A replica by itself, that knows no leader: what a door begins with, and tests.
+    pub fn alone(me: Node, cluster: u128, now: Instant) -> Context {
+        Context {
+            me: me.id,
+            cluster,
+            nodes: vec![me],
+            leader: None,
+            role: RoleName::Follower,
+            term: Term(0),
+            last_index: Index::ZERO,
+            durable_index: Index::ZERO,
+            commit_index: Index::ZERO,
+            applied_index: Index::ZERO,
+            key_count: 0,
+            now,
+            started: now,
+            wall_clock: Duration::ZERO,
+            process_id: 0,
+            run_id: 0,
+            used_memory: 0,
+            traffic: Traffic::default(),
+            payload_bytes_max: 64 << 20,
+        }
+    }
+
+    /// The replica `id`, if there is one.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// The replica that is believed to lead, if any is.
+    pub fn leader(&self) -> Option<&Node> {
+        self.node(self.leader?)
+    }
+
+    /// Whether this replica leads.
+    pub fn leads(&self) -> bool {
+        self.leader == Some(self.me)
+    }
+
+    /// A replica's name of 40 hex digits, as Redis Cluster's nodes have one: the cluster's id and
+    /// the replica's.
+    pub(super) fn name_of(&self, id: NodeId) -> String {
+        format!("{:032x}{:08x}", self.cluster, id.0)
+    }
+}

@@ -1,0 +1,208 @@
+//! From a request to what is to be done about it.
+
+use std::fmt::Display;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::kv::{Command, Operation, slot_of};
+use crate::raft::RequestKind;
+use crate::types::RequestKey;
+use crate::wire::resp::{Request, Version, Writer};
+
+use super::client::ClientQuery;
+use super::connection::Connection;
+use super::context::Context;
+use super::failure::Failure;
+use super::settings::Settings;
+use super::shape::{Kind, Shape};
+use super::table::{self, NAME_BYTES_MAX, Spec};
+
+/// Most bytes of a name that an error quotes, and of all arguments together.
+const QUOTED_BYTES_MAX: usize = 128;
+
+/// What a door does with a request.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Step {
+    /// Nothing more: the reply is written.
+    Done,
+    /// Hands it to the core. No reply is written yet.
+    Submit {
+        /// Whether it goes through the log.
+        kind: RequestKind,
+        /// A [`Command`] under the request's key.
+        payload: Bytes,
+        /// How its outcome becomes a reply.
+        shape: Shape,
+    },
+    /// Answers from all connections, with a [`ClientList`](super::ClientList).
+    ListClients(ClientQuery),
+    /// Closes the connection, once what is written has been sent. Later requests on it are not
+    /// looked at.
+    Close,
+}
+
+/// A request on its way through its command's function.
+#[derive(Debug)]
+pub(super) struct Call<'c> {
+    pub(super) connection: &'c mut Connection,
+    pub(super) request: Request<'c>,
+    pub(super) key: RequestKey,
+    pub(super) context: &'c Context,
+    pub(super) settings: &'c mut Settings,
+    pub(super) writer: Writer<'c>,
+}
+
+impl Connection {
+    /// Does what can be done about a request here and now, and says what remains.
+    ///
+    /// What is answered at once is appended to `out`. `key` names the request in the cluster if it
+    /// has to be submitted; where it has not, the door may use the key again.
+    pub fn execute<'c>(
+        &'c mut self,
+        request: Request<'c>,
+        key: RequestKey,
+        context: &'c Context,
+        settings: &'c mut Settings,
+        out: &'c mut BytesMut,
+    ) -> Step {
+        let mut writer = Writer::new(out, self.version);
+        let Some(spec) = lower_case(request.name()).as_deref().and_then(table::find) else {
+            return unknown(request, &mut writer);
+        };
+        let sub = if spec.subcommands.is_empty() || request.len() == 1 {
+            None
+        } else {
+            let name = request.get(1).expect("there are two");
+            let found = lower_case(name).as_deref().and_then(|name| spec.subcommand(name));
+            if found.is_none() {
+                return unknown_subcommand(spec, name, &mut writer);
+            }
+            found
+        };
+        let chosen = sub.unwrap_or(spec);
+        self.last_command = chosen.full_name;
+        self.last_command_at = context.now;
+        if !chosen.takes(request.len()) {
+            writer.error(
+                format!("ERR wrong number of arguments for '{}' command", chosen.full_name)
+                    .as_bytes(),
+            );
+            return Step::Done;
+        }
+        if let Some(slot) = self.leads_elsewhere(chosen, request, context)
+            && let Some(leader) = context.leader()
+        {
+            let moved = Failure::Moved { slot, leader };
+            writer.error(moved.to_string().as_bytes());
+            return Step::Done;
+        }
+        let mut call = Call { connection: self, request, key, context, settings, writer };
+        (chosen.run)(&mut call)
+    }
+
+    /// The slot of the request's first key, if this client wants to be told that another replica
+    /// leads. It reads here if it said so: by a read index, so it reads nothing old.
+    fn leads_elsewhere(&self, spec: &Spec, request: Request<'_>, context: &Context) -> Option<u16> {
+        let here = !self.follows_hints
+            || context.leads()
+            || self.reads_anywhere && spec.flags.contains(&"readonly");
+        let first = spec.keys(request.len()).next().filter(|_| !here)?;
+        Some(slot_of(request.get(first)?))
+    }
+}
+
+impl<'c> Call<'c> {
+    /// An argument that the command's arity promises.
+    pub(super) fn argument(&self, at: usize) -> &'c [u8] {
+        self.request.get(at).expect("the arity was checked")
+    }
+
+    /// Hands an operation to the core.
+    pub(super) fn submit(&mut self, operation: Operation<'_>, kind: Kind) -> Step {
+        let command = Command { key: self.key, operation };
+        let (length, most) = (command.encoded_len(), self.context.payload_bytes_max);
+        if length > most {
+            return self.error(&format_args!(
+                "ERR the command takes {length} bytes in the log, where {most} are allowed"
+            ));
+        }
+        let shape = Shape { kind, version: self.writer.version() };
+        let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
+        Step::Submit { kind, payload: command.encode(), shape }
+    }
+
+    /// Answers with an error.
+    pub(super) fn error(&mut self, text: &dyn Display) -> Step {
+        self.writer.error(text.to_string().as_bytes());
+        Step::Done
+    }
+
+    /// Answers `OK`.
+    pub(super) fn ok(&mut self) -> Step {
+        self.writer.ok();
+        Step::Done
+    }
+
+    /// Speaks another version from this reply on.
+    pub(super) fn speak(&mut self, version: Version) {
+        self.connection.version = version;
+        self.writer.speak(version);
+    }
+}
+
+/// A name in lower case on the stack, no longer than the table's longest.
+pub(super) struct Name {
+    bytes: [u8; NAME_BYTES_MAX],
+    length: usize,
+}
+
+/// A name as the table has it, unless it is longer than any.
+pub(super) fn lower_case(name: &[u8]) -> Option<Name> {
+    let mut bytes = [0; NAME_BYTES_MAX];
+    let lower = bytes.get_mut(..name.len())?;
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    Some(Name { bytes, length: name.len() })
+}
+
+impl std::ops::Deref for Name {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// There is no such command: Redis quotes what it got, within limits.
+fn unknown(request: Request<'_>, writer: &mut Writer<'_>) -> Step {
+    let name = request.name();
+    // What a browser sends that was lured here: no reply may come to it, and nothing else of what
+    // it sent may be taken for commands.
+    if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+        return Step::Close;
+    }
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(&name[..name.len().min(QUOTED_BYTES_MAX)]);
+    text.extend_from_slice(b"', with args beginning with: ");
+    let start = text.len();
+    for argument in request.rest(1) {
+        let room = QUOTED_BYTES_MAX.saturating_sub(text.len() - start);
+        if room == 0 {
+            break;
+        }
+        text.push(b'\'');
+        text.extend_from_slice(&argument[..argument.len().min(room)]);
+        text.extend_from_slice(b"' ");
+    }
+    writer.error(&text);
+    Step::Done
+}
+
+fn unknown_subcommand(spec: &Spec, name: &[u8], writer: &mut Writer<'_>) -> Step {
+    let mut text = b"ERR unknown subcommand '".to_vec();
+    text.extend_from_slice(&name[..name.len().min(QUOTED_BYTES_MAX)]);
+    text.extend_from_slice(format!("'. Try {} HELP.", spec.name.to_uppercase()).as_bytes());
+    writer.error(&text);
+    Step::Done
+}

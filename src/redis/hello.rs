@@ -1,0 +1,134 @@
+//! Greeting, and the small talk of a connection: who speaks, in which version, and goodbye.
+
+use crate::kv::parse_integer;
+use crate::wire::resp::Version;
+
+use super::client::{NAME_ERROR, is_plain};
+use super::dispatch::{Call, Step};
+use super::info::{MODE, VERSION};
+
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
+/// `HELLO [version [AUTH user password] [SETNAME name]]`
+pub(super) fn hello(call: &mut Call<'_>) -> Step {
+    let mut version = call.writer.version();
+    if let Some(asked) = call.request.get(1) {
+        version = match parse_integer(asked) {
+            Some(2) => Version::Two,
+            Some(3) => Version::Three,
+            Some(_) => return call.error(&"NOPROTO unsupported protocol version"),
+            None => {
+                return call.error(&"ERR Protocol version is not an integer or out of range");
+            }
+        };
+    }
+    // All is looked at before anything is done.
+    let (mut user, mut name) = (None, None);
+    let mut options = call.request.rest(2);
+    while let Some(option) = options.next() {
+        let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+        if is("AUTH") && options.len() >= 2 {
+            user = options.next();
+            options.next();
+        } else if is("SETNAME") && options.len() >= 1 {
+            name = options.next();
+        } else {
+            return call.error(&format_args!(
+                "ERR Syntax error in HELLO option '{}'",
+                String::from_utf8_lossy(option)
+            ));
+        }
+    }
+    if user.is_some_and(|user| user != b"default") {
+        return call.error(&WRONG_PASSWORD);
+    }
+    if name.is_some_and(|name| !is_plain(name)) {
+        return call.error(&NAME_ERROR);
+    }
+    if let Some(name) = name {
+        call.connection.name = name.to_vec();
+    }
+    call.speak(version);
+    let role = if call.context.leads() { "master" } else { "replica" };
+    let id = i64::try_from(call.connection.id).unwrap_or(i64::MAX);
+    let writer = &mut call.writer;
+    writer.map(7);
+    for (field, value) in [("server", "redis"), ("version", VERSION)] {
+        writer.bulk(field.as_bytes());
+        writer.bulk(value.as_bytes());
+    }
+    for (field, value) in [("proto", version.number()), ("id", id)] {
+        writer.bulk(field.as_bytes());
+        writer.integer(value);
+    }
+    for (field, value) in [("mode", MODE), ("role", role)] {
+        writer.bulk(field.as_bytes());
+        writer.bulk(value.as_bytes());
+    }
+    writer.bulk(b"modules");
+    writer.array(0);
+    Step::Done
+}
+
+/// `AUTH [user] password`: there is no password, so the default user has any.
+pub(super) fn auth(call: &mut Call<'_>) -> Step {
+    match call.request.len() {
+        2 => call.error(
+            &"ERR AUTH <password> called without any password configured for the default user. \
+              Are you sure your configuration is correct?",
+        ),
+        3 if call.argument(1) == b"default" => call.ok(),
+        3 => call.error(&WRONG_PASSWORD),
+        _ => call.error(&"ERR syntax error"),
+    }
+}
+
+/// `PING [message]`
+pub(super) fn ping(call: &mut Call<'_>) -> Step {
+    match call.request.len() {
+        1 => call.writer.simple("PONG"),
+        2 => call.writer.bulk(call.request.get(1).unwrap_or_default()),
+        _ => return call.error(&"ERR wrong number of arguments for 'ping' command"),
+    }
+    Step::Done
+}
+
+/// `ECHO message`
+pub(super) fn echo(call: &mut Call<'_>) -> Step {
+    let message = call.argument(1);
+    call.writer.bulk(message);
+    Step::Done
+}
+
+/// `SELECT index`
+pub(super) fn select(call: &mut Call<'_>) -> Step {
+    match parse_integer(call.argument(1)) {
+        Some(0) => call.ok(),
+        Some(number) if i32::try_from(number).is_ok() => {
+            call.error(&"ERR DB index is out of range")
+        }
+        _ => call.error(&"ERR value is not an integer or out of range"),
+    }
+}
+
+/// `TIME`: this replica's wall clock.
+pub(super) fn time(call: &mut Call<'_>) -> Step {
+    let now = call.context.wall_clock;
+    call.writer.array(2);
+    call.writer.bulk(now.as_secs().to_string().as_bytes());
+    call.writer.bulk(now.subsec_micros().to_string().as_bytes());
+    Step::Done
+}
+
+/// `QUIT`
+pub(super) fn quit(call: &mut Call<'_>) -> Step {
+    call.writer.ok();
+    Step::Close
+}
+
+/// `RESET`
+pub(super) fn reset(call: &mut Call<'_>) -> Step {
+    call.connection.reset();
+    call.writer.simple("RESET");
+    Step::Done
+}

@@ -1,0 +1,48 @@
+//! What Redis clients are answered: which commands there are, what they mean to the store, and all
+//! the texts around them. Pure: no socket, no clock, no thread; `runtime/` calls it.
+//!
+//! # How a door uses it
+//!
+//! Each client's connection has a [`Connection`] beside its
+//! [`Parser`](crate::wire::resp::Parser). The door keeps one [`Settings`] for all of them and one
+//! [`Context`], which it brings up to date before each batch. For each request that the parser
+//! finds it calls [`Connection::execute`] with a buffer for replies and acts on the [`Step`]:
+//!
+//! - [`Step::Done`]: the reply is in the buffer.
+//! - [`Step::Submit`]: a read or a write for the core. The door keeps the [`Shape`] and, when the
+//!   outcome is there, calls [`Shape::encode`]; or, when it will not come, [`Failure::encode`].
+//! - [`Step::ListClients`]: the reply needs all connections; see [`ClientList`].
+//! - [`Step::Close`]: to be closed once the buffer's bytes have been sent.
+//!
+//! Replies go to a client in the order of its requests. So while an earlier request of a
+//! connection is under way, what `execute` writes must wait behind it: give it a buffer of its
+//! own then. Whether a later request may be *submitted* meanwhile is the door's choice: a read
+//! must see the writes before it on the same connection.
+//!
+//! When the parser fails: `Writer::error` with the error as text, then close, as Redis does.
+//!
+//! A door gives every request a [`RequestKey`](crate::types::RequestKey) that no other request of
+//! any replica ever had: the same key applied twice is answered from memory.
+
+mod client;
+mod cluster;
+mod commands;
+mod connection;
+mod context;
+mod dispatch;
+mod failure;
+mod glob;
+mod hello;
+mod info;
+mod settings;
+mod shape;
+mod strings;
+mod table;
+
+pub use client::{ClientList, ClientQuery};
+pub use connection::{Buffered, Connection};
+pub use context::{Context, Node, Traffic};
+pub use dispatch::Step;
+pub use failure::Failure;
+pub use settings::Settings;
+pub use shape::Shape;

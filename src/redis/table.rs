@@ -1,0 +1,193 @@
+//! Every command there is: its name, how many arguments it takes, where its keys are, what it does.
+//! One table for all: requests are looked up and checked in it, and `COMMAND` tells of it.
+
+mod entries;
+
+use super::dispatch::{Call, Step};
+
+pub(super) use entries::COMMANDS;
+
+/// Longest name of a command or subcommand.
+pub(super) const NAME_BYTES_MAX: usize = 16;
+
+/// A command or subcommand.
+#[derive(Debug)]
+pub(super) struct Spec {
+    /// In lower case.
+    pub(super) name: &'static str,
+    /// The same, with the command's name and a bar before it if it is a subcommand.
+    pub(super) full_name: &'static str,
+    /// How many words a request has, names too; if negative, at least so many.
+    pub(super) arity: i8,
+    /// Redis's words for its nature.
+    pub(super) flags: &'static [&'static str],
+    /// Redis's words for what it is about, as access rules name it; what follows from `flags` is
+    /// not repeated here.
+    pub(super) categories: &'static [&'static str],
+    keys: Keys,
+    pub(super) group: &'static str,
+    pub(super) since: &'static str,
+    pub(super) complexity: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) subcommands: &'static [Spec],
+    pub(super) run: fn(&mut Call<'_>) -> Step,
+}
+
+/// Where keys are among the words: from `first` to `last`, each `step`-th. Counted from the end if
+/// `last` is negative; none if `first` is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keys {
+    pub(super) first: i8,
+    pub(super) last: i8,
+    pub(super) step: i8,
+}
+
+const NO_KEYS: Keys = Keys { first: 0, last: 0, step: 0 };
+const ONE_KEY: Keys = Keys { first: 1, last: 1, step: 1 };
+const ALL_KEYS: Keys = Keys { first: 1, last: -1, step: 1 };
+const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
+
+/// A command without keys, flags and words about it.
+const fn command(name: &'static str, arity: i8, run: fn(&mut Call<'_>) -> Step) -> Spec {
+    subcommand(name, name, arity, run)
+}
+
+/// The same for a subcommand.
+const fn subcommand(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Step,
+) -> Spec {
+    Spec {
+        name,
+        full_name,
+        arity,
+        flags: &[],
+        categories: &[],
+        keys: NO_KEYS,
+        group: "",
+        since: "",
+        complexity: "",
+        summary: "",
+        subcommands: &[],
+        run,
+    }
+}
+
+impl Spec {
+    const fn keys_at(mut self, keys: Keys) -> Spec {
+        self.keys = keys;
+        self
+    }
+
+    const fn flags(mut self, flags: &'static [&'static str]) -> Spec {
+        self.flags = flags;
+        self
+    }
+
+    const fn categories(mut self, categories: &'static [&'static str]) -> Spec {
+        self.categories = categories;
+        self
+    }
+
+    const fn since(mut self, since: &'static str, group: &'static str) -> Spec {
+        self.since = since;
+        self.group = group;
+        self
+    }
+
+    const fn costs(mut self, complexity: &'static str) -> Spec {
+        self.complexity = complexity;
+        self
+    }
+
+    const fn about(mut self, summary: &'static str) -> Spec {
+        self.summary = summary;
+        self
+    }
+
+    const fn with(mut self, subcommands: &'static [Spec]) -> Spec {
+        self.subcommands = subcommands;
+        self
+    }
+
+    /// Whether a request may have so many words.
+    pub(super) fn takes(&self, words: usize) -> bool {
+        let least = usize::from(self.arity.unsigned_abs());
+        if self.arity < 0 { words >= least } else { words == least }
+    }
+
+    /// Where keys are, as `COMMAND` tells it.
+    pub(super) fn key_range(&self) -> Keys {
+        self.keys
+    }
+
+    /// Which of a request's words are keys.
+    pub(super) fn keys(&self, words: usize) -> impl Iterator<Item = usize> + Clone + use<> {
+        let Keys { first, last, step } = self.keys;
+        let back = usize::from(last.unsigned_abs());
+        let end = match (first, last < 0) {
+            (0, _) => 0,
+            (_, true) => (words + 1).saturating_sub(back),
+            (_, false) => words.min(back + 1),
+        };
+        let step = usize::from(step.unsigned_abs()).max(1);
+        (usize::from(first.unsigned_abs())..end).step_by(step)
+    }
+
+    /// The subcommand of that name, in lower case.
+    pub(super) fn subcommand(&self, name: &[u8]) -> Option<&'static Spec> {
+        self.subcommands.iter().find(|spec| spec.name.as_bytes() == name)
+    }
+}
+
+/// The command of that name, in lower case.
+pub(super) fn find(name: &[u8]) -> Option<&'static Spec> {
+    let at = COMMANDS.binary_search_by(|spec| spec.name.as_bytes().cmp(name)).ok()?;
+    Some(&COMMANDS[at])
+}
+
+/// The command, or with a bar the subcommand, of that name in any case.
+pub(super) fn find_full(name: &[u8]) -> Option<&'static Spec> {
+    let name = name.to_ascii_lowercase();
+    match name.iter().position(|byte| *byte == b'|') {
+        None => find(&name),
+        Some(bar) => find(&name[..bar])?.subcommand(&name[bar + 1..]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_order() {
+        assert!(COMMANDS.is_sorted_by_key(|spec| spec.name));
+        for spec in COMMANDS {
+            assert_eq!(spec.name, spec.full_name);
+            assert!(spec.name.len() <= NAME_BYTES_MAX, "{}", spec.name);
+            assert_eq!(find(spec.name.as_bytes()).map(|found| found.name), Some(spec.name));
+            for sub in spec.subcommands {
+                assert!(sub.name.len() <= NAME_BYTES_MAX, "{}", sub.full_name);
+                assert_eq!(sub.full_name, format!("{}|{}", spec.name, sub.name));
+                let found = find_full(sub.full_name.to_uppercase().as_bytes());
+                assert_eq!(found.map(|found| found.full_name), Some(sub.full_name));
+            }
+        }
+        assert!(find(b"nonesuch").is_none() && find_full(b"get|x").is_none());
+    }
+
+    #[test]
+    fn arity_and_keys_are_read_as_redis_does() {
+        let keys =
+            |name: &str, words| find(name.as_bytes()).unwrap().keys(words).collect::<Vec<_>>();
+        assert_eq!(keys("get", 2), [1]);
+        assert_eq!(keys("mget", 4), [1, 2, 3]);
+        assert_eq!(keys("mset", 5), [1, 3]);
+        assert!(keys("ping", 2).is_empty());
+        let takes = |name: &str, words| find(name.as_bytes()).unwrap().takes(words);
+        assert!(takes("get", 2) && !takes("get", 1) && !takes("get", 3));
+        assert!(takes("set", 3) && takes("set", 9) && !takes("set", 2));
+    }
+}

@@ -1,0 +1,411 @@
+//! The commands themselves. Flags and categories are Redis's own, for clients decide by them;
+//! summaries are ours, for `COMMAND DOCS` and `HELP`.
+
+use super::super::{client, cluster, commands, hello, info, settings, strings};
+use super::{ALL_KEYS, ONE_KEY, PAIRS};
+use super::{Spec, command, subcommand};
+
+const WRITE_FAST: &[&str] = &["write", "denyoom", "fast"];
+const READ_FAST: &[&str] = &["readonly", "fast"];
+const GREETING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
+const ANYTIME: &[&str] = &["loading", "stale"];
+const ANYTIME_FAST: &[&str] = &["loading", "stale", "fast"];
+const ABOUT_CLIENTS: &[&str] = &["noscript", "loading", "stale"];
+const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
+
+/// All commands, in order of their names.
+pub(in crate::redis) static COMMANDS: &[Spec] = &[
+    command("append", 3, strings::append)
+        .keys_at(ONE_KEY)
+        .flags(WRITE_FAST)
+        .categories(&["string"])
+        .since("2.0.0", "string")
+        .costs("O(1)")
+        .about("Makes a value longer at its end."),
+    command("auth", -2, hello::auth)
+        .flags(GREETING)
+        .categories(&["connection"])
+        .since("1.0.0", "connection")
+        .costs("O(1)")
+        .about("Says who the client is."),
+    command("client", -2, commands::help)
+        .since("2.4.0", "connection")
+        .about("Commands about clients' connections.")
+        .with(CLIENT),
+    command("cluster", -2, commands::help)
+        .since("3.0.0", "cluster")
+        .about("Commands about the cluster.")
+        .with(CLUSTER),
+    command("command", -1, commands::all)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Tells of all commands.")
+        .with(COMMAND),
+    command("config", -2, commands::help)
+        .since("2.0.0", "server")
+        .about("Commands about settings.")
+        .with(CONFIG),
+    command("dbsize", 1, strings::dbsize)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "server")
+        .costs("O(1)")
+        .about("Tells how many keys there are."),
+    command("decr", 2, strings::decr)
+        .keys_at(ONE_KEY)
+        .flags(WRITE_FAST)
+        .categories(&["string"])
+        .since("1.0.0", "string")
+        .costs("O(1)")
+        .about("Takes one off a number."),
+    command("decrby", 3, strings::decrby)
+        .keys_at(ONE_KEY)
+        .flags(WRITE_FAST)
+        .categories(&["string"])
+        .since("1.0.0", "string")
+        .costs("O(1)")
+        .about("Takes something off a number."),
+    command("del", -2, strings::del)
+        .keys_at(ALL_KEYS)
+        .flags(&["write"])
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(N), N being the number of keys")
+        .about("Removes keys."),
+    command("echo", 2, hello::echo)
+        .flags(ANYTIME_FAST)
+        .categories(&["connection"])
+        .since("1.0.0", "connection")
+        .costs("O(1)")
+        .about("Answers what it was given."),
+    command("exists", -2, strings::exists)
+        .keys_at(ALL_KEYS)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(N), N being the number of keys")
+        .about("Tells how many of the keys exist."),
+    command("flushall", -1, strings::flush)
+        .flags(&["write"])
+        .categories(&["keyspace", "dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(N), N being the number of all keys")
+        .about("Removes every key."),
+    command("flushdb", -1, strings::flush)
+        .flags(&["write"])
+        .categories(&["keyspace", "dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(N), N being the number of all keys")
+        .about("Removes every key."),
+    command("function", -2, commands::help)
+        .since("7.0.0", "scripting")
+        .about("Commands about functions, of which there are none.")
+        .with(FUNCTION),
+    command("get", 2, strings::get)
+        .keys_at(ONE_KEY)
+        .flags(READ_FAST)
+        .categories(&["string"])
+        .since("1.0.0", "string")
+        .costs("O(1)")
+        .about("Tells a key's value."),
+    command("getdel", 2, strings::getdel)
+        .keys_at(ONE_KEY)
+        .flags(&["write", "fast"])
+        .categories(&["string"])
+        .since("6.2.0", "string")
+        .costs("O(1)")
+        .about("Removes a key and tells its value."),
+    command("getset", 3, strings::getset)
+        .keys_at(ONE_KEY)
+        .flags(WRITE_FAST)
+        .categories(&["string"])
+        .since("1.0.0", "string")
+        .costs("O(1)")
+        .about("Sets a key and tells its old value."),
+    command("hello", -1, hello::hello)
+        .flags(GREETING)
+        .categories(&["connection"])
+        .since("6.0.0", "connection")
+        .costs("O(1)")
+        .about("Agrees on the version of the protocol."),
+    command("incr", 2, strings::incr)
+        .keys_at(ONE_KEY)
+        .flags(WRITE_FAST)
+        .categories(&["string"])
+        .since("1.0.0", "string")
+        .costs("O(1)")
+        .about("Adds one to a number."),
+    command("incrby", 3, strings::incrby)
+        .keys_at(ONE_KEY)
+        .flags(WRITE_FAST)
+        .categories(&["string"])
+        .since("1.0.0", "string")
+        .costs("O(1)")
+        .about("Adds something to a number."),
+    command("info", -1, info::info)
+        .flags(ANYTIME)
+        .categories(&["dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(1)")
+        .about("Tells how the server is."),
+    command("mget", -2, strings::mget)
+        .keys_at(ALL_KEYS)
+        .flags(READ_FAST)
+        .categories(&["string"])
+        .since("1.0.0", "string")
+        .costs("O(N), N being the number of keys")
+        .about("Tells the values of several keys."),
+    command("mset", -3, strings::mset)
+        .keys_at(PAIRS)
+        .flags(&["write", "denyoom"])
+        .categories(&["string"])
+        .since("1.0.1", "string")
+        .costs("O(N), N being the number of keys")
+        .about("Sets several keys at once."),
+    command("ping", -1, hello::ping)
+        .flags(&["fast"])
+        .categories(&["connection"])
+        .since("1.0.0", "connection")
+        .costs("O(1)")
+        .about("Answers."),
+    command("quit", -1, hello::quit)
+        .flags(GREETING)
+        .categories(&["connection"])
+        .since("1.0.0", "connection")
+        .costs("O(1)")
+        .about("Closes the connection."),
+    command("readonly", 1, cluster::readonly)
+        .flags(ANYTIME_FAST)
+        .categories(&["connection"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Lets this connection read from a replica that does not lead."),
+    command("readwrite", 1, cluster::readwrite)
+        .flags(ANYTIME_FAST)
+        .categories(&["connection"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Takes READONLY back."),
+    command("reset", 1, hello::reset)
+        .flags(GREETING)
+        .categories(&["connection"])
+        .since("6.2.0", "connection")
+        .costs("O(1)")
+        .about("Makes the connection as new."),
+    command("role", 1, cluster::role)
+        .flags(&["noscript", "loading", "stale", "fast"])
+        .categories(&["admin", "dangerous"])
+        .since("2.8.12", "server")
+        .costs("O(1)")
+        .about("Tells whether this replica leads."),
+    command("select", 2, hello::select)
+        .flags(ANYTIME_FAST)
+        .categories(&["connection"])
+        .since("1.0.0", "connection")
+        .costs("O(1)")
+        .about("Chooses the database; there is only 0."),
+    command("set", -3, strings::set)
+        .keys_at(ONE_KEY)
+        .flags(&["write", "denyoom"])
+        .categories(&["string"])
+        .since("1.0.0", "string")
+        .costs("O(1)")
+        .about("Sets a key."),
+    command("setnx", 3, strings::setnx)
+        .keys_at(ONE_KEY)
+        .flags(WRITE_FAST)
+        .categories(&["string"])
+        .since("1.0.0", "string")
+        .costs("O(1)")
+        .about("Sets a key that does not exist."),
+    command("strlen", 2, strings::strlen)
+        .keys_at(ONE_KEY)
+        .flags(READ_FAST)
+        .categories(&["string"])
+        .since("2.2.0", "string")
+        .costs("O(1)")
+        .about("Tells how long a value is."),
+    command("time", 1, hello::time)
+        .flags(ANYTIME_FAST)
+        .since("2.6.0", "server")
+        .costs("O(1)")
+        .about("Tells the time by this replica's clock."),
+    command("type", 2, strings::type_of)
+        .keys_at(ONE_KEY)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Tells what kind of value a key has."),
+    command("unlink", -2, strings::del)
+        .keys_at(ALL_KEYS)
+        .flags(&["write", "fast"])
+        .categories(&["keyspace"])
+        .since("4.0.0", "generic")
+        .costs("O(N), N being the number of keys")
+        .about("Removes keys."),
+];
+
+static CLIENT: &[Spec] = &[
+    subcommand("getname", "client|getname", 2, client::getname)
+        .flags(ABOUT_CLIENTS)
+        .categories(&["connection"])
+        .since("2.6.9", "connection")
+        .costs("O(1)")
+        .about("Tells the connection's name."),
+    subcommand("help", "client|help", 2, commands::help)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("5.0.0", "connection")
+        .costs("O(1)")
+        .about("Tells the subcommands."),
+    subcommand("id", "client|id", 2, client::id)
+        .flags(ABOUT_CLIENTS)
+        .categories(&["connection"])
+        .since("5.0.0", "connection")
+        .costs("O(1)")
+        .about("Tells the connection's number."),
+    subcommand("info", "client|info", 2, client::info)
+        .flags(ABOUT_CLIENTS)
+        .categories(&["connection"])
+        .since("6.2.0", "connection")
+        .costs("O(1)")
+        .about("Tells of the connection."),
+    subcommand("list", "client|list", -2, client::list)
+        .flags(ADMIN)
+        .categories(&["dangerous", "connection"])
+        .since("2.4.0", "connection")
+        .costs("O(N), N being the number of connections")
+        .about("Tells of all connections."),
+    subcommand("setinfo", "client|setinfo", 4, client::setinfo)
+        .flags(ABOUT_CLIENTS)
+        .categories(&["connection"])
+        .since("7.2.0", "connection")
+        .costs("O(1)")
+        .about("Sets what library the client uses."),
+    subcommand("setname", "client|setname", 3, client::setname)
+        .flags(ABOUT_CLIENTS)
+        .categories(&["connection"])
+        .since("2.6.9", "connection")
+        .costs("O(1)")
+        .about("Sets the connection's name."),
+];
+
+static CLUSTER: &[Spec] = &[
+    subcommand("countkeysinslot", "cluster|countkeysinslot", 3, cluster::countkeysinslot)
+        .flags(&["stale"])
+        .since("3.0.0", "cluster")
+        .costs("O(N), N being the number of all keys")
+        .about("Tells how many keys a slot has."),
+    subcommand("help", "cluster|help", 2, commands::help)
+        .flags(ANYTIME)
+        .since("5.0.0", "cluster")
+        .costs("O(1)")
+        .about("Tells the subcommands."),
+    subcommand("info", "cluster|info", 2, cluster::info)
+        .flags(&["stale"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Tells how the cluster is."),
+    subcommand("keyslot", "cluster|keyslot", 3, cluster::keyslot)
+        .flags(&["stale"])
+        .since("3.0.0", "cluster")
+        .costs("O(N), N being the key's length")
+        .about("Tells a key's slot."),
+    subcommand("myid", "cluster|myid", 2, cluster::myid)
+        .flags(&["stale"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Tells this replica's name."),
+    subcommand("nodes", "cluster|nodes", 2, cluster::nodes)
+        .flags(&["stale"])
+        .since("3.0.0", "cluster")
+        .costs("O(N), N being the number of replicas")
+        .about("Tells of all replicas, as text."),
+    subcommand("shards", "cluster|shards", 2, cluster::shards)
+        .flags(&["stale"])
+        .since("7.0.0", "cluster")
+        .costs("O(N), N being the number of replicas")
+        .about("Tells of all replicas."),
+    subcommand("slots", "cluster|slots", 2, cluster::slots)
+        .flags(&["stale"])
+        .since("3.0.0", "cluster")
+        .costs("O(N), N being the number of replicas")
+        .about("Tells who has which slots."),
+];
+
+static COMMAND: &[Spec] = &[
+    subcommand("count", "command|count", 2, commands::count)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(1)")
+        .about("Tells how many commands there are."),
+    subcommand("docs", "command|docs", -2, commands::docs)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("7.0.0", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Tells what commands do."),
+    subcommand("getkeys", "command|getkeys", -3, commands::getkeys)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(N), N being the number of words")
+        .about("Tells which words of a request are keys."),
+    subcommand("help", "command|help", 2, commands::help)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("5.0.0", "server")
+        .costs("O(1)")
+        .about("Tells the subcommands."),
+    subcommand("info", "command|info", -2, commands::info)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Tells of commands."),
+    subcommand("list", "command|list", 2, commands::list)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("7.0.0", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Tells all commands' names."),
+];
+
+static CONFIG: &[Spec] = &[
+    subcommand("get", "config|get", -3, settings::get)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .since("2.0.0", "server")
+        .costs("O(N), N being the number of settings")
+        .about("Tells settings."),
+    subcommand("help", "config|help", 2, commands::help)
+        .flags(ANYTIME)
+        .since("5.0.0", "server")
+        .costs("O(1)")
+        .about("Tells the subcommands."),
+    subcommand("set", "config|set", -4, settings::set)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .since("2.0.0", "server")
+        .costs("O(N), N being the number of settings")
+        .about("Changes settings, all or none."),
+];
+
+static FUNCTION: &[Spec] = &[
+    subcommand("flush", "function|flush", -2, strings::flush_functions)
+        .flags(&["write", "noscript"])
+        .categories(&["scripting"])
+        .since("7.0.0", "scripting")
+        .costs("O(1)")
+        .about("Removes all functions, of which there are none."),
+    subcommand("help", "function|help", 2, commands::help)
+        .flags(ANYTIME)
+        .categories(&["scripting"])
+        .since("7.0.0", "scripting")
+        .costs("O(1)")
+        .about("Tells the subcommands."),
+];
