@@ -163,7 +163,28 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         seeds.push(("scenario", name, text.into_bytes()));
     }
     segments(&mut seeds);
+    requests(&mut seeds);
     seeds
+}
+
+/// What Redis clients send: as they begin, as people type it, and as nobody should.
+fn requests(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
+    for (name, text) in [
+        ("greeting", "*2\r\n$5\r\nhello\r\n$1\r\n3\r\nCLIENT SETINFO LIB-NAME x\r\ninfo\r\n"),
+        (
+            "pipeline",
+            "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n17\r\n*2\r\n$4\r\nINCR\r\n$1\r\nk\r\nGET k\r\n",
+        ),
+        ("typed", "set \"a b\" 'c'\r\n\r\nmget \"a b\" \\x00 k\nset k v nx get\r\n"),
+        ("cluster", "cluster slots\r\ncluster shards\r\ncluster nodes\r\nrole\r\n"),
+        ("table", "command docs get\r\ncommand info set config|get x\r\nconfig get m*[a-p]?y\r\n"),
+        ("unknown", "hello 3 setname a\r\nget\r\nfoo 'bar\r\n"),
+        ("count", "*100\r\n"),
+        ("bulk", "*2\r\n$3\r\nGET\r\n$101\r\n"),
+        ("quit", "quit\r\nget k\r\n"),
+    ] {
+        seeds.push(("resp", name, text.as_bytes().to_vec()));
+    }
 }
 
 /// Segment files, whole and with traces of a power cut; and blocks alone, which the target puts

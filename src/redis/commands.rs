@@ -1,6 +1,7 @@
 //! `COMMAND` and every `HELP`: what the table of commands tells of itself.
 
 use super::dispatch::{Call, Step};
+use super::glob;
 use super::table::{COMMANDS, Spec, find, find_full};
 
 /// `COMMAND`
@@ -18,10 +19,28 @@ pub(super) fn count(call: &mut Call<'_>) -> Step {
     Step::Done
 }
 
-/// `COMMAND LIST`
+/// `COMMAND LIST [FILTERBY <MODULE name | ACLCAT category | PATTERN pattern>]`
 pub(super) fn list(call: &mut Call<'_>) -> Step {
-    call.writer.array(COMMANDS.len());
-    for spec in COMMANDS {
+    let mut words = call.request.rest(2).map(<[u8]>::to_ascii_lowercase);
+    let chosen: Vec<&Spec> = match (words.next(), words.next(), words.next(), words.next()) {
+        (None, ..) => COMMANDS.iter().collect(),
+        (Some(filter), Some(by), Some(wanted), None) if filter == b"filterby" => match &by[..] {
+            // No command comes from a module.
+            b"module" => Vec::new(),
+            b"aclcat" => {
+                let has = |spec: &&Spec| categories(spec).any(|name| name.as_bytes() == wanted);
+                COMMANDS.iter().filter(has).collect()
+            }
+            b"pattern" => {
+                let fits = |spec: &&Spec| glob::matches(&wanted, spec.name.as_bytes());
+                COMMANDS.iter().filter(fits).collect()
+            }
+            _ => return call.error(&"ERR syntax error"),
+        },
+        _ => return call.error(&"ERR syntax error"),
+    };
+    call.writer.array(chosen.len());
+    for spec in chosen {
         call.writer.bulk(spec.name.as_bytes());
     }
     Step::Done
@@ -37,7 +56,7 @@ pub(super) fn info(call: &mut Call<'_>) -> Step {
     for name in names {
         match find_full(name) {
             Some(spec) => describe(call, spec),
-            None => call.writer.null_array(),
+            None => call.writer.null(),
         }
     }
     Step::Done
@@ -94,11 +113,19 @@ pub(super) fn help(call: &mut Call<'_>) -> Step {
     Step::Done
 }
 
+/// What a command is about and, first, what follows from its flags.
+fn categories(spec: &Spec) -> impl Iterator<Item = &'static str> {
+    let has = |flag| spec.flags.contains(&flag);
+    let by_flag = [("write", "write"), ("readonly", "read"), ("admin", "admin")];
+    let by_flag = by_flag.map(|(flag, category)| has(flag).then_some(category));
+    let speed = if has("fast") { "fast" } else { "slow" };
+    by_flag.into_iter().flatten().chain(spec.categories.iter().copied()).chain([speed])
+}
+
 /// One command, as `COMMAND` tells of it. There are no hints for proxies, and where keys are is
 /// said by the range, so both lists at the end are empty.
 fn describe(call: &mut Call<'_>, spec: &Spec) {
     let range = spec.key_range();
-    let speed = if spec.flags.contains(&"fast") { "fast" } else { "slow" };
     let writer = &mut call.writer;
     writer.array(10);
     writer.bulk(spec.full_name.as_bytes());
@@ -110,14 +137,10 @@ fn describe(call: &mut Call<'_>, spec: &Spec) {
     for number in [range.first, range.last, range.step] {
         writer.integer(number.into());
     }
-    let by_flag = [("write", "@write"), ("readonly", "@read")];
-    let by_flag = by_flag.iter().filter(|(flag, _)| spec.flags.contains(flag));
-    writer.set(spec.categories.len() + by_flag.clone().count() + 1);
-    by_flag.for_each(|(_, category)| writer.simple(category));
-    for category in spec.categories {
+    writer.set(categories(spec).count());
+    for category in categories(spec) {
         writer.simple(&format!("@{category}"));
     }
-    writer.simple(&format!("@{speed}"));
     writer.array(0);
     writer.array(0);
     writer.array(spec.subcommands.len());

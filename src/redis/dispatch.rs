@@ -183,7 +183,7 @@ fn unknown(request: Request<'_>, writer: &mut Writer<'_>) -> Step {
         return Step::Close;
     }
     let mut text = b"ERR unknown command '".to_vec();
-    text.extend_from_slice(&name[..name.len().min(QUOTED_BYTES_MAX)]);
+    text.extend_from_slice(quoted(name, QUOTED_BYTES_MAX));
     text.extend_from_slice(b"', with args beginning with: ");
     let start = text.len();
     for argument in request.rest(1) {
@@ -192,16 +192,22 @@ fn unknown(request: Request<'_>, writer: &mut Writer<'_>) -> Step {
             break;
         }
         text.push(b'\'');
-        text.extend_from_slice(&argument[..argument.len().min(room)]);
+        text.extend_from_slice(quoted(argument, room));
         text.extend_from_slice(b"' ");
     }
     writer.error(&text);
     Step::Done
 }
 
+/// What Redis's errors show of a word: to it, which is written in C, a NUL ends it.
+fn quoted(word: &[u8], most: usize) -> &[u8] {
+    let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
+    &word[..end.min(most)]
+}
+
 fn unknown_subcommand(spec: &Spec, name: &[u8], writer: &mut Writer<'_>) -> Step {
     let mut text = b"ERR unknown subcommand '".to_vec();
-    text.extend_from_slice(&name[..name.len().min(QUOTED_BYTES_MAX)]);
+    text.extend_from_slice(quoted(name, QUOTED_BYTES_MAX));
     text.extend_from_slice(format!("'. Try {} HELP.", spec.name.to_uppercase()).as_bytes());
     writer.error(&text);
     Step::Done

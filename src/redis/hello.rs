@@ -107,7 +107,12 @@ pub(super) fn select(call: &mut Call<'_>) -> Step {
         Some(number) if i32::try_from(number).is_ok() => {
             call.error(&"ERR DB index is out of range")
         }
-        _ => call.error(&"ERR value is not an integer or out of range"),
+        Some(_) => call.error(&format_args!(
+            "ERR value is out of range, value must between {} and {}",
+            i32::MIN,
+            i32::MAX
+        )),
+        None => call.error(&"ERR value is not an integer or out of range"),
     }
 }
 

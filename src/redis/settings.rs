@@ -111,7 +111,7 @@ pub(super) fn get(call: &mut Call<'_>) -> Step {
 pub(super) fn set(call: &mut Call<'_>) -> Step {
     let words = call.request.rest(2);
     if !words.len().is_multiple_of(2) {
-        return call.error(&"ERR wrong number of arguments for 'config|set' command");
+        return call.error(&"ERR syntax error");
     }
     let mut changed = call.settings.kept.clone();
     let mut words = words;

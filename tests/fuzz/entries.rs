@@ -2,6 +2,10 @@
 //! and what it accepts it must be able to write again. Shared by the fuzz targets beside this
 //! file, by the replay of the committed corpus, and by the property tests.
 
+#[path = "door.rs"]
+mod door;
+#[path = "requests.rs"]
+mod requests;
 #[path = "segments.rs"]
 mod segments;
 
@@ -19,11 +23,12 @@ use bytes::{Bytes, BytesMut};
 type Decoder = fn(&[u8]);
 
 /// Every decoder, by the name of its fuzz target and of its corpus.
-pub(crate) const TARGETS: [(&str, Decoder); 6] = [
+pub(crate) const TARGETS: [(&str, Decoder); 7] = [
     ("command", command),
     ("course", course),
     ("peer", peer),
     ("record", record),
+    ("resp", requests::resp),
     ("scenario", scenario),
     ("segment", segments::segment),
 ];

@@ -349,7 +349,7 @@ static COMMAND: &[Spec] = &[
         .since("7.0.0", "server")
         .costs("O(N), N being the number of commands")
         .about("Tells what commands do."),
-    subcommand("getkeys", "command|getkeys", -3, commands::getkeys)
+    subcommand("getkeys", "command|getkeys", -4, commands::getkeys)
         .flags(ANYTIME)
         .categories(&["connection"])
         .since("2.8.13", "server")
@@ -367,7 +367,7 @@ static COMMAND: &[Spec] = &[
         .since("2.8.13", "server")
         .costs("O(N), N being the number of commands")
         .about("Tells of commands."),
-    subcommand("list", "command|list", 2, commands::list)
+    subcommand("list", "command|list", -2, commands::list)
         .flags(ANYTIME)
         .categories(&["connection"])
         .since("7.0.0", "server")

@@ -1,0 +1,25 @@
+//! Requests of Redis clients from any bytes: whole and in pieces they must be answered the same,
+//! within limits small enough that a fuzzer meets them.
+
+use bowline::wire::resp::Limits;
+
+use super::door::Door;
+
+/// The decoder's entry.
+pub(crate) fn resp(bytes: &[u8]) {
+    let limits = Limits { bulk_bytes_max: 100, items_max: 20, request_bytes_max: 500 };
+    let whole = answered(bytes, bytes.len().max(1), limits);
+    for piece in [1, 2, 3, 7, 64] {
+        assert_eq!(answered(bytes, piece, limits), whole, "in pieces of {piece}");
+    }
+    answered(bytes, bytes.len().max(1), Limits::default());
+}
+
+/// What bytes are answered with that arrive in such pieces, and whether the connection is closed.
+fn answered(bytes: &[u8], piece: usize, limits: Limits) -> (Vec<u8>, bool) {
+    let mut door = Door::new(limits);
+    for piece in bytes.chunks(piece) {
+        door.receive(piece);
+    }
+    (door.replies(), door.closed())
+}

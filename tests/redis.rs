@@ -1,0 +1,121 @@
+//! What Redis clients are answered: properties of the door without sockets, and, where a Redis of
+//! version 7 is installed, the same requests to both and every byte of the replies compared.
+
+#[path = "fuzz/door.rs"]
+mod door;
+#[path = "redis/reference.rs"]
+mod reference;
+#[path = "redis/replies.rs"]
+mod replies;
+#[path = "redis/same_replies.rs"]
+mod same_replies;
+
+use bowline::wire::resp::{Limits, Parser};
+use door::Door;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// All requests in bytes that arrive in pieces which end at `cuts`, and whether that failed.
+fn requests(bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, bool) {
+    let mut parser = Parser::new(Limits::default());
+    let (mut buffer, mut found) = (Vec::new(), Vec::new());
+    let mut from = 0;
+    for cut in cuts.iter().copied().chain([bytes.len()]) {
+        buffer.extend_from_slice(&bytes[from..cut]);
+        from = cut;
+        let mut used = 0;
+        loop {
+            match parser.next(&buffer, &mut used) {
+                Ok(Some(request)) => found.push(request.iter().map(<[u8]>::to_vec).collect()),
+                Ok(None) => break,
+                Err(_) => return (found, true),
+            }
+        }
+        buffer.drain(..used);
+    }
+    (found, false)
+}
+
+/// A request as clients write it.
+fn written(request: &[Vec<u8>], out: &mut Vec<u8>) {
+    out.extend(format!("*{}\r\n", request.len()).into_bytes());
+    for argument in request {
+        out.extend(format!("${}\r\n", argument.len()).into_bytes());
+        out.extend_from_slice(argument);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Bytes of which requests are made, and others.
+fn protocol_like() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        Just(b"*1\r\n$4\r\nPING\r\n".to_vec()),
+        Just(b"*2\r\n".to_vec()),
+        Just(b"$3\r\nGET\r\n".to_vec()),
+        Just(b"SET k \"v\\x41\"\r\n".to_vec()),
+        Just(b"\r\n".to_vec()),
+        Just(b"\"".to_vec()),
+        vec(prop_oneof![Just(b'*'), Just(b'$'), Just(b'\r'), Just(b'\n'), b'0'..=b'9'], 0..6),
+        vec(any::<u8>(), 0..6),
+    ];
+    vec(piece, 0..10).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn requests_come_back(wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5)) {
+        let mut bytes = Vec::new();
+        for request in &wanted {
+            written(request, &mut bytes);
+        }
+        prop_assert_eq!(requests(&bytes, &[]), (wanted, false));
+    }
+
+    #[test]
+    fn where_bytes_are_split_does_not_matter(
+        bytes in protocol_like(),
+        cuts in vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.sort_unstable();
+        let whole = requests(&bytes, &[]);
+        prop_assert_eq!(&requests(&bytes, &cuts), &whole);
+        let everywhere: Vec<usize> = (0..bytes.len()).collect();
+        prop_assert_eq!(&requests(&bytes, &everywhere), &whole);
+    }
+
+    #[test]
+    fn any_words_are_answered_once(wanted in vec(request(), 0..12)) {
+        let mut door = Door::new(Limits::default());
+        for request in &wanted {
+            let mut bytes = Vec::new();
+            written(request, &mut bytes);
+            door.receive(&bytes);
+            let reply = door.replies();
+            prop_assert!(reply.ends_with(b"\r\n"), "{:?} {:?}", request, reply.escape_ascii());
+            if door.closed() {
+                break;
+            }
+        }
+    }
+}
+
+/// A command's name with any words behind it.
+fn request() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let names = prop::sample::select(vec![
+        "set", "get", "mset", "incrby", "client", "cluster", "command", "config", "info", "hello",
+        "role", "auth", "select", "function", "flushall", "append", "exists", "nonesuch",
+    ]);
+    let word = prop_oneof![
+        2 => prop::sample::select(vec![
+            "k", "1", "-1", "nx", "xx", "get", "ex", "list", "id", "setname", "slots", "nodes",
+            "docs", "info", "count", "getkeys", "*", "set", "maxmemory", "100mb", "3", "type",
+            "setinfo", "lib-name", "keyslot", "countkeysinslot", "flush", "async", "help", "shards",
+        ]).prop_map(|word| word.as_bytes().to_vec()),
+        1 => vec(any::<u8>(), 0..5),
+    ];
+    (names, vec(word, 0..5)).prop_map(|(name, mut words)| {
+        words.insert(0, name.as_bytes().to_vec());
+        words
+    })
+}

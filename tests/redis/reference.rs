@@ -1,0 +1,70 @@
+//! A real Redis beside the test, on a UNIX socket in a folder that goes away.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The running server; ends with this.
+pub(crate) struct Reference {
+    process: Child,
+    socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Reference {
+    /// Starts it. `None`, with a message, where there is none of the version that we compare with.
+    pub(crate) fn start() -> Option<Reference> {
+        let version = Command::new("redis-server").arg("--version").output().ok();
+        let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        if !version.as_ref().is_some_and(|version| version.contains("v=7.")) {
+            eprintln!("skipped: no redis-server of version 7 is installed ({version:?})");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a folder for its socket");
+        let socket = folder.path().join("redis");
+        let process = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(&socket)
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it told its version");
+        let reference = Reference { process, socket, _folder: folder };
+        let patience = Instant::now() + Duration::from_secs(20);
+        while UnixStream::connect(&reference.socket).is_err() {
+            assert!(Instant::now() < patience, "redis-server does not listen");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Some(reference)
+    }
+
+    /// A new connection.
+    pub(crate) fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout of seconds");
+        stream
+    }
+
+    /// What it answers to `bytes` until it closes the connection.
+    pub(crate) fn until_closed(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = self.connect();
+        stream.write_all(bytes).expect("it reads");
+        let mut replies = Vec::new();
+        match stream.read_to_end(&mut replies) {
+            // It closes with bytes of ours unread.
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
+            _ => replies,
+        }
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        // Nothing is lost if it has ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

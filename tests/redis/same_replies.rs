@@ -1,0 +1,390 @@
+//! The same requests to the door and to a real Redis, and every byte of the replies compared.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use bowline::wire::resp::Limits;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::door::Door;
+use super::reference::Reference;
+
+/// Requests of which every reply is the same, one a line. What tells of the server itself (its
+/// version, its list of commands, who is connected) can't be.
+const SAME: &str = r#"
+PING
+ping hello
+PING a b
+ECHO "\x00\r\n"
+ECHO
+SET k v
+GET k
+GET nothing
+GET
+get k extra
+SET k
+SET k v nonsense
+SET k v NX XX
+SET k v NX
+SET k w XX
+SET k v NX GET
+SET new v XX
+SET new v XX GET
+SET new v NX GET
+set k v gEt
+SETNX k v
+SETNX other v
+GETSET k new
+GETSET absent new
+GETDEL absent
+GETDEL absent
+MSET a 1 b 2 a 3
+MSET a 1 b
+MSET a
+MGET a nothing b a
+MGET
+APPEND a xyz
+APPEND fresh ""
+APPEND fresh z
+STRLEN a
+STRLEN nothing
+INCR a
+INCR n
+INCRBY n 41
+DECR n
+DECRBY n 50
+INCRBY n 9223372036854775807
+INCRBY n 9223372036854775807
+INCRBY n 9223372036854775808
+INCRBY n 1.5
+INCRBY n " 1"
+INCRBY n 01
+INCRBY n +1
+INCRBY n -0
+INCRBY n ""
+DECRBY n -9223372036854775808
+DECRBY n nonsense
+SET n " 1"
+INCR n
+SET n ""
+INCR n
+SET n -9223372036854775808
+DECR n
+INCR n
+EXISTS a b nothing a
+EXISTS nothing
+TYPE a
+TYPE nothing
+DEL a nothing b a
+DEL nothing
+UNLINK k n
+UNLINK k n
+DBSIZE
+DBSIZE extra
+FLUSHDB ASYNC
+FLUSHALL SYNC
+FLUSHALL nonsense
+FLUSHALL SYNC ASYNC
+DBSIZE
+foo
+foo 'bar baz' "\r\n" third
+"f\r\noo" bar
+client nonsense
+CLIENT
+CLIENT ID extra
+CLIENT GETNAME
+CLIENT SETNAME me
+CLIENT GETNAME
+CLIENT SETNAME "a b"
+CLIENT SETNAME ""
+CLIENT GETNAME
+CLIENT LIST TYPE nonsense
+CLIENT LIST TYPE pubsub
+CLIENT LIST nonsense
+CLIENT LIST ID x
+CLIENT LIST ID 0
+CONFIG nonsense
+CONFIG GET
+CONFIG GET maxmemory
+CONFIG SET maxmemory 100mb
+CONFIG GET maxmemory
+CONFIG SET maxmemory 5x
+CONFIG SET maxmemory 0 nonsense 1
+CONFIG SET nonsense 1
+CONFIG SET maxmemory
+CONFIG SET maxmemory 1 timeout
+CONFIG SET lazyfree-lazy-user-del maybe
+CONFIG SET databases 7
+CONFIG SET slowlog-max-len 100
+CONFIG GET slowlog-max-*
+CONFIG SET slowlog-max-len 128 maxmemory 0
+CONFIG GET [n]othing
+SELECT 0
+SELECT 99
+SELECT -1
+SELECT x
+SELECT 99999999999999
+AUTH secret
+AUTH default secret
+AUTH nobody secret
+AUTH a b c
+HELLO 9
+HELLO x
+HELLO 3 nonsense
+HELLO 2 AUTH default
+HELLO 2 AUTH nobody secret
+HELLO 2 SETNAME "a b"
+FUNCTION FLUSH
+FUNCTION FLUSH SYNC
+FUNCTION FLUSH nonsense
+COMMAND GETKEYS GET k
+COMMAND GETKEYS MSET a 1 b 2
+COMMAND GETKEYS nonsense k
+COMMAND GETKEYS PING
+COMMAND GETKEYS GET
+COMMAND INFO nonsense
+COMMAND LIST FILTERBY PATTERN getd*
+COMMAND LIST FILTERBY MODULE none
+COMMAND LIST FILTERBY nonsense x
+COMMAND LIST nonsense
+COMMAND DOCS nonsense
+TIME extra
+ROLE extra
+READONLY extra
+RESET
+PING
+"#;
+
+/// What ends a connection.
+const BROKEN: &[&[u8]] = &[
+    b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\nfooz\r\n",
+    b"*abc\r\n",
+    b"*\r\n",
+    b"*20000000000\r\n",
+    b"*+1\r\n",
+    b"*01\r\n",
+    b"*1\r\n$-1\r\n",
+    b"*1\r\n$x\r\n",
+    b"*1\r\n$2000000000\r\n",
+    b"*1\r\n:1\r\n",
+    b"PING\r\n*0\r\n\r\n*-7\r\nPING\n*2\r\n!\r\n",
+    b"set \"a\r\n",
+    b"set 'a'b\r\n",
+    b"PING\r\nQUIT\r\nPING\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"Host: a\r\n",
+];
+
+/// Stands between the replies, so that they can be told apart.
+const MARK: &[u8] = b"a mark between replies";
+
+/// Sends lines to both, each with a mark behind, and compares what comes before the marks.
+fn compare(reference: &mut UnixStream, door: &mut Door, lines: &[Vec<u8>]) {
+    let mark = [b"ECHO '", MARK, b"'\r\n"].concat();
+    let sent: Vec<u8> =
+        lines.iter().flat_map(|line| [line, &b"\r\n"[..], &mark].concat()).collect();
+    door.receive(&sent);
+    let ours = parts(&door.replies());
+    let mut writer = reference.try_clone().expect("a second handle");
+    let writing = thread::spawn(move || writer.write_all(&sent));
+    let (mut theirs, mut piece) = (Vec::new(), vec![0; 1 << 16]);
+    let mut marks = 0;
+    while marks < lines.len() {
+        let length = reference.read(&mut piece).expect("it answers");
+        assert_ne!(length, 0, "it closed the connection");
+        let from = theirs.len().saturating_sub(MARK.len() - 1);
+        theirs.extend_from_slice(&piece[..length]);
+        marks += theirs[from..].windows(MARK.len()).filter(|part| *part == MARK).count();
+    }
+    writing.join().expect("it does not panic").expect("it reads all");
+    let theirs = parts(&theirs);
+    let differences: Vec<String> = lines
+        .iter()
+        .zip(ours.iter().zip(&theirs))
+        .filter(|(_, (ours, theirs))| ours != theirs)
+        .map(|(line, (ours, theirs))| {
+            let [line, ours, theirs] = [line, ours, theirs].map(|text| text.escape_ascii());
+            format!("{line}\n    ours   {ours}\n    theirs {theirs}\n")
+        })
+        .collect();
+    assert!(differences.is_empty(), "{}", differences.concat());
+    assert_eq!(ours.len(), theirs.len());
+}
+
+/// The replies without the marks.
+fn parts(replies: &[u8]) -> Vec<Vec<u8>> {
+    let mark = [format!("${}\r\n", MARK.len()).as_bytes(), MARK, b"\r\n"].concat();
+    let (mut parts, mut from) = (Vec::new(), 0);
+    while let Some(at) = replies[from..].windows(mark.len()).position(|part| part == mark) {
+        parts.push(replies[from..from + at].to_vec());
+        from += at + mark.len();
+    }
+    parts
+}
+
+#[test]
+fn every_reply_is_redis_s_own() {
+    let Some(reference) = Reference::start() else { return };
+    let lines = || SAME.lines().filter(|line| !line.is_empty());
+    for version in ["2", "3"] {
+        let mut stream = reference.connect();
+        let mut door = Door::new(Limits::default());
+        // A greeting tells of the server; only what comes behind it is compared.
+        let greeting = format!("HELLO {version}\r\nFLUSHALL\r\n");
+        stream.write_all(greeting.as_bytes()).expect("it reads");
+        let mut answered = Vec::new();
+        while !answered.ends_with(b"+OK\r\n") {
+            let mut piece = [0; 1_000];
+            let length = stream.read(&mut piece).expect("it answers");
+            answered.extend_from_slice(&piece[..length]);
+        }
+        door.receive(greeting.as_bytes());
+        door.replies();
+        // Errors quote 128 bytes of a name, and as many of all arguments.
+        let long = [format!("FOO {} {} c", "a".repeat(70), "b".repeat(70)), "f".repeat(150)];
+        let lines = lines().map(str::to_owned).chain(long);
+        let lines: Vec<Vec<u8>> = lines.map(String::into_bytes).collect();
+        compare(&mut stream, &mut door, &lines);
+    }
+}
+
+#[test]
+fn the_table_of_commands_says_what_redis_says() {
+    let Some(reference) = Reference::start() else { return };
+    let ask = |request: &str| {
+        let mut door = Door::new(Limits::default());
+        door.receive(format!("{request}\r\n").as_bytes());
+        String::from_utf8(door.replies()).expect("names are text")
+    };
+    let list = ask("COMMAND LIST");
+    let mut names: Vec<String> = list
+        .lines()
+        .filter(|line| line.starts_with(|char: char| char.is_ascii_lowercase()))
+        .map(str::to_owned)
+        .collect();
+    assert!(names.len() > 30, "{list:?}");
+    // Subcommands are those names in a command's facts that have a bar.
+    for name in names.clone() {
+        let facts = ask(&format!("COMMAND INFO {name}"));
+        names.extend(facts.lines().filter(|line| line.contains('|')).map(str::to_owned));
+    }
+    let mut differences = Vec::new();
+    for name in names {
+        let theirs = reference.until_closed(format!("COMMAND INFO {name}\r\nQUIT\r\n").as_bytes());
+        let theirs = String::from_utf8(theirs).expect("names are text");
+        if theirs.starts_with("*1\r\n$-1") {
+            assert_eq!(name, "client|setinfo", "in Redis since 7.2; 7.0 has all others");
+            continue;
+        }
+        let ours = ask(&format!("COMMAND INFO {name}"));
+        let ours = facts(&ours);
+        if ours != facts(&theirs) {
+            differences.push(format!("{name}: {ours:?}, theirs {:?}\n", facts(&theirs)));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.concat());
+}
+
+/// Of a command's description in `COMMAND INFO`: arity, flags, places of keys and categories, as
+/// lines of the reply; what is a set there is sorted.
+fn facts(reply: &str) -> Vec<Vec<&str>> {
+    // An array of one array of ten, and a name of two lines.
+    let mut lines = reply.lines().skip(4);
+    let mut facts = vec![lines.by_ref().take(1).collect::<Vec<_>>()];
+    for numbers in [3, 0] {
+        let count = lines.next().and_then(|line| line.strip_prefix('*')?.parse().ok());
+        let count = count.unwrap_or_else(|| panic!("not a set: {reply:?}"));
+        let mut set: Vec<&str> = lines.by_ref().take(count).collect();
+        set.sort_unstable();
+        facts.push(set);
+        facts.push(lines.by_ref().take(numbers).collect());
+    }
+    facts
+}
+
+#[test]
+fn broken_requests_end_in_the_same_way() {
+    let Some(reference) = Reference::start() else { return };
+    for bytes in BROKEN {
+        let mut door = Door::new(Limits::default());
+        door.receive(bytes);
+        let (ours, theirs) = (door.replies(), reference.until_closed(bytes));
+        assert_eq!(ours.escape_ascii().to_string(), theirs.escape_ascii().to_string());
+        assert!(door.closed(), "{}", bytes.escape_ascii());
+    }
+}
+
+#[test]
+fn long_random_sessions_are_answered_alike() {
+    let Some(reference) = Reference::start() else { return };
+    let mut dice = ChaCha8Rng::seed_from_u64(3);
+    let mut door = Door::new(Limits::default());
+    let mut stream = reference.connect();
+    for _ in 0..20 {
+        let lines: Vec<Vec<u8>> = (0..500).map(|_| random_line(&mut dice).into_bytes()).collect();
+        compare(&mut stream, &mut door, &lines);
+    }
+}
+
+fn random_line(dice: &mut ChaCha8Rng) -> String {
+    const KEYS: [&str; 6] = ["a", "b", "c", "{a}d", "\"\"", "'a longer key'"];
+    const VALUES: [&str; 12] = [
+        "1",
+        "-1",
+        "0",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "text",
+        "\"\"",
+        "1.5",
+        "\" 1\"",
+        "007",
+        "\"\\x00\\xff\"",
+        "10",
+    ];
+    const FORMS: [&str; 30] = [
+        "SET K V",
+        "SET K V NX",
+        "SET K V XX",
+        "SET K V GET",
+        "SET K V XX GET",
+        "SET K V GET NX",
+        "SETNX K V",
+        "GETSET K V",
+        "GETDEL K",
+        "GET K",
+        "GET K",
+        "MGET K K K",
+        "MSET K V K V",
+        "APPEND K V",
+        "STRLEN K",
+        "INCR K",
+        "DECR K",
+        "INCRBY K V",
+        "DECRBY K V",
+        "INCRBY K V",
+        "DEL K",
+        "DEL K K",
+        "UNLINK K K K",
+        "EXISTS K",
+        "EXISTS K K K",
+        "TYPE K",
+        "DBSIZE",
+        "CLIENT SETNAME V",
+        "CLIENT GETNAME",
+        "K V",
+    ];
+    let form = if dice.random_range(0..200) == 0 {
+        "FLUSHALL"
+    } else {
+        FORMS[dice.random_range(0..FORMS.len())]
+    };
+    let words = form.split(' ').map(|word| match word {
+        "K" => KEYS[dice.random_range(0..KEYS.len())],
+        "V" => VALUES[dice.random_range(0..VALUES.len())],
+        word => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
