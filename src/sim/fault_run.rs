@@ -11,7 +11,7 @@ use super::checker::{Violation, demand};
 use super::dice::Dice;
 use super::faults::{Fault, Plan, Profile, draw_origin, draw_rate};
 use super::linear;
-use super::machine::{Clock, Pace};
+use super::machine::{Clock, Disk, Pace};
 use super::network::{Fate, LinkQuality, Network};
 use super::trace::Trace;
 use super::workload::{ACCOUNT_START, Order, Workload, is_account};
@@ -118,6 +118,9 @@ impl FaultRun {
         for &id in &plan.ids {
             let node = world.node_mut(id);
             node.paces = plan.paces;
+            if let Some(bytes) = plan.segment_bytes {
+                node.disk = Disk::with_files(id, bytes);
+            }
             node.clock = Clock::new(
                 Instant::ZERO,
                 draw_origin(&mut dice),

@@ -23,6 +23,9 @@ pub enum Profile {
     Partitions,
     /// Replicas crash and start again, and their disks are slow.
     Crashes,
+    /// The same with each log in files, by the storage code, on a disk that tears at a crash what
+    /// was not synced.
+    Storage,
     /// Replicas pause, and their clocks go wrong within the bound; leases are on.
     Clocks,
 }
@@ -87,16 +90,19 @@ pub struct Plan {
     pub duration: Duration,
     /// Messages are encoded and decoded on their way.
     pub through_wire: bool,
+    /// Size of the segments of logs in files, where logs are in files.
+    pub segment_bytes: Option<u64>,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Profile; 6] = [
+    pub const ALL: [Profile; 7] = [
         Profile::Mixed,
         Profile::Quiet,
         Profile::Network,
         Profile::Partitions,
         Profile::Crashes,
+        Profile::Storage,
         Profile::Clocks,
     ];
 
@@ -108,6 +114,7 @@ impl Profile {
             Profile::Network => "network",
             Profile::Partitions => "partitions",
             Profile::Crashes => "crashes",
+            Profile::Storage => "storage",
             Profile::Clocks => "clocks",
         }
     }
@@ -147,7 +154,7 @@ impl Profile {
             Profile::Quiet => vec![],
             Profile::Network => vec![Network],
             Profile::Partitions => vec![Partitions],
-            Profile::Crashes => vec![Crashes, Disks],
+            Profile::Crashes | Profile::Storage => vec![Crashes, Disks],
             Profile::Clocks => vec![Pauses, Clocks],
         }
     }
@@ -207,6 +214,8 @@ impl Plan {
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: dice.chance(250),
+            segment_bytes: (profile == Profile::Storage)
+                .then(|| *dice.pick(&[2 << 10, 8 << 10, 64 << 10])),
             config,
         }
     }

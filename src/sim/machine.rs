@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::dice::Dice;
+use super::files::Files;
 use crate::raft::{AppendJob, Durable};
-use crate::types::{EntryId, Index, Instant};
+use crate::types::{EntryId, Index, Instant, NodeId};
 
 /// A replica's monotonic clock: its own origin and its own rate.
 #[derive(Clone, Copy, Debug)]
@@ -89,9 +90,30 @@ pub struct Disk {
     waiting: VecDeque<AppendJob>,
     /// How many of the waiting jobs the sync under way covers.
     syncing: usize,
+    /// The log in files, in profiles that run the storage code; `image` is then what it must hold.
+    files: Option<Files>,
+    /// Whether the jobs that are being synced are in the files.
+    in_files: bool,
+    /// How the files broke their promise, if they did.
+    broken: Option<String>,
 }
 
 impl Disk {
+    /// A replica's disk with its log in files of this size.
+    pub fn with_files(replica: NodeId, segment_bytes: u64) -> Disk {
+        Disk::over(Files::new(replica, segment_bytes))
+    }
+
+    /// A disk with its log in these files, which are new.
+    pub(super) fn over(files: Files) -> Disk {
+        Disk { files: Some(files), ..Disk::default() }
+    }
+
+    /// How the log in files broke its promise, if it did.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
     /// What would survive a crash now.
     pub fn image(&self) -> &Durable {
         &self.image
@@ -122,13 +144,19 @@ impl Disk {
             return false;
         }
         self.syncing = self.waiting.len();
+        self.in_files = false;
         true
     }
 
     /// Ends the sync under way for its first job; `None` once all its jobs are done. The job's
     /// messages may leave then.
     pub fn end_sync(&mut self) -> Option<AppendJob> {
+        let jobs = self.waiting.iter().take(self.syncing);
         self.syncing = self.syncing.checked_sub(1)?;
+        if let Some(files) = self.files.as_mut().filter(|_| !self.in_files) {
+            files.sync(jobs).expect("a disk in memory fails only where it is told to");
+            self.in_files = true;
+        }
         let job = self.waiting.pop_front().expect("a sync covers jobs that wait");
         store(&mut self.image, &job, job.entries.len());
         Some(job)
@@ -147,6 +175,10 @@ impl Disk {
     /// Cuts the power. Whatever was not synced may be there or not: up to a place that the dice
     /// choose it is, also in the middle of a job; nothing behind that place is.
     pub fn crash(&mut self, dice: &mut Dice) {
+        if self.files.is_some() {
+            self.crash_files(dice);
+            return;
+        }
         let written = dice.place(self.syncing + 1);
         for job in self.waiting.iter().take(written) {
             store(&mut self.image, job, job.entries.len());
@@ -157,6 +189,33 @@ impl Disk {
             if !torn.entries.is_empty() && dice.chance(500) {
                 store(&mut self.image, torn, dice.place(torn.entries.len()));
             }
+        }
+        self.waiting.clear();
+        self.syncing = 0;
+    }
+}
+
+impl Disk {
+    /// The same for files. There a sync is one block, which is found whole or not at all.
+    fn crash_files(&mut self, dice: &mut Dice) {
+        let mut whole = self.image.clone();
+        let jobs = self.waiting.iter().take(self.syncing);
+        jobs.clone().for_each(|job| store(&mut whole, job, job.entries.len()));
+        let files = self.files.as_mut().expect("only called with files");
+        match files.crash(jobs.filter(|_| !self.in_files), dice) {
+            Ok(found) if found == whole || (found == self.image && !self.in_files) => {
+                self.image = found;
+            }
+            Ok(found) => {
+                self.broken = Some(format!(
+                    "vouched for {:?} and {} entries, found {:?} and {}",
+                    self.image.hard_state,
+                    self.image.entries.len(),
+                    found.hard_state,
+                    found.entries.len()
+                ));
+            }
+            Err(error) => self.broken = Some(error.to_string()),
         }
         self.waiting.clear();
         self.syncing = 0;

@@ -18,6 +18,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`world`] | replicas on simulated [`machine`]s, and the queue of events |
+//! | `files` | such a machine's log in the storage code that ships |
 //! | [`network`] | what becomes of each message on each link |
 //! | [`checker`], [`promises`] | the safety rules, about replicas and about what clients are told |
 //! | [`linear`] | whether what clients saw is linearizable |
@@ -33,6 +34,7 @@ pub mod clients;
 pub mod dice;
 pub mod fault_run;
 pub mod faults;
+mod files;
 pub mod game;
 pub mod histogram;
 pub mod linear;

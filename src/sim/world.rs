@@ -388,6 +388,9 @@ impl World {
         let place = self.place(id);
         let node = &mut self.nodes[place];
         assert!(node.replica.is_none(), "replica {id} runs");
+        if let Some(broken) = node.disk.broken() {
+            return Err(Violation(format!("D5: the log of replica {id}: {broken}")));
+        }
         node.incarnation += 1;
         node.store = Store::default();
         #[cfg(feature = "mutants")]

@@ -230,6 +230,11 @@ impl<D: Disk> Log<D> {
         self.meta.identity
     }
 
+    /// The disk, for whoever simulates one and decides what goes wrong with it.
+    pub fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
     /// Gives the disk back, without whatever waits for a sync.
     pub fn into_disk(self) -> D {
         self.disk

@@ -50,6 +50,8 @@ pub struct MemDisk {
     power_is_out: bool,
     /// Most bytes that all files may have together, if there is a bound.
     capacity: Option<u64>,
+    /// Whether syncs of files say that they were done, and were not.
+    lies: bool,
 }
 
 impl MemDisk {
@@ -65,11 +67,22 @@ impl MemDisk {
         self.trouble = Some((operation, Trouble::PowerCut));
     }
 
+    /// The same, counted from the next operation on.
+    pub fn cut_in(&mut self, operations: u64) {
+        self.cut_at(self.operations + operations);
+    }
+
     /// Lets that one operation fail. A write that fails has written a part. A sync that fails has
     /// synced nothing, and forgets what it was to sync, as file systems do: the next sync succeeds,
     /// and the data is not on the disk.
     pub fn fail_at(&mut self, operation: u64) {
         self.trouble = Some((operation, Trouble::Failure));
+    }
+
+    /// Lets syncs of files succeed without doing anything, as some disks do that hold back what
+    /// they were told to write: to show that a test notices.
+    pub fn set_lying(&mut self) {
+        self.lies = true;
     }
 
     /// Bounds the length of all files together.
@@ -260,6 +273,7 @@ impl Disk for MemDisk {
         let trouble = self.begin()?;
         let inode = &mut self.inodes[*file];
         match trouble {
+            None if self.lies => {}
             None => {
                 inode.durable.resize(inode.live.len(), 0);
                 for (offset, bytes) in inode.unsynced.drain(..) {
