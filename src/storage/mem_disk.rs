@@ -38,6 +38,15 @@ enum Trouble {
     Failure,
 }
 
+/// A kind of sync that says it was done, and was not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lie {
+    /// That of a file's bytes, as with a disk that holds back what it was told to write.
+    Files,
+    /// That of names, as if nobody had thought of it.
+    Names,
+}
+
 /// The disk.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
@@ -50,8 +59,7 @@ pub struct MemDisk {
     power_is_out: bool,
     /// Most bytes that all files may have together, if there is a bound.
     capacity: Option<u64>,
-    /// Whether syncs of files say that they were done, and were not.
-    lies: bool,
+    lie: Option<Lie>,
 }
 
 impl MemDisk {
@@ -79,10 +87,9 @@ impl MemDisk {
         self.trouble = Some((operation, Trouble::Failure));
     }
 
-    /// Lets syncs of files succeed without doing anything, as some disks do that hold back what
-    /// they were told to write: to show that a test notices.
-    pub fn set_lying(&mut self) {
-        self.lies = true;
+    /// Lets one kind of sync succeed without doing anything: to show that a test notices.
+    pub fn set_lying(&mut self, lie: Lie) {
+        self.lie = Some(lie);
     }
 
     /// Bounds the length of all files together.
@@ -273,7 +280,7 @@ impl Disk for MemDisk {
         let trouble = self.begin()?;
         let inode = &mut self.inodes[*file];
         match trouble {
-            None if self.lies => {}
+            None if self.lie == Some(Lie::Files) => {}
             None => {
                 inode.durable.resize(inode.live.len(), 0);
                 for (offset, bytes) in inode.unsynced.drain(..) {
@@ -301,7 +308,7 @@ impl Disk for MemDisk {
         let trouble = self.begin()?;
         // Where it fails the changes wait on: names are in the file system's journal, which does
         // not forget them as it does pages.
-        if trouble.is_none() {
+        if trouble.is_none() && self.lie != Some(Lie::Names) {
             self.durable_names.clone_from(&self.names);
             self.unsynced_names.clear();
         }

@@ -308,3 +308,123 @@ pub fn check_segment(bytes: &[u8]) -> Result<Durable, StorageError> {
     replay.segment("the file", bytes, true)?;
     Ok(replay.durable)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{EntryKind, RecordBuffer};
+    use crate::storage::segment::BlockBuilder;
+    use crate::types::{EntryId, NodeId};
+
+    const SECTORS: u32 = 12;
+
+    /// A block to be: the opening, term and vote, and the ids of its entries as (term, index).
+    type Block = (u64, (u64, Option<u16>), &'static [(u64, u64)]);
+
+    fn header() -> SegmentHeader {
+        let (cluster, replica, sectors) = (3, NodeId(4), SECTORS);
+        SegmentHeader { cluster, replica, number: 1, sectors, chain: 0, blocks_before: 0 }
+    }
+
+    /// The streams of these blocks, each in the chain.
+    fn streams(blocks: &[Block]) -> Vec<Vec<u8>> {
+        let mut buffer = RecordBuffer::default();
+        let mut chain = 0;
+        let stream = |(incarnation, (term, vote), ids): &Block| {
+            let mut block = BlockBuilder::default();
+            for &(term, index) in *ids {
+                let id = EntryId::new(term, index);
+                block.push(&buffer.encode(id, EntryKind::Command, b"x"));
+            }
+            let hard_state = HardState { term: Term(*term), voted_for: vote.map(NodeId) };
+            let (stream, next) = block.finish(chain, *incarnation, hard_state);
+            chain = next;
+            stream.to_vec()
+        };
+        blocks.iter().map(stream).collect()
+    }
+
+    /// A file in which these streams stand one behind the other, with valid sectors.
+    fn file(streams: &[Vec<u8>]) -> Vec<u8> {
+        let header = header();
+        let mut file = header.encode();
+        for (number, stream) in (1..).zip(streams) {
+            let first = u32::try_from(file.len() / SECTOR_BYTES).unwrap();
+            sector::seal(header.salt(), first, number, stream, &mut file);
+        }
+        file.resize(SECTORS as usize * SECTOR_BYTES, 0);
+        file
+    }
+
+    fn refused(streams: &[Vec<u8>]) -> String {
+        check_segment(&file(streams)).unwrap_err().to_string()
+    }
+
+    const GOOD: [Block; 3] =
+        [(1, (1, None), &[(1, 1), (1, 2)]), (1, (2, Some(7)), &[(2, 2)]), (2, (2, Some(7)), &[])];
+
+    #[test]
+    fn blocks_in_their_order_give_the_log() {
+        let Durable { hard_state, entries } = check_segment(&file(&streams(&GOOD))).unwrap();
+        assert_eq!(hard_state, HardState { term: Term(2), voted_for: Some(NodeId(7)) });
+        let ids: Vec<EntryId> = entries.iter().map(Entry::id).collect();
+        assert_eq!(ids, [EntryId::new(1, 1), EntryId::new(2, 2)]);
+    }
+
+    #[test]
+    fn blocks_swapped_repeated_or_left_out_are_refused_even_with_valid_sectors() {
+        let good = streams(&GOOD);
+        for order in [&[1, 0, 2][..], &[0, 2, 1], &[0, 0, 1], &[0, 1, 1], &[0, 2], &[1]] {
+            let changed: Vec<Vec<u8>> = order.iter().map(|&at| good[at].clone()).collect();
+            let error = refused(&changed);
+            assert!(error.contains("does not follow"), "{order:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn two_records_swapped_are_refused_even_in_a_valid_block() {
+        let swapped = [(1, (1, None), &[(1, 2), (1, 1)][..])];
+        assert!(refused(&streams(&swapped)).contains("gap"), "a gap before the first");
+        let swapped = [(1, (1, None), &[(1, 1), (1, 3), (1, 2)][..])];
+        assert!(refused(&streams(&swapped)).contains("gap"), "a gap in the middle");
+    }
+
+    #[test]
+    fn what_no_replica_writes_is_refused() {
+        let cases: [(&str, &[Block]); 5] = [
+            ("term: 1", &[(1, (2, None), &[]), (1, (1, None), &[])]),
+            ("voted_for: None", &[(1, (2, Some(7)), &[]), (1, (2, None), &[])]),
+            ("opening 1 after one of opening 2", &[(2, (2, None), &[]), (1, (2, None), &[])]),
+            ("in term 1 follows", &[(1, (1, None), &[(2, 1)])]),
+            ("follows one of term 2", &[(1, (2, None), &[(2, 1), (1, 2)])]),
+        ];
+        for (what, blocks) in cases {
+            let error = refused(&streams(blocks));
+            assert!(error.contains(what), "{what}: {error}");
+        }
+        let mut long = streams(&GOOD[..1]);
+        long[0].push(0);
+        long[0][0] += 1;
+        let chain = segment::chain(0, &long[0]).to_le_bytes();
+        long[0][4..8].copy_from_slice(&chain);
+        assert!(refused(&long).contains("1 bytes behind"), "{}", refused(&long));
+    }
+
+    #[test]
+    fn only_the_last_block_may_have_holes() {
+        let good = file(&streams(&GOOD));
+        let without = |sector: usize| {
+            let mut file = good.clone();
+            file[sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES].fill(0);
+            check_segment(&file)
+        };
+        assert!(without(1).is_err() && without(2).is_err());
+        assert_eq!(without(3).unwrap().entries.len(), 2, "the last block is cut off");
+        let mut replay = Replay::new(Identity { cluster: 3, replica: NodeId(4), incarnation: 1 });
+        let mut torn = good;
+        torn[3 * SECTOR_BYTES..4 * SECTOR_BYTES].fill(0);
+        // A segment that is not the last may end early, but must not be torn.
+        replay.segment("the file", &torn, false).unwrap();
+        assert_eq!((replay.blocks, replay.end, replay.torn_end), (2, 3, 3));
+    }
+}
