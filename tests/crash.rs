@@ -86,7 +86,7 @@ fn a_power_cut_while_the_last_ones_traces_are_removed_loses_nothing_either() {
             account.live(&mut disk, SEED + 1, 0).unwrap();
             disk.operations() - start
         };
-        torn += u64::from(opening > 8);
+        torn += u64::from(opening > 9);
         for cut in 0..opening {
             let (mut disk, mut account) = (disk.clone(), account.clone());
             disk.cut_at(start + cut);
