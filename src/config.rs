@@ -79,6 +79,10 @@ pub struct Config {
     /// that a successor answers what this leader may not have answered (design.md §6, course
     /// door).
     pub commit_shown_after_replies: bool,
+    /// A follower that has not been shown the commit index for so long is sent it by itself, so
+    /// that it can answer the clients that it serves; `None` leaves it to the next append or
+    /// heartbeat, where every message counts.
+    pub commit_notice_after: Option<Duration>,
     /// The rule that this replica breaks, if any: see [`Mutant`].
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
@@ -125,6 +129,7 @@ impl Config {
             held_requests_max: 10_000,
             waiting_reads_max: 100_000,
             commit_shown_after_replies: false,
+            commit_notice_after: Some(Duration::from_millis(1)),
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -163,6 +168,7 @@ impl Config {
             held_requests_max: 10_000,
             waiting_reads_max: 10_000,
             commit_shown_after_replies: true,
+            commit_notice_after: None,
             #[cfg(feature = "mutants")]
             mutant: None,
         }

@@ -77,6 +77,30 @@ impl Leader {
                 self.send(position, !silent, round_before, shared, out);
             }
         }
+        self.show_commit(round_before, shared, out);
+    }
+
+    /// Sends the commit index by itself to whom nothing else has brought it in time.
+    fn show_commit(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
+        let Some(patience) = shared.config.commit_notice_after else { return };
+        let commit_index = shared.shown_commit_index();
+        let unshown = |progress: &Progress, shared: &Shared| {
+            progress.shown_commit_index < commit_index && !progress.is_silent(shared.loss_permille)
+        };
+        if !self.progress.iter().any(|progress| unshown(progress, shared)) {
+            self.unshown_since = None;
+            return;
+        }
+        let since = *self.unshown_since.get_or_insert(shared.now);
+        if shared.now < since + patience {
+            return;
+        }
+        self.unshown_since = None;
+        for position in 0..self.progress.len() {
+            if unshown(&self.progress[position], shared) {
+                self.send(position, false, round_before, shared, out);
+            }
+        }
     }
 
     /// When there is something to do for `replicate` although nothing came in.
@@ -90,6 +114,11 @@ impl Leader {
                 let at = progress.retransmit_at(&shared.config);
                 next = next.min(at.unwrap_or(Instant::MAX));
             }
+        }
+        if let (Some(since), Some(patience)) =
+            (self.unshown_since, shared.config.commit_notice_after)
+        {
+            next = next.min(since + patience);
         }
         next
     }
@@ -230,6 +259,7 @@ impl Leader {
             .last()
             .map(|last| (last.index(), entries.iter().map(|entry| entry.record().len()).sum()));
         let progress = &mut self.progress[position];
+        progress.shown_commit_index = shared.shown_commit_index();
         progress.sent(shared.now, self.round, sent, &shared.config);
         let append = AppendEntries {
             term: shared.term(),

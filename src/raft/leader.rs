@@ -42,6 +42,8 @@ pub(super) struct Leader {
     pub(super) probes: u32,
     /// Peers that are owed an append at once: they asked for votes.
     pub(super) owed: Vec<NodeId>,
+    /// Since when a living peer has not been shown the commit index, if one has not.
+    pub(super) unshown_since: Option<Instant>,
     /// Kept between batches for its memory.
     pub(super) order: Vec<usize>,
 }
@@ -63,6 +65,7 @@ impl Leader {
             probed_at: None,
             probes: 0,
             owed: Vec::new(),
+            unshown_since: None,
             order: Vec::new(),
         }
     }

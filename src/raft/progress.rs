@@ -45,6 +45,8 @@ pub(super) struct Progress {
     pub(super) last_sent_at: Option<Instant>,
     /// The round of the last message sent.
     pub(super) sent_round: Round,
+    /// The commit index in the last message sent.
+    pub(super) shown_commit_index: Index,
     /// When an answer last came; the beginning of the leadership counts as one.
     pub(super) heard_at: Instant,
     /// The latest round answered.
@@ -78,6 +80,7 @@ impl Progress {
             awaiting_since: None,
             last_sent_at: None,
             sent_round: Round(0),
+            shown_commit_index: Index::ZERO,
             heard_at: now,
             acked_round: Round(0),
             unanswered: 0,

@@ -146,6 +146,21 @@ impl Replica {
         self.shared.named_leader
     }
 
+    /// Who leads its term, once it knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.shared.leader
+    }
+
+    /// Whether it leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// Its term.
+    pub fn term(&self) -> Term {
+        self.shared.term()
+    }
+
     /// Its log.
     pub fn log(&self) -> &LogTail {
         &self.shared.log
