@@ -7,7 +7,6 @@ mod damage;
 mod workload;
 
 use bowline::sim::dice::Dice;
-use bowline::storage::mem_disk::Lie;
 use bowline::storage::{Disk as _, Log, MemDisk, StorageError};
 
 use workload::{Account, CLUSTER, ME, OPTIONS};
@@ -86,7 +85,7 @@ fn a_power_cut_while_the_last_ones_traces_are_removed_loses_nothing_either() {
             account.live(&mut disk, SEED + 1, 0).unwrap();
             disk.operations() - start
         };
-        torn += u64::from(opening > 9);
+        torn += u64::from(opening > 8);
         for cut in 0..opening {
             let (mut disk, mut account) = (disk.clone(), account.clone());
             disk.cut_at(start + cut);
@@ -148,21 +147,6 @@ fn a_log_with_a_failed_sync_is_dead() {
         }
     }
     disk.restart(&mut |_| 0);
-}
-
-/// The tests above would see a sync that is missing: here all of one kind are, in all but deed.
-#[test]
-fn a_disk_that_lies_about_its_syncs_is_found_out() {
-    for lie in [Lie::Files, Lie::Names] {
-        let (mut disk, mut account) = (MemDisk::default(), Account::default());
-        account.live(&mut disk, SEED, 0).unwrap();
-        Luck::Nothing.restart(&mut disk);
-        disk.set_lying(lie);
-        account.live(&mut disk, SEED, STEPS).unwrap();
-        Luck::Nothing.restart(&mut disk);
-        let kept = std::panic::catch_unwind(move || account.live(&mut disk, SEED, 0).is_ok());
-        assert!(!kept.unwrap_or(false), "{lie:?} are not synced, and nothing is missing");
-    }
 }
 
 #[test]

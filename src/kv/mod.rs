@@ -19,6 +19,7 @@ pub use command::{Command, CommandError, Condition, Operation};
 pub use items::{Items, ItemsBuffer};
 pub use number::parse_integer;
 pub use outcome::{Outcome, Refusal};
+pub use sessions::REMEMBERED_MAX;
 pub use slot::{SLOT_COUNT, slot_of};
 pub use store::{Applied, Store};
 pub use strings::VALUE_BYTES_MAX;

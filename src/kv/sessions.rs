@@ -17,7 +17,7 @@ use crate::types::RequestKey;
 use super::outcome::Outcome;
 
 /// How many requests are remembered.
-pub(super) const REMEMBERED_MAX: usize = 65_536;
+pub const REMEMBERED_MAX: usize = 65_536;
 
 /// Most bytes of values in remembered outcomes; one that is larger alone is never remembered.
 const VALUE_BYTES_MAX: usize = 16 << 20;

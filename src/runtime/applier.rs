@@ -1,25 +1,41 @@
-//! The applier stage: owns the store. Applies committed entries in order, answers those that this
-//! replica committed as the leader, then answers the reads, and hands the answers to the network
-//! in one batch, with the note that the core gets once they are with the socket.
+//! The applier stage: owns the store. Applies committed entries in order, gives the answers that
+//! are this replica's to give, then answers the reads, and hands the answers to the network in one
+//! batch, with the note that the core gets once they are with the socket.
 
-use bytes::Bytes;
 use crossbeam::channel::Receiver;
 
 use crate::kv::{Outcome, Store};
+use crate::raft::ClientRequest;
 use crate::record::EntryKind;
+use crate::types::RequestKey;
 
-use super::channels::{Answer, Applied, ApplierEnds, ApplyBatch, ReplyBatch};
+use super::channels::{Answer, Applied, ApplierEnds, ApplyBatch, ReadsAt, ReplyBatch};
+
+/// Bytes of a request's id that say where it came in.
+pub(super) const ORIGIN_BYTES: usize = 8;
+
+/// Which writes this replica answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answering {
+    /// Those that it committed as the leader, as the course's simulator wants it.
+    AsLeader,
+    /// Those that came in here, whoever leads: their ids begin like this.
+    AsOrigin([u8; ORIGIN_BYTES]),
+}
 
 /// The stage.
 pub(super) struct Applier {
     store: Store,
+    answering: Answering,
+    /// Reads for which the state has not come far enough.
+    early: Vec<ReadsAt>,
     ends: ApplierEnds,
 }
 
 impl Applier {
     /// With an empty store.
-    pub(super) fn new(ends: ApplierEnds) -> Applier {
-        Applier { store: Store::default(), ends }
+    pub(super) fn new(answering: Answering, ends: ApplierEnds) -> Applier {
+        Applier { store: Store::default(), answering, early: Vec::new(), ends }
     }
 
     /// Where it waits for work on a thread of its own.
@@ -44,6 +60,7 @@ impl Applier {
             let Ok(batch) = self.ends.jobs.try_recv() else { break };
             self.apply(batch, &mut replies);
         }
+        replies.key_count = self.store.key_count();
         // An error means that the network has ended, and then so do we.
         let _ = self.ends.to_network.send(replies);
     }
@@ -59,27 +76,50 @@ impl Applier {
                 continue;
             }
             let applied = self.store.apply(entry.index(), &entry.payload());
-            // Malformed: nobody's request, so nobody waits. A follower leaves the answer to the
-            // leader; two answers would be one too many.
-            if committed.as_leader && applied.outcome != Outcome::Malformed {
-                replies.answers.push(Answer { key: applied.key, value: value_of(applied.outcome) });
+            // Malformed: nobody's request, so nobody waits. What is another's to answer is left to
+            // it; two answers would be one too many.
+            if self.answers(applied.key, committed.as_leader)
+                && applied.outcome != Outcome::Malformed
+            {
+                replies.answers.push(Answer { key: applied.key, outcome: applied.outcome });
             }
         }
         for read in batch.job.reads {
-            let (key, outcome) =
-                self.store.read(&read.payload).expect("the door made this payload, of a read");
-            replies.answers.push(Answer { key, value: value_of(outcome) });
+            if self.is_own(read.key) {
+                self.read(&read, replies);
+            } else {
+                // A peer reads its own state. What it lacks is how far that must have come.
+                replies.read_indexes.push((read.key, self.store.applied_index()));
+            }
+        }
+        self.early.extend(batch.reads_at);
+        let applied = self.store.applied_index();
+        let ready: Vec<ReadsAt> = self.early.extract_if(.., |at| at.index <= applied).collect();
+        for read in ready.iter().flat_map(|at| &at.reads) {
+            self.read(read, replies);
         }
     }
-}
 
-/// What an answer carries: a key without a value reads as empty, which is how the course's
-/// protocol says it.
-fn value_of(outcome: Outcome) -> Option<Bytes> {
-    match outcome {
-        Outcome::Value(value) => Some(value.unwrap_or_default()),
-        // What else there is, this door never asks for.
-        _ => None,
+    fn read(&self, read: &ClientRequest, replies: &mut ReplyBatch) {
+        let (key, outcome) =
+            self.store.read(&read.payload).expect("the door made this payload, of a read");
+        replies.answers.push(Answer { key, outcome });
+    }
+
+    fn answers(&self, key: RequestKey, as_leader: bool) -> bool {
+        match self.answering {
+            Answering::AsLeader => as_leader,
+            Answering::AsOrigin(_) => self.is_own(key),
+        }
+    }
+
+    /// Whether the request came in at this replica. Under the course's simulator a read never
+    /// travels.
+    fn is_own(&self, key: RequestKey) -> bool {
+        match self.answering {
+            Answering::AsLeader => true,
+            Answering::AsOrigin(origin) => key.request.0.starts_with(&origin),
+        }
     }
 }
 
@@ -92,6 +132,7 @@ mod tests {
     use crate::runtime::channels::{QUEUE_LEN, channels};
     use crate::runtime::wake::tests::unused_wake;
     use crate::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey};
+    use bytes::Bytes;
 
     fn key(number: u8) -> RequestKey {
         RequestKey { client: ClientId(0x15), request: RequestId([number; 16]) }
@@ -112,13 +153,14 @@ mod tests {
     }
 
     fn batch(entries: Vec<Committed>, reads: Vec<ClientRequest>, bytes: usize) -> ApplyBatch {
-        ApplyBatch { job: ApplyJob { entries, reads }, leader: Some(NodeId(3)), bytes }
+        let leader = Some(NodeId(3));
+        ApplyBatch { job: ApplyJob { entries, reads }, leader, bytes, ..ApplyBatch::default() }
     }
 
     #[test]
     fn leaders_answer_and_reads_see_what_was_applied_before_them() {
-        let (network, core, _log_writer, ends) = channels(&unused_wake());
-        let mut applier = Applier::new(ends);
+        let (network, core, _log_writer, ends) = channels(&unused_wake(), false);
+        let mut applier = Applier::new(Answering::AsLeader, ends);
         let no_operation =
             RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::NoOperation, b"");
         let entries = vec![
@@ -134,18 +176,18 @@ mod tests {
         assert_eq!(replies.leader, Some(NodeId(3)));
         assert_eq!(replies.applied, Applied { index: Some(Index(4)), bytes: 12 });
         let answers = [
-            Answer { key: key(3), value: None },
-            Answer { key: key(100), value: Some(Bytes::from_static(b"new")) },
-            Answer { key: key(101), value: Some(Bytes::new()) },
-            Answer { key: key(4), value: None },
+            Answer { key: key(3), outcome: Outcome::Done },
+            Answer { key: key(100), outcome: Outcome::Value(Some(Bytes::from_static(b"new"))) },
+            Answer { key: key(101), outcome: Outcome::Value(None) },
+            Answer { key: key(4), outcome: Outcome::Done },
         ];
         assert_eq!(replies.answers, answers);
     }
 
     #[test]
     fn a_command_that_is_none_is_passed_over_in_silence() {
-        let (network, _core, _log_writer, ends) = channels(&unused_wake());
-        let mut applier = Applier::new(ends);
+        let (network, _core, _log_writer, ends) = channels(&unused_wake(), false);
+        let mut applier = Applier::new(Answering::AsLeader, ends);
         let entry =
             RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"rubbish");
         applier.run_once(batch(vec![Committed { entry, as_leader: true }], vec![], 1));
@@ -156,8 +198,8 @@ mod tests {
 
     #[test]
     fn on_a_shared_thread_it_rests_while_nobody_takes_its_answers() {
-        let (network, core, _log_writer, ends) = channels(&unused_wake());
-        let mut applier = Applier::new(ends);
+        let (network, core, _log_writer, ends) = channels(&unused_wake(), false);
+        let mut applier = Applier::new(Answering::AsLeader, ends);
         for number in 0..=QUEUE_LEN {
             let read = get(u8::try_from(number).unwrap(), b"k");
             core.to_applier.try_send(batch(vec![], vec![read], 1)).unwrap();

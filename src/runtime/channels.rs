@@ -19,10 +19,13 @@
 //! - `core_inbox`, [`CoreItem::Messages`] from the network: clients' requests are put in only
 //!   while it is under half full; else they wait at the network, [`HELD_REQUESTS_MAX`] of them, and
 //!   beyond that the network stops reading. Peers' messages are dropped and counted.
+//! - `core_inbox`, [`CoreItem::Again`] from the network: dropped and counted; its client hears that
+//!   nobody knows.
 //! - `core_inbox`, [`CoreItem::Persisted`] from the log writer: waits, for the core never does.
-//! - `core_inbox`, [`CoreItem::Applied`] from the network: waits at the network for its next pass.
-//! - `departures`, [`Departures`]: peers' messages are dropped and counted; refusals wait at the
-//!   core for its next pass.
+//! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::ReadsAt`] from the network: wait at the
+//!   network for its next pass.
+//! - `departures`, [`Departures`]: peers' messages are dropped and counted; refusals, and the news
+//!   who leads, wait at the core for its next pass.
 //! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`]: jobs wait at the core and
 //!   join the next batch; see below.
 //! - `released`, messages to peers that a job has let go: dropped and counted.
@@ -39,11 +42,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
-use crate::raft::{AppendJob, ApplyJob, Envelope, Msg, Persisted, Refusal};
-use crate::types::{Index, NodeId, RequestKey};
+use crate::kv::Outcome;
+use crate::raft::{AppendJob, ApplyJob, ClientRequest, Envelope, Msg, Persisted, Refusal};
+use crate::types::{Index, NodeId, RequestKey, Term};
 
 use super::wake::Wake;
 
@@ -72,8 +75,40 @@ pub(super) enum CoreItem {
     },
     /// From the network: replies that the socket has.
     Applied(Applied),
+    /// From the network: writes of which an earlier copy may be in the log.
+    Again(Vec<Again>),
+    /// From the network: reads that the leader has named a place in the log for.
+    ReadsAt(ReadsAt),
     /// From the network: it has ended, and so do all.
     Stop,
+}
+
+/// A write that was sent before, and nobody knows what became of it.
+#[derive(Debug)]
+pub(super) struct Again {
+    /// The copy before is not in the log up to here.
+    pub(super) since: Index,
+    /// The write.
+    pub(super) request: ClientRequest,
+}
+
+/// Reads that may be answered here once the state has come as far as the leader's was when it
+/// still led after they came.
+#[derive(Debug)]
+pub(super) struct ReadsAt {
+    /// That far.
+    pub(super) index: Index,
+    /// The reads.
+    pub(super) reads: Vec<ClientRequest>,
+}
+
+/// Who leads, as the core knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Lead {
+    /// In which term.
+    pub(super) term: Term,
+    /// Who; `None` while nobody is known to.
+    pub(super) leader: Option<NodeId>,
 }
 
 /// What the core may forget about once the replies are with the socket.
@@ -92,6 +127,8 @@ pub(super) struct Departures {
     pub(super) peers: Vec<Envelope>,
     /// To clients.
     pub(super) refusals: Vec<Refusal>,
+    /// Who leads now, if that has changed.
+    pub(super) lead: Option<Lead>,
 }
 
 /// Jobs for the log writer, in order.
@@ -108,6 +145,8 @@ pub(super) struct AppendBatch {
 pub(super) struct ApplyBatch {
     /// Committed entries, then reads.
     pub(super) job: ApplyJob,
+    /// Reads that wait for a place in the log, maybe beyond the job's.
+    pub(super) reads_at: Vec<ReadsAt>,
     /// Whom the core believed to lead when it handed this over; answers name it.
     pub(super) leader: Option<NodeId>,
     /// The job's size, as the core counts it.
@@ -119,8 +158,12 @@ pub(super) struct ApplyBatch {
 pub(super) struct ReplyBatch {
     /// In the order of the log, then the reads.
     pub(super) answers: Vec<Answer>,
+    /// Peers' questions how far the state must be for a read that came when they asked.
+    pub(super) read_indexes: Vec<(RequestKey, Index)>,
     /// From [`ApplyBatch::leader`].
     pub(super) leader: Option<NodeId>,
+    /// How many keys there are now.
+    pub(super) key_count: usize,
     /// What the core may know once these answers are with the socket.
     pub(super) applied: Applied,
 }
@@ -130,8 +173,8 @@ pub(super) struct ReplyBatch {
 pub(super) struct Answer {
     /// To which request.
     pub(super) key: RequestKey,
-    /// What was read; `None` answers a write.
-    pub(super) value: Option<Bytes>,
+    /// What came of it.
+    pub(super) outcome: Outcome,
 }
 
 impl Applied {
@@ -175,6 +218,30 @@ impl<T> ToNetwork<T> {
     }
 }
 
+/// The sending end of the channel to the core for who is not the network. On a thread that the core
+/// shares with the network it sleeps in `Poll` too, and must be rung.
+#[derive(Debug)]
+pub(super) struct ToCore {
+    sender: Sender<CoreItem>,
+    wake: Option<Arc<Wake>>,
+}
+
+impl ToCore {
+    /// Puts `item` in, and waits for room if there is none.
+    pub(super) fn send(&self, item: CoreItem) -> Result<(), SendError<CoreItem>> {
+        self.sender.send(item)?;
+        if let Some(wake) = &self.wake {
+            wake.ring().expect("a write to the waker's own descriptor");
+        }
+        Ok(())
+    }
+
+    /// Whether [`ToCore::send`] would wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.sender.is_full()
+    }
+}
+
 /// The network's ends.
 #[derive(Debug)]
 pub(super) struct NetworkEnds {
@@ -198,7 +265,7 @@ pub(super) struct CoreEnds {
 pub(super) struct LogWriterEnds {
     pub(super) jobs: Receiver<AppendBatch>,
     pub(super) to_network: ToNetwork<Vec<Envelope>>,
-    pub(super) to_core: Sender<CoreItem>,
+    pub(super) to_core: ToCore,
 }
 
 /// The applier's ends.
@@ -208,8 +275,12 @@ pub(super) struct ApplierEnds {
     pub(super) to_network: ToNetwork<ReplyBatch>,
 }
 
-/// All channels of one replica, as the ends that each stage owns.
-pub(super) fn channels(wake: &Arc<Wake>) -> (NetworkEnds, CoreEnds, LogWriterEnds, ApplierEnds) {
+/// All channels of one replica, as the ends that each stage owns. `core_sleeps_in_poll` tells
+/// whether a log writer on a thread of its own has to ring for the core.
+pub(super) fn channels(
+    wake: &Arc<Wake>,
+    core_sleeps_in_poll: bool,
+) -> (NetworkEnds, CoreEnds, LogWriterEnds, ApplierEnds) {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (departures_in, departures) = channel::bounded(QUEUE_LEN);
     let (to_log_writer, append_jobs) = channel::bounded(QUEUE_LEN);
@@ -227,7 +298,10 @@ pub(super) fn channels(wake: &Arc<Wake>) -> (NetworkEnds, CoreEnds, LogWriterEnd
         LogWriterEnds {
             jobs: append_jobs,
             to_network: ToNetwork { sender: released_in, wake: Arc::clone(wake) },
-            to_core,
+            to_core: ToCore {
+                sender: to_core,
+                wake: core_sleeps_in_poll.then(|| Arc::clone(wake)),
+            },
         },
         ApplierEnds {
             jobs: apply_jobs,

@@ -10,17 +10,35 @@ use crate::raft::{
     AppendEntries, AppendJob, ApplyJob, Effects, Envelope, Msg, PeerMsg, Refusal, RefusalReason,
     Replica,
 };
-use crate::types::Instant;
+use crate::types::{Instant, RequestKey};
 
 use super::Flow;
 use super::channels::{
-    AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, JOB_BYTES_MAX, QUEUE_LEN,
+    Again, AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, JOB_BYTES_MAX, Lead,
+    QUEUE_LEN, ReadsAt,
 };
 use super::clock::Clock;
-use super::status::Counts;
+use super::status::{Board, Counts};
 
 /// How soon the core tries again to hand on what a full queue did not take.
 const RETRY: Duration = Duration::from_millis(1);
+/// How often a view of the replica is put on the board, while there are passes.
+const BOARD_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What becomes of a client's request at a replica that does not lead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum UnlessLeading {
+    /// The replica decides: it holds it until somebody leads, or sends the client there.
+    Decide,
+    /// It is refused at once, and waits at the network. So a write that was passed on is in the log
+    /// at once or never, and none comes to light when its client has long sent it again.
+    Refuse,
+}
+
+/// How far back in the log an earlier copy of a write may be. Fewer entries than the store
+/// remembers requests, so that a copy is never taken for a new write.
+const AGAIN_ENTRIES_MAX: u64 = 60_000;
+const _: () = assert!(AGAIN_ENTRIES_MAX < crate::kv::REMEMBERED_MAX as u64);
 
 /// The stage.
 ///
@@ -38,11 +56,25 @@ pub(super) struct Core {
     appends: AppendBatch,
     applies: ApplyBatch,
     under_way: usize,
+    /// What becomes of a client's request while this replica does not lead.
+    unless_leading: UnlessLeading,
+    /// Who leads, as the network knows.
+    lead: Lead,
+    /// Where a view of the replica is put, and when that was last done.
+    board: Arc<Board>,
+    board_at: Instant,
     counts: Arc<Counts>,
 }
 
 impl Core {
-    pub(super) fn new(replica: Replica, clock: Clock, ends: CoreEnds, counts: Arc<Counts>) -> Core {
+    pub(super) fn new(
+        replica: Replica,
+        clock: Clock,
+        ends: CoreEnds,
+        unless_leading: UnlessLeading,
+        board: Arc<Board>,
+        counts: Arc<Counts>,
+    ) -> Core {
         Core {
             replica,
             clock,
@@ -53,6 +85,10 @@ impl Core {
             appends: AppendBatch::default(),
             applies: ApplyBatch::default(),
             under_way: 0,
+            unless_leading,
+            lead: Lead::default(),
+            board,
+            board_at: Instant::ZERO,
             counts,
         }
     }
@@ -89,8 +125,10 @@ impl Core {
 
     fn holds_back(&self) -> bool {
         !(self.departures.refusals.is_empty()
+            && self.departures.lead.is_none()
             && self.appends.jobs.is_empty()
-            && self.applies.job.is_empty())
+            && self.applies.job.is_empty()
+            && self.applies.reads_at.is_empty())
     }
 
     /// One pass: `first`, then all that waits, as one batch.
@@ -117,6 +155,12 @@ impl Core {
                         self.handle(Msg::Applied { index });
                     }
                 }
+                Some(CoreItem::Again(writes)) => {
+                    for write in writes {
+                        self.admit_again(write);
+                    }
+                }
+                Some(CoreItem::ReadsAt(reads)) => self.take_reads(reads),
                 Some(CoreItem::Stop) => return Flow::Stop,
                 None => break,
             }
@@ -132,15 +176,18 @@ impl Core {
 
     /// Lets a message from outside in, unless too much is under way for what it would cause.
     fn admit(&mut self, message: Msg) {
+        if let Msg::Client(request) = &message
+            && self.unless_leading == UnlessLeading::Refuse
+            && !self.replica.leads()
+        {
+            self.refuse(request.key, RefusalReason::NotLeader);
+            return;
+        }
         if self.under_way >= JOB_BYTES_MAX {
             match message {
                 Msg::Client(request) => {
                     self.counts.requests_busy.add_one();
-                    self.effects.refusals.push(Refusal {
-                        key: request.key,
-                        reason: RefusalReason::Busy,
-                        leader: self.replica.named_leader(),
-                    });
+                    self.refuse(request.key, RefusalReason::Busy);
                     return;
                 }
                 // Heartbeats still come in: a replica that is slow must not start elections.
@@ -157,8 +204,34 @@ impl Core {
         self.handle(message);
     }
 
+    fn refuse(&mut self, key: RequestKey, reason: RefusalReason) {
+        let leader = self.replica.named_leader();
+        self.effects.refusals.push(Refusal { key, reason, leader });
+    }
+
+    /// Lets a write in that may be in the log already, if the store is sure to recognise it then:
+    /// it remembers only so many requests. Where that is not sure the write is dropped, and its
+    /// client told that nobody knows.
+    fn admit_again(&mut self, write: Again) {
+        let leads = self.replica.leads();
+        let last = self.replica.log().last().index.0;
+        if leads && last.saturating_sub(write.since.0) < AGAIN_ENTRIES_MAX {
+            self.admit(Msg::Client(write.request));
+        } else {
+            self.counts.again_dropped.add_one();
+        }
+    }
+
     fn handle(&mut self, message: Msg) {
         self.replica.handle_msg(self.now, message, &mut self.effects);
+    }
+
+    /// Passes on reads whose place in the log the leader has named.
+    fn take_reads(&mut self, reads: ReadsAt) {
+        let bytes: usize = reads.reads.iter().map(|read| read.payload.len()).sum();
+        self.under_way += bytes;
+        self.applies.bytes += bytes;
+        self.applies.reads_at.push(reads);
     }
 
     fn give_back(&mut self, bytes: usize) {
@@ -168,6 +241,16 @@ impl Core {
 
     /// Moves the effects to what waits to be handed on.
     fn collect(&mut self) {
+        let lead = Lead { term: self.replica.term(), leader: self.replica.leader() };
+        if lead != self.lead {
+            self.lead = lead;
+            self.departures.lead = Some(lead);
+            self.board_at = Instant::ZERO;
+        }
+        if self.now >= self.board_at + BOARD_INTERVAL {
+            self.board_at = self.now;
+            self.board.write(self.replica.status());
+        }
         append_or_take(&mut self.departures.peers, &mut self.effects.send);
         append_or_take(&mut self.departures.refusals, &mut self.effects.refusals);
         if let Some(job) = self.effects.append.take() {
@@ -188,14 +271,17 @@ impl Core {
     /// Hands on what can be, answers first: a client waits for what the applier does, and nobody
     /// but a peer for the rest. Stops if the network has ended without a word.
     fn hand_on(&mut self) -> Flow {
-        if !self.applies.job.is_empty() {
+        if !(self.applies.job.is_empty() && self.applies.reads_at.is_empty()) {
             let mut batch = std::mem::take(&mut self.applies);
             batch.leader = self.replica.named_leader();
             if let Err(refused) = self.ends.to_applier.try_send(batch) {
                 self.applies = refused.into_inner();
             }
         }
-        if !(self.departures.peers.is_empty() && self.departures.refusals.is_empty()) {
+        if !(self.departures.peers.is_empty()
+            && self.departures.refusals.is_empty()
+            && self.departures.lead.is_none())
+        {
             let batch = std::mem::take(&mut self.departures);
             match self.ends.to_network.try_send(batch) {
                 Ok(()) => {}
@@ -250,17 +336,19 @@ mod tests {
     use crate::record::{EntryKind, RecordBuffer};
     use crate::runtime::channels::{ApplierEnds, LogWriterEnds, NetworkEnds, channels};
     use crate::runtime::wake::tests::unused_wake;
-    use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
+    use crate::types::{EntryId, Index, JobSequence, NodeId, Round, Term};
     use bytes::Bytes;
 
     /// A core in its first second, in which its replica does nothing by itself.
     fn quiet_core() -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
-        let (network, ends, log_writer, applier) = channels(&unused_wake());
+        let (network, ends, log_writer, applier) = channels(&unused_wake(), false);
         let clock = Clock::start();
         let peers = [NodeId(1), NodeId(2)];
         let config = Config::course();
         let replica = Replica::new(NodeId(0), &peers, config, 7, Durable::default(), clock.now());
-        (Core::new(replica, clock, ends, Arc::default()), network, log_writer, applier)
+        let decide = UnlessLeading::Decide;
+        let core = Core::new(replica, clock, ends, decide, Arc::default(), Arc::default());
+        (core, network, log_writer, applier)
     }
 
     fn append(entries: usize) -> Envelope {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::kv::Outcome;
 use crate::raft::{Envelope, Msg, Refusal};
 use crate::types::{Instant, NodeId};
 use crate::wire::course::{self, CourseError, Incoming};
@@ -213,7 +214,7 @@ impl CourseDoor {
     /// Answers a client.
     pub(super) fn send_answer(&mut self, answer: &Answer, leader: Option<NodeId>) {
         self.text.clear();
-        let value = answer.value.as_deref();
+        let value = value_of(&answer.outcome);
         let encoded = course::encode_ok(self.me, answer.key, leader, value, &mut self.text);
         self.send_if(&encoded);
     }
@@ -240,6 +241,15 @@ impl CourseDoor {
             Sent::NoRoom => self.counts.unsent.add_one(),
             Sent::Failed => self.counts.send_failures.add_one(),
         }
+    }
+}
+
+/// What an answer carries: a key without a value reads as empty, which is how the course's
+/// protocol says it.
+fn value_of(outcome: &Outcome) -> Option<&[u8]> {
+    match outcome {
+        Outcome::Value(value) => Some(value.as_deref().unwrap_or_default()),
+        _ => None,
     }
 }
 

@@ -1,22 +1,29 @@
 //! The log writer stage: makes append jobs durable, in order, then lets go what had to wait for it
 //! and tells the core. It never looks into what it lets go.
 //!
-//! There is no disk yet, and only one kind of replica that may do without: one under a simulator
-//! that never restarts what it has killed. Its jobs complete at once. [`NeverRestarts`] keeps
-//! that from any other.
+//! Group commit: all jobs that wait are written and synced as one. What comes meanwhile waits for
+//! the next sync, so the slower the disk, the more it gets at once.
+//!
+//! A write or a sync that fails ends the process: nobody knows then what the disk holds, and a
+//! replica that can't know must not vouch for anything (safety.md D1).
 
 use std::sync::Arc;
 
-use crossbeam::channel::Receiver;
-
 use crate::raft::Persisted;
+use crate::storage::{Log, RealDisk, StorageError};
 
 use super::channels::{AppendBatch, CoreItem, LogWriterEnds};
 use super::course::NeverRestarts;
 use super::status::Counts;
 
-/// The stage, without a disk.
+/// Exit code of a process whose disk failed.
+const EXIT_DISK: i32 = 74;
+
+/// The stage.
 pub(super) struct LogWriter {
+    /// `None` only under a simulator that never restarts what it has killed: then jobs complete at
+    /// once. [`NeverRestarts`] keeps that from any other replica.
+    log: Option<Box<Log<RealDisk>>>,
     ends: LogWriterEnds,
     counts: Arc<Counts>,
 }
@@ -29,12 +36,28 @@ impl LogWriter {
         ends: LogWriterEnds,
         counts: Arc<Counts>,
     ) -> LogWriter {
-        LogWriter { ends, counts }
+        LogWriter { log: None, ends, counts }
     }
 
-    /// Where it waits for work on a thread of its own.
-    pub(super) fn jobs(&self) -> &Receiver<AppendBatch> {
-        &self.ends.jobs
+    /// A writer that makes durable what it vouches for.
+    pub(super) fn durable(
+        log: Log<RealDisk>,
+        ends: LogWriterEnds,
+        counts: Arc<Counts>,
+    ) -> LogWriter {
+        LogWriter { log: Some(Box::new(log)), ends, counts }
+    }
+
+    /// Whether it never waits for a disk, so that it may share a thread with the core.
+    pub(super) fn completes_at_once(&self) -> bool {
+        self.log.is_none()
+    }
+
+    /// Passes without end, on a thread of its own, until the core has ended.
+    pub(super) fn run(&mut self) {
+        while let Ok(batch) = self.ends.jobs.recv() {
+            self.run_once(batch);
+        }
     }
 
     /// A pass for whom must not be blocked: does nothing while the core's queue is full.
@@ -55,6 +78,9 @@ impl LogWriter {
         for batch in std::iter::once(first).chain(self.ends.jobs.try_iter().take(waiting)) {
             bytes += batch.bytes;
             for mut job in batch.jobs {
+                if let Some(log) = &mut self.log {
+                    log.append(job.hard_state, &job.entries).unwrap_or_else(|error| fail(&error));
+                }
                 let last = job.entries.last().map(crate::record::Entry::id);
                 completions.push(Persisted { sequence: job.sequence, last });
                 if released.is_empty() {
@@ -64,6 +90,11 @@ impl LogWriter {
                 }
             }
         }
+        if let Some(log) = &mut self.log {
+            log.sync().unwrap_or_else(|error| fail(&error));
+        }
+        // The messages leave after the sync and not with the write: a follower that lost power in
+        // between would come back without entries it had vouched for.
         if !released.is_empty()
             && let Err(refused) = self.ends.to_network.try_send(released)
         {
@@ -72,6 +103,12 @@ impl LogWriter {
         // An error means that the core has ended, and then so do we.
         let _ = self.ends.to_core.send(CoreItem::Persisted { completions, bytes });
     }
+}
+
+/// Ends the process.
+fn fail(error: &StorageError) -> ! {
+    tracing::error!("the log can't be written, so this replica ends here: {error}");
+    std::process::exit(EXIT_DISK)
 }
 
 #[cfg(test)]
@@ -108,8 +145,8 @@ mod tests {
 
     #[test]
     fn every_job_is_completed_in_order_and_lets_go_what_waited() {
-        let (network, core, ends, _applier) = channels(&unused_wake());
-        let mut log_writer = LogWriter { ends, counts: Arc::default() };
+        let (network, core, ends, _applier) = channels(&unused_wake(), false);
+        let mut log_writer = LogWriter { log: None, ends, counts: Arc::default() };
         let batch = |jobs, bytes| AppendBatch { jobs, bytes };
         core.to_log_writer.send(batch(vec![job(3, Some(9))], 30)).unwrap();
         log_writer.run_once(batch(vec![job(1, Some(7)), job(2, None)], 12));
@@ -129,8 +166,8 @@ mod tests {
 
     #[test]
     fn what_a_full_network_does_not_take_is_dropped_and_counted_but_completed() {
-        let (network, core, ends, _applier) = channels(&unused_wake());
-        let mut log_writer = LogWriter { ends, counts: Arc::default() };
+        let (network, core, ends, _applier) = channels(&unused_wake(), false);
+        let mut log_writer = LogWriter { log: None, ends, counts: Arc::default() };
         for sequence in 1..=QUEUE_LEN as u64 + 1 {
             log_writer.run_once(AppendBatch { jobs: vec![job(sequence, None)], bytes: 1 });
             assert!(core.inbox.try_recv().is_ok(), "job {sequence} is not completed");

@@ -27,27 +27,32 @@ mod course;
 mod lines;
 mod log_writer;
 mod network;
+mod server;
 mod status;
 mod wake;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crate::config::{Config, ConfigError};
 use crate::raft::{Durable, Replica};
+use crate::storage::StorageError;
 
-use self::applier::Applier;
+use self::applier::{Answering, Applier};
 use self::clock::Clock;
-use self::core::Core;
+use self::core::{Core, UnlessLeading};
 use self::log_writer::LogWriter;
 use self::network::Network;
 use self::wake::Wake;
 
 pub use self::course::{Invitation, InvitationError};
+pub use self::server::{Patience, ServerOptions, bootstrap, run_server};
 pub use self::status::{Count, Counts};
 
 /// How stages are put on threads.
@@ -75,6 +80,21 @@ pub enum RunError {
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The folder can't be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// An address can't be listened on.
+    #[error("can't listen for {whom} on {address}: {source}; {advice}")]
+    Listen {
+        /// For clients or for peers.
+        whom: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+        /// What to change.
+        advice: &'static str,
+    },
     /// The system refused something.
     #[error("{doing}: {source}")]
     System {
@@ -93,9 +113,35 @@ enum Flow {
     Stop,
 }
 
+/// The stage at the sockets, of which there are two: the course's and the server's.
+trait NetworkStage: Send {
+    /// Sleeps until there is something to do, but not longer than `patience`.
+    fn wait(&mut self, patience: Option<Duration>) -> io::Result<()>;
+
+    /// One pass in: takes what the sockets hold and hands it to the core.
+    fn receive(&mut self) -> Flow;
+
+    /// One pass out: replies, then what goes to peers.
+    fn send(&mut self) -> io::Result<()>;
+
+    /// The last word to the core, after which all stages end.
+    fn stop_others(self);
+
+    /// Passes without end, on a thread of its own, until the stage ends by itself.
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            self.wait(None)?;
+            if self.receive() == Flow::Stop {
+                return Ok(());
+            }
+            self.send()?;
+        }
+    }
+}
+
 /// All stages of one replica.
-struct Stages {
-    network: Network,
+struct Stages<N> {
+    network: N,
     core: Core,
     log_writer: LogWriter,
     applier: Applier,
@@ -141,20 +187,23 @@ pub fn run_course(
     config.validate()?;
     let stages =
         build(invitation, config, counts).map_err(system("connecting to the simulator"))?;
-    let ended = if threads.are_fused() { run_fused(stages) } else { run_dedicated(stages) };
-    ended.map_err(system("waiting for messages"))
+    run(stages, threads.are_fused()).map_err(system("waiting for messages"))
 }
 
 fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { doing, source }
 }
 
-fn build(invitation: &Invitation, config: Config, counts: &Arc<Counts>) -> io::Result<Stages> {
+fn build(
+    invitation: &Invitation,
+    config: Config,
+    counts: &Arc<Counts>,
+) -> io::Result<Stages<Network>> {
     let clock = Clock::start();
     let (door, never_restarts) = invitation.accept(clock.now(), Arc::clone(counts))?;
     let poll = mio::Poll::new()?;
     let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), network::WAKER)?));
-    let (network, core, log_writer, applier) = channels::channels(&wake);
+    let (network, core, log_writer, applier) = channels::channels(&wake, false);
     let replica = Replica::new(
         invitation.me,
         &invitation.others,
@@ -165,9 +214,16 @@ fn build(invitation: &Invitation, config: Config, counts: &Arc<Counts>) -> io::R
     );
     Ok(Stages {
         network: Network::new(poll, wake, door, network, clock, Arc::clone(counts))?,
-        core: Core::new(replica, clock, core, Arc::clone(counts)),
+        core: Core::new(
+            replica,
+            clock,
+            core,
+            UnlessLeading::Decide,
+            Arc::default(),
+            Arc::clone(counts),
+        ),
         log_writer: LogWriter::forgetful(never_restarts, log_writer, Arc::clone(counts)),
-        applier: Applier::new(applier),
+        applier: Applier::new(Answering::AsLeader, applier),
     })
 }
 
@@ -179,11 +235,31 @@ fn seed() -> u64 {
     hasher.finish()
 }
 
-/// All stages in turn on this thread. A pass goes once around: what the socket holds through the
-/// core and what follows from it out again, replies before appends; then what that completed
-/// through the core, until nothing waits.
-fn run_fused(stages: Stages) -> io::Result<()> {
-    let Stages { mut network, mut core, mut log_writer, mut applier } = stages;
+fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result<()> {
+    if !fused {
+        return run_dedicated(stages);
+    }
+    if stages.log_writer.completes_at_once() {
+        let Stages { network, core, mut log_writer, applier } = stages;
+        return run_fused(network, core, applier, move || log_writer.run_ready());
+    }
+    let Stages { network, core, mut log_writer, applier } = stages;
+    thread::scope(|scope| {
+        spawn(scope, "log_writer", move || log_writer.run())?;
+        run_fused(network, core, applier, || {})
+    })
+}
+
+/// All stages in turn on this thread, but for a log writer that waits for a disk. A pass goes once
+/// around: what the sockets hold through the core and what follows from it out again, replies
+/// before appends; then what that completed through the core, until nothing waits.
+fn run_fused<N: NetworkStage>(
+    mut network: N,
+    mut core: Core,
+    mut applier: Applier,
+    mut write_log: impl FnMut(),
+) -> io::Result<()> {
+    let _guard = AbortOnPanic;
     loop {
         network.wait(Some(core.patience()))?;
         if network.receive() == Flow::Stop {
@@ -194,7 +270,7 @@ fn run_fused(stages: Stages) -> io::Result<()> {
                 return Ok(());
             }
             applier.run_ready();
-            log_writer.run_ready();
+            write_log();
             network.send()?;
             if !core.has_mail() {
                 break;
@@ -204,16 +280,12 @@ fn run_fused(stages: Stages) -> io::Result<()> {
 }
 
 /// Each stage on a thread of its name.
-fn run_dedicated(stages: Stages) -> io::Result<()> {
+fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
     let Stages { mut network, mut core, mut log_writer, mut applier } = stages;
     thread::scope(|scope| {
         // In this order a stage that can't be started takes those before it along: the core has
         // the only senders of the first two, and misses the network.
-        spawn(scope, "log_writer", move || {
-            while let Ok(batch) = log_writer.jobs().recv() {
-                log_writer.run_once(batch);
-            }
-        })?;
+        spawn(scope, "log_writer", move || log_writer.run())?;
         spawn(scope, "applier", move || {
             while let Ok(batch) = applier.jobs().recv() {
                 applier.run_once(batch);

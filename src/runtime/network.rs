@@ -12,7 +12,6 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::raft::Msg;
 
-use super::Flow;
 use super::channels::{
     Applied, CoreItem, HELD_REQUESTS_MAX, JOB_BYTES_MAX, NetworkEnds, QUEUE_LEN, ReplyBatch,
 };
@@ -20,6 +19,7 @@ use super::clock::Clock;
 use super::course::{Arrivals, CourseDoor};
 use super::status::Counts;
 use super::wake::Wake;
+use super::{Flow, NetworkStage};
 
 const SOCKET: Token = Token(0);
 /// The token of the waker, which whoever makes the `Poll` registers.
@@ -80,43 +80,6 @@ impl Network {
         })
     }
 
-    /// Passes without end, on a thread of its own, until the simulator has closed the socket.
-    pub(super) fn run(&mut self) -> io::Result<()> {
-        loop {
-            self.wait(None)?;
-            if self.receive() == Flow::Stop {
-                return Ok(());
-            }
-            self.send()?;
-        }
-    }
-
-    /// Sleeps until there is something to do, but not longer than `patience`.
-    pub(super) fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
-        let patience = self.patience(patience);
-        let asleep = patience != Some(Duration::ZERO) && {
-            let (ends, door) = (&self.ends, &self.door);
-            // Replies that the socket has no room for wait for the socket and not for us.
-            self.wake.fall_asleep(|| {
-                ends.departures.is_empty()
-                    && ends.released.is_empty()
-                    && (ends.replies.is_empty() || !door.connection.has_room())
-            })
-        };
-        let timeout = if asleep { patience } else { Some(Duration::ZERO) };
-        let polled = self.poll.poll(&mut self.events, timeout);
-        self.wake.rise();
-        match polled {
-            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        // Whatever the event is, a look at the socket does no harm: it may be an end or an error.
-        if self.events.iter().any(|event| event.token() == SOCKET) {
-            self.door.connection.set_readable();
-        }
-        Ok(())
-    }
-
     fn patience(&self, mut patience: Option<Duration>) -> Option<Duration> {
         let mut at_most = |limit: Duration| {
             patience = Some(patience.map_or(limit, |patience| patience.min(limit)));
@@ -131,23 +94,6 @@ impl Network {
             at_most(due.since(self.clock.now()));
         }
         patience
-    }
-
-    /// One pass in: takes what the socket holds and hands it to the core. Stops for good once the
-    /// simulator has closed the socket.
-    pub(super) fn receive(&mut self) -> Flow {
-        if self.door.hello_due().is_some() {
-            self.door.say_hello(self.clock.now());
-        }
-        let mut batch = Vec::new();
-        if self.may_read()
-            && self.door.connection.is_readable()
-            && self.door.receive(&mut batch) == Arrivals::Closed
-        {
-            return Flow::Stop;
-        }
-        self.hand_over(batch);
-        Flow::GoOn
     }
 
     /// Clients and peers share the socket, so that not to read from the ones is not to read from
@@ -174,34 +120,6 @@ impl Network {
             self.held.extend(batch.extract_if(.., |message| matches!(message, Msg::Client(_))));
             self.counts.arrivals_dropped.add(batch.len());
         }
-    }
-
-    /// One pass out: what was left, replies, refusals, then what goes to peers; at last the core
-    /// is told what has been answered.
-    pub(super) fn send(&mut self) -> io::Result<()> {
-        if self.door.connection.has_outgoing() {
-            self.door.connection.flush();
-        }
-        while self.door.connection.has_room()
-            && let Ok(batch) = self.ends.replies.try_recv()
-        {
-            self.send_replies(&batch);
-        }
-        for batch in self.ends.departures.try_iter() {
-            for refusal in &batch.refusals {
-                self.door.send_refusal(refusal);
-            }
-            for envelope in &batch.peers {
-                self.door.send_peer(envelope);
-            }
-        }
-        for batch in self.ends.released.try_iter() {
-            for envelope in &batch {
-                self.door.send_peer(envelope);
-            }
-        }
-        self.tell_applied();
-        self.watch_socket()
     }
 
     fn send_replies(&mut self, batch: &ReplyBatch) {
@@ -247,9 +165,82 @@ impl Network {
         let socket = self.door.connection.raw_fd();
         self.poll.registry().reregister(&mut SourceFd(&socket), SOCKET, interest)
     }
+}
+
+impl NetworkStage for Network {
+    /// Sleeps until there is something to do, but not longer than `patience`.
+    fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        let patience = self.patience(patience);
+        let asleep = patience != Some(Duration::ZERO) && {
+            let (ends, door) = (&self.ends, &self.door);
+            // Replies that the socket has no room for wait for the socket and not for us.
+            self.wake.fall_asleep(|| {
+                ends.departures.is_empty()
+                    && ends.released.is_empty()
+                    && (ends.replies.is_empty() || !door.connection.has_room())
+            })
+        };
+        let timeout = if asleep { patience } else { Some(Duration::ZERO) };
+        let polled = self.poll.poll(&mut self.events, timeout);
+        self.wake.rise();
+        match polled {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        // Whatever the event is, a look at the socket does no harm: it may be an end or an error.
+        if self.events.iter().any(|event| event.token() == SOCKET) {
+            self.door.connection.set_readable();
+        }
+        Ok(())
+    }
+
+    /// One pass in: takes what the socket holds and hands it to the core. Stops for good once the
+    /// simulator has closed the socket.
+    fn receive(&mut self) -> Flow {
+        if self.door.hello_due().is_some() {
+            self.door.say_hello(self.clock.now());
+        }
+        let mut batch = Vec::new();
+        if self.may_read()
+            && self.door.connection.is_readable()
+            && self.door.receive(&mut batch) == Arrivals::Closed
+        {
+            return Flow::Stop;
+        }
+        self.hand_over(batch);
+        Flow::GoOn
+    }
+
+    /// One pass out: what was left, replies, refusals, then what goes to peers; at last the core
+    /// is told what has been answered.
+    fn send(&mut self) -> io::Result<()> {
+        if self.door.connection.has_outgoing() {
+            self.door.connection.flush();
+        }
+        while self.door.connection.has_room()
+            && let Ok(batch) = self.ends.replies.try_recv()
+        {
+            self.send_replies(&batch);
+        }
+        for batch in self.ends.departures.try_iter() {
+            for refusal in &batch.refusals {
+                self.door.send_refusal(refusal);
+            }
+            for envelope in &batch.peers {
+                self.door.send_peer(envelope);
+            }
+        }
+        for batch in self.ends.released.try_iter() {
+            for envelope in &batch {
+                self.door.send_peer(envelope);
+            }
+        }
+        self.tell_applied();
+        self.watch_socket()
+    }
 
     /// The last word to the core, after which all stages end.
-    pub(super) fn stop_others(self) {
+    fn stop_others(self) {
         // An error means that it has ended already.
         let _ = self.ends.to_core.send(CoreItem::Stop);
     }
@@ -258,6 +249,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::Outcome;
     use crate::raft::{AppendOutcome, AppendReply, Envelope, PeerMsg, Refusal, RefusalReason};
     use crate::runtime::channels::{
         Answer, ApplierEnds, CoreEnds, Departures, LogWriterEnds, channels,
@@ -287,7 +279,7 @@ mod tests {
             let (door, _) = invitation.accept(clock.now(), Arc::clone(&counts)).unwrap();
             let poll = Poll::new().unwrap();
             let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), WAKER).unwrap()));
-            let (network, core, log_writer, applier) = channels(&wake);
+            let (network, core, log_writer, applier) = channels(&wake, false);
             let network = Network::new(poll, wake, door, network, clock, counts).unwrap();
             let (hello, address) = receive(&simulator);
             assert!(hello.contains("\"hello\""), "{hello}");
@@ -312,7 +304,7 @@ mod tests {
         fn fill(&self, items: usize) {
             while self.core.inbox.len() < items {
                 let item = CoreItem::Persisted { completions: Vec::new(), bytes: 0 };
-                self.log_writer.to_core.try_send(item).unwrap();
+                self.log_writer.to_core.send(item).unwrap();
             }
         }
 
@@ -322,7 +314,11 @@ mod tests {
             items
                 .filter_map(|item| match item {
                     CoreItem::Messages(messages) => Some(messages),
-                    CoreItem::Persisted { .. } | CoreItem::Applied(_) | CoreItem::Stop => None,
+                    CoreItem::Persisted { .. }
+                    | CoreItem::Applied(_)
+                    | CoreItem::Again(_)
+                    | CoreItem::ReadsAt(_)
+                    | CoreItem::Stop => None,
                 })
                 .flatten()
                 .collect()
@@ -420,11 +416,13 @@ mod tests {
         let mut rig = Rig::new();
         let peers = vec![envelope(1)];
         let refusal = Refusal { key: key(2), reason: RefusalReason::NotLeader, leader: None };
-        rig.core.to_network.try_send(Departures { peers, refusals: vec![refusal] }).unwrap();
+        let departures = Departures { peers, refusals: vec![refusal], lead: None };
+        rig.core.to_network.try_send(departures).unwrap();
         rig.log_writer.to_network.try_send(vec![envelope(2)]).unwrap();
-        let answers = vec![Answer { key: key(1), value: None }];
+        let answers = vec![Answer { key: key(1), outcome: Outcome::Done }];
         let applied = Applied { index: Some(Index(4)), bytes: 9 };
-        let batch = ReplyBatch { answers, leader: Some(NodeId(0)), applied };
+        let leader = Some(NodeId(0));
+        let batch = ReplyBatch { answers, leader, applied, ..ReplyBatch::default() };
         rig.applier.to_network.send(batch).unwrap();
         assert_eq!(rig.applied(), None, "nothing has left yet");
         rig.network.send().unwrap();

@@ -2,6 +2,26 @@
 //! requests: written with relaxed additions, read by whoever wants to look inside.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::raft::Status;
+
+/// The core's latest view of itself, beside the path of requests: written now and then, read by
+/// whoever wants to look inside.
+#[derive(Debug, Default)]
+pub(super) struct Board(Mutex<Option<Status>>);
+
+impl Board {
+    /// Puts a newer view there.
+    pub(super) fn write(&self, status: Status) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+    }
+
+    /// The latest view; `None` before the first one.
+    pub(super) fn read(&self) -> Option<Status> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// One count that any stage may raise.
 #[derive(Debug, Default)]
@@ -44,4 +64,21 @@ pub struct Counts {
     pub appends_dropped: Count,
     /// Core: requests answered busy for the same reason.
     pub requests_busy: Count,
+    /// Core: writes sent again and dropped, because an earlier copy might not be recognised.
+    pub again_dropped: Count,
+    /// Network: connections of peers closed: another cluster or version, an older incarnation, a
+    /// damaged frame, too many.
+    pub peers_refused: Count,
+    /// Network: connections of clients taken in.
+    pub clients_accepted: Count,
+    /// Network: clients refused because there were too many.
+    pub clients_refused: Count,
+    /// Network: clients closed for what they sent, or for not reading their replies.
+    pub clients_closed: Count,
+    /// Network: commands of clients.
+    pub commands: Count,
+    /// Network: commands answered `UNCERTAIN`.
+    pub uncertain: Count,
+    /// Network: commands answered `CLUSTERDOWN`.
+    pub cluster_down: Count,
 }

@@ -86,7 +86,6 @@ mod tests {
     use crate::sim::faults::Profile;
     use crate::sim::machine::Disk;
     use crate::sim::trace::Trace;
-    use crate::storage::mem_disk::Lie;
     use crate::types::{EntryId, JobSequence, Term};
 
     #[test]
@@ -101,7 +100,7 @@ mod tests {
     fn after_crash(lies: bool, seed: u64) -> Result<usize, String> {
         let mut files = Files::new(NodeId(1), 4 << 10);
         if lies {
-            files.log.as_mut().expect("it was opened").disk_mut().set_lying(Lie::Files);
+            files.log.as_mut().expect("it was opened").disk_mut().set_lying();
         }
         let mut disk = Disk::over(files);
         let mut buffer = RecordBuffer::default();

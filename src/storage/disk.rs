@@ -258,7 +258,7 @@ fn set_aside(file: &File, bytes: u64) -> io::Result<()> {
 }
 
 fn failed(doing: &'static str, path: &Path, source: io::Error) -> StorageError {
-    StorageError::Io { doing, file: path.display().to_string(), offset: None, source }
+    StorageError::Io { doing, file: path.display().to_string(), source }
 }
 
 #[cfg(test)]

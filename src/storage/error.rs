@@ -9,14 +9,12 @@ use crate::types::NodeId;
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The operating system refused something.
-    #[error("{doing} {file}{}: {source}; {}", at(*.offset), io_advice(.source))]
+    #[error("{doing} {file}: {source}; {}", io_advice(.source))]
     Io {
         /// What was being done, as in "syncing".
         doing: &'static str,
         /// The file.
         file: String,
-        /// From which byte on, where that says something.
-        offset: Option<u64>,
         /// Why not.
         source: io::Error,
     },
@@ -128,10 +126,6 @@ pub enum StorageError {
         /// The folder.
         folder: String,
     },
-}
-
-fn at(offset: Option<u64>) -> String {
-    offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
 }
 
 fn io_advice(error: &io::Error) -> &'static str {

@@ -124,6 +124,9 @@ impl<D: Disk> Log<D> {
         for name in names.iter().filter(|name| is_unfinished(name)) {
             disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
         }
+        // What a killed process wrote and did not sync is read back all the same, out of memory.
+        // Nothing may be vouched for that the disk does not hold.
+        disk.sync_dir().map_err(|source| io(&disk, "syncing", "", source))?;
         let mut stats = LogStats { segments: replay.segments, ..LogStats::default() };
         let segment = if let Some(header) = replay.header {
             stats.torn_bytes = u64::from(replay.torn_end - replay.end) * SECTOR_BYTES as u64;
@@ -260,7 +263,7 @@ impl<D: Disk> Log<D> {
         let offset = u64::from(first) * SECTOR_BYTES as u64;
         let name = segment::file_name(segment.number);
         disk.write_at(&mut segment.file, offset, &self.image)
-            .map_err(|source| io_at(disk, "writing to", &name, offset, source))?;
+            .map_err(|source| io(disk, "writing to", &name, source))?;
         disk.sync(&mut segment.file).map_err(|source| io(disk, "syncing", &name, source))?;
         segment.next += u32::try_from(sectors).expect("within the segment");
         segment.blocks += 1;
@@ -305,17 +308,7 @@ fn is_unfinished(name: &str) -> bool {
 }
 
 fn io<D: Disk>(disk: &D, doing: &'static str, name: &str, source: std::io::Error) -> StorageError {
-    StorageError::Io { doing, file: disk.describe(name), offset: None, source }
-}
-
-fn io_at<D: Disk>(
-    disk: &D,
-    doing: &'static str,
-    name: &str,
-    offset: u64,
-    source: std::io::Error,
-) -> StorageError {
-    StorageError::Io { doing, file: disk.describe(name), offset: Some(offset), source }
+    StorageError::Io { doing, file: disk.describe(name), source }
 }
 
 /// How many sectors a segment gets whose first block fills so many.
@@ -386,9 +379,7 @@ fn reopen<D: Disk>(
     let name = segment::file_name(header.number);
     let mut file = disk.open(&name).map_err(|source| io(disk, "opening", &name, source))?;
     let place = |sector: u32| u64::from(sector) * SECTOR_BYTES as u64;
-    // What a killed process wrote and did not sync is read back all the same, out of memory:
-    // nothing may be vouched for before it is on the disk. (Names are synced with the meta record.)
-    // And a sync that failed may have thrown away what it was to write, and a new process reads it
+    // A sync that failed may have thrown away what it was to write, and a new process reads it
     // out of memory all the same, and syncs it with success. That can be the last block only: it is
     // written again as it is, and then the sync is worth something.
     disk.write_at(&mut file, place(replay.last_block), &replay.last_image)

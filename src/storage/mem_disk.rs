@@ -38,15 +38,6 @@ enum Trouble {
     Failure,
 }
 
-/// A kind of sync that says it was done, and was not.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lie {
-    /// That of a file's bytes, as with a disk that holds back what it was told to write.
-    Files,
-    /// That of names, as if nobody had thought of it.
-    Names,
-}
-
 /// The disk.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
@@ -59,7 +50,8 @@ pub struct MemDisk {
     power_is_out: bool,
     /// Most bytes that all files may have together, if there is a bound.
     capacity: Option<u64>,
-    lie: Option<Lie>,
+    /// Whether syncs of files say that they were done, and were not.
+    lies: bool,
 }
 
 impl MemDisk {
@@ -87,9 +79,10 @@ impl MemDisk {
         self.trouble = Some((operation, Trouble::Failure));
     }
 
-    /// Lets one kind of sync succeed without doing anything: to show that a test notices.
-    pub fn set_lying(&mut self, lie: Lie) {
-        self.lie = Some(lie);
+    /// Lets syncs of files succeed without doing anything, as some disks do that hold back what
+    /// they were told to write: to show that a test notices.
+    pub fn set_lying(&mut self) {
+        self.lies = true;
     }
 
     /// Bounds the length of all files together.
@@ -280,7 +273,7 @@ impl Disk for MemDisk {
         let trouble = self.begin()?;
         let inode = &mut self.inodes[*file];
         match trouble {
-            None if self.lie == Some(Lie::Files) => {}
+            None if self.lies => {}
             None => {
                 inode.durable.resize(inode.live.len(), 0);
                 for (offset, bytes) in inode.unsynced.drain(..) {
@@ -308,7 +301,7 @@ impl Disk for MemDisk {
         let trouble = self.begin()?;
         // Where it fails the changes wait on: names are in the file system's journal, which does
         // not forget them as it does pages.
-        if trouble.is_none() && self.lie != Some(Lie::Names) {
+        if trouble.is_none() {
             self.durable_names.clone_from(&self.names);
             self.unsynced_names.clear();
         }

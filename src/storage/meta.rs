@@ -71,7 +71,7 @@ impl Meta {
         let name = disk.describe(META_FILE);
         let io = |doing| {
             let file = name.clone();
-            move |source| StorageError::Io { doing, file, offset: None, source }
+            move |source| StorageError::Io { doing, file, source }
         };
         let bytes = self.encode();
         let mut file =

@@ -4,6 +4,7 @@
 //! wrong is refused with a typed reason and never a panic; what a decoder takes it can write again.
 
 pub mod course;
+pub mod frame;
 mod json;
 pub mod peer;
 pub mod resp;

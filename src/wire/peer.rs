@@ -149,16 +149,30 @@ pub enum PeerError {
 
 /// How many bytes [`encode`] appends for `message`.
 pub fn encoded_len(message: &PeerMsg) -> usize {
-    let records = match message {
-        PeerMsg::AppendEntries(append) => append.entries.iter().map(|e| e.record().len()).sum(),
-        PeerMsg::AppendReply(_) | PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) => 0,
-    };
-    PREFIX_BYTES + HEADER_BYTES + records
+    let records = entries_of(message).iter().map(|entry| entry.record().len());
+    PREFIX_BYTES + HEADER_BYTES + records.sum::<usize>()
 }
 
 /// Appends `message` to `out`.
 pub fn encode(message: &PeerMsg, out: &mut BytesMut) {
     out.reserve(encoded_len(message));
+    encode_head(message, out);
+    for entry in entries_of(message) {
+        out.put_slice(entry.record());
+    }
+}
+
+/// The entries whose records follow the head.
+pub fn entries_of(message: &PeerMsg) -> &[Entry] {
+    match message {
+        PeerMsg::AppendEntries(append) => &append.entries,
+        PeerMsg::AppendReply(_) | PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) => &[],
+    }
+}
+
+/// Appends everything of `message` but its records to `out`, for who sends those from where they
+/// lie.
+pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
     let header = header_of(message);
     let mut space = [0; HEADER_BYTES];
     let archive = low::to_bytes_in_with_alloc::<_, _, Failure>(
@@ -170,11 +184,6 @@ pub fn encode(message: &PeerMsg, out: &mut BytesMut) {
     out.put_u8(VERSION);
     out.put_u16_le(u16::try_from(HEADER_BYTES).expect("some dozen bytes"));
     out.put_slice(&archive);
-    if let PeerMsg::AppendEntries(append) = message {
-        for entry in &append.entries {
-            out.put_slice(entry.record());
-        }
-    }
 }
 
 /// Reads a message, all of `bytes`. Its entries share their memory.

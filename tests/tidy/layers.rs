@@ -57,7 +57,7 @@ const CRATES: &[(&str, &[&str])] = &[
         &["record", "raft", "kv", "wire", "storage", "redis", "sim", "runtime", "processes", "bin"],
     ),
     ("clap", &["bin"]),
-    ("crc32c", &["record", "storage"]),
+    ("crc32c", &["record", "wire", "storage"]),
     ("crossbeam", &["runtime", "processes"]),
     ("foldhash", &["kv", "sim"]),
     ("hashbrown", &["kv", "sim"]),
@@ -73,6 +73,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("signal_hook", &["processes", "bin"]),
     ("socket2", &["runtime", "processes"]),
     ("tempfile", &["processes", "bin"]),
+    ("toml", &["bin"]),
+    ("tracing", &["runtime", "bin"]),
+    ("tracing_subscriber", &["bin"]),
     ("thiserror", &["config", "record", "kv", "wire", "storage", "sim", "runtime", "processes"]),
 ];
 

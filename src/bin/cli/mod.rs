@@ -1,7 +1,10 @@
 //! Subcommands, their arguments, and what their failures look like.
 
+mod cluster;
 mod processes;
 mod scenarios;
+mod serve;
+mod settings;
 mod sim;
 
 use std::process::ExitCode;
@@ -16,6 +19,12 @@ pub(crate) struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    /// Start a cluster on this machine, in one folder, until Ctrl-C.
+    Cluster(cluster::Arguments),
+    /// Run one replica.
+    Serve(serve::Arguments),
+    /// Show what a replica would be started with, and where each value comes from.
+    Config(settings::ServerArguments),
     /// Run scenarios and judge them by the course's rules.
     Sim(sim::Arguments),
 }
@@ -26,6 +35,9 @@ const EXIT_TROUBLE: u8 = 2;
 /// Does what was asked. The exit code is 0 only if nothing failed.
 pub(crate) fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
+        Command::Cluster(arguments) => cluster::run(arguments),
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Config(arguments) => serve::show(arguments),
         Command::Sim(arguments) => sim::run(arguments),
     };
     result.unwrap_or_else(|error| {

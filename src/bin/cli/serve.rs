@@ -1,0 +1,75 @@
+//! `bowline serve`: one replica. And `bowline config`: what it would be started with, and why.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bowline::runtime::{Counts, run_server};
+
+use super::settings::ServerArguments;
+
+/// Says how much is logged, as in `BOWLINE_LOG=debug`.
+const LOG_VARIABLE: &str = "BOWLINE_LOG";
+
+/// What `bowline serve` takes.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// End when standard input does: whoever started this is gone then.
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Runs the replica.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    start_logging()?;
+    let options = arguments.server.resolve(variable)?.options()?;
+    if arguments.stop_with_stdin {
+        std::thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(stop_with_stdin)
+            .context("can't start a thread")?;
+    }
+    let ended = run_server(&options, &Arc::new(Counts::default()));
+    // Its sentence holds what lies behind it already.
+    ended.map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows each value and where it came from. Fails if they make no sense together.
+pub(crate) fn show(arguments: &ServerArguments) -> anyhow::Result<ExitCode> {
+    let settings = arguments.resolve(variable)?;
+    let of = |setting: &super::settings::Setting| setting.value.clone().unwrap_or_default();
+    let width = settings.0.iter().map(|setting| of(setting).len()).max().unwrap_or(0);
+    for setting in &settings.0 {
+        println!("{:<20} {:<width$}  ({})", setting.name, of(setting), setting.origin);
+    }
+    settings.options()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_logging() -> anyhow::Result<()> {
+    let wanted = variable(LOG_VARIABLE).unwrap_or_else(|| "info".to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&wanted)
+        .with_context(|| format!("{LOG_VARIABLE} is `{wanted}`; try info or debug"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}
+
+/// Ends the process when nobody holds the other end any more, however that came about. What was
+/// acknowledged is on disk.
+fn stop_with_stdin() {
+    let mut space = [0; 64];
+    while !matches!(std::io::stdin().read(&mut space), Ok(0) | Err(_)) {}
+    std::process::exit(0);
+}

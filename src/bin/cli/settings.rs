@@ -1,0 +1,387 @@
+//! What a server is started with: flags over environment over file over defaults, and where each
+//! value came from. Values are texts until all of them are known; then they are read, and what is
+//! nonsense is refused with a sentence that says what to change.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use bowline::config::Config;
+use bowline::runtime::{Patience, ServerOptions, Threads};
+use bowline::types::NodeId;
+
+/// Before the names of variables.
+const PREFIX: &str = "BOWLINE_";
+/// Highest number of a replica: what a log takes.
+const ID_MAX: u16 = u16::MAX - 1;
+
+/// The flags of a server. All are texts, for their values may come from elsewhere too.
+#[derive(clap::Args, Debug, Default)]
+pub(crate) struct ServerArguments {
+    /// Read settings from this TOML file; its keys are named as the flags are.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Number of this replica, from 1.
+    #[arg(long, value_name = "N")]
+    id: Option<String>,
+    /// Where clients connect [default: 127.0.0.1:6379].
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Where peers connect [default: 127.0.0.1:16379].
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_listen: Option<String>,
+    /// All replicas and where they listen for peers; this one may be among them.
+    #[arg(long, value_name = "ID=HOST:PORT,..")]
+    peers: Option<String>,
+    /// The replica's folder [default: bowline-data/replica-ID].
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<String>,
+    /// Name of the cluster, the same for all its replicas [default for a new one: made of --peers].
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// Make an empty folder this replica's. Only ever once: a replica that has lost its folder must
+    /// come back under a new number.
+    #[arg(long)]
+    bootstrap: bool,
+    /// How the stages are put on threads: dedicated, fused or auto [default: auto].
+    #[arg(long, value_name = "HOW")]
+    threads: Option<String>,
+    /// Most clients at a time [default: 10000].
+    #[arg(long, value_name = "N")]
+    clients_max: Option<String>,
+    /// Where clients of other replicas are sent to reach this one [default: --listen].
+    #[arg(long, value_name = "HOST:PORT")]
+    announce: Option<String>,
+    /// Milliseconds that a request waits for a leader [default: 2000].
+    #[arg(long, value_name = "MS")]
+    leader_wait_ms: Option<String>,
+    /// Milliseconds that a client waits for the outcome of a write [default: 4000].
+    #[arg(long, value_name = "MS")]
+    command_deadline_ms: Option<String>,
+}
+
+/// Where a value came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    Default,
+    File(PathBuf),
+    Environment(String),
+    Flag(String),
+}
+
+/// One setting: its name and its value, if it has one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    pub(super) value: Option<String>,
+    pub(super) origin: Origin,
+}
+
+/// All settings, in the order in which they are shown.
+#[derive(Debug)]
+pub(crate) struct Settings(pub(super) Vec<Setting>);
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File(path) => write!(f, "{}", path.display()),
+            Origin::Environment(name) => f.write_str(name),
+            Origin::Flag(name) => write!(f, "--{name}"),
+        }
+    }
+}
+
+impl ServerArguments {
+    /// Name, default and flag of each setting.
+    fn rows(&self) -> Vec<(&'static str, Option<&'static str>, Option<String>)> {
+        let bootstrap = self.bootstrap.then(|| "true".to_owned());
+        vec![
+            ("id", None, self.id.clone()),
+            ("listen", Some("127.0.0.1:6379"), self.listen.clone()),
+            ("peer-listen", Some("127.0.0.1:16379"), self.peer_listen.clone()),
+            ("peers", Some(""), self.peers.clone()),
+            ("dir", None, self.dir.clone()),
+            ("cluster", None, self.cluster.clone()),
+            ("bootstrap", Some("false"), bootstrap),
+            ("threads", Some("auto"), self.threads.clone()),
+            ("clients-max", Some("10000"), self.clients_max.clone()),
+            ("announce", None, self.announce.clone()),
+            ("leader-wait-ms", Some("2000"), self.leader_wait_ms.clone()),
+            ("command-deadline-ms", Some("4000"), self.command_deadline_ms.clone()),
+        ]
+    }
+
+    /// All values, and where each came from.
+    pub(crate) fn resolve(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> anyhow::Result<Settings> {
+        let named_file = variable(&format!("{PREFIX}CONFIG")).map(PathBuf::from);
+        let path = self.config.clone().or(named_file);
+        let file = path.map(|path| read_file(&path).map(|table| (path, table))).transpose()?;
+        let rows = self.rows();
+        if let Some((path, table)) = &file
+            && let Some(unknown) = table.keys().find(|key| rows.iter().all(|row| row.0 != *key))
+        {
+            let known: Vec<&str> = rows.iter().map(|row| row.0).collect();
+            bail!("{}: `{unknown}` is no setting; there are {}", path.display(), known.join(", "));
+        }
+        let mut settings = Vec::new();
+        for (name, default, flag) in rows {
+            let variable_name = format!("{PREFIX}{}", name.replace('-', "_").to_uppercase());
+            let from_file = file.as_ref().and_then(|(path, table)| Some((path, table.get(name)?)));
+            let (value, origin) = if let Some(value) = flag {
+                (Some(value), Origin::Flag(name.to_owned()))
+            } else if let Some(value) = variable(&variable_name) {
+                (Some(value), Origin::Environment(variable_name))
+            } else if let Some((path, value)) = from_file {
+                let text = text_of(value).with_context(|| {
+                    format!("{}: `{name}` must be a text, a number or a list", path.display())
+                })?;
+                (Some(text), Origin::File(path.clone()))
+            } else {
+                (default.map(str::to_owned), Origin::Default)
+            };
+            settings.push(Setting { name, value, origin });
+        }
+        Ok(Settings(settings))
+    }
+}
+
+fn read_file(path: &PathBuf) -> anyhow::Result<toml::Table> {
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!("can't read the settings in {}; look at its path and its rights", path.display())
+    })?;
+    text.parse().with_context(|| format!("{} is no TOML", path.display()))
+}
+
+fn text_of(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(truth) => Some(truth.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<String>> = items.iter().map(text_of).collect();
+            Some(items?.join(","))
+        }
+        _ => None,
+    }
+}
+
+impl Settings {
+    fn get(&self, name: &str) -> Option<&Setting> {
+        self.0.iter().find(|setting| setting.name == name)
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.get(name)?.value.as_deref()
+    }
+
+    /// A value that must be there and be readable; else `wanted` says what it should look like.
+    fn read<T>(
+        &self,
+        name: &'static str,
+        wanted: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let setting = self.get(name).expect("every name is one of the rows");
+        let Some(text) = &setting.value else {
+            bail!("give --{name}, {wanted}");
+        };
+        read(text).with_context(|| {
+            format!("{name} is `{text}` (from {}); it must be {wanted}", setting.origin)
+        })
+    }
+
+    /// What they mean.
+    pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
+        let id = self.read("id", "the number of this replica, such as 1", read_id)?;
+        let address = "an address with a port, such as 127.0.0.1:7001";
+        let listen = self.read("listen", address, read_address)?;
+        let peer_listen = self.read("peer-listen", address, read_address)?;
+        ensure!(
+            listen != peer_listen || listen.port() == 0,
+            "listen and peer-listen are both {listen}; clients and peers need a port each"
+        );
+        let all = self.read(
+            "peers",
+            "a list of all replicas, such as 1=127.0.0.1:8001,2=127.0.0.1:8002,3=127.0.0.1:8003",
+            read_peers,
+        )?;
+        for (at, (peer, address)) in all.iter().enumerate() {
+            for (other, elsewhere) in &all[..at] {
+                ensure!(peer != other, "peers names replica {} twice", peer.0);
+                ensure!(
+                    address != elsewhere,
+                    "peers gives replicas {} and {} the same address {address}",
+                    other.0,
+                    peer.0
+                );
+            }
+        }
+        let number = "a whole number above 0";
+        let millis = |name| {
+            self.read(name, "a whole number of milliseconds above 0", read_number)
+                .map(Duration::from_millis)
+        };
+        let bootstrap = self.read("bootstrap", "true or false", |text| text.parse().ok())?;
+        let cluster = self.text("cluster").map(cluster_id);
+        let derived = || {
+            let mut names: Vec<String> =
+                all.iter().map(|(peer, address)| format!("{}={address}", peer.0)).collect();
+            names.sort();
+            cluster_id(&names.join(","))
+        };
+        let folder = self
+            .text("dir")
+            .map_or_else(|| PathBuf::from(format!("bowline-data/replica-{}", id.0)), PathBuf::from);
+        let how = "dedicated, fused or auto";
+        Ok(ServerOptions {
+            id,
+            listen,
+            peer_listen,
+            peers: all.iter().copied().filter(|(peer, _)| *peer != id).collect(),
+            announce: self.text("announce").map(str::to_owned),
+            folder,
+            cluster: if bootstrap { Some(cluster.unwrap_or_else(derived)) } else { cluster },
+            bootstrap,
+            config: Config::server(),
+            threads: self.read("threads", how, |text| text.parse::<Threads>().ok())?,
+            clients_max: usize::try_from(self.read("clients-max", number, read_number)?)?,
+            patience: Patience {
+                leader_wait: millis("leader-wait-ms")?,
+                command_deadline: millis("command-deadline-ms")?,
+            },
+        })
+    }
+}
+
+fn read_id(text: &str) -> Option<NodeId> {
+    text.parse().ok().filter(|id| (1..=ID_MAX).contains(id)).map(NodeId)
+}
+
+fn read_number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| *number > 0)
+}
+
+fn read_address(text: &str) -> Option<SocketAddr> {
+    text.to_socket_addrs().ok()?.next()
+}
+
+fn read_peers(text: &str) -> Option<Vec<(NodeId, SocketAddr)>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let (id, address) = part.split_once('=')?;
+            Some((read_id(id.trim())?, read_address(address.trim())?))
+        })
+        .collect()
+}
+
+/// The number that a cluster of this name has: as it is, if it is written as one; else the name's
+/// 128-bit FNV-1a, which is the same everywhere and for good.
+pub(super) fn cluster_id(name: &str) -> u128 {
+    if name.len() == 32
+        && let Ok(number) = u128::from_str_radix(name, 16)
+    {
+        return number;
+    }
+    let mix = |hash: u128, byte: u8| {
+        (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013B)
+    };
+    name.bytes().fold(0x6C62_272E_07BB_0142_62B8_2175_6295_C58D, mix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        arguments: ServerArguments,
+    }
+
+    fn resolve(flags: &str, variables: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        let words = std::iter::once("bowline").chain(flags.split_whitespace());
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Program::parse_from(words).arguments.resolve(variable)
+    }
+
+    fn complaint(flags: &str) -> String {
+        format!("{:#}", resolve(flags, &[]).unwrap().options().expect_err("it is nonsense"))
+    }
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file_which_beats_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bowline.toml");
+        let text = "id = 4\nlisten = \"127.0.0.1:1\"\nthreads = \"fused\"\n\
+                    peers = [\"1=127.0.0.1:8001\", \"4=127.0.0.1:8004\"]\n";
+        std::fs::write(&path, text).unwrap();
+        let flags = format!("--config {} --listen 127.0.0.1:3", path.display());
+        let variables = [("BOWLINE_LISTEN", "127.0.0.1:2"), ("BOWLINE_THREADS", "dedicated")];
+        let settings = resolve(&flags, &variables).unwrap();
+        let shown = |name| {
+            let setting = settings.get(name).unwrap();
+            (setting.value.clone().unwrap(), setting.origin.to_string())
+        };
+        assert_eq!(shown("listen"), ("127.0.0.1:3".to_owned(), "--listen".to_owned()));
+        assert_eq!(shown("threads"), ("dedicated".to_owned(), "BOWLINE_THREADS".to_owned()));
+        assert_eq!(shown("id"), ("4".to_owned(), path.display().to_string()));
+        assert_eq!(shown("clients-max"), ("10000".to_owned(), "default".to_owned()));
+        let options = settings.options().unwrap();
+        assert_eq!(options.peers, [(NodeId(1), "127.0.0.1:8001".parse().unwrap())]);
+        assert_eq!(options.folder, PathBuf::from("bowline-data/replica-4"));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_what_to_change() {
+        for (flags, words) in [
+            ("", "give --id"),
+            ("--id 0", "id is `0` (from --id)"),
+            ("--id 1 --listen here", "such as 127.0.0.1:7001"),
+            ("--id 1 --listen 127.0.0.1:1 --peer-listen 127.0.0.1:1", "need a port each"),
+            ("--id 1 --peers 2", "1=127.0.0.1:8001"),
+            ("--id 1 --peers 2=127.0.0.1:1,2=127.0.0.1:2", "replica 2 twice"),
+            ("--id 1 --peers 2=127.0.0.1:1,3=127.0.0.1:1", "the same address"),
+            ("--id 1 --threads many", "dedicated, fused or auto"),
+            ("--id 1 --clients-max -1", "a whole number above 0"),
+        ] {
+            // A value that begins with a dash is clap's to refuse unless it is joined.
+            let flags = flags.replace("--clients-max -1", "--clients-max=-1");
+            let complaint = complaint(&flags);
+            assert!(complaint.contains(words), "{flags}: {complaint}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_key_that_is_no_setting_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bowline.toml");
+        std::fs::write(&path, "listn = \"127.0.0.1:1\"").unwrap();
+        let error = resolve(&format!("--config {}", path.display()), &[]).unwrap_err();
+        assert!(format!("{error:#}").contains("`listn` is no setting"), "{error:#}");
+    }
+
+    #[test]
+    fn every_replica_makes_the_same_cluster_of_the_same_peers() {
+        let peers = "1=127.0.0.1:8001,2=127.0.0.1:8002";
+        let other = "2=127.0.0.1:8002, 1=127.0.0.1:8001".replace(' ', "");
+        let cluster = |id: u16, peers: &str| {
+            let flags = format!("--id {id} --bootstrap --peers {peers}");
+            resolve(&flags, &[]).unwrap().options().unwrap().cluster
+        };
+        assert!(cluster(1, peers).is_some());
+        assert_eq!(cluster(1, peers), cluster(2, &other));
+        assert_ne!(cluster(1, peers), cluster(1, "1=127.0.0.1:8001,2=127.0.0.1:8003"));
+        assert_eq!(cluster_id("000000000000000000000000000000fe"), 0xFE);
+    }
+}

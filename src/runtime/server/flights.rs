@@ -1,0 +1,173 @@
+//! Requests that have no answer yet, by their sequence number, and which connection waits for it.
+//! The number is the last part of a request's key and never used twice by one process; with the
+//! replica and its incarnation before it, a key is unique in the cluster for good.
+
+use std::collections::VecDeque;
+
+use crate::runtime::applier::ORIGIN_BYTES;
+use crate::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
+
+/// Who waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Flight {
+    /// The place of the client's connection.
+    pub(super) place: usize,
+    /// The connection, for its place may have another by now.
+    pub(super) client: ClientId,
+    /// Which of its replies.
+    pub(super) slot: u64,
+    /// When the request came.
+    pub(super) arrived: Instant,
+}
+
+/// All that wait.
+///
+/// Invariant: the one with sequence `first + n` is at `waiting[n]`; the front is not empty.
+#[derive(Debug)]
+pub(super) struct Flights {
+    origin: [u8; ORIGIN_BYTES],
+    first: u64,
+    waiting: VecDeque<Option<Flight>>,
+}
+
+/// The bytes that the ids of a replica's requests begin with: its number, and the lower six bytes
+/// of its incarnation.
+pub(super) fn origin_of(replica: NodeId, incarnation: u64) -> [u8; ORIGIN_BYTES] {
+    let mut origin = [0; ORIGIN_BYTES];
+    origin[..2].copy_from_slice(&replica.0.to_be_bytes());
+    origin[2..].copy_from_slice(&incarnation.to_be_bytes()[2..]);
+    origin
+}
+
+/// A request's id.
+pub(super) fn request_id(origin: [u8; ORIGIN_BYTES], sequence: u64) -> RequestId {
+    let mut id = [0; 16];
+    id[..ORIGIN_BYTES].copy_from_slice(&origin);
+    id[ORIGIN_BYTES..].copy_from_slice(&sequence.to_be_bytes());
+    RequestId(id)
+}
+
+/// The replica at which a request came in, and its sequence number there.
+pub(super) fn parts_of(id: RequestId) -> (NodeId, u64) {
+    let replica = u16::from_be_bytes([id.0[0], id.0[1]]);
+    let mut sequence = [0; 8];
+    sequence.copy_from_slice(&id.0[ORIGIN_BYTES..]);
+    (NodeId(replica), u64::from_be_bytes(sequence))
+}
+
+impl Flights {
+    pub(super) fn new(origin: [u8; ORIGIN_BYTES]) -> Flights {
+        Flights { origin, first: 1, waiting: VecDeque::new() }
+    }
+
+    /// What the ids of all requests from here begin with.
+    pub(super) fn origin(&self) -> [u8; ORIGIN_BYTES] {
+        self.origin
+    }
+
+    /// Whether a request came in here, in this incarnation.
+    pub(super) fn is_own(&self, key: RequestKey) -> bool {
+        key.request.0.starts_with(&self.origin)
+    }
+
+    /// The key that the next request gets.
+    pub(super) fn next_key(&self, client: ClientId) -> RequestKey {
+        let sequence = self.first + self.waiting.len() as u64;
+        RequestKey { client, request: request_id(self.origin, sequence) }
+    }
+
+    /// Remembers who waits for the request of [`Flights::next_key`]; gives its number.
+    pub(super) fn add(&mut self, flight: Flight) -> u64 {
+        self.waiting.push_back(Some(flight));
+        self.first + self.waiting.len() as u64 - 1
+    }
+
+    /// Who waits for that, if anybody still does.
+    pub(super) fn get(&self, key: RequestKey) -> Option<Flight> {
+        let (_, sequence) = parts_of(key.request);
+        let at = usize::try_from(sequence.checked_sub(self.first)?).ok()?;
+        (*self.waiting.get(at)?).filter(|flight| flight.client == key.client)
+    }
+
+    /// Nobody waits any more.
+    pub(super) fn remove(&mut self, sequence: u64) {
+        let at = sequence.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        if let Some(flight) = at.and_then(|at| self.waiting.get_mut(at)) {
+            *flight = None;
+        }
+        while let Some(None) = self.waiting.front() {
+            self.waiting.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// Who has waited since `before` or longer, with the request's number.
+    pub(super) fn since(&self, before: Instant) -> Vec<(u64, Flight)> {
+        let numbered = (self.first..).zip(&self.waiting);
+        let flights = numbered.filter_map(|(sequence, flight)| Some((sequence, (*flight)?)));
+        flights.take_while(|(_, flight)| flight.arrived <= before).collect()
+    }
+
+    /// When the one came that has waited longest.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        Some(self.waiting.front()?.as_ref()?.arrived)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight(slot: u64) -> Flight {
+        Flight { place: 3, client: ClientId(7), slot, arrived: Instant(slot * 10) }
+    }
+
+    #[test]
+    fn answers_find_who_waits_in_any_order_and_once() {
+        let origin = origin_of(NodeId(0x0102), 0xAABB_0000_0000_0005);
+        assert_eq!(origin, [1, 2, 0, 0, 0, 0, 0, 5]);
+        let mut flights = Flights::new(origin);
+        let keys: Vec<_> = (0..4)
+            .map(|slot| {
+                let key = flights.next_key(ClientId(7));
+                assert_eq!(parts_of(key.request), (NodeId(0x0102), flights.add(flight(slot))));
+                key
+            })
+            .collect();
+        assert!(keys.iter().all(|key| flights.is_own(*key)));
+        for at in [2, 0, 3, 1] {
+            assert_eq!(flights.get(keys[at]), Some(flight(at as u64)));
+            flights.remove(parts_of(keys[at].request).1);
+            assert_eq!(flights.get(keys[at]), None);
+        }
+        assert!(flights.waiting.is_empty());
+        assert_eq!(parts_of(flights.next_key(ClientId(7)).request).1, 5);
+    }
+
+    #[test]
+    fn the_same_place_with_another_client_is_not_who_waits() {
+        let mut flights = Flights::new(origin_of(NodeId(1), 1));
+        let key = flights.next_key(ClientId(7));
+        flights.add(flight(0));
+        assert_eq!(flights.get(RequestKey { client: ClientId(8), ..key }), None);
+        let later = origin_of(NodeId(1), 2);
+        let foreign = RequestKey { client: ClientId(7), request: request_id(later, 1) };
+        assert!(!flights.is_own(foreign));
+    }
+
+    #[test]
+    fn those_that_wait_longest_come_first() {
+        let mut flights = Flights::new(origin_of(NodeId(1), 1));
+        for slot in 0..5 {
+            flights.add(flight(slot));
+        }
+        flights.remove(2);
+        let slots: Vec<_> = flights
+            .since(Instant(20))
+            .iter()
+            .map(|(number, there)| (*number, there.slot))
+            .collect();
+        assert_eq!(slots, [(1, 0), (3, 2)]);
+        assert_eq!(flights.oldest(), Some(Instant(0)));
+    }
+}

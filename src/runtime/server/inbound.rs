@@ -1,0 +1,306 @@
+//! Connections from peers, over which this replica only hears. Each begins with a hello that is
+//! checked before anything else is believed: the right cluster, the right addressee, a known
+//! sender, and no older incarnation than one seen before (safety.md H3, D6).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::{Registry, Token};
+
+use crate::runtime::status::Counts;
+use crate::types::{Instant, NodeId};
+use crate::wire::frame::{Decoder, Frame, FrameError, Hello, Lane};
+
+use super::slab::Slab;
+use super::socket::{Arrived, Socket};
+
+/// Who has not said hello by then is no peer.
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+/// Connections taken in for each peer; two are in use, others may be dying.
+const CONNECTIONS_PER_PEER: usize = 8;
+/// Most bytes read from one connection in one pass, so that none keeps the others waiting.
+const PASS_BYTES_MAX: usize = 1 << 20;
+
+/// Why a hello is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("a peer of cluster {0:032x} called; check --peers and --cluster on both sides")]
+    Cluster(u128),
+    #[error("a peer wanted to talk to replica {0}; check its --peers")]
+    Addressee(NodeId),
+    #[error("replica {0} called, which is not among --peers")]
+    Stranger(NodeId),
+    #[error(
+        "replica {peer} called as incarnation {called}, but {seen} was here already: is an old \
+         copy of it running?"
+    )]
+    Old { peer: NodeId, called: u64, seen: u64 },
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("a peer spoke before it said who it is, or said so twice")]
+    Order,
+}
+
+#[derive(Debug)]
+struct Caller {
+    socket: Socket,
+    decoder: Decoder,
+    /// Who it is, once that is known and believed.
+    from: Option<Identity>,
+    since: Instant,
+}
+
+/// Who calls, and which of its connections this is.
+#[derive(Clone, Copy, Debug)]
+struct Identity {
+    peer: NodeId,
+    incarnation: u64,
+    lane: Lane,
+    /// Counts hellos: a later connection of the same lane takes the place of an earlier one.
+    number: u64,
+}
+
+/// A peer, and the latest incarnation of it that has called.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    peer: NodeId,
+    incarnation: u64,
+}
+
+/// All connections from peers.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    me: NodeId,
+    cluster: u128,
+    /// Every peer; incarnation 0 is one that has not called yet.
+    seen: Vec<Seen>,
+    callers: Slab<Caller>,
+    hellos: u64,
+    first_token: usize,
+    counts: Arc<Counts>,
+}
+
+impl Inbound {
+    pub(super) fn new(
+        me: NodeId,
+        cluster: u128,
+        peers: impl Iterator<Item = NodeId>,
+        first_token: usize,
+        counts: Arc<Counts>,
+    ) -> Inbound {
+        let seen = peers.map(|peer| Seen { peer, incarnation: 0 }).collect();
+        Inbound { me, cluster, seen, callers: Slab::default(), hellos: 0, first_token, counts }
+    }
+
+    /// The most connections that there may be.
+    pub(super) fn limit(&self) -> usize {
+        self.seen.len().max(1) * CONNECTIONS_PER_PEER
+    }
+
+    /// Takes a connection in, or refuses it because there are too many.
+    pub(super) fn accept(&mut self, stream: TcpStream, now: Instant, registry: &Registry) {
+        if self.callers.len() >= self.limit() {
+            self.counts.peers_refused.add_one();
+            return;
+        }
+        let token = Token(self.first_token + self.callers.next_place());
+        if let Ok(socket) = Socket::new(stream, registry, token, true) {
+            let caller = Caller { socket, decoder: Decoder::default(), from: None, since: now };
+            self.callers.insert(caller);
+        }
+    }
+
+    /// Notes an event of one of the tokens.
+    pub(super) fn wake(&mut self, token: usize, event: &mio::event::Event) {
+        if let Some(caller) = self.callers.get_mut(token - self.first_token) {
+            caller.socket.wake(event);
+        }
+    }
+
+    /// Whether there is something to read.
+    pub(super) fn is_readable(&mut self) -> bool {
+        self.callers.iter_mut().any(|(_, caller)| caller.socket.is_readable())
+    }
+
+    /// When [`Inbound::expire`] may have something to do, while anybody has not said hello.
+    pub(super) fn next_due(&mut self) -> Option<Instant> {
+        let silent = self.callers.iter_mut().filter(|(_, caller)| caller.from.is_none());
+        silent.map(|(_, caller)| caller.since + HELLO_PATIENCE).min()
+    }
+
+    /// Closes the connections of those that do not say who they are.
+    pub(super) fn expire(&mut self, now: Instant, registry: &Registry) {
+        let silent: Vec<usize> = self
+            .callers
+            .iter_mut()
+            .filter(|(_, caller)| caller.from.is_none() && now >= caller.since + HELLO_PATIENCE)
+            .map(|(place, _)| place)
+            .collect();
+        for place in silent {
+            self.counts.peers_refused.add_one();
+            self.close(place, registry);
+        }
+    }
+
+    /// Takes in what has come, up to a bound: `take` gets every frame with its sender, and first
+    /// of all the hello of a connection that is believed.
+    pub(super) fn receive(
+        &mut self,
+        registry: &Registry,
+        space: &mut [u8],
+        mut take: impl FnMut(NodeId, u64, Frame),
+    ) {
+        let readable: Vec<usize> = self
+            .callers
+            .iter_mut()
+            .filter(|(_, caller)| caller.socket.is_readable())
+            .map(|(place, _)| place)
+            .collect();
+        for place in readable {
+            // Closed by the hello of a later connection, maybe.
+            if self.callers.get_mut(place).is_none() {
+                continue;
+            }
+            let hellos = self.hellos;
+            let read = self.read(place, space, &mut take);
+            if self.hellos > hellos {
+                self.close_replaced(place, registry);
+            }
+            match read {
+                Ok(true) => {}
+                Ok(false) => self.close(place, registry),
+                Err(refused) => {
+                    self.counts.peers_refused.add_one();
+                    tracing::warn!("connection of a peer closed: {refused}");
+                    self.close(place, registry);
+                }
+            }
+        }
+    }
+
+    /// Reads from one connection. False if it has ended.
+    fn read(
+        &mut self,
+        place: usize,
+        space: &mut [u8],
+        take: &mut impl FnMut(NodeId, u64, Frame),
+    ) -> Result<bool, Refused> {
+        let caller = self.callers.get_mut(place).expect("it was found a moment ago");
+        let mut bytes = 0;
+        while bytes < PASS_BYTES_MAX && caller.socket.is_readable() {
+            match caller.socket.read(space) {
+                Arrived::Some(count) => {
+                    bytes += count;
+                    caller.decoder.feed(&space[..count]);
+                }
+                Arrived::Drained => break,
+                Arrived::Closed => return Ok(false),
+            }
+            while let Some(frame) = caller.decoder.next_frame()? {
+                match (caller.from, &frame) {
+                    (Some(_), Frame::Hello(_)) => return Err(Refused::Order),
+                    (Some(from), _) => take(from.peer, from.incarnation, frame),
+                    (None, Frame::Hello(hello)) => {
+                        check(self.me, self.cluster, &mut self.seen, hello)?;
+                        self.hellos += 1;
+                        let (peer, incarnation) = (hello.from, hello.incarnation);
+                        let identity =
+                            Identity { peer, incarnation, lane: hello.lane, number: self.hellos };
+                        caller.from = Some(identity);
+                        take(peer, incarnation, frame);
+                    }
+                    (None, _) => return Err(Refused::Order),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// A peer that has made a connection anew has left the earlier one behind, and a peer that has
+    /// started anew all of them. What they still hold must not be read: a write that comes to light
+    /// now may have been sent again meanwhile.
+    fn close_replaced(&mut self, by: usize, registry: &Registry) {
+        let Some(newest) = self.callers.get_mut(by).and_then(|caller| caller.from) else { return };
+        let is_replaced = |from: Identity| {
+            from.peer == newest.peer
+                && (from.incarnation < newest.incarnation
+                    || (from.lane == newest.lane && from.number < newest.number))
+        };
+        let old: Vec<usize> = self
+            .callers
+            .iter_mut()
+            .filter(|(_, caller)| caller.from.is_some_and(is_replaced))
+            .map(|(place, _)| place)
+            .collect();
+        for place in old {
+            self.close(place, registry);
+        }
+    }
+
+    fn close(&mut self, place: usize, registry: &Registry) {
+        if let Some(mut caller) = self.callers.remove(place) {
+            caller.socket.close(registry);
+        }
+    }
+}
+
+/// Whether a hello is to be believed; if so, it is remembered.
+fn check(me: NodeId, cluster: u128, seen: &mut [Seen], hello: &Hello) -> Result<(), Refused> {
+    if hello.cluster != cluster {
+        return Err(Refused::Cluster(hello.cluster));
+    }
+    if hello.to != me {
+        return Err(Refused::Addressee(hello.to));
+    }
+    let known = seen.iter_mut().find(|seen| seen.peer == hello.from);
+    let known = known.ok_or(Refused::Stranger(hello.from))?;
+    if hello.incarnation < known.incarnation {
+        return Err(Refused::Old {
+            peer: hello.from,
+            called: hello.incarnation,
+            seen: known.incarnation,
+        });
+    }
+    known.incarnation = hello.incarnation;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello() -> Hello {
+        Hello {
+            cluster: 5,
+            from: NodeId(2),
+            to: NodeId(1),
+            incarnation: 3,
+            lane: Lane::Urgent,
+            client_address: "127.0.0.1:7002".to_owned(),
+        }
+    }
+
+    fn seen() -> Vec<Seen> {
+        vec![Seen { peer: NodeId(2), incarnation: 0 }]
+    }
+
+    #[test]
+    fn only_the_right_cluster_addressee_and_sender_are_believed() {
+        let mut peers = seen();
+        let mut call = |hello: Hello| check(NodeId(1), 5, &mut peers, &hello);
+        assert_eq!(call(Hello { cluster: 6, ..hello() }), Err(Refused::Cluster(6)));
+        assert_eq!(call(Hello { to: NodeId(3), ..hello() }), Err(Refused::Addressee(NodeId(3))));
+        assert_eq!(call(Hello { from: NodeId(4), ..hello() }), Err(Refused::Stranger(NodeId(4))));
+        assert_eq!(call(hello()), Ok(()));
+    }
+
+    #[test]
+    fn an_incarnation_that_was_passed_never_comes_back() {
+        let mut peers = seen();
+        let mut call =
+            |incarnation| check(NodeId(1), 5, &mut peers, &Hello { incarnation, ..hello() });
+        assert_eq!((call(3), call(3), call(4)), (Ok(()), Ok(()), Ok(())));
+        assert_eq!(call(3), Err(Refused::Old { peer: NodeId(2), called: 3, seen: 4 }));
+    }
+}

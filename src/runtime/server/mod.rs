@@ -1,0 +1,219 @@
+//! The server: the same stages as everywhere, behind TCP doors for Redis clients and for peers,
+//! over a log on disk.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `network` | the stage: `Poll`, and which way everything goes |
+//! | `clients`, `client` | the clients' door; one client's requests in their order |
+//! | `flights` | who waits for which request |
+//! | `read_asks` | reads at a replica that does not lead |
+//! | `links`, `inbound` | connections to peers; connections from peers |
+//! | `listener`, `socket`, `outbox`, `slab` | sockets that never block |
+//!
+//! Only the replica that holds a client's connection answers it, from its own state: a write once
+//! it has applied it, a read once it has applied as much as the leader knew to be committed when
+//! the read came. What peers pass to the leader are bare commands, and nothing comes back but
+//! refusals (design.md §6).
+
+mod client;
+mod clients;
+mod flights;
+mod inbound;
+mod links;
+mod listener;
+mod network;
+mod outbox;
+mod read_asks;
+mod slab;
+mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::raft::Replica;
+use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
+use crate::redis::{Context, Node, Settings};
+use crate::storage::{Log, LogOptions, RealDisk};
+use crate::types::{EntryId, Instant, NodeId};
+use crate::wire::frame::{Hello, Lane};
+use crate::wire::resp::Limits;
+
+use self::clients::Clients;
+use self::flights::{Flights, origin_of};
+use self::inbound::Inbound;
+use self::links::Links;
+use self::listener::Listener;
+use self::network::{CLIENTS_FROM, INBOUND_FROM, LINKS_FROM, Parts, ServerNetwork, WAKER};
+use super::applier::{Answering, Applier};
+use super::channels;
+use super::clock::Clock;
+use super::core::{Core, UnlessLeading};
+use super::log_writer::LogWriter;
+use super::status::{Board, Counts};
+use super::wake::Wake;
+use super::{RunError, Stages, Threads, run, seed, system};
+
+pub use self::clients::Patience;
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// This replica.
+    pub id: NodeId,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where peers connect.
+    pub peer_listen: SocketAddr,
+    /// The other replicas and where they listen for peers.
+    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// What clients of other replicas are told instead of `listen`, as `host:port`.
+    pub announce: Option<String>,
+    /// The replica's folder.
+    pub folder: PathBuf,
+    /// The cluster that the folder must belong to; `None` takes what the folder says.
+    pub cluster: Option<u128>,
+    /// Make the folder this replica's if it is empty. Wants `cluster`.
+    pub bootstrap: bool,
+    /// How the core behaves.
+    pub config: Config,
+    /// How stages are put on threads.
+    pub threads: Threads,
+    /// Most clients at a time.
+    pub clients_max: usize,
+    /// How long clients wait.
+    pub patience: Patience,
+}
+
+/// Runs a server until the system refuses to poll. It leaves SIGTERM to its default: whatever it
+/// has acknowledged is on disk.
+///
+/// # Errors
+/// If it can't start: an address in use, a folder that is another's or damaged, nonsense in the
+/// configuration.
+pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), RunError> {
+    options.config.validate()?;
+    // Before the folder is touched: a second start by mistake must not count as a restart.
+    let client_listener = listen("clients", options.listen)?;
+    let peer_listener = listen("peers", options.peer_listen)?;
+    if options.bootstrap {
+        let cluster = options.cluster.expect("to bootstrap goes with a cluster's id");
+        bootstrap(&options.folder, cluster, options.id)?;
+    }
+    let disk = RealDisk::open(&options.folder)?;
+    let (log, durable, identity) =
+        Log::open(disk, options.cluster, options.id, LogOptions::default())?;
+    tracing::info!(
+        replica = %options.id,
+        cluster = format_args!("{:032x}", identity.cluster),
+        incarnation = identity.incarnation,
+        last = %durable.entries.last().map_or(EntryId::ZERO, Entry::id),
+        listen = %options.listen,
+        peer_listen = %options.peer_listen,
+        "the log is open"
+    );
+    let clock = Clock::start();
+    let peers: Vec<NodeId> = options.peers.iter().map(|(peer, _)| *peer).collect();
+    let replica =
+        Replica::new(options.id, &peers, options.config.clone(), seed(), durable, clock.now());
+    let parts = |error| system("setting up the network")(error);
+    let poll = mio::Poll::new().map_err(parts)?;
+    let waker = mio::Waker::new(poll.registry(), WAKER).map_err(parts)?;
+    let wake = Arc::new(Wake::new(waker));
+    let fused = options.threads.are_fused();
+    let (network, core, log_writer, applier) = channels::channels(&wake, fused);
+    let board = Arc::new(Board::default());
+    let origin = origin_of(options.id, identity.incarnation);
+    let announce = options.announce.clone().unwrap_or_else(|| options.listen.to_string());
+    let introduction = Hello {
+        cluster: identity.cluster,
+        from: options.id,
+        to: options.id,
+        incarnation: identity.incarnation,
+        lane: Lane::Urgent,
+        client_address: announce.clone(),
+    };
+    let links = Links::new(introduction, &options.peers, LINKS_FROM, Arc::clone(counts));
+    let inbound =
+        Inbound::new(options.id, identity.cluster, links.peers(), INBOUND_FROM, Arc::clone(counts));
+    let context = context(options, identity.cluster, &announce, clock.now());
+    let folder = options.folder.display().to_string();
+    let host = options.listen.ip().to_string();
+    let settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
+    let clients = Clients::new(
+        Flights::new(origin),
+        CLIENTS_FROM,
+        options.clients_max,
+        options.patience,
+        context,
+        settings,
+        Arc::clone(counts),
+    );
+    let network = ServerNetwork::new(Parts {
+        poll,
+        wake,
+        ends: network,
+        clock,
+        shares_thread: fused,
+        me: options.id,
+        incarnation: identity.incarnation,
+        client_listener,
+        peer_listener,
+        clients,
+        links,
+        inbound,
+        board: Arc::clone(&board),
+        counts: Arc::clone(counts),
+    })
+    .map_err(parts)?;
+    let stages = Stages {
+        network,
+        core: Core::new(replica, clock, core, UnlessLeading::Refuse, board, Arc::clone(counts)),
+        log_writer: LogWriter::durable(log, log_writer, Arc::clone(counts)),
+        applier: Applier::new(Answering::AsOrigin(origin), applier),
+    };
+    run(stages, fused).map_err(system("waiting for messages"))
+}
+
+/// Makes an empty folder, or none yet, a replica's. Only ever once: a replica that has lost its
+/// folder must not come back under the same number, for it has forgotten what it vouched for.
+///
+/// # Errors
+/// If the folder holds something already, or can't be written.
+pub fn bootstrap(folder: &Path, cluster: u128, id: NodeId) -> Result<(), RunError> {
+    let mut disk = RealDisk::create(folder)?;
+    Ok(Log::bootstrap(&mut disk, cluster, id)?)
+}
+
+fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
+    Listener::bind(address).map_err(|source| {
+        let advice = match source.kind() {
+            io::ErrorKind::AddrInUse => "another process listens there; stop it, or choose another",
+            io::ErrorKind::PermissionDenied => "choose a port above 1023",
+            io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
+            _ => "choose another address",
+        };
+        RunError::Listen { whom, address, source, advice }
+    })
+}
+
+/// What clients are told of this replica, before anything else is known.
+fn context(options: &ServerOptions, cluster: u128, announce: &str, now: Instant) -> Context {
+    let (host, port) = announce.rsplit_once(':').unwrap_or((announce, ""));
+    let me = Node {
+        id: options.id,
+        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+        port: port.parse().unwrap_or(options.listen.port()),
+        peer_port: options.peer_listen.port(),
+        connected: true,
+        match_index: None,
+    };
+    let mut context = Context::alone(me, cluster, now);
+    context.process_id = std::process::id();
+    context.run_id = u128::from(seed()) << 64 | u128::from(seed());
+    context.traffic.clients_max = options.clients_max as u64;
+    context.payload_bytes_max = RECORD_BYTES_MAX - HEADER_BYTES;
+    context
+}

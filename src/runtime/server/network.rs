@@ -1,0 +1,583 @@
+//! The network stage of the server: owns `Poll`, the listening sockets and all connections. Moves
+//! what clients ask to whoever leads, here or elsewhere, and answers back; what must wait for what
+//! is decided in `clients` and `read_asks`.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use crossbeam::channel::TrySendError;
+use mio::{Events, Poll, Token};
+
+use crate::raft::{ClientRequest, Envelope, Msg, Refusal, RefusalReason, RequestKind, RoleName};
+use crate::redis::Node;
+use crate::runtime::channels::{Again, Applied, CoreItem, Lead, NetworkEnds, QUEUE_LEN, ReadsAt};
+use crate::runtime::clock::Clock;
+use crate::runtime::status::{Board, Counts};
+use crate::runtime::wake::Wake;
+use crate::runtime::{Flow, NetworkStage};
+use crate::types::{ClientId, Instant, NodeId, RequestKey, Term};
+use crate::wire::frame::Frame;
+
+use super::client::Pending;
+use super::clients::Clients;
+use super::flights::{origin_of, parts_of, request_id};
+use super::inbound::Inbound;
+use super::links::Links;
+use super::listener::Listener;
+use super::read_asks::ReadAsks;
+
+/// The token of the waker, which whoever makes the `Poll` registers.
+pub(super) const WAKER: Token = Token(0);
+const CLIENT_LISTENER: Token = Token(1);
+const PEER_LISTENER: Token = Token(2);
+/// Where the tokens of connections begin: to peers, from peers, of clients.
+pub(super) const LINKS_FROM: usize = 16;
+pub(super) const INBOUND_FROM: usize = 1 << 10;
+pub(super) const CLIENTS_FROM: usize = 1 << 16;
+/// How soon to look again whether the core has room for what waits here.
+const RETRY: Duration = Duration::from_millis(1);
+/// How often to look for requests that have waited too long.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
+/// How old the facts may be that clients are told.
+const FACTS_AGE: Duration = Duration::from_millis(100);
+/// Connections accepted in one pass, so that those that are there are not kept waiting.
+const ACCEPTED_MAX: usize = 64;
+/// Most bytes and requests of clients handed to the core at once.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+const BATCH_REQUESTS_MAX: usize = 4_096;
+/// Bytes read at once.
+const SPACE_BYTES: usize = 64 << 10;
+
+/// What the stage is made of.
+pub(super) struct Parts {
+    pub(super) poll: Poll,
+    pub(super) wake: Arc<Wake>,
+    pub(super) ends: NetworkEnds,
+    pub(super) clock: Clock,
+    /// The core sleeps in our `Poll`.
+    pub(super) shares_thread: bool,
+    pub(super) me: NodeId,
+    pub(super) incarnation: u64,
+    pub(super) client_listener: Listener,
+    pub(super) peer_listener: Listener,
+    pub(super) clients: Clients,
+    pub(super) links: Links,
+    pub(super) inbound: Inbound,
+    pub(super) board: Arc<Board>,
+    pub(super) counts: Arc<Counts>,
+}
+
+/// Where requests go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Route {
+    /// To the core of this replica, which leads.
+    Here,
+    /// To another replica.
+    To(NodeId),
+    /// Nowhere for now: they wait.
+    None,
+}
+
+/// The stage.
+pub(super) struct ServerNetwork {
+    parts: Parts,
+    events: Events,
+    reads: ReadAsks,
+    lead: Lead,
+    /// Where writes were last handed on: in which term, to whom, and over which connection.
+    way: Option<(Term, NodeId, u64)>,
+    /// For the core, when it has room.
+    reads_at: VecDeque<ReadsAt>,
+    applied: Option<Applied>,
+    facts_at: Option<Instant>,
+    expired_at: Instant,
+    space: Vec<u8>,
+}
+
+impl ServerNetwork {
+    pub(super) fn new(mut parts: Parts) -> io::Result<ServerNetwork> {
+        let registry = parts.poll.registry();
+        parts.client_listener.register(registry, CLIENT_LISTENER)?;
+        parts.peer_listener.register(registry, PEER_LISTENER)?;
+        let reads = ReadAsks::new(parts.incarnation);
+        Ok(ServerNetwork {
+            parts,
+            events: Events::with_capacity(1_024),
+            reads,
+            lead: Lead::default(),
+            way: None,
+            reads_at: VecDeque::new(),
+            applied: None,
+            facts_at: None,
+            expired_at: Instant::ZERO,
+            space: vec![0; SPACE_BYTES],
+        })
+    }
+
+    fn route(&self) -> Route {
+        match self.lead.leader {
+            Some(leader) if leader == self.parts.me => Route::Here,
+            Some(leader) if self.parts.links.is_up(leader) => Route::To(leader),
+            _ => Route::None,
+        }
+    }
+
+    /// Whether the core's queue has room for what clients want; the rest of it is for peers and
+    /// for what completes here.
+    fn core_has_room(&self) -> bool {
+        self.parts.ends.to_core.len() < QUEUE_LEN / 2
+    }
+
+    fn patience(&mut self, patience: Option<Duration>) -> Option<Duration> {
+        let now = self.parts.clock.now();
+        let parts = &mut self.parts;
+        if parts.clients.is_readable()
+            || parts.inbound.is_readable()
+            || parts.client_listener.is_acceptable(now)
+            || parts.peer_listener.is_acceptable(now)
+        {
+            return Some(Duration::ZERO);
+        }
+        let expiry = parts.clients.next_due().map(|due| due.max(self.expired_at + EXPIRY_INTERVAL));
+        let due = [
+            parts.links.next_due(),
+            parts.inbound.next_due(),
+            parts.client_listener.next_due(),
+            parts.peer_listener.next_due(),
+            self.reads.next_due(),
+            expiry,
+        ];
+        let mut patience = patience;
+        let mut at_most = |limit: Duration| {
+            patience = Some(patience.map_or(limit, |patience| patience.min(limit)));
+        };
+        if let Some(due) = due.into_iter().flatten().min() {
+            at_most(due.since(now));
+        }
+        let core_is_full = parts.clients.has_waiting() && !self.core_has_room();
+        if core_is_full || self.applied.is_some() || !self.reads_at.is_empty() {
+            at_most(RETRY);
+        }
+        patience
+    }
+
+    /// Does what time alone calls for.
+    fn tick(&mut self, now: Instant) {
+        let parts = &mut self.parts;
+        let registry = parts.poll.registry();
+        parts.links.connect(now, registry);
+        parts.inbound.expire(now, registry);
+        if now >= self.expired_at + EXPIRY_INTERVAL {
+            self.expired_at = now;
+            parts.clients.expire(now);
+        }
+        let lost = self.reads.overdue(now);
+        parts.clients.take_back(&lost);
+        parts.clients.context.now = now;
+        if self.facts_at.is_none_or(|at| now.since(at) >= FACTS_AGE) {
+            self.refresh_facts(now);
+        }
+    }
+
+    /// Brings what clients are told up to date.
+    fn refresh_facts(&mut self, now: Instant) {
+        self.facts_at = Some(now);
+        let parts = &mut self.parts;
+        let status = parts.board.read();
+        let context = &mut parts.clients.context;
+        context.wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let counts = &parts.counts;
+        context.traffic.connections = counts.clients_accepted.get();
+        context.traffic.connections_refused = counts.clients_refused.get();
+        if let Some(status) = status {
+            context.term = status.term;
+            context.role = status.role;
+            context.last_index = status.last.index;
+            context.durable_index = status.durable_index;
+            context.commit_index = status.commit_index;
+            for node in &mut context.nodes {
+                let peer = status.peers.iter().find(|peer| peer.id == node.id);
+                node.match_index = peer.map(|peer| peer.match_index);
+                node.connected = node.id == parts.me || parts.links.is_up(node.id);
+            }
+        }
+        let clients = parts.clients.count() as u64;
+        parts.clients.context.traffic.clients = clients;
+    }
+
+    fn accept(&mut self, now: Instant) {
+        let parts = &mut self.parts;
+        let registry = parts.poll.registry();
+        for _ in 0..ACCEPTED_MAX {
+            let Some(stream) = parts.client_listener.accept(now) else { break };
+            parts.clients.accept(stream, now, registry);
+        }
+        for _ in 0..ACCEPTED_MAX {
+            let Some(stream) = parts.peer_listener.accept(now) else { break };
+            parts.inbound.accept(stream, now, registry);
+        }
+    }
+
+    /// What peers say: messages for the core, and requests that they pass on.
+    fn receive_from_peers(&mut self, now: Instant) {
+        let mut frames = Vec::new();
+        let parts = &mut self.parts;
+        parts.inbound.receive(
+            parts.poll.registry(),
+            &mut self.space,
+            |from, incarnation, frame| {
+                frames.push((from, incarnation, frame));
+            },
+        );
+        if frames.is_empty() {
+            return;
+        }
+        let leads = self.lead.leader == Some(self.parts.me) && self.core_has_room();
+        let mut messages = Vec::new();
+        let mut again = Vec::new();
+        let mut taken_back = Vec::new();
+        for (from, incarnation, frame) in frames {
+            match frame {
+                Frame::Hello(hello) => {
+                    self.parts.links.hurry(from, now);
+                    self.introduce(from, &hello.client_address);
+                }
+                Frame::Peer(message) => {
+                    let to = self.parts.me;
+                    messages.push(Msg::Peer(Envelope { from, to, leader: None, message }));
+                }
+                // A peer speaks for its own clients only.
+                Frame::Forward { key, .. } if parts_of(key.request).0 != from => {
+                    self.parts.counts.ignored.add_one();
+                }
+                Frame::Forward { key, again_since, payload } if leads => {
+                    let kind = RequestKind::Write;
+                    let request = ClientRequest { key, kind, payload };
+                    match again_since {
+                        None => messages.push(Msg::Client(request)),
+                        Some(since) => again.push(Again { since, request }),
+                    }
+                }
+                Frame::Forward { key, .. } => {
+                    let reason = RefusalReason::NotLeader;
+                    self.parts.links.send(from, &Frame::Refused { key, reason });
+                }
+                Frame::AskReadIndex { ticket } if leads => {
+                    messages.push(Msg::Client(read_index_request(from, incarnation, ticket)));
+                }
+                Frame::AskReadIndex { ticket } => {
+                    self.parts.links.send(from, &Frame::ReadIndex { ticket, index: None });
+                }
+                Frame::Refused { key, reason } => self.refused(key, reason, &mut taken_back),
+                Frame::ReadIndex { ticket, index } => {
+                    let reads = self.reads.take(ticket);
+                    match index {
+                        Some(index) if !reads.is_empty() => {
+                            self.reads_at.push_back(ReadsAt { index, reads });
+                        }
+                        _ => taken_back.extend(reads.iter().map(|read| read.key)),
+                    }
+                }
+            }
+        }
+        self.parts.clients.take_back(&taken_back);
+        // First: what a peer sends again is older than what it sends for the first time.
+        self.hand_over_again(again);
+        if !messages.is_empty() {
+            self.hand_over(messages);
+        }
+    }
+
+    fn hand_over_again(&mut self, again: Vec<Again>) {
+        let count = again.len();
+        if count > 0 && self.parts.ends.to_core.try_send(CoreItem::Again(again)).is_err() {
+            self.parts.counts.again_dropped.add(count);
+        }
+    }
+
+    /// Sends the writes again that another leader got, or that went a way which broke. Before
+    /// anything new, so that nothing of one client overtakes anything else of it.
+    fn dispatch_again(&mut self, route: Route) {
+        let (leader, times) = match route {
+            Route::Here => (self.parts.me, 0),
+            Route::To(leader) => (leader, self.parts.links.times(leader)),
+            Route::None => return,
+        };
+        let way = Some((self.lead.term, leader, times));
+        if self.way == way {
+            return;
+        }
+        self.way = way;
+        let mut here = Vec::new();
+        for (key, Pending { payload, since, kind, .. }) in self.parts.clients.again() {
+            if route == Route::Here {
+                here.push(Again { since, request: ClientRequest { key, kind, payload } });
+            } else {
+                let frame = Frame::Forward { key, again_since: Some(since), payload };
+                self.parts.links.send(leader, &frame);
+            }
+        }
+        self.hand_over_again(here);
+    }
+
+    /// Notes where a peer's clients connect.
+    fn introduce(&mut self, peer: NodeId, address: &str) {
+        let Some((host, port)) = address.rsplit_once(':') else { return };
+        let Ok(port) = port.parse::<u16>() else { return };
+        let context = &mut self.parts.clients.context;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if let Some(node) = context.nodes.iter_mut().find(|node| node.id == peer) {
+            (node.host, node.port) = (host, port);
+            return;
+        }
+        let peer_port = self.parts.links.port_of(peer);
+        let (connected, match_index) = (true, None);
+        context.nodes.push(Node { id: peer, host, port, peer_port, connected, match_index });
+        context.nodes.sort_by_key(|node| node.id);
+    }
+
+    /// To the core. What it has no room for is dropped, if peers say it again by themselves; else
+    /// whoever asked is told.
+    fn hand_over(&mut self, messages: Vec<Msg>) {
+        let Err(TrySendError::Full(CoreItem::Messages(messages))) =
+            self.parts.ends.to_core.try_send(CoreItem::Messages(messages))
+        else {
+            return;
+        };
+        let mut taken_back = Vec::new();
+        for message in messages {
+            match message {
+                Msg::Client(request) if self.parts.clients.is_own(request.key) => {
+                    taken_back.push(request.key);
+                }
+                Msg::Client(request) => self.refuse_foreign(request.key, RefusalReason::Busy),
+                Msg::Peer(_) | Msg::Persisted(_) | Msg::Applied { .. } => {
+                    self.parts.counts.arrivals_dropped.add_one();
+                }
+            }
+        }
+        self.parts.clients.take_back(&taken_back);
+    }
+
+    /// Hands on what clients asked, as far as there is somebody to take it.
+    fn dispatch(&mut self, now: Instant) {
+        let route = self.route();
+        if route == Route::None || (route == Route::Here && !self.core_has_room()) {
+            return;
+        }
+        self.dispatch_again(route);
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let Parts { clients, links, .. } = &mut self.parts;
+        let reads = &mut self.reads;
+        clients.dispatch(route != Route::Here, |key, pending| {
+            if bytes > BATCH_BYTES_MAX || batch.len() >= BATCH_REQUESTS_MAX {
+                return false;
+            }
+            let payload = pending.payload.clone();
+            let request = ClientRequest { key, kind: pending.kind, payload };
+            match (route, pending.kind) {
+                (Route::Here, _) => {
+                    bytes += request.payload.len();
+                    batch.push(Msg::Client(request));
+                    true
+                }
+                (Route::To(leader), RequestKind::Write) => {
+                    let again_since = None;
+                    links.send(
+                        leader,
+                        &Frame::Forward { key, again_since, payload: request.payload },
+                    )
+                }
+                (Route::To(_), RequestKind::Read) => {
+                    reads.gather(request);
+                    true
+                }
+                (Route::None, _) => false,
+            }
+        });
+        if let Route::To(leader) = route
+            && let Some(ticket) = reads.ask(now)
+            && !links.send(leader, &Frame::AskReadIndex { ticket })
+        {
+            let lost: Vec<RequestKey> = reads.take(ticket).iter().map(|read| read.key).collect();
+            clients.take_back(&lost);
+        }
+        if !batch.is_empty() {
+            self.hand_over(batch);
+        }
+    }
+
+    fn on_refusals(&mut self, refusals: &[Refusal]) {
+        let mut taken_back = Vec::new();
+        for refusal in refusals {
+            if self.parts.clients.is_own(refusal.key) {
+                self.refused(refusal.key, refusal.reason, &mut taken_back);
+            } else {
+                self.refuse_foreign(refusal.key, refusal.reason);
+            }
+        }
+        self.parts.clients.take_back(&taken_back);
+    }
+
+    /// A request of a client here was refused, and certainly not done.
+    fn refused(
+        &mut self,
+        key: RequestKey,
+        reason: RefusalReason,
+        taken_back: &mut Vec<RequestKey>,
+    ) {
+        match reason {
+            RefusalReason::Busy => self.parts.clients.busy(key),
+            RefusalReason::NotLeader | RefusalReason::Replaced => taken_back.push(key),
+        }
+    }
+
+    /// A request that a peer passed on was refused.
+    fn refuse_foreign(&mut self, key: RequestKey, reason: RefusalReason) {
+        let (peer, number) = parts_of(key.request);
+        let frame = if key.client == READ_INDEX_CLIENT {
+            Frame::ReadIndex { ticket: number, index: None }
+        } else {
+            Frame::Refused { key, reason }
+        };
+        self.parts.links.send(peer, &frame);
+    }
+
+    /// Somebody else leads, or nobody. Who was asked before answers no more, or not for long.
+    fn on_lead(&mut self, lead: Lead) {
+        self.lead = lead;
+        let me = self.parts.me;
+        let context = &mut self.parts.clients.context;
+        (context.leader, context.term) = (lead.leader, lead.term);
+        context.role = if lead.leader == Some(me) { RoleName::Leader } else { RoleName::Follower };
+        if let Some(leader) = lead.leader {
+            tracing::info!(term = lead.term.0, %leader, "a leader is known");
+        } else {
+            tracing::info!(term = lead.term.0, "no leader is known");
+        }
+        let asked = self.reads.take_all();
+        self.parts.clients.take_back(&asked);
+    }
+
+    fn send_to_peers(&mut self, envelopes: Vec<Envelope>) {
+        for Envelope { to, message, .. } in envelopes {
+            self.parts.links.send(to, &Frame::Peer(message));
+        }
+    }
+
+    /// Tells the core what it can be told.
+    fn tell_core(&mut self) {
+        while let Some(reads) = self.reads_at.pop_front() {
+            if let Err(refused) = self.parts.ends.to_core.try_send(CoreItem::ReadsAt(reads)) {
+                if let CoreItem::ReadsAt(reads) = refused.into_inner() {
+                    self.reads_at.push_front(reads);
+                }
+                break;
+            }
+        }
+        if let Some(applied) = self.applied
+            && self.parts.ends.to_core.try_send(CoreItem::Applied(applied)).is_ok()
+        {
+            self.applied = None;
+        }
+    }
+}
+
+impl NetworkStage for ServerNetwork {
+    fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        let patience = self.patience(patience);
+        let parts = &mut self.parts;
+        let ends = &parts.ends;
+        let asleep = patience != Some(Duration::ZERO)
+            && parts.wake.fall_asleep(|| {
+                ends.departures.is_empty()
+                    && ends.released.is_empty()
+                    && ends.replies.is_empty()
+                    && (ends.to_core.is_empty() || !parts.shares_thread)
+            });
+        let timeout = if asleep { patience } else { Some(Duration::ZERO) };
+        let polled = parts.poll.poll(&mut self.events, timeout);
+        parts.wake.rise();
+        match polled {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let now = parts.clock.now();
+        for event in &self.events {
+            match event.token() {
+                WAKER => {}
+                CLIENT_LISTENER => parts.client_listener.wake(),
+                PEER_LISTENER => parts.peer_listener.wake(),
+                Token(token) if token >= CLIENTS_FROM => parts.clients.wake(token, event),
+                Token(token) if token >= INBOUND_FROM => parts.inbound.wake(token, event),
+                Token(token) => parts.links.wake(token, event, now, parts.poll.registry()),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Flow {
+        let now = self.parts.clock.now();
+        self.tick(now);
+        self.accept(now);
+        self.receive_from_peers(now);
+        self.parts.clients.receive(self.parts.poll.registry(), &mut self.space);
+        self.dispatch(now);
+        self.tell_core();
+        Flow::GoOn
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let now = self.parts.clock.now();
+        while let Ok(batch) = self.parts.ends.replies.try_recv() {
+            let context = &mut self.parts.clients.context;
+            if let Some(index) = batch.applied.index {
+                context.applied_index = index;
+                context.key_count = batch.key_count as u64;
+            }
+            for answer in &batch.answers {
+                self.parts.clients.answer(answer.key, &answer.outcome);
+            }
+            for (key, index) in batch.read_indexes {
+                let (peer, ticket) = parts_of(key.request);
+                self.parts.links.send(peer, &Frame::ReadIndex { ticket, index: Some(index) });
+            }
+            self.applied.get_or_insert_default().merge(batch.applied);
+        }
+        while let Ok(batch) = self.parts.ends.departures.try_recv() {
+            if let Some(lead) = batch.lead {
+                self.on_lead(lead);
+            }
+            self.on_refusals(&batch.refusals);
+            self.send_to_peers(batch.peers);
+        }
+        while let Ok(released) = self.parts.ends.released.try_recv() {
+            self.send_to_peers(released);
+        }
+        self.dispatch(now);
+        let registry = self.parts.poll.registry();
+        self.parts.clients.flush(registry);
+        self.parts.links.flush(now, registry);
+        self.tell_core();
+        Ok(())
+    }
+
+    fn stop_others(self) {
+        // An error means that it has ended already.
+        let _ = self.parts.ends.to_core.send(CoreItem::Stop);
+    }
+}
+
+/// In the place of a client: a peer that asks for a read index. Clients are counted from 1.
+const READ_INDEX_CLIENT: ClientId = ClientId(0);
+
+/// A peer's question, as the core takes it: a read of nothing.
+fn read_index_request(from: NodeId, incarnation: u64, ticket: u64) -> ClientRequest {
+    let request = request_id(origin_of(from, incarnation), ticket);
+    let key = RequestKey { client: READ_INDEX_CLIENT, request };
+    ClientRequest { key, kind: RequestKind::Read, payload: Bytes::new() }
+}
