@@ -1,0 +1,292 @@
+//! Real servers as processes on loopback: killed under load, started again, fed with nonsense.
+//! Asserts what is true, never how long it took.
+#![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
+
+#[path = "cluster/client.rs"]
+mod client;
+#[path = "cluster/load.rs"]
+mod load;
+#[path = "cluster/replicas.rs"]
+mod replicas;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bowline::sim::linear::STEPS_MAX;
+
+use client::{Client, command};
+use load::Notes;
+use replicas::{Cluster, PATIENCE, free_port};
+
+/// Rounds of killing in each test; each kind of round comes up once in four.
+const ROUNDS: u64 = 4;
+/// Asks for more of them.
+const ROUNDS_VARIABLE: &str = "BOWLINE_CLUSTER_ROUNDS";
+/// Load before a kill, and between that and the return of the killed.
+const LOAD: Duration = Duration::from_millis(300);
+
+/// Whom a round kills.
+fn victims(round: u64, leader: usize) -> Vec<usize> {
+    let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
+    match round % 4 {
+        0 => vec![leader],
+        1 => vec![first],
+        2 => vec![leader, second],
+        _ => vec![0, 1, 2],
+    }
+}
+
+fn kill_rounds(threads: &'static str) {
+    let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let mut cluster = Cluster::start(3, threads);
+    cluster.wait_until_all_serve();
+    let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
+    for round in 0..rounds.unwrap_or(ROUNDS) {
+        let notes = Notes::default();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for (name, address) in (0..).zip([0, 1, 2, 0].map(|at| addresses[at])) {
+                let (notes, stop) = (&notes, &stop);
+                scope.spawn(move || load::run(address, name, round, notes, stop));
+            }
+            thread::sleep(LOAD);
+            for victim in victims(round, cluster.leader()) {
+                cluster.kill(victim);
+            }
+            thread::sleep(LOAD);
+            cluster.restart();
+            cluster.wait_until_all_serve();
+            thread::sleep(LOAD);
+            stop.store(true, Ordering::Relaxed);
+        });
+        load::read_all(&addresses, round, &notes);
+        let acknowledged = notes.acknowledged.load(Ordering::Relaxed);
+        eprintln!(
+            "{threads} round {round}: {} operations, {acknowledged} writes acknowledged, \
+             {} refused, {} uncertain",
+            notes.history().len(),
+            notes.refused.load(Ordering::Relaxed),
+            notes.uncertain.load(Ordering::Relaxed),
+        );
+        assert!(acknowledged > 0, "no write was acknowledged\n{}", cluster.logs());
+        if let Err(error) = notes.history().check(STEPS_MAX) {
+            panic!("round {round}: {error}\n{}", cluster.logs());
+        }
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_replicas_are_killed_dedicated() {
+    kill_rounds("dedicated");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_replicas_are_killed_fused() {
+    kill_rounds("fused");
+}
+
+#[test]
+fn every_replica_answers_in_order_and_the_same() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    for at in 0..3 {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        let mut bytes = Vec::new();
+        for number in 0..500 {
+            let value = number.to_string();
+            bytes.extend(command(&[b"SET", b"k", value.as_bytes()]));
+            bytes.extend(command(&[b"GET", b"k"]));
+            bytes.extend(command(&[b"INCR", format!("counter{at}").as_bytes()]));
+            bytes.extend(command(&[b"PING"]));
+        }
+        client.send(&bytes).unwrap();
+        for number in 0..500 {
+            let value = number.to_string();
+            assert_eq!(client.reply().unwrap(), b"+OK\r\n");
+            let bulk = format!("${}\r\n{value}\r\n", value.len());
+            assert_eq!(client.reply().unwrap(), bulk.as_bytes(), "at replica {}", at + 1);
+            assert_eq!(client.reply().unwrap(), format!(":{}\r\n", number + 1).as_bytes());
+            assert_eq!(client.reply().unwrap(), b"+PONG\r\n");
+        }
+        // Whoever stops sending still gets what it asked for.
+        client.send(&command(&[b"GET", b"k"])).unwrap();
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.reply().unwrap(), b"$3\r\n499\r\n");
+        assert!(client.reply().is_err(), "the connection should have ended");
+    }
+}
+
+#[test]
+fn a_lone_majority_serves_and_a_lone_replica_does_not() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    let mut client = Client::connect(cluster.address(others[0])).unwrap();
+    cluster.kill(leader);
+    // On its way or held, it is answered once somebody leads; a client may be told to try again.
+    cluster.wait_for("a write without the old leader", || {
+        let reply = client.call(&[b"SET", b"after", b"1"]).unwrap();
+        (reply == b"+OK\r\n").then_some(())
+    });
+    cluster.kill(others[1]);
+    let reply = client.call(&[b"SET", b"alone", b"1"]).unwrap();
+    let shown = String::from_utf8_lossy(&reply).into_owned();
+    assert!(shown.starts_with("-CLUSTERDOWN") || shown.starts_with("-UNCERTAIN"), "{shown}");
+    assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n", "the connection stays open");
+    cluster.restart();
+    cluster.wait_until_all_serve();
+    assert_eq!(client.call(&[b"GET", b"after"]).unwrap(), b"$1\r\n1\r\n");
+}
+
+/// What a start that must be refused says.
+fn refusal(command: Command) -> String {
+    let output = Cluster::run_to_end(command);
+    assert!(!output.status.success(), "it should have been refused");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn starts_that_can_not_be_right_are_refused_with_what_to_change() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    // A port in use, by that very replica.
+    let text = refusal(cluster.command(0));
+    assert!(text.contains("another process listens there"), "{text}");
+    // A folder in use.
+    let text = refusal(cluster.command_at(0, free_port(), free_port()));
+    assert!(text.contains("in use by another process"), "{text}");
+    cluster.kill(0);
+    fs::rename(cluster.replica_folder(0), cluster.folder.path().join("kept")).unwrap();
+    // No folder at all: a wiped replica does not come back by itself.
+    let text = refusal(cluster.command(0));
+    assert!(text.contains("check the path") || text.contains("--bootstrap"), "{text}");
+    fs::create_dir(cluster.replica_folder(0)).unwrap();
+    let text = refusal(cluster.command(0));
+    assert!(text.contains("replace it under a new id"), "{text}");
+    fs::remove_dir_all(cluster.replica_folder(0)).unwrap();
+    // Another replica's folder.
+    cluster.kill(1);
+    fs::rename(cluster.replica_folder(1), cluster.replica_folder(0)).unwrap();
+    let text = refusal(cluster.command(0));
+    assert!(text.contains("belongs to replica 0002"), "{text}");
+    fs::rename(cluster.replica_folder(0), cluster.replica_folder(1)).unwrap();
+    fs::rename(cluster.folder.path().join("kept"), cluster.replica_folder(0)).unwrap();
+    cluster.restart();
+    cluster.wait_until_all_serve();
+}
+
+#[test]
+fn an_unwritable_folder_is_refused() {
+    let cluster = Cluster::start(1, "auto");
+    cluster.wait_until_all_serve();
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
+    if fs::write(folder.path().join("probe"), "x").is_ok() {
+        // The superuser writes anywhere; a file in the folder's place stops even that one.
+        let file = folder.path().join("probe");
+        let text = refusal(start_alone(&file.join("replica")));
+        assert!(text.contains("probe"), "{text}");
+        return;
+    }
+    let text = refusal(start_alone(&folder.path().join("replica")));
+    assert!(text.contains("write access"), "{text}");
+}
+
+fn start_alone(folder: &std::path::Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
+    command
+        .args(["serve", "--id", "1", "--bootstrap", "--stop-with-stdin"])
+        .args(["--listen", &format!("127.0.0.1:{}", free_port())])
+        .args(["--peer-listen", &format!("127.0.0.1:{}", free_port())])
+        .arg("--dir")
+        .arg(folder)
+        .stdin(std::process::Stdio::piped());
+    command
+}
+
+#[test]
+fn bad_bytes_end_at_most_their_own_connection() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let mut good = Client::connect(cluster.address(0)).unwrap();
+    for (bytes, words) in [
+        (&b"*1\r\n$999999999999\r\n"[..], "invalid bulk length"),
+        (b"*99999999999\r\n", "invalid multibulk length"),
+        (b"*1\r\nnonsense\r\n", "expected '$'"),
+    ] {
+        let mut client = Client::connect(cluster.address(0)).unwrap();
+        client.send(bytes).unwrap();
+        let reply = String::from_utf8(client.reply().unwrap()).unwrap();
+        assert!(reply.contains(words), "{reply}");
+        assert!(client.reply().is_err(), "the connection should have ended");
+    }
+    // Half a command, and then nothing: no reply, no harm.
+    let mut half = Client::connect(cluster.address(0)).unwrap();
+    half.send(b"*2\r\n$3\r\nGET\r\n$1").unwrap();
+    drop(half);
+    // Strangers at the door for peers: a wrong beginning, a claim of 4 GiB, half a frame.
+    let peer_port = cluster.peer_port(0);
+    for bytes in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"BOWL\x09\x00", b"BOWL\x01\x00\xff\xff\xff\xff\0\0\0\0"]
+    {
+        let mut stream = TcpStream::connect(("127.0.0.1", peer_port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut rest = Vec::new();
+        // Ended in order or reset: either way it is over.
+        let ended = stream.read_to_end(&mut rest);
+        assert!(ended.is_err() || rest.is_empty(), "{rest:?}");
+    }
+    let mut stream = TcpStream::connect(("127.0.0.1", peer_port)).unwrap();
+    stream.write_all(b"BOWL\x01\x00\x30\0\0\0").unwrap();
+    drop(stream);
+    assert_eq!(good.call(&[b"SET", b"fine", b"1"]).unwrap(), b"+OK\r\n");
+    assert!((0..3).all(|at| cluster.runs(at)), "{}", cluster.logs());
+}
+
+#[test]
+fn the_cluster_command_starts_shows_stops_and_comes_back_with_its_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = (0..100)
+        .map(|_| free_port())
+        .find(|port| {
+            let all = (0..3).flat_map(|n| [port + n, port + 1_000 + n]);
+            all.map(|port| TcpListener::bind(("127.0.0.1", port))).all(|bound| bound.is_ok())
+        })
+        .expect("six free ports");
+    for round in 0..2 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bowline"))
+            .args(["cluster", "--port", &port.to_string(), "--dir"])
+            .arg(folder.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut shown = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut text = String::new();
+        while !text.contains("leads") {
+            let count = std::io::BufRead::read_line(&mut shown, &mut text).unwrap();
+            assert!(count > 0, "it ended after:\n{text}");
+        }
+        assert!(text.contains("redis-cli -p"), "{text}");
+        let address = |at| SocketAddr::from(([127, 0, 0, 1], port + at));
+        let mut client = Client::connect(address(1)).unwrap();
+        if round == 0 {
+            assert_eq!(client.call(&[b"SET", b"kept", b"yes"]).unwrap(), b"+OK\r\n");
+        } else {
+            assert_eq!(client.call(&[b"GET", b"kept"]).unwrap(), b"$3\r\nyes\r\n");
+        }
+        let id = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success());
+        for at in 0..3 {
+            assert!(TcpStream::connect(address(at)).is_err(), "a replica outlived the cluster");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The smallest client that pipelines: sends whole commands, gives replies as the bytes they are.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Above every deadline of the server: whoever waits longer waits for nothing.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection.
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    input: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Client { stream, input: Vec::new() })
+    }
+
+    /// Sends one command and waits for its reply.
+    pub(crate) fn call(&mut self, words: &[&[u8]]) -> io::Result<Vec<u8>> {
+        self.stream.write_all(&command(words))?;
+        self.reply()
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// The next reply, whole.
+    pub(crate) fn reply(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            if let Some(length) = reply_length(&self.input) {
+                return Ok(self.input.drain(..length).collect());
+            }
+            let mut space = [0; 16 << 10];
+            match self.stream.read(&mut space)? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                count => self.input.extend_from_slice(&space[..count]),
+            }
+        }
+    }
+}
+
+/// A command as an array of bulk strings.
+pub(crate) fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// How long the reply is that the bytes begin with, if it is whole.
+fn reply_length(bytes: &[u8]) -> Option<usize> {
+    let line_end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+    let number = || -> i64 { std::str::from_utf8(&bytes[1..line_end]).unwrap().parse().unwrap() };
+    let mut length = line_end + 2;
+    match bytes[0] {
+        b'$' => {
+            if let Ok(bulk) = usize::try_from(number()) {
+                length += bulk + 2;
+            }
+        }
+        b'*' => {
+            for _ in 0..number() {
+                length += reply_length(bytes.get(length..)?)?;
+            }
+        }
+        b'+' | b'-' | b':' => {}
+        other => panic!("a reply begins with {other}"),
+    }
+    (length <= bytes.len()).then_some(length)
+}

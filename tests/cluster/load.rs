@@ -1,0 +1,177 @@
+//! Clients that pipeline without pause while replicas are killed, and note everything they ask and
+//! hear.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use bowline::sim::linear::{Call, History, OperationId, Reply};
+use bytes::Bytes;
+
+use crate::client::{Client, command};
+
+/// Keys that all clients share in one round. New ones each round: requests whose fate nobody knows
+/// make the search for an order wide.
+const SHARED_KEYS: u64 = 12;
+/// Commands sent before the first reply is read.
+const PIPELINE: u64 = 8;
+/// A breath between pipelines, so that a round stays small enough to be judged.
+const BREATH: Duration = Duration::from_millis(4);
+
+/// What clients of all rounds saw.
+#[derive(Default)]
+pub(crate) struct Notes {
+    history: Mutex<History>,
+    pub(crate) acknowledged: AtomicU64,
+    pub(crate) uncertain: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+/// One command of a pipeline, and what is known of its reply before it comes.
+enum Sent {
+    /// Judged with all others of its key.
+    Shared(OperationId, Call),
+    /// A write of a key that nobody else writes.
+    Own(u64),
+    /// Must give this back, or an older one of the same client if the write was not done.
+    ReadOwn,
+    /// Must give exactly this back.
+    Echo(Vec<u8>),
+}
+
+impl Notes {
+    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn shared_key(round: u64, number: u64) -> Bytes {
+    Bytes::from(format!("round{round}:key{}", number % SHARED_KEYS))
+}
+
+/// One client, until told to stop: always at the same replica, connecting again when that was
+/// killed. Panics at any answer that can't be.
+pub(crate) fn run(address: SocketAddr, name: u64, round: u64, notes: &Notes, stop: &AtomicBool) {
+    let own_key = format!("own{name}:round{round}").into_bytes();
+    // Of the own key: the newest value that is surely there, and the newest that may be.
+    let (mut sure, mut possible) = (0, 0);
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(mut client) = Client::connect(address) else {
+            thread::sleep(BREATH * 5);
+            continue;
+        };
+        while !stop.load(Ordering::Relaxed) {
+            let mut bytes = Vec::new();
+            let mut sent = Vec::new();
+            for _ in 0..PIPELINE {
+                number += 1;
+                let key = shared_key(round, number * 7 + name);
+                let text = format!("{name}:{round}:{number}").into_bytes();
+                match number % 5 {
+                    0 | 1 => {
+                        bytes.extend(command(&[b"SET", &key, &text]));
+                        let call = Call::Put(Bytes::from(text));
+                        let id = notes.history().call(key, call.clone());
+                        sent.push(Sent::Shared(id, call));
+                    }
+                    2 => {
+                        bytes.extend(command(&[b"GET", &key]));
+                        let id = notes.history().call(key, Call::Get);
+                        sent.push(Sent::Shared(id, Call::Get));
+                    }
+                    3 => {
+                        possible += 1;
+                        bytes.extend(command(&[b"SET", &own_key, possible.to_string().as_bytes()]));
+                        bytes.extend(command(&[b"GET", &own_key]));
+                        sent.extend([Sent::Own(possible), Sent::ReadOwn]);
+                    }
+                    _ => {
+                        bytes.extend(command(&[b"ECHO", &text]));
+                        sent.push(Sent::Echo(text));
+                    }
+                }
+            }
+            let mut broken = client.send(&bytes).is_err();
+            for next in sent {
+                let reply = if broken { None } else { client.reply().ok() };
+                match (reply, next) {
+                    (Some(reply), next) => judge(next, &reply, &mut sure, possible, notes),
+                    (None, next) => {
+                        broken = true;
+                        // A read that nobody heard the answer to had no effect.
+                        if let Sent::Shared(id, Call::Get) = next {
+                            notes.history().refuse(id);
+                        }
+                    }
+                }
+            }
+            if broken {
+                break;
+            }
+            thread::sleep(BREATH);
+        }
+    }
+}
+
+fn judge(sent: Sent, reply: &[u8], sure: &mut u64, possible: u64, notes: &Notes) {
+    let shown = || String::from_utf8_lossy(reply).into_owned();
+    let refused = [&b"-CLUSTERDOWN "[..], b"-TRYAGAIN "].iter().any(|it| reply.starts_with(it));
+    let uncertain = reply.starts_with(b"-UNCERTAIN ");
+    if refused || uncertain {
+        let count = if refused { &notes.refused } else { &notes.uncertain };
+        count.fetch_add(1, Ordering::Relaxed);
+        assert!(!matches!(sent, Sent::Echo(_)), "an ECHO got {}", shown());
+    }
+    match sent {
+        Sent::Shared(id, _) if refused => notes.history().refuse(id),
+        // It may be done, or may still be: what the history takes it for until it is told.
+        Sent::Shared(_, Call::Put(_)) if uncertain => {}
+        Sent::Shared(id, Call::Put(_)) => {
+            assert_eq!(shown(), "+OK\r\n", "in answer to a SET");
+            notes.acknowledged.fetch_add(1, Ordering::Relaxed);
+            notes.history().answer(id, Reply::Done);
+        }
+        Sent::Shared(id, _) => notes.history().answer(id, Reply::Value(bulk(reply))),
+        Sent::Own(_) | Sent::ReadOwn if refused || uncertain => {}
+        Sent::Own(value) => {
+            assert_eq!(shown(), "+OK\r\n", "in answer to a SET");
+            *sure = value;
+        }
+        Sent::ReadOwn => {
+            let value = bulk(reply).map_or(0, |value| {
+                std::str::from_utf8(&value).unwrap().parse::<u64>().expect("a number was written")
+            });
+            assert!(
+                (*sure..=possible).contains(&value),
+                "{value} was read where {sure} is acknowledged and {possible} the last sent"
+            );
+        }
+        Sent::Echo(text) => assert_eq!(bulk(reply).as_deref(), Some(&text[..]), "{}", shown()),
+    }
+}
+
+/// What a bulk string holds.
+fn bulk(reply: &[u8]) -> Option<Bytes> {
+    assert_eq!(reply[0], b'$', "{} is no bulk string", String::from_utf8_lossy(reply));
+    if reply == b"$-1\r\n" {
+        return None;
+    }
+    let start = reply.windows(2).position(|pair| pair == b"\r\n").expect("a whole reply") + 2;
+    Some(Bytes::copy_from_slice(&reply[start..reply.len() - 2]))
+}
+
+/// Reads all keys of a round at every replica, as the last word of its history.
+pub(crate) fn read_all(addresses: &[SocketAddr], round: u64, notes: &Notes) {
+    for address in addresses {
+        let mut client = Client::connect(*address).unwrap();
+        for number in 0..SHARED_KEYS {
+            let key = shared_key(round, number);
+            let id = notes.history().call(key.clone(), Call::Get);
+            let reply = client.call(&[b"GET", &key]).unwrap();
+            notes.history().answer(id, Reply::Value(bulk(&reply)));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! A cluster of built servers as child processes on loopback, to be killed and started again.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::client::Client;
+
+/// How long anything may take that must happen at all. Far more than it does: a slow machine shall
+/// fail no test.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Below the ports that systems give to outgoing connections.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A port of this machine at which nobody listens.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let own = u16::try_from(std::process::id() % 1_500).expect("below 1,500") * 12;
+        let port = 12_000 + own + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 900;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Replicas 1 to n.
+pub(crate) struct Cluster {
+    pub(crate) folder: TempDir,
+    pub(crate) ports: Vec<u16>,
+    peers: String,
+    peer_ports: Vec<u16>,
+    threads: &'static str,
+    children: Vec<Option<Child>>,
+}
+
+impl Cluster {
+    /// Starts `count` replicas on empty folders.
+    pub(crate) fn start(count: usize, threads: &'static str) -> Cluster {
+        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let peer_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let peers: Vec<String> = (1..)
+            .zip(&peer_ports)
+            .map(|(id, port): (usize, _)| format!("{id}=127.0.0.1:{port}"))
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let children = (0..count).map(|_| None).collect();
+        let mut cluster =
+            Cluster { folder, ports, peers: peers.join(","), peer_ports, threads, children };
+        for at in 0..count {
+            cluster.spawn(at, true);
+        }
+        cluster
+    }
+
+    /// Where a replica keeps its log.
+    pub(crate) fn replica_folder(&self, at: usize) -> PathBuf {
+        self.folder.path().join(format!("replica-{}", at + 1))
+    }
+
+    /// The command that starts a replica, for tests that change it.
+    pub(crate) fn command(&self, at: usize) -> Command {
+        self.command_at(at, self.ports[at], self.peer_ports[at])
+    }
+
+    /// The same at other ports.
+    pub(crate) fn command_at(&self, at: usize, port: u16, peer_port: u16) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
+        command
+            .args(["serve", "--stop-with-stdin", "--threads", self.threads])
+            .args(["--id", &(at + 1).to_string()])
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--peer-listen", &format!("127.0.0.1:{peer_port}")])
+            .args(["--peers", &self.peers])
+            .arg("--dir")
+            .arg(self.replica_folder(at))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        command
+    }
+
+    fn spawn(&mut self, at: usize, bootstrap: bool) {
+        let path = self.folder.path().join(format!("replica-{}.log", at + 1));
+        let log = File::options().create(true).append(true).open(path).unwrap();
+        let mut command = self.command(at);
+        if bootstrap {
+            command.arg("--bootstrap");
+        }
+        self.children[at] = Some(command.stderr(log).spawn().unwrap());
+    }
+
+    /// Where a replica listens for peers.
+    pub(crate) fn peer_port(&self, at: usize) -> u16 {
+        self.peer_ports[at]
+    }
+
+    /// Runs a command that must end by itself.
+    pub(crate) fn run_to_end(mut command: Command) -> Output {
+        command.stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut left = PATIENCE;
+        while child.try_wait().unwrap().is_none() {
+            if left.is_zero() {
+                child.kill().unwrap();
+                panic!("it runs, but it should have refused to");
+            }
+            thread::sleep(Duration::from_millis(20));
+            left = left.saturating_sub(Duration::from_millis(20));
+        }
+        child.wait_with_output().unwrap()
+    }
+
+    /// Kills a replica with SIGKILL.
+    pub(crate) fn kill(&mut self, at: usize) {
+        if let Some(mut child) = self.children[at].take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Starts those that do not run.
+    pub(crate) fn restart(&mut self) {
+        for at in 0..self.children.len() {
+            if self.children[at].is_none() {
+                self.spawn(at, false);
+            }
+        }
+    }
+
+    /// Whether a replica's process still runs.
+    pub(crate) fn runs(&mut self, at: usize) -> bool {
+        self.children[at].as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    pub(crate) fn address(&self, at: usize) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[at]))
+    }
+
+    /// Waits until a replica says that it leads.
+    pub(crate) fn leader(&self) -> usize {
+        let leads = |at: &usize| {
+            let reply = Client::connect(self.address(*at)).and_then(|mut c| c.call(&[b"ROLE"]));
+            reply.is_ok_and(|reply| reply.starts_with(b"*3\r\n$6\r\nmaster"))
+        };
+        self.wait_for("a leader", || (0..self.ports.len()).find(leads))
+    }
+
+    /// Waits until every replica serves writes.
+    pub(crate) fn wait_until_all_serve(&self) {
+        for at in 0..self.ports.len() {
+            self.wait_for("a replica that serves", || {
+                let mut client = Client::connect(self.address(at)).ok()?;
+                let reply = client.call(&[b"SET", b"probe", b"1"]).ok()?;
+                (reply == b"+OK\r\n").then_some(())
+            });
+        }
+    }
+
+    pub(crate) fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let step = Duration::from_millis(20);
+        let mut left = PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(!left.is_zero(), "waited in vain for {what}\n{}", self.logs());
+            thread::sleep(step);
+            left = left.saturating_sub(step);
+        }
+    }
+
+    /// What the replicas said, for a test that fails.
+    pub(crate) fn logs(&self) -> String {
+        let read = |id: usize| {
+            let path = self.folder.path().join(format!("replica-{id}.log"));
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            format!("replica {id}:\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n"))
+        };
+        (1..=self.ports.len()).map(read).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for at in 0..self.children.len() {
+            self.kill(at);
+        }
+    }
+}
