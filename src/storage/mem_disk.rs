@@ -308,3 +308,64 @@ impl Disk for MemDisk {
         outcome(trouble)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_lost_until_the_folder_is_synced_however_well_the_file_is() {
+        let mut disk = MemDisk::default();
+        let mut kept = disk.create("kept", 512).unwrap();
+        disk.sync_dir().unwrap();
+        disk.write_at(&mut kept, 0, &[1; 512]).unwrap();
+        disk.sync(&mut kept).unwrap();
+        let mut lost = disk.create("lost", 512).unwrap();
+        disk.write_at(&mut lost, 0, &[2; 512]).unwrap();
+        disk.sync(&mut lost).unwrap();
+        disk.rename("kept", "moved").unwrap();
+        let mut lucky = disk.clone();
+        disk.restart(&mut |_| 0);
+        assert_eq!(disk.list().unwrap(), ["kept"]);
+        assert_eq!(disk.read("kept").unwrap(), [1; 512]);
+        lucky.restart(&mut |states| states - 1);
+        assert_eq!(lucky.list().unwrap(), ["lost", "moved"]);
+        assert_eq!(lucky.read("lost").unwrap(), [2; 512]);
+    }
+
+    #[test]
+    fn each_sector_has_its_own_luck_and_keeps_the_order_of_its_writes() {
+        let mut disk = MemDisk::default();
+        let mut file = disk.create("file", 1_024).unwrap();
+        disk.sync(&mut file).unwrap();
+        disk.sync_dir().unwrap();
+        disk.write_at(&mut file, 0, &[1; 1_024]).unwrap();
+        disk.write_at(&mut file, 512, &[2; 512]).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for first in 0..2 {
+            for second in 0..3 {
+                let mut disk = disk.clone();
+                let mut choices = [first, second].into_iter();
+                disk.restart(&mut |_| choices.next().expect("two sectors were written"));
+                let bytes = disk.read("file").unwrap();
+                seen.insert((bytes[0], bytes[1_023]));
+            }
+        }
+        assert_eq!(Vec::from_iter(seen), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]);
+    }
+
+    #[test]
+    fn a_failed_sync_forgets_and_the_next_one_claims_to_have_done_it() {
+        let mut disk = MemDisk::default();
+        let mut file = disk.create("file", 512).unwrap();
+        disk.sync(&mut file).unwrap();
+        disk.sync_dir().unwrap();
+        disk.write_at(&mut file, 0, &[1; 512]).unwrap();
+        disk.fail_at(disk.operations());
+        assert!(disk.sync(&mut file).is_err());
+        disk.sync(&mut file).unwrap();
+        assert_eq!(disk.read("file").unwrap(), [1; 512], "out of memory");
+        disk.restart(&mut |states| states - 1);
+        assert_eq!(disk.read("file").unwrap(), [0; 512], "never on the disk");
+    }
+}

@@ -283,3 +283,47 @@ pub(super) fn check_owner(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: SegmentHeader = SegmentHeader {
+        cluster: 1 << 100,
+        replica: NodeId(3),
+        number: 7,
+        sectors: 9,
+        chain: 0xDEAD_BEEF,
+        blocks_before: 5,
+    };
+
+    #[test]
+    fn a_header_comes_back_and_a_newer_one_is_called_newer() {
+        let mut bytes = HEADER.encode();
+        assert_eq!(SegmentHeader::decode("file", &bytes).unwrap(), HEADER);
+        let mut stream = bytes[12..].to_vec();
+        stream[16] += 1;
+        bytes.clear();
+        sector::seal(0, 0, 0, &stream, &mut bytes);
+        let error = SegmentHeader::decode("file", &bytes).unwrap_err();
+        assert!(matches!(error, StorageError::Version { found: 2, known: 1, .. }), "{error}");
+        assert!(error.to_string().contains("with the version that wrote it"), "{error}");
+    }
+
+    #[test]
+    fn names_are_numbers_and_nothing_else_is_a_segment() {
+        assert_eq!(number_of(&file_name(12)), Some(12));
+        assert_eq!(number_of(&file_name(u64::MAX)), Some(u64::MAX));
+        for other in
+            ["meta", "segment-", "segment-1", "segment-+000000001", "segment-0000000001.new"]
+        {
+            assert_eq!(number_of(other), None, "{other}");
+        }
+        let mut salts = vec![HEADER.salt()];
+        salts.push(SegmentHeader { cluster: 1, ..HEADER }.salt());
+        salts.push(SegmentHeader { replica: NodeId(4), ..HEADER }.salt());
+        salts.push(SegmentHeader { number: 8, ..HEADER }.salt());
+        salts.dedup();
+        assert_eq!(salts.len(), 4, "each segment of each log has its own");
+    }
+}
