@@ -251,6 +251,70 @@ fn bad_bytes_end_at_most_their_own_connection() {
     assert!((0..3).all(|at| cluster.runs(at)), "{}", cluster.logs());
 }
 
+/// Memory in use, where the system tells it.
+fn resident_bytes(process: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1_024)
+}
+
+#[test]
+fn a_client_that_never_reads_costs_a_bounded_amount_and_nobody_else_anything() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut good = Client::connect(cluster.address(leader)).unwrap();
+    let large = vec![b'x'; 1 << 20];
+    assert_eq!(good.call(&[b"SET", b"large", &large]).unwrap(), b"+OK\r\n");
+    let mut greedy = Client::connect(cluster.address(leader)).unwrap();
+    let asked = command(&[b"GET", b"large"]).repeat(5_000);
+    // It is taken, or the connection is ended: both are in order.
+    let _ = greedy.send(&asked);
+    for number in 0..200 {
+        let value = i32::to_string(&number);
+        assert_eq!(good.call(&[b"SET", b"k", value.as_bytes()]).unwrap(), b"+OK\r\n");
+    }
+    if let Some(bytes) = resident_bytes(cluster.process(leader)) {
+        assert!(bytes < 1 << 30, "{bytes} bytes for one client");
+    }
+    assert_eq!(cluster.leader(), leader, "an election, for one client");
+}
+
+#[test]
+fn a_shortage_of_file_descriptors_is_waited_out() {
+    let mut cluster = Cluster::start_short_of_files(3, 64);
+    cluster.wait_until_all_serve();
+    let mut early = Client::connect(cluster.address(0)).unwrap();
+    assert_eq!(early.call(&[b"PING"]).unwrap(), b"+PONG\r\n");
+    let crowd: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(cluster.address(0)).unwrap()).collect();
+    for _ in 0..50 {
+        assert_eq!(early.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n");
+    }
+    drop(crowd);
+    let mut late = Client::connect(cluster.address(0)).unwrap();
+    assert_eq!(late.call(&[b"GET", b"k"]).unwrap(), b"$1\r\n1\r\n");
+    assert!((0..3).all(|at| cluster.runs(at)));
+}
+
+#[test]
+fn whoever_asks_for_the_slots_is_sent_to_the_leader() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut client = Client::connect(cluster.address((leader + 1) % 3)).unwrap();
+    assert_eq!(client.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n", "forwarded");
+    let slots = client.call(&[b"CLUSTER", b"SLOTS"]).unwrap();
+    let slots = String::from_utf8_lossy(&slots).into_owned();
+    for port in &cluster.ports {
+        assert!(slots.contains(&format!(":{port}\r\n")), "{port} is not in {slots}");
+    }
+    let moved = client.call(&[b"GET", b"k"]).unwrap();
+    let moved = String::from_utf8_lossy(&moved).into_owned();
+    let address = format!(" 127.0.0.1:{}\r\n", cluster.ports[leader]);
+    assert!(moved.starts_with("-MOVED ") && moved.ends_with(&address), "{moved}");
+}
+
 #[test]
 fn the_cluster_command_starts_shows_stops_and_comes_back_with_its_data() {
     let folder = tempfile::tempdir().unwrap();

@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 
 use bowline::kv::{Command, Operation};
 use bowline::raft::{
-    AppendEntries, AppendOutcome, AppendReply, Envelope, HardState, PeerMsg, RequestVote, VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, Envelope, HardState, PeerMsg, RefusalReason,
+    RequestVote, VoteReply,
 };
 use bowline::record::{EntryKind, RecordBuffer};
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
+use bowline::wire::frame::{self, Frame, Hello, Lane};
 use bowline::wire::{course, peer};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 /// Inputs found by fuzzing stay few and small, so that the whole replay takes no time.
 const INPUT_BYTES_MAX: u64 = 4 << 10;
@@ -162,9 +164,38 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ] {
         seeds.push(("scenario", name, text.into_bytes()));
     }
+    frames(&mut seeds);
     segments(&mut seeds);
     requests(&mut seeds);
     seeds
+}
+
+/// Frames between replicas: one of each kind, and two that do not end well.
+fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
+    let key = RequestKey { client: ClientId(3), request: RequestId(*b"ABCDEFGHIJ012345") };
+    let last = EntryId::new(2, 8);
+    let (from, to, client_address) = (NodeId(1), NodeId(2), "127.0.0.1:7001".to_owned());
+    let hello = Hello { cluster: 5, from, to, incarnation: 3, lane: Lane::Bulk, client_address };
+    let vote = PeerMsg::RequestVote(RequestVote { term: Term(3), pre: true, last });
+    let payload = Bytes::from_static(b"command");
+    let (ticket, reason) = (1 << 32, RefusalReason::Replaced);
+    for (name, frame) in [
+        ("hello", Frame::Hello(hello)),
+        ("vote", Frame::Peer(vote)),
+        ("forward", Frame::Forward { key, again_since: Some(Index(7)), payload }),
+        ("refused", Frame::Refused { key, reason }),
+        ("read_index", Frame::ReadIndex { ticket, index: Some(Index(9)) }),
+        ("ask", Frame::AskReadIndex { ticket }),
+    ] {
+        let mut bytes = BytesMut::new();
+        frame::encode(&frame, &mut bytes);
+        seeds.push(("frame", name, bytes.to_vec()));
+    }
+    let mut stream = BytesMut::new();
+    frame::encode_preamble(&mut stream);
+    frame::encode(&Frame::AskReadIndex { ticket }, &mut stream);
+    seeds.push(("frame", "stream", stream.to_vec()));
+    seeds.push(("frame", "claim", b"BOWL\x01\0\xFF\xFF\xFF\xFF\0\0\0\0\x02".to_vec()));
 }
 
 /// What Redis clients send: as they begin, as people type it, and as nobody should.

@@ -133,6 +133,31 @@ impl Cluster {
         }
     }
 
+    /// The process of a replica that runs.
+    pub(crate) fn process(&self, at: usize) -> u32 {
+        self.children[at].as_ref().expect("it runs").id()
+    }
+
+    /// Starts replicas with so few file descriptors each.
+    pub(crate) fn start_short_of_files(count: usize, files: u16) -> Cluster {
+        let mut cluster = Cluster::start(count, "auto");
+        cluster.wait_until_all_serve();
+        for at in 0..count {
+            cluster.kill(at);
+            let served = cluster.command(at);
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", "ulimit -n $0; exec \"$@\"", &files.to_string()])
+                .arg(served.get_program())
+                .args(served.get_args())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            cluster.children[at] = Some(command.spawn().unwrap());
+        }
+        cluster
+    }
+
     /// Whether a replica's process still runs.
     pub(crate) fn runs(&mut self, at: usize) -> bool {
         self.children[at].as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())

@@ -4,6 +4,8 @@
 
 #[path = "door.rs"]
 mod door;
+#[path = "frames.rs"]
+mod frames;
 #[path = "requests.rs"]
 mod requests;
 #[path = "segments.rs"]
@@ -23,9 +25,10 @@ use bytes::{Bytes, BytesMut};
 type Decoder = fn(&[u8]);
 
 /// Every decoder, by the name of its fuzz target and of its corpus.
-pub(crate) const TARGETS: [(&str, Decoder); 7] = [
+pub(crate) const TARGETS: [(&str, Decoder); 8] = [
     ("command", command),
     ("course", course),
+    ("frame", frames::frame),
     ("peer", peer),
     ("record", record),
     ("resp", requests::resp),

@@ -19,7 +19,7 @@ use super::socket::Socket;
 const SLOTS_MAX: usize = 1_024;
 /// Bytes of replies that wait for a client to read them before no more of its requests are.
 const OUTPUT_SOFT_MAX: usize = 1 << 20;
-/// Bytes of replies that end the connection.
+/// Bytes of replies, sent and waiting behind others, that end the connection.
 const OUTPUT_HARD_MAX: usize = 256 << 20;
 
 /// A request for the core.
@@ -77,6 +77,10 @@ pub(super) struct Client {
     pub(super) ended: bool,
     /// No request is looked at any more; the connection ends when all replies are sent.
     pub(super) closing: bool,
+    /// Bytes of replies in slots.
+    done_bytes: usize,
+    /// It has asked much more than it reads: no reply is kept any more.
+    flooded: bool,
     /// Bytes of requests in slots.
     held_bytes: usize,
     pub(super) marks: Marks,
@@ -132,6 +136,8 @@ impl Client {
             flying_kind: RequestKind::Read,
             ended: false,
             closing: false,
+            done_bytes: 0,
+            flooded: false,
             held_bytes: 0,
             marks: Marks::default(),
         }
@@ -159,7 +165,7 @@ impl Client {
 
     /// Whether it has asked much more than it reads.
     pub(super) fn is_flooded(&self) -> bool {
-        self.socket.outbox.len() > OUTPUT_HARD_MAX
+        self.flooded
     }
 
     /// Whether it has all its replies, and no more will come.
@@ -195,6 +201,7 @@ impl Client {
 
     /// A reply that was there at once, but behind others.
     pub(super) fn push_reply(&mut self, reply: Bytes) {
+        self.done_bytes += reply.len();
         self.slots.push_back(Slot::new(State::Done(reply)));
         self.settle();
     }
@@ -242,6 +249,12 @@ impl Client {
         self.held_bytes -= pending.payload.len();
         self.flying -= usize::from(flying);
         let shape = pending.shape;
+        self.flooded |= self.socket.outbox.len() + self.done_bytes > OUTPUT_HARD_MAX;
+        if self.flooded {
+            slot.state = State::Done(Bytes::new());
+            self.settle();
+            return true;
+        }
         if at == 0 {
             encode(shape, self.socket.outbox.open());
             self.slots.pop_front();
@@ -250,6 +263,7 @@ impl Client {
         } else {
             let mut reply = BytesMut::new();
             encode(shape, &mut reply);
+            self.done_bytes += reply.len();
             slot.state = State::Done(reply.freeze());
         }
         self.settle();
@@ -334,6 +348,7 @@ impl Client {
         while let Some(Slot { state: State::Done(_), .. }) = self.slots.front()
             && let Some(Slot { state: State::Done(reply), .. }) = self.slots.pop_front()
         {
+            self.done_bytes -= reply.len();
             self.socket.outbox.push(&reply);
             self.front += 1;
         }

@@ -1,0 +1,59 @@
+//! What a connection of a peer brings: as it is, and as frames whose checksums are right, for no
+//! fuzzer guesses those.
+
+use bowline::wire::frame::{Decoder, Frame, encode, encode_preamble};
+use bytes::{BufMut as _, BytesMut};
+
+/// Bytes before a frame's kind: length and checksum.
+const HEADER_BYTES: usize = 8;
+
+pub(crate) fn frame(bytes: &[u8]) {
+    let as_it_is = frames_of(bytes, bytes.len().max(1));
+    let mut greeted = BytesMut::new();
+    encode_preamble(&mut greeted);
+    greeted.put_slice(&mended(bytes));
+    let mended = frames_of(&greeted, greeted.len());
+    assert_eq!(frames_of(bytes, 3), as_it_is, "cut elsewhere, the frames were others");
+    assert_eq!(frames_of(&greeted, 3), mended, "cut elsewhere, the frames were others");
+    let mut again = BytesMut::new();
+    encode_preamble(&mut again);
+    for frame in &mended {
+        encode(frame, &mut again);
+    }
+    assert_eq!(frames_of(&again, again.len()), mended, "what was taken was not written again");
+}
+
+/// All frames up to the end or to what is none.
+fn frames_of(bytes: &[u8], piece: usize) -> Vec<Frame> {
+    let mut decoder = Decoder::default();
+    let mut frames = Vec::new();
+    for part in bytes.chunks(piece) {
+        decoder.feed(part);
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(_) => return frames,
+            }
+        }
+    }
+    assert!(decoder.waiting_bytes() <= bytes.len());
+    frames
+}
+
+/// The same bytes with the checksum of every whole frame made right.
+fn mended(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let mut rest = &mut bytes[..];
+    while let Some(length) = rest.first_chunk::<4>() {
+        let end = HEADER_BYTES.saturating_add(u32::from_le_bytes(*length) as usize);
+        if end > rest.len() {
+            break;
+        }
+        let (found, behind) = rest.split_at_mut(end);
+        let checksum = crc32c::crc32c(&found[HEADER_BYTES..]);
+        found[4..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        rest = behind;
+    }
+    bytes
+}
