@@ -16,7 +16,7 @@
 //! | kind | body |
 //! |---|---|
 //! | 1 hello | cluster (16), from (2), to (2), incarnation (8), lane (1), client address (text) |
-//! | 2 peer message | as [`peer`](super::peer) has it |
+//! | 2 peer message | as [`peer`] has it |
 //! | 3 forwarded write | client (4), request (16), sent again since (8), command |
 //! | 4 refusal of one | client (4), request (16), reason (1) |
 //! | 5 question for a read index | ticket (8) |

@@ -5,6 +5,7 @@ mod folder;
 mod probe;
 
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -22,8 +23,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a replica that died stays away.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
-/// A replica that dies so soon after its start is not started again: it would only die again.
-const EARLY_DEATH: Duration = Duration::from_secs(1);
 /// How long replicas get to end by themselves.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Lines of a replica's log that are shown when it can't start.
@@ -54,7 +53,6 @@ struct Member {
     log: PathBuf,
     command: Command,
     child: Option<Child>,
-    started: Instant,
     ended: Option<Instant>,
 }
 
@@ -104,9 +102,15 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
             .arg("--dir")
             .arg(folder::replica(&arguments.dir, id))
             .arg("--stop-with-stdin")
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            // What the flags leave open shall not come from a single server's settings.
+            .env_remove("BOWLINE_CONFIG")
+            .env_remove("BOWLINE_BOOTSTRAP")
+            .env_remove("BOWLINE_ANNOUNCE")
+            // Ctrl-C is for this process; the replicas are stopped by it.
+            .process_group(0);
         let log = arguments.dir.join(format!("replica-{id}.log"));
-        Member { id, port, log, command, child: None, started: Instant::now(), ended: None }
+        Member { id, port, log, command, child: None, ended: None }
     };
     Ok((1..=arguments.replicas).map(member).collect())
 }
@@ -118,19 +122,21 @@ impl Member {
         // It ends with its standard input, so that it never outlives this process.
         self.command.stdin(Stdio::piped()).stderr(log);
         self.child = Some(self.command.spawn().context("can't start a replica")?);
-        self.started = Instant::now();
         self.ended = None;
         Ok(())
     }
 
     /// Notices an end, and starts the replica again when it is time.
-    fn tend(&mut self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// If one ended by itself before the cluster was up: it would only do so again.
+    fn tend(&mut self, up: bool) -> anyhow::Result<()> {
         if let Some(child) = &mut self.child
             && let Some(status) = child.try_wait().context("can't ask for a replica's end")?
         {
             self.child = None;
             self.ended = Some(Instant::now());
-            if self.started.elapsed() < EARLY_DEATH {
+            if !up && status.code().is_some() {
                 bail!(
                     "replica {} can't run ({status}); the end of {} says why:\n{}",
                     self.id,
@@ -165,7 +171,7 @@ fn watch(
     let mut introduced = false;
     while !stop.load(Ordering::Relaxed) {
         for member in &mut *members {
-            member.tend()?;
+            member.tend(introduced)?;
         }
         let leads = members.iter().find(|member| probe::leads(member.port));
         let found = leads.map(|member| member.id);
