@@ -20,6 +20,9 @@ impl Reference {
         let version = Command::new("redis-server").arg("--version").output().ok();
         let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         if !version.as_ref().is_some_and(|version| version.contains("v=7.")) {
+            let required =
+                std::env::var_os("BOWLINE_CLIENTS").is_some_and(|word| word == "required");
+            assert!(!required, "redis-server 7 is missing; run .ci/install-clients");
             eprintln!("skipped: no redis-server of version 7 is installed ({version:?})");
             return None;
         }

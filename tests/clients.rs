@@ -1,0 +1,148 @@
+//! Clients that know Redis and nothing of us, unmodified, against a cluster of real processes:
+//! redis-cli, redis-benchmark, redis-py, ioredis and the `redis` crate, in their plain and cluster
+//! modes. `.ci/install-clients` installs them; what is missing is skipped with a message, unless
+//! `BOWLINE_CLIENTS=required` is set, as `.ci/run` does.
+
+#[path = "clients/cluster.rs"]
+mod cluster;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use cluster::Cluster;
+
+/// Where `.ci/install-clients` puts libraries.
+fn installed(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(path)
+}
+
+/// Whether a client is there; if not, says so.
+fn is_there(client: &str, mut probe: Command) -> bool {
+    let there = probe.output().is_ok_and(|output| output.status.success());
+    if !there {
+        let required = std::env::var_os("BOWLINE_CLIENTS").is_some_and(|word| word == "required");
+        assert!(!required, "{client} is not installed; run .ci/install-clients");
+        eprintln!("skipped: {client} is not installed; .ci/install-clients does it");
+    }
+    there
+}
+
+/// A program with words behind it.
+fn command(program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(words);
+    command
+}
+
+/// What it prints, if it ends well.
+#[track_caller]
+fn output(mut command: Command) -> String {
+    let output = command.output().expect("it was there a moment ago");
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(output.status.success(), "{command:?}\n{out}\n{err}");
+    out.into_owned()
+}
+
+#[test]
+fn redis_cli_talks_to_every_replica() {
+    if !is_there("redis-cli", command("redis-cli", &["--version"])) {
+        return;
+    }
+    let cluster = Cluster::start();
+    let ports = cluster.port_words();
+    let ask =
+        |port: &str, words: &[&str]| output(command("redis-cli", &[&["-p", port], words].concat()));
+    for port in &ports {
+        assert_eq!(ask(port, &["set", port, "hello"]), "OK\n");
+    }
+    for port in &ports {
+        for key in &ports {
+            assert_eq!(ask(port, &["get", key]), "hello\n", "replica {port}, key {key}");
+        }
+        assert_eq!(ask(port, &["-3", "mget", port, "nothing"]), "hello\n\n");
+        assert_eq!(ask(port, &["-c", "append", &format!("{port}:c"), "hello!"]), "6\n");
+        assert!(ask(port, &["nonesuch"]).starts_with("ERR unknown command 'nonesuch'"));
+        assert!(ask(port, &["command", "docs", "get"]).contains("summary"));
+        assert!(ask(port, &["client", "list"]).contains("cmd=client|list"));
+        let checked = ask(port, &["--cluster", "check", &format!("127.0.0.1:{port}")]);
+        assert!(checked.contains("All 16384 slots covered"), "{checked}");
+    }
+    assert_eq!(ask(&ports[1], &["dbsize"]), "7\n", "two of each, and one from the start");
+}
+
+#[test]
+fn redis_cli_pipes_in_order() {
+    if !is_there("redis-cli", command("redis-cli", &["--version"])) {
+        return;
+    }
+    let cluster = Cluster::start();
+    for port in cluster.port_words() {
+        let mut child = command("redis-cli", &["-p", &port])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it was there a moment ago");
+        let mut input = child.stdin.take().expect("piped");
+        let lines = format!("incr {port}\n").repeat(200);
+        input.write_all(lines.as_bytes()).expect("it reads");
+        drop(input);
+        let output = child.wait_with_output().expect("it ends with its input");
+        let wanted: Vec<String> = (1..=200).map(|number| number.to_string()).collect();
+        let found = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(found.lines().collect::<Vec<_>>(), wanted);
+    }
+}
+
+#[test]
+fn redis_benchmark_runs_through() {
+    if !is_there("redis-benchmark", command("redis-benchmark", &["--version"])) {
+        return;
+    }
+    let cluster = Cluster::start();
+    let load = "-q -n 2000 -c 20 -P 8 -d 100 -r 1000 -t ping,set,get,incr,mset";
+    for port in cluster.port_words() {
+        let words: Vec<&str> = ["-p", &port].into_iter().chain(load.split(' ')).collect();
+        let report = output(command("redis-benchmark", &words));
+        let rates = report.matches("requests per second").count();
+        assert_eq!(rates, 6, "both kinds of ping, and the others: {report}");
+        assert!(!report.to_lowercase().contains("err"), "{report}");
+    }
+}
+
+#[test]
+fn redis_py_is_content() {
+    let python = installed("python/bin/python");
+    if !is_there("redis-py", command(&python, &["-c", "import redis"])) {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mut script = command(&python, &["tests/clients/redis_py.py"]);
+    script.args(cluster.port_words()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(output(script).contains("is content"));
+}
+
+#[test]
+fn ioredis_is_content() {
+    let folder = installed("");
+    let probe = format!("require('{}')", installed("node_modules/ioredis").display());
+    if !is_there("ioredis", command("node", &["-e", &probe])) {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mut script = command("node", &["tests/clients/ioredis.cjs"]);
+    script.arg(folder).args(cluster.port_words()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(output(script).contains("is content"));
+}
+
+#[test]
+fn the_redis_crate_is_content() {
+    let program = installed("crate/debug/bowline-crate-client");
+    if !is_there("the redis crate", command(&program, &[])) {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mut client = command(&program, &[]);
+    client.args(cluster.port_words());
+    assert!(output(client).contains("is content"));
+}

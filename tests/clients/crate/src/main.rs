@@ -1,0 +1,57 @@
+//! The `redis` crate against a cluster, unmodified: in both versions of the protocol, in pipelines,
+//! and its cluster client. Arguments: the replicas' ports. Panics at the first surprise.
+
+use redis::cluster::ClusterClient;
+use redis::{Client, Commands as _, ErrorKind, RedisResult, ServerErrorKind, Value};
+
+fn main() {
+    for port in std::env::args().skip(1) {
+        plain(&port);
+        cluster(&port);
+    }
+    println!("the redis crate is content");
+}
+
+/// A plain connection to one replica, whether it leads or not.
+fn plain(port: &str) {
+    for version in ["resp2", "resp3"] {
+        let client = Client::open(format!("redis://127.0.0.1:{port}/?protocol={version}"));
+        let mut connection = client.and_then(|client| client.get_connection()).expect("it listens");
+        let key = format!("crate:{port}:{version}");
+        let number = format!("{key}:n");
+        let () = connection.del(&[&key, &number]).expect("a number");
+        let absent: Option<Vec<u8>> = connection.get(&key).expect("null");
+        assert_eq!(absent, None);
+        let () = connection.set(&key, &b"\0\xFF\r\n"[..]).expect("OK");
+        let value: Vec<u8> = connection.get(&key).expect("what was set");
+        assert_eq!(value, b"\0\xFF\r\n");
+        let was_set: bool = connection.set_nx(&key, 1).expect("0");
+        assert!(!was_set);
+        let sum: i64 = connection.incr(&number, 42).expect("a sum");
+        assert_eq!(sum, 42);
+        let refused: RedisResult<i64> = connection.incr(&key, 1);
+        let refused = refused.expect_err("it holds no number");
+        assert_eq!(refused.kind(), ErrorKind::Server(ServerErrorKind::ResponseError));
+        let mut pipeline = redis::pipe();
+        for _ in 0..100 {
+            pipeline.incr(&number, 1).get(&number);
+        }
+        let replies: Vec<i64> = pipeline.query(&mut connection).expect("all of them");
+        let wanted: Vec<i64> = (43..143).flat_map(|sum| [sum, sum]).collect();
+        assert_eq!(replies, wanted);
+        let role: Vec<Value> = redis::cmd("ROLE").query(&mut connection).expect("a list");
+        assert!(!role.is_empty());
+    }
+}
+
+/// The cluster client, which knows one replica and finds the leader.
+fn cluster(port: &str) {
+    let client = ClusterClient::new([format!("redis://127.0.0.1:{port}/")]).expect("an address");
+    let mut connection = client.get_connection().expect("it listens");
+    for number in 0..50 {
+        let key = format!("crate:cluster:{number}");
+        let () = connection.set(&key, number).expect("OK");
+        let value: i64 = connection.get(&key).expect("what was set");
+        assert_eq!(value, number);
+    }
+}
