@@ -73,7 +73,7 @@ pub struct Counts {
     pub clients_accepted: Count,
     /// Network: clients refused because there were too many.
     pub clients_refused: Count,
-    /// Network: clients closed for what they sent, or for not reading their replies.
+    /// Network: clients closed for what they sent.
     pub clients_closed: Count,
     /// Network: commands of clients.
     pub commands: Count,

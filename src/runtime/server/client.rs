@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::kv::Outcome;
 use crate::raft::RequestKind;
 use crate::redis::{Connection, Failure, Shape};
 use crate::types::{ClientId, Index};
@@ -19,8 +20,6 @@ use super::socket::Socket;
 const SLOTS_MAX: usize = 1_024;
 /// Bytes of replies that wait for a client to read them before no more of its requests are.
 const OUTPUT_SOFT_MAX: usize = 1 << 20;
-/// Bytes of replies, sent and waiting behind others, that end the connection.
-const OUTPUT_HARD_MAX: usize = 256 << 20;
 
 /// A request for the core.
 #[derive(Clone, Debug)]
@@ -42,7 +41,19 @@ enum State {
     /// Handed on: it may be done.
     Flying(Pending),
     /// Here is its reply.
-    Done(Bytes),
+    Done(Reply),
+}
+
+/// A reply that can't be sent yet. Written out only when it can be: a client that asks for much
+/// and reads little shares the values with the store until then, and costs no time.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// As it is sent.
+    Written(Bytes),
+    /// What came of a request.
+    Outcome(Shape, Outcome),
+    /// Nothing came of it.
+    Failure(Reason),
 }
 
 #[derive(Debug)]
@@ -77,10 +88,6 @@ pub(super) struct Client {
     pub(super) ended: bool,
     /// No request is looked at any more; the connection ends when all replies are sent.
     pub(super) closing: bool,
-    /// Bytes of replies in slots.
-    done_bytes: usize,
-    /// It has asked much more than it reads: no reply is kept any more.
-    flooded: bool,
     /// Bytes of requests in slots.
     held_bytes: usize,
     pub(super) marks: Marks,
@@ -136,8 +143,6 @@ impl Client {
             flying_kind: RequestKind::Read,
             ended: false,
             closing: false,
-            done_bytes: 0,
-            flooded: false,
             held_bytes: 0,
             marks: Marks::default(),
         }
@@ -161,11 +166,6 @@ impl Client {
     /// Whether something of it is handed on and not answered.
     pub(super) fn is_flying(&self) -> bool {
         self.flying > 0
-    }
-
-    /// Whether it has asked much more than it reads.
-    pub(super) fn is_flooded(&self) -> bool {
-        self.flooded
     }
 
     /// Whether it has all its replies, and no more will come.
@@ -201,8 +201,7 @@ impl Client {
 
     /// A reply that was there at once, but behind others.
     pub(super) fn push_reply(&mut self, reply: Bytes) {
-        self.done_bytes += reply.len();
-        self.slots.push_back(Slot::new(State::Done(reply)));
+        self.slots.push_back(Slot::new(State::Done(Reply::Written(reply))));
         self.settle();
     }
 
@@ -233,12 +232,8 @@ impl Client {
         }
     }
 
-    /// Gives a request its reply, written by `encode`. False if it had one.
-    pub(super) fn complete(
-        &mut self,
-        slot: u64,
-        encode: impl FnOnce(Shape, &mut BytesMut),
-    ) -> bool {
+    /// Gives a request its reply: its outcome, or why there is none. False if it had one.
+    pub(super) fn complete(&mut self, slot: u64, result: Result<Outcome, Reason>) -> bool {
         let Some(at) = self.at(slot) else { return false };
         let Some(slot) = self.slots.get_mut(at) else { return false };
         let (pending, flying) = match &slot.state {
@@ -249,23 +244,10 @@ impl Client {
         self.held_bytes -= pending.payload.len();
         self.flying -= usize::from(flying);
         let shape = pending.shape;
-        self.flooded |= self.socket.outbox.len() + self.done_bytes > OUTPUT_HARD_MAX;
-        if self.flooded {
-            slot.state = State::Done(Bytes::new());
-            self.settle();
-            return true;
-        }
-        if at == 0 {
-            encode(shape, self.socket.outbox.open());
-            self.slots.pop_front();
-            self.front += 1;
-            self.next = self.next.max(self.front);
-        } else {
-            let mut reply = BytesMut::new();
-            encode(shape, &mut reply);
-            self.done_bytes += reply.len();
-            slot.state = State::Done(reply.freeze());
-        }
+        slot.state = State::Done(match result {
+            Ok(outcome) => Reply::Outcome(shape, outcome),
+            Err(reason) => Reply::Failure(reason),
+        });
         self.settle();
         true
     }
@@ -343,13 +325,19 @@ impl Client {
         usize::try_from(slot.checked_sub(self.front)?).ok()
     }
 
-    /// Lets replies go that nothing is owed before.
-    fn settle(&mut self) {
-        while let Some(Slot { state: State::Done(_), .. }) = self.slots.front()
+    /// Writes out the replies that nothing is owed before, while not too many wait to be read.
+    pub(super) fn settle(&mut self) {
+        while self.socket.outbox.len() < OUTPUT_SOFT_MAX
+            && let Some(Slot { state: State::Done(_), .. }) = self.slots.front()
             && let Some(Slot { state: State::Done(reply), .. }) = self.slots.pop_front()
         {
-            self.done_bytes -= reply.len();
-            self.socket.outbox.push(&reply);
+            match reply {
+                Reply::Written(bytes) => self.socket.outbox.push(&bytes),
+                Reply::Outcome(shape, outcome) => {
+                    shape.encode(&outcome, self.socket.outbox.open());
+                }
+                Reply::Failure(reason) => reason.failure().encode(self.socket.outbox.open()),
+            }
             self.front += 1;
         }
         self.next = self.next.max(self.front);

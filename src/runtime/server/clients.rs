@@ -135,6 +135,11 @@ impl Clients {
         !self.to_read.is_empty() && self.held_bytes < HELD_BYTES_MAX
     }
 
+    /// Whether something can be written at once.
+    pub(super) fn is_writable(&self) -> bool {
+        !self.to_flush.is_empty()
+    }
+
     /// One pass in: every client that has something gets its turn, once.
     pub(super) fn receive(&mut self, registry: &Registry, space: &mut [u8]) {
         if !self.is_readable() {
@@ -325,9 +330,9 @@ impl Clients {
     }
 
     /// An outcome has come.
-    pub(super) fn answer(&mut self, key: RequestKey, outcome: &Outcome) {
+    pub(super) fn answer(&mut self, key: RequestKey, outcome: Outcome) {
         if let Some(flight) = self.flights.get(key) {
-            self.complete(flight, key, |shape, out| shape.encode(outcome, out));
+            self.complete(flight, key, Ok(outcome));
         }
     }
 
@@ -349,16 +354,11 @@ impl Clients {
             Reason::Refused | Reason::Busy => {}
         }
         if let Some(flight) = self.flights.get(key) {
-            self.complete(flight, key, |_, out| reason.failure().encode(out));
+            self.complete(flight, key, Err(reason));
         }
     }
 
-    fn complete(
-        &mut self,
-        flight: Flight,
-        key: RequestKey,
-        encode: impl FnOnce(crate::redis::Shape, &mut BytesMut),
-    ) {
+    fn complete(&mut self, flight: Flight, key: RequestKey, result: Result<Outcome, Reason>) {
         self.flights.remove(super::flights::parts_of(key.request).1);
         let place = flight.place;
         let Some(client) = self.connected.get_mut(place).filter(|there| there.id == flight.client)
@@ -366,7 +366,7 @@ impl Clients {
             return;
         };
         let before = client.held_bytes();
-        client.complete(flight.slot, encode);
+        client.complete(flight.slot, result);
         self.held_bytes -= before - client.held_bytes();
         let waiting = client.has_waiting();
         let unread = client.wants_a_look();
@@ -449,14 +449,22 @@ impl Clients {
             client.marks.flush = false;
             let before = client.socket.outbox.len();
             let failed = client.socket.can_flush() && client.socket.flush().is_err();
-            self.context.traffic.bytes_out += (before - client.socket.outbox.len()) as u64;
-            if client.is_flooded() {
-                self.counts.clients_closed.add_one();
-            }
-            if failed || client.is_flooded() || client.is_finished() {
+            let sent = before - client.socket.outbox.len();
+            self.context.traffic.bytes_out += sent as u64;
+            // What waited for room in the outbox goes with the next pass, so that a client with
+            // much to read does not keep the others waiting.
+            client.settle();
+            let again = client.socket.can_flush();
+            if failed || client.is_finished() {
                 self.close(place, registry);
                 continue;
             }
+            if again {
+                mark(&mut self.connected, &mut self.to_flush, place, |client| {
+                    &mut client.marks.flush
+                });
+            }
+            let client = self.connected.get_mut(place).expect("it is open");
             let unread = client.wants_a_look();
             if before > 0 && unread {
                 mark(&mut self.connected, &mut self.to_read, place, |client| {

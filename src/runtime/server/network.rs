@@ -135,6 +135,7 @@ impl ServerNetwork {
         let now = self.parts.clock.now();
         let parts = &mut self.parts;
         if parts.clients.is_readable()
+            || parts.clients.is_writable()
             || parts.inbound.is_readable()
             || parts.client_listener.is_acceptable(now)
             || parts.peer_listener.is_acceptable(now)
@@ -539,8 +540,8 @@ impl NetworkStage for ServerNetwork {
                 context.applied_index = index;
                 context.key_count = batch.key_count as u64;
             }
-            for answer in &batch.answers {
-                self.parts.clients.answer(answer.key, &answer.outcome);
+            for answer in batch.answers {
+                self.parts.clients.answer(answer.key, answer.outcome);
             }
             for (key, index) in batch.read_indexes {
                 let (peer, ticket) = parts_of(key.request);
