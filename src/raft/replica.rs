@@ -146,6 +146,11 @@ impl Replica {
         self.shared.named_leader
     }
 
+    /// Its term.
+    pub fn term(&self) -> Term {
+        self.shared.term()
+    }
+
     /// Its log.
     pub fn log(&self) -> &LogTail {
         &self.shared.log

@@ -18,11 +18,11 @@ use super::trace::Trace;
 use crate::config::Config;
 use crate::kv::{Outcome, Store};
 use crate::raft::{
-    AppendJob, ApplyJob, ClientRequest, Effects, Envelope, Msg, Persisted, RefusalReason, Replica,
-    RequestKind, RoleName,
+    AppendJob, ApplyJob, ClientRequest, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason,
+    Replica, RequestKind, RoleName,
 };
 use crate::record::EntryKind;
-use crate::types::{Index, Instant, NodeId, RequestKey};
+use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
 /// Messages that a replica's socket holds while nobody reads it; more are lost.
 const INBOX_MAX: usize = 10_000;
@@ -525,7 +525,15 @@ impl World {
             self.trace.before_step(replica);
             let out = &mut self.effects;
             for message in node.inbox.drain(..) {
+                let append = append_of(&message);
                 replica.handle_msg(now, message, out);
+                // A replica that is silent after its start names nobody, and hears nobody.
+                if let Some((leader, term)) = append
+                    && replica.term() == term
+                    && replica.named_leader() == Some(leader)
+                {
+                    self.checker.heard_leader(place, now, term);
+                }
             }
             if now >= replica.next_timeout() && !node.held.timeouts {
                 replica.handle_timeout(now, out);
@@ -595,7 +603,8 @@ impl World {
     }
 
     fn write(&mut self, place: usize, role: RoleName, job: AppendJob) -> Result<(), Violation> {
-        self.checker.on_job(&self.nodes[place], role, &job)?;
+        let node = &self.nodes[place];
+        self.checker.on_job(node, role, &job, node.clock.read(self.now))?;
         self.nodes[place].disk.write(job);
         self.begin_sync(place)
     }
@@ -735,5 +744,14 @@ impl World {
             node.timer_at = at;
             self.queue.push(at, Event::Timer { place, incarnation: node.incarnation });
         }
+    }
+}
+/// Sender and term, if it is an append.
+fn append_of(message: &Msg) -> Option<(NodeId, Term)> {
+    match message {
+        Msg::Peer(Envelope { from, message: PeerMsg::AppendEntries(append), .. }) => {
+            Some((*from, append.term))
+        }
+        _ => None,
     }
 }
