@@ -4,8 +4,6 @@ use std::fs;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -17,7 +15,6 @@ use bowline::sim::report::Verdict;
 use bowline::sim::scenario::{Overrides, Scenario};
 use bowline::sim::table::table;
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::files::Files;
 use crate::record::{Around, Record};
@@ -142,11 +139,8 @@ fn hold(arguments: &Arguments, scenario: &Scenario, seed: u64) -> anyhow::Result
                 protocol: Protocol::default(),
                 output: Output::default(),
             };
-            let interrupted = Arc::new(AtomicBool::new(false));
-            for signal in [SIGINT, SIGTERM] {
-                signal_hook::flag::register(signal, Arc::clone(&interrupted))
-                    .context("can't listen for Ctrl-C")?;
-            }
+            let interrupted =
+                processes::interrupted_by_signals().context("can't listen for Ctrl-C")?;
             processes::run(scenario, seed, &options, &interrupted, &mut progress)?
         }
         None => anyhow::bail!("give --processes and --replica PROGRAM"),
