@@ -23,6 +23,7 @@
 //! | [`linear`] | whether what clients saw is linearizable |
 //! | [`workload`] | clients that insist |
 //! | [`faults`], [`fault_run`] | what goes wrong, and a run in which it does |
+//! | [`course_run`] | the course's scenarios |
 //! | [`trace`] | what happened, one event a line |
 //! | [`dice`] | seeded draws |
 
@@ -30,6 +31,7 @@
 
 pub mod checker;
 pub mod clients;
+pub mod course_run;
 pub mod dice;
 pub mod fault_run;
 pub mod faults;

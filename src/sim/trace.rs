@@ -28,6 +28,8 @@ pub struct Trace {
     lines_max: usize,
     with_times: bool,
     with_arrivals: bool,
+    /// Gets each line at once.
+    listener: Option<fn(&str)>,
     lines: VecDeque<String>,
     before: Option<Status>,
     /// Messages of one sender that say the same to several replicas make one line.
@@ -53,6 +55,11 @@ impl Trace {
     /// Keeps the last lines, with times and arrivals: for the eyes of whoever looks for a cause.
     pub fn detailed(lines_max: usize) -> Trace {
         Trace { lines_max, with_times: true, with_arrivals: true, ..Trace::default() }
+    }
+
+    /// Hands every line on as it comes, with times and arrivals, and keeps none.
+    pub fn streaming(listener: fn(&str)) -> Trace {
+        Trace { listener: Some(listener), ..Trace::detailed(1) }
     }
 
     /// Whether anybody listens.
@@ -244,7 +251,10 @@ impl Trace {
             let _ = write!(line, "{now:?} ");
         }
         line.push_str(text);
-        self.lines.push_back(line);
+        match self.listener {
+            Some(listener) => listener(&line),
+            None => self.lines.push_back(line),
+        }
     }
 }
 

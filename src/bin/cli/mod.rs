@@ -1,8 +1,10 @@
 //! Subcommands, their arguments, and what their failures look like.
 
 mod processes;
+mod replay;
 mod scenarios;
 mod sim;
+mod virtual_time;
 
 use std::process::ExitCode;
 
