@@ -39,6 +39,8 @@ pub struct Options {
 pub struct CourseRun {
     /// What it came to. A broken safety rule fails it.
     pub report: Report,
+    /// The finished game, for its samples.
+    pub game: Game,
     /// Requests that were never answered although their replica lives.
     pub hanging: Vec<(RequestId, NodeId)>,
     /// The events that were traced.
@@ -248,6 +250,7 @@ impl Driver {
             .collect();
         CourseRun {
             report,
+            game: self.game,
             hanging,
             trace: self.world.trace.take(),
             virtual_time: self.world.now().since(Instant::ZERO),
