@@ -45,7 +45,7 @@ use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 use crate::raft::{AppendJob, ApplyJob, Envelope, Msg, Persisted, Refusal};
 use crate::types::{Index, NodeId, RequestKey};
 
-use super::wake::Wake;
+use super::wake::{DEPARTURES, RELEASED, REPLIES, Wake};
 
 /// Items on each channel.
 pub(super) const QUEUE_LEN: usize = 64;
@@ -146,10 +146,16 @@ impl Applied {
 #[derive(Debug)]
 pub(super) struct ToNetwork<T> {
     sender: Sender<T>,
+    /// This channel's mark in `wake`.
+    mark: u32,
     wake: Arc<Wake>,
 }
 
 impl<T> ToNetwork<T> {
+    fn new(sender: Sender<T>, mark: u32, wake: &Arc<Wake>) -> ToNetwork<T> {
+        ToNetwork { sender, mark, wake: Arc::clone(wake) }
+    }
+
     /// Puts `item` in if there is room.
     pub(super) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         self.sender.try_send(item)?;
@@ -171,7 +177,7 @@ impl<T> ToNetwork<T> {
 
     fn ring(&self) {
         // A network that can't be woken leaves a replica that hears and says nothing.
-        self.wake.ring().expect("a write to the waker's own descriptor");
+        self.wake.ring(self.mark).expect("a write to the waker's own descriptor");
     }
 }
 
@@ -220,18 +226,15 @@ pub(super) fn channels(wake: &Arc<Wake>) -> (NetworkEnds, CoreEnds, LogWriterEnd
         NetworkEnds { to_core: to_core.clone(), replies, departures, released },
         CoreEnds {
             inbox,
-            to_network: ToNetwork { sender: departures_in, wake: Arc::clone(wake) },
+            to_network: ToNetwork::new(departures_in, DEPARTURES, wake),
             to_log_writer,
             to_applier,
         },
         LogWriterEnds {
             jobs: append_jobs,
-            to_network: ToNetwork { sender: released_in, wake: Arc::clone(wake) },
+            to_network: ToNetwork::new(released_in, RELEASED, wake),
             to_core,
         },
-        ApplierEnds {
-            jobs: apply_jobs,
-            to_network: ToNetwork { sender: replies_in, wake: Arc::clone(wake) },
-        },
+        ApplierEnds { jobs: apply_jobs, to_network: ToNetwork::new(replies_in, REPLIES, wake) },
     )
 }

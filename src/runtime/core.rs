@@ -38,7 +38,31 @@ pub(super) struct Core {
     appends: AppendBatch,
     applies: ApplyBatch,
     under_way: usize,
+    handed_on: HandedOn,
     counts: Arc<Counts>,
+}
+
+/// Which stages the last pass gave something to.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct HandedOn {
+    /// The network.
+    pub(super) departures: bool,
+    /// The log writer.
+    pub(super) appends: bool,
+    /// The applier.
+    pub(super) applies: Applies,
+}
+
+/// What the applier was given.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Applies {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Something that a client waits for.
+    Answered,
+    /// Something that nobody waits for.
+    Unanswered,
 }
 
 impl Core {
@@ -53,6 +77,7 @@ impl Core {
             appends: AppendBatch::default(),
             applies: ApplyBatch::default(),
             under_way: 0,
+            handed_on: HandedOn::default(),
             counts,
         }
     }
@@ -75,6 +100,12 @@ impl Core {
     /// How long a driver that polls may sleep before the next pass, counted from the last one.
     pub(super) fn patience(&self) -> Duration {
         self.next_pass().since(self.now)
+    }
+
+    /// Which stages the last pass gave something to: for a thread that is all of them, and so
+    /// need not look into their queues.
+    pub(super) fn handed_on(&self) -> HandedOn {
+        self.handed_on
     }
 
     /// Whether something waits to be received.
@@ -188,15 +219,19 @@ impl Core {
     /// Hands on what can be, answers first: a client waits for what the applier does, and nobody
     /// but a peer for the rest. Stops if the network has ended without a word.
     fn hand_on(&mut self) -> Flow {
+        self.handed_on = HandedOn::default();
         if !self.applies.job.is_empty() {
             let mut batch = std::mem::take(&mut self.applies);
             batch.leader = self.replica.named_leader();
+            self.handed_on.applies =
+                if will_answer(&batch.job) { Applies::Answered } else { Applies::Unanswered };
             if let Err(refused) = self.ends.to_applier.try_send(batch) {
                 self.applies = refused.into_inner();
             }
         }
         if !(self.departures.peers.is_empty() && self.departures.refusals.is_empty()) {
             let batch = std::mem::take(&mut self.departures);
+            self.handed_on.departures = true;
             match self.ends.to_network.try_send(batch) {
                 Ok(()) => {}
                 Err(TrySendError::Full(mut batch)) => {
@@ -209,6 +244,7 @@ impl Core {
         }
         if !self.appends.jobs.is_empty() {
             let batch = std::mem::take(&mut self.appends);
+            self.handed_on.appends = true;
             if let Err(refused) = self.ends.to_log_writer.try_send(batch) {
                 self.appends = refused.into_inner();
             }
@@ -225,6 +261,11 @@ fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     } else {
         list.append(more);
     }
+}
+
+/// Whether clients wait for this job.
+fn will_answer(job: &ApplyJob) -> bool {
+    !job.reads.is_empty() || job.entries.iter().any(|committed| committed.as_leader)
 }
 
 /// A job's size: of its entries, and something for each job and message, so that many empty ones

@@ -42,7 +42,7 @@ use crate::raft::{Durable, Replica};
 
 use self::applier::Applier;
 use self::clock::Clock;
-use self::core::Core;
+use self::core::{Applies, Core};
 use self::log_writer::LogWriter;
 use self::network::Network;
 use self::wake::Wake;
@@ -181,7 +181,7 @@ fn seed() -> u64 {
 
 /// All stages in turn on this thread. A pass goes once around: what the socket holds through the
 /// core and what follows from it out again, replies before appends; then what that completed
-/// through the core, until nothing waits.
+/// through the core, until nothing waits. What nobody waits for comes after what somebody does.
 fn run_fused(stages: Stages) -> io::Result<()> {
     let Stages { mut network, mut core, mut log_writer, mut applier } = stages;
     loop {
@@ -193,9 +193,19 @@ fn run_fused(stages: Stages) -> io::Result<()> {
             if core.run_once(None) == Flow::Stop {
                 return Ok(());
             }
-            applier.run_ready();
-            log_writer.run_ready();
+            let handed_on = core.handed_on();
+            applier.run_ready(handed_on.applies == Applies::Answered);
+            if handed_on.departures {
+                // A leader's appends don't wait for its own log.
+                network.send()?;
+            }
+            log_writer.run_ready(handed_on.appends);
             network.send()?;
+            if handed_on.applies == Applies::Unanswered {
+                // A follower's answer to its leader has left; now it may apply.
+                applier.run_ready(true);
+                network.send()?;
+            }
             if !core.has_mail() {
                 break;
             }
