@@ -1,7 +1,7 @@
 //! Scenario files: what is asked, how often, what goes wrong when, and how the result is judged.
 //!
 //! The schema is that of the course's own files, so either side's files load on the other. A
-//! scenario is checked once, in [`super::scenario_file`]; everything behind takes its fields as
+//! scenario is checked once, in `scenario_file.rs`; everything behind takes its fields as
 //! sound.
 
 use std::time::Duration;
