@@ -25,6 +25,7 @@
 //! | [`faults`], [`fault_run`] | what goes wrong, and a run in which it does |
 //! | [`course_run`] | the course's scenarios |
 //! | [`trace`] | what happened, one event a line |
+//! | [`script`], [`stage`] | the language of golden traces, and who performs it |
 //! | [`dice`] | seeded draws |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -45,6 +46,8 @@ pub mod referee;
 pub mod report;
 pub mod scenario;
 mod scenario_file;
+pub mod script;
+pub mod stage;
 pub mod table;
 pub mod trace;
 pub mod workload;

@@ -93,7 +93,7 @@ pub enum Happening {
 pub struct Held {
     /// All of them, for a pause: messages wait.
     pub everything: bool,
-    /// Its time-outs, until it has moved them (scripts).
+    /// Its time-outs (scripts).
     pub timeouts: bool,
     /// The ends of its syncs, until they are let to come (scripts).
     pub syncs: bool,
@@ -418,7 +418,7 @@ impl World {
         node.applying.clear();
         node.due = Due::default();
         node.held = Held { syncs: node.held.syncs, ..Held::default() };
-        self.trace.note(self.now, format_args!("{id} crashes"));
+        self.trace.note(self.now, format_args!("{} crashes", id.0));
     }
 
     /// Ends a pause: the replica does all that waited.
@@ -445,7 +445,7 @@ impl World {
         Ok(())
     }
 
-    /// Ends the sync that a script holds.
+    /// Ends the sync that a script holds, and begins the next one if something waits.
     ///
     /// # Errors
     /// If a rule was broken.
@@ -540,9 +540,6 @@ impl World {
             }
             replica.flush(now, out);
             replica.check();
-            if replica.next_timeout() > now {
-                node.held.timeouts = false;
-            }
             let status = replica.status();
             self.checker.after_step(&self.nodes, place, &status)?;
             self.trace.after_step(self.now, &self.nodes[place], &status, &self.effects);
@@ -611,7 +608,7 @@ impl World {
 
     fn begin_sync(&mut self, place: usize) -> Result<(), Violation> {
         let node = &mut self.nodes[place];
-        if node.held.syncs || !node.disk.begin_sync() {
+        if !node.disk.begin_sync() || node.held.syncs {
             return Ok(());
         }
         if node.paces.sync.is_zero() {
