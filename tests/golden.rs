@@ -45,7 +45,9 @@ fn run(text: &str) -> Result<String, String> {
 fn difference(expected: &str, actual: &str) -> String {
     let (expected, actual): (Vec<&str>, Vec<&str>) =
         (expected.lines().collect(), actual.lines().collect());
-    let first = (0..).find(|&place| expected.get(place) != actual.get(place)).expect("they differ");
+    let length = expected.len().max(actual.len());
+    let first =
+        (0..length).find(|&place| expected.get(place) != actual.get(place)).expect("they differ");
     let show = |lines: &[&str]| {
         let from = first.min(lines.len());
         lines[from..lines.len().min(from + 5)].join("\n    ")
