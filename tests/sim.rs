@@ -2,6 +2,7 @@
 //! course's scenarios in virtual time. `bowline sim` explores more of each.
 
 use std::cell::RefCell;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use bowline::sim::course_run::{self, Options};
@@ -9,6 +10,7 @@ use bowline::sim::fault_run;
 use bowline::sim::faults::Profile;
 use bowline::sim::scenario::{EventKind, Overrides, Scenario, names};
 use bowline::sim::trace::Trace;
+use serde_json::Value;
 
 /// Runs seeds until one fails, and then shows why.
 fn hold(profile: Profile, seeds: u64) {
@@ -120,5 +122,85 @@ fn half_of_the_messages_lost_and_a_leader_killed() {
         let run = course_run::run(&scenario, seed, Options { lossless_tail, ..Options::default() });
         assert_eq!(run.report.incorrect, 0, "seed {seed}: {:?}", run.report.reasons);
         assert!(run.hanging.is_empty(), "seed {seed}: {:?} hang", run.hanging);
+    }
+}
+
+// The command line.
+
+fn bowline(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
+    command.arg("sim").args(arguments).output().expect("bowline can be started")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("JSON on standard output")
+}
+
+#[test]
+fn all_scenarios_are_run_and_listed_by_default() {
+    let output = bowline(&["--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let reports = json(&output);
+    let reports = reports.as_array().expect("a list");
+    assert_eq!(reports.len(), 17);
+    for report in reports {
+        assert_eq!(report["passed"], true, "{report}");
+        for field in ["total_msgs", "failures", "duplicates", "redirects", "seed"] {
+            assert!(report[field].is_u64(), "{field} of {report}");
+        }
+        assert!(report["scenario"].is_string() && report["median_latency_s"].is_f64());
+    }
+    let table = bowline(&[]);
+    assert!(table.status.success());
+    let table = String::from_utf8(table.stdout).expect("text");
+    assert!(names().all(|name| table.contains(name)), "{table}");
+}
+
+#[test]
+fn a_failing_run_is_named_with_the_command_that_replays_it() {
+    // Nobody can commit behind a cluster that was killed down to two of five.
+    let kills = r#"[{"type": "kill_leader", "time": 1}, {"type": "kill_non_leader", "time": 1},
+        {"type": "kill_non_leader", "time": 1}]"#;
+    let scenario = format!(
+        r#"{{"lifetime": 8, "replicas": 5, "requests": 80, "mix": 0.2, "events": {kills},
+        "tests": {{"benchmarks": {{"total_msgs": [1, 2, 3], "failures": [1, 2, 3],
+        "duplicates": [1, 2, 3], "median_latency": [1, 2, 3]}}}}}}"#
+    );
+    let output = bowline(&[&scenario, "--seed", "5", "--seeds", "2", "--drops", "0.1"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let errors = String::from_utf8(output.stderr).expect("text");
+    assert!(errors.contains("seed 5 failed") && errors.contains("seed 6 failed"), "{errors}");
+    assert!(errors.contains("--drops 0.1 --seed 6 --trace"), "{errors}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 seeds, 2 failed"));
+}
+
+#[test]
+fn fault_runs_are_summed_up() {
+    let output = bowline(&["--profile", "mixed", "--seed", "3", "--seeds", "4", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let summary = json(&output);
+    assert_eq!((&summary["seeds"], &summary["passed"]), (&4.into(), &true.into()), "{summary}");
+    assert!(summary["virtual_s"].as_f64() > Some(40.0), "{summary}");
+}
+
+#[test]
+fn a_trace_is_printed_as_it_happens() {
+    let output = bowline(&["--profile", "quiet", "--seed", "1", "--trace"]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.lines().any(|line| line.ends_with(" leader")), "nobody came to lead");
+}
+
+#[test]
+fn wrong_arguments_say_what_is_right() {
+    for (arguments, part) in [
+        (&["--profile", "nonsense"][..], "the profiles are mixed"),
+        (&["nonsense"], "no scenario `nonsense`"),
+        (&["--profile", "mixed", "simple-1"], "cannot be used with"),
+        (&["simple-1", "--drops", "2"], "drops"),
+    ] {
+        let output = bowline(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains(part), "{errors}");
     }
 }
