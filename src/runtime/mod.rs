@@ -185,7 +185,7 @@ fn seed() -> u64 {
 fn run_fused(stages: Stages) -> io::Result<()> {
     let Stages { mut network, mut core, mut log_writer, mut applier } = stages;
     loop {
-        network.wait(Some(core.patience()))?;
+        network.wait_alone(core.patience())?;
         if network.receive() == Flow::Stop {
             return Ok(());
         }

@@ -119,6 +119,19 @@ impl Network {
         Ok(())
     }
 
+    /// The same on a thread that no other stage has to wake: there the socket itself is a better
+    /// place to wait in, unless we want to hear when it takes more.
+    pub(super) fn wait_alone(&mut self, patience: Duration) -> io::Result<()> {
+        let connection = &mut self.door.connection;
+        if self.marks != 0 || connection.has_outgoing() || connection.is_readable() {
+            return self.wait(Some(patience));
+        }
+        match self.patience(Some(patience)) {
+            Some(patience) if !patience.is_zero() => self.door.connection.wait(patience),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn patience(&self, mut patience: Option<Duration>) -> Option<Duration> {
         let mut at_most = |limit: Duration| {
             patience = Some(patience.map_or(limit, |patience| patience.min(limit)));

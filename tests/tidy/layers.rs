@@ -41,7 +41,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rand", &["raft", "sim"]),
     ("rand_chacha", &["raft", "sim"]),
     ("rkyv", &["kv", "wire"]),
-    ("rustix", &["processes"]),
+    ("rustix", &["runtime", "processes"]),
     ("serde", &["wire", "sim", "processes", "bin"]),
     ("serde_json", &["wire", "sim", "processes", "bin"]),
     ("signal_hook", &["processes", "bin"]),
