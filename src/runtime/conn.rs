@@ -113,9 +113,16 @@ pub(super) struct Connection {
     written: u64,
     refusals: u32,
     closed: bool,
-    /// How long a waiting read waits, as the socket knows it.
-    wait_limit: Duration,
-    waited_in_vain: bool,
+    last_wait: Wait,
+}
+
+/// How a read waited.
+#[derive(Debug)]
+struct Wait {
+    /// How long at most, as the socket knows it for the next one, too.
+    limit: Duration,
+    /// Nothing came.
+    in_vain: bool,
 }
 
 /// What one write came to.
@@ -132,7 +139,7 @@ impl Connection {
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
         // Connected: the kernel then keeps strangers' datagrams away, and a send looks up no route.
         socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
-        Connection::new(socket, Kind::Datagram)
+        Ok(Connection::new(socket, Kind::Datagram))
     }
 
     /// A connection to the UNIX socket at `path`, of whichever kind that one is.
@@ -145,14 +152,14 @@ impl Connection {
         // A socket of the other kind says EPROTOTYPE, a system without packets something else;
         // whatever it is, the second try tells what is wrong.
         match connect(Type::SEQPACKET) {
-            Ok(socket) => Connection::new(socket, Kind::Packet),
-            Err(_) => Connection::new(connect(Type::STREAM)?, Kind::Stream),
+            Ok(socket) => Ok(Connection::new(socket, Kind::Packet)),
+            Err(_) => Ok(Connection::new(connect(Type::STREAM)?, Kind::Stream)),
         }
     }
 
-    fn new(socket: Socket, kind: Kind) -> io::Result<Connection> {
+    fn new(socket: Socket, kind: Kind) -> Connection {
         // Left blocking: each call says for itself whether it waits.
-        Ok(Connection {
+        Connection {
             socket,
             kind,
             datagram: vec![0; MESSAGE_BYTES_MAX].into(),
@@ -165,9 +172,8 @@ impl Connection {
             written: 0,
             refusals: 0,
             closed: false,
-            wait_limit: Duration::MAX,
-            waited_in_vain: false,
-        })
+            last_wait: Wait { limit: Duration::MAX, in_vain: false },
+        }
     }
 
     /// For `Poll`.
@@ -238,13 +244,14 @@ impl Connection {
         let patience = patience.max(WAIT_MIN);
         // A wait that is too short does no harm, so the limit is only made longer after one that
         // was in vain: that is, never where messages come and time is short.
-        if self.wait_limit > patience || (self.waited_in_vain && self.wait_limit < patience) {
+        let Wait { limit, in_vain } = self.last_wait;
+        if limit > patience || (in_vain && limit < patience) {
             self.socket.set_read_timeout(Some(patience))?;
-            self.wait_limit = patience;
+            self.last_wait.limit = patience;
         }
         self.readable = true;
         self.read(RecvFlags::empty());
-        self.waited_in_vain = self.arrived.is_none() && !self.buffered;
+        self.last_wait.in_vain = self.arrived.is_none() && !self.buffered;
         Ok(())
     }
 
@@ -379,7 +386,7 @@ mod tests {
         let socket_type = if kind == Kind::Packet { Type::SEQPACKET } else { Type::STREAM };
         let (ours, theirs) = Socket::pair(Domain::UNIX, socket_type, None).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        (Connection::new(ours, kind).unwrap(), theirs)
+        (Connection::new(ours, kind), theirs)
     }
 
     fn received(connection: &mut Connection) -> Vec<Vec<u8>> {
@@ -476,14 +483,14 @@ mod tests {
             assert!(!connection.is_readable());
             // Longer from here on, for nothing came; shorter at once, for something is due.
             connection.wait(Duration::from_millis(5)).unwrap();
-            assert_eq!(connection.wait_limit, Duration::from_millis(5));
+            assert_eq!(connection.last_wait.limit, Duration::from_millis(5));
             theirs.send(b"one\n").unwrap();
             connection.wait(Duration::from_mins(1)).unwrap();
             assert!(connection.is_readable());
             assert!(matches!(connection.receive(), Received::Message(b"one" | b"one\n")));
             assert_eq!(connection.receive(), Received::Drained);
             connection.wait(Duration::ZERO).unwrap();
-            assert_eq!(connection.wait_limit, WAIT_MIN);
+            assert_eq!(connection.last_wait.limit, WAIT_MIN);
             drop(theirs);
             connection.wait(Duration::from_mins(1)).unwrap();
             assert_eq!(connection.receive(), Received::Closed);
