@@ -56,8 +56,11 @@ pub struct Config {
     pub inflight_bytes_max: usize,
     /// Most bytes of records that a leader holds uncommitted; above, it answers busy.
     pub uncommitted_bytes_max: usize,
-    /// Lower bound on the wait for an answer before something is sent again.
+    /// Lower bound on the wait for an answer before something is sent again. Where messages are
+    /// dear it is long enough for the next entry to carry what got lost.
     pub retransmit_timeout_min: Duration,
+    /// The same where so much is lost that most entries would have to wait for that.
+    pub retransmit_timeout_min_lossy: Duration,
     /// Upper bound on the same, whatever was measured.
     pub retransmit_timeout_max: Duration,
     /// The wait before the first answer was measured.
@@ -116,6 +119,7 @@ impl Config {
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             retransmit_timeout_min: Duration::from_millis(10),
+            retransmit_timeout_min_lossy: Duration::from_millis(10),
             retransmit_timeout_max: Duration::from_secs(1),
             retransmit_timeout_initial: Duration::from_millis(100),
             silence_after_start: Duration::ZERO,
@@ -154,6 +158,7 @@ impl Config {
             inflight_bytes_max: 64 << 10,
             uncommitted_bytes_max: 16 << 20,
             retransmit_timeout_min: Duration::from_millis(150),
+            retransmit_timeout_min_lossy: Duration::from_millis(3),
             retransmit_timeout_max: Duration::from_millis(250),
             retransmit_timeout_initial: Duration::from_millis(50),
             silence_after_start: Duration::from_secs(1),
@@ -206,13 +211,17 @@ impl Config {
                 self.election_timeout_min, self.clock_drift_ppm, self.lease_margin
             ));
         }
-        if self.retransmit_timeout_min.is_zero()
+        if self.retransmit_timeout_min_lossy.is_zero()
+            || self.retransmit_timeout_min < self.retransmit_timeout_min_lossy
             || self.retransmit_timeout_max < self.retransmit_timeout_min
         {
             return wrong(format!(
-                "retransmit_timeout_min is {:?} and retransmit_timeout_max {:?}; make the first \
-                 more than zero and the second no shorter",
-                self.retransmit_timeout_min, self.retransmit_timeout_max
+                "retransmit_timeout_min_lossy is {:?}, retransmit_timeout_min {:?} and \
+                 retransmit_timeout_max {:?}; make the first more than zero and each no shorter \
+                 than the one before",
+                self.retransmit_timeout_min_lossy,
+                self.retransmit_timeout_min,
+                self.retransmit_timeout_max
             ));
         }
         for (name, value) in [

@@ -1,6 +1,8 @@
 //! A candidate: asks first whether it would win (pre-vote, thesis 9.6) and then for the votes
 //! themselves, several times within one election, because requests get lost.
 
+use std::time::Duration;
+
 use crate::types::{Instant, NodeId};
 
 use super::effects::Effects;
@@ -28,6 +30,7 @@ pub(super) struct Candidate {
     /// Who has said yes, itself apart. A set: the same yes twice counts once.
     granted: Vec<NodeId>,
     attempts_left: u32,
+    retry_interval: Duration,
     next_attempt_at: Instant,
     deadline: Instant,
 }
@@ -36,16 +39,13 @@ impl Candidate {
     pub(super) fn new(shared: &mut Shared, stage: Stage) -> Candidate {
         let attempts =
             timing::vote_attempts(&shared.config, shared.loss_permille, shared.failed_campaigns);
-        let timeout = timing::campaign_timeout(
-            &shared.config,
-            attempts,
-            shared.failed_campaigns,
-            &mut shared.rng,
-        );
+        let timeout =
+            timing::campaign_timeout(&shared.config, shared.failed_campaigns, &mut shared.rng);
         Candidate {
             stage,
             granted: Vec::new(),
             attempts_left: attempts,
+            retry_interval: timing::vote_retry_interval(&shared.config, attempts),
             next_attempt_at: shared.now,
             deadline: shared.now + timeout,
         }
@@ -90,7 +90,7 @@ impl Candidate {
     /// Asks all that have not said yes.
     pub(super) fn ask(&mut self, shared: &mut Shared, out: &mut Effects) {
         self.attempts_left -= 1;
-        self.next_attempt_at = shared.now + timing::vote_retry_interval(&shared.config);
+        self.next_attempt_at = shared.now + self.retry_interval;
         let pre = self.stage == Stage::PreVote;
         let term = if pre { shared.term().next() } else { shared.term() };
         let request = RequestVote { term, pre, last: shared.log.last() };

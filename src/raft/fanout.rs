@@ -25,13 +25,17 @@ struct Goal {
     round: Round,
     /// How many peers shall reach it.
     peers: usize,
-    /// How many more to send to, lest some of the messages get lost.
+    /// How many more to send to at the first try, lest some of the messages get lost.
     spare: usize,
 }
 
 /// From this loss on, in a thousand, thrifty sending goes to one more peer than needed: with
 /// two of four the chance that both answers come at the first try is below a third there.
 const SPARE_LOSS_PERMILLE: u16 = 200;
+
+/// Messages whose fate must be known before they count for more than the estimate of the leader
+/// before.
+const MEASURED_MIN: f64 = 12.0;
 
 /// A peer that lacks more entries than this, or than an append holds, is kept going.
 const CATCH_UP_ENTRIES: usize = 64;
@@ -98,7 +102,8 @@ impl Leader {
         let last = shared.log.last().index;
         let round = self.reads.wanted_round().unwrap_or(Round(0));
         let thrifty = quorum(shared.replicas(), &shared.config) - 1;
-        let spare = usize::from(shared.loss_permille >= SPARE_LOSS_PERMILLE);
+        let first_try = last > self.tried_index || round > self.tried_round;
+        let spare = usize::from(first_try && shared.loss_permille >= SPARE_LOSS_PERMILLE);
         match shared.config.fan_out {
             FanOut::All => Goal { index: last, round, peers: self.progress.len(), spare: 0 },
             // What is committed already reaches the others in their turn.
@@ -132,6 +137,8 @@ impl Leader {
             let progress = &self.progress[position];
             (progress.is_silent(shared.loss_permille), progress.last_sent_at, progress.id)
         });
+        self.tried_index = shared.log.last().index;
+        self.tried_round = goal.round;
         let mut missing = (goal.peers + goal.spare).saturating_sub(reached + hoped);
         for &position in &order {
             if missing == 0 {
@@ -230,7 +237,7 @@ impl Leader {
             .last()
             .map(|last| (last.index(), entries.iter().map(|entry| entry.record().len()).sum()));
         let progress = &mut self.progress[position];
-        progress.sent(shared.now, self.round, sent, &shared.config);
+        progress.sent(shared.now, self.round, sent);
         let append = AppendEntries {
             term: shared.term(),
             round: self.round,
@@ -272,13 +279,13 @@ impl Leader {
 
     /// One way, from the share of answered messages: both ways lose alike. Peers that seem dead
     /// tell nothing about the network.
-    fn measure_loss(&self, shared: &mut Shared) {
+    fn measure_loss(&mut self, shared: &mut Shared) {
         let living = self.progress.iter().filter(|there| !there.is_silent(shared.loss_permille));
-        let (sum, count) = living
-            .filter_map(Progress::answered_share)
-            .fold((0.0, 0_u32), |(sum, count), share| (sum + share, count + 1));
-        if count > 0 {
-            let one_way = (sum / f64::from(count)).clamp(0.0, 1.0).sqrt();
+        let (answered, judged) = living
+            .map(Progress::answered_share)
+            .fold((0.0, 0.0), |(sum, all), (share, judged)| (sum + share * judged, all + judged));
+        if judged >= MEASURED_MIN {
+            let one_way = (answered / judged).clamp(0.0, 1.0).sqrt();
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -286,6 +293,9 @@ impl Leader {
             )]
             let permille = ((1.0 - one_way) * 1000.0).round() as u16;
             shared.loss_permille = permille;
+        }
+        for progress in &mut self.progress {
+            progress.loss_permille = shared.loss_permille;
         }
     }
 }

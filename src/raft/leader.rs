@@ -40,6 +40,10 @@ pub(super) struct Leader {
     pub(super) probed_at: Option<Instant>,
     /// How often it has done so since a quorum was last heard.
     pub(super) probes: u32,
+    /// Up to here entries have been sent at least once.
+    pub(super) tried_index: Index,
+    /// The last round that was sent for reads.
+    pub(super) tried_round: Round,
     /// Peers that are owed an append at once: they asked for votes.
     pub(super) owed: Vec<NodeId>,
     /// Kept between batches for its memory.
@@ -62,6 +66,8 @@ impl Leader {
             reads: Reads::default(),
             probed_at: None,
             probes: 0,
+            tried_index: Index::ZERO,
+            tried_round: Round(0),
             owed: Vec::new(),
             order: Vec::new(),
         }
@@ -136,7 +142,7 @@ impl Leader {
             shared.counters.malformed += 1;
             return;
         }
-        progress.heard(shared.now, reply.round, sent_at);
+        progress.heard(shared.now, reply.round, sent_at, &shared.config);
         match reply.outcome {
             AppendOutcome::Match { index } => {
                 if progress.acknowledge(index, shared.now) {

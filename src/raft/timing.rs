@@ -46,23 +46,24 @@ pub(super) fn vote_attempts(config: &Config, loss_permille: u16, failed_campaign
 }
 
 /// How long a candidate waits before it asks again those that have not answered: requests get
-/// lost, and a whole new election would cost much more.
-pub(super) fn vote_retry_interval(config: &Config) -> Duration {
-    config.election_timeout_min / 8
+/// lost, and a whole new election would cost much more. However many times it asks, it does so
+/// over half of the lowest election timeout, in which those that heard the old leader after it
+/// did come to the end of their patience too.
+pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
+    config.election_timeout_min / 2 / attempts
 }
 
 /// How long a campaign lasts before the next one: all its attempts, then a random rest that
-/// grows with every failure up to the highest election timeout, so that a replica that is cut
-/// off does not shout for ever.
+/// grows with failures up to the highest election timeout, so that a replica that is cut off
+/// does not shout for ever.
 pub(super) fn campaign_timeout(
     config: &Config,
-    attempts: u32,
     failed_campaigns: u32,
     rng: &mut ChaCha8Rng,
 ) -> Duration {
-    let rest = config.election_timeout_min * (failed_campaigns + 1);
+    let rest = config.election_timeout_min * failed_campaigns.max(1);
     let rest = rest.min(config.election_timeout_max);
-    vote_retry_interval(config) * attempts + rest.mul_f64(rng.random_range(0.25..1.0))
+    config.election_timeout_min / 2 + rest.mul_f64(rng.random_range(0.25..1.0))
 }
 
 #[cfg(test)]
