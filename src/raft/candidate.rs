@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::types::{Instant, NodeId};
+use crate::types::{EntryId, Instant, NodeId};
 
 use super::effects::Effects;
 use super::message::{PeerMsg, RequestVote, VoteReply};
@@ -29,6 +29,8 @@ pub(super) struct Candidate {
     stage: Stage,
     /// Who has said yes, itself apart. A set: the same yes twice counts once.
     granted: Vec<NodeId>,
+    /// Who has been heard at all.
+    heard: Vec<NodeId>,
     attempts_left: u32,
     retry_interval: Duration,
     next_attempt_at: Instant,
@@ -38,12 +40,13 @@ pub(super) struct Candidate {
 impl Candidate {
     pub(super) fn new(shared: &mut Shared, stage: Stage) -> Candidate {
         let attempts =
-            timing::vote_attempts(&shared.config, shared.loss_permille, shared.failed_campaigns);
+            timing::vote_attempts(&shared.config, shared.loss_permille, shared.cut_off_campaigns);
         let timeout =
-            timing::campaign_timeout(&shared.config, shared.failed_campaigns, &mut shared.rng);
+            timing::campaign_timeout(&shared.config, shared.cut_off_campaigns, &mut shared.rng);
         Candidate {
             stage,
             granted: Vec::new(),
+            heard: Vec::new(),
             attempts_left: attempts,
             retry_interval: timing::vote_retry_interval(&shared.config, attempts),
             next_attempt_at: shared.now,
@@ -57,6 +60,21 @@ impl Candidate {
 
     pub(super) fn next_timeout(&self) -> Instant {
         if self.attempts_left > 0 { self.next_attempt_at.min(self.deadline) } else { self.deadline }
+    }
+
+    /// Notes that a peer can be heard, whatever it says.
+    pub(super) fn note_heard(&mut self, from: NodeId) {
+        if !self.heard.contains(&from) {
+            self.heard.push(from);
+        }
+    }
+
+    /// Another wants to stand and has the longer log, so that this one can't win: it goes on
+    /// answering, but asks no more in this campaign.
+    pub(super) fn yield_to(&mut self, last: EntryId, shared: &Shared) {
+        if self.stage == Stage::PreVote && last > shared.log.last() {
+            self.attempts_left = 0;
+        }
     }
 
     pub(super) fn handle_msg(
@@ -78,7 +96,11 @@ impl Candidate {
 
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared, out: &mut Effects) -> Transition {
         if shared.now >= self.deadline {
-            shared.campaign_failed();
+            if self.heard.len() + 1 < quorum(shared.replicas(), &shared.config) {
+                shared.cut_off();
+            } else {
+                shared.cut_off_campaigns = 0;
+            }
             return Transition::Campaign;
         }
         if self.attempts_left > 0 && shared.now >= self.next_attempt_at {

@@ -96,7 +96,7 @@ impl Leader {
             return Transition::Stay;
         }
         shared.counters.quorum_losses += 1;
-        shared.failed_campaigns = shared.failed_campaigns.max(1);
+        shared.cut_off_campaigns = shared.cut_off_campaigns.max(1);
         Transition::Follow { term: shared.term(), leader: None }
     }
 

@@ -224,6 +224,9 @@ impl Replica {
             self.shared.counters.misdirected += 1;
             return;
         }
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.note_heard(from);
+        }
         if !self.admit(from, &message, out) {
             return;
         }
@@ -313,6 +316,9 @@ impl Replica {
     /// Answers a pre-vote: a yes binds nobody and moves no timer. A no is silent unless this
     /// replica's term is higher, which the other has to learn.
     fn on_pre_vote(&mut self, from: NodeId, request: RequestVote, out: &mut Effects) {
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.yield_to(request.last, &self.shared);
+        }
         if let Role::Leader(leader) = &mut self.role {
             // The append shows this term; if the other's is higher, its answer shows that.
             leader.on_pre_vote(from);

@@ -54,8 +54,8 @@ pub(super) struct Shared {
     pub(super) leader_heard_at: Option<Instant>,
     /// Messages lost one way, in a thousand, as the last leader measured it.
     pub(super) loss_permille: u16,
-    /// Campaigns in a row that found no quorum.
-    pub(super) failed_campaigns: u32,
+    /// Campaigns in a row in which not even a quorum was heard: this replica is cut off.
+    pub(super) cut_off_campaigns: u32,
     pub(super) counters: Counters,
     hard_state: HardState,
     hard_state_changed: bool,
@@ -111,7 +111,7 @@ impl Shared {
             named_leader: None,
             leader_heard_at: restarted.then_some(now),
             loss_permille: 0,
-            failed_campaigns: 0,
+            cut_off_campaigns: 0,
             counters: Counters::default(),
             hard_state: durable.hard_state,
             hard_state_changed: false,
@@ -217,7 +217,7 @@ impl Shared {
         self.leader = Some(leader);
         self.named_leader = Some(leader);
         self.leader_heard_at = Some(self.now);
-        self.failed_campaigns = 0;
+        self.cut_off_campaigns = 0;
         self.redirected.clear();
     }
 
@@ -398,16 +398,16 @@ impl Shared {
     }
 
     fn hold_time(&self) -> Duration {
-        if self.failed_campaigns > 0 {
+        if self.cut_off_campaigns > 0 {
             self.config.request_hold_cut_off
         } else {
             self.config.request_hold
         }
     }
 
-    /// A whole campaign found no quorum: whoever waits here may do better elsewhere.
-    pub(super) fn campaign_failed(&mut self) {
-        self.failed_campaigns += 1;
+    /// A whole campaign did not hear from a quorum: whoever waits here may do better elsewhere.
+    pub(super) fn cut_off(&mut self) {
+        self.cut_off_campaigns += 1;
         let latest = self.now + self.hold_time();
         for held in &mut self.held {
             held.deadline = held.deadline.min(latest);

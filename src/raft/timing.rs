@@ -35,14 +35,14 @@ pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Durati
 }
 
 /// How often a candidate asks within one election: the more the likelier its pleas get lost, and
-/// half as often if it found no quorum lately, for then it is most likely cut off.
-pub(super) fn vote_attempts(config: &Config, loss_permille: u16, failed_campaigns: u32) -> u32 {
+/// half as often if it did not even hear from a quorum lately.
+pub(super) fn vote_attempts(config: &Config, loss_permille: u16, cut_off_campaigns: u32) -> u32 {
     let attempts = match loss_permille {
         0..50 => config.vote_attempts.div_ceil(2),
         50..200 => (config.vote_attempts * 3).div_ceil(4),
         200.. => config.vote_attempts,
     };
-    if failed_campaigns > 0 { attempts.div_ceil(2) } else { attempts }
+    if cut_off_campaigns > 0 { attempts.div_ceil(2) } else { attempts }
 }
 
 /// How long a candidate waits before it asks again those that have not answered: requests get
@@ -54,14 +54,14 @@ pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
 }
 
 /// How long a campaign lasts before the next one: all its attempts, then a random rest that
-/// grows with failures up to the highest election timeout, so that a replica that is cut off
-/// does not shout for ever.
+/// grows while it is cut off, up to the highest election timeout, lest it
+/// shout for ever.
 pub(super) fn campaign_timeout(
     config: &Config,
-    failed_campaigns: u32,
+    cut_off_campaigns: u32,
     rng: &mut ChaCha8Rng,
 ) -> Duration {
-    let rest = config.election_timeout_min * failed_campaigns.max(1);
+    let rest = config.election_timeout_min * cut_off_campaigns.max(1);
     let rest = rest.min(config.election_timeout_max);
     config.election_timeout_min / 2 + rest.mul_f64(rng.random_range(0.25..1.0))
 }
