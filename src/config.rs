@@ -28,9 +28,11 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// Added to both ends of the drawn timeout as measured loss grows to 30 % and above.
     pub election_timeout_lossy_extra: Duration,
-    /// How often a candidate asks for votes within one election where 20 % of the messages or
-    /// more are lost; half as often where nearly none are.
+    /// How often a candidate asks for votes within one election where 20 % of the messages are
+    /// lost; half as often where fewer are, twice as often from 40 % on.
     pub vote_attempts: u32,
+    /// How long a candidate that would win waits for one with a longer log to object.
+    pub pre_vote_patience: Duration,
     /// A leader that has not heard from a quorum for so long steps down.
     pub check_quorum_window: Duration,
     /// The same where 30 % of the messages or more are lost; in between, in between.
@@ -106,6 +108,7 @@ impl Config {
             election_timeout_max: Duration::from_millis(600),
             election_timeout_lossy_extra: Duration::from_millis(600),
             vote_attempts: 4,
+            pre_vote_patience: Duration::from_millis(5),
             check_quorum_window: Duration::from_secs(1),
             check_quorum_window_lossy: Duration::from_secs(2),
             quorum_probe_interval: Duration::from_millis(50),
@@ -145,9 +148,10 @@ impl Config {
             election_timeout_max: Duration::from_secs(2),
             election_timeout_lossy_extra: Duration::from_secs(1),
             vote_attempts: 4,
+            pre_vote_patience: Duration::from_millis(10),
             check_quorum_window: Duration::from_secs(1),
             check_quorum_window_lossy: Duration::from_secs(3),
-            quorum_probe_interval: Duration::from_millis(50),
+            quorum_probe_interval: Duration::from_millis(100),
             fan_out: FanOut::Thrifty,
             lease_reads: true,
             clock_drift_ppm: 2_000,
@@ -160,7 +164,7 @@ impl Config {
             retransmit_timeout_min: Duration::from_millis(150),
             retransmit_timeout_min_lossy: Duration::from_millis(3),
             retransmit_timeout_max: Duration::from_millis(250),
-            retransmit_timeout_initial: Duration::from_millis(50),
+            retransmit_timeout_initial: Duration::from_millis(20),
             silence_after_start: Duration::from_secs(1),
             first_election_delay: Duration::from_secs(2),
             request_hold: Duration::from_millis(2_500),

@@ -31,6 +31,9 @@ pub(super) struct Candidate {
     granted: Vec<NodeId>,
     /// Who has been heard at all.
     heard: Vec<NodeId>,
+    /// When it goes on to stand, once a quorum has said that it would win. A little later than
+    /// at once, so that one with a longer log can object: what that log holds alone would be lost.
+    stand_at: Option<Instant>,
     attempts_left: u32,
     retry_interval: Duration,
     next_attempt_at: Instant,
@@ -47,6 +50,7 @@ impl Candidate {
             stage,
             granted: Vec::new(),
             heard: Vec::new(),
+            stand_at: None,
             attempts_left: attempts,
             retry_interval: timing::vote_retry_interval(&shared.config, attempts),
             next_attempt_at: shared.now,
@@ -59,7 +63,8 @@ impl Candidate {
     }
 
     pub(super) fn next_timeout(&self) -> Instant {
-        if self.attempts_left > 0 { self.next_attempt_at.min(self.deadline) } else { self.deadline }
+        let attempt = if self.attempts_left > 0 { self.next_attempt_at } else { Instant::MAX };
+        attempt.min(self.deadline).min(self.stand_at.unwrap_or(Instant::MAX))
     }
 
     /// Notes that a peer can be heard, whatever it says.
@@ -74,6 +79,8 @@ impl Candidate {
     pub(super) fn yield_to(&mut self, last: EntryId, shared: &Shared) {
         if self.stage == Stage::PreVote && last > shared.log.last() {
             self.attempts_left = 0;
+            self.stand_at = None;
+            self.granted.clear();
         }
     }
 
@@ -125,7 +132,7 @@ impl Candidate {
 
     /// Whether the election is won. The own vote counts only once it is on disk, as everybody
     /// else's does.
-    pub(super) fn count(&self, shared: &Shared) -> Transition {
+    pub(super) fn count(&mut self, shared: &Shared) -> Transition {
         let own = match self.stage {
             Stage::PreVote => 1,
             Stage::Vote => usize::from(shared.hard_state_is_durable()),
@@ -133,10 +140,12 @@ impl Candidate {
         if self.granted.len() + own < quorum(shared.replicas(), &shared.config) {
             return Transition::Stay;
         }
-        match self.stage {
-            Stage::PreVote => Transition::Stand,
-            Stage::Vote => Transition::Lead,
+        if self.stage == Stage::Vote {
+            return Transition::Lead;
         }
+        let all = self.granted.len() == shared.peers.len();
+        let stand_at = *self.stand_at.get_or_insert(shared.now + shared.config.pre_vote_patience);
+        if all || shared.now >= stand_at { Transition::Stand } else { Transition::Stay }
     }
 
     fn on_vote_reply(&mut self, shared: &mut Shared, from: NodeId, reply: VoteReply) -> Transition {

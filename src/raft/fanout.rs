@@ -73,7 +73,9 @@ impl Leader {
                 self.send(position, true, round_before, shared, out);
             }
         }
-        self.pursue_goal(round_before, shared, out);
+        if shared.now < self.quorum_silent_at(shared) {
+            self.pursue_goal(round_before, shared, out);
+        }
         self.catch_up(round_before, shared, out);
         for position in 0..self.progress.len() {
             if shared.now >= self.heartbeat_at(position, shared) {
@@ -260,17 +262,25 @@ impl Leader {
         progress.last_sent_at.map_or(shared.now, |at| at + interval)
     }
 
-    /// When most of the check-quorum window has passed in silence: with a rotating few and lost
+    /// When most of the check-quorum window has passed without word from a quorum. From then on
+    /// nothing can commit, and only the probes to all are sent; they carry entries too.
+    fn quorum_silent_at(&self, shared: &Shared) -> Instant {
+        if self.progress.is_empty() {
+            return Instant::MAX;
+        }
+        let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
+        self.quorum_heard_at(shared) + window * 5 / 8
+    }
+
+    /// When to send to all because of that: with a rotating few and lost
     /// messages a leader would otherwise lose its lead although everybody is well.
     fn quorum_probe_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
         }
-        let heard_at = self.quorum_heard_at(shared);
-        let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
-        let silent = heard_at + window * 5 / 8;
+        let silent = self.quorum_silent_at(shared);
         match self.probed_at {
-            Some(at) if at >= heard_at => {
+            Some(at) if at >= self.quorum_heard_at(shared) => {
                 silent.max(at + shared.config.quorum_probe_interval * (1 << self.probes.min(2)))
             }
             _ => silent,

@@ -12,6 +12,10 @@ const UNJUDGED_MAX: usize = 16;
 /// From this loss on, in a thousand, half of what a thrifty leader sends fails at the first try:
 /// waiting for the next entry to carry it would be the rule and not the exception.
 const LOSSY_PERMILLE: u16 = 130;
+/// So many times in a row something is sent again soon; then it waits for the next entry, too.
+const QUICK_TRIES: u32 = 3;
+/// A peer not heard for so many heartbeat intervals was dead or cut off.
+const AWAY_HEARTBEATS: u32 = 3;
 /// The loss estimate is a mean over about so many messages.
 const LOSS_MEMORY: f64 = 32.0;
 
@@ -113,11 +117,9 @@ impl Progress {
         let measured = self.round_trip.map_or(config.retransmit_timeout_initial, |round_trip| {
             round_trip.smoothed + round_trip.variation * 4
         });
-        let min = if self.loss_permille >= LOSSY_PERMILLE {
-            config.retransmit_timeout_min_lossy
-        } else {
-            config.retransmit_timeout_min
-        };
+        let quick = self.loss_permille >= LOSSY_PERMILLE && self.backoff < QUICK_TRIES;
+        let min =
+            if quick { config.retransmit_timeout_min_lossy } else { config.retransmit_timeout_min };
         let clamped = measured.clamp(min, config.retransmit_timeout_max);
         (clamped * (1 << self.backoff.min(8))).min(config.retransmit_timeout_max)
     }
@@ -199,8 +201,8 @@ impl Progress {
         round_sent_at: Option<Instant>,
         config: &Config,
     ) {
-        self.heard_at = now;
         self.judge_until(now, round, config);
+        self.heard_at = now;
         self.unanswered = 0;
         self.backoff = 0;
         self.acked_round = self.acked_round.max(round);
@@ -265,11 +267,11 @@ impl Progress {
         (self.delivered_mean, self.judged)
     }
 
-    /// Tells the lost messages by the answered one. Only of a peer that answers: what was sent to
-    /// one that is dead or cut off says nothing of the network. A fixed patience and not the
+    /// Tells the lost messages by the answered one. Not of a peer that comes back after a long
+    /// time: what was sent to it meanwhile says nothing of the network. A fixed patience and not the
     /// retransmission timeout, for a late answer is no loss.
     fn judge_until(&mut self, now: Instant, answered: Round, config: &Config) {
-        if self.is_silent(self.loss_permille) {
+        if now.since(self.heard_at) > config.heartbeat_interval * AWAY_HEARTBEATS {
             self.unjudged.clear();
             return;
         }

@@ -324,6 +324,12 @@ impl Replica {
             leader.on_pre_vote(from);
         } else if request.term <= self.shared.term() {
             self.deny(from, true, out);
+        } else if matches!(self.role, Role::Follower(_))
+            && !self.leader_may_hold_lease()
+            && self.shared.log.last() > request.last
+        {
+            // No leader here either, and the longer log: better to stand than to say no.
+            self.enter(Transition::Campaign, out);
         } else if !self.leader_may_hold_lease() && self.shared.is_up_to_date(request.last) {
             let reply = VoteReply { term: request.term, pre: true, granted: true };
             self.shared.send(from, PeerMsg::VoteReply(reply), out);

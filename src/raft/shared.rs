@@ -110,7 +110,7 @@ impl Shared {
             leader: None,
             named_leader: None,
             leader_heard_at: restarted.then_some(now),
-            loss_permille: 0,
+            loss_permille: timing::LOSS_UNKNOWN_PERMILLE,
             cut_off_campaigns: 0,
             counters: Counters::default(),
             hard_state: durable.hard_state,
@@ -236,8 +236,15 @@ impl Shared {
         last >= self.log.last() || self.config.breaks(Mutant::VoteForShorterLog)
     }
 
+    pub(super) fn draw_first_election_timeout(&mut self) -> Duration {
+        timing::first_election_timeout(&self.config, &mut self.rng)
+    }
+
+    /// Longer where messages are lost, but only for patience with a leader: without one there
+    /// is nothing to be patient with.
     pub(super) fn draw_election_timeout(&mut self) -> Duration {
-        timing::election_timeout(&self.config, self.loss_permille, &mut self.rng)
+        let loss_permille = if self.leader.is_some() { self.loss_permille } else { 0 };
+        timing::election_timeout(&self.config, loss_permille, &mut self.rng)
     }
 
     // Log and commit.
