@@ -7,6 +7,8 @@
 //! may be hoped that they will, and where both together are too few it sends to more, those
 //! first that have had nothing for the longest time.
 
+use std::cmp::Reverse;
+
 use crate::config::FanOut;
 use crate::types::{Index, Instant, Round};
 
@@ -134,10 +136,12 @@ impl Leader {
             !goal.is_reached_by(progress) && !goal.is_hoped_of(progress, shared)
         }));
         // Least recently served first: the chosen set rotates, nobody falls behind, and those
-        // passed over now hear from the leader next time. Those that seem dead come last.
+        // passed over now hear from the leader next time. Those that seem dead come last, and
+        // among those served at the same time whoever gave a sign of life first.
         order.sort_unstable_by_key(|&position| {
             let progress = &self.progress[position];
-            (progress.is_silent(shared.loss_permille), progress.last_sent_at, progress.id)
+            let silent = progress.is_silent(shared.loss_permille);
+            (silent, progress.last_sent_at, Reverse(progress.heard_at), progress.id)
         });
         self.tried_index = shared.log.last().index;
         self.tried_round = goal.round;

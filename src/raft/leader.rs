@@ -44,7 +44,7 @@ pub(super) struct Leader {
     pub(super) tried_index: Index,
     /// The last round that was sent for reads.
     pub(super) tried_round: Round,
-    /// Peers that are owed an append at once: they asked for votes.
+    /// Peers that are owed an append at once: they asked for votes, or said what they lack.
     pub(super) owed: Vec<NodeId>,
     /// Kept between batches for its memory.
     pub(super) order: Vec<usize>,
@@ -123,6 +123,10 @@ impl Leader {
 
     /// A peer stands for election, so it has not heard this leader: it gets an append at once.
     pub(super) fn on_pre_vote(&mut self, from: NodeId) {
+        self.owe(from);
+    }
+
+    fn owe(&mut self, from: NodeId) {
         if !self.owed.contains(&from) {
             self.owed.push(from);
         }
@@ -151,7 +155,11 @@ impl Leader {
             }
             AppendOutcome::Reject { refused, hint } => {
                 let agreement = shared.log.last_agreement(hint);
-                if !progress.rejected(refused, agreement) {
+                if progress.rejected(refused, agreement) {
+                    // It lives and has just said what it lacks: it gets that at once, whatever
+                    // may still be hoped of others.
+                    self.owe(from);
+                } else {
                     shared.counters.stale += 1;
                 }
             }
