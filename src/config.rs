@@ -302,8 +302,6 @@ pub enum Mutant {
     LeaseTooLong,
     /// C3: votes are given although a leader was heard within the lowest election timeout.
     VoteUnderLease,
-    /// §7 item 5: a completion of a sync is taken for whatever now stands at its index.
-    SyncOfReplaced,
     /// C6: retried requests are applied again.
     ApplyTwice,
 }

@@ -102,7 +102,6 @@ mutants! {
     a_read_confirmed_by_an_older_round: ReadOnOldRound, Mixed, 32;
     a_lease_that_lasts_too_long: LeaseTooLong, Partitions, 5;
     a_vote_while_a_lease_may_last: VoteUnderLease, Mixed, 1;
-    a_sync_of_replaced_entries_that_counts: SyncOfReplaced, Mixed, 53;
     a_retry_applied_again: ApplyTwice, Mixed, 4;
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Candidate {
     /// When it goes on to stand, once a quorum has said that it would win. A little later than
     /// at once, so that one with a longer log can object: what that log holds alone would be lost.
     stand_at: Option<Instant>,
+    /// Whether it leaves this election to another. Only in [`Stage::PreVote`].
+    has_yielded: bool,
     attempts_left: u32,
     retry_interval: Duration,
     next_attempt_at: Instant,
@@ -51,6 +53,7 @@ impl Candidate {
             granted: Vec::new(),
             heard: Vec::new(),
             stand_at: None,
+            has_yielded: false,
             attempts_left: attempts,
             retry_interval: timing::vote_retry_interval(&shared.config, attempts),
             next_attempt_at: shared.now,
@@ -64,7 +67,8 @@ impl Candidate {
 
     pub(super) fn next_timeout(&self) -> Instant {
         let attempt = if self.attempts_left > 0 { self.next_attempt_at } else { Instant::MAX };
-        attempt.min(self.deadline).min(self.stand_at.unwrap_or(Instant::MAX))
+        let stand = self.stand_at.filter(|_| !self.has_yielded).unwrap_or(Instant::MAX);
+        attempt.min(self.deadline).min(stand)
     }
 
     /// Notes that a peer can be heard, whatever it says.
@@ -74,13 +78,13 @@ impl Candidate {
         }
     }
 
-    /// Another wants to stand and has the longer log, so that this one can't win: it goes on
-    /// answering, but asks no more in this campaign.
-    pub(super) fn yield_to(&mut self, last: EntryId, shared: &Shared) {
-        if self.stage == Stage::PreVote && last > shared.log.last() {
+    /// Another wants to stand too, and has the longer log or, with an equal one, the higher id:
+    /// this one goes on answering, but asks no more in this campaign and does not stand. So of
+    /// those that hear each other one goes on.
+    pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
+        if self.stage == Stage::PreVote && (last, other) > (shared.log.last(), shared.id) {
             self.attempts_left = 0;
-            self.stand_at = None;
-            self.granted.clear();
+            self.has_yielded = true;
         }
     }
 
@@ -137,7 +141,8 @@ impl Candidate {
             Stage::PreVote => 1,
             Stage::Vote => usize::from(shared.hard_state_is_durable()),
         };
-        if self.granted.len() + own < quorum(shared.replicas(), &shared.config) {
+        if self.has_yielded || self.granted.len() + own < quorum(shared.replicas(), &shared.config)
+        {
             return Transition::Stay;
         }
         if self.stage == Stage::Vote {

@@ -228,9 +228,11 @@ impl Progress {
             self.next_index = self.match_index.next();
             self.awaiting_since = None;
         }
-        // What is still on its way left later; its wait starts anew with this sign of life.
+        // What is still on its way left later: with news its wait starts anew. Not with every
+        // answer, or heartbeats would put off for ever what got lost.
         let more = !self.inflights.is_empty() || self.acked_round < self.sent_round;
-        self.awaiting_since = self.awaiting_since.filter(|_| more).map(|_| now);
+        self.awaiting_since =
+            self.awaiting_since.filter(|_| more).map(|since| if news { now } else { since });
         self.check();
         news
     }

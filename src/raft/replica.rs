@@ -317,7 +317,7 @@ impl Replica {
     /// replica's term is higher, which the other has to learn.
     fn on_pre_vote(&mut self, from: NodeId, request: RequestVote, out: &mut Effects) {
         if let Role::Candidate(candidate) = &mut self.role {
-            candidate.yield_to(request.last, &self.shared);
+            candidate.yield_to(from, request.last, &self.shared);
         }
         if let Role::Leader(leader) = &mut self.role {
             // The append shows this term; if the other's is higher, its answer shows that.

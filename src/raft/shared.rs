@@ -346,7 +346,7 @@ impl Shared {
         );
         self.durable_job = persisted.sequence;
         if let Some(last) = persisted.last {
-            self.log.mark_durable(last, &self.config);
+            self.log.mark_durable(last);
         }
     }
 
