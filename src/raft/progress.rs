@@ -270,8 +270,8 @@ impl Progress {
     }
 
     /// Tells the lost messages by the answered one. Not of a peer that comes back after a long
-    /// time: what was sent to it meanwhile says nothing of the network. A fixed patience and not the
-    /// retransmission timeout, for a late answer is no loss.
+    /// time: what was sent to it meanwhile says nothing of the network. A fixed patience and not
+    /// the retransmission timeout, for a late answer is no loss.
     fn judge_until(&mut self, now: Instant, answered: Round, config: &Config) {
         if now.since(self.heard_at) > config.heartbeat_interval * AWAY_HEARTBEATS {
             self.unjudged.clear();
