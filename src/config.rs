@@ -28,9 +28,11 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// Added to both ends of the drawn timeout as measured loss grows to 30 % and above.
     pub election_timeout_lossy_extra: Duration,
-    /// How often a candidate asks for votes within one election where 20 % of the messages or
-    /// more are lost; half as often where nearly none are.
+    /// How often a candidate asks for votes within one election where 20 % of the messages are
+    /// lost; half as often where fewer are, twice as often from 40 % on.
     pub vote_attempts: u32,
+    /// How long a candidate that would win waits for one with a longer log to object.
+    pub pre_vote_patience: Duration,
     /// A leader that has not heard from a quorum for so long steps down.
     pub check_quorum_window: Duration,
     /// The same where 30 % of the messages or more are lost; in between, in between.
@@ -56,8 +58,11 @@ pub struct Config {
     pub inflight_bytes_max: usize,
     /// Most bytes of records that a leader holds uncommitted; above, it answers busy.
     pub uncommitted_bytes_max: usize,
-    /// Lower bound on the wait for an answer before something is sent again.
+    /// Lower bound on the wait for an answer before something is sent again. Where messages are
+    /// dear it is long enough for the next entry to carry what got lost.
     pub retransmit_timeout_min: Duration,
+    /// The same where so much is lost that most entries would have to wait for that.
+    pub retransmit_timeout_min_lossy: Duration,
     /// Upper bound on the same, whatever was measured.
     pub retransmit_timeout_max: Duration,
     /// The wait before the first answer was measured.
@@ -107,6 +112,7 @@ impl Config {
             election_timeout_max: Duration::from_millis(600),
             election_timeout_lossy_extra: Duration::from_millis(600),
             vote_attempts: 4,
+            pre_vote_patience: Duration::from_millis(5),
             check_quorum_window: Duration::from_secs(1),
             check_quorum_window_lossy: Duration::from_secs(2),
             quorum_probe_interval: Duration::from_millis(50),
@@ -120,6 +126,7 @@ impl Config {
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             retransmit_timeout_min: Duration::from_millis(10),
+            retransmit_timeout_min_lossy: Duration::from_millis(10),
             retransmit_timeout_max: Duration::from_secs(1),
             retransmit_timeout_initial: Duration::from_millis(100),
             silence_after_start: Duration::ZERO,
@@ -146,9 +153,10 @@ impl Config {
             election_timeout_max: Duration::from_secs(2),
             election_timeout_lossy_extra: Duration::from_secs(1),
             vote_attempts: 4,
+            pre_vote_patience: Duration::from_millis(10),
             check_quorum_window: Duration::from_secs(1),
             check_quorum_window_lossy: Duration::from_secs(3),
-            quorum_probe_interval: Duration::from_millis(50),
+            quorum_probe_interval: Duration::from_millis(100),
             fan_out: FanOut::Thrifty,
             lease_reads: true,
             clock_drift_ppm: 2_000,
@@ -159,8 +167,9 @@ impl Config {
             inflight_bytes_max: 64 << 10,
             uncommitted_bytes_max: 16 << 20,
             retransmit_timeout_min: Duration::from_millis(150),
+            retransmit_timeout_min_lossy: Duration::from_millis(3),
             retransmit_timeout_max: Duration::from_millis(250),
-            retransmit_timeout_initial: Duration::from_millis(50),
+            retransmit_timeout_initial: Duration::from_millis(20),
             silence_after_start: Duration::from_secs(1),
             first_election_delay: Duration::from_secs(2),
             request_hold: Duration::from_millis(2_500),
@@ -212,13 +221,17 @@ impl Config {
                 self.election_timeout_min, self.clock_drift_ppm, self.lease_margin
             ));
         }
-        if self.retransmit_timeout_min.is_zero()
+        if self.retransmit_timeout_min_lossy.is_zero()
+            || self.retransmit_timeout_min < self.retransmit_timeout_min_lossy
             || self.retransmit_timeout_max < self.retransmit_timeout_min
         {
             return wrong(format!(
-                "retransmit_timeout_min is {:?} and retransmit_timeout_max {:?}; make the first \
-                 more than zero and the second no shorter",
-                self.retransmit_timeout_min, self.retransmit_timeout_max
+                "retransmit_timeout_min_lossy is {:?}, retransmit_timeout_min {:?} and \
+                 retransmit_timeout_max {:?}; make the first more than zero and each no shorter \
+                 than the one before",
+                self.retransmit_timeout_min_lossy,
+                self.retransmit_timeout_min,
+                self.retransmit_timeout_max
             ));
         }
         for (name, value) in [
@@ -295,8 +308,6 @@ pub enum Mutant {
     LeaseTooLong,
     /// C3: votes are given although a leader was heard within the lowest election timeout.
     VoteUnderLease,
-    /// §7 item 5: a completion of a sync is taken for whatever now stands at its index.
-    SyncOfReplaced,
     /// C6: retried requests are applied again.
     ApplyTwice,
 }

@@ -264,7 +264,8 @@ fn a_flood_ends_the_run() {
     let report = run.report();
     // Up to five broadcasts are counted before anybody looks.
     assert!((2_000..2_020).contains(&report["total_msgs"].as_u64().unwrap()), "{report}");
-    stage.assert_nobody_left(5);
+    // The run may be over before the last of them has noted its id.
+    stage.pids().into_iter().for_each(assert_gone);
 }
 
 #[test]
@@ -314,7 +315,7 @@ fn sigterm_may_be_ignored_in_vain() {
 
 #[test]
 fn an_interrupt_ends_all_replicas() {
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let stage = Stage::with_habit(Habit::Sound);
         let mut command = stage.command(&["simple-1"]);
         let mut simulator = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -467,7 +467,7 @@ proptest! {
                 Change::Durable(which) if !syncs.is_empty() => {
                     let done = syncs.remove(which.index(syncs.len()));
                     model.mark_durable(done.term.0, usize::try_from(done.index.0).unwrap());
-                    log.mark_durable(done, &config);
+                    log.mark_durable(done);
                 }
                 Change::Durable(_) => {}
             }

@@ -115,6 +115,14 @@ fn check_golden(files: &[String], runner: &str) -> Vec<String> {
     not_run.map(|file| format!("{file}: tests/golden.rs does not run it")).collect()
 }
 
+/// README's test commands that the whole check leaves out.
+fn check_commands(readme: &str, ci: &str) -> Vec<String> {
+    let commands = readme.lines().filter(|line| line.starts_with("cargo test"));
+    let left_out =
+        commands.filter(|command| !ci.lines().any(|line| line == format!("run {command}")));
+    left_out.map(|command| format!("README.md: .ci/run does not run `{command}`")).collect()
+}
+
 fn read(path: &str) -> Option<String> {
     let bytes = fs::read(tree::root().join(path)).expect("a listed file is readable");
     String::from_utf8(bytes).ok()
@@ -176,10 +184,13 @@ fn every_golden_trace_is_run() {
 
 #[test]
 fn the_tree_in_readme_matches_the_folders() {
-    let files = tree::files();
-    if files.iter().any(|path| path == "README.md") {
-        assert_tidy(&tree::check_tree(&read("README.md").expect("README is text"), &files));
-    }
+    assert_tidy(&tree::check_tree(&read("README.md").expect("README is text"), &tree::files()));
+}
+
+#[test]
+fn the_whole_check_runs_the_tests_that_readme_names() {
+    let (readme, ci) = (read("README.md"), read(".ci/run"));
+    assert_tidy(&check_commands(&readme.expect("it is text"), &ci.expect("it is text")));
 }
 
 mod samples {
@@ -244,6 +255,13 @@ mod samples {
         }
         assert_eq!(check_portable(".cargo/config.toml", "[source.crates-io]\n").len(), 1);
         assert_eq!(check_portable("Cargo.toml", "[registries.x]\n").len(), 1);
+    }
+
+    #[test]
+    fn a_test_command_that_is_not_checked_is_found() {
+        let readme = "Type\n```sh\ncargo test --all\n```\n";
+        assert!(check_commands(readme, "x\nrun cargo test --all\n").is_empty());
+        assert_eq!(check_commands(readme, "# run cargo test --all\n").len(), 1);
     }
 
     #[test]

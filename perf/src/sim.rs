@@ -4,20 +4,18 @@ use std::fs;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use bowline::processes::{self, Options, Output, Protocol};
 use bowline::sim::clients::Sample;
+use bowline::sim::course_run;
 use bowline::sim::game::Game;
 use bowline::sim::histogram::{Series, histogram, write_intervals, write_percentiles};
-use bowline::sim::report::Verdict;
+use bowline::sim::report::{Report, Verdict};
 use bowline::sim::scenario::{Overrides, Scenario};
 use bowline::sim::table::table;
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::files::Files;
 use crate::record::{Around, Record};
@@ -76,11 +74,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
     let (began, clock) = (SystemTime::now(), Instant::now());
     let seed = arguments.seed.or(scenario.seed).unwrap_or(1);
-    let game = hold(arguments, &scenario, seed)?;
+    let (game, report) = hold(arguments, &scenario, seed)?;
     let mode = if arguments.processes { "processes" } else { "virtual" };
     let around = Around { mode, began, took: clock.elapsed(), window: scenario.window };
 
-    let report = game.report();
     let tally = &game.clients().tally;
     let answered = [&tally.gets[..], &tally.puts[..]].concat();
     let record = Record::new(&name, around, report.clone(), game.start(), &answered);
@@ -130,41 +127,35 @@ fn stem(name: &str) -> String {
     path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
-fn hold(arguments: &Arguments, scenario: &Scenario, seed: u64) -> anyhow::Result<Game> {
-    let bar = progress_bar(scenario);
-    let mut progress = |seconds: f64| {
+fn hold(arguments: &Arguments, scenario: &Scenario, seed: u64) -> anyhow::Result<(Game, Report)> {
+    let Some(program) = arguments.replica.clone() else {
+        let bar = bar(ProgressBar::new_spinner(), "{spinner} {msg} in virtual time, {elapsed}");
+        bar.set_message(scenario.name.clone());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        let run = course_run::run(scenario, seed, course_run::Options::default());
+        bar.finish_and_clear();
+        return Ok((run.game, run.report));
+    };
+    let options = Options { program, protocol: Protocol::default(), output: Output::default() };
+    let interrupted = processes::interrupted_by_signals().context("can't listen for Ctrl-C")?;
+    let length = scenario.lifetime().as_secs();
+    let bar = bar(ProgressBar::new(length), "{msg} {wide_bar} {pos}/{len} s");
+    bar.set_message(scenario.name.clone());
+    let game = processes::run(scenario, seed, &options, &interrupted, &mut |seconds| {
         bar.set_position(Duration::from_secs_f64(seconds).as_secs());
-    };
-    let game = match &arguments.replica {
-        Some(program) => {
-            let options = Options {
-                program: program.clone(),
-                protocol: Protocol::default(),
-                output: Output::default(),
-            };
-            let interrupted = Arc::new(AtomicBool::new(false));
-            for signal in [SIGINT, SIGTERM] {
-                signal_hook::flag::register(signal, Arc::clone(&interrupted))
-                    .context("can't listen for Ctrl-C")?;
-            }
-            processes::run(scenario, seed, &options, &interrupted, &mut progress)?
-        }
-        None => anyhow::bail!("give --processes and --replica PROGRAM"),
-    };
+    });
     bar.finish_and_clear();
-    Ok(game)
+    let game = game?;
+    let report = game.report();
+    Ok((game, report))
 }
 
-/// A bar of the run's seconds on stderr, if that is a terminal.
-fn progress_bar(scenario: &Scenario) -> ProgressBar {
+/// The bar in this style on stderr, if that is a terminal.
+fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} s")
-        .expect("the template is sound");
-    ProgressBar::new(scenario.lifetime().as_secs())
-        .with_style(style)
-        .with_message(scenario.name.clone())
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is sound"))
 }
 
 /// Writes the histograms: percentiles of all, of puts and of gets, and the log of both.

@@ -56,6 +56,39 @@ fn bad_arguments_are_refused() {
 }
 
 #[test]
+fn a_run_leaves_its_files_and_says_so() {
+    let folder = folder("a_run");
+    let output = perf(&folder, &["simple-2", "--rate", "50", "--seconds", "5", "--name", "a"]);
+    let stdout = String::from_utf8(output.stdout).expect("tables are text");
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert!(output.stderr.is_empty(), "no bar where there is no terminal");
+    let read = |ending: &str| {
+        let file = format!("perf/out/a.{ending}");
+        assert!(stdout.contains(&file), "{file} is not in: {stdout}");
+        std::fs::read_to_string(folder.join(file)).expect("it was written")
+    };
+    for ending in ["hgrm", "put.hgrm", "get.hgrm"] {
+        assert!(read(ending).contains("#[Buckets"), "{ending} is whole");
+    }
+    assert!(read("hlog").contains("Tag=put,5.000,1.000,"), "puts from the first request on");
+    let record: serde_json::Value = serde_json::from_str(&read("json")).expect("it is JSON");
+    assert_eq!(record["schema"], 1);
+    assert_eq!((&record["mode"], &record["report"]["passed"]), (&"virtual".into(), &true.into()));
+    assert_eq!(record["rate_intended"], 50.0);
+    assert_eq!(record["report"]["requests"], 250);
+    assert!(record["per_second"].as_array().is_some_and(|seconds| seconds.len() >= 5));
+    assert_eq!(std::fs::read_dir(folder.join("perf/out")).expect("it is there").count(), 5);
+}
+
+#[test]
+fn json_alone_goes_to_stdout() {
+    let folder = folder("json");
+    let output = perf(&folder, &["simple-1", "--rate", "20", "--seconds", "5", "--json"]);
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).expect("only JSON");
+    assert_eq!(record["name"], "simple-1");
+}
+
+#[test]
 fn an_output_that_cannot_be_written_is_noticed_before_the_run() {
     let folder = folder("no_output");
     std::fs::write(folder.join("file"), "in the way").unwrap();

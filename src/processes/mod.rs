@@ -23,7 +23,10 @@ mod router;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::sim::game::Game;
 use crate::sim::scenario::Scenario;
@@ -101,6 +104,20 @@ pub enum ProcessError {
     /// Somebody pressed Ctrl-C, or asked us to end.
     #[error("interrupted; all replicas were ended")]
     Interrupted,
+}
+
+/// A flag for [`run`] that is set by every signal with which a person or a system ends a program:
+/// Ctrl-C and the like. Without it they would end the simulator and leave its replicas running,
+/// which are in process groups of their own.
+///
+/// # Errors
+/// If the system refuses to listen for them.
+pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    Ok(interrupted)
 }
 
 /// Runs one scenario and gives the finished game, to ask for its report and its samples.

@@ -1,7 +1,9 @@
 //! A candidate: asks first whether it would win (pre-vote, thesis 9.6) and then for the votes
 //! themselves, several times within one election, because requests get lost.
 
-use crate::types::{Instant, NodeId};
+use std::time::Duration;
+
+use crate::types::{EntryId, Instant, NodeId};
 
 use super::effects::Effects;
 use super::message::{PeerMsg, RequestVote, VoteReply};
@@ -27,7 +29,15 @@ pub(super) struct Candidate {
     stage: Stage,
     /// Who has said yes, itself apart. A set: the same yes twice counts once.
     granted: Vec<NodeId>,
+    /// Who has been heard at all.
+    heard: Vec<NodeId>,
+    /// When it goes on to stand, once a quorum has said that it would win. A little later than
+    /// at once, so that one with a longer log can object: what that log holds alone would be lost.
+    stand_at: Option<Instant>,
+    /// Whether it leaves this election to another. Only in [`Stage::PreVote`].
+    has_yielded: bool,
     attempts_left: u32,
+    retry_interval: Duration,
     next_attempt_at: Instant,
     deadline: Instant,
 }
@@ -35,17 +45,17 @@ pub(super) struct Candidate {
 impl Candidate {
     pub(super) fn new(shared: &mut Shared, stage: Stage) -> Candidate {
         let attempts =
-            timing::vote_attempts(&shared.config, shared.loss_permille, shared.failed_campaigns);
-        let timeout = timing::campaign_timeout(
-            &shared.config,
-            attempts,
-            shared.failed_campaigns,
-            &mut shared.rng,
-        );
+            timing::vote_attempts(&shared.config, shared.loss_permille, shared.cut_off_campaigns);
+        let timeout =
+            timing::campaign_timeout(&shared.config, shared.cut_off_campaigns, &mut shared.rng);
         Candidate {
             stage,
             granted: Vec::new(),
+            heard: Vec::new(),
+            stand_at: None,
+            has_yielded: false,
             attempts_left: attempts,
+            retry_interval: timing::vote_retry_interval(&shared.config, attempts),
             next_attempt_at: shared.now,
             deadline: shared.now + timeout,
         }
@@ -56,7 +66,26 @@ impl Candidate {
     }
 
     pub(super) fn next_timeout(&self) -> Instant {
-        if self.attempts_left > 0 { self.next_attempt_at.min(self.deadline) } else { self.deadline }
+        let attempt = if self.attempts_left > 0 { self.next_attempt_at } else { Instant::MAX };
+        let stand = self.stand_at.filter(|_| !self.has_yielded).unwrap_or(Instant::MAX);
+        attempt.min(self.deadline).min(stand)
+    }
+
+    /// Notes that a peer can be heard, whatever it says.
+    pub(super) fn note_heard(&mut self, from: NodeId) {
+        if !self.heard.contains(&from) {
+            self.heard.push(from);
+        }
+    }
+
+    /// Another wants to stand too, and has the longer log or, with an equal one, the higher id:
+    /// this one goes on answering, but asks no more in this campaign and does not stand. So of
+    /// those that hear each other one goes on.
+    pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
+        if self.stage == Stage::PreVote && (last, other) > (shared.log.last(), shared.id) {
+            self.attempts_left = 0;
+            self.has_yielded = true;
+        }
     }
 
     pub(super) fn handle_msg(
@@ -78,7 +107,11 @@ impl Candidate {
 
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared, out: &mut Effects) -> Transition {
         if shared.now >= self.deadline {
-            shared.campaign_failed();
+            if self.heard.len() + 1 < quorum(shared.replicas(), &shared.config) {
+                shared.cut_off();
+            } else {
+                shared.cut_off_campaigns = 0;
+            }
             return Transition::Campaign;
         }
         if self.attempts_left > 0 && shared.now >= self.next_attempt_at {
@@ -90,7 +123,7 @@ impl Candidate {
     /// Asks all that have not said yes.
     pub(super) fn ask(&mut self, shared: &mut Shared, out: &mut Effects) {
         self.attempts_left -= 1;
-        self.next_attempt_at = shared.now + timing::vote_retry_interval(&shared.config);
+        self.next_attempt_at = shared.now + self.retry_interval;
         let pre = self.stage == Stage::PreVote;
         let term = if pre { shared.term().next() } else { shared.term() };
         let request = RequestVote { term, pre, last: shared.log.last() };
@@ -103,18 +136,21 @@ impl Candidate {
 
     /// Whether the election is won. The own vote counts only once it is on disk, as everybody
     /// else's does.
-    pub(super) fn count(&self, shared: &Shared) -> Transition {
+    pub(super) fn count(&mut self, shared: &Shared) -> Transition {
         let own = match self.stage {
             Stage::PreVote => 1,
             Stage::Vote => usize::from(shared.hard_state_is_durable()),
         };
-        if self.granted.len() + own < quorum(shared.replicas(), &shared.config) {
+        if self.has_yielded || self.granted.len() + own < quorum(shared.replicas(), &shared.config)
+        {
             return Transition::Stay;
         }
-        match self.stage {
-            Stage::PreVote => Transition::Stand,
-            Stage::Vote => Transition::Lead,
+        if self.stage == Stage::Vote {
+            return Transition::Lead;
         }
+        let all = self.granted.len() == shared.peers.len();
+        let stand_at = *self.stand_at.get_or_insert(shared.now + shared.config.pre_vote_patience);
+        if all || shared.now >= stand_at { Transition::Stand } else { Transition::Stay }
     }
 
     fn on_vote_reply(&mut self, shared: &mut Shared, from: NodeId, reply: VoteReply) -> Transition {

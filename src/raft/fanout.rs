@@ -7,6 +7,8 @@
 //! may be hoped that they will, and where both together are too few it sends to more, those
 //! first that have had nothing for the longest time.
 
+use std::cmp::Reverse;
+
 use crate::config::FanOut;
 use crate::types::{Index, Instant, Round};
 
@@ -25,13 +27,17 @@ struct Goal {
     round: Round,
     /// How many peers shall reach it.
     peers: usize,
-    /// How many more to send to, lest some of the messages get lost.
+    /// How many more to send to at the first try, lest some of the messages get lost.
     spare: usize,
 }
 
 /// From this loss on, in a thousand, thrifty sending goes to one more peer than needed: with
 /// two of four the chance that both answers come at the first try is below a third there.
 const SPARE_LOSS_PERMILLE: u16 = 200;
+
+/// Messages whose fate must be known before they count for more than the estimate of the leader
+/// before.
+const MEASURED_MIN: f64 = 12.0;
 
 /// A peer that lacks more entries than this, or than an append holds, is kept going.
 const CATCH_UP_ENTRIES: usize = 64;
@@ -69,7 +75,9 @@ impl Leader {
                 self.send(position, true, round_before, shared, out);
             }
         }
-        self.pursue_goal(round_before, shared, out);
+        if shared.now < self.quorum_silent_at(shared) {
+            self.pursue_goal(round_before, shared, out);
+        }
         self.catch_up(round_before, shared, out);
         for position in 0..self.progress.len() {
             if shared.now >= self.heartbeat_at(position, shared) {
@@ -127,7 +135,8 @@ impl Leader {
         let last = shared.log.last().index;
         let round = self.reads.wanted_round().unwrap_or(Round(0));
         let thrifty = quorum(shared.replicas(), &shared.config) - 1;
-        let spare = usize::from(shared.loss_permille >= SPARE_LOSS_PERMILLE);
+        let first_try = last > self.tried_index || round > self.tried_round;
+        let spare = usize::from(first_try && shared.loss_permille >= SPARE_LOSS_PERMILLE);
         match shared.config.fan_out {
             FanOut::All => Goal { index: last, round, peers: self.progress.len(), spare: 0 },
             // What is committed already reaches the others in their turn.
@@ -156,11 +165,15 @@ impl Leader {
             !goal.is_reached_by(progress) && !goal.is_hoped_of(progress, shared)
         }));
         // Least recently served first: the chosen set rotates, nobody falls behind, and those
-        // passed over now hear from the leader next time. Those that seem dead come last.
+        // passed over now hear from the leader next time. Those that seem dead come last, and
+        // among those served at the same time whoever gave a sign of life first.
         order.sort_unstable_by_key(|&position| {
             let progress = &self.progress[position];
-            (progress.is_silent(shared.loss_permille), progress.last_sent_at, progress.id)
+            let silent = progress.is_silent(shared.loss_permille);
+            (silent, progress.last_sent_at, Reverse(progress.heard_at), progress.id)
         });
+        self.tried_index = shared.log.last().index;
+        self.tried_round = goal.round;
         let mut missing = (goal.peers + goal.spare).saturating_sub(reached + hoped);
         for &position in &order {
             if missing == 0 {
@@ -260,7 +273,7 @@ impl Leader {
             .map(|last| (last.index(), entries.iter().map(|entry| entry.record().len()).sum()));
         let progress = &mut self.progress[position];
         progress.shown_commit_index = shared.shown_commit_index();
-        progress.sent(shared.now, self.round, sent, &shared.config);
+        progress.sent(shared.now, self.round, sent);
         let append = AppendEntries {
             term: shared.term(),
             round: self.round,
@@ -283,17 +296,25 @@ impl Leader {
         progress.last_sent_at.map_or(shared.now, |at| at + interval)
     }
 
-    /// When most of the check-quorum window has passed in silence: with a rotating few and lost
+    /// When most of the check-quorum window has passed without word from a quorum. From then on
+    /// nothing can commit, and only the probes to all are sent; they carry entries too.
+    fn quorum_silent_at(&self, shared: &Shared) -> Instant {
+        if self.progress.is_empty() {
+            return Instant::MAX;
+        }
+        let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
+        self.quorum_heard_at(shared) + window * 5 / 8
+    }
+
+    /// When to send to all because of that: with a rotating few and lost
     /// messages a leader would otherwise lose its lead although everybody is well.
     fn quorum_probe_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
         }
-        let heard_at = self.quorum_heard_at(shared);
-        let window = timing::check_quorum_window(&shared.config, shared.loss_permille);
-        let silent = heard_at + window * 5 / 8;
+        let silent = self.quorum_silent_at(shared);
         match self.probed_at {
-            Some(at) if at >= heard_at => {
+            Some(at) if at >= self.quorum_heard_at(shared) => {
                 silent.max(at + shared.config.quorum_probe_interval * (1 << self.probes.min(2)))
             }
             _ => silent,
@@ -302,13 +323,13 @@ impl Leader {
 
     /// One way, from the share of answered messages: both ways lose alike. Peers that seem dead
     /// tell nothing about the network.
-    fn measure_loss(&self, shared: &mut Shared) {
+    fn measure_loss(&mut self, shared: &mut Shared) {
         let living = self.progress.iter().filter(|there| !there.is_silent(shared.loss_permille));
-        let (sum, count) = living
-            .filter_map(Progress::answered_share)
-            .fold((0.0, 0_u32), |(sum, count), share| (sum + share, count + 1));
-        if count > 0 {
-            let one_way = (sum / f64::from(count)).clamp(0.0, 1.0).sqrt();
+        let (answered, judged) = living
+            .map(Progress::answered_share)
+            .fold((0.0, 0.0), |(sum, all), (share, judged)| (sum + share * judged, all + judged));
+        if judged >= MEASURED_MIN {
+            let one_way = (answered / judged).clamp(0.0, 1.0).sqrt();
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -316,6 +337,9 @@ impl Leader {
             )]
             let permille = ((1.0 - one_way) * 1000.0).round() as u16;
             shared.loss_permille = permille;
+        }
+        for progress in &mut self.progress {
+            progress.loss_permille = shared.loss_permille;
         }
     }
 }

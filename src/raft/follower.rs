@@ -28,14 +28,12 @@ impl Follower {
 
     /// The role at the start of the process.
     pub(super) fn at_start(shared: &mut Shared) -> Follower {
-        let timeout = shared.draw_election_timeout();
-        let config = &shared.config;
         // Nobody has led a replica that has just been made: instead of the patience with a
         // leader it waits as long as its configuration says, and the random part.
         let patience = if shared.leader_heard_at.is_none() {
-            timeout.saturating_sub(config.election_timeout_min) + config.first_election_delay
+            shared.draw_first_election_timeout() + shared.config.first_election_delay
         } else {
-            timeout
+            shared.draw_election_timeout()
         };
         Follower { election_at: shared.silent_until + patience, matched_index: Index::ZERO }
     }
@@ -44,8 +42,7 @@ impl Follower {
     /// stand for election all at once.
     pub(super) fn hurry(&mut self, shared: &mut Shared) {
         if shared.leader_heard_at.is_none() && shared.term() == Term(0) {
-            let timeout = shared.draw_election_timeout();
-            let random_part = timeout.saturating_sub(shared.config.election_timeout_min);
+            let random_part = shared.draw_first_election_timeout();
             let at = shared.now.max(shared.silent_until) + random_part / 4;
             self.election_at = self.election_at.min(at);
         }

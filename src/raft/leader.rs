@@ -40,7 +40,11 @@ pub(super) struct Leader {
     pub(super) probed_at: Option<Instant>,
     /// How often it has done so since a quorum was last heard.
     pub(super) probes: u32,
-    /// Peers that are owed an append at once: they asked for votes.
+    /// Up to here entries have been sent at least once.
+    pub(super) tried_index: Index,
+    /// The last round that was sent for reads.
+    pub(super) tried_round: Round,
+    /// Peers that are owed an append at once: they asked for votes, or said what they lack.
     pub(super) owed: Vec<NodeId>,
     /// Since when a living peer has not been shown the commit index, if one has not.
     pub(super) unshown_since: Option<Instant>,
@@ -64,6 +68,8 @@ impl Leader {
             reads: Reads::default(),
             probed_at: None,
             probes: 0,
+            tried_index: Index::ZERO,
+            tried_round: Round(0),
             owed: Vec::new(),
             unshown_since: None,
             order: Vec::new(),
@@ -93,7 +99,7 @@ impl Leader {
             return Transition::Stay;
         }
         shared.counters.quorum_losses += 1;
-        shared.failed_campaigns = shared.failed_campaigns.max(1);
+        shared.cut_off_campaigns = shared.cut_off_campaigns.max(1);
         Transition::Follow { term: shared.term(), leader: None }
     }
 
@@ -120,6 +126,10 @@ impl Leader {
 
     /// A peer stands for election, so it has not heard this leader: it gets an append at once.
     pub(super) fn on_pre_vote(&mut self, from: NodeId) {
+        self.owe(from);
+    }
+
+    fn owe(&mut self, from: NodeId) {
         if !self.owed.contains(&from) {
             self.owed.push(from);
         }
@@ -139,7 +149,7 @@ impl Leader {
             shared.counters.malformed += 1;
             return;
         }
-        progress.heard(shared.now, reply.round, sent_at);
+        progress.heard(shared.now, reply.round, sent_at, &shared.config);
         match reply.outcome {
             AppendOutcome::Match { index } => {
                 if progress.acknowledge(index, shared.now) {
@@ -148,7 +158,11 @@ impl Leader {
             }
             AppendOutcome::Reject { refused, hint } => {
                 let agreement = shared.log.last_agreement(hint);
-                if !progress.rejected(refused, agreement) {
+                if progress.rejected(refused, agreement) {
+                    // It lives and has just said what it lacks: it gets that at once, whatever
+                    // may still be hoped of others.
+                    self.owe(from);
+                } else {
                     shared.counters.stale += 1;
                 }
             }

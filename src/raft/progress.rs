@@ -9,6 +9,13 @@ use crate::types::{EntryId, Index, Instant, NodeId, Round};
 
 /// Messages whose answers are still counted for the loss estimate.
 const UNJUDGED_MAX: usize = 16;
+/// From this loss on, in a thousand, half of what a thrifty leader sends fails at the first try:
+/// waiting for the next entry to carry it would be the rule and not the exception.
+const LOSSY_PERMILLE: u16 = 130;
+/// So many times in a row something is sent again soon; then it waits for the next entry, too.
+const QUICK_TRIES: u32 = 3;
+/// A peer not heard for so many heartbeat intervals was dead or cut off.
+const AWAY_HEARTBEATS: u32 = 3;
 /// The loss estimate is a mean over about so many messages.
 const LOSS_MEMORY: f64 = 32.0;
 
@@ -55,6 +62,9 @@ pub(super) struct Progress {
     unanswered: u32,
     /// Times in a row that an answer was waited for in vain.
     backoff: u32,
+    /// Messages lost one way, in a thousand, over all living peers: decides how eagerly to
+    /// send again.
+    pub(super) loss_permille: u16,
     round_trip: Option<RoundTrip>,
     unjudged: VecDeque<(Round, Instant)>,
     delivered_mean: f64,
@@ -85,6 +95,7 @@ impl Progress {
             acked_round: Round(0),
             unanswered: 0,
             backoff: 0,
+            loss_permille: 0,
             round_trip: None,
             unjudged: VecDeque::new(),
             delivered_mean: 1.0,
@@ -109,7 +120,10 @@ impl Progress {
         let measured = self.round_trip.map_or(config.retransmit_timeout_initial, |round_trip| {
             round_trip.smoothed + round_trip.variation * 4
         });
-        let clamped = measured.clamp(config.retransmit_timeout_min, config.retransmit_timeout_max);
+        let quick = self.loss_permille >= LOSSY_PERMILLE && self.backoff < QUICK_TRIES;
+        let min =
+            if quick { config.retransmit_timeout_min_lossy } else { config.retransmit_timeout_min };
+        let clamped = measured.clamp(min, config.retransmit_timeout_max);
         (clamped * (1 << self.backoff.min(8))).min(config.retransmit_timeout_max)
     }
 
@@ -155,21 +169,9 @@ impl Progress {
     }
 
     /// Records a message: its round, and the last and total bytes of its entries if it has any.
-    pub(super) fn sent(
-        &mut self,
-        now: Instant,
-        round: Round,
-        entries: Option<(Index, usize)>,
-        config: &Config,
-    ) {
-        // Judged after a fixed while, not after the retransmission timeout: a late answer is
-        // no loss.
-        let patience = config.retransmit_timeout_initial;
-        while let Some(&(_, sent_at)) = self.unjudged.front()
-            && (now.since(sent_at) > patience || self.unjudged.len() >= UNJUDGED_MAX)
-        {
+    pub(super) fn sent(&mut self, now: Instant, round: Round, entries: Option<(Index, usize)>) {
+        if self.unjudged.len() >= UNJUDGED_MAX {
             self.unjudged.pop_front();
-            self.judge(0.0);
         }
         self.unjudged.push_back((round, now));
         self.last_sent_at = Some(now);
@@ -195,15 +197,18 @@ impl Progress {
     }
 
     /// Records an answer, whatever it says.
-    pub(super) fn heard(&mut self, now: Instant, round: Round, round_sent_at: Option<Instant>) {
+    pub(super) fn heard(
+        &mut self,
+        now: Instant,
+        round: Round,
+        round_sent_at: Option<Instant>,
+        config: &Config,
+    ) {
+        self.judge_until(now, round, config);
         self.heard_at = now;
         self.unanswered = 0;
         self.backoff = 0;
         self.acked_round = self.acked_round.max(round);
-        if let Some(position) = self.unjudged.iter().position(|&(sent, _)| sent == round) {
-            self.unjudged.remove(position);
-            self.judge(1.0);
-        }
         if let Some(sent_at) = round_sent_at {
             self.sample(now.since(sent_at));
         }
@@ -226,9 +231,11 @@ impl Progress {
             self.next_index = self.match_index.next();
             self.awaiting_since = None;
         }
-        // What is still on its way left later; its wait starts anew with this sign of life.
+        // What is still on its way left later: with news its wait starts anew. Not with every
+        // answer, or heartbeats would put off for ever what got lost.
         let more = !self.inflights.is_empty() || self.acked_round < self.sent_round;
-        self.awaiting_since = self.awaiting_since.filter(|_| more).map(|_| now);
+        self.awaiting_since =
+            self.awaiting_since.filter(|_| more).map(|since| if news { now } else { since });
         self.check();
         news
     }
@@ -260,9 +267,29 @@ impl Progress {
         self.unanswered >= 3 + u32::from(loss_permille) / 80
     }
 
-    /// The share of messages that were answered, `None` while nothing is known.
-    pub(super) fn answered_share(&self) -> Option<f64> {
-        (self.judged >= 8.0).then_some(self.delivered_mean)
+    /// The share of messages that were answered, and of how many of late.
+    pub(super) fn answered_share(&self) -> (f64, f64) {
+        (self.delivered_mean, self.judged)
+    }
+
+    /// Tells the lost messages by the answered one. Not of a peer that comes back after a long
+    /// time: what was sent to it meanwhile says nothing of the network. A fixed patience and not
+    /// the retransmission timeout, for a late answer is no loss.
+    fn judge_until(&mut self, now: Instant, answered: Round, config: &Config) {
+        if now.since(self.heard_at) > config.heartbeat_interval * AWAY_HEARTBEATS {
+            self.unjudged.clear();
+            return;
+        }
+        for _ in 0..self.unjudged.len() {
+            let (round, sent_at) = self.unjudged.pop_front().expect("as many as there are");
+            if round == answered {
+                self.judge(1.0);
+            } else if now.since(sent_at) > config.retransmit_timeout_initial {
+                self.judge(0.0);
+            } else {
+                self.unjudged.push_back((round, sent_at));
+            }
+        }
     }
 
     fn judge(&mut self, answered: f64) {
@@ -363,7 +390,7 @@ mod tests {
             let last = if room { self.last.min(Index(prev.0 + count)) } else { prev };
             let bytes = usize::try_from(last.0 - prev.0).unwrap() * ENTRY_BYTES;
             let entries = (last > prev).then_some((last, bytes));
-            self.progress.sent(self.now, self.round, entries, &self.config);
+            self.progress.sent(self.now, self.round, entries);
             self.appends.push(Append { round: self.round, sent_at: self.now, prev, last });
         }
 
@@ -382,7 +409,7 @@ mod tests {
 
         fn answered(&mut self, reply: Reply) {
             let (Reply::Match(append) | Reply::Reject(append, _)) = reply;
-            self.progress.heard(self.now, append.round, Some(append.sent_at));
+            self.progress.heard(self.now, append.round, Some(append.sent_at), &self.config);
             match reply {
                 Reply::Match(append) => {
                     self.progress.acknowledge(append.last, self.now);
@@ -403,9 +430,9 @@ mod tests {
             assert!(progress.inflights.len() <= self.config.inflight_appends_max, "{self:?}");
             assert!(!progress.is_probing() || progress.inflights.is_empty(), "{self:?}");
             let timeout = progress.retransmit_timeout(&self.config);
-            assert!(timeout >= self.config.retransmit_timeout_min, "{timeout:?}");
+            assert!(timeout >= self.config.retransmit_timeout_min_lossy, "{timeout:?}");
             assert!(timeout <= self.config.retransmit_timeout_max, "{timeout:?}");
-            let share = progress.answered_share().unwrap_or(1.0);
+            let (share, _) = progress.answered_share();
             assert!((0.0..=1.0).contains(&share), "{share}");
         }
     }

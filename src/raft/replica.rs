@@ -234,6 +234,9 @@ impl Replica {
             self.shared.counters.misdirected += 1;
             return;
         }
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.note_heard(from);
+        }
         if !self.admit(from, &message, out) {
             return;
         }
@@ -323,11 +326,20 @@ impl Replica {
     /// Answers a pre-vote: a yes binds nobody and moves no timer. A no is silent unless this
     /// replica's term is higher, which the other has to learn.
     fn on_pre_vote(&mut self, from: NodeId, request: RequestVote, out: &mut Effects) {
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.yield_to(from, request.last, &self.shared);
+        }
         if let Role::Leader(leader) = &mut self.role {
             // The append shows this term; if the other's is higher, its answer shows that.
             leader.on_pre_vote(from);
         } else if request.term <= self.shared.term() {
             self.deny(from, true, out);
+        } else if matches!(self.role, Role::Follower(_))
+            && !self.leader_may_hold_lease()
+            && self.shared.log.last() > request.last
+        {
+            // No leader here either, and the longer log: better to stand than to say no.
+            self.enter(Transition::Campaign, out);
         } else if !self.leader_may_hold_lease() && self.shared.is_up_to_date(request.last) {
             let reply = VoteReply { term: request.term, pre: true, granted: true };
             self.shared.send(from, PeerMsg::VoteReply(reply), out);

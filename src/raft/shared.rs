@@ -54,8 +54,8 @@ pub(super) struct Shared {
     pub(super) leader_heard_at: Option<Instant>,
     /// Messages lost one way, in a thousand, as the last leader measured it.
     pub(super) loss_permille: u16,
-    /// Campaigns in a row that found no quorum.
-    pub(super) failed_campaigns: u32,
+    /// Campaigns in a row in which not even a quorum was heard: this replica is cut off.
+    pub(super) cut_off_campaigns: u32,
     pub(super) counters: Counters,
     hard_state: HardState,
     hard_state_changed: bool,
@@ -110,8 +110,8 @@ impl Shared {
             leader: None,
             named_leader: None,
             leader_heard_at: restarted.then_some(now),
-            loss_permille: 0,
-            failed_campaigns: 0,
+            loss_permille: timing::LOSS_UNKNOWN_PERMILLE,
+            cut_off_campaigns: 0,
             counters: Counters::default(),
             hard_state: durable.hard_state,
             hard_state_changed: false,
@@ -217,7 +217,7 @@ impl Shared {
         self.leader = Some(leader);
         self.named_leader = Some(leader);
         self.leader_heard_at = Some(self.now);
-        self.failed_campaigns = 0;
+        self.cut_off_campaigns = 0;
         self.redirected.clear();
     }
 
@@ -236,8 +236,15 @@ impl Shared {
         last >= self.log.last() || self.config.breaks(Mutant::VoteForShorterLog)
     }
 
+    pub(super) fn draw_first_election_timeout(&mut self) -> Duration {
+        timing::first_election_timeout(&self.config, &mut self.rng)
+    }
+
+    /// Longer where messages are lost, but only for patience with a leader: without one there
+    /// is nothing to be patient with.
     pub(super) fn draw_election_timeout(&mut self) -> Duration {
-        timing::election_timeout(&self.config, self.loss_permille, &mut self.rng)
+        let loss_permille = if self.leader.is_some() { self.loss_permille } else { 0 };
+        timing::election_timeout(&self.config, loss_permille, &mut self.rng)
     }
 
     // Log and commit.
@@ -339,7 +346,7 @@ impl Shared {
         );
         self.durable_job = persisted.sequence;
         if let Some(last) = persisted.last {
-            self.log.mark_durable(last, &self.config);
+            self.log.mark_durable(last);
         }
     }
 
@@ -398,16 +405,16 @@ impl Shared {
     }
 
     fn hold_time(&self) -> Duration {
-        if self.failed_campaigns > 0 {
+        if self.cut_off_campaigns > 0 {
             self.config.request_hold_cut_off
         } else {
             self.config.request_hold
         }
     }
 
-    /// A whole campaign found no quorum: whoever waits here may do better elsewhere.
-    pub(super) fn campaign_failed(&mut self) {
-        self.failed_campaigns += 1;
+    /// A whole campaign did not hear from a quorum: whoever waits here may do better elsewhere.
+    pub(super) fn cut_off(&mut self) {
+        self.cut_off_campaigns += 1;
         let latest = self.now + self.hold_time();
         for held in &mut self.held {
             held.deadline = held.deadline.min(latest);

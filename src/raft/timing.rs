@@ -9,6 +9,9 @@ use crate::config::Config;
 
 /// From this loss on, in a thousand, timeouts grow no further.
 const LOSS_FULL_PERMILLE: u32 = 300;
+/// Until its loss has been measured, a network is taken for a bad one: patience costs little
+/// there, and a leader that gives up, or a candidate that asks too seldom, costs an election.
+pub(super) const LOSS_UNKNOWN_PERMILLE: u16 = 300;
 
 /// `extra` in proportion to the measured loss, whole from 30 % on.
 fn by_loss(extra: Duration, loss_permille: u16) -> Duration {
@@ -28,6 +31,11 @@ pub(super) fn election_timeout(
         + by_loss(config.election_timeout_lossy_extra, loss_permille)
 }
 
+/// The random part of an election timeout alone, for a replica that has had no leader yet.
+pub(super) fn first_election_timeout(config: &Config, rng: &mut ChaCha8Rng) -> Duration {
+    election_timeout(config, 0, rng).saturating_sub(config.election_timeout_min)
+}
+
 /// How long a leader does without a quorum.
 pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Duration {
     let extra = config.check_quorum_window_lossy.saturating_sub(config.check_quorum_window);
@@ -35,34 +43,35 @@ pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Durati
 }
 
 /// How often a candidate asks within one election: the more the likelier its pleas get lost, and
-/// half as often if it found no quorum lately, for then it is most likely cut off.
-pub(super) fn vote_attempts(config: &Config, loss_permille: u16, failed_campaigns: u32) -> u32 {
-    let attempts = match loss_permille {
-        0..50 => config.vote_attempts.div_ceil(2),
-        50..200 => (config.vote_attempts * 3).div_ceil(4),
-        200.. => config.vote_attempts,
-    };
-    if failed_campaigns > 0 { attempts.div_ceil(2) } else { attempts }
+/// seldom if it did not even hear from a quorum lately though little is lost: it is cut off.
+pub(super) fn vote_attempts(config: &Config, loss_permille: u16, cut_off_campaigns: u32) -> u32 {
+    match loss_permille {
+        0..200 if cut_off_campaigns > 0 => config.vote_attempts.div_ceil(4),
+        0..200 => config.vote_attempts.div_ceil(2),
+        200..400 => config.vote_attempts,
+        400.. => config.vote_attempts * 2,
+    }
 }
 
 /// How long a candidate waits before it asks again those that have not answered: requests get
-/// lost, and a whole new election would cost much more.
-pub(super) fn vote_retry_interval(config: &Config) -> Duration {
-    config.election_timeout_min / 8
+/// lost, and a whole new election would cost much more. However many times it asks, it does so
+/// over half of the lowest election timeout, in which those that heard the old leader after it
+/// did come to the end of their patience too.
+pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
+    config.election_timeout_min / 2 / attempts
 }
 
 /// How long a campaign lasts before the next one: all its attempts, then a random rest that
-/// grows with every failure up to the highest election timeout, so that a replica that is cut
-/// off does not shout for ever.
+/// grows while it is cut off, up to the highest election timeout, lest it
+/// shout for ever.
 pub(super) fn campaign_timeout(
     config: &Config,
-    attempts: u32,
-    failed_campaigns: u32,
+    cut_off_campaigns: u32,
     rng: &mut ChaCha8Rng,
 ) -> Duration {
-    let rest = config.election_timeout_min * (failed_campaigns + 1);
+    let rest = config.election_timeout_min * cut_off_campaigns.max(1);
     let rest = rest.min(config.election_timeout_max);
-    vote_retry_interval(config) * attempts + rest.mul_f64(rng.random_range(0.25..1.0))
+    config.election_timeout_min / 2 + rest.mul_f64(rng.random_range(0.25..1.0))
 }
 
 #[cfg(test)]

@@ -30,12 +30,14 @@ pub(super) struct Applier {
     /// Reads for which the state has not come far enough.
     early: Vec<ReadsAt>,
     ends: ApplierEnds,
+    /// A pass on a shared thread was put off.
+    put_off: bool,
 }
 
 impl Applier {
     /// With an empty store.
     pub(super) fn new(answering: Answering, ends: ApplierEnds) -> Applier {
-        Applier { store: Store::default(), answering, early: Vec::new(), ends }
+        Applier { store: Store::default(), answering, early: Vec::new(), ends, put_off: false }
     }
 
     /// Where it waits for work on a thread of its own.
@@ -43,9 +45,14 @@ impl Applier {
         &self.ends.jobs
     }
 
-    /// A pass for whom must not be blocked: does nothing while the network's queue is full.
-    pub(super) fn run_ready(&mut self) {
-        if !self.ends.to_network.is_full()
+    /// A pass for whom must not be blocked: puts off what was handed on while the network's queue
+    /// is full.
+    pub(super) fn run_ready(&mut self, handed_on: bool) {
+        if !handed_on && !self.put_off {
+            return;
+        }
+        self.put_off = self.ends.to_network.is_full();
+        if !self.put_off
             && let Ok(batch) = self.ends.jobs.try_recv()
         {
             self.run_once(batch);
@@ -203,11 +210,11 @@ mod tests {
         for number in 0..=QUEUE_LEN {
             let read = get(u8::try_from(number).unwrap(), b"k");
             core.to_applier.try_send(batch(vec![], vec![read], 1)).unwrap();
-            applier.run_ready();
+            applier.run_ready(true);
         }
         assert_eq!((network.replies.len(), applier.jobs().len()), (QUEUE_LEN, 1));
         network.replies.try_recv().unwrap();
-        applier.run_ready();
+        applier.run_ready(false);
         assert_eq!((network.replies.len(), applier.jobs().len()), (QUEUE_LEN, 0));
     }
 }

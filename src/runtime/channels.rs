@@ -48,7 +48,7 @@ use crate::kv::Outcome;
 use crate::raft::{AppendJob, ApplyJob, ClientRequest, Envelope, Msg, Persisted, Refusal};
 use crate::types::{Index, NodeId, RequestKey, Term};
 
-use super::wake::Wake;
+use super::wake::{COMPLETIONS, DEPARTURES, RELEASED, REPLIES, Wake};
 
 /// Items on each channel.
 pub(super) const QUEUE_LEN: usize = 64;
@@ -189,10 +189,16 @@ impl Applied {
 #[derive(Debug)]
 pub(super) struct ToNetwork<T> {
     sender: Sender<T>,
+    /// This channel's mark in `wake`.
+    mark: u32,
     wake: Arc<Wake>,
 }
 
 impl<T> ToNetwork<T> {
+    fn new(sender: Sender<T>, mark: u32, wake: &Arc<Wake>) -> ToNetwork<T> {
+        ToNetwork { sender, mark, wake: Arc::clone(wake) }
+    }
+
     /// Puts `item` in if there is room.
     pub(super) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         self.sender.try_send(item)?;
@@ -214,7 +220,7 @@ impl<T> ToNetwork<T> {
 
     fn ring(&self) {
         // A network that can't be woken leaves a replica that hears and says nothing.
-        self.wake.ring().expect("a write to the waker's own descriptor");
+        self.wake.ring(self.mark).expect("a write to the waker's own descriptor");
     }
 }
 
@@ -231,7 +237,7 @@ impl ToCore {
     pub(super) fn send(&self, item: CoreItem) -> Result<(), SendError<CoreItem>> {
         self.sender.send(item)?;
         if let Some(wake) = &self.wake {
-            wake.ring().expect("a write to the waker's own descriptor");
+            wake.ring(COMPLETIONS).expect("a write to the waker's own descriptor");
         }
         Ok(())
     }
@@ -291,21 +297,18 @@ pub(super) fn channels(
         NetworkEnds { to_core: to_core.clone(), replies, departures, released },
         CoreEnds {
             inbox,
-            to_network: ToNetwork { sender: departures_in, wake: Arc::clone(wake) },
+            to_network: ToNetwork::new(departures_in, DEPARTURES, wake),
             to_log_writer,
             to_applier,
         },
         LogWriterEnds {
             jobs: append_jobs,
-            to_network: ToNetwork { sender: released_in, wake: Arc::clone(wake) },
+            to_network: ToNetwork::new(released_in, RELEASED, wake),
             to_core: ToCore {
                 sender: to_core,
                 wake: core_sleeps_in_poll.then(|| Arc::clone(wake)),
             },
         },
-        ApplierEnds {
-            jobs: apply_jobs,
-            to_network: ToNetwork { sender: replies_in, wake: Arc::clone(wake) },
-        },
+        ApplierEnds { jobs: apply_jobs, to_network: ToNetwork::new(replies_in, REPLIES, wake) },
     )
 }

@@ -2,11 +2,13 @@
 //! write, and nothing about what the messages say. Never blocks. Used by the course's door.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::lines::{Line, LineBuffer};
@@ -20,6 +22,9 @@ const OUTGOING_BYTES_MAX: usize = 256 << 10;
 
 /// A simulator that refuses so many datagrams in a row, with none received in between, is gone.
 const REFUSALS_MAX: u32 = 200;
+
+/// Shortest wait in the socket: zero would be for ever.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// How messages are kept apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +100,8 @@ pub(super) struct Connection {
     datagram: Box<[u8]>,
     /// What a stream was read into.
     lines: LineBuffer,
+    /// Length of a message in `datagram` that has not been handed out.
+    arrived: Option<usize>,
     /// The socket may hold more to read. Cleared once it said that it does not: `Poll` tells of
     /// each arrival only once.
     readable: bool,
@@ -106,6 +113,16 @@ pub(super) struct Connection {
     written: u64,
     refusals: u32,
     closed: bool,
+    last_wait: Wait,
+}
+
+/// How a read waited.
+#[derive(Debug)]
+struct Wait {
+    /// How long at most, as the socket knows it for the next one, too.
+    limit: Duration,
+    /// Nothing came.
+    in_vain: bool,
 }
 
 /// What one write came to.
@@ -122,7 +139,7 @@ impl Connection {
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
         // Connected: the kernel then keeps strangers' datagrams away, and a send looks up no route.
         socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
-        Connection::new(socket, Kind::Datagram)
+        Ok(Connection::new(socket, Kind::Datagram))
     }
 
     /// A connection to the UNIX socket at `path`, of whichever kind that one is.
@@ -135,18 +152,19 @@ impl Connection {
         // A socket of the other kind says EPROTOTYPE, a system without packets something else;
         // whatever it is, the second try tells what is wrong.
         match connect(Type::SEQPACKET) {
-            Ok(socket) => Connection::new(socket, Kind::Packet),
-            Err(_) => Connection::new(connect(Type::STREAM)?, Kind::Stream),
+            Ok(socket) => Ok(Connection::new(socket, Kind::Packet)),
+            Err(_) => Ok(Connection::new(connect(Type::STREAM)?, Kind::Stream)),
         }
     }
 
-    fn new(socket: Socket, kind: Kind) -> io::Result<Connection> {
-        socket.set_nonblocking(true)?;
-        Ok(Connection {
+    fn new(socket: Socket, kind: Kind) -> Connection {
+        // Left blocking: each call says for itself whether it waits.
+        Connection {
             socket,
             kind,
             datagram: vec![0; MESSAGE_BYTES_MAX].into(),
             lines: LineBuffer::new(MESSAGE_BYTES_MAX),
+            arrived: None,
             readable: true,
             buffered: false,
             outgoing: Outgoing::default(),
@@ -154,7 +172,8 @@ impl Connection {
             written: 0,
             refusals: 0,
             closed: false,
-        })
+            last_wait: Wait { limit: Duration::MAX, in_vain: false },
+        }
     }
 
     /// For `Poll`.
@@ -174,7 +193,7 @@ impl Connection {
 
     /// Whether [`Connection::receive`] is worth a call.
     pub(super) fn is_readable(&self) -> bool {
-        self.readable || self.buffered || self.closed
+        self.readable || self.buffered || self.arrived.is_some() || self.closed
     }
 
     /// Whether something waits for the socket to take it.
@@ -200,61 +219,61 @@ impl Connection {
 
     /// The next message, if one has come.
     pub(super) fn receive(&mut self) -> Received<'_> {
-        if self.closed {
-            return Received::Closed;
-        }
-        match self.kind {
-            Kind::Datagram | Kind::Packet => self.receive_datagram(),
-            Kind::Stream => self.receive_line(),
-        }
-    }
-
-    fn receive_datagram(&mut self) -> Received<'_> {
-        while self.readable {
-            match (&self.socket).read(&mut self.datagram) {
-                // Where a datagram may be empty that is a message, if a useless one.
-                Ok(0) if self.kind == Kind::Packet => self.closed = true,
-                Ok(length) => {
-                    self.refusals = 0;
-                    return Received::Message(&self.datagram[..length]);
-                }
-                Err(error) => self.note_read_error(&error),
-            }
+        loop {
             if self.closed {
                 return Received::Closed;
             }
-        }
-        Received::Drained
-    }
-
-    fn receive_line(&mut self) -> Received<'_> {
-        loop {
-            if let Some(line) = self.lines.next() {
-                self.buffered = true;
-                return match line {
-                    Line::Whole(line) => Received::Message(self.lines.get(line)),
-                    Line::TooLong => Received::TooLong,
-                };
+            if let Some(length) = self.arrived.take() {
+                return Received::Message(&self.datagram[..length]);
             }
-            self.buffered = false;
+            match self.lines.next() {
+                Some(Line::Whole(line)) => return Received::Message(self.lines.get(line)),
+                Some(Line::TooLong) => return Received::TooLong,
+                None => self.buffered = false,
+            }
             if !self.readable {
                 return Received::Drained;
             }
-            let free = self.lines.free();
-            let asked = free.len();
-            match (&self.socket).read(free) {
-                Ok(0) => self.closed = true,
-                Ok(length) => {
-                    self.lines.filled(length);
-                    // A stream that gives less than was asked for holds no more, and `Poll` will
-                    // tell of what comes later: that saves the call that finds nothing.
-                    self.readable = length == asked;
-                }
-                Err(error) => self.note_read_error(&error),
+            self.read(RecvFlags::DONTWAIT);
+        }
+    }
+
+    /// Waits in the socket itself, until something has come or for about `patience`. Where nothing
+    /// else has to be waited for, that is one call for a message where `Poll` and a read are two.
+    pub(super) fn wait(&mut self, patience: Duration) -> io::Result<()> {
+        let patience = patience.max(WAIT_MIN);
+        // A wait that is too short does no harm, so the limit is only made longer after one that
+        // was in vain: that is, never where messages come and time is short.
+        let Wait { limit, in_vain } = self.last_wait;
+        if limit > patience || (in_vain && limit < patience) {
+            self.socket.set_read_timeout(Some(patience))?;
+            self.last_wait.limit = patience;
+        }
+        self.readable = true;
+        self.read(RecvFlags::empty());
+        self.last_wait.in_vain = self.arrived.is_none() && !self.buffered;
+        Ok(())
+    }
+
+    fn read(&mut self, flags: RecvFlags) {
+        let stream = self.kind == Kind::Stream;
+        let buffer = if stream { self.lines.free() } else { &mut self.datagram };
+        let asked = buffer.len();
+        match rustix::net::recv(&self.socket, buffer, flags) {
+            // Where a datagram may be empty that is a message, if a useless one.
+            Ok((0, _)) if self.kind != Kind::Datagram => self.closed = true,
+            Ok((length, _)) if stream => {
+                self.lines.filled(length);
+                self.buffered = true;
+                // A stream that gives less than was asked for holds no more, and `Poll` will tell
+                // of what comes later: that saves the call that finds nothing.
+                self.readable = length == asked;
             }
-            if self.closed {
-                return Received::Closed;
+            Ok((length, _)) => {
+                self.arrived = Some(length);
+                self.refusals = 0;
             }
+            Err(error) => self.note_read_error(&error.into()),
         }
     }
 
@@ -331,9 +350,9 @@ impl Connection {
     fn write(&mut self, bytes: &[u8]) -> Wrote {
         let mut refused = false;
         loop {
-            match self.socket.send(bytes) {
+            match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT) {
                 Ok(length) => return Wrote::Bytes(length),
-                Err(error) => match error.kind() {
+                Err(error) => match io::Error::from(error).kind() {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock => return Wrote::Later,
                     // What an earlier datagram met with is told to this one, which was not sent:
@@ -359,6 +378,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::net::UdpSocket;
 
     /// A connection and the simulator's end of it.
@@ -366,7 +386,7 @@ mod tests {
         let socket_type = if kind == Kind::Packet { Type::SEQPACKET } else { Type::STREAM };
         let (ours, theirs) = Socket::pair(Domain::UNIX, socket_type, None).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        (Connection::new(ours, kind).unwrap(), theirs)
+        (Connection::new(ours, kind), theirs)
     }
 
     fn received(connection: &mut Connection) -> Vec<Vec<u8>> {
@@ -452,6 +472,28 @@ mod tests {
             assert!(read == expected, "{kind:?}: not what was sent, in order");
             assert_eq!(connection.written(), connection.accepted());
             assert_eq!(connection.accepted(), sent as u64);
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_with_a_message_with_time_and_with_the_end() {
+        for kind in [Kind::Packet, Kind::Stream] {
+            let (mut connection, theirs) = pair(kind);
+            connection.wait(Duration::from_millis(3)).unwrap();
+            assert!(!connection.is_readable());
+            // Longer from here on, for nothing came; shorter at once, for something is due.
+            connection.wait(Duration::from_millis(5)).unwrap();
+            assert_eq!(connection.last_wait.limit, Duration::from_millis(5));
+            theirs.send(b"one\n").unwrap();
+            connection.wait(Duration::from_mins(1)).unwrap();
+            assert!(connection.is_readable());
+            assert!(matches!(connection.receive(), Received::Message(b"one" | b"one\n")));
+            assert_eq!(connection.receive(), Received::Drained);
+            connection.wait(Duration::ZERO).unwrap();
+            assert_eq!(connection.last_wait.limit, WAIT_MIN);
+            drop(theirs);
+            connection.wait(Duration::from_mins(1)).unwrap();
+            assert_eq!(connection.receive(), Received::Closed);
         }
     }
 

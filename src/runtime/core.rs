@@ -56,6 +56,7 @@ pub(super) struct Core {
     appends: AppendBatch,
     applies: ApplyBatch,
     under_way: usize,
+    handed_on: HandedOn,
     /// What becomes of a client's request while this replica does not lead.
     unless_leading: UnlessLeading,
     /// Who leads, as the network knows.
@@ -64,6 +65,29 @@ pub(super) struct Core {
     board: Arc<Board>,
     board_at: Instant,
     counts: Arc<Counts>,
+}
+
+/// Which stages the last pass gave something to.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct HandedOn {
+    /// The network.
+    pub(super) departures: bool,
+    /// The log writer.
+    pub(super) appends: bool,
+    /// The applier.
+    pub(super) applies: Applies,
+}
+
+/// What the applier was given.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Applies {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Something that a client waits for.
+    Answered,
+    /// Something that nobody waits for.
+    Unanswered,
 }
 
 impl Core {
@@ -85,6 +109,7 @@ impl Core {
             appends: AppendBatch::default(),
             applies: ApplyBatch::default(),
             under_way: 0,
+            handed_on: HandedOn::default(),
             unless_leading,
             lead: Lead::default(),
             board,
@@ -111,6 +136,12 @@ impl Core {
     /// How long a driver that polls may sleep before the next pass, counted from the last one.
     pub(super) fn patience(&self) -> Duration {
         self.next_pass().since(self.now)
+    }
+
+    /// Which stages the last pass gave something to: for a thread that is all of them, and so
+    /// need not look into their queues.
+    pub(super) fn handed_on(&self) -> HandedOn {
+        self.handed_on
     }
 
     /// Whether something waits to be received.
@@ -271,9 +302,12 @@ impl Core {
     /// Hands on what can be, answers first: a client waits for what the applier does, and nobody
     /// but a peer for the rest. Stops if the network has ended without a word.
     fn hand_on(&mut self) -> Flow {
+        self.handed_on = HandedOn::default();
         if !(self.applies.job.is_empty() && self.applies.reads_at.is_empty()) {
             let mut batch = std::mem::take(&mut self.applies);
             batch.leader = self.replica.named_leader();
+            self.handed_on.applies =
+                if will_answer(&batch) { Applies::Answered } else { Applies::Unanswered };
             if let Err(refused) = self.ends.to_applier.try_send(batch) {
                 self.applies = refused.into_inner();
             }
@@ -283,6 +317,7 @@ impl Core {
             && self.departures.lead.is_none())
         {
             let batch = std::mem::take(&mut self.departures);
+            self.handed_on.departures = true;
             match self.ends.to_network.try_send(batch) {
                 Ok(()) => {}
                 Err(TrySendError::Full(mut batch)) => {
@@ -295,6 +330,7 @@ impl Core {
         }
         if !self.appends.jobs.is_empty() {
             let batch = std::mem::take(&mut self.appends);
+            self.handed_on.appends = true;
             if let Err(refused) = self.ends.to_log_writer.try_send(batch) {
                 self.appends = refused.into_inner();
             }
@@ -311,6 +347,14 @@ fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     } else {
         list.append(more);
     }
+}
+
+/// Whether clients wait for this, as far as the core knows: whether one waits here for what another
+/// replica committed is the applier's to know.
+fn will_answer(batch: &ApplyBatch) -> bool {
+    let ApplyBatch { job, reads_at, .. } = batch;
+    !(job.reads.is_empty() && reads_at.is_empty())
+        || job.entries.iter().any(|committed| committed.as_leader)
 }
 
 /// A job's size: of its entries, and something for each job and message, so that many empty ones

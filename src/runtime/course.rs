@@ -147,6 +147,8 @@ pub(super) struct CourseDoor {
     text: Vec<u8>,
     /// When to say hello again, and how many times.
     hello: Option<(Instant, u32)>,
+    /// Whether the next pass stops after one message, see [`CourseDoor::receive`].
+    one_at_a_time: bool,
     counts: Arc<Counts>,
 }
 
@@ -156,7 +158,14 @@ impl CourseDoor {
         // message to all replicas.
         let hello =
             (connection.kind() == Kind::Datagram).then_some((Instant::ZERO, HELLO_REPEATS + 1));
-        CourseDoor { me, connection, text: Vec::with_capacity(4 << 10), hello, counts }
+        CourseDoor {
+            me,
+            connection,
+            text: Vec::with_capacity(4 << 10),
+            hello,
+            one_at_a_time: true,
+            counts,
+        }
     }
 
     /// When [`CourseDoor::say_hello`] is due again, if ever.
@@ -177,16 +186,24 @@ impl CourseDoor {
     }
 
     /// Takes messages off the socket, until there are none or enough for one pass.
+    ///
+    /// Where messages come singly, as they mostly do here, it takes one and leaves it to the next
+    /// pass to find that there is no other: by then the answer is on its way.
     pub(super) fn receive(&mut self, batch: &mut Vec<Msg>) -> Arrivals {
         let mut bytes = 0;
-        for _ in 0..BATCH_MESSAGES_MAX {
+        let limit = if self.one_at_a_time { 1 } else { BATCH_MESSAGES_MAX };
+        self.one_at_a_time = false;
+        for taken in 0..limit {
             let text = match self.connection.receive() {
                 Received::Message(text) => text,
                 Received::TooLong => {
                     self.counts.unreadable.add_one();
                     continue;
                 }
-                Received::Drained => break,
+                Received::Drained => {
+                    self.one_at_a_time = taken <= 1;
+                    break;
+                }
                 Received::Closed => return Arrivals::Closed,
             };
             self.hello = None;

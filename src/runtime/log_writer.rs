@@ -25,6 +25,8 @@ pub(super) struct LogWriter {
     /// once. [`NeverRestarts`] keeps that from any other replica.
     log: Option<Box<Log<RealDisk>>>,
     ends: LogWriterEnds,
+    /// A pass on a shared thread was put off.
+    put_off: bool,
     counts: Arc<Counts>,
 }
 
@@ -36,7 +38,7 @@ impl LogWriter {
         ends: LogWriterEnds,
         counts: Arc<Counts>,
     ) -> LogWriter {
-        LogWriter { log: None, ends, counts }
+        LogWriter { log: None, ends, put_off: false, counts }
     }
 
     /// A writer that makes durable what it vouches for.
@@ -45,7 +47,7 @@ impl LogWriter {
         ends: LogWriterEnds,
         counts: Arc<Counts>,
     ) -> LogWriter {
-        LogWriter { log: Some(Box::new(log)), ends, counts }
+        LogWriter { log: Some(Box::new(log)), ends, put_off: false, counts }
     }
 
     /// Whether it never waits for a disk, so that it may share a thread with the core.
@@ -60,9 +62,14 @@ impl LogWriter {
         }
     }
 
-    /// A pass for whom must not be blocked: does nothing while the core's queue is full.
-    pub(super) fn run_ready(&mut self) {
-        if !self.ends.to_core.is_full()
+    /// A pass for whom must not be blocked: puts off what was handed on while the core's queue is
+    /// full.
+    pub(super) fn run_ready(&mut self, handed_on: bool) {
+        if !handed_on && !self.put_off {
+            return;
+        }
+        self.put_off = self.ends.to_core.is_full();
+        if !self.put_off
             && let Ok(batch) = self.ends.jobs.try_recv()
         {
             self.run_once(batch);
@@ -146,7 +153,7 @@ mod tests {
     #[test]
     fn every_job_is_completed_in_order_and_lets_go_what_waited() {
         let (network, core, ends, _applier) = channels(&unused_wake(), false);
-        let mut log_writer = LogWriter { log: None, ends, counts: Arc::default() };
+        let mut log_writer = LogWriter { log: None, ends, put_off: false, counts: Arc::default() };
         let batch = |jobs, bytes| AppendBatch { jobs, bytes };
         core.to_log_writer.send(batch(vec![job(3, Some(9))], 30)).unwrap();
         log_writer.run_once(batch(vec![job(1, Some(7)), job(2, None)], 12));
@@ -167,7 +174,7 @@ mod tests {
     #[test]
     fn what_a_full_network_does_not_take_is_dropped_and_counted_but_completed() {
         let (network, core, ends, _applier) = channels(&unused_wake(), false);
-        let mut log_writer = LogWriter { log: None, ends, counts: Arc::default() };
+        let mut log_writer = LogWriter { log: None, ends, put_off: false, counts: Arc::default() };
         for sequence in 1..=QUEUE_LEN as u64 + 1 {
             log_writer.run_once(AppendBatch { jobs: vec![job(sequence, None)], bytes: 1 });
             assert!(core.inbox.try_recv().is_ok(), "job {sequence} is not completed");

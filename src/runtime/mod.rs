@@ -46,7 +46,7 @@ use crate::storage::StorageError;
 
 use self::applier::{Answering, Applier};
 use self::clock::Clock;
-use self::core::{Core, UnlessLeading};
+use self::core::{Applies, Core, UnlessLeading};
 use self::log_writer::LogWriter;
 use self::network::Network;
 use self::wake::Wake;
@@ -117,6 +117,11 @@ enum Flow {
 trait NetworkStage: Send {
     /// Sleeps until there is something to do, but not longer than `patience`.
     fn wait(&mut self, patience: Option<Duration>) -> io::Result<()>;
+
+    /// The same on a thread that no other stage has to wake.
+    fn wait_alone(&mut self, patience: Duration) -> io::Result<()> {
+        self.wait(Some(patience))
+    }
 
     /// One pass in: takes what the sockets hold and hands it to the core.
     fn receive(&mut self) -> Flow;
@@ -239,29 +244,32 @@ fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result<()> {
     if !fused {
         return run_dedicated(stages);
     }
-    if stages.log_writer.completes_at_once() {
-        let Stages { network, core, mut log_writer, applier } = stages;
-        return run_fused(network, core, applier, move || log_writer.run_ready());
-    }
     let Stages { network, core, mut log_writer, applier } = stages;
+    if log_writer.completes_at_once() {
+        return run_fused(network, core, applier, Some(log_writer));
+    }
     thread::scope(|scope| {
         spawn(scope, "log_writer", move || log_writer.run())?;
-        run_fused(network, core, applier, || {})
+        run_fused(network, core, applier, None)
     })
 }
 
 /// All stages in turn on this thread, but for a log writer that waits for a disk. A pass goes once
 /// around: what the sockets hold through the core and what follows from it out again, replies
-/// before appends; then what that completed through the core, until nothing waits.
+/// before appends; then what that completed through the core, until nothing waits. What nobody
+/// waits for comes after what somebody does.
 fn run_fused<N: NetworkStage>(
     mut network: N,
     mut core: Core,
     mut applier: Applier,
-    mut write_log: impl FnMut(),
+    mut log_writer: Option<LogWriter>,
 ) -> io::Result<()> {
     let _guard = AbortOnPanic;
     loop {
-        network.wait(Some(core.patience()))?;
+        match &log_writer {
+            Some(_) => network.wait_alone(core.patience())?,
+            None => network.wait(Some(core.patience()))?,
+        }
         if network.receive() == Flow::Stop {
             return Ok(());
         }
@@ -269,9 +277,24 @@ fn run_fused<N: NetworkStage>(
             if core.run_once(None) == Flow::Stop {
                 return Ok(());
             }
-            applier.run_ready();
-            write_log();
+            let handed_on = core.handed_on();
+            // What a follower owes its leader waits here for nothing but a log writer on this
+            // thread.
+            let apply_last = log_writer.is_some() && handed_on.applies == Applies::Unanswered;
+            applier.run_ready(handed_on.applies != Applies::Nothing && !apply_last);
+            if let Some(log_writer) = &mut log_writer {
+                if handed_on.departures {
+                    // A leader's appends don't wait for its own log.
+                    network.send()?;
+                }
+                log_writer.run_ready(handed_on.appends);
+            }
             network.send()?;
+            if apply_last {
+                // A follower's answer to its leader has left; now it may apply.
+                applier.run_ready(true);
+                network.send()?;
+            }
             if !core.has_mail() {
                 break;
             }

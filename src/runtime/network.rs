@@ -13,12 +13,12 @@ use mio::{Events, Interest, Poll, Token};
 use crate::raft::Msg;
 
 use super::channels::{
-    Applied, CoreItem, HELD_REQUESTS_MAX, JOB_BYTES_MAX, NetworkEnds, QUEUE_LEN, ReplyBatch,
+    Applied, CoreItem, HELD_REQUESTS_MAX, JOB_BYTES_MAX, NetworkEnds, QUEUE_LEN,
 };
 use super::clock::Clock;
 use super::course::{Arrivals, CourseDoor};
 use super::status::Counts;
-use super::wake::Wake;
+use super::wake::{DEPARTURES, RELEASED, REPLIES, Wake};
 use super::{Flow, NetworkStage};
 
 const SOCKET: Token = Token(0);
@@ -49,6 +49,8 @@ pub(super) struct Network {
     notes: VecDeque<(u64, Applied)>,
     /// Given back with the next portion.
     read_bytes: usize,
+    /// Queues that may hold something.
+    marks: u32,
     waits_to_write: bool,
     counts: Arc<Counts>,
 }
@@ -75,6 +77,7 @@ impl Network {
             held: Vec::new(),
             notes: VecDeque::new(),
             read_bytes: 0,
+            marks: 0,
             waits_to_write: false,
             counts,
         })
@@ -84,9 +87,6 @@ impl Network {
         let mut at_most = |limit: Duration| {
             patience = Some(patience.map_or(limit, |patience| patience.min(limit)));
         };
-        if self.may_read() && self.door.connection.is_readable() {
-            at_most(Duration::ZERO);
-        }
         if !self.held.is_empty() || self.note_is_due() {
             at_most(RETRY);
         }
@@ -122,14 +122,20 @@ impl Network {
         }
     }
 
-    fn send_replies(&mut self, batch: &ReplyBatch) {
-        for answer in &batch.answers {
-            self.door.send_answer(answer, batch.leader);
-        }
-        let after = self.door.connection.accepted();
-        match self.notes.back_mut() {
-            Some((same, note)) if *same == after => note.merge(batch.applied),
-            _ => self.notes.push_back((after, batch.applied)),
+    fn send_replies(&mut self) {
+        while self.door.connection.has_room() {
+            let Ok(batch) = self.ends.replies.try_recv() else {
+                self.marks &= !REPLIES;
+                return;
+            };
+            for answer in &batch.answers {
+                self.door.send_answer(answer, batch.leader);
+            }
+            let after = self.door.connection.accepted();
+            match self.notes.back_mut() {
+                Some((same, note)) if *same == after => note.merge(batch.applied),
+                _ => self.notes.push_back((after, batch.applied)),
+            }
         }
     }
 
@@ -170,16 +176,15 @@ impl Network {
 impl NetworkStage for Network {
     /// Sleeps until there is something to do, but not longer than `patience`.
     fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        if self.may_read() && self.door.connection.is_readable() {
+            // The last pass did not empty the socket: there is nothing that `Poll` could tell.
+            return Ok(());
+        }
+        // Replies that the socket has no room for wait for the socket and not for us.
+        let idle =
+            self.marks & !REPLIES == 0 && (self.marks == 0 || !self.door.connection.has_room());
+        let asleep = idle && self.wake.fall_asleep();
         let patience = self.patience(patience);
-        let asleep = patience != Some(Duration::ZERO) && {
-            let (ends, door) = (&self.ends, &self.door);
-            // Replies that the socket has no room for wait for the socket and not for us.
-            self.wake.fall_asleep(|| {
-                ends.departures.is_empty()
-                    && ends.released.is_empty()
-                    && (ends.replies.is_empty() || !door.connection.has_room())
-            })
-        };
         let timeout = if asleep { patience } else { Some(Duration::ZERO) };
         let polled = self.poll.poll(&mut self.events, timeout);
         self.wake.rise();
@@ -192,6 +197,19 @@ impl NetworkStage for Network {
             self.door.connection.set_readable();
         }
         Ok(())
+    }
+
+    /// The same on a thread that no other stage has to wake: there the socket itself is a better
+    /// place to wait in, unless we want to hear when it takes more.
+    fn wait_alone(&mut self, patience: Duration) -> io::Result<()> {
+        let connection = &mut self.door.connection;
+        if self.marks != 0 || connection.has_outgoing() || connection.is_readable() {
+            return self.wait(Some(patience));
+        }
+        match self.patience(Some(patience)) {
+            Some(patience) if !patience.is_zero() => self.door.connection.wait(patience),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// One pass in: takes what the socket holds and hands it to the core. Stops for good once the
@@ -217,24 +235,28 @@ impl NetworkStage for Network {
         if self.door.connection.has_outgoing() {
             self.door.connection.flush();
         }
-        while self.door.connection.has_room()
-            && let Ok(batch) = self.ends.replies.try_recv()
-        {
-            self.send_replies(&batch);
+        self.marks |= self.wake.take_marks();
+        if self.marks & REPLIES != 0 {
+            self.send_replies();
         }
-        for batch in self.ends.departures.try_iter() {
-            for refusal in &batch.refusals {
-                self.door.send_refusal(refusal);
-            }
-            for envelope in &batch.peers {
-                self.door.send_peer(envelope);
-            }
-        }
-        for batch in self.ends.released.try_iter() {
-            for envelope in &batch {
-                self.door.send_peer(envelope);
+        if self.marks & DEPARTURES != 0 {
+            for batch in self.ends.departures.try_iter() {
+                for refusal in &batch.refusals {
+                    self.door.send_refusal(refusal);
+                }
+                for envelope in &batch.peers {
+                    self.door.send_peer(envelope);
+                }
             }
         }
+        if self.marks & RELEASED != 0 {
+            for batch in self.ends.released.try_iter() {
+                for envelope in &batch {
+                    self.door.send_peer(envelope);
+                }
+            }
+        }
+        self.marks &= REPLIES;
         self.tell_applied();
         self.watch_socket()
     }
@@ -252,7 +274,7 @@ mod tests {
     use crate::kv::Outcome;
     use crate::raft::{AppendOutcome, AppendReply, Envelope, PeerMsg, Refusal, RefusalReason};
     use crate::runtime::channels::{
-        Answer, ApplierEnds, CoreEnds, Departures, LogWriterEnds, channels,
+        Answer, ApplierEnds, CoreEnds, Departures, LogWriterEnds, ReplyBatch, channels,
     };
     use crate::runtime::course::Invitation;
     use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Round, Term};

@@ -1,57 +1,71 @@
-//! Wakes the network stage, and only if it sleeps: a wake-up is a system call, and under load the
-//! stage finds what was handed to it anyway.
+//! Tells the network stage which of its queues hold something, and wakes it only if it sleeps: a
+//! wake-up is a system call, and under load the stage finds what was handed to it anyway.
 //!
 //! The other stages need none of this, for they wait in a channel's own `recv`. The network stage
 //! waits in `Poll`, so whoever hands something to it has to get it out of there.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The flag between one sleeper and many wakers.
+/// Something is in the queue of replies.
+pub(super) const REPLIES: u32 = 1;
+/// Something is in the queue of what leaves the core.
+pub(super) const DEPARTURES: u32 = 2;
+/// Something is in the queue of what the log writer has let go.
+pub(super) const RELEASED: u32 = 4;
+/// Something is in the queue of the core, which shares the network's thread.
+pub(super) const COMPLETIONS: u32 = 8;
+/// The stage sleeps, or is about to.
+const ASLEEP: u32 = 16;
+
+/// One word between one sleeper and many wakers.
 ///
-/// Invariant: a sleeper that found its queues empty in [`Wake::fall_asleep`] is woken by whatever
-/// is put in one of them afterwards. Both sides write, fence, then read: the sleeper its flag and
-/// then the queues, a waker its queue and then the flag. So at least one of them sees the other.
+/// Invariant: whatever is put in a queue before its mark is set is found by a sleeper that takes
+/// the mark, and no mark is set while the sleeper sleeps on. For all is in one word: a sleeper
+/// falls asleep only from a word without marks, and a waker that sets a mark sees in the same step
+/// whether anybody sleeps.
 #[derive(Debug)]
 pub(super) struct Wake {
-    asleep: AtomicBool,
+    word: AtomicU32,
     waker: mio::Waker,
 }
 
 impl Wake {
     /// Of the stage whose `Poll` has `waker` registered.
     pub(super) fn new(waker: mio::Waker) -> Wake {
-        Wake { asleep: AtomicBool::new(false), waker }
+        Wake { word: AtomicU32::new(0), waker }
     }
 
-    /// The sleeper's side: declares the intention to sleep, then looks at the queues once more.
-    /// False if one of them holds something: then it must not sleep.
-    pub(super) fn fall_asleep(&self, nothing_waits: impl FnOnce() -> bool) -> bool {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if nothing_waits() {
-            return true;
-        }
-        self.asleep.store(false, Ordering::Relaxed);
-        false
-    }
-
-    /// The sleeper's side: it is awake and will look at its queues before it sleeps again.
-    pub(super) fn rise(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
-    }
-
-    /// The wakers' side: to be called after something was put in a queue of the sleeper's.
+    /// The wakers' side: something was put in the queue of `mark`.
     ///
     /// # Errors
     /// If the system call fails, after which the sleeper might sleep for ever.
-    pub(super) fn ring(&self) -> io::Result<()> {
-        fence(Ordering::SeqCst);
-        // The load first, for it leaves the cache line where it is: mostly the sleeper is awake.
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+    pub(super) fn ring(&self, mark: u32) -> io::Result<()> {
+        let before = self.word.fetch_or(mark, Ordering::AcqRel);
+        // Of several wakers only the one that takes the flag away makes the call.
+        if before & ASLEEP != 0 && self.word.fetch_and(!ASLEEP, Ordering::AcqRel) & ASLEEP != 0 {
             return self.waker.wake();
         }
         Ok(())
+    }
+
+    /// The sleeper's side: takes the marks set since the last call.
+    pub(super) fn take_marks(&self) -> u32 {
+        // The load first: mostly there is nothing, and a load leaves the cache line shared.
+        if self.word.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.word.swap(0, Ordering::AcqRel) & !ASLEEP
+    }
+
+    /// The sleeper's side: whether it may sleep, which it must not if there are marks to take.
+    pub(super) fn fall_asleep(&self) -> bool {
+        self.word.compare_exchange(0, ASLEEP, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// The sleeper's side: it is awake and will take the marks before it sleeps again.
+    pub(super) fn rise(&self) {
+        self.word.fetch_and(!ASLEEP, Ordering::AcqRel);
     }
 }
 
@@ -85,7 +99,7 @@ pub(super) mod tests {
                     let (seen, wait) = channel::bounded(1);
                     for _ in 0..ROUNDS {
                         sender.send(seen.clone()).unwrap();
-                        wake.ring().unwrap();
+                        wake.ring(REPLIES).unwrap();
                         wait.recv().unwrap();
                     }
                 });
@@ -93,14 +107,16 @@ pub(super) mod tests {
             let mut events = Events::with_capacity(4);
             let mut count = 0;
             while count < 2 * ROUNDS {
-                if wake.fall_asleep(|| receiver.is_empty()) {
+                if wake.fall_asleep() {
                     poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
                     assert!(!events.is_empty(), "slept on after {count} of {}", 2 * ROUNDS);
                     wake.rise();
                 }
-                for seen in receiver.try_iter() {
-                    count += 1;
-                    seen.send(()).unwrap();
+                if wake.take_marks() == REPLIES {
+                    for seen in receiver.try_iter() {
+                        count += 1;
+                        seen.send(()).unwrap();
+                    }
                 }
             }
         });
@@ -111,13 +127,15 @@ pub(super) mod tests {
         let mut poll = Poll::new().unwrap();
         let wake = Wake::new(mio::Waker::new(poll.registry(), Token(0)).unwrap());
         let mut events = Events::with_capacity(4);
-        wake.ring().unwrap();
-        assert!(!wake.fall_asleep(|| false));
-        wake.ring().unwrap();
+        wake.ring(REPLIES).unwrap();
+        assert!(!wake.fall_asleep(), "there is something in a queue");
+        wake.ring(RELEASED).unwrap();
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
         assert!(events.is_empty(), "a system call was spent on a stage that was awake");
-        assert!(wake.fall_asleep(|| true));
-        wake.ring().unwrap();
+        assert_eq!(wake.take_marks(), REPLIES | RELEASED);
+        assert!(wake.fall_asleep());
+        wake.ring(DEPARTURES).unwrap();
+        wake.ring(DEPARTURES).unwrap();
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
         assert!(!events.is_empty());
     }

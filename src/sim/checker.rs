@@ -7,6 +7,7 @@
 //! logs with the same id at one place agree on all places before.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::raft::{
     AppendJob, AppendOutcome, Envelope, HardState, PeerMsg, Replica, RoleName, Status,
 };
-use crate::types::{EntryId, Index, NodeId, Term};
+use crate::types::{EntryId, Index, Instant, NodeId, Term};
 
 /// A rule that was broken, with the facts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,7 @@ pub(super) use demand;
 pub struct Checker {
     /// Shown commit indexes stay behind the replies (course door).
     commit_shown_after_replies: bool,
+    election_timeout_min: Duration,
     quorum: usize,
     leaders: BTreeMap<Term, NodeId>,
     /// Who got a vote, by term and voter, as shown in messages or on disk.
@@ -77,6 +79,10 @@ struct View {
     /// The log as its jobs to the log writer tell it.
     written: Vec<EntryId>,
     hard_state: HardState,
+    /// The term of the leader heard last, and when by the replica's own clock.
+    leader_heard: Option<(Term, Instant)>,
+    /// What it has vouched for towards the leader of the latest term in which it did.
+    vouched: (Term, Index),
 }
 
 impl View {
@@ -89,6 +95,8 @@ impl View {
             applied_index: Index::ZERO,
             written: Vec::new(),
             hard_state: HardState::default(),
+            leader_heard: None,
+            vouched: (Term::default(), Index::ZERO),
         }
     }
 }
@@ -102,6 +110,7 @@ impl Checker {
     pub fn new(replicas: usize, config: &Config) -> Checker {
         Checker {
             commit_shown_after_replies: config.commit_shown_after_replies,
+            election_timeout_min: config.election_timeout_min,
             quorum: replicas / 2 + 1,
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
@@ -133,19 +142,46 @@ impl Checker {
             image.hard_state.term,
             promised.term
         );
-        *view = View::new();
+        // Answers of the last incarnation are still under way, and as good as they were.
+        *view = View { vouched: view.vouched, ..View::new() };
         view.hard_state = image.hard_state;
         view.written.extend(image.entries.iter().map(crate::record::Entry::id));
         Ok(())
     }
 
-    /// A replica hands a job to its log writer.
+    /// A replica has taken in an append of the leader of `term`, at `now` by its own clock.
+    pub(super) fn heard_leader(&mut self, place: usize, now: Instant, term: Term) {
+        self.views[place].leader_heard = Some((term, now));
+    }
+
+    /// A replica gives its vote away only when no leader that it has heard can hold a lease.
+    fn lease_is_over(&self, node: &Node, job: &AppendJob, now: Instant) -> Result<(), Violation> {
+        let view = &self.views[node.place];
+        if let Some(HardState { term, voted_for: Some(candidate) }) = job.hard_state
+            && candidate != node.id
+            && let Some((heard_term, heard_at)) = view.leader_heard
+            && heard_term < term
+        {
+            demand!(
+                now.since(heard_at) >= self.election_timeout_min,
+                "C3: replica {} votes for {candidate} in term {term} {:?} after it heard the \
+                 leader of term {heard_term}",
+                node.id,
+                now.since(heard_at)
+            );
+        }
+        Ok(())
+    }
+
+    /// A replica hands a job to its log writer, at `now` by its own clock.
     pub(super) fn on_job(
         &mut self,
         node: &Node,
         role: RoleName,
         job: &AppendJob,
+        now: Instant,
     ) -> Result<(), Violation> {
+        self.lease_is_over(node, job, now)?;
         let id = node.id;
         let view = &mut self.views[node.place];
         let Some(first) = job.entries.first() else { return Ok(()) };
@@ -277,6 +313,8 @@ impl Checker {
             PeerMsg::AppendReply(reply) => {
                 if let AppendOutcome::Match { index } = reply.outcome {
                     Self::acknowledged(nodes, from, sent.to, reply.term, index)?;
+                    let vouched = &mut self.views[from].vouched;
+                    *vouched = (*vouched).max((reply.term, index));
                 }
             }
             PeerMsg::RequestVote(vote) if !vote.pre => {
@@ -381,7 +419,7 @@ impl Checker {
             if was_role != RoleName::Leader || status.term != was_term {
                 self.elected(nodes, place, status)?;
             }
-            Self::peers_known(nodes, place, status)?;
+            self.peers_known(nodes, place, status)?;
         }
         if status.commit_index > was_commit {
             self.commits(nodes, place, status)?;
@@ -421,8 +459,9 @@ impl Checker {
         Ok(())
     }
 
-    /// A leader may believe of its peers' disks only what is true, as long as they are in its term.
-    fn peers_known(nodes: &[Node], place: usize, status: &Status) -> Result<(), Violation> {
+    /// A leader may believe of its peers' disks only what they said in its term, and it must be
+    /// true as long as they are in it.
+    fn peers_known(&self, nodes: &[Node], place: usize, status: &Status) -> Result<(), Violation> {
         let log = nodes[place].replica.as_ref().expect("it leads").log();
         for peer in &status.peers {
             demand!(
@@ -432,6 +471,17 @@ impl Checker {
                 peer.id
             );
             let Some(node) = nodes.iter().find(|node| node.id == peer.id) else { continue };
+            let (term, index) = self.views[node.place].vouched;
+            let said = if term < status.term { Index::ZERO } else { index };
+            demand!(
+                term > status.term || peer.match_index <= said,
+                "S10: leader {} of term {} believes that {} holds {} entries of its log, but in \
+                 this term it has vouched for {said} only",
+                status.id,
+                status.term,
+                peer.id,
+                peer.match_index
+            );
             if node.disk.image().hard_state.term <= status.term {
                 let there = node.disk.id_at(peer.match_index).map(|id| id.term);
                 demand!(

@@ -22,7 +22,7 @@ use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire;
 
 /// What a run came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Virtual time that passed.
     pub virtual_time: Duration,

@@ -26,7 +26,7 @@ pub enum Profile {
     /// The same with each log in files, by the storage code, on a disk that tears at a crash what
     /// was not synced.
     Storage,
-    /// Replicas pause, and their clocks go wrong within the bound; leases are on.
+    /// Clocks go wrong within the bound, while replicas pause and links are cut; leases are on.
     Clocks,
 }
 
@@ -155,7 +155,7 @@ impl Profile {
             Profile::Network => vec![Network],
             Profile::Partitions => vec![Partitions],
             Profile::Crashes | Profile::Storage => vec![Crashes, Disks],
-            Profile::Clocks => vec![Pauses, Clocks],
+            Profile::Clocks => vec![Pauses, Clocks, Partitions],
         }
     }
 }
@@ -176,6 +176,7 @@ impl Plan {
         let course = dice.chance(400);
         let mut config = if course { Config::course() } else { Config::server() };
         vary(&mut config, dice, profile == Profile::Clocks);
+        let clients = dice.between(2, 9);
         let hop = if course { Duration::from_micros(200) } else { Duration::from_micros(500) };
         Plan {
             ids: (1..=replicas).map(NodeId).collect(),
@@ -199,12 +200,13 @@ impl Plan {
                 max: config.election_timeout_max * u32::try_from(dice.between(1, 5)).expect("5"),
             },
             load: Load {
-                clients: usize::try_from(dice.between(2, 6)).expect("6"),
+                clients: usize::try_from(clients).expect("9"),
+                readers: dice.place(usize::try_from(clients).expect("9")),
                 keys: dice.between(2, 5),
                 accounts: dice.between(0, 4),
                 think: Pace {
                     min: Duration::ZERO,
-                    max: Duration::from_millis(dice.between(10, 150)),
+                    max: Duration::from_millis(*dice.pick(&[15, 50, 150, 1_000])),
                 },
                 patience: Pace {
                     min: config.election_timeout_min,
@@ -235,15 +237,11 @@ impl Plan {
 fn vary(config: &mut Config, dice: &mut Dice, leases: bool) {
     config.lease_reads = leases || dice.chance(500);
     config.fan_out = if dice.chance(500) { FanOut::All } else { FanOut::Thrifty };
-    // A thrifty leader brings one append per heartbeat to who lags behind all that is committed:
-    // with tiny ones it would take minutes.
-    let least = if config.fan_out == FanOut::All { 1 } else { 10 };
     if dice.chance(300) {
-        config.append_entries_max = usize::try_from(dice.between(least, 12)).expect("12");
+        config.append_entries_max = usize::try_from(dice.between(1, 5)).expect("5");
     }
     if dice.chance(300) {
-        config.append_bytes_max =
-            usize::try_from(dice.between(least * 100 - 99, 1_200)).expect("1200");
+        config.append_bytes_max = usize::try_from(dice.between(1, 300)).expect("300");
     }
     if dice.chance(300) {
         config.inflight_appends_max = usize::try_from(dice.between(1, 4)).expect("4");
@@ -270,7 +268,7 @@ fn draw_quality(faulty: bool, hop: Duration, config: &Config, dice: &mut Dice) -
     LinkQuality {
         loss_permille: u32::try_from(dice.between(0, loss_max)).expect("500"),
         duplicate_permille: *dice.pick(&[0, 20, 100]),
-        late_permille: *dice.pick(&[0, 10, 50]),
+        late_permille: *dice.pick(&[0, 10, 100, 300]),
         delay_max: hop * u32::try_from(dice.between(2, 60)).expect("60"),
         // Older than several terms.
         late_max: config.election_timeout_max * 8,

@@ -119,6 +119,11 @@ impl Disk {
         &self.image
     }
 
+    /// The id of the last durable entry.
+    pub fn last(&self) -> EntryId {
+        self.image.entries.last().map_or(EntryId::ZERO, crate::record::Entry::id)
+    }
+
     /// The id of the durable entry at `index`.
     pub fn id_at(&self, index: Index) -> Option<EntryId> {
         if index == Index::ZERO {
@@ -172,6 +177,12 @@ impl Disk {
         self.waiting.len()
     }
 
+    /// Forgets what was not synced, as if nothing of it had reached the disk.
+    pub fn lose_unsynced(&mut self) {
+        self.waiting.clear();
+        self.syncing = 0;
+    }
+
     /// Cuts the power. Whatever was not synced may be there or not: up to a place that the dice
     /// choose it is, also in the middle of a job; nothing behind that place is.
     pub fn crash(&mut self, dice: &mut Dice) {
@@ -190,8 +201,7 @@ impl Disk {
                 store(&mut self.image, torn, dice.place(torn.entries.len()));
             }
         }
-        self.waiting.clear();
-        self.syncing = 0;
+        self.lose_unsynced();
     }
 }
 

@@ -24,13 +24,16 @@
 //! | [`linear`] | whether what clients saw is linearizable |
 //! | [`workload`] | clients that insist |
 //! | [`faults`], [`fault_run`] | what goes wrong, and a run in which it does |
+//! | [`course_run`] | the course's scenarios |
 //! | [`trace`] | what happened, one event a line |
+//! | [`script`], [`stage`] | the language of golden traces, and who performs it |
 //! | [`dice`] | seeded draws |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod checker;
 pub mod clients;
+pub mod course_run;
 pub mod dice;
 pub mod fault_run;
 pub mod faults;
@@ -45,6 +48,8 @@ pub mod referee;
 pub mod report;
 pub mod scenario;
 mod scenario_file;
+pub mod script;
+pub mod stage;
 pub mod table;
 pub mod trace;
 pub mod workload;

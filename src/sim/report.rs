@@ -526,6 +526,13 @@ mod tests {
         assert!(redirecting.median_latency_s > 0.0, "but the course's median counts it");
     }
 
+    #[test]
+    fn nobody_is_unlucky_with_the_default_seed() {
+        for name in super::super::scenario::names() {
+            assert_eq!(run(name, 1, SOUND).report().verdict, Verdict::Passed, "{name}");
+        }
+    }
+
     /// §1.6: the generator alone fails about one advanced-3 run in forty.
     #[test]
     fn bad_luck_is_told_apart() {

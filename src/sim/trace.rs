@@ -7,7 +7,8 @@
 //! 1@2 splice 2@1 -> 2@2 (empty)                another entry takes the place of 2@1
 //! ```
 //!
-//! Before the arrow `x` means cut off, `~` lost, `=` held back, `+` delivered and kept for later.
+//! Before the arrow `x` means cut off, `~` lost, `=` held back, `+` delivered and kept for later;
+//! `late` marks what was kept. In golden traces `>` marks a statement of the script.
 //! Nothing is formatted unless somebody listens.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,8 +29,13 @@ pub struct Trace {
     lines_max: usize,
     with_times: bool,
     with_arrivals: bool,
+    without_messages: bool,
+    /// Gets each line at once.
+    listener: Option<fn(&str)>,
     lines: VecDeque<String>,
     before: Option<Status>,
+    /// The last message that came to a replica, in short.
+    arrived: String,
     /// Messages of one sender that say the same to several replicas make one line.
     group: Option<Group>,
     requests: BTreeMap<RequestKey, String>,
@@ -55,6 +61,11 @@ impl Trace {
         Trace { lines_max, with_times: true, with_arrivals: true, ..Trace::default() }
     }
 
+    /// Hands every line on as it comes, with times and arrivals, and keeps none.
+    pub fn streaming(listener: fn(&str)) -> Trace {
+        Trace { listener: Some(listener), ..Trace::detailed(1) }
+    }
+
     /// Whether anybody listens.
     pub fn is_on(&self) -> bool {
         self.lines_max > 0
@@ -64,6 +75,12 @@ impl Trace {
     pub fn set_times(&mut self, with_times: bool) {
         self.end_group();
         self.with_times = with_times;
+    }
+
+    /// Writes messages down or not.
+    pub fn set_messages(&mut self, with_messages: bool) {
+        self.end_group();
+        self.without_messages = !with_messages;
     }
 
     /// Takes the lines so far.
@@ -105,7 +122,11 @@ impl Trace {
     }
 
     pub(super) fn arrives(&mut self, now: Instant, node: &Node, envelope: &Envelope) {
-        if self.is_on() && self.with_arrivals {
+        if !self.is_on() {
+            return;
+        }
+        self.arrived = format!("{} of {}", envelope.message.name(), Name(envelope.from));
+        if self.with_arrivals {
             let term = node.replica.as_ref().map_or(Term(0), |replica| replica.status().term);
             let (id, from) = (Name(node.id), Name(envelope.from));
             self.end_group();
@@ -147,7 +168,8 @@ impl Trace {
             ("malformed", before.counters.malformed, after.counters.malformed),
         ];
         for (why, _, _) in ignored.iter().filter(|(_, before, after)| after > before) {
-            self.line(now, &format!("{who} ignores it ({why})"));
+            let line = format!("{who} ignores {} ({why})", self.arrived);
+            self.line(now, &line);
         }
         if (before.role, before.term) != (after.role, after.term) {
             let was = format!("{id}@{}", before.term);
@@ -191,7 +213,7 @@ impl Trace {
 
     /// A message left its sender; `arrow` says what becomes of it.
     pub fn sent(&mut self, now: Instant, term: Term, envelope: &Envelope, arrow: &'static str) {
-        if !self.is_on() {
+        if !self.is_on() || self.without_messages {
             return;
         }
         let from = format!("{}@{term}", Name(envelope.from));
@@ -244,7 +266,10 @@ impl Trace {
             let _ = write!(line, "{now:?} ");
         }
         line.push_str(text);
-        self.lines.push_back(line);
+        match self.listener {
+            Some(listener) => listener(&line),
+            None => self.lines.push_back(line),
+        }
     }
 }
 

@@ -31,11 +31,14 @@ const FIRST_CLIENT: u32 = 0x100;
 pub struct Load {
     /// Clients, each with one request at a time.
     pub clients: usize,
+    /// How many of them only read: they don't get stuck in a write at a deposed leader and go on
+    /// asking it.
+    pub readers: usize,
     /// Keys that they put, get and delete.
     pub keys: u64,
     /// Accounts that they move money between.
     pub accounts: u64,
-    /// From an answer to the next request.
+    /// From an answer to the next request. Readers are much quicker.
     pub think: Pace,
     /// How long a client waits for an answer.
     pub patience: Pace,
@@ -225,15 +228,15 @@ impl Workload {
         let wish = match self.clients[client].planned.pop_front() {
             Some(wish) => wish,
             None if self.stopped => return,
-            None => self.draw_wish(),
+            None => self.draw_wish(client),
         };
         self.ask(client, wish, out);
     }
 
-    fn draw_wish(&mut self) -> Wish {
+    fn draw_wish(&mut self, client: usize) -> Wish {
         self.serial += 1;
         let key = format!("k{}", self.dice.below(self.load.keys));
-        let number = self.dice.below(100);
+        let number = self.dice.below(if client < self.load.readers { 35 } else { 100 });
         match number {
             0..35 => Wish::Get(key),
             35..70 => Wish::Put(key, format!("v{}", self.serial)),
@@ -319,7 +322,8 @@ impl Workload {
                 self.note(&open, outcome)?;
                 if waits {
                     self.clients[client].waits_for = None;
-                    let after = self.load.think.draw(&mut self.dice);
+                    let think = self.load.think.draw(&mut self.dice);
+                    let after = if client < self.load.readers { think / 8 } else { think };
                     self.wake_later(client, after, out);
                 }
             }
@@ -392,6 +396,7 @@ mod tests {
     fn workload(door: Door) -> Workload {
         let load = Load {
             clients: 1,
+            readers: 0,
             keys: 2,
             accounts: 1,
             think: Pace::always(Duration::from_millis(1)),

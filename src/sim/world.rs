@@ -18,11 +18,11 @@ use super::trace::Trace;
 use crate::config::Config;
 use crate::kv::{Outcome, Store};
 use crate::raft::{
-    AppendJob, ApplyJob, ClientRequest, Effects, Envelope, Msg, Persisted, RefusalReason, Replica,
-    RequestKind, RoleName,
+    AppendJob, ApplyJob, ClientRequest, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason,
+    Replica, RequestKind, RoleName,
 };
 use crate::record::EntryKind;
-use crate::types::{Index, Instant, NodeId, RequestKey};
+use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
 /// Messages that a replica's socket holds while nobody reads it; more are lost.
 const INBOX_MAX: usize = 10_000;
@@ -93,7 +93,7 @@ pub enum Happening {
 pub struct Held {
     /// All of them, for a pause: messages wait.
     pub everything: bool,
-    /// Its time-outs, until it has moved them (scripts).
+    /// Its time-outs (scripts).
     pub timeouts: bool,
     /// The ends of its syncs, until they are let to come (scripts).
     pub syncs: bool,
@@ -421,7 +421,7 @@ impl World {
         node.applying.clear();
         node.due = Due::default();
         node.held = Held { syncs: node.held.syncs, ..Held::default() };
-        self.trace.note(self.now, format_args!("{id} crashes"));
+        self.trace.note(self.now, format_args!("{} crashes", id.0));
     }
 
     /// Ends a pause: the replica does all that waited.
@@ -448,7 +448,7 @@ impl World {
         Ok(())
     }
 
-    /// Ends the sync that a script holds.
+    /// Ends the sync that a script holds, and begins the next one if something waits.
     ///
     /// # Errors
     /// If a rule was broken.
@@ -528,16 +528,21 @@ impl World {
             self.trace.before_step(replica);
             let out = &mut self.effects;
             for message in node.inbox.drain(..) {
+                let append = append_of(&message);
                 replica.handle_msg(now, message, out);
+                // A replica that is silent after its start names nobody, and hears nobody.
+                if let Some((leader, term)) = append
+                    && replica.term() == term
+                    && replica.named_leader() == Some(leader)
+                {
+                    self.checker.heard_leader(place, now, term);
+                }
             }
             if now >= replica.next_timeout() && !node.held.timeouts {
                 replica.handle_timeout(now, out);
             }
             replica.flush(now, out);
             replica.check();
-            if replica.next_timeout() > now {
-                node.held.timeouts = false;
-            }
             let status = replica.status();
             self.checker.after_step(&self.nodes, place, &status)?;
             self.trace.after_step(self.now, &self.nodes[place], &status, &self.effects);
@@ -598,14 +603,15 @@ impl World {
     }
 
     fn write(&mut self, place: usize, role: RoleName, job: AppendJob) -> Result<(), Violation> {
-        self.checker.on_job(&self.nodes[place], role, &job)?;
+        let node = &self.nodes[place];
+        self.checker.on_job(node, role, &job, node.clock.read(self.now))?;
         self.nodes[place].disk.write(job);
         self.begin_sync(place)
     }
 
     fn begin_sync(&mut self, place: usize) -> Result<(), Violation> {
         let node = &mut self.nodes[place];
-        if node.held.syncs || !node.disk.begin_sync() {
+        if !node.disk.begin_sync() || node.held.syncs {
             return Ok(());
         }
         if node.paces.sync.is_zero() {
@@ -738,5 +744,14 @@ impl World {
             node.timer_at = at;
             self.queue.push(at, Event::Timer { place, incarnation: node.incarnation });
         }
+    }
+}
+/// Sender and term, if it is an append.
+fn append_of(message: &Msg) -> Option<(NodeId, Term)> {
+    match message {
+        Msg::Peer(Envelope { from, message: PeerMsg::AppendEntries(append), .. }) => {
+            Some((*from, append.term))
+        }
+        _ => None,
     }
 }

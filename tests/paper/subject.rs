@@ -53,7 +53,9 @@ impl Subject {
         let durable = Durable { hard_state, entries: entries(0, terms) };
         let peers: Vec<NodeId> = (2..=replicas).map(NodeId).collect();
         let now = Instant(1_000_000_000);
-        let replica = Replica::new(ME, &peers, Config::server(), 7, durable, now);
+        // The patience with one that has a longer log is ours, not the paper's.
+        let config = Config { pre_vote_patience: Duration::ZERO, ..Config::server() };
+        let replica = Replica::new(ME, &peers, config, 7, durable, now);
         Subject { replica, now, jobs: VecDeque::new() }
     }
 

@@ -67,7 +67,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rand", &["raft", "sim"]),
     ("rand_chacha", &["raft", "sim"]),
     ("rkyv", &["kv", "wire"]),
-    ("rustix", &["storage", "processes"]),
+    ("rustix", &["storage", "runtime", "processes"]),
     ("serde", &["wire", "sim", "processes", "bin"]),
     ("serde_json", &["wire", "sim", "processes", "bin"]),
     ("signal_hook", &["processes", "bin"]),

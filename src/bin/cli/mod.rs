@@ -2,10 +2,12 @@
 
 mod cluster;
 mod processes;
+mod replay;
 mod scenarios;
 mod serve;
 mod settings;
 mod sim;
+mod virtual_time;
 
 use std::process::ExitCode;
 

@@ -2,8 +2,6 @@
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,7 +9,6 @@ use bowline::processes::{self, Options, Output, ProcessError, Protocol};
 use bowline::sim::report::Report;
 use bowline::sim::scenario::Scenario;
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// What concerns real processes only.
 #[derive(clap::Args, Debug)]
@@ -64,11 +61,7 @@ pub(super) fn run(
             (false, false) => Output::Keep,
         },
     };
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
-            .context("can't listen for Ctrl-C")?;
-    }
+    let interrupted = processes::interrupted_by_signals().context("can't listen for Ctrl-C")?;
     let mut reports = Vec::new();
     for (scenario, seed) in runs {
         let bar = progress_bar(&scenario, seed);

@@ -29,9 +29,17 @@ pub(super) struct ScenarioArguments {
     drops: Option<f64>,
 }
 
+/// A scenario and the arguments that choose it.
+#[derive(Clone, Debug)]
+pub(super) struct Chosen {
+    pub(super) scenario: Scenario,
+    /// `sim`, its name or file, and what is changed in it.
+    pub(super) words: Vec<String>,
+}
+
 impl ScenarioArguments {
     /// The scenarios in their order, checked.
-    pub(super) fn load(&self) -> anyhow::Result<Vec<Scenario>> {
+    pub(super) fn load(&self) -> anyhow::Result<Vec<Chosen>> {
         let overrides = Overrides {
             rate: self.rate,
             requests: self.requests,
@@ -43,13 +51,22 @@ impl ScenarioArguments {
         for argument in &self.scenarios {
             if argument == "all" {
                 for name in names() {
-                    scenarios.push(Scenario::built_in(name)?);
+                    scenarios.push((name, Scenario::built_in(name)?));
                 }
             } else {
-                scenarios.push(find(argument)?);
+                scenarios.push((argument, find(argument)?));
             }
         }
-        scenarios.into_iter().map(|scenario| Ok(scenario.with(&overrides)?)).collect()
+        let checked = scenarios.into_iter().map(|(argument, scenario)| {
+            let scenario = scenario.with(&overrides)?;
+            let mut words = vec!["sim".to_owned(), argument.to_owned()];
+            for word in &scenario.overridden {
+                let (name, value) = word.split_once('=').expect("a change has a name and a value");
+                words.extend([format!("--{name}"), value.to_owned()]);
+            }
+            Ok(Chosen { scenario, words })
+        });
+        checked.collect()
     }
 }
 

@@ -7,7 +7,7 @@ use bowline::processes::ProcessError;
 use bowline::sim::report::{Report, Verdict};
 use bowline::sim::table::table;
 
-use super::{processes, scenarios};
+use super::{processes, replay, scenarios, virtual_time};
 
 /// Exit code after Ctrl-C, as shells have it.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -27,20 +27,40 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1)]
     runs: u64,
     #[command(flatten)]
+    virtual_time: virtual_time::VirtualArguments,
+    #[command(flatten)]
     processes: processes::ProcessArguments,
 }
 
 /// Runs what the arguments ask for.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.processes.processes {
+        return run_processes(arguments);
+    }
+    replay::watch_panics();
+    let options = &arguments.virtual_time;
+    if let Some(profile) = options.profile {
+        let seeds = options.seeds.unwrap_or(arguments.runs);
+        let first = arguments.seed.unwrap_or(1);
+        return Ok(virtual_time::faults(options, profile, first, seeds, arguments.json));
+    }
     let scenarios = arguments.scenarios.load()?;
-    let runs = scenarios.iter().flat_map(|scenario| {
-        let first = arguments.seed.or(scenario.seed).unwrap_or(1);
-        (0..arguments.runs).map(move |run| (scenario.clone(), first.wrapping_add(run)))
+    let seeds = options.seeds.unwrap_or(arguments.runs);
+    let reports = virtual_time::explore(options, &scenarios, arguments.seed, seeds);
+    if options.seeds.is_some() && !arguments.json {
+        print!("{}", virtual_time::summary(&reports));
+    } else {
+        show(&reports, arguments.json)?;
+    }
+    Ok(verdict_of(&reports))
+}
+
+fn run_processes(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let scenarios = arguments.scenarios.load()?;
+    let runs = scenarios.iter().flat_map(|chosen| {
+        let first = arguments.seed.or(chosen.scenario.seed).unwrap_or(1);
+        (0..arguments.runs).map(move |run| (chosen.scenario.clone(), first.wrapping_add(run)))
     });
-    anyhow::ensure!(
-        arguments.processes.processes,
-        "give --processes and --replica PROGRAM: this build runs replicas as processes only"
-    );
     let (reports, error) = processes::run(&arguments.processes, runs)?;
     if error.is_none() || !reports.is_empty() {
         show(&reports, arguments.json)?;

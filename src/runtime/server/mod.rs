@@ -156,7 +156,6 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         wake,
         ends: network,
         clock,
-        shares_thread: fused,
         me: options.id,
         incarnation: identity.incarnation,
         client_listener,

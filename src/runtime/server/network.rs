@@ -57,8 +57,6 @@ pub(super) struct Parts {
     pub(super) wake: Arc<Wake>,
     pub(super) ends: NetworkEnds,
     pub(super) clock: Clock,
-    /// The core sleeps in our `Poll`.
-    pub(super) shares_thread: bool,
     pub(super) me: NodeId,
     pub(super) incarnation: u64,
     pub(super) client_listener: Listener,
@@ -492,14 +490,7 @@ impl NetworkStage for ServerNetwork {
     fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
         let patience = self.patience(patience);
         let parts = &mut self.parts;
-        let ends = &parts.ends;
-        let asleep = patience != Some(Duration::ZERO)
-            && parts.wake.fall_asleep(|| {
-                ends.departures.is_empty()
-                    && ends.released.is_empty()
-                    && ends.replies.is_empty()
-                    && (ends.to_core.is_empty() || !parts.shares_thread)
-            });
+        let asleep = patience != Some(Duration::ZERO) && parts.wake.fall_asleep();
         let timeout = if asleep { patience } else { Some(Duration::ZERO) };
         let polled = parts.poll.poll(&mut self.events, timeout);
         parts.wake.rise();
@@ -534,6 +525,9 @@ impl NetworkStage for ServerNetwork {
 
     fn send(&mut self) -> io::Result<()> {
         let now = self.parts.clock.now();
+        // Whatever the marks are, each queue is emptied below; and where the core shares this
+        // thread, it looks into its own before we sleep again.
+        self.parts.wake.take_marks();
         while let Ok(batch) = self.parts.ends.replies.try_recv() {
             let context = &mut self.parts.clients.context;
             if let Some(index) = batch.applied.index {

@@ -1,0 +1,425 @@
+//! Performs scripts (`script.rs`) on a cluster and gives the trace: what golden traces are made of.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::checker::Violation;
+use super::dice::Dice;
+use super::machine::Pace;
+use super::network::{Fate, LinkQuality, Network};
+use super::script::{Catch, Cluster, ScriptError, Statement, Which, Wish, parse};
+use super::trace::{Trace, message_text};
+use super::world::{Door, Happening, World};
+use crate::kv::{Command, Operation};
+use crate::raft::{ClientRequest, Envelope, PeerStatus, RequestKind, RoleName};
+use crate::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey, Term};
+
+/// Events after which a `run` is given up: something talks without end.
+const EVENTS_MAX: usize = 100_000;
+/// Longest wait for an election timeout.
+const TIMEOUT_MAX: Duration = Duration::from_secs(20);
+
+/// Performs a script.
+///
+/// # Errors
+/// If a statement can't be understood or done, or a rule was broken. The trace so far is in
+/// the error's text.
+pub fn perform(text: &str) -> Result<Vec<String>, ScriptError> {
+    let statements = parse(text)?;
+    let mut statements = statements.into_iter();
+    let stage = match statements.next() {
+        Some((line, _, Statement::Cluster(cluster))) => {
+            Stage::new(&cluster).map_err(|violation| ScriptError { line, what: violation.0 })
+        }
+        other => {
+            let line = other.map_or(1, |(line, ..)| line);
+            Err(ScriptError { line, what: "a script begins with its cluster".to_owned() })
+        }
+    };
+    let mut stage = stage?;
+    for (line, words, statement) in statements {
+        stage.perform(&words, &statement).map_err(|violation| {
+            let trace = stage.world.trace.take().join("\n");
+            ScriptError { line, what: format!("{words}: {violation}\nafter\n{trace}") }
+        })?;
+    }
+    Ok(stage.world.trace.take())
+}
+
+#[derive(Debug)]
+struct Stage {
+    world: World,
+    network: Network,
+    ids: Vec<NodeId>,
+    catches: Vec<(Catch, Which, usize)>,
+    kept: Vec<Envelope>,
+    last_request: Option<ClientRequest>,
+    requests: u32,
+    sent: BTreeMap<(NodeId, NodeId, &'static str), u32>,
+    /// Only who is told to stands for election.
+    patient: bool,
+}
+
+impl Stage {
+    fn new(cluster: &Cluster) -> Result<Stage, Violation> {
+        let mut dice = Dice::new(cluster.seed);
+        let ids: Vec<NodeId> = (1..=cluster.replicas).map(NodeId).collect();
+        let door = if cluster.course { Door::Course } else { Door::Connection };
+        let mut stage = Stage {
+            world: World::new(&ids, &cluster.config, door, &mut dice),
+            network: Network::new(dice.split(), &ids, LinkQuality::perfect(cluster.hop)),
+            ids,
+            catches: Vec::new(),
+            kept: Vec::new(),
+            last_request: None,
+            requests: 0,
+            sent: BTreeMap::new(),
+            patient: false,
+        };
+        for id in stage.ids.clone() {
+            stage.world.start(id)?;
+        }
+        if let Some(leader) = cluster.leader {
+            stage.elect(leader)?;
+        }
+        stage.sent.clear();
+        stage.world.trace = Trace::golden();
+        Ok(stage)
+    }
+
+    /// Makes a replica the leader, and lets everybody know what it committed.
+    fn elect(&mut self, leader: NodeId) -> Result<(), Violation> {
+        self.timeout(leader)?;
+        self.run()?;
+        let end = self.world.now() + TIMEOUT_MAX;
+        let settled = |stage: &Stage| {
+            stage.world.nodes().iter().all(|node| node.store.applied_index() == Index(1))
+        };
+        while !settled(self) && self.world.now() < end {
+            let next = self.world.now() + Duration::from_millis(1);
+            self.world_events_until(next)?;
+            self.world.skip_to(next);
+        }
+        self.run()?;
+        self.set_patient(None);
+        if self.world.leader() == Some(leader) && settled(self) {
+            return Ok(());
+        }
+        Err(Violation(format!("{leader} does not come to lead everybody")))
+    }
+
+    fn perform(&mut self, words: &str, statement: &Statement) -> Result<(), Violation> {
+        let shown = !matches!(
+            statement,
+            Statement::Run
+                | Statement::Impatient
+                | Statement::Quiet
+                | Statement::Loud
+                | Statement::Times
+        );
+        if shown {
+            self.note(format_args!("> {words}"));
+        }
+        match statement {
+            Statement::Cluster(_) => {
+                return Err(Violation("a script has one cluster, at its beginning".to_owned()));
+            }
+            Statement::Ask(id, wish) => {
+                let request = self.request(wish);
+                self.last_request = Some(request.clone());
+                self.ask(*id, request)?;
+            }
+            Statement::Again(id) => {
+                let request = self.last_request.clone();
+                let request = request.ok_or(Violation("nothing was asked yet".to_owned()))?;
+                self.ask(*id, request)?;
+            }
+            Statement::Part(groups) => self.network.part(groups),
+            Statement::CutOneWay(from, to) => {
+                for &one in from {
+                    for &other in to.iter().filter(|&&other| other != one) {
+                        self.network.cut(one, other);
+                    }
+                }
+            }
+            Statement::Heal => self.network.heal(),
+            Statement::Catch(catch, which, count) => {
+                self.catches.push((*catch, which.clone(), *count));
+            }
+            Statement::Pass => self.catches.clear(),
+            Statement::Release(which, count) => self.release(which, *count)?,
+            Statement::Crash(id) => {
+                let node = self.world.node_mut(*id);
+                node.held.syncs = false;
+                node.disk.lose_unsynced();
+                self.world.crash(*id);
+            }
+            Statement::Restart(id) => {
+                self.world.start(*id)?;
+                self.world.node_mut(*id).held.timeouts = self.patient;
+            }
+            Statement::Impatient => self.set_patient(None),
+            Statement::Pause(id) => self.world.node_mut(*id).held.everything = true,
+            Statement::Resume(id) => self.world.resume(*id)?,
+            Statement::Slow(id) => self.world.node_mut(*id).held.syncs = true,
+            Statement::Sync(id) => self.world.sync(*id)?,
+            Statement::Fast(id) => {
+                self.world.node_mut(*id).held.syncs = false;
+                self.world.sync(*id)?;
+            }
+            Statement::Lag(id, span) => {
+                self.world.node_mut(*id).paces.apply = Pace::always(*span);
+            }
+            Statement::Clock(id, ppm) => {
+                let now = self.world.now();
+                self.world.node_mut(*id).clock.set_rate(now, *ppm);
+                self.world.set_timer_of(*id);
+            }
+            Statement::Timeout(id) => self.timeout(*id)?,
+            Statement::Run => self.run()?,
+            Statement::RunFor(span) => self.run_for(*span)?,
+            Statement::Show => self.show(),
+            Statement::Count => self.count(),
+            Statement::Quiet => self.world.trace.set_messages(false),
+            Statement::Loud => self.world.trace.set_messages(true),
+            Statement::Times => self.world.trace.set_times(true),
+        }
+        self.carry();
+        Ok(())
+    }
+
+    fn note(&mut self, text: std::fmt::Arguments<'_>) {
+        self.world.trace.note(self.world.now(), text);
+    }
+
+    fn request(&mut self, wish: &Wish) -> ClientRequest {
+        self.requests += 1;
+        let mut name = *b"request 00000000";
+        let digits = format!("{:08}", self.requests);
+        name[8..].copy_from_slice(digits.as_bytes());
+        let key = RequestKey { client: ClientId(0x100), request: RequestId(name) };
+        let operation = match wish {
+            Wish::Get(key) => Operation::Get { key: key.as_bytes() },
+            Wish::Put(key, value) => {
+                Operation::Put { key: key.as_bytes(), value: value.as_bytes() }
+            }
+            Wish::Delete(key) => Operation::Delete { key: key.as_bytes() },
+            Wish::Transfer(from, to, amount) => {
+                Operation::Transfer { from: from.as_bytes(), to: to.as_bytes(), amount: *amount }
+            }
+        };
+        let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
+        ClientRequest { key, kind, payload: Command { key, operation }.encode() }
+    }
+
+    fn ask(&mut self, id: NodeId, request: ClientRequest) -> Result<(), Violation> {
+        self.world.trace.asked(&request);
+        let now = self.world.now();
+        self.world.request(now, id, request);
+        self.world_events_until(now)
+    }
+
+    fn release(&mut self, which: &Which, mut count: usize) -> Result<(), Violation> {
+        let wanted = |sent: &Envelope| {
+            let wanted = count > 0 && which.means(sent);
+            count -= usize::from(wanted);
+            wanted
+        };
+        let (wanted, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.kept).into_iter().partition(wanted);
+        self.kept = kept;
+        if wanted.is_empty() {
+            return Err(Violation("nothing like that was kept".to_owned()));
+        }
+        let now = self.world.now();
+        for envelope in wanted {
+            let (from, to) = (envelope.from.0, envelope.to.0);
+            let text = message_text(&envelope.message);
+            self.note(format_args!("late {from} -> {to} {text}"));
+            self.world.deliver(now, envelope);
+            self.world_events_until(now)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps their own timeouts from all but `id` and leaders; from nobody if that is none.
+    fn set_patient(&mut self, id: Option<NodeId>) {
+        self.patient = id.is_some();
+        for other in self.ids.clone() {
+            let held = self.patient && Some(other) != id && !self.leads(other);
+            self.world.node_mut(other).held.timeouts = held;
+            self.world.set_timer_of(other);
+        }
+    }
+
+    /// Lets time pass until a replica stands for election, and keeps the others from it from now
+    /// on.
+    fn timeout(&mut self, id: NodeId) -> Result<(), Violation> {
+        let end = self.world.now() + TIMEOUT_MAX;
+        let campaigns = |stage: &Stage| {
+            let replica = stage.world.node(id).replica.as_ref();
+            replica.map(|replica| replica.status().counters.pre_votes)
+        };
+        let before = campaigns(self).ok_or(Violation(format!("{id} is down")))?;
+        self.set_patient(Some(id));
+        while campaigns(self) == Some(before) {
+            if self.world.next_at().is_none_or(|at| at > end) {
+                return Err(Violation(format!("{id} does not time out; does it hear a leader?")));
+            }
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    fn leads(&self, id: NodeId) -> bool {
+        let replica = self.world.node(id).replica.as_ref();
+        replica.is_some_and(|replica| replica.status().role == RoleName::Leader)
+    }
+
+    /// Until nothing is on its way.
+    fn run(&mut self) -> Result<(), Violation> {
+        for _ in 0..EVENTS_MAX {
+            if self.world.under_way() == 0 {
+                return Ok(());
+            }
+            self.advance()?;
+        }
+        Err(Violation("it never comes to rest".to_owned()))
+    }
+
+    fn run_for(&mut self, span: Duration) -> Result<(), Violation> {
+        let end = self.world.now() + span;
+        self.world_events_until(end)?;
+        self.world.skip_to(end);
+        Ok(())
+    }
+
+    fn world_events_until(&mut self, end: Instant) -> Result<(), Violation> {
+        while self.world.next_at().is_some_and(|at| at <= end) {
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<(), Violation> {
+        let happening = self.world.advance()?;
+        assert_ne!(happening, Happening::Nothing, "there was an event");
+        self.carry();
+        // The trace has them; nobody here waits for them.
+        self.world.answers.clear();
+        Ok(())
+    }
+
+    fn carry(&mut self) {
+        let now = self.world.now();
+        for envelope in std::mem::take(&mut self.world.sent) {
+            let (from, to) = (envelope.from, envelope.to);
+            *self.sent.entry((from, to, envelope.message.name())).or_default() += 1;
+            let fate = self.network.fate(now, from, to);
+            let catch = if fate == Fate::Cut { None } else { self.caught(&envelope) };
+            let arrow = match (fate, catch) {
+                (Fate::Cut, _) => "x->",
+                (Fate::Lost, _) | (_, Some(Catch::Drop)) => "~->",
+                (_, Some(Catch::Hold)) => "=->",
+                (_, Some(Catch::Copy)) => "+->",
+                (Fate::Arrives { .. }, None) => "->",
+            };
+            let replica = self.world.node(from).replica.as_ref();
+            let term = replica.map_or(Term(0), |replica| replica.status().term);
+            self.world.trace.sent(now, term, &envelope, arrow);
+            if matches!(catch, Some(Catch::Hold | Catch::Copy)) {
+                self.kept.push(envelope.clone());
+            }
+            if let Fate::Arrives { at, .. } = fate
+                && matches!(catch, None | Some(Catch::Copy))
+            {
+                self.world.deliver(at, envelope);
+            }
+        }
+    }
+
+    fn caught(&mut self, envelope: &Envelope) -> Option<Catch> {
+        let (catch, _, left) =
+            self.catches.iter_mut().find(|(_, which, left)| *left > 0 && which.means(envelope))?;
+        *left -= 1;
+        Some(*catch)
+    }
+
+    fn show(&mut self) {
+        for place in 0..self.ids.len() {
+            let id = self.ids[place].0;
+            let node = &self.world.nodes()[place];
+            let text = node.replica.as_ref().map_or_else(
+                || format!("{id} is down, its disk ends with {}", node.disk.last()),
+                |replica| {
+                    let status = replica.status();
+                    let ids: Vec<String> = (1..=status.last.index.0)
+                        .map(|index| replica.log().id_at(Index(index)).to_string())
+                        .collect();
+                    format!(
+                        "{id}@{} {} log=[{}] durable={} commit={} applied={}{}",
+                        status.term,
+                        format!("{:?}", status.role).to_lowercase(),
+                        ids.join(" "),
+                        status.durable_index,
+                        status.commit_index,
+                        node.store.applied_index(),
+                        peers_text(&status.peers)
+                    )
+                },
+            );
+            self.note(format_args!("  {text}"));
+        }
+    }
+
+    fn count(&mut self) {
+        let mut sent = std::mem::take(&mut self.sent);
+        for ((from, to, name), count) in &mut sent {
+            self.note(format_args!("  {} -> {} {name}: {count}", from.0, to.0));
+        }
+    }
+}
+
+/// What a leader knows of its peers.
+fn peers_text(peers: &[PeerStatus]) -> String {
+    let one = |peer: &PeerStatus| {
+        let probing = if peer.probing { " probing" } else { "" };
+        format!("{}:{}{probing}", peer.id.0, peer.match_index)
+    };
+    if peers.is_empty() {
+        return String::new();
+    }
+    format!(" match=[{}]", peers.iter().map(one).collect::<Vec<_>>().join(" "))
+}
+
+impl Which {
+    fn means(&self, envelope: &Envelope) -> bool {
+        self.from.is_none_or(|from| from == envelope.from)
+            && self.to.is_none_or(|to| to == envelope.to)
+            && self.kind.as_ref().is_none_or(|kind| kind == envelope.message.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_put_goes_through() {
+        let trace = perform("cluster 3 leader=1\nput 1 a=1\nrun").unwrap();
+        assert!(trace.contains(&"1 answers put a=1: done".to_owned()), "{trace:#?}");
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_named() {
+        for (script, part) in [
+            ("put 1 a=1", "begins with its cluster"),
+            ("cluster 3 leader=1\ntimeout 2", "does it hear a leader?"),
+            ("cluster 3 leader=1\nrelease", "nothing like that"),
+            ("cluster 3\nagain 1", "nothing was asked"),
+        ] {
+            let error = perform(script).unwrap_err().to_string();
+            assert!(error.contains(part), "{script}: {error}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Golden traces: each file in `tests/golden/` is a script, four dashes, and the trace that the
+//! script must give. The first line says what the trace shows. To write the traces anew:
+//!
+//! ```sh
+//! UPDATE_GOLDEN=1 cargo test --test golden
+//! ```
+//!
+//! and then read the difference: a trace that changed must still show what its first line says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bowline::sim::stage;
+
+/// Every file of these folders is run.
+const FOLDERS: [&str; 2] = ["tests/golden", "tests/golden/regressions"];
+const DASHES: &str = "----";
+
+fn files() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for folder in FOLDERS {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let entries = fs::read_dir(&path).expect("the folder of golden traces");
+        let paths = entries.map(|entry| entry.expect("its entries").path());
+        files.extend(paths.filter(|path| path.is_file()));
+    }
+    files.sort();
+    files
+}
+
+/// What is wrong with one golden file, or what it should be.
+fn run(text: &str) -> Result<String, String> {
+    let script = text.split_once(DASHES).map_or(text, |(script, _)| script);
+    if !script.starts_with("# ") {
+        return Err("the first line says in a sentence what the trace shows".to_owned());
+    }
+    let trace = stage::perform(script).map_err(|error| error.to_string())?;
+    if trace.is_empty() {
+        return Err("the trace is empty".to_owned());
+    }
+    Ok(format!("{}\n{DASHES}\n{}\n", script.trim_end(), trace.join("\n")))
+}
+
+/// The first line that differs, with a few around it.
+fn difference(expected: &str, actual: &str) -> String {
+    let (expected, actual): (Vec<&str>, Vec<&str>) =
+        (expected.lines().collect(), actual.lines().collect());
+    let length = expected.len().max(actual.len());
+    let first =
+        (0..length).find(|&place| expected.get(place) != actual.get(place)).expect("they differ");
+    let show = |lines: &[&str]| {
+        let from = first.min(lines.len());
+        lines[from..lines.len().min(from + 5)].join("\n    ")
+    };
+    format!("line {}:\n  is\n    {}\n  not\n    {}", first + 1, show(&actual), show(&expected))
+}
+
+#[test]
+fn every_trace_is_as_it_was() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let files = files();
+    assert!(files.len() >= 25, "{} files", files.len());
+    let mut complaints = Vec::new();
+    for path in files {
+        let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(&path).display();
+        let text = fs::read_to_string(&path).expect("a golden file is text");
+        match run(&text) {
+            Err(error) => complaints.push(format!("{name}: {error}")),
+            Ok(actual) if actual == text => {}
+            Ok(actual) if update => fs::write(&path, actual).expect("the file can be written"),
+            Ok(actual) => complaints.push(format!("{name}, {}", difference(&text, &actual))),
+        }
+    }
+    assert!(
+        complaints.is_empty(),
+        "{} golden traces differ (UPDATE_GOLDEN=1 writes them anew):\n{}",
+        complaints.len(),
+        complaints.join("\n")
+    );
+}
+
+#[test]
+fn a_trace_that_is_missing_or_different_is_noticed() {
+    let script = "# A put.\ncluster 3 leader=1\nput 1 a=1; run\n";
+    let whole = run(script).expect("it can be performed");
+    assert_eq!(run(&whole), Ok(whole.clone()), "the trace below the dashes is not performed");
+    assert_ne!(whole, script, "without dashes it differs");
+    let damaged = whole.replace("commit 2", "commit 3");
+    assert!(difference(&damaged, &whole).contains("commit 2"));
+    assert!(run("cluster 3 leader=1\nrun").is_err(), "no story");
+    assert!(run("# Nothing happens.\ncluster 3 leader=1\nrun\n").is_err(), "nothing happens");
+}

@@ -1,0 +1,206 @@
+//! The simulator as a test: a sample of seeds of every profile, a seed that is run twice, the
+//! course's scenarios in virtual time. `bowline sim` explores more of each.
+
+use std::cell::RefCell;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use bowline::sim::course_run::{self, Options};
+use bowline::sim::fault_run;
+use bowline::sim::faults::Profile;
+use bowline::sim::scenario::{EventKind, Overrides, Scenario, names};
+use bowline::sim::trace::Trace;
+use serde_json::Value;
+
+/// Runs seeds until one fails, and then shows why.
+fn hold(profile: Profile, seeds: u64) {
+    for seed in 1..=seeds {
+        let result = fault_run::run(profile, seed, Trace::default(), &|_| ());
+        if result.is_ok() {
+            continue;
+        }
+        let failure = fault_run::run(profile, seed, Trace::detailed(40), &|_| ())
+            .expect_err("the same seed is the same run");
+        panic!(
+            "{} seed {seed} at {:?}:\n{}\n{}\nreplay: cargo run --release -- sim --profile {} \
+             --seed {seed} --trace",
+            profile.name(),
+            failure.at,
+            failure.trace.join("\n"),
+            failure.violation,
+            profile.name()
+        );
+    }
+}
+
+#[test]
+fn mixed_faults_break_no_rule() {
+    hold(Profile::Mixed, 800);
+}
+
+#[test]
+fn a_quiet_cluster_breaks_no_rule() {
+    hold(Profile::Quiet, 30);
+}
+
+#[test]
+fn a_bad_network_breaks_no_rule() {
+    hold(Profile::Network, 120);
+}
+
+#[test]
+fn partitions_break_no_rule() {
+    hold(Profile::Partitions, 120);
+}
+
+#[test]
+fn crashes_and_slow_disks_break_no_rule() {
+    hold(Profile::Crashes, 200);
+}
+
+#[test]
+fn wrong_clocks_and_pauses_break_no_rule() {
+    hold(Profile::Clocks, 80);
+}
+
+/// Every event of a run, as text.
+fn events(profile: Profile, seed: u64) -> Vec<String> {
+    thread_local! {
+        static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+    let keep = |line: &str| LINES.with_borrow_mut(|lines| lines.push(line.to_owned()));
+    fault_run::run(profile, seed, Trace::streaming(keep), &|_| ()).expect("this seed holds");
+    LINES.take()
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_byte_for_byte() {
+    for (profile, seed) in [(Profile::Mixed, 1), (Profile::Mixed, 2), (Profile::Crashes, 3)] {
+        let (first, second) = (events(profile, seed), events(profile, seed));
+        assert!(first.len() > 1_000, "{} events", first.len());
+        if let Some(place) = (0..first.len()).find(|&place| first.get(place) != second.get(place)) {
+            panic!("event {place}: {:?} and {:?}", first[place], second.get(place));
+        }
+        assert_eq!(first.len(), second.len());
+    }
+}
+
+#[test]
+fn a_trace_changes_nothing() {
+    let silent = fault_run::run(Profile::Mixed, 5, Trace::default(), &|_| ());
+    assert_eq!(silent, fault_run::run(Profile::Mixed, 5, Trace::detailed(10), &|_| ()));
+    let other = fault_run::run(Profile::Mixed, 6, Trace::default(), &|_| ());
+    assert_ne!(silent, other, "another seed is another run");
+}
+
+#[test]
+fn all_scenarios_of_the_course_pass_in_virtual_time() {
+    for name in names() {
+        let scenario = Scenario::built_in(name).expect("it is built in");
+        let mut redirects = Vec::new();
+        for seed in 1..=5 {
+            let report = course_run::run(&scenario, seed, Options::default()).report;
+            assert!(report.passed, "{name} seed {seed}: {:?}", report.reasons);
+            redirects.push(report.redirects);
+        }
+        redirects.sort_unstable();
+        let most = 25 + 25 * scenario.events.len() as u64;
+        assert!(redirects[2] <= most, "{name}: {redirects:?} redirects, mostly more than {most}");
+    }
+}
+
+/// Half of all messages lost, the leader killed, and at last ten seconds without loss: every
+/// request whose replica lives is answered by then.
+#[test]
+fn half_of_the_messages_lost_and_a_leader_killed() {
+    let scenario = Scenario::built_in("advanced-3").expect("it is built in");
+    let changes = Overrides { drops: Some(0.5), ..Overrides::default() };
+    let scenario = scenario.with(&changes).expect("a valid share");
+    assert_eq!(scenario.events[0].kind, EventKind::KillLeader);
+    for seed in 1..=20 {
+        let lossless_tail = Duration::from_secs(10);
+        let run = course_run::run(&scenario, seed, Options { lossless_tail, ..Options::default() });
+        assert_eq!(run.report.incorrect, 0, "seed {seed}: {:?}", run.report.reasons);
+        assert!(run.hanging.is_empty(), "seed {seed}: {:?} hang", run.hanging);
+    }
+}
+
+// The command line.
+
+fn bowline(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
+    command.arg("sim").args(arguments).output().expect("bowline can be started")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("JSON on standard output")
+}
+
+#[test]
+fn all_scenarios_are_run_and_listed_by_default() {
+    let output = bowline(&["--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let reports = json(&output);
+    let reports = reports.as_array().expect("a list");
+    assert_eq!(reports.len(), 17);
+    for report in reports {
+        assert_eq!(report["passed"], true, "{report}");
+        for field in ["total_msgs", "failures", "duplicates", "redirects", "seed"] {
+            assert!(report[field].is_u64(), "{field} of {report}");
+        }
+        assert!(report["scenario"].is_string() && report["median_latency_s"].is_f64());
+    }
+    let table = bowline(&[]);
+    assert!(table.status.success());
+    let table = String::from_utf8(table.stdout).expect("text");
+    assert!(names().all(|name| table.contains(name)), "{table}");
+}
+
+#[test]
+fn a_failing_run_is_named_with_the_command_that_replays_it() {
+    // Nobody can commit behind a cluster that was killed down to two of five.
+    let kills = r#"[{"type": "kill_leader", "time": 1}, {"type": "kill_non_leader", "time": 1},
+        {"type": "kill_non_leader", "time": 1}]"#;
+    let scenario = format!(
+        r#"{{"lifetime": 8, "replicas": 5, "requests": 80, "mix": 0.2, "events": {kills},
+        "tests": {{"benchmarks": {{"total_msgs": [1, 2, 3], "failures": [1, 2, 3],
+        "duplicates": [1, 2, 3], "median_latency": [1, 2, 3]}}}}}}"#
+    );
+    let output = bowline(&[&scenario, "--seed", "5", "--seeds", "2", "--drops", "0.1"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let errors = String::from_utf8(output.stderr).expect("text");
+    assert!(errors.contains("seed 5 failed") && errors.contains("seed 6 failed"), "{errors}");
+    assert!(errors.contains("--drops 0.1 --seed 6 --trace"), "{errors}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 seeds, 2 failed"));
+}
+
+#[test]
+fn fault_runs_are_summed_up() {
+    let output = bowline(&["--profile", "mixed", "--seed", "3", "--seeds", "4", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let summary = json(&output);
+    assert_eq!((&summary["seeds"], &summary["passed"]), (&4.into(), &true.into()), "{summary}");
+    assert!(summary["virtual_s"].as_f64() > Some(40.0), "{summary}");
+}
+
+#[test]
+fn a_trace_is_printed_as_it_happens() {
+    let output = bowline(&["--profile", "quiet", "--seed", "1", "--trace"]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.lines().any(|line| line.ends_with(" leader")), "nobody came to lead");
+}
+
+#[test]
+fn wrong_arguments_say_what_is_right() {
+    for (arguments, part) in [
+        (&["--profile", "nonsense"][..], "the profiles are mixed"),
+        (&["nonsense"], "no scenario `nonsense`"),
+        (&["--profile", "mixed", "simple-1"], "cannot be used with"),
+        (&["simple-1", "--drops", "2"], "drops"),
+    ] {
+        let output = bowline(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains(part), "{errors}");
+    }
+}
