@@ -443,6 +443,10 @@ impl FaultRun {
         ids.sort_unstable();
         self.note(format_args!("faults end for {ids:?}"));
         self.core = Some(ids.clone());
+        // A leader outside may lead on for good; at most so much of what it sends is lost, or it
+        // would need longer than anybody waits here.
+        let loss_permille = self.plan.quality.loss_permille.min(300);
+        self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
         let clean = clean(&self.plan);
         for &one in &ids {
             for &other in ids.iter().filter(|&&other| other != one) {
