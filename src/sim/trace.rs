@@ -14,7 +14,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 
-use super::world::{Answer, AnswerKind, Node};
+use super::node::Node;
+use super::world::{Answer, AnswerKind};
 use crate::kv::{Command, Operation, Outcome};
 use crate::raft::{
     AppendJob, AppendOutcome, ClientRequest, Effects, Envelope, PeerMsg, Replica, RoleName, Status,
