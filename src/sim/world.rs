@@ -248,7 +248,7 @@ impl World {
         let durable = node.disk.image().clone();
         node.replica = Some(Replica::new(id, &node.peers, node.config.clone(), seed, durable, now));
         node.timer_at = Instant::MAX;
-        self.trace.started(&self.nodes[place]);
+        self.trace.started(self.now, &self.nodes[place]);
         self.checker.on_start(&self.nodes[place])?;
         self.set_timer(place);
         Ok(())
