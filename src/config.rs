@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// To whom a leader sends new entries (design.md §5).
+/// To whom a leader sends new entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FanOut {
     /// To every follower, at once.
@@ -81,8 +81,7 @@ pub struct Config {
     /// Most reads waiting for a confirmation; the next one is answered busy.
     pub waiting_reads_max: usize,
     /// The commit index shown to peers never passes what has been applied and answered here, so
-    /// that a successor answers what this leader may not have answered (design.md §6, course
-    /// door).
+    /// that a successor answers what this leader may not have answered (the course's door).
     pub commit_shown_after_replies: bool,
     /// A follower that has not been shown the commit index for so long is sent it by itself, so
     /// that it can answer the clients that it serves; `None` leaves it to the next append or

@@ -1,5 +1,5 @@
 //! The bytes of one log entry. An entry is encoded once, by the leader that takes it in; these
-//! bytes then travel to the peers, to the disk and into apply unchanged (design.md §3).
+//! bytes then travel to the peers, to the disk and into apply unchanged.
 //!
 //! ```text
 //!  0        4        8                16               24     25 ..

@@ -27,7 +27,7 @@ pub struct EntryId {
 }
 
 /// Number of a leader's sending round, monotone within its term and echoed by answers; what
-/// leases, read indexes and round trip times rest on (design.md §4).
+/// leases, read indexes and round trip times rest on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Round(pub u64);
 

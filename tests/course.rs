@@ -62,7 +62,7 @@ fn holds(threads: &str) {
         // What the leader had from a client but, messages being lost, not yet on any other replica
         // when it was killed, nobody can answer.
         assert!(report["failures"].as_u64() <= Some(1), "{protocol}: {report}");
-        // One for each time that the leader may have changed (design.md §6).
+        // One for each time that the leader may have changed.
         assert!(report["duplicates"].as_u64() <= Some(2), "{protocol}: {report}");
     }
 }

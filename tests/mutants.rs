@@ -86,22 +86,22 @@ macro_rules! mutants {
 }
 
 mutants! {
-    a_second_vote_in_a_term: VoteTwice, Mixed, 8;
+    a_second_vote_in_a_term: VoteTwice, Mixed, 5;
     a_vote_shown_before_it_is_durable: VoteBeforeSync, Mixed, 1;
     an_acknowledgement_before_it_is_durable: AcknowledgeBeforeSync, Mixed, 1;
-    an_acknowledgement_of_what_was_not_checked: AcknowledgeOwnLast, Mixed, 19;
+    an_acknowledgement_of_what_was_not_checked: AcknowledgeOwnLast, Mixed, 37;
     a_leader_that_counts_itself_before_its_disk: CountSelfEarly, Mixed, 2;
-    an_earlier_term_committed_by_counting: CommitOldTerms, Mixed, 14;
-    a_vote_for_a_shorter_log: VoteForShorterLog, Mixed, 8;
+    an_earlier_term_committed_by_counting: CommitOldTerms, Mixed, 9;
+    a_vote_for_a_shorter_log: VoteForShorterLog, Mixed, 52;
     half_taken_for_a_quorum: HalfIsQuorum, Mixed, 1;
     a_repeated_append_that_truncates: TruncateAlways, Mixed, 1;
-    a_conflict_that_stays: KeepConflicts, Mixed, 1;
-    an_answer_of_an_earlier_term_that_counts: AnswerOfOldTerm, Mixed, 241;
+    a_conflict_that_stays: KeepConflicts, Mixed, 3;
+    an_answer_of_an_earlier_term_that_counts: AnswerOfOldTerm, Mixed, 378;
     a_commit_index_taken_uncut: CommitUncut, Mixed, 32;
-    a_read_before_an_entry_of_the_own_term: ReadBeforeOwnTerm, Mixed, 13;
+    a_read_before_an_entry_of_the_own_term: ReadBeforeOwnTerm, Mixed, 18;
     a_read_confirmed_by_an_older_round: ReadOnOldRound, Mixed, 32;
     a_lease_that_lasts_too_long: LeaseTooLong, Partitions, 5;
-    a_vote_while_a_lease_may_last: VoteUnderLease, Mixed, 1;
+    a_vote_while_a_lease_may_last: VoteUnderLease, Mixed, 9;
     a_retry_applied_again: ApplyTwice, Mixed, 4;
 }
 

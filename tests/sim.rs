@@ -117,7 +117,7 @@ fn half_of_the_messages_lost_and_a_leader_killed() {
     let changes = Overrides { drops: Some(0.5), ..Overrides::default() };
     let scenario = scenario.with(&changes).expect("a valid share");
     assert_eq!(scenario.events[0].kind, EventKind::KillLeader);
-    for seed in 1..=20 {
+    for seed in 1..=200 {
         let lossless_tail = Duration::from_secs(10);
         let run = course_run::run(&scenario, seed, Options { lossless_tail, ..Options::default() });
         assert_eq!(run.report.incorrect, 0, "seed {seed}: {:?}", run.report.reasons);

@@ -2,7 +2,7 @@
 //!
 //! The bytes are one rkyv archive of exactly their length: no byte in them is unaccounted for. The
 //! archive is flat (no recursion, nothing shared), is only ever read through rkyv's checked
-//! access, and its meaning is looked at after its shape (safety.md H1).
+//! access, and its meaning is looked at after its shape.
 
 use bytes::Bytes;
 use rkyv::api::low;

@@ -1,5 +1,5 @@
 //! The memory of requests: which of the latest requests were applied, and with what outcome, so
-//! that one that comes again is answered and not applied again (safety.md C6).
+//! that one that comes again is answered and not applied again.
 //!
 //! It is part of the replicated state: what is in it follows from the log alone. Bounded by
 //! number, and the oldest in log order goes first. Requests have names without an order, so one

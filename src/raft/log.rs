@@ -141,7 +141,7 @@ impl LogTail {
     }
 
     /// Notes that the disk holds `last` and all before it. An entry replaced meanwhile is not
-    /// taken for the one synced (design.md §7 item 5). True if that is news.
+    /// taken for the one synced. True if that is news.
     pub fn mark_durable(&mut self, last: EntryId) -> bool {
         if self.holds(last) && last.index > self.durable_index {
             self.durable_index = last.index;

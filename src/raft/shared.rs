@@ -98,7 +98,7 @@ impl Shared {
         assert!(!peers.contains(&id), "replica {id} is named as its own peer");
         assert!(peers.len() < REPLICAS_MAX, "{} peers are too many", peers.len());
         // After a restart this replica may have helped a leader to a lease just before it
-        // stopped (safety.md C3): it keeps the promise as if it had heard that leader now.
+        // stopped: it keeps the promise as if it had heard that leader now.
         let restarted = durable.hard_state != HardState::default();
         Shared {
             id,
@@ -302,7 +302,7 @@ impl Shared {
     }
 
     /// Refuses the requests of earlier leaderships that are certainly dead by now: another entry
-    /// is committed in their place (design.md §6), or one of a later term before them. Terms
+    /// is committed in their place, or one of a later term before them. Terms
     /// never fall within a log, so behind that no leader's log can hold them any more.
     pub(super) fn refuse_replaced(&mut self, out: &mut Effects) {
         if self.orphans.is_empty() {

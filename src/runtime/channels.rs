@@ -1,5 +1,5 @@
 //! Every channel between the stages: what travels on it, how much may wait, and what happens when
-//! it is full (design.md §2). One item is a batch, never a single request.
+//! it is full. One item is a batch, never a single request.
 //!
 //! ```text
 //!              core_inbox                 append_jobs

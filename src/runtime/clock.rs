@@ -9,7 +9,7 @@ use crate::types::Instant;
 ///
 /// It stands still while the machine is suspended (`CLOCK_MONOTONIC`). A lease would then outlive
 /// the elections of others, so a server that offers lease reads on machines that suspend needs
-/// another clock (safety.md C3); a replica under a simulator on the same machine does not.
+/// another clock; a replica under a simulator on the same machine does not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     origin: Reading,

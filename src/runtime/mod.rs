@@ -1,5 +1,5 @@
 //! The threaded driver: stages that are plain objects, joined by bounded channels, on one thread
-//! or on one thread each (design.md §2).
+//! or on one thread each.
 //!
 //! ```text
 //!              socket

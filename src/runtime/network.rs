@@ -33,8 +33,7 @@ const GIVE_BACK_BYTES: usize = JOB_BYTES_MAX / 8;
 /// The stage.
 ///
 /// Invariant: the core learns of an applied index only after every reply up to it was handed to
-/// the socket, for the commit index that it shows to peers must not pass what was answered
-/// (design.md §6).
+/// the socket, for the commit index that it shows to peers must not pass what was answered.
 pub(super) struct Network {
     poll: Poll,
     events: Events,

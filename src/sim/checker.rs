@@ -13,7 +13,7 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use super::world::Node;
+use super::node::Node;
 use crate::config::Config;
 use crate::raft::{
     AppendJob, AppendOutcome, Envelope, HardState, PeerMsg, Replica, RoleName, Status,

@@ -13,9 +13,10 @@ use super::faults::{Fault, Plan, Profile, draw_origin, draw_rate};
 use super::linear;
 use super::machine::{Clock, Disk, Pace};
 use super::network::{Fate, LinkQuality, Network};
+use super::node::Paces;
 use super::trace::Trace;
 use super::workload::{ACCOUNT_START, Order, Workload, is_account};
-use super::world::{Answer, Door, Happening, Paces, World};
+use super::world::{Answer, Door, Happening, World};
 use crate::config::Config;
 use crate::raft::Envelope;
 use crate::types::{Instant, NodeId, RequestKey, Term};
@@ -284,7 +285,7 @@ impl FaultRun {
                 self.next_fault();
             }
             Alarm::Resume(id) if self.world.node(id).held.everything => {
-                self.note(format_args!("{id} goes on"));
+                self.note(format_args!("{} goes on", id.0));
                 self.world.resume(id)?;
             }
             Alarm::Restart(id) if self.world.node(id).replica.is_none() => {
@@ -326,7 +327,7 @@ impl FaultRun {
             Fault::Pause => {
                 let id = self.victim();
                 if self.world.node(id).replica.is_some() && !self.world.node(id).held.everything {
-                    self.note(format_args!("{id} pauses"));
+                    self.note(format_args!("{} pauses", id.0));
                     self.world.node_mut(id).held.everything = true;
                     let at = self.world.now() + self.plan.outage.draw(&mut self.dice);
                     self.set_alarm(at, Alarm::Resume(id));
@@ -352,10 +353,8 @@ impl FaultRun {
                 let node = self.world.node_mut(id);
                 let now_slow = node.paces.sync != slow;
                 node.paces.sync = if now_slow { slow } else { self.plan.paces.sync };
-                self.note(format_args!(
-                    "{id}'s disk is {}",
-                    if now_slow { "slow" } else { "well" }
-                ));
+                let how = if now_slow { "slow" } else { "well" };
+                self.note(format_args!("{}'s disk is {how}", id.0));
             }
             Fault::Clock => {
                 let id = self.victim();
@@ -363,7 +362,7 @@ impl FaultRun {
                 let now = self.world.now();
                 self.world.node_mut(id).clock.set_rate(now, rate);
                 self.world.set_timer_of(id);
-                self.note(format_args!("{id}'s clock goes {rate} ppm too fast"));
+                self.note(format_args!("{}'s clock goes {rate} ppm too fast", id.0));
             }
             Fault::Weather => {
                 let loss_permille =
@@ -383,18 +382,18 @@ impl FaultRun {
             Fault::Split => {
                 self.dice.shuffle(&mut ids);
                 let rest = ids.split_off(1 + self.dice.place(ids.len() - 1));
-                self.note(format_args!("cut {ids:?} | {rest:?}"));
+                self.note(format_args!("cut {} | {}", names(&ids), names(&rest)));
                 self.network.part(&[ids, rest]);
             }
             Fault::Isolate => {
                 let id = self.victim();
                 ids.retain(|&other| other != id);
-                self.note(format_args!("cut {id} off"));
+                self.note(format_args!("cut {} off", id.0));
                 self.network.part(&[vec![id], ids]);
             }
             Fault::Deafen => {
                 let (id, deaf) = (self.victim(), self.dice.chance(500));
-                self.note(format_args!("{id} is {}", if deaf { "deaf" } else { "mute" }));
+                self.note(format_args!("{} is {}", id.0, if deaf { "deaf" } else { "mute" }));
                 for &other in ids.iter().filter(|&&other| other != id) {
                     let (from, to) = if deaf { (other, id) } else { (id, other) };
                     self.network.cut(from, to);
@@ -403,7 +402,7 @@ impl FaultRun {
             _ => {
                 for _ in 0..self.dice.between(1, ids.len() as u64) {
                     self.dice.shuffle(&mut ids);
-                    self.note(format_args!("cut {} -> {}", ids[0], ids[1]));
+                    self.note(format_args!("cut {} -> {}", ids[0].0, ids[1].0));
                     self.network.cut(ids[0], ids[1]);
                     if self.dice.chance(500) {
                         self.network.cut(ids[1], ids[0]);
@@ -444,8 +443,12 @@ impl FaultRun {
         let majority = ids.len() / 2 + 1;
         let rest = ids.split_off(majority + self.dice.place(ids.len() - majority + 1));
         ids.sort_unstable();
-        self.note(format_args!("faults end for {ids:?}"));
+        self.note(format_args!("faults end for {}", names(&ids)));
         self.core = Some(ids.clone());
+        // A leader outside may lead on for good; at most so much of what it sends is lost, or it
+        // would need longer than anybody waits here.
+        let loss_permille = self.plan.quality.loss_permille.min(300);
+        self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
         let clean = clean(&self.plan);
         for &one in &ids {
             for &other in ids.iter().filter(|&&other| other != one) {
@@ -587,6 +590,11 @@ impl FaultRun {
         let judged = self.workload.history().check(linear::STEPS_MAX);
         judged.map_err(|error| Violation(format!("C1: {error}")))
     }
+}
+
+/// Replicas as traces name them.
+fn names(ids: &[NodeId]) -> String {
+    ids.iter().map(|id| id.0.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// Links inside the majority of the second phase.

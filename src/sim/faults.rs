@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::dice::{Dice, nanoseconds};
 use super::machine::Pace;
 use super::network::LinkQuality;
+use super::node::Paces;
 use super::workload::Load;
-use super::world::{Door, Paces};
+use super::world::Door;
 use crate::config::{Config, FanOut};
 use crate::types::NodeId;
 

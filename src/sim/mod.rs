@@ -17,7 +17,8 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`world`] | replicas on simulated [`machine`]s, and the queue of events |
+//! | [`world`] | replicas on simulated machines, and what happens to them; `queue`: when |
+//! | [`node`], [`machine`] | one replica with all that it runs on; clocks and disks |
 //! | `files` | such a machine's log in the storage code that ships |
 //! | [`network`] | what becomes of each message on each link |
 //! | [`checker`], [`promises`] | the safety rules, about replicas and about what clients are told |
@@ -43,7 +44,9 @@ pub mod histogram;
 pub mod linear;
 pub mod machine;
 pub mod network;
+pub mod node;
 pub mod promises;
+mod queue;
 pub mod referee;
 pub mod report;
 pub mod scenario;

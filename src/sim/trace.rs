@@ -14,7 +14,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 
-use super::world::{Answer, AnswerKind, Node};
+use super::node::Node;
+use super::world::{Answer, AnswerKind};
 use crate::kv::{Command, Operation, Outcome};
 use crate::raft::{
     AppendJob, AppendOutcome, ClientRequest, Effects, Envelope, PeerMsg, Replica, RoleName, Status,
@@ -104,7 +105,7 @@ impl Trace {
         }
     }
 
-    pub(super) fn started(&mut self, node: &Node) {
+    pub(super) fn started(&mut self, now: Instant, node: &Node) {
         let image = node.disk.image();
         if self.is_on() && (image.hard_state.term > Term(0) || !image.entries.is_empty()) {
             let last = image
@@ -117,7 +118,7 @@ impl Trace {
                 .map_or_else(String::new, |id| format!(", vote for {}", Name(id)));
             let term = image.hard_state.term;
             self.end_group();
-            self.line(Instant::ZERO, &format!("{}@{term} starts{vote}{last}", Name(node.id)));
+            self.line(now, &format!("{}@{term} starts{vote}{last}", Name(node.id)));
         }
     }
 

@@ -7,19 +7,17 @@
 //! [`World::sent`] after each event, decides what becomes of it, and puts what arrives back with
 //! [`World::deliver`].
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-
 use super::checker::{Checker, Violation, demand};
 use super::dice::Dice;
-use super::machine::{Clock, Disk, Pace};
+use super::node::{Due, Held, Node};
 use super::promises::Promises;
+use super::queue::{Event, Queue};
 use super::trace::Trace;
 use crate::config::Config;
 use crate::kv::{Outcome, Store};
 use crate::raft::{
-    AppendJob, ApplyJob, ClientRequest, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason,
-    Replica, RequestKind, RoleName,
+    AppendJob, ClientRequest, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason, Replica,
+    RequestKind, RoleName,
 };
 use crate::record::EntryKind;
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
@@ -36,23 +34,6 @@ pub enum Door {
     Connection,
     /// The leader that commits it, whoever was asked (the course's protocol).
     Course,
-}
-
-/// How fast the parts of a replica's machine are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Paces {
-    /// From the beginning of a sync to its end.
-    pub sync: Pace,
-    /// From the handing over of an apply job to its end.
-    pub apply: Pace,
-    /// From the first waiting message to the step that handles all that wait by then.
-    pub batch: Pace,
-}
-
-impl Paces {
-    /// Everything at once, each message a batch of its own.
-    pub const AT_ONCE: Paces =
-        Paces { sync: Pace::AT_ONCE, apply: Pace::AT_ONCE, batch: Pace::AT_ONCE };
 }
 
 /// What a client hears.
@@ -88,58 +69,6 @@ pub enum Happening {
     Nothing,
 }
 
-/// What is held back of a replica's doings.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Held {
-    /// All of them, for a pause: messages wait.
-    pub everything: bool,
-    /// Its time-outs (scripts).
-    pub timeouts: bool,
-    /// The ends of its syncs, until they are let to come (scripts).
-    pub syncs: bool,
-}
-
-/// What is in the queue for a replica already.
-#[derive(Clone, Copy, Debug, Default)]
-struct Due {
-    step: bool,
-    sync: bool,
-    apply: bool,
-}
-
-/// A replica and all that it runs on.
-#[derive(Debug)]
-pub struct Node {
-    /// Its number.
-    pub id: NodeId,
-    /// Its place among the world's nodes.
-    pub place: usize,
-    /// The core; `None` while it is down.
-    pub replica: Option<Replica>,
-    /// Its state machine.
-    pub store: Store,
-    /// Its disk.
-    pub disk: Disk,
-    /// Its clock.
-    pub clock: Clock,
-    /// How fast its machine is.
-    pub paces: Paces,
-    /// What is held back of its doings.
-    pub held: Held,
-    peers: Vec<NodeId>,
-    config: Config,
-    dice: Dice,
-    incarnation: u64,
-    inbox: VecDeque<Msg>,
-    /// Writes that came in here and may be answered here, how often each.
-    connections: BTreeMap<RequestKey, u32>,
-    applying: VecDeque<ApplyJob>,
-    due: Due,
-    /// The earliest time for which a timer event is in the queue.
-    timer_at: Instant,
-    steps_at_once: (Instant, u32),
-}
-
 /// The cluster, its queue and its checks.
 #[derive(Debug)]
 pub struct World {
@@ -161,90 +90,10 @@ pub struct World {
     events: u64,
 }
 
-impl Node {
-    /// Counts starts and crashes: what was sent to another incarnation is lost.
-    pub fn incarnation(&self) -> u64 {
-        self.incarnation
-    }
-}
-
-#[derive(Debug)]
-enum Event {
-    Deliver { place: usize, envelope: Envelope },
-    Request { place: usize, request: ClientRequest },
-    Step { place: usize, incarnation: u64 },
-    Timer { place: usize, incarnation: u64 },
-    Synced { place: usize, incarnation: u64 },
-    Apply { place: usize, incarnation: u64 },
-    Alarm(u64),
-}
-
-/// Events by time, then by the order of their making. The heap moves small keys only.
-#[derive(Debug, Default)]
-struct Queue {
-    order: BinaryHeap<Reverse<(Instant, u64, u32)>>,
-    events: Vec<Option<Event>>,
-    free: Vec<u32>,
-    sequence: u64,
-    /// How many of the events are messages, requests, syncs and the like: work on its way, as
-    /// opposed to timers and alarms.
-    under_way: usize,
-}
-
-impl Event {
-    fn is_under_way(&self) -> bool {
-        !matches!(self, Event::Timer { .. } | Event::Alarm(_))
-    }
-}
-
-impl Queue {
-    fn push(&mut self, at: Instant, event: Event) {
-        self.under_way += usize::from(event.is_under_way());
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.events.push(None);
-            u32::try_from(self.events.len() - 1).expect("fewer than 2^32 events at a time")
-        });
-        self.events[slot as usize] = Some(event);
-        self.sequence += 1;
-        self.order.push(Reverse((at, self.sequence, slot)));
-    }
-
-    fn next_at(&self) -> Option<Instant> {
-        self.order.peek().map(|Reverse((at, ..))| *at)
-    }
-
-    fn pop(&mut self) -> Option<(Instant, Event)> {
-        let Reverse((at, _, slot)) = self.order.pop()?;
-        let event = self.events[slot as usize].take().expect("a queued slot holds its event");
-        self.free.push(slot);
-        self.under_way -= usize::from(event.is_under_way());
-        Some((at, event))
-    }
-}
-
 impl World {
     /// A cluster of replicas that have never run. All of them start at time zero.
     pub fn new(ids: &[NodeId], config: &Config, door: Door, dice: &mut Dice) -> World {
-        let node = |(place, &id): (usize, &NodeId)| Node {
-            id,
-            place,
-            replica: None,
-            store: Store::default(),
-            disk: Disk::default(),
-            clock: Clock::new(Instant::ZERO, Instant::ZERO, 0),
-            paces: Paces::AT_ONCE,
-            held: Held::default(),
-            peers: ids.iter().copied().filter(|&other| other != id).collect(),
-            config: config.clone(),
-            dice: dice.split(),
-            incarnation: 0,
-            inbox: VecDeque::new(),
-            connections: BTreeMap::new(),
-            applying: VecDeque::new(),
-            due: Due::default(),
-            timer_at: Instant::MAX,
-            steps_at_once: (Instant::ZERO, 0),
-        };
+        let node = |(place, &id): (usize, &NodeId)| Node::new(place, id, ids, config, dice);
         World {
             now: Instant::ZERO,
             door,
@@ -402,7 +251,7 @@ impl World {
         let durable = node.disk.image().clone();
         node.replica = Some(Replica::new(id, &node.peers, node.config.clone(), seed, durable, now));
         node.timer_at = Instant::MAX;
-        self.trace.started(&self.nodes[place]);
+        self.trace.started(self.now, &self.nodes[place]);
         self.checker.on_start(&self.nodes[place])?;
         self.set_timer(place);
         Ok(())
@@ -567,7 +416,7 @@ impl World {
         }
         for refusal in effects.refusals.drain(..) {
             self.promises.refused(self.nodes[place].id, refusal.key)?;
-            self.disconnect(place, refusal.key);
+            self.nodes[place].disconnect(refusal.key);
             let kind = AnswerKind::Refused(refusal.reason);
             self.answer(place, refusal.key, refusal.leader, kind);
         }
@@ -664,7 +513,7 @@ impl World {
                 let Some((key, outcome)) = result else { continue };
                 let ours = match self.door {
                     Door::Course => committed.as_leader,
-                    Door::Connection => self.disconnect(place, key),
+                    Door::Connection => self.nodes[place].disconnect(key),
                 };
                 if ours {
                     self.promises.answered_write(self.nodes[place].id, key, &outcome)?;
@@ -722,17 +571,6 @@ impl World {
         let leader = node.replica.as_ref().and_then(Replica::named_leader);
         self.answer(place, key, leader, AnswerKind::Done(outcome));
         Ok(())
-    }
-
-    /// Takes one claim to an answer off the connection; true if there was one.
-    fn disconnect(&mut self, place: usize, key: RequestKey) -> bool {
-        let connections = &mut self.nodes[place].connections;
-        let Some(count) = connections.get_mut(&key) else { return false };
-        *count -= 1;
-        if *count == 0 {
-            connections.remove(&key);
-        }
-        true
     }
 
     /// Puts a timer event into the queue unless one is there that comes no later.

@@ -1,4 +1,4 @@
-//! Who may know whom: the direction of dependencies of house.md §2, and which outside crates and
+//! Who may know whom: the direction of dependencies, and which outside crates and
 //! which parts of `std` each folder of `src/` may name.
 
 use crate::source::Source;

@@ -1,0 +1,247 @@
+//! The floor under a replica's latency: a program that passes the messages of a thrifty star, of
+//! the same sizes, over the same UDP, in one thread, and decides nothing.
+//!
+//! The replica with the lowest id leads for ever. It answers a get at once. A put goes to two of
+//! the four others, in turn; when both have answered, so does it. The others redirect. There is no
+//! log, no term and no election: what a replica under the same simulator takes longer than this is
+//! the price of consensus and threads, and nothing else. Run both in turn (see perf/README.md).
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use bowline::kv::{Command, Operation};
+use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, Envelope, PeerMsg};
+use bowline::record::{EntryKind, RecordBuffer};
+use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
+use bowline::wire::course::encode_peer;
+use serde::Deserialize;
+
+/// A put whose messages may be lost sends them again so often; no first try takes as long.
+const RESEND_AFTER: Duration = Duration::from_millis(100);
+/// Digits of a put's number at the front of a message's body.
+const NUMBER_DIGITS: usize = 16;
+
+/// The fields of a message that this program looks at.
+#[derive(Deserialize)]
+struct Message<'a> {
+    src: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(rename = "MID", default)]
+    mid: &'a str,
+    #[serde(default)]
+    key: &'a str,
+    #[serde(default)]
+    value: &'a str,
+    #[serde(default)]
+    body: &'a str,
+}
+
+/// A put that waits for its two answers.
+struct Pending {
+    client: String,
+    mid: String,
+    key: String,
+    value: String,
+    waits_for: Vec<String>,
+    sent: Instant,
+}
+
+struct Floor {
+    socket: UdpSocket,
+    simulator: (Ipv4Addr, u16),
+    me: String,
+    leader: String,
+    /// In order of their ids.
+    others: Vec<String>,
+    store: HashMap<String, String>,
+    pending: HashMap<u64, Pending>,
+    puts: u64,
+    /// How long an append and an answer of the real replica are.
+    append_length: usize,
+    answer_length: usize,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [port, me, others @ ..] = &arguments[..] else {
+        anyhow::bail!("usage: floor-replica UDP-PORT ID OTHER-ID..");
+    };
+    let port = port.parse().with_context(|| format!("{port} is no UDP port"))?;
+    let mut others = others.to_vec();
+    others.sort();
+    let leader = others.first().map_or(me, |other| other.min(me)).clone();
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("no socket")?;
+    socket.set_read_timeout(Some(RESEND_AFTER / 2)).context("no timeout")?;
+    let (append_length, answer_length) = lengths();
+    let floor = Floor {
+        socket,
+        simulator: (Ipv4Addr::LOCALHOST, port),
+        me: me.clone(),
+        leader,
+        others,
+        store: HashMap::new(),
+        pending: HashMap::new(),
+        puts: 0,
+        append_length,
+        answer_length,
+    };
+    floor.run()
+}
+
+impl Floor {
+    fn run(mut self) -> anyhow::Result<()> {
+        let hello =
+            format!(r#"{{"src":"{}","dst":"FFFF","leader":"FFFF","type":"hello"}}"#, self.me);
+        self.send(&hello);
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(length) => {
+                    if let Ok(message) = serde_json::from_slice(&buffer[..length]) {
+                        self.take(&message);
+                    }
+                }
+                Err(error) if is_timeout(&error) => {}
+                Err(error) => return Err(error).context("can't receive"),
+            }
+            if !self.pending.is_empty() {
+                self.resend();
+            }
+        }
+    }
+
+    fn send(&self, text: &str) {
+        // Nobody is left to be told of an error: the simulator is gone, or will end us.
+        let _ = self.socket.send_to(text.as_bytes(), self.simulator);
+    }
+
+    fn take(&mut self, message: &Message<'_>) {
+        match message.kind {
+            "get" | "put" if self.me != self.leader => {
+                self.answer(message.src, message.mid, "redirect", None);
+            }
+            "get" => {
+                let value = self.store.get(message.key).map_or("", String::as_str);
+                self.answer(message.src, message.mid, "ok", Some(value));
+            }
+            "put" => self.put(message),
+            "append" => {
+                let number = message.body.get(..NUMBER_DIGITS).unwrap_or_default();
+                self.pass(message.src, "append_ok", number, self.answer_length);
+            }
+            "append_ok" => self.acknowledged(message),
+            _ => {}
+        }
+    }
+
+    fn answer(&self, client: &str, mid: &str, kind: &str, value: Option<&str>) {
+        let value = value.map(|value| format!(r#","value":"{value}""#)).unwrap_or_default();
+        self.send(&format!(
+            r#"{{"src":"{}","dst":"{client}","leader":"{}","type":"{kind}","MID":"{mid}"{value}}}"#,
+            self.me, self.leader
+        ));
+    }
+
+    /// Sends a message of the length that the real one has.
+    fn pass(&self, to: &str, kind: &str, number: &str, length: usize) {
+        let mut text = format!(
+            r#"{{"src":"{}","dst":"{to}","leader":"{}","type":"{kind}","body":"{number}"#,
+            self.me, self.leader
+        );
+        while text.len() + 2 < length {
+            text.push('A');
+        }
+        text.push_str("\"}");
+        self.send(&text);
+    }
+
+    fn put(&mut self, message: &Message<'_>) {
+        let number = self.puts;
+        self.puts += 1;
+        let quorum = self.others.len().div_ceil(2);
+        let first = usize::try_from(number).unwrap_or(0) * quorum;
+        let chosen: Vec<String> = (0..quorum)
+            .map(|place| self.others[(first + place) % self.others.len()].clone())
+            .collect();
+        for other in &chosen {
+            self.pass(other, "append", &format!("{number:016}"), self.append_length);
+        }
+        self.pending.insert(
+            number,
+            Pending {
+                client: message.src.to_owned(),
+                mid: message.mid.to_owned(),
+                key: message.key.to_owned(),
+                value: message.value.to_owned(),
+                waits_for: chosen,
+                sent: Instant::now(),
+            },
+        );
+    }
+
+    fn acknowledged(&mut self, message: &Message<'_>) {
+        let number = message.body.get(..NUMBER_DIGITS).and_then(|digits| digits.parse().ok());
+        let Some(number) = number else { return };
+        let Some(pending) = self.pending.get_mut(&number) else { return };
+        pending.waits_for.retain(|other| other != message.src);
+        if pending.waits_for.is_empty()
+            && let Some(done) = self.pending.remove(&number)
+        {
+            self.store.insert(done.key, done.value);
+            self.answer(&done.client, &done.mid, "ok", None);
+        }
+    }
+
+    fn resend(&mut self) {
+        let now = Instant::now();
+        let mut late = Vec::new();
+        for (number, pending) in &mut self.pending {
+            if now.duration_since(pending.sent) >= RESEND_AFTER {
+                pending.sent = now;
+                late.extend(pending.waits_for.iter().map(|other| (*number, other.clone())));
+            }
+        }
+        for (number, other) in late {
+            self.pass(&other, "append", &format!("{number:016}"), self.append_length);
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+/// Lengths of the real replica's append of one put, and of the answer to it.
+fn lengths() -> (usize, usize) {
+    let key = RequestKey { client: ClientId(0x15), request: RequestId(*b"ABCDEFGHIJKLMNOP") };
+    let operation = Operation::Put { key: &[b'K'; 32], value: &[b'v'; 32] };
+    let payload = Command { key, operation }.encode();
+    let id = EntryId::new(1, 2);
+    let append = AppendEntries {
+        term: Term(1),
+        round: Round(1),
+        prev: EntryId::new(1, 1),
+        commit_index: Index(1),
+        loss_permille: 0,
+        entries: vec![RecordBuffer::default().encode(id, EntryKind::Command, &payload)],
+    };
+    let reply = AppendReply {
+        term: Term(1),
+        round: Round(1),
+        outcome: AppendOutcome::Match { index: Index(2) },
+    };
+    let length = |message| {
+        let (from, to) = (NodeId(0), NodeId(1));
+        let mut text = Vec::new();
+        encode_peer(&Envelope { from, to, leader: Some(from), message }, &mut text);
+        text.len()
+    };
+    (length(PeerMsg::AppendEntries(append)), length(PeerMsg::AppendReply(reply)))
+}

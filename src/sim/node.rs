@@ -1,0 +1,126 @@
+//! A replica with all that it runs on: core, state machine, clock, disk, and what waits for it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::dice::Dice;
+use super::machine::{Clock, Disk, Pace};
+use crate::config::Config;
+use crate::kv::Store;
+use crate::raft::{ApplyJob, Msg, Replica};
+use crate::types::{Instant, NodeId, RequestKey};
+
+/// How fast the parts of a replica's machine are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Paces {
+    /// From the beginning of a sync to its end.
+    pub sync: Pace,
+    /// From the handing over of an apply job to its end.
+    pub apply: Pace,
+    /// From the first waiting message to the step that handles all that wait by then.
+    pub batch: Pace,
+}
+
+impl Paces {
+    /// Everything at once, each message a batch of its own.
+    pub const AT_ONCE: Paces =
+        Paces { sync: Pace::AT_ONCE, apply: Pace::AT_ONCE, batch: Pace::AT_ONCE };
+}
+
+/// What is held back of a replica's doings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Held {
+    /// All of them, for a pause: messages wait.
+    pub everything: bool,
+    /// Its time-outs (scripts).
+    pub timeouts: bool,
+    /// The ends of its syncs, until they are let to come (scripts).
+    pub syncs: bool,
+}
+
+/// What is in the queue for a replica already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Due {
+    pub(super) step: bool,
+    pub(super) sync: bool,
+    pub(super) apply: bool,
+}
+
+/// A replica and all that it runs on.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Its place among the world's nodes.
+    pub place: usize,
+    /// The core; `None` while it is down.
+    pub replica: Option<Replica>,
+    /// Its state machine.
+    pub store: Store,
+    /// Its disk.
+    pub disk: Disk,
+    /// Its clock.
+    pub clock: Clock,
+    /// How fast its machine is.
+    pub paces: Paces,
+    /// What is held back of its doings.
+    pub held: Held,
+    pub(super) peers: Vec<NodeId>,
+    pub(super) config: Config,
+    pub(super) dice: Dice,
+    pub(super) incarnation: u64,
+    pub(super) inbox: VecDeque<Msg>,
+    /// Writes that came in here and may be answered here, how often each.
+    pub(super) connections: BTreeMap<RequestKey, u32>,
+    pub(super) applying: VecDeque<ApplyJob>,
+    pub(super) due: Due,
+    /// The earliest time for which a timer event is in the queue.
+    pub(super) timer_at: Instant,
+    pub(super) steps_at_once: (Instant, u32),
+}
+
+impl Node {
+    /// A machine that has never run.
+    pub(super) fn new(
+        place: usize,
+        id: NodeId,
+        ids: &[NodeId],
+        config: &Config,
+        dice: &mut Dice,
+    ) -> Node {
+        Node {
+            id,
+            place,
+            replica: None,
+            store: Store::default(),
+            disk: Disk::default(),
+            clock: Clock::new(Instant::ZERO, Instant::ZERO, 0),
+            paces: Paces::AT_ONCE,
+            held: Held::default(),
+            peers: ids.iter().copied().filter(|&other| other != id).collect(),
+            config: config.clone(),
+            dice: dice.split(),
+            incarnation: 0,
+            inbox: VecDeque::new(),
+            connections: BTreeMap::new(),
+            applying: VecDeque::new(),
+            due: Due::default(),
+            timer_at: Instant::MAX,
+            steps_at_once: (Instant::ZERO, 0),
+        }
+    }
+
+    /// Takes one claim to an answer off the connections; true if there was one.
+    pub(super) fn disconnect(&mut self, key: RequestKey) -> bool {
+        let Some(count) = self.connections.get_mut(&key) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            self.connections.remove(&key);
+        }
+        true
+    }
+
+    /// Counts starts and crashes: what was sent to another incarnation is lost.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+}
