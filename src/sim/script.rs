@@ -303,11 +303,15 @@ fn caught(catch: Catch, rest: &[&str]) -> Result<Statement, String> {
 fn cluster(rest: &[&str]) -> Result<Cluster, String> {
     let (count, settings) = rest.split_first().ok_or("say how many replicas")?;
     let course = settings.contains(&"course");
+    // A notice of the commit index in every trace would drown what the trace is about: who wants
+    // it says so.
+    let base = if course { Config::course() } else { Config::server() };
+    let config = Config { commit_notice_after: None, ..base };
     let mut cluster = Cluster {
         replicas: number(count)?,
         leader: None,
         course,
-        config: if course { Config::course() } else { Config::server() },
+        config,
         hop: Duration::from_millis(1),
         seed: 1,
     };
@@ -343,6 +347,7 @@ fn set(cluster: &mut Cluster, name: &str, value: &str) -> Result<(), String> {
             }
         }
         "heartbeat_interval" => config.heartbeat_interval = span(value)?,
+        "commit_notice_after" => config.commit_notice_after = Some(span(value)?),
         "check_quorum_window" => {
             config.check_quorum_window = span(value)?;
             config.check_quorum_window_lossy =
