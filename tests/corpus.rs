@@ -175,7 +175,9 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let key = RequestKey { client: ClientId(3), request: RequestId(*b"ABCDEFGHIJ012345") };
     let last = EntryId::new(2, 8);
     let (from, to, client_address) = (NodeId(1), NodeId(2), "127.0.0.1:7001".to_owned());
-    let hello = Hello { cluster: 5, from, to, incarnation: 3, lane: Lane::Bulk, client_address };
+    let openings = vec![2, 3];
+    let lane = Lane::Bulk;
+    let hello = Hello { cluster: 5, from, to, incarnation: 3, openings, lane, client_address };
     let vote = PeerMsg::RequestVote(RequestVote { term: Term(3), pre: true, last });
     let payload = Bytes::from_static(b"command");
     let (ticket, reason) = (1 << 32, RefusalReason::Replaced);

@@ -112,9 +112,9 @@ impl LogWriter {
     }
 }
 
-/// Ends the process.
-fn fail(error: &StorageError) -> ! {
-    tracing::error!("the log can't be written, so this replica ends here: {error}");
+/// Ends the process after a failed write.
+pub(super) fn fail(error: &StorageError) -> ! {
+    tracing::error!("the disk can't be written, so this replica ends here: {error}");
     std::process::exit(EXIT_DISK)
 }
 

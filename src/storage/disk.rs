@@ -72,6 +72,9 @@ pub trait Disk {
     /// # Errors
     /// If that failed.
     fn sync_dir(&mut self) -> io::Result<()>;
+
+    /// A number that nobody has drawn before, to tell one process from another.
+    fn draw(&mut self) -> u64;
 }
 
 impl<D: Disk> Disk for &mut D {
@@ -116,6 +119,10 @@ impl<D: Disk> Disk for &mut D {
     fn sync_dir(&mut self) -> io::Result<()> {
         (**self).sync_dir()
     }
+
+    fn draw(&mut self) -> u64 {
+        (**self).draw()
+    }
 }
 
 /// Held by the process that has the folder open. Empty; nothing depends on its being durable.
@@ -129,7 +136,7 @@ pub struct RealDisk {
     /// The folder itself, to sync its names.
     handle: File,
     /// Its lock ends when it is closed, also by the process's death.
-    _lock: File,
+    lock: File,
 }
 
 impl RealDisk {
@@ -155,12 +162,24 @@ impl RealDisk {
             .open(&path)
             .map_err(|source| failed("opening", &path, source))?;
         match lock.try_lock() {
-            Ok(()) => Ok(RealDisk { folder: folder.to_owned(), handle, _lock: lock }),
+            Ok(()) => Ok(RealDisk { folder: folder.to_owned(), handle, lock }),
             Err(TryLockError::WouldBlock) => {
                 Err(StorageError::Locked { folder: folder.display().to_string() })
             }
             Err(TryLockError::Error(source)) => Err(failed("locking", &path, source)),
         }
+    }
+
+    /// The same folder once more, under the same lock: for what is kept beside the log.
+    ///
+    /// # Errors
+    /// If the process has no file descriptor left for it.
+    pub fn beside(&self) -> Result<RealDisk, StorageError> {
+        let again = |file: &File| {
+            file.try_clone().map_err(|source| failed("opening once more", &self.folder, source))
+        };
+        let (handle, lock) = (again(&self.handle)?, again(&self.lock)?);
+        Ok(RealDisk { folder: self.folder.clone(), handle, lock })
     }
 
     /// Where it is.
@@ -224,17 +243,30 @@ impl Disk for RealDisk {
     fn sync_dir(&mut self) -> io::Result<()> {
         self.handle.sync_all()
     }
+
+    fn draw(&mut self) -> u64 {
+        // The keys of the standard library's hash maps come from the system's random numbers.
+        use std::hash::{BuildHasher as _, RandomState};
+        RandomState::new().hash_one(std::process::id())
+    }
 }
 
 /// Makes a folder and those above it that are missing, each durable in the one above.
 fn make_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
     let above = match folder.parent() {
         Some(above) if !above.as_os_str().is_empty() => above,
         _ => Path::new("."),
     };
+    if folder.is_dir() {
+        // Perhaps a first start made it and lost its power, or an operator did: it must be durable
+        // all the same. Who may not read the folder above can't make that sure, and has not made
+        // the folder either.
+        return match File::open(above) {
+            Ok(above) => above.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            Err(error) => Err(error),
+        };
+    }
     make_folder(above)?;
     match fs::create_dir(folder) {
         // Two replicas that start at once may make the same folder above theirs.

@@ -136,6 +136,10 @@ fn io_advice(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "give this user write access to the folder, then start again"
         }
+        io::ErrorKind::FileTooLarge => {
+            "raise this user's limit on the size of files, then start again: nothing acknowledged \
+             is lost"
+        }
         io::ErrorKind::NotFound => "check the path of the folder",
         _ => "check the disk, then start again: nothing acknowledged is lost",
     }

@@ -97,7 +97,7 @@ impl<D: Disk> Log<D> {
             disk.delete(name).map_err(|source| io(disk, "deleting", name, source))?;
         }
         let identity = Identity { cluster, replica, incarnation: 0 };
-        Meta { identity, segments: 0 }.write(disk)
+        Meta { identity, segments: 0, openings: Vec::new() }.write(disk)
     }
 
     /// Opens a replica's log: reads and checks all of it, cuts off a torn tail, and makes durable
@@ -134,10 +134,11 @@ impl<D: Disk> Log<D> {
         } else {
             make_segment(&mut disk, &first_segment(&meta, options))?
         };
-        let ahead = Meta {
-            identity: Identity { incarnation: replay.incarnation, ..meta.identity },
-            segments: segment.number,
-        };
+        let mut ahead = Meta { segments: segment.number, ..meta.clone() };
+        if replay.incarnation > meta.identity.incarnation {
+            // Nobody was told of that opening.
+            ahead.open(0);
+        }
         if meta != ahead {
             // The last opening, or the making of the last segment, came this far only.
             ahead.write(&mut disk)?;
@@ -157,12 +158,13 @@ impl<D: Disk> Log<D> {
             stats: LogStats { segments: segment.number, ..stats },
             segment,
         };
-        let identity = Identity { incarnation: meta.identity.incarnation + 1, ..meta.identity };
         // First in the log, then in the meta record: so neither can be put back from an older copy
         // without the other showing it.
-        log.write_block(identity.incarnation)?;
-        log.meta.identity = identity;
+        log.write_block(log.meta.identity.incarnation + 1)?;
+        let number = log.disk.draw();
+        log.meta.open(number);
         log.meta.write(&mut log.disk)?;
+        let identity = log.meta.identity;
         Ok((log, replay.durable, identity))
     }
 
@@ -228,6 +230,12 @@ impl<D: Disk> Log<D> {
     /// Whose log it is.
     pub fn identity(&self) -> Identity {
         self.meta.identity
+    }
+
+    /// What the last openings drew, this one's last: by these numbers peers tell the log from an
+    /// older copy of itself.
+    pub fn openings(&self) -> &[u64] {
+        &self.meta.openings
     }
 
     /// The disk, for whoever simulates one and decides what goes wrong with it.

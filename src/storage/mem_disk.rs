@@ -52,6 +52,10 @@ pub struct MemDisk {
     capacity: Option<u64>,
     /// Whether syncs of files say that they were done, and were not.
     lies: bool,
+    /// How many numbers were drawn; a copy of the disk goes on by another count.
+    drawn: u64,
+    /// Changes of names that power cuts have undone.
+    names_lost: u64,
 }
 
 impl MemDisk {
@@ -79,6 +83,11 @@ impl MemDisk {
         self.trouble = Some((operation, Trouble::Failure));
     }
 
+    /// The same, counted from the next operation on.
+    pub fn fail_in(&mut self, operations: u64) {
+        self.fail_at(self.operations + operations);
+    }
+
     /// Lets syncs of files succeed without doing anything, as some disks do that hold back what
     /// they were told to write: to show that a test notices.
     pub fn set_lying(&mut self) {
@@ -100,11 +109,23 @@ impl MemDisk {
         for change in std::mem::take(&mut self.unsynced_names) {
             if choose(2) == 1 {
                 change.make(&mut self.durable_names);
+            } else {
+                self.names_lost += 1;
             }
         }
         self.names = self.durable_names.clone();
         self.power_is_out = false;
         self.trouble = None;
+    }
+
+    /// How many changes of names power cuts have undone.
+    pub fn names_lost(&self) -> u64 {
+        self.names_lost
+    }
+
+    /// The length of all files together.
+    pub fn used_bytes(&self) -> u64 {
+        self.names.values().map(|&inode| self.inodes[inode].live.len() as u64).sum()
     }
 
     /// Ends the process that uses the disk, without a power cut: all that was written stays, and
@@ -160,9 +181,8 @@ impl MemDisk {
     }
 
     fn check_room(&self, more: u64) -> io::Result<()> {
-        let used: usize = self.names.values().map(|&inode| self.inodes[inode].live.len()).sum();
         match self.capacity {
-            Some(capacity) if used as u64 + more > capacity => {
+            Some(capacity) if self.used_bytes() + more > capacity => {
                 Err(io::Error::from(io::ErrorKind::StorageFull))
             }
             _ => Ok(()),
@@ -306,6 +326,11 @@ impl Disk for MemDisk {
             self.unsynced_names.clear();
         }
         outcome(trouble)
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.drawn += 1;
+        self.drawn
     }
 }
 

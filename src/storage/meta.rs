@@ -3,11 +3,15 @@
 //!
 //! ```text
 //!  payload of the only sector, the rest zeros
-//!  +--------+---------+---------+---------+-------------+----------+
-//!  | magic  | version | cluster | replica | incarnation | segments |
-//!  |   16   |    4    |   16    |    2    |      8      |    8     |
-//!  +--------+---------+---------+---------+-------------+----------+
+//!  +--------+---------+---------+---------+-------------+----------+-------+-------------+
+//!  | magic  | version | cluster | replica | incarnation | segments | count | openings .. |
+//!  |   16   |    4    |   16    |    2    |      8      |    8     |   2   |  8 each     |
+//!  +--------+---------+---------+---------+-------------+----------+-------+-------------+
 //! ```
+//!
+//! Each opening of the log draws a number of its own; the last ones are kept, newest last. A folder
+//! that was put back from an older copy counts its openings as the lost one did, but draws other
+//! numbers: that is how peers tell the two apart (`peers.rs`).
 //!
 //! Cluster and replica are written once, by `--bootstrap`. A folder without this file does not
 //! start: a replica that comes back empty under its old id would vote again in terms in which it
@@ -18,7 +22,7 @@ use crate::types::NodeId;
 use super::Identity;
 use super::disk::Disk;
 use super::error::StorageError;
-use super::sector::{self, SECTOR_BYTES};
+use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{VERSION, header_fields};
 
 /// Its name.
@@ -27,13 +31,19 @@ pub(super) const META_FILE: &str = "meta";
 pub(super) const META_FILE_NEW: &str = "meta.new";
 const MAGIC: &[u8; 16] = b"bowline replica\n";
 
+/// How many openings are remembered: as many as fit.
+pub(super) const OPENINGS_KEPT: usize = 48;
+const _: () = assert!(56 + OPENINGS_KEPT * 8 <= PAYLOAD_BYTES);
+
 /// The meta record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
     /// Whose folder, and how often its log was opened; zero before the first time.
     pub(super) identity: Identity,
     /// How many segments there are at least.
     pub(super) segments: u64,
+    /// What the last openings drew, the newest last. Zero is one that was never told to anybody.
+    pub(super) openings: Vec<u64>,
 }
 
 impl Meta {
@@ -45,6 +55,12 @@ impl Meta {
         stream.extend_from_slice(&self.identity.replica.0.to_le_bytes());
         stream.extend_from_slice(&self.identity.incarnation.to_le_bytes());
         stream.extend_from_slice(&self.segments.to_le_bytes());
+        let kept = &self.openings[self.openings.len().saturating_sub(OPENINGS_KEPT)..];
+        let count = u16::try_from(kept.len()).expect("few are kept");
+        stream.extend_from_slice(&count.to_le_bytes());
+        for opening in kept {
+            stream.extend_from_slice(&opening.to_le_bytes());
+        }
         let mut out = Vec::with_capacity(SECTOR_BYTES);
         sector::seal(0, 0, 0, &stream, &mut out);
         out
@@ -63,22 +79,46 @@ impl Meta {
             replica: NodeId(u16::from_le_bytes(fields.take())),
             incarnation: u64::from_le_bytes(fields.take()),
         };
-        Ok(Meta { identity, segments: u64::from_le_bytes(fields.take()) })
+        let segments = u64::from_le_bytes(fields.take());
+        let count = usize::from(u16::from_le_bytes(fields.take()));
+        if count > OPENINGS_KEPT {
+            let what = format!("{count} openings where at most {OPENINGS_KEPT} are kept");
+            return Err(StorageError::Damaged { file: file.to_owned(), offset: 0, what });
+        }
+        let openings = (0..count).map(|_| u64::from_le_bytes(fields.take())).collect();
+        Ok(Meta { identity, segments, openings })
+    }
+
+    /// Adds the next opening, which drew `number`.
+    pub(super) fn open(&mut self, number: u64) {
+        self.identity.incarnation += 1;
+        self.openings.push(number);
+        let more = self.openings.len().saturating_sub(OPENINGS_KEPT);
+        self.openings.drain(..more);
     }
 
     /// Puts it in the place of the one that is there.
     pub(super) fn write(&self, disk: &mut impl Disk) -> Result<(), StorageError> {
-        let name = disk.describe(META_FILE);
-        let io = |doing| {
-            let file = name.clone();
-            move |source| StorageError::Io { doing, file, source }
-        };
-        let bytes = self.encode();
-        let mut file =
-            disk.create(META_FILE_NEW, bytes.len() as u64).map_err(io("making a new"))?;
-        disk.write_at(&mut file, 0, &bytes).map_err(io("writing a new"))?;
-        disk.sync(&mut file).map_err(io("syncing a new"))?;
-        disk.rename(META_FILE_NEW, META_FILE).map_err(io("replacing"))?;
-        disk.sync_dir().map_err(io("syncing the folder of"))
+        replace(disk, META_FILE, META_FILE_NEW, &self.encode())
     }
+}
+
+/// Puts a small file in the place of the one that is there, as a whole: whenever the power fails,
+/// one of the two is found.
+pub(super) fn replace(
+    disk: &mut impl Disk,
+    name: &str,
+    new: &str,
+    bytes: &[u8],
+) -> Result<(), StorageError> {
+    let file = disk.describe(name);
+    let io = |doing| {
+        let file = file.clone();
+        move |source| StorageError::Io { doing, file, source }
+    };
+    let mut file = disk.create(new, bytes.len() as u64).map_err(io("making a new"))?;
+    disk.write_at(&mut file, 0, bytes).map_err(io("writing a new"))?;
+    disk.sync(&mut file).map_err(io("syncing a new"))?;
+    disk.rename(new, name).map_err(io("replacing"))?;
+    disk.sync_dir().map_err(io("syncing the folder of"))
 }

@@ -7,6 +7,7 @@
 //! | `sector` | the unit that a disk writes whole or not at all, with its own checksum |
 //! | `segment` | the format of segment files, drawn; blocks and segment headers |
 //! | `meta` | who this folder belongs to: cluster, replica, incarnation |
+//! | `peers` | which openings of other replicas this one has heard ([`PeerNotes`]) |
 //! | `recovery` | from the bytes of all segments to the log, or to what is wrong with them |
 //! | `log` | [`Log`]: bootstrap, open, append, sync |
 //! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
@@ -28,6 +29,7 @@ mod error;
 mod log;
 pub mod mem_disk;
 mod meta;
+mod peers;
 mod recovery;
 mod sector;
 mod segment;
@@ -36,6 +38,7 @@ pub use disk::{Disk, RealDisk};
 pub use error::StorageError;
 pub use log::{Log, LogOptions, LogStats};
 pub use mem_disk::MemDisk;
+pub use peers::{PeerNotes, Sighting};
 pub use recovery::check_segment;
 
 use crate::types::NodeId;

@@ -15,7 +15,7 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 1 hello | cluster (16), from (2), to (2), incarnation (8), lane (1), client address (text) |
+//! | 1 hello | cluster (16), from, to, incarnation (8), lane, count (1), openings (8), address |
 //! | 2 peer message | as [`peer`] has it |
 //! | 3 forwarded write | client (4), request (16), sent again since (8), command |
 //! | 4 refusal of one | client (4), request (16), reason (1) |
@@ -42,6 +42,8 @@ const HEADER_BYTES: usize = 8;
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
 /// Longest client address in a hello.
 const ADDRESS_BYTES_MAX: usize = 256;
+/// Most openings in a hello; of more, the newest are sent.
+const OPENINGS_MAX: usize = 64;
 
 /// Who opens a connection, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub struct Hello {
     pub to: NodeId,
     /// How often the sender's log was opened: tells it from its own past.
     pub incarnation: u64,
+    /// What the last of these openings drew, the newest last: tells it from an older copy.
+    pub openings: Vec<u64>,
     /// What the connection is for.
     pub lane: Lane,
     /// Where the sender's clients connect, for those that are sent there; may be empty.
@@ -203,6 +207,12 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
                 Lane::Urgent => 0,
                 Lane::Bulk => 1,
             });
+            let newest = hello.openings.len().saturating_sub(OPENINGS_MAX);
+            let openings = &hello.openings[newest..];
+            out.put_u8(u8::try_from(openings.len()).expect("few are sent"));
+            for opening in openings {
+                out.put_u64_le(*opening);
+            }
             out.put_slice(hello.client_address.as_bytes());
         }
         Frame::Peer(message) => peer::encode_head(message, out),
@@ -308,7 +318,7 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
     let exactly = |wanted: bool| if wanted { Ok(()) } else { Err(FrameError::Body(kind)) };
     Ok(match kind {
         1 => {
-            exactly((29..=29 + ADDRESS_BYTES_MAX).contains(&body.len()))?;
+            exactly(body.len() >= 30)?;
             let cluster = body.get_u128_le();
             let (from, to) = (NodeId(body.get_u16_le()), NodeId(body.get_u16_le()));
             let incarnation = body.get_u64_le();
@@ -317,11 +327,15 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
                 1 => Lane::Bulk,
                 _ => return Err(FrameError::Body(kind)),
             };
+            let count = usize::from(body.get_u8());
+            exactly(count <= OPENINGS_MAX && body.len() >= count * 8)?;
+            let openings = (0..count).map(|_| body.get_u64_le()).collect();
+            exactly(body.len() <= ADDRESS_BYTES_MAX)?;
             let address = std::str::from_utf8(&body).map_err(|_| FrameError::Body(kind))?;
             // It is shown to clients: no more than an address, then.
             exactly(address.bytes().all(|byte| byte.is_ascii_graphic()))?;
             let client_address = address.to_owned();
-            Frame::Hello(Hello { cluster, from, to, incarnation, lane, client_address })
+            Frame::Hello(Hello { cluster, from, to, incarnation, openings, lane, client_address })
         }
         2 => Frame::Peer(peer::decode(body)?),
         3 => {
@@ -406,6 +420,7 @@ mod tests {
             from: NodeId(1),
             to: NodeId(2),
             incarnation: 9,
+            openings: vec![7, u64::MAX],
             lane: Lane::Bulk,
             client_address: "127.0.0.1:7001".to_owned(),
         };

@@ -29,6 +29,10 @@ fn variable(name: &str) -> Option<String> {
 /// Runs the replica.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     start_logging()?;
+    // Where a limit on the size of files is in force, the system would end the process without a
+    // word. With this the call fails instead, and the log writer says what to do.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
+        .context("can't handle SIGXFSZ")?;
     let options = arguments.server.resolve(variable)?.options()?;
     if arguments.stop_with_stdin {
         std::thread::Builder::new()

@@ -1,6 +1,6 @@
 //! Connections from peers, over which this replica only hears. Each begins with a hello that is
 //! checked before anything else is believed: the right cluster, the right addressee, a known
-//! sender, and no older incarnation than one seen before (safety.md H3, D6).
+//! sender, and no older copy of one seen before (safety.md H3, D6).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,9 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Registry, Token};
 
+use crate::runtime::log_writer::fail;
 use crate::runtime::status::Counts;
+use crate::storage::{Identity as Owner, PeerNotes, RealDisk, Sighting};
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{Decoder, Frame, FrameError, Hello, Lane};
 
@@ -32,8 +34,9 @@ pub(super) enum Refused {
     #[error("replica {0} called, which is not among --peers")]
     Stranger(NodeId),
     #[error(
-        "replica {peer} called as incarnation {called}, but {seen} was here already: is an old \
-         copy of it running?"
+        "replica {peer} called as incarnation {called}, and is not the one that was here as \
+         incarnation {seen}: its folder was put back from an older copy, or a copy of it is \
+         running; it has forgotten what it vouched for: replace it under a new id"
     )]
     Old { peer: NodeId, called: u64, seen: u64 },
     #[error(transparent)]
@@ -61,20 +64,13 @@ struct Identity {
     number: u64,
 }
 
-/// A peer, and the latest incarnation of it that has called.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    peer: NodeId,
-    incarnation: u64,
-}
-
 /// All connections from peers.
 #[derive(Debug)]
 pub(super) struct Inbound {
-    me: NodeId,
-    cluster: u128,
-    /// Every peer; incarnation 0 is one that has not called yet.
-    seen: Vec<Seen>,
+    me: Owner,
+    peers: Vec<NodeId>,
+    /// The latest of each that has called.
+    notes: PeerNotes<RealDisk>,
     callers: Slab<Caller>,
     hellos: u64,
     first_token: usize,
@@ -83,19 +79,19 @@ pub(super) struct Inbound {
 
 impl Inbound {
     pub(super) fn new(
-        me: NodeId,
-        cluster: u128,
+        me: Owner,
         peers: impl Iterator<Item = NodeId>,
+        notes: PeerNotes<RealDisk>,
         first_token: usize,
         counts: Arc<Counts>,
     ) -> Inbound {
-        let seen = peers.map(|peer| Seen { peer, incarnation: 0 }).collect();
-        Inbound { me, cluster, seen, callers: Slab::default(), hellos: 0, first_token, counts }
+        let (peers, callers) = (peers.collect(), Slab::default());
+        Inbound { me, peers, notes, callers, hellos: 0, first_token, counts }
     }
 
     /// The most connections that there may be.
     pub(super) fn limit(&self) -> usize {
-        self.seen.len().max(1) * CONNECTIONS_PER_PEER
+        self.peers.len().max(1) * CONNECTIONS_PER_PEER
     }
 
     /// Takes a connection in, or refuses it because there are too many.
@@ -202,7 +198,11 @@ impl Inbound {
                     (Some(_), Frame::Hello(_)) => return Err(Refused::Order),
                     (Some(from), _) => take(from.peer, from.incarnation, frame),
                     (None, Frame::Hello(hello)) => {
-                        check(self.me, self.cluster, &mut self.seen, hello)?;
+                        let known = self.notes.of(hello.from);
+                        let sighting = check(&self.me, &self.peers, known, hello)?;
+                        // Rare, once for each start of a peer: worth a wait of this stage, for
+                        // nothing that peer says may be believed before.
+                        self.notes.note(sighting).unwrap_or_else(|error| fail(&error));
                         self.hellos += 1;
                         let (peer, incarnation) = (hello.from, hello.incarnation);
                         let identity =
@@ -245,30 +245,36 @@ impl Inbound {
     }
 }
 
-/// Whether a hello is to be believed; if so, it is remembered.
-fn check(me: NodeId, cluster: u128, seen: &mut [Seen], hello: &Hello) -> Result<(), Refused> {
-    if hello.cluster != cluster {
+/// Whether a hello is to be believed. If so, what is to be remembered of it.
+fn check(
+    me: &Owner,
+    peers: &[NodeId],
+    known: Option<Sighting>,
+    hello: &Hello,
+) -> Result<Sighting, Refused> {
+    if hello.cluster != me.cluster {
         return Err(Refused::Cluster(hello.cluster));
     }
-    if hello.to != me {
+    if hello.to != me.replica {
         return Err(Refused::Addressee(hello.to));
     }
-    let known = seen.iter_mut().find(|seen| seen.peer == hello.from);
-    let known = known.ok_or(Refused::Stranger(hello.from))?;
-    if hello.incarnation < known.incarnation {
-        return Err(Refused::Old {
-            peer: hello.from,
-            called: hello.incarnation,
-            seen: known.incarnation,
-        });
+    let (peer, incarnation) = (hello.from, hello.incarnation);
+    if !peers.contains(&peer) {
+        return Err(Refused::Stranger(peer));
     }
-    known.incarnation = hello.incarnation;
-    Ok(())
+    if let Some(seen) = known
+        && !seen.can_become(incarnation, &hello.openings)
+    {
+        return Err(Refused::Old { peer, called: incarnation, seen: seen.incarnation });
+    }
+    Ok(Sighting { peer, incarnation, opening: hello.openings.last().copied().unwrap_or(0) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ME: Owner = Owner { cluster: 5, replica: NodeId(1), incarnation: 8 };
 
     fn hello() -> Hello {
         Hello {
@@ -276,19 +282,15 @@ mod tests {
             from: NodeId(2),
             to: NodeId(1),
             incarnation: 3,
+            openings: vec![11, 12, 13],
             lane: Lane::Urgent,
             client_address: "127.0.0.1:7002".to_owned(),
         }
     }
 
-    fn seen() -> Vec<Seen> {
-        vec![Seen { peer: NodeId(2), incarnation: 0 }]
-    }
-
     #[test]
     fn only_the_right_cluster_addressee_and_sender_are_believed() {
-        let mut peers = seen();
-        let mut call = |hello: Hello| check(NodeId(1), 5, &mut peers, &hello);
+        let call = |hello: Hello| check(&ME, &[NodeId(2)], None, &hello).map(drop);
         assert_eq!(call(Hello { cluster: 6, ..hello() }), Err(Refused::Cluster(6)));
         assert_eq!(call(Hello { to: NodeId(3), ..hello() }), Err(Refused::Addressee(NodeId(3))));
         assert_eq!(call(Hello { from: NodeId(4), ..hello() }), Err(Refused::Stranger(NodeId(4))));
@@ -297,10 +299,18 @@ mod tests {
 
     #[test]
     fn an_incarnation_that_was_passed_never_comes_back() {
-        let mut peers = seen();
-        let mut call =
-            |incarnation| check(NodeId(1), 5, &mut peers, &Hello { incarnation, ..hello() });
-        assert_eq!((call(3), call(3), call(4)), (Ok(()), Ok(()), Ok(())));
-        assert_eq!(call(3), Err(Refused::Old { peer: NodeId(2), called: 3, seen: 4 }));
+        let mut known = None;
+        let mut call = |incarnation, openings: &[u64]| {
+            let hello = Hello { incarnation, openings: openings.to_vec(), ..hello() };
+            known = Some(check(&ME, &[NodeId(2)], known, &hello)?);
+            Ok(())
+        };
+        assert_eq!(call(3, &[11, 12, 13]), Ok(()));
+        assert_eq!(call(3, &[11, 12, 13]), Ok(()), "it connects twice");
+        assert_eq!(call(5, &[11, 12, 13, 14, 15]), Ok(()));
+        let old = |called| Err(Refused::Old { peer: NodeId(2), called, seen: 5 });
+        assert_eq!(call(4, &[11, 12, 13, 14]), old(4));
+        assert_eq!(call(5, &[11, 12, 13, 14, 16]), old(5), "put back from a copy");
+        assert_eq!(call(6, &[11, 12, 13, 14, 16, 17]), old(6), "and started twice");
     }
 }

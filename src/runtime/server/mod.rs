@@ -36,7 +36,7 @@ use crate::config::Config;
 use crate::raft::Replica;
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, Node, Settings};
-use crate::storage::{Log, LogOptions, RealDisk};
+use crate::storage::{Log, LogOptions, PeerNotes, RealDisk};
 use crate::types::{EntryId, Instant, NodeId};
 use crate::wire::frame::{Hello, Lane};
 use crate::wire::resp::Limits;
@@ -103,8 +103,10 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         bootstrap(&options.folder, cluster, options.id)?;
     }
     let disk = RealDisk::open(&options.folder)?;
+    let beside = disk.beside()?;
     let (log, durable, identity) =
         Log::open(disk, options.cluster, options.id, LogOptions::default())?;
+    let notes = PeerNotes::open(beside, identity)?;
     tracing::info!(
         replica = %options.id,
         cluster = format_args!("{:032x}", identity.cluster),
@@ -132,12 +134,12 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         from: options.id,
         to: options.id,
         incarnation: identity.incarnation,
+        openings: log.openings().to_vec(),
         lane: Lane::Urgent,
         client_address: announce.clone(),
     };
     let links = Links::new(introduction, &options.peers, LINKS_FROM, Arc::clone(counts));
-    let inbound =
-        Inbound::new(options.id, identity.cluster, links.peers(), INBOUND_FROM, Arc::clone(counts));
+    let inbound = Inbound::new(identity, links.peers(), notes, INBOUND_FROM, Arc::clone(counts));
     let context = context(options, identity.cluster, &announce, clock.now());
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();

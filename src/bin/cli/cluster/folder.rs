@@ -53,7 +53,11 @@ fn write_note(path: &Path, cluster: u128, replicas: u16, ready: bool) -> std::io
     let new = path.with_extension("new");
     fs::write(&new, text)?;
     fs::File::open(&new)?.sync_all()?;
-    fs::rename(new, path)
+    fs::rename(new, path)?;
+    // Or a power cut brings back the note that says that nobody has run yet, and the next start
+    // throws away what replicas have acknowledged since.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn read_note(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
