@@ -7,6 +7,7 @@ mod client;
 #[path = "cluster/load.rs"]
 mod load;
 #[path = "cluster/replicas.rs"]
+#[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
 
 use std::fs;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -93,6 +93,32 @@ impl Cluster {
             command.arg("--bootstrap");
         }
         self.children[at] = Some(command.stderr(log).spawn().unwrap());
+    }
+
+    /// Starts a replica that does not run by a command of the test's own.
+    pub(crate) fn start_as(&mut self, at: usize, mut command: Command) {
+        let path = self.folder.path().join(format!("replica-{}.log", at + 1));
+        let log = File::options().create(true).append(true).open(path).unwrap();
+        assert!(!self.runs(at), "replica {} runs already", at + 1);
+        self.children[at] = Some(command.stderr(log).spawn().unwrap());
+    }
+
+    /// Waits until a replica's process ends by itself.
+    pub(crate) fn end_of(&mut self, at: usize) -> ExitStatus {
+        let mut child = self.children[at].take().expect("it was started");
+        let step = Duration::from_millis(20);
+        let mut left = PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if left.is_zero() {
+                child.kill().unwrap();
+                panic!("replica {} runs on\n{}", at + 1, self.logs());
+            }
+            thread::sleep(step);
+            left = left.saturating_sub(step);
+        }
     }
 
     /// Where a replica listens for peers.

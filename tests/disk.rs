@@ -1,0 +1,184 @@
+//! The built server against real disks that go wrong: system calls that fail, a full disk, damage,
+//! a folder put back from an older copy. Asserts what is acknowledged, refused and said.
+//!
+//! Calls are made to fail with strace, and a disk is made small in a namespace of its own; where
+//! either is not to be had the test says so and is skipped, unless `BOWLINE_CLIENTS=required` is
+//! set and `.ci/install-clients` could have installed it.
+#![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
+
+#[path = "cluster/client.rs"]
+#[allow(dead_code, reason = "shared with tests/cluster.rs")]
+mod client;
+#[path = "disk/damage.rs"]
+mod damage;
+#[path = "disk/full.rs"]
+mod full;
+#[path = "disk/order.rs"]
+mod order;
+#[path = "cluster/replicas.rs"]
+#[allow(dead_code, reason = "shared with tests/cluster.rs")]
+mod replicas;
+#[path = "disk/rollback.rs"]
+mod rollback;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use client::Client;
+use replicas::Cluster;
+
+/// How a server ends whose disk failed.
+const EXIT_DISK: i32 = 74;
+/// Values so large that sixteen fill a segment.
+const LARGE: usize = 1 << 20;
+
+/// Whether strace is there; if not, says so.
+fn strace_is_there() -> bool {
+    let there = Command::new("strace").arg("--version").output();
+    let there = there.is_ok_and(|output| output.status.success());
+    if !there {
+        let required = std::env::var_os("BOWLINE_CLIENTS").is_some_and(|word| word == "required");
+        assert!(!required, "strace is not installed; run .ci/install-clients");
+        eprintln!("skipped: strace is not installed; .ci/install-clients does it");
+    }
+    there
+}
+
+/// A command under strace.
+fn traced(words: &[&str], output: &Path, command: &Command) -> Command {
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-qq", "--seccomp-bpf", "-y", "-s", "16", "-o"]).arg(output).args(words);
+    traced.arg(command.get_program()).args(command.get_args());
+    traced.stdin(Stdio::piped()).stdout(Stdio::null());
+    traced
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(status.success(), "cp -a");
+}
+
+fn key(number: usize) -> Vec<u8> {
+    format!("key{number}").into_bytes()
+}
+
+/// A value that no other key has, of so many bytes.
+fn value(number: usize, bytes: usize) -> Vec<u8> {
+    number.to_string().into_bytes().into_iter().cycle().take(bytes).collect()
+}
+
+/// Writes one after the other until a write is not acknowledged, or up to `most`. How many were.
+fn write(cluster: &Cluster, at: usize, from: usize, most: usize, bytes: usize) -> usize {
+    let mut client = Client::connect(cluster.address(at)).unwrap();
+    for number in from..most {
+        let reply = client.call(&[b"SET", &key(number), &value(number, bytes)]);
+        if reply.is_ok_and(|reply| reply == b"+OK\r\n") {
+            continue;
+        }
+        return number;
+    }
+    most
+}
+
+/// All that was acknowledged must be there.
+#[track_caller]
+fn assert_holds(cluster: &Cluster, at: usize, count: usize, bytes: usize, case: &str) {
+    let mut client = Client::connect(cluster.address(at)).unwrap();
+    for number in 0..count {
+        let reply = client.call(&[b"GET", &key(number)]).unwrap();
+        let wanted = [format!("${bytes}\r\n").as_bytes(), &value(number, bytes), b"\r\n"].concat();
+        assert!(reply == wanted, "{case}: key {number} of {count} is lost\n{}", cluster.logs());
+    }
+}
+
+/// A call that the log writer makes, how it fails, and how often it succeeds on each thread before
+/// that: more often than the opening needs it, which is on the main thread.
+const FAILURES: &[(&str, &str, usize, &str)] = &[
+    ("fdatasync", "error=EIO", 60, "syncing"),
+    ("fdatasync", "error=ENOSPC", 61, "make room on the disk"),
+    ("pwrite64", "error=EIO", 60, "writing to"),
+    ("pwrite64", "error=ENOSPC", 61, "make room on the disk"),
+    // Nothing of it was written.
+    ("pwrite64", "retval=0", 62, "writing to"),
+];
+
+/// The same for calls that begin a segment: each new one needs two of each.
+const ROTATION_FAILURES: &[(&str, &str, usize, &str)] = &[
+    ("fallocate", "error=ENOSPC", 2, "make room on the disk"),
+    ("fallocate", "error=ENOSPC", 3, "make room on the disk"),
+    ("/^rename", "error=EIO", 2, "replacing"),
+    ("/^rename", "error=EIO", 3, "renaming"),
+    ("fsync", "error=EIO", 3, "syncing"),
+    ("fsync", "error=EIO", 4, "syncing the folder"),
+];
+
+/// A replica alone: what it acknowledges is on its disk or nowhere.
+fn fail_and_come_back(failures: &[(&str, &str, usize, &str)], bytes: usize) {
+    if !strace_is_there() {
+        return;
+    }
+    let mut cluster = Cluster::start(1, "auto");
+    cluster.wait_until_all_serve();
+    let mut held = 0;
+    for &(call, how, from, words) in failures {
+        let case = format!("{call} gives {how} from number {from} on");
+        cluster.kill(0);
+        let inject = format!("inject={call}:{how}:when={from}+");
+        let trace = format!("trace={call}");
+        let notes = cluster.folder.path().join("strace");
+        let words_of_strace = ["-e", trace.as_str(), "-e", inject.as_str()];
+        cluster.start_as(0, traced(&words_of_strace, &notes, &cluster.command(0)));
+        cluster.wait_until_all_serve();
+        let acknowledged = write(&cluster, 0, held, held + 200, bytes);
+        assert!(acknowledged < held + 200, "{case}: it did not fail\n{}", cluster.logs());
+        let status = cluster.end_of(0);
+        assert_eq!(status.code(), Some(EXIT_DISK), "{case}\n{}", cluster.logs());
+        let logs = cluster.logs();
+        assert!(logs.contains("this replica ends here") && logs.contains(words), "{case}: {logs}");
+        let log = cluster.folder.path().join("replica-1.log");
+        fs::remove_file(log).unwrap();
+        cluster.restart();
+        cluster.wait_until_all_serve();
+        assert_holds(&cluster, 0, acknowledged, bytes, &case);
+        held = acknowledged;
+    }
+    assert!(held > 10 * failures.len(), "only {held} writes were acknowledged");
+}
+
+#[test]
+fn a_failed_write_or_sync_ends_the_process_and_loses_nothing_acknowledged() {
+    fail_and_come_back(FAILURES, 100);
+}
+
+#[test]
+fn a_failure_while_a_segment_is_begun_ends_the_process_and_loses_nothing_acknowledged() {
+    fail_and_come_back(ROTATION_FAILURES, LARGE);
+}
+
+#[test]
+fn the_others_go_on_without_a_replica_whose_disk_fails() {
+    if !strace_is_there() {
+        return;
+    }
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let victim = (cluster.leader() + 1) % 3;
+    cluster.kill(victim);
+    let notes = cluster.folder.path().join("strace");
+    let words = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=40+"];
+    cluster.start_as(victim, traced(&words, &notes, &cluster.command(victim)));
+    let other = (victim + 1) % 3;
+    let mut acknowledged = 0;
+    while cluster.runs(victim) {
+        acknowledged = write(&cluster, other, acknowledged, acknowledged + 10, 100);
+    }
+    assert_eq!(cluster.end_of(victim).code(), Some(EXIT_DISK), "{}", cluster.logs());
+    acknowledged = write(&cluster, other, acknowledged, acknowledged + 50, 100);
+    cluster.restart();
+    cluster.wait_until_all_serve();
+    assert!(acknowledged >= 50, "{acknowledged} were acknowledged\n{}", cluster.logs());
+    for at in 0..3 {
+        assert_holds(&cluster, at, acknowledged, 100, "after the failure of one disk");
+    }
+}

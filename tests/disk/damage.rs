@@ -1,0 +1,143 @@
+//! Real folders with bits flipped and sectors lost. Exactly what is refused and what is cut:
+//!
+//! - A flipped bit anywhere, also in the zeros behind the last block, is damage: refused, with the
+//!   file and the sector. No power cut flips bits, so none is taken for a torn tail.
+//! - Sectors of the last block that were never written are a torn tail, where its sync had not
+//!   returned: cut, and the replica starts without that block. All before is there.
+//! - The same sectors lost after the sync had returned look the same and are cut too; only what
+//!   other replicas hold brings them back. Lost sectors of any earlier block are refused.
+
+use std::fs;
+use std::path::Path;
+
+use super::replicas::Cluster;
+use super::{LARGE, assert_holds, copy, value, write};
+use crate::client::Client;
+
+const SECTOR: usize = 512;
+
+/// What a start says that must be refused.
+#[track_caller]
+fn refusal(cluster: &Cluster, case: &str) -> String {
+    let output = Cluster::run_to_end(cluster.command(0));
+    assert!(!output.status.success(), "{case}: it should have been refused");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The number of the block that each sector belongs to; zero where nothing is written.
+fn blocks(bytes: &[u8]) -> Vec<u32> {
+    let number = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().unwrap());
+    bytes.chunks(SECTOR).map(number).collect()
+}
+
+/// The sectors of the last block.
+fn last_block(bytes: &[u8]) -> std::ops::Range<usize> {
+    let blocks = blocks(bytes);
+    let last = *blocks.iter().max().unwrap();
+    let first = blocks.iter().position(|&block| block == last).unwrap();
+    first..blocks.iter().rposition(|&block| block == last).unwrap() + 1
+}
+
+fn flip(path: &Path, bit: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_in_any_file_is_refused_with_its_place() {
+    // Two replicas, so that there are notes about a peer.
+    let mut cluster = Cluster::start(2, "auto");
+    cluster.wait_until_all_serve();
+    let acknowledged = write(&cluster, 0, 0, 18, LARGE);
+    assert_eq!(acknowledged, 18, "{}", cluster.logs());
+    cluster.kill(0);
+    let folder = cluster.replica_folder(0);
+    let mut names: Vec<String> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "lock")
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["meta", "peers", "segment-0000000001", "segment-0000000002"]);
+    for name in &names {
+        let path = folder.join(name);
+        let bytes = fs::read(&path).unwrap();
+        let mut places = vec![0, 5, 11, 100, 511, bytes.len() / 2, bytes.len() - 1];
+        if name.starts_with("segment") {
+            let last = last_block(&bytes);
+            places.extend([SECTOR, last.start * SECTOR + 3, last.end * SECTOR - 1]);
+            // The first of the zeros, where there are any.
+            places.extend([last.end * SECTOR].iter().filter(|&&place| place < bytes.len()));
+        }
+        for place in places {
+            let case = format!("{name}, byte {place} of {}", bytes.len());
+            let bit = place * 8 + place % 8;
+            flip(&path, bit);
+            let text = refusal(&cluster, &case);
+            let sector = place / SECTOR * SECTOR;
+            assert!(
+                text.contains(&format!("{name} is damaged at byte {sector}:")),
+                "{case}: {text}"
+            );
+            flip(&path, bit);
+        }
+    }
+    cluster.restart();
+    cluster.wait_until_all_serve();
+    assert_holds(&cluster, 0, acknowledged, LARGE, "with all bits as they were");
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_lost_sectors_before_it_are_refused() {
+    let mut cluster = Cluster::start(1, "auto");
+    cluster.wait_until_all_serve();
+    let acknowledged = write(&cluster, 0, 0, 30, 100);
+    assert_eq!(acknowledged, 30, "{}", cluster.logs());
+    let mut client = Client::connect(cluster.address(0)).unwrap();
+    let reply = client.call(&[b"SET", b"torn", &value(7, 10_000)]).unwrap();
+    assert_eq!(reply, b"+OK\r\n");
+    cluster.kill(0);
+    let path = cluster.replica_folder(0).join("segment-0000000001");
+    let whole = fs::read(&path).unwrap();
+    let last = last_block(&whole);
+    assert!(last.len() > 20, "{last:?} is not the block of the large value");
+    let without = |lost: &[usize]| {
+        let mut bytes = whole.clone();
+        for sector in lost {
+            bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0);
+        }
+        fs::write(&path, bytes).unwrap();
+    };
+    // Every block before was followed by another, so it had been synced.
+    for lost in [1, last.start / 2, last.start - 1] {
+        without(&[lost]);
+        let text = refusal(&cluster, &format!("sector {lost} lost"));
+        let place = format!("segment-0000000001 is damaged at byte {}:", lost * SECTOR);
+        assert!(text.contains(&place), "{text}");
+    }
+    // As if the power had failed during the sync of the last one: any of its sectors may be there.
+    let all: Vec<usize> = last.clone().collect();
+    let (folder, kept) = (cluster.replica_folder(0), cluster.folder.path().join("kept"));
+    fs::rename(&folder, &kept).unwrap();
+    for lost in [&all[..], &all[..1], &all[3..4], &all[all.len() - 1..]] {
+        copy(&kept, &folder);
+        without(lost);
+        cluster.restart();
+        cluster.wait_until_all_serve();
+        assert_holds(&cluster, 0, acknowledged, 100, &format!("sectors {lost:?} torn"));
+        let mut client = Client::connect(cluster.address(0)).unwrap();
+        assert_eq!(client.call(&[b"GET", b"torn"]).unwrap(), b"$-1\r\n", "a part of a block");
+        cluster.kill(0);
+        // The log goes on behind what was cut.
+        cluster.restart();
+        cluster.wait_until_all_serve();
+        assert_holds(&cluster, 0, acknowledged, 100, "once more");
+        cluster.kill(0);
+        // The meta record counts openings, so the old segment alone can't be put back.
+        without(&[]);
+        let text = refusal(&cluster, "an old segment put back");
+        assert!(text.contains("segment-0000000001 is older than the rest"), "{text}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
