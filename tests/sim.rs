@@ -8,15 +8,18 @@ use std::time::Duration;
 use bowline::sim::course_run::{self, Options};
 use bowline::sim::fault_run;
 use bowline::sim::faults::Profile;
+use bowline::sim::files::DiskFaults;
 use bowline::sim::scenario::{EventKind, Overrides, Scenario, names};
 use bowline::sim::trace::Trace;
 use serde_json::Value;
 
-/// Runs seeds until one fails, and then shows why.
-fn hold(profile: Profile, seeds: u64) {
+/// Runs seeds until one fails, and then shows why. Returns what went wrong with disks.
+fn hold(profile: Profile, seeds: u64) -> DiskFaults {
+    let mut disks = DiskFaults::default();
     for seed in 1..=seeds {
         let result = fault_run::run(profile, seed, Trace::default(), &|_| ());
-        if result.is_ok() {
+        if let Ok(summary) = result {
+            disks.add(&summary.disks);
             continue;
         }
         let failure = fault_run::run(profile, seed, Trace::detailed(40), &|_| ())
@@ -31,6 +34,7 @@ fn hold(profile: Profile, seeds: u64) {
             profile.name()
         );
     }
+    disks
 }
 
 #[test]
@@ -56,6 +60,15 @@ fn partitions_break_no_rule() {
 #[test]
 fn crashes_and_slow_disks_break_no_rule() {
     hold(Profile::Crashes, 200);
+}
+
+/// Storage code and protocol together, each kind of trouble with disks among it.
+#[test]
+fn disks_that_tear_fail_fill_and_rot_break_no_rule() {
+    let disks = hold(Profile::Storage, 300);
+    for (kind, count) in disks.counts() {
+        assert!(count > 0, "{kind} never came: {disks:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::checker::{Violation, demand};
 use super::dice::Dice;
 use super::faults::{Fault, Plan, Profile, draw_origin, draw_rate};
+use super::files::DiskFaults;
 use super::linear;
 use super::machine::{Clock, Disk, Pace};
 use super::network::{Fate, LinkQuality, Network};
@@ -39,6 +40,8 @@ pub struct Summary {
     pub refused: u64,
     /// A digest of all that was sent and answered, and when: equal for equal runs.
     pub fingerprint: u64,
+    /// What went wrong with disks, in profiles that run the storage code.
+    pub disks: DiskFaults,
 }
 
 /// A run that broke a rule.
@@ -158,6 +161,8 @@ impl FaultRun {
         self.demand_progress()?;
         self.judge()?;
         let (answered, refused) = self.workload.heard();
+        let mut disks = DiskFaults::default();
+        self.world.nodes().iter().for_each(|node| disks.add(&node.disk.faults()));
         Ok(Summary {
             virtual_time: self.world.now().since(Instant::ZERO),
             events: self.world.events(),
@@ -166,6 +171,7 @@ impl FaultRun {
             answered,
             refused,
             fingerprint: self.fingerprint,
+            disks,
         })
     }
 
@@ -414,7 +420,16 @@ impl FaultRun {
 
     fn crash(&mut self, id: NodeId) {
         if self.world.node(id).replica.is_some() {
+            // A replica whose log is damaged never comes back: the others must be a majority.
+            let lost = self.world.nodes().iter().filter(|node| node.disk.is_refused()).count();
+            let may_rot = (lost + 1) * 2 < self.plan.ids.len();
+            self.world.node_mut(id).disk.may_rot = may_rot;
             self.world.crash(id);
+            self.world.node_mut(id).disk.may_rot = false;
+            if self.world.node(id).disk.is_refused() {
+                self.note(format_args!("{}'s log is damaged", id.0));
+                return;
+            }
             let at = self.world.now() + self.plan.outage.draw(&mut self.dice);
             self.set_alarm(at, Alarm::Restart(id));
         }
@@ -441,7 +456,10 @@ impl FaultRun {
         let mut ids = self.plan.ids.clone();
         self.dice.shuffle(&mut ids);
         let majority = ids.len() / 2 + 1;
-        let rest = ids.split_off(majority + self.dice.place(ids.len() - majority + 1));
+        // Those whose logs are damaged are not among them.
+        ids.sort_by_key(|&id| self.world.node(id).disk.is_refused());
+        let lost = ids.iter().filter(|&&id| self.world.node(id).disk.is_refused()).count();
+        let rest = ids.split_off(majority + self.dice.place(ids.len() - lost - majority + 1));
         ids.sort_unstable();
         self.note(format_args!("faults end for {}", names(&ids)));
         self.core = Some(ids.clone());

@@ -25,7 +25,7 @@ pub enum Profile {
     /// Replicas crash and start again, and their disks are slow.
     Crashes,
     /// The same with each log in files, by the storage code, on a disk that tears at a crash what
-    /// was not synced.
+    /// was not synced, fails, is full and rots; in some seeds on a bad network.
     Storage,
     /// Clocks go wrong within the bound, while replicas pause and links are cut; leases are on.
     Clocks,
@@ -155,7 +155,11 @@ impl Profile {
             Profile::Quiet => vec![],
             Profile::Network => vec![Network],
             Profile::Partitions => vec![Partitions],
-            Profile::Crashes | Profile::Storage => vec![Crashes, Disks],
+            Profile::Crashes => vec![Crashes, Disks],
+            Profile::Storage => [(Crashes, 1_000), (Disks, 700), (Network, 400), (Partitions, 300)]
+                .into_iter()
+                .filter_map(|(trouble, permille)| dice.chance(permille).then_some(trouble))
+                .collect(),
             Profile::Clocks => vec![Pauses, Clocks, Partitions],
         }
     }

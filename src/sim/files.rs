@@ -1,9 +1,10 @@
 //! A simulated replica's log in files: the storage code that ships, over a disk in memory that
-//! tears at a crash what was not synced.
+//! tears at a crash what was not synced, whose operations fail, that is full, and that rots.
 
 use super::dice::Dice;
 use crate::raft::{AppendJob, Durable};
-use crate::storage::{Log, LogOptions, MemDisk, StorageError};
+use crate::storage::mem_disk::SECTOR_BYTES;
+use crate::storage::{Disk as _, Log, LogOptions, MemDisk, StorageError};
 use crate::types::NodeId;
 
 /// The cluster that all simulated replicas belong to.
@@ -13,13 +14,82 @@ const SYNC_OPERATIONS_MAX: u64 = 12;
 /// Operations of the longest opening: the traces of a torn block removed, a segment begun.
 const OPEN_OPERATIONS_MAX: u64 = 26;
 
+/// How often disks went wrong, by how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskFaults {
+    /// The power failed.
+    pub power_cuts: u64,
+    /// A block was found torn afterwards.
+    pub torn: u64,
+    /// Names of files were made or changed, and were as before afterwards.
+    pub names_lost: u64,
+    /// The process was killed, and its disk went on.
+    pub kills: u64,
+    /// A write, a sync or a change of names failed, which ends the process.
+    pub failures: u64,
+    /// There was no room.
+    pub full: u64,
+    /// The power failed, or an operation, while the log was opened.
+    pub cut_openings: u64,
+    /// A bit was flipped while the replica was down.
+    pub flips: u64,
+    /// A sector was lost though its sync had returned.
+    pub lost_writes: u64,
+    /// A sector was written to the place of another.
+    pub misdirected: u64,
+}
+
+impl DiskFaults {
+    /// Each kind by name.
+    pub fn counts(&self) -> [(&'static str, u64); 10] {
+        [
+            ("power cuts", self.power_cuts),
+            ("torn blocks", self.torn),
+            ("lost names", self.names_lost),
+            ("kills", self.kills),
+            ("failed operations", self.failures),
+            ("full disks", self.full),
+            ("cut openings", self.cut_openings),
+            ("flipped bits", self.flips),
+            ("lost writes", self.lost_writes),
+            ("misdirected writes", self.misdirected),
+        ]
+    }
+
+    /// Adds what happened elsewhere.
+    pub fn add(&mut self, other: &DiskFaults) {
+        self.power_cuts += other.power_cuts;
+        self.torn += other.torn;
+        self.names_lost += other.names_lost;
+        self.kills += other.kills;
+        self.failures += other.failures;
+        self.full += other.full;
+        self.cut_openings += other.cut_openings;
+        self.flips += other.flips;
+        self.lost_writes += other.lost_writes;
+        self.misdirected += other.misdirected;
+    }
+}
+
+/// What became of a log at a crash.
+#[derive(Debug)]
+pub(super) enum Reopened {
+    /// It holds this.
+    Holds(Durable),
+    /// It was damaged, and is refused as it must be.
+    Refused,
+    /// It is refused without having been damaged, or damage was not noticed.
+    Broken(String),
+}
+
 /// The log, and what is needed to open it again.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// `None` only if it could not be opened after a crash: nothing is written then.
+    /// `None` once it could not be opened after a crash: nothing is written then.
     log: Option<Log<MemDisk>>,
     replica: NodeId,
     options: LogOptions,
+    pub(super) faults: DiskFaults,
 }
 
 impl Files {
@@ -30,7 +100,7 @@ impl Files {
         Log::bootstrap(&mut disk, CLUSTER, replica).expect("memory does not fail");
         let opened = Log::open(disk, Some(CLUSTER), replica, options);
         let (log, ..) = opened.expect("memory does not fail");
-        Files { log: Some(log), replica, options }
+        Files { log: Some(log), replica, options, faults: DiskFaults::default() }
     }
 
     /// Makes the jobs durable, as the log writer stage does it: all of them in one sync.
@@ -45,34 +115,144 @@ impl Files {
         log.sync()
     }
 
-    /// Ends the process while it syncs the jobs, at a place that the dice choose, mostly by a power
-    /// cut; and opens the log again, perhaps with more of them on the way. Returns what it holds.
+    /// Ends the process while it syncs the jobs, at a place and in a way that the dice choose, and
+    /// opens the log again, perhaps with more trouble on the way. With `may_rot` the files may be
+    /// damaged meanwhile.
     pub(super) fn crash<'a>(
         &mut self,
         jobs: impl Iterator<Item = &'a AppendJob>,
+        may_rot: bool,
         dice: &mut Dice,
-    ) -> Result<Durable, StorageError> {
-        let Some(log) = &mut self.log else { return Ok(Durable::default()) };
+    ) -> Reopened {
+        let Some(log) = &self.log else { return Reopened::Refused };
         let before = log.identity();
-        let limit = if dice.chance(800) { 3 } else { SYNC_OPERATIONS_MAX };
-        log.disk_mut().cut_in(dice.below(limit + 1));
-        // Where the crash comes first that is an error, and else it comes after the sync.
-        let _ = self.sync(jobs);
-        let mut disk = self.log.take().expect("it was there").into_disk();
-        if dice.chance(300) {
-            disk.kill();
-        } else {
-            disk.restart(&mut |states| dice.place(states));
-        }
+        let mut disk = self.end(jobs, dice);
         while dice.chance(200) {
-            disk.cut_in(dice.below(OPEN_OPERATIONS_MAX));
-            let _ = Log::open(&mut disk, Some(CLUSTER), self.replica, self.options);
-            disk.restart(&mut |states| dice.place(states));
+            let operations = dice.below(OPEN_OPERATIONS_MAX);
+            let fails = dice.chance(300);
+            if fails {
+                disk.fail_in(operations);
+            } else {
+                disk.cut_in(operations);
+            }
+            let opened = Log::open(&mut disk, Some(CLUSTER), self.replica, self.options);
+            self.faults.cut_openings += u64::from(opened.is_err());
+            drop(opened);
+            self.stop(&mut disk, fails, dice);
         }
-        let (log, durable, identity) = Log::open(disk, Some(CLUSTER), self.replica, self.options)?;
+        let damage = if may_rot { self.rot(&mut disk, dice) } else { None };
+        let opened = Log::open(disk, Some(CLUSTER), self.replica, self.options);
+        let (log, durable, identity) = match (opened, damage) {
+            (Ok(opened), None) => opened,
+            (Err(error), None) => return Reopened::Broken(error.to_string()),
+            (Err(StorageError::Damaged { .. }), Some(_)) => return Reopened::Refused,
+            (Err(error), Some(damage)) => {
+                return Reopened::Broken(format!("{damage} is taken for something else: {error}"));
+            }
+            (Ok(_), Some(damage)) => return Reopened::Broken(format!("{damage} is not noticed")),
+        };
+        self.faults.torn += u64::from(log.stats().torn_bytes > 0);
         assert!(identity.incarnation > before.incarnation, "{identity:?} after {before:?}");
         self.log = Some(log);
-        Ok(durable)
+        Reopened::Holds(durable)
+    }
+
+    /// Ends the process during a sync of the jobs. The log is gone then.
+    fn end<'a>(&mut self, jobs: impl Iterator<Item = &'a AppendJob>, dice: &mut Dice) -> MemDisk {
+        let disk = self.log.as_mut().expect("only called with a log").disk_mut();
+        let limit = if dice.chance(800) { 3 } else { SYNC_OPERATIONS_MAX };
+        let operations = dice.below(limit + 1);
+        let fails = match dice.below(10) {
+            0 => {
+                disk.set_capacity(Some(disk.used_bytes() + dice.below(600)));
+                true
+            }
+            1 | 2 => {
+                disk.fail_in(operations);
+                true
+            }
+            _ => {
+                disk.cut_in(operations);
+                false
+            }
+        };
+        // Where the trouble comes first that is an error, and else it comes after the sync.
+        if let Err(StorageError::Io { source, .. }) = self.sync(jobs)
+            && fails
+        {
+            let is_full = source.kind() == std::io::ErrorKind::StorageFull;
+            *(if is_full { &mut self.faults.full } else { &mut self.faults.failures }) += 1;
+        }
+        let mut disk = self.log.take().expect("it was there").into_disk();
+        disk.set_capacity(None);
+        let killed = fails || dice.chance(300);
+        self.stop(&mut disk, killed, dice);
+        disk
+    }
+
+    /// A process has ended, and perhaps its machine.
+    fn stop(&mut self, disk: &mut MemDisk, killed: bool, dice: &mut Dice) {
+        if killed {
+            self.faults.kills += 1;
+            disk.kill();
+            return;
+        }
+        self.faults.power_cuts += 1;
+        let names = disk.names_lost();
+        disk.restart(&mut |states| dice.place(states));
+        self.faults.names_lost += disk.names_lost() - names;
+    }
+
+    /// Damages the files in some cases, in a way that must be noticed. Says what it did.
+    fn rot(&mut self, disk: &mut MemDisk, dice: &mut Dice) -> Option<String> {
+        if !dice.chance(200) {
+            return None;
+        }
+        let mut names = disk.list().expect("memory does not fail");
+        // What was never completed counts for nothing.
+        names.retain(|name| name.strip_suffix(".new").is_none());
+        let read = |disk: &MemDisk, name: &str| disk.read(name).expect("memory does not fail");
+        let name = dice.pick(&names).clone();
+        let bytes = read(disk, &name);
+        if dice.chance(400) {
+            let bit = dice.place(bytes.len() * 8);
+            disk.tamper(&name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+            self.faults.flips += 1;
+            return Some(format!("bit {bit} of {name}, flipped,"));
+        }
+        // The others concern a sector that was written and synced, and is not of the very last
+        // block: of that one nothing can tell whether its sync had returned.
+        let block = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().expect("4 bytes"));
+        let last = bytes.chunks(SECTOR_BYTES).map(block).max();
+        let is_last_file = names.last() == Some(&name);
+        let written: Vec<usize> = (0..bytes.len() / SECTOR_BYTES)
+            .filter(|&sector| {
+                let content = &bytes[sector * SECTOR_BYTES..][..SECTOR_BYTES];
+                content.iter().any(|&byte| byte != 0)
+                    && (sector == 0 || !is_last_file || Some(block(content)) != last)
+            })
+            .collect();
+        if written.is_empty() {
+            return None;
+        }
+        let sector = *dice.pick(&written);
+        let place = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+        let content = bytes[place.clone()].to_vec();
+        if dice.chance(500) {
+            disk.tamper(&name, |bytes| bytes[place].fill(0));
+            self.faults.lost_writes += 1;
+            return Some(format!("sector {sector} of {name}, lost,"));
+        }
+        let other = dice.pick(&names).clone();
+        let there = read(disk, &other);
+        let target = dice.place(there.len() / SECTOR_BYTES);
+        let target_place = target * SECTOR_BYTES..(target + 1) * SECTOR_BYTES;
+        if there[target_place.clone()] == content[..] {
+            return None;
+        }
+        disk.tamper(&other, |bytes| bytes[target_place].copy_from_slice(&content));
+        self.faults.misdirected += 1;
+        Some(format!("sector {sector} of {name}, written to sector {target} of {other},"))
     }
 }
 

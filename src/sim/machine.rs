@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::dice::Dice;
-use super::files::Files;
+use super::files::{DiskFaults, Files, Reopened};
 use crate::raft::{AppendJob, Durable};
 use crate::types::{EntryId, Index, Instant, NodeId};
 
@@ -96,6 +96,10 @@ pub struct Disk {
     in_files: bool,
     /// How the files broke their promise, if they did.
     broken: Option<String>,
+    /// Whether the files may be damaged while the replica is down.
+    pub may_rot: bool,
+    /// The files were damaged, and were refused: the replica does not start again.
+    refused: bool,
 }
 
 impl Disk {
@@ -112,6 +116,16 @@ impl Disk {
     /// How the log in files broke its promise, if it did.
     pub fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
+    }
+
+    /// Whether the files were damaged, so that the replica must not start again.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// How often the files went wrong, by how.
+    pub fn faults(&self) -> DiskFaults {
+        self.files.as_ref().map(|files| files.faults).unwrap_or_default()
     }
 
     /// What would survive a crash now.
@@ -212,11 +226,11 @@ impl Disk {
         let jobs = self.waiting.iter().take(self.syncing);
         jobs.clone().for_each(|job| store(&mut whole, job, job.entries.len()));
         let files = self.files.as_mut().expect("only called with files");
-        match files.crash(jobs.filter(|_| !self.in_files), dice) {
-            Ok(found) if found == whole || (found == self.image && !self.in_files) => {
+        match files.crash(jobs.filter(|_| !self.in_files), self.may_rot, dice) {
+            Reopened::Holds(found) if found == whole || (found == self.image && !self.in_files) => {
                 self.image = found;
             }
-            Ok(found) => {
+            Reopened::Holds(found) => {
                 self.broken = Some(format!(
                     "vouched for {:?} and {} entries, found {:?} and {}",
                     self.image.hard_state,
@@ -225,7 +239,8 @@ impl Disk {
                     found.entries.len()
                 ));
             }
-            Err(error) => self.broken = Some(error.to_string()),
+            Reopened::Refused => self.refused = true,
+            Reopened::Broken(how) => self.broken = Some(how),
         }
         self.waiting.clear();
         self.syncing = 0;

@@ -38,7 +38,7 @@ pub mod course_run;
 pub mod dice;
 pub mod fault_run;
 pub mod faults;
-mod files;
+pub mod files;
 pub mod game;
 pub mod histogram;
 pub mod linear;
