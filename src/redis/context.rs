@@ -41,6 +41,8 @@ pub struct Context {
     pub process_id: u32,
     /// A number drawn at each start, by which tools see that a server was started again.
     pub run_id: u128,
+    /// Bytes that all clients together hold, at a recent moment.
+    pub clients_bytes: u64,
     /// Bytes of memory in use, 0 if unknown.
     pub used_memory: u64,
     /// What went through the door so far.
@@ -71,8 +73,6 @@ pub struct Node {
 pub struct Traffic {
     /// Clients connected now.
     pub clients: u64,
-    /// Most clients at a time, as configured.
-    pub clients_max: u64,
     /// Connections accepted.
     pub connections: u64,
     /// Connections refused, for there were too many.
@@ -105,10 +105,24 @@ impl Context {
             wall_clock: Duration::ZERO,
             process_id: 0,
             run_id: 0,
+            clients_bytes: 0,
             used_memory: 0,
             traffic: Traffic::default(),
             payload_bytes_max: 64 << 20,
         }
+    }
+
+    /// The store has come so far. What it applied is committed and in the log, whatever was heard
+    /// of these last: `applied <= commit <= last` holds in every reply.
+    pub fn note_applied(&mut self, applied: Index) {
+        self.applied_index = applied;
+        self.note_log(self.last_index, self.commit_index);
+    }
+
+    /// How far the log went and was committed at some recent moment.
+    pub fn note_log(&mut self, last: Index, commit: Index) {
+        self.commit_index = commit.max(self.applied_index);
+        self.last_index = last.max(self.commit_index);
     }
 
     /// The replica `id`, if there is one.
@@ -130,5 +144,36 @@ impl Context {
     /// the replica's.
     pub(super) fn name_of(&self, id: NodeId) -> String {
         format!("{:032x}{:08x}", self.cluster, id.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_of_different_moments_never_contradict_one_another() {
+        let node = Node {
+            id: NodeId(1),
+            host: String::new(),
+            port: 1,
+            peer_port: 2,
+            connected: true,
+            match_index: None,
+        };
+        let mut context = Context::alone(node, 0, Instant::ZERO);
+        let cursors = |context: &Context| {
+            (context.applied_index.0, context.commit_index.0, context.last_index.0)
+        };
+        context.note_log(Index(9), Index(7));
+        assert_eq!(cursors(&context), (0, 7, 9));
+        context.note_applied(Index(8));
+        assert_eq!(cursors(&context), (8, 8, 9));
+        context.note_applied(Index(12));
+        assert_eq!(cursors(&context), (12, 12, 12));
+        context.note_log(Index(10), Index(7));
+        assert_eq!(cursors(&context), (12, 12, 12));
+        context.note_log(Index(15), Index(13));
+        assert_eq!(cursors(&context), (12, 13, 15));
     }
 }

@@ -34,6 +34,10 @@ pub enum Step {
         payload: Bytes,
         /// How its outcome becomes a reply.
         shape: Shape,
+        /// The slot of its first key, if the client is to be told so
+        /// ([`Failure::Moved`](super::Failure::Moved)) should another replica lead by the time when
+        /// it can be handed on.
+        hint: Option<u16>,
     },
     /// Answers from all connections, with a [`ClientList`](super::ClientList).
     ListClients(ClientQuery),
@@ -90,7 +94,9 @@ impl Connection {
             );
             return Step::Done;
         }
-        if let Some(slot) = self.leads_elsewhere(chosen, request, context)
+        let slot = self.slot_to_hint_at(chosen, request);
+        if let Some(slot) = slot
+            && !context.leads()
             && let Some(leader) = context.leader()
         {
             let moved = Failure::Moved { slot, leader };
@@ -98,15 +104,17 @@ impl Connection {
             return Step::Done;
         }
         let mut call = Call { connection: self, request, key, context, settings, writer };
-        (chosen.run)(&mut call)
+        let mut step = (chosen.run)(&mut call);
+        if let Step::Submit { hint, .. } = &mut step {
+            *hint = slot;
+        }
+        step
     }
 
     /// The slot of the request's first key, if this client wants to be told that another replica
     /// leads. It reads here if it said so: by a read index, so it reads nothing old.
-    fn leads_elsewhere(&self, spec: &Spec, request: Request<'_>, context: &Context) -> Option<u16> {
-        let here = !self.follows_hints
-            || context.leads()
-            || self.reads_anywhere && spec.flags.contains(&"readonly");
+    fn slot_to_hint_at(&self, spec: &Spec, request: Request<'_>) -> Option<u16> {
+        let here = !self.follows_hints || self.reads_anywhere && spec.flags.contains(&"readonly");
         let first = spec.keys(request.len()).next().filter(|_| !here)?;
         Some(slot_of(request.get(first)?))
     }
@@ -129,7 +137,7 @@ impl<'c> Call<'c> {
         }
         let shape = Shape { kind, version: self.writer.version() };
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
-        Step::Submit { kind, payload: command.encode(), shape }
+        Step::Submit { kind, payload: command.encode(), shape, hint: None }
     }
 
     /// Answers with an error.

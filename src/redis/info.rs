@@ -87,10 +87,10 @@ fn server(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("config_file", "");
 }
 
-fn clients(text: &mut Text, context: &Context, _settings: &Settings) {
+fn clients(text: &mut Text, context: &Context, settings: &Settings) {
     text.field("connected_clients", context.traffic.clients);
     text.field("cluster_connections", context.nodes.iter().filter(|node| node.connected).count());
-    text.field("maxclients", context.traffic.clients_max);
+    text.field("maxclients", settings.clients_max());
     text.field("blocked_clients", 0);
     text.field("tracking_clients", 0);
 }
@@ -101,6 +101,8 @@ fn memory(text: &mut Text, context: &Context, settings: &Settings) {
     text.field("maxmemory", settings.value("maxmemory"));
     text.field("maxmemory_policy", settings.value("maxmemory-policy"));
     text.field("mem_fragmentation_ratio", "1.00");
+    text.field("mem_clients_normal", context.clients_bytes);
+    text.field("maxmemory_clients", settings.clients_bytes_max());
 }
 
 fn persistence(text: &mut Text, _context: &Context, _settings: &Settings) {

@@ -44,5 +44,5 @@ pub use connection::{Buffered, Connection};
 pub use context::{Context, Node, Traffic};
 pub use dispatch::Step;
 pub use failure::Failure;
-pub use settings::Settings;
+pub use settings::{CLIENTS_BYTES_MIN, Settings, parse_bytes};
 pub use shape::Shape;

@@ -1,12 +1,14 @@
 //! `CONFIG`: what Redis clients and tools read and set. Our own settings are made by flags, file
-//! and environment before a start. Here are Redis's names: those that say what this server does
-//! can't be changed, and a few harmless ones are taken and kept, so that tools which set them go
-//! on. Each replica has its own, and forgets them at its end.
+//! and environment before a start. Here are Redis's names: the limits on clients count from when
+//! they are set; what else says what this server does can't be changed; and a few harmless ones are
+//! taken and kept, so that tools which set them go on. Each replica has its own, and forgets them
+//! at its end.
+
+use std::time::Duration;
 
 use crate::kv::parse_integer;
 use crate::wire::resp::Limits;
 
-use super::context::Context;
 use super::dispatch::{Call, Step};
 use super::glob;
 
@@ -17,7 +19,7 @@ pub struct Settings {
     fixed: Vec<(&'static str, String)>,
 }
 
-/// A setting that is kept and has no effect.
+/// A setting that can be changed.
 #[derive(Debug, Clone)]
 struct Kept {
     name: &'static str,
@@ -30,9 +32,21 @@ struct Kept {
 enum Kind {
     Text,
     Number,
+    /// A number from the first to the second.
+    Within(u64, u64),
     Bytes,
+    /// At least so many.
+    BytesFrom(u64),
     YesOrNo,
 }
+
+/// The limits on clients, which have an effect. All others are only kept.
+const CLIENTS_MAX: &str = "maxclients";
+const CLIENTS_BYTES_MAX: &str = "maxmemory-clients";
+const IDLE_SECONDS_MAX: &str = "timeout";
+
+/// Less memory would have clients in each other's way.
+pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
 
 const KEPT: &[(&str, Kind, &str)] = &[
     ("save", Kind::Text, ""),
@@ -42,7 +56,9 @@ const KEPT: &[(&str, Kind, &str)] = &[
     ("maxmemory", Kind::Bytes, "0"),
     ("maxmemory-policy", Kind::Text, "noeviction"),
     ("maxmemory-samples", Kind::Number, "5"),
-    ("timeout", Kind::Number, "0"),
+    (IDLE_SECONDS_MAX, Kind::Within(0, i32::MAX as u64), "0"),
+    (CLIENTS_MAX, Kind::Within(1, u32::MAX as u64), "10000"),
+    (CLIENTS_BYTES_MAX, Kind::BytesFrom(CLIENTS_BYTES_MIN), "268435456"),
     ("tcp-keepalive", Kind::Number, "300"),
     ("loglevel", Kind::Text, "notice"),
     ("hz", Kind::Number, "10"),
@@ -77,6 +93,36 @@ impl Settings {
         Settings { kept: kept.collect(), fixed }
     }
 
+    /// What clients are allowed at the start: how many, bytes of memory for all of them, and how
+    /// many seconds one may be idle, 0 for ever.
+    pub fn allow_clients(&mut self, most: u64, bytes: u64, idle_seconds: u64) {
+        let values = [(CLIENTS_MAX, most), (CLIENTS_BYTES_MAX, bytes)];
+        for (name, value) in values.into_iter().chain([(IDLE_SECONDS_MAX, idle_seconds)]) {
+            let kept = self.kept.iter_mut().find(|kept| kept.name == name);
+            kept.expect("they are in the list").value = value.to_string();
+        }
+    }
+
+    /// Most clients at a time.
+    pub fn clients_max(&self) -> u64 {
+        self.number(CLIENTS_MAX)
+    }
+
+    /// Most bytes of memory that clients may hold together.
+    pub fn clients_bytes_max(&self) -> usize {
+        usize::try_from(self.number(CLIENTS_BYTES_MAX)).unwrap_or(usize::MAX)
+    }
+
+    /// How long a client may be idle, unless for ever.
+    pub fn idle_max(&self) -> Option<Duration> {
+        let seconds = self.number(IDLE_SECONDS_MAX);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.value(name).parse().expect("it was checked when it was set")
+    }
+
     /// The value of a setting that is kept.
     pub(super) fn value(&self, name: &str) -> &str {
         let kept = self.kept.iter().find(|kept| kept.name == name);
@@ -84,11 +130,10 @@ impl Settings {
     }
 
     /// All settings with their values.
-    fn all(&self, context: &Context) -> impl Iterator<Item = (&str, String)> {
+    fn all(&self) -> impl Iterator<Item = (&str, String)> {
         let kept = self.kept.iter().map(|kept| (kept.name, kept.value.clone()));
         let fixed = self.fixed.iter().map(|(name, value)| (*name, value.clone()));
-        let clients = ("maxclients", context.traffic.clients_max.to_string());
-        kept.chain(fixed).chain(std::iter::once(clients))
+        kept.chain(fixed)
     }
 }
 
@@ -98,7 +143,7 @@ pub(super) fn get(call: &mut Call<'_>) -> Step {
     let wanted =
         |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
     let chosen: Vec<(&str, String)> =
-        call.settings.all(call.context).filter(|(name, _)| wanted(name)).collect();
+        call.settings.all().filter(|(name, _)| wanted(name)).collect();
     call.writer.map(chosen.len());
     for (name, value) in chosen {
         call.writer.bulk(name.as_bytes());
@@ -126,8 +171,8 @@ pub(super) fn set(call: &mut Call<'_>) -> Step {
                 }
                 Err(why) => why,
             },
-            None if call.settings.all(call.context).any(|(known, _)| known == name) => {
-                "can't set immutable config"
+            None if call.settings.all().any(|(known, _)| known == name) => {
+                "can't set immutable config".to_owned()
             }
             None => {
                 return call.error(&format_args!(
@@ -146,29 +191,40 @@ pub(super) fn set(call: &mut Call<'_>) -> Step {
 }
 
 impl Kind {
-    /// The value as it is kept, or why it is none.
-    fn read(self, value: &[u8]) -> Result<String, &'static str> {
+    /// The value as it is kept, or why it is none, in Redis's words.
+    fn read(self, value: &[u8]) -> Result<String, String> {
         let text = std::str::from_utf8(value).map_err(|_| "argument must be text")?;
+        let number = || {
+            let number = parse_integer(value);
+            number.ok_or_else(|| "argument couldn't be parsed into an integer".to_owned())
+        };
+        let bytes =
+            || parse_bytes(text).ok_or_else(|| "argument must be a memory value".to_owned());
         match self {
             Kind::Text => Ok(text.to_owned()),
             Kind::YesOrNo if ["yes", "no"].iter().any(|word| text.eq_ignore_ascii_case(word)) => {
                 Ok(text.to_ascii_lowercase())
             }
-            Kind::YesOrNo => Err("argument must be 'yes' or 'no'"),
-            Kind::Number => match parse_integer(value) {
-                Some(number) => Ok(number.to_string()),
-                None => Err("argument couldn't be parsed into an integer"),
-            },
-            Kind::Bytes => match parse_bytes(text) {
-                Some(bytes) => Ok(bytes.to_string()),
-                None => Err("argument must be a memory value"),
-            },
+            Kind::YesOrNo => Err("argument must be 'yes' or 'no'".to_owned()),
+            Kind::Number => Ok(number()?.to_string()),
+            Kind::Within(least, most) => {
+                let within = |number: &u64| (least..=most).contains(number);
+                let found = u64::try_from(number()?).ok().filter(within);
+                let found = found.map(|number| number.to_string());
+                found.ok_or(format!("argument must be between {least} and {most} inclusive"))
+            }
+            Kind::Bytes => Ok(bytes()?.to_string()),
+            Kind::BytesFrom(least) => {
+                let found = Some(bytes()?).filter(|bytes| *bytes >= least);
+                let found = found.map(|bytes| bytes.to_string());
+                found.ok_or(format!("argument must be at least {least} bytes"))
+            }
         }
     }
 }
 
-/// A number of bytes with a unit, as in `100mb`.
-fn parse_bytes(text: &str) -> Option<u64> {
+/// A number of bytes with a unit, as Redis reads it: `100mb` is 100 times 2^20, `100m` 10^8.
+pub fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();
     let unit = match text[digits..].to_ascii_lowercase().as_str() {
         "" | "b" => 1,

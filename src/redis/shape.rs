@@ -1,9 +1,12 @@
 //! How an outcome of the store becomes a reply: a command's `1` is another's `OK` or `string`.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::kv::{Outcome, Refusal};
 use crate::wire::resp::{Version, Writer};
+
+/// What each value in a reply takes beside its bytes.
+const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
 
 /// What a request's reply looks like. Kept by the door while the request is under way; small, and
 /// with the version that the connection spoke when it asked.
@@ -25,6 +28,19 @@ pub(super) enum Kind {
 }
 
 impl Shape {
+    /// How many bytes the reply has, about, and not less than it takes in memory before it is
+    /// written.
+    pub fn reply_bytes(self, outcome: &Outcome) -> usize {
+        match outcome {
+            Outcome::Value(value) => ITEM_BYTES + value.as_ref().map_or(0, Bytes::len),
+            Outcome::Values(values) => {
+                let bytes: usize = values.iter().flatten().map(Bytes::len).sum();
+                bytes + ITEM_BYTES * (1 + values.len())
+            }
+            _ => ITEM_BYTES,
+        }
+    }
+
     /// Writes the reply.
     pub fn encode(self, outcome: &Outcome, out: &mut BytesMut) {
         let mut writer = Writer::new(out, self.version);
@@ -68,13 +84,26 @@ fn refusal_text(refusal: Refusal) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     #[track_caller]
     fn check(kind: Kind, outcome: &Outcome, wanted: &str) {
         let mut out = BytesMut::new();
         Shape { kind, version: Version::Two }.encode(outcome, &mut out);
         assert_eq!(out.escape_ascii().to_string(), wanted.escape_debug().to_string());
+    }
+
+    #[test]
+    fn many_values_count_even_where_they_are_small_or_none() {
+        let shape = Shape { kind: Kind::Plain, version: Version::Two };
+        let values = vec![None; 1_000];
+        let held = size_of_val(&values[..]);
+        assert!(shape.reply_bytes(&Outcome::Values(values)) >= held);
+        let value = Bytes::from(vec![b'x'; 1_000]);
+        let values = vec![Some(value.clone()), None, Some(value)];
+        let mut out = BytesMut::new();
+        let outcome = Outcome::Values(values);
+        shape.encode(&outcome, &mut out);
+        assert!((out.len()..out.len() + 200).contains(&shape.reply_bytes(&outcome)));
     }
 
     #[test]

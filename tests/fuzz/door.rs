@@ -67,12 +67,12 @@ impl Door {
             let (connection, out) = (&mut self.connection, &mut self.replies);
             match connection.execute(request, key, context, settings, out) {
                 Step::Done => {}
-                Step::Submit { kind: RequestKind::Write, payload, shape } => {
+                Step::Submit { kind: RequestKind::Write, payload, shape, .. } => {
                     let applied = self.store.apply(index, &payload);
                     assert_eq!((applied.key, applied.repeated), (key, false));
                     shape.encode(&applied.outcome, out);
                 }
-                Step::Submit { kind: RequestKind::Read, payload, shape } => {
+                Step::Submit { kind: RequestKind::Read, payload, shape, .. } => {
                     let read = self.store.read(&payload);
                     let (named, outcome) = read.expect("it was submitted as a read");
                     assert_eq!(named, key);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bowline::config::Config;
+use bowline::redis::{CLIENTS_BYTES_MIN, parse_bytes};
 use bowline::runtime::{Patience, ServerOptions, Threads};
 use bowline::types::NodeId;
 
@@ -51,6 +52,18 @@ pub(crate) struct ServerArguments {
     /// Most clients at a time [default: 10000].
     #[arg(long, value_name = "N")]
     clients_max: Option<String>,
+    /// Most memory that all clients together may hold, of their requests and replies, such as
+    /// 512mb. Whoever holds most is closed when it is exceeded. `CONFIG SET maxmemory-clients`
+    /// changes it for a replica that runs [default: 256mb].
+    #[arg(long, value_name = "BYTES")]
+    clients_memory: Option<String>,
+    /// Seconds after which a client that is idle is closed, 0 for never [default: 0].
+    #[arg(long, value_name = "SECONDS")]
+    client_timeout_s: Option<String>,
+    /// Seconds that a client has to finish a request that it has begun, and one more for each 64
+    /// KiB of it [default: 30].
+    #[arg(long, value_name = "SECONDS")]
+    request_timeout_s: Option<String>,
     /// Where clients of other replicas are sent to reach this one [default: --listen].
     #[arg(long, value_name = "HOST:PORT")]
     announce: Option<String>,
@@ -108,6 +121,9 @@ impl ServerArguments {
             ("bootstrap", Some("false"), bootstrap),
             ("threads", Some("auto"), self.threads.clone()),
             ("clients-max", Some("10000"), self.clients_max.clone()),
+            ("clients-memory", Some("256mb"), self.clients_memory.clone()),
+            ("client-timeout-s", Some("0"), self.client_timeout_s.clone()),
+            ("request-timeout-s", Some("30"), self.request_timeout_s.clone()),
             ("announce", None, self.announce.clone()),
             ("leader-wait-ms", Some("2000"), self.leader_wait_ms.clone()),
             ("command-deadline-ms", Some("4000"), self.command_deadline_ms.clone()),
@@ -250,10 +266,23 @@ impl Settings {
             bootstrap,
             config: Config::server(),
             threads: self.read("threads", how, |text| text.parse::<Threads>().ok())?,
-            clients_max: usize::try_from(self.read("clients-max", number, read_number)?)?,
+            clients_max: self.read("clients-max", number, read_number)?,
+            clients_bytes_max: self.read("clients-memory", "16mb or more", |text| {
+                parse_bytes(text).filter(|bytes| *bytes >= CLIENTS_BYTES_MIN)
+            })?,
+            idle_seconds_max: self.read(
+                "client-timeout-s",
+                "a number of seconds, or 0 for never",
+                |text| text.parse::<u32>().ok().map(u64::from),
+            )?,
             patience: Patience {
                 leader_wait: millis("leader-wait-ms")?,
                 command_deadline: millis("command-deadline-ms")?,
+                half_request: Duration::from_secs(self.read(
+                    "request-timeout-s",
+                    "a whole number of seconds above 0",
+                    read_number,
+                )?),
             },
         })
     }
@@ -354,6 +383,10 @@ mod tests {
             ("--id 1 --peers 2=127.0.0.1:1,3=127.0.0.1:1", "the same address"),
             ("--id 1 --threads many", "dedicated, fused or auto"),
             ("--id 1 --clients-max -1", "a whole number above 0"),
+            ("--id 1 --clients-memory 1mb", "clients-memory is `1mb` (from --clients-memory)"),
+            ("--id 1 --clients-memory lots", "16mb or more"),
+            ("--id 1 --client-timeout-s soon", "0 for never"),
+            ("--id 1 --request-timeout-s 0", "seconds above 0"),
         ] {
             // A value that begins with a dash is clap's to refuse unless it is joined.
             let flags = flags.replace("--clients-max -1", "--clients-max=-1");

@@ -11,15 +11,25 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
 use crate::redis::{Connection, Failure, Shape};
-use crate::types::{ClientId, Index};
+use crate::types::{ClientId, Index, Instant};
 use crate::wire::resp::Parser;
 
 use super::socket::Socket;
 
 /// Replies that may be owed to one client; what it asks beyond that is not read.
 const SLOTS_MAX: usize = 1_024;
-/// Bytes of replies that wait for a client to read them before no more of its requests are.
-const OUTPUT_SOFT_MAX: usize = 1 << 20;
+/// Places for replies that are kept when none is owed.
+const SLOTS_KEPT: usize = 16;
+
+/// How much one client may be owed, which depends on how many there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Room {
+    /// Bytes of replies that wait for a client to read them before no more of its requests are
+    /// looked at, nor handed on.
+    pub(super) output_bytes: usize,
+    /// Most bytes of one reply.
+    pub(super) reply_bytes: usize,
+}
 
 /// A request for the core.
 #[derive(Clone, Debug)]
@@ -31,6 +41,8 @@ pub(super) struct Pending {
     pub(super) sequence: u64,
     /// How far the state here had come when it was handed on; its entry comes later.
     pub(super) since: Index,
+    /// The slot of its key, if the client wants to hear who leads rather than to be forwarded.
+    pub(super) hint: Option<u16>,
 }
 
 /// How far a request has come.
@@ -59,8 +71,8 @@ pub(super) enum Reply {
 #[derive(Debug)]
 struct Slot {
     state: State,
-    /// It was handed on at least once. What comes after it must not come before it.
-    flew: bool,
+    /// When it was first handed on. What comes after it must not come before it.
+    handed_on: Option<Instant>,
     /// It was handed to another replica.
     forwarded: bool,
     /// More than one copy of it was handed on: that one of them was refused says nothing any more.
@@ -70,7 +82,8 @@ struct Slot {
 /// One connection.
 ///
 /// Invariant: slot number `front + n` is at `slots[n]`; no slot before `next` is waiting; `flying`
-/// counts the flying ones, all of which are of `flying_kind`.
+/// counts the flying ones, all of which are of `flying_kind`; `request_bytes` and `reply_bytes` are
+/// the sums over all slots.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) id: ClientId,
@@ -84,12 +97,29 @@ pub(super) struct Client {
     next: u64,
     flying: usize,
     flying_kind: RequestKind,
+    /// Most that may fly: less when so many replies came at once that there was no room for them.
+    window: usize,
+    /// Replies have come for which there was no room, so nothing is handed on before all that flies
+    /// is back.
+    landing: bool,
+    /// When an outcome last came, or room for one.
+    progressed: Instant,
+    /// When bytes last went either way.
+    pub(super) heard: Instant,
+    /// When the request began that is not whole yet.
+    pub(super) half_since: Option<Instant>,
+    /// What it may be owed, as of the last look.
+    pub(super) room: Room,
     /// The client sends no more.
     pub(super) ended: bool,
     /// No request is looked at any more; the connection ends when all replies are sent.
     pub(super) closing: bool,
     /// Bytes of requests in slots.
-    held_bytes: usize,
+    request_bytes: usize,
+    /// Bytes that the replies in slots will have.
+    reply_bytes: usize,
+    /// What it counted for when the memory of all clients was last added up.
+    pub(super) counted_bytes: usize,
     pub(super) marks: Marks,
 }
 
@@ -119,7 +149,7 @@ pub(super) enum Reason {
 
 impl Slot {
     fn new(state: State) -> Slot {
-        Slot { state, flew: false, forwarded: false, again: false }
+        Slot { state, handed_on: None, forwarded: false, again: false }
     }
 }
 
@@ -129,6 +159,8 @@ impl Client {
         socket: Socket,
         connection: Connection,
         parser: Parser,
+        now: Instant,
+        room: Room,
     ) -> Client {
         Client {
             id,
@@ -141,16 +173,41 @@ impl Client {
             next: 0,
             flying: 0,
             flying_kind: RequestKind::Read,
+            window: SLOTS_MAX,
+            landing: false,
+            progressed: now,
+            heard: now,
+            half_since: None,
+            room,
             ended: false,
             closing: false,
-            held_bytes: 0,
+            request_bytes: 0,
+            reply_bytes: 0,
+            counted_bytes: 0,
             marks: Marks::default(),
         }
     }
 
     /// Whether another request may be looked at.
     pub(super) fn may_parse(&self) -> bool {
-        !self.closing && self.slots.len() < SLOTS_MAX && self.socket.outbox.len() < OUTPUT_SOFT_MAX
+        !self.closing && self.slots.len() < SLOTS_MAX && !self.is_crowded()
+    }
+
+    /// Whether as many replies wait as there is room for: for the client to read them, or for
+    /// others that come before them.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.socket.outbox.len() + self.reply_bytes >= self.room.output_bytes
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Client>()
+            + self.input.capacity()
+            + self.parser.held_bytes()
+            + self.request_bytes
+            + self.reply_bytes
+            + self.slots.capacity() * size_of::<Slot>()
+            + self.socket.outbox.held_bytes()
     }
 
     /// Whether a look at what it sends may find something.
@@ -178,11 +235,6 @@ impl Client {
         self.next < self.front + self.slots.len() as u64
     }
 
-    /// Bytes of requests that wait for their answers here.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.held_bytes
-    }
-
     /// The number of the next slot.
     pub(super) fn next_slot(&self) -> u64 {
         self.front + self.slots.len() as u64
@@ -190,7 +242,7 @@ impl Client {
 
     /// A request that the core has to answer.
     pub(super) fn push_pending(&mut self, pending: Pending) {
-        self.held_bytes += pending.payload.len();
+        self.request_bytes += pending.payload.len();
         self.slots.push_back(Slot::new(State::Waiting(pending)));
     }
 
@@ -201,6 +253,7 @@ impl Client {
 
     /// A reply that was there at once, but behind others.
     pub(super) fn push_reply(&mut self, reply: Bytes) {
+        self.reply_bytes += reply.len();
         self.slots.push_back(Slot::new(State::Done(Reply::Written(reply))));
         self.settle();
     }
@@ -211,11 +264,15 @@ impl Client {
         &mut self,
         forwarded: bool,
         since: Index,
+        now: Instant,
         mut send: impl FnMut(ClientId, &Pending) -> bool,
     ) {
-        while let Some(slot) = self.at(self.next).and_then(|at| self.slots.get_mut(at)) {
+        while let Some(at) = self.at(self.next).filter(|at| *at < self.slots.len()) {
+            let room = self.has_room_for(self.next);
+            let slot = &mut self.slots[at];
             if let State::Waiting(pending) = &mut slot.state {
-                if self.flying > 0 && self.flying_kind != pending.kind {
+                let other_kind = self.flying > 0 && self.flying_kind != pending.kind;
+                if other_kind || self.landing || self.flying >= self.window || !room {
                     return;
                 }
                 if !send(self.id, pending) {
@@ -224,7 +281,7 @@ impl Client {
                 self.flying += 1;
                 self.flying_kind = pending.kind;
                 pending.since = since;
-                slot.flew = true;
+                slot.handed_on.get_or_insert(now);
                 slot.forwarded = forwarded;
                 slot.state = State::Flying(pending.clone());
             }
@@ -232,24 +289,85 @@ impl Client {
         }
     }
 
-    /// Gives a request its reply: its outcome, or why there is none. False if it had one.
-    pub(super) fn complete(&mut self, slot: u64, result: Result<Outcome, Reason>) -> bool {
-        let Some(at) = self.at(slot) else { return false };
-        let Some(slot) = self.slots.get_mut(at) else { return false };
-        let (pending, flying) = match &slot.state {
+    /// Whether there is room for a reply. The one that all others wait for needs only what it is
+    /// itself sent through.
+    fn has_room_for(&self, slot: u64) -> bool {
+        !self.is_crowded()
+            || slot == self.front && self.socket.outbox.len() < self.room.output_bytes
+    }
+
+    /// Gives a request its outcome. False if it had a reply already, or if it is a read that there
+    /// is no room for: it is done again when there is.
+    pub(super) fn answer(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
+        let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
+        let (shape, put_back) = match &self.slots[at].state {
+            State::Waiting(pending) => (pending.shape, false),
+            State::Flying(pending) => {
+                let none_later = self.slots.range(at + 1..).all(|later| {
+                    later.handed_on.is_none() || !matches!(later.state, State::Done(_))
+                });
+                let no_room = self.landing || !self.has_room_for(slot);
+                let reads = pending.kind == RequestKind::Read;
+                // Not behind the back of a later one, which was answered from an older state.
+                (pending.shape, no_room && reads && none_later)
+            }
+            State::Done(_) => return false,
+        };
+        if !self.landing && self.is_crowded() {
+            self.window = (self.window / 2).max(1);
+        }
+        self.progressed = now;
+        if put_back {
+            self.landing = true;
+            self.take_back(slot);
+            // As if it had never been: it waits for its own client, and for nobody's lead.
+            self.slots[at].handed_on = None;
+            return false;
+        }
+        let bytes = shape.reply_bytes(&outcome);
+        let reply = if bytes > self.room.reply_bytes {
+            let most = self.room.reply_bytes;
+            let text = format!("-ERR the reply has {bytes} bytes, where {most} are allowed\r\n");
+            Reply::Written(text.into())
+        } else {
+            Reply::Outcome(shape, outcome)
+        };
+        self.finish(slot, reply)
+    }
+
+    /// Tells why a request has no outcome. False if it had a reply already.
+    pub(super) fn fail(&mut self, slot: u64, reason: Reason) -> bool {
+        self.finish(slot, Reply::Failure(reason))
+    }
+
+    /// Gives a request its reply. False if it had one.
+    pub(super) fn finish(&mut self, slot: u64, reply: Reply) -> bool {
+        let Some(there) = self.at(slot).and_then(|at| self.slots.get_mut(at)) else {
+            return false;
+        };
+        let (pending, flying) = match &there.state {
             State::Waiting(pending) => (pending, false),
             State::Flying(pending) => (pending, true),
             State::Done(_) => return false,
         };
-        self.held_bytes -= pending.payload.len();
-        self.flying -= usize::from(flying);
-        let shape = pending.shape;
-        slot.state = State::Done(match result {
-            Ok(outcome) => Reply::Outcome(shape, outcome),
-            Err(reason) => Reply::Failure(reason),
-        });
+        self.request_bytes -= pending.payload.len();
+        self.reply_bytes += reply.bytes();
+        there.state = State::Done(reply);
+        if flying {
+            self.land();
+        }
         self.settle();
         true
+    }
+
+    /// One less flies.
+    fn land(&mut self) {
+        self.flying -= 1;
+        if self.flying == 0 {
+            if !std::mem::take(&mut self.landing) && !self.is_crowded() {
+                self.window = (self.window * 2).min(SLOTS_MAX);
+            }
+        }
     }
 
     /// A request that was handed on, and that certainly was not and will not be done, waits again.
@@ -259,8 +377,8 @@ impl Client {
             && !there.again
         {
             there.state = State::Waiting(pending.clone());
-            self.flying -= 1;
             self.next = self.next.min(slot);
+            self.land();
         }
     }
 
@@ -271,26 +389,46 @@ impl Client {
         let mut passed = false;
         for (at, slot) in self.slots.iter().enumerate().rev() {
             match &slot.state {
-                State::Waiting(_) if passed && slot.flew => overtaken.push(self.front + at as u64),
+                State::Waiting(_) if passed && slot.handed_on.is_some() => {
+                    overtaken.push(self.front + at as u64);
+                }
                 State::Waiting(_) => {}
-                State::Flying(_) | State::Done(_) => passed |= slot.flew,
+                State::Flying(_) | State::Done(_) => passed |= slot.handed_on.is_some(),
             }
         }
         overtaken
     }
 
-    /// Whether a request was not handed on, or only taken back.
-    pub(super) fn is_waiting(&self, slot: u64) -> bool {
-        self.at(slot)
-            .and_then(|at| self.slots.get(at))
-            .is_some_and(|slot| matches!(slot.state, State::Waiting(_)))
+    /// How long a request has waited, if its patience is counted at all. From when it could have
+    /// been handed on: those before it on this connection take their time, too. A client that does
+    /// not read its replies waits for nobody but itself.
+    pub(super) fn wait(&self, slot: u64, arrived: Instant) -> Option<Wait> {
+        let there = self.at(slot).and_then(|at| self.slots.get(at))?;
+        let since = there.handed_on.unwrap_or(arrived.max(self.progressed));
+        match &there.state {
+            State::Waiting(_) if there.handed_on.is_none() && self.is_crowded() => None,
+            State::Waiting(_) => Some(Wait::Waiting { since, behind_own: self.flying > 0 }),
+            State::Flying(pending) => {
+                let write = pending.kind == RequestKind::Write;
+                Some(Wait::Flying { since: since.max(self.progressed), write })
+            }
+            State::Done(_) => None,
+        }
     }
 
-    /// Whether a request that was handed on is a write.
-    pub(super) fn is_flying_write(&self, slot: u64) -> bool {
-        self.at(slot).and_then(|at| self.slots.get(at)).is_some_and(|slot| {
-            matches!(&slot.state, State::Flying(pending) if pending.kind == RequestKind::Write)
-        })
+    /// Room for replies has come back.
+    pub(super) fn has_room_again(&mut self, now: Instant) {
+        self.progressed = now;
+    }
+
+    /// Requests that wait and whose client wants to hear who leads, with their keys' slots.
+    pub(super) fn to_redirect(&self) -> Vec<(u64, u64, u16)> {
+        let waiting =
+            (self.front..).zip(&self.slots).filter_map(|(number, slot)| match &slot.state {
+                State::Waiting(pending) => Some((number, pending.sequence, pending.hint?)),
+                State::Flying(_) | State::Done(_) => None,
+            });
+        waiting.collect()
     }
 
     /// A write that was handed to another replica and has no answer, to be sent again: from now on
@@ -327,10 +465,11 @@ impl Client {
 
     /// Writes out the replies that nothing is owed before, while not too many wait to be read.
     pub(super) fn settle(&mut self) {
-        while self.socket.outbox.len() < OUTPUT_SOFT_MAX
+        while self.socket.outbox.len() < self.room.output_bytes
             && let Some(Slot { state: State::Done(_), .. }) = self.slots.front()
             && let Some(Slot { state: State::Done(reply), .. }) = self.slots.pop_front()
         {
+            self.reply_bytes -= reply.bytes();
             match reply {
                 Reply::Written(bytes) => self.socket.outbox.push(&bytes),
                 Reply::Outcome(shape, outcome) => {
@@ -341,6 +480,39 @@ impl Client {
             self.front += 1;
         }
         self.next = self.next.max(self.front);
+        if self.slots.is_empty() && self.slots.capacity() > SLOTS_KEPT {
+            self.slots = VecDeque::new();
+        }
+    }
+}
+
+/// How long a request waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wait {
+    /// To be handed on.
+    Waiting {
+        /// Since then.
+        since: Instant,
+        /// One of the same client is handed on, and has to be answered first.
+        behind_own: bool,
+    },
+    /// For its outcome.
+    Flying {
+        /// Since then.
+        since: Instant,
+        /// Whether it is a write.
+        write: bool,
+    },
+}
+
+impl Reply {
+    /// How many bytes are sent.
+    fn bytes(&self) -> usize {
+        match self {
+            Reply::Written(bytes) => bytes.len(),
+            Reply::Outcome(shape, outcome) => shape.reply_bytes(outcome),
+            Reply::Failure(_) => 0,
+        }
     }
 }
 

@@ -2,12 +2,16 @@
 //! core has to answer, and keeps every reply in its place until it can be sent.
 //!
 //! Everything here is bounded: what one client may be owed, what it may leave unread, and what all
-//! requests together hold. Beyond that the door stops reading, and the clients' own sockets fill.
+//! of them hold together (`memory`). Beyond that the door stops reading from whoever holds much, and
+//! that client's own socket fills.
+
+mod patience;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Bytes, BytesMut};
 use mio::net::TcpStream;
 use mio::{Registry, Token};
 
@@ -19,28 +23,17 @@ use crate::wire::resp::{Limits, Parser, Version, Writer};
 
 use super::client::{Client, Pending, Reason};
 use super::flights::{Flight, Flights};
+use super::memory::Memory;
 use super::slab::Slab;
 use super::socket::{Arrived, Socket};
 
-/// Bytes of requests that wait for their answers, all clients together, beyond which none is read.
-const HELD_BYTES_MAX: usize = 64 << 20;
-/// An input buffer that has grown beyond this is given back when it is empty.
-const INPUT_KEPT_BYTES: usize = 64 << 10;
+pub use patience::Patience;
 
-/// How long a client waits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Patience {
-    /// For a leader, before its request is refused.
-    pub leader_wait: Duration,
-    /// For the outcome of a write that was handed on, before it is told that nobody knows.
-    pub command_deadline: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience { leader_wait: Duration::from_secs(2), command_deadline: Duration::from_secs(4) }
-    }
-}
+/// Bytes read from clients, and of replies that were there at once, after which a pass ends: the
+/// peers' turn must come soon.
+const PASS_BYTES_MAX: usize = 4 << 20;
+/// The buffer for replies is given back when it has grown beyond this.
+const ASIDE_BYTES_KEPT: usize = 64 << 10;
 
 /// All clients.
 pub(super) struct Clients {
@@ -48,14 +41,17 @@ pub(super) struct Clients {
     flights: Flights,
     first_token: usize,
     next_id: u32,
-    count_max: usize,
     patience: Patience,
     settings: Settings,
     /// The facts that replies are made of.
     pub(super) context: Context,
-    held_bytes: usize,
+    memory: Memory,
+    /// When who is idle was last looked for.
+    swept_at: Instant,
     /// Places to visit: with something to read or to parse, to hand on, to write.
     to_read: Vec<usize>,
+    /// The same as `to_read`, for those that hold much while memory is scarce.
+    stalled: Vec<usize>,
     to_dispatch: Vec<usize>,
     to_flush: Vec<usize>,
     /// For replies that have to wait behind others.
@@ -67,23 +63,24 @@ impl Clients {
     pub(super) fn new(
         flights: Flights,
         first_token: usize,
-        clients_max: usize,
         patience: Patience,
         context: Context,
         settings: Settings,
         counts: Arc<Counts>,
     ) -> Clients {
+        let memory = Memory::new(settings.clients_bytes_max());
         Clients {
             connected: Slab::default(),
             flights,
             first_token,
             next_id: 1,
-            count_max: clients_max,
             patience,
             settings,
             context,
-            held_bytes: 0,
+            memory,
+            swept_at: Instant::ZERO,
             to_read: Vec::new(),
+            stalled: Vec::new(),
             to_dispatch: Vec::new(),
             to_flush: Vec::new(),
             aside: BytesMut::new(),
@@ -97,7 +94,7 @@ impl Clients {
         let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let token = Token(self.first_token + self.connected.next_place());
         let Ok(mut socket) = Socket::new(stream, registry, token, true) else { return };
-        if self.connected.len() >= self.count_max {
+        if self.connected.len() as u64 >= self.settings.clients_max() {
             self.counts.clients_refused.add_one();
             Writer::new(socket.outbox.open(), Version::Two)
                 .error(b"ERR max number of clients reached");
@@ -112,7 +109,10 @@ impl Clients {
         self.next_id = self.next_id.wrapping_add(1).max(1);
         let connection = Connection::new(self.counts.clients_accepted.get(), address, local, now);
         let parser = Parser::new(Limits::default());
-        let place = self.connected.insert(Client::new(id, socket, connection, parser));
+        let room = self.memory.room(self.connected.len() + 1);
+        let client = Client::new(id, socket, connection, parser, now, room);
+        let place = self.connected.insert(client);
+        self.add_up(place);
         mark(&mut self.connected, &mut self.to_read, place, |client| &mut client.marks.read);
     }
 
@@ -132,7 +132,7 @@ impl Clients {
 
     /// Whether there is something to read, and room for it.
     pub(super) fn is_readable(&self) -> bool {
-        !self.to_read.is_empty() && self.held_bytes < HELD_BYTES_MAX
+        !self.to_read.is_empty() || !self.stalled.is_empty() && self.memory.has_room()
     }
 
     /// Whether something can be written at once.
@@ -140,42 +140,68 @@ impl Clients {
         !self.to_flush.is_empty()
     }
 
-    /// One pass in: every client that has something gets its turn, once.
+    /// One pass in: every client that has something gets its turn, once, while the pass is short.
     pub(super) fn receive(&mut self, registry: &Registry, space: &mut [u8]) {
-        if !self.is_readable() {
-            return;
+        if self.memory.has_room() {
+            self.to_read.append(&mut self.stalled);
         }
-        for place in std::mem::take(&mut self.to_read) {
+        let mut places = std::mem::take(&mut self.to_read).into_iter();
+        let mut left = PASS_BYTES_MAX;
+        for place in places.by_ref() {
             let Some(client) = self.connected.get_mut(place) else { continue };
             client.marks.read = false;
-            self.read(place, registry, space);
+            let before = self.memory.held_bytes();
+            let count = self.read(place, registry, space);
+            let more = self.memory.held_bytes().saturating_sub(before);
+            if self.memory.is_exceeded() {
+                self.close_largest(registry);
+            }
+            left = left.saturating_sub(count + more);
+            if left == 0 {
+                break;
+            }
         }
+        // Those that did not get their turn are first in the next pass.
+        let mut rest: Vec<usize> = places.collect();
+        rest.append(&mut self.to_read);
+        self.to_read = rest;
     }
 
-    fn read(&mut self, place: usize, registry: &Registry, space: &mut [u8]) {
+    /// Reads once, and gives how many bytes that were.
+    fn read(&mut self, place: usize, registry: &Registry, space: &mut [u8]) -> usize {
+        let room = self.memory.room(self.connected.len());
         let client = self.connected.get_mut(place).expect("it was found a moment ago");
+        client.room = room;
         // What is there already first: it may be why nothing more was read.
         if !client.may_parse() {
-            return;
+            self.memory.give_way(place);
+            return 0;
         }
+        if !self.memory.may_grow(place, client.counted_bytes) {
+            client.marks.read = true;
+            self.stalled.push(place);
+            return 0;
+        }
+        let mut count = 0;
         if client.is_readable() {
             match client.socket.read(space) {
-                Arrived::Some(count) => {
-                    client.input.extend_from_slice(&space[..count]);
+                Arrived::Some(length) => {
+                    count = length;
+                    client.heard = self.context.now;
                     self.context.traffic.bytes_in += count as u64;
                 }
                 Arrived::Drained => {}
                 // Whoever sends no more may still want its replies.
                 Arrived::Closed if client.is_owed_nothing() && client.input.is_empty() => {
                     self.close(place, registry);
-                    return;
+                    return 0;
                 }
                 Arrived::Closed => client.ended = true,
             }
         }
-        let stopped = self.parse(place);
+        self.parse(place, &space[..count]);
         let client = self.connected.get_mut(place).expect("it was found a moment ago");
-        let again = client.may_parse() && (client.is_readable() || stopped);
+        let again = client.may_parse() && client.is_readable();
         let waiting = client.has_waiting();
         if again {
             mark(&mut self.connected, &mut self.to_read, place, |client| &mut client.marks.read);
@@ -186,29 +212,59 @@ impl Clients {
             });
         }
         mark(&mut self.connected, &mut self.to_flush, place, |client| &mut client.marks.flush);
+        self.add_up(place);
+        count
     }
 
-    /// Understands every whole request there is, as far as there is room for it. True if it was
-    /// stopped by what other clients hold.
-    fn parse(&mut self, place: usize) -> bool {
+    /// Notes what a client holds now.
+    fn add_up(&mut self, place: usize) {
+        let Some(client) = self.connected.get_mut(place) else { return };
+        let bytes = client.memory_bytes();
+        self.memory.change(place, client.counted_bytes, bytes);
+        client.counted_bytes = bytes;
+    }
+
+    /// Closes whoever holds most, until what all hold is within its limit.
+    fn close_largest(&mut self, registry: &Registry) {
+        while self.memory.is_exceeded() {
+            let largest = self.connected.iter_mut().max_by_key(|(_, client)| client.counted_bytes);
+            let Some((place, client)) = largest else { return };
+            tracing::warn!(
+                client = client.connection.id(),
+                bytes = client.counted_bytes,
+                "a client is closed: of all that are connected it holds most memory, and together \
+                 they hold more than is allowed"
+            );
+            self.counts.clients_closed.add_one();
+            self.close(place, registry);
+        }
+    }
+
+    /// Understands every whole request there is, as far as there is room for it. `arrived` comes
+    /// behind what is kept of earlier; what it leaves over is kept.
+    fn parse(&mut self, place: usize, arrived: &[u8]) {
         let mut used = 0;
-        let mut stopped = false;
+        let client = self.connected.get_mut(place).expect("it was found a moment ago");
+        // Usually nothing is kept, and nothing has to be copied.
+        let directly = client.input.is_empty();
+        let mut wants_more = false;
+        if !directly {
+            client.input.extend_from_slice(arrived);
+        }
         loop {
             let client = self.connected.get_mut(place).expect("it was found a moment ago");
             if !client.may_parse() {
                 break;
             }
-            if self.held_bytes >= HELD_BYTES_MAX {
-                stopped = true;
-                break;
-            }
             let key = self.flights.next_key(client.id);
             let Client { parser, connection, input, .. } = client;
-            let request = match parser.next(input, &mut used) {
+            let bytes = if directly { arrived } else { input };
+            let request = match parser.next(bytes, &mut used) {
                 Ok(Some(request)) => request,
                 Ok(None) => {
                     // Half a request will never be whole.
                     client.closing |= client.ended;
+                    wants_more = true;
                     break;
                 }
                 Err(error) => {
@@ -230,19 +286,13 @@ impl Clients {
             );
             match step {
                 Step::Done => self.reply(place),
-                Step::Submit { kind, payload, shape } => {
+                Step::Submit { kind, payload, shape, hint } => {
                     let slot = client.next_slot();
                     let arrived = self.context.now;
                     let id = client.id;
                     let sequence = self.flights.add(Flight { place, client: id, slot, arrived });
-                    self.held_bytes += payload.len();
-                    client.push_pending(Pending {
-                        kind,
-                        payload,
-                        shape,
-                        sequence,
-                        since: Index::ZERO,
-                    });
+                    let since = Index::ZERO;
+                    client.push_pending(Pending { kind, payload, shape, sequence, since, hint });
                 }
                 Step::ListClients(query) => {
                     let mut list = ClientList::new(query);
@@ -261,11 +311,17 @@ impl Clients {
             }
         }
         let client = self.connected.get_mut(place).expect("it was found a moment ago");
-        client.input.advance(used);
-        if client.input.is_empty() && client.input.capacity() > INPUT_KEPT_BYTES {
-            client.input = BytesMut::new();
+        if directly {
+            client.input.extend_from_slice(&arrived[used..]);
+        } else if used > 0 {
+            // Copied, so that no few bytes keep the memory of a large request.
+            client.input = BytesMut::from(&client.input[used..]);
         }
-        stopped
+        client.half_since = match client.half_since {
+            _ if client.input.is_empty() || !wants_more => None,
+            Some(since) if used == 0 => Some(since),
+            _ => Some(self.context.now),
+        };
     }
 
     /// Sends what is in `aside`, behind what is owed before it.
@@ -273,9 +329,12 @@ impl Clients {
         let client = self.connected.get_mut(place).expect("it was found a moment ago");
         if client.is_owed_nothing() {
             client.socket.outbox.open().extend_from_slice(&self.aside);
-            self.aside.clear();
         } else {
-            client.push_reply(self.aside.split().freeze());
+            client.push_reply(Bytes::copy_from_slice(&self.aside));
+        }
+        self.aside.clear();
+        if self.aside.capacity() > ASIDE_BYTES_KEPT {
+            self.aside = BytesMut::new();
         }
     }
 
@@ -292,7 +351,7 @@ impl Clients {
             let origin = self.flights.origin();
             if !refused {
                 let since = self.context.applied_index;
-                client.dispatch(forwarded, since, |id, pending| {
+                client.dispatch(forwarded, since, self.context.now, |id, pending| {
                     let request = super::flights::request_id(origin, pending.sequence);
                     refused = !send(RequestKey { client: id, request }, pending);
                     !refused
@@ -331,9 +390,9 @@ impl Clients {
 
     /// An outcome has come.
     pub(super) fn answer(&mut self, key: RequestKey, outcome: Outcome) {
-        if let Some(flight) = self.flights.get(key) {
-            self.complete(flight, key, Ok(outcome));
-        }
+        let Some(flight) = self.flights.get(key) else { return };
+        let now = self.context.now;
+        self.finish(flight, key, |client| client.answer(flight.slot, outcome, now));
     }
 
     /// Too much is under way where a request was handed on. Not the last word if there are other
@@ -354,22 +413,27 @@ impl Clients {
             Reason::Refused | Reason::Busy => {}
         }
         if let Some(flight) = self.flights.get(key) {
-            self.complete(flight, key, Err(reason));
+            self.finish(flight, key, |client| client.fail(flight.slot, reason));
         }
     }
 
-    fn complete(&mut self, flight: Flight, key: RequestKey, result: Result<Outcome, Reason>) {
-        self.flights.remove(super::flights::parts_of(key.request).1);
+    /// Has a client take a reply in. `take` says whether that was the end of the request.
+    fn finish(&mut self, flight: Flight, key: RequestKey, take: impl FnOnce(&mut Client) -> bool) {
+        let sequence = super::flights::parts_of(key.request).1;
         let place = flight.place;
+        let room = self.memory.room(self.connected.len());
         let Some(client) = self.connected.get_mut(place).filter(|there| there.id == flight.client)
         else {
+            self.flights.remove(sequence);
             return;
         };
-        let before = client.held_bytes();
-        client.complete(flight.slot, result);
-        self.held_bytes -= before - client.held_bytes();
+        client.room = room;
+        let done = take(client);
         let waiting = client.has_waiting();
         let unread = client.wants_a_look();
+        if done {
+            self.flights.remove(sequence);
+        }
         mark(&mut self.connected, &mut self.to_flush, place, |client| &mut client.marks.flush);
         if waiting {
             mark(&mut self.connected, &mut self.to_dispatch, place, |client| {
@@ -379,6 +443,7 @@ impl Clients {
         if unread {
             mark(&mut self.connected, &mut self.to_read, place, |client| &mut client.marks.read);
         }
+        self.add_up(place);
     }
 
     /// Requests that were handed on and certainly not done wait again, but for those that others
@@ -405,52 +470,27 @@ impl Clients {
                 let request = super::flights::request_id(origin, sequence);
                 self.fail(RequestKey { client: id, request }, Reason::Refused);
             }
+            self.redirect_waiting(place);
             mark(&mut self.connected, &mut self.to_dispatch, place, |client| {
                 &mut client.marks.dispatch
             });
         }
     }
 
-    /// When [`Clients::expire`] has something to do, at the earliest.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.flights.oldest().map(|arrived| arrived + self.patience.leader_wait)
-    }
-
-    /// Answers those that have waited too long.
-    pub(super) fn expire(&mut self, now: Instant) {
-        let back = |span: Duration| {
-            Instant(now.0.saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
-        };
-        let deadline = back(self.patience.command_deadline);
-        for (sequence, flight) in self.flights.since(back(self.patience.leader_wait)) {
-            let request = super::flights::request_id(self.flights.origin(), sequence);
-            let key = RequestKey { client: flight.client, request };
-            let client = self.connected.get_mut(flight.place);
-            let Some(client) = client.filter(|there| there.id == flight.client) else {
-                self.flights.remove(sequence);
-                continue;
-            };
-            if client.is_waiting(flight.slot) {
-                // Behind a request of its own that flies it waits as long as that.
-                if !client.is_flying() || flight.arrived <= deadline {
-                    self.fail(key, Reason::NoLeader);
-                }
-            } else if flight.arrived <= deadline {
-                let write = client.is_flying_write(flight.slot);
-                self.fail(key, if write { Reason::Uncertain } else { Reason::NoLeader });
-            }
-        }
-    }
-
     /// Writes what waits, one write a client, and closes who is done or floods itself.
     pub(super) fn flush(&mut self, registry: &Registry) {
+        let now = self.context.now;
         for place in std::mem::take(&mut self.to_flush) {
             let Some(client) = self.connected.get_mut(place) else { continue };
             client.marks.flush = false;
+            let was_crowded = client.is_crowded();
             let before = client.socket.outbox.len();
             let failed = client.socket.can_flush() && client.socket.flush().is_err();
             let sent = before - client.socket.outbox.len();
             self.context.traffic.bytes_out += sent as u64;
+            if sent > 0 {
+                client.heard = now;
+            }
             // What waited for room in the outbox goes with the next pass, so that a client with
             // much to read does not keep the others waiting.
             client.settle();
@@ -464,20 +504,33 @@ impl Clients {
                     &mut client.marks.flush
                 });
             }
+            self.add_up(place);
             let client = self.connected.get_mut(place).expect("it is open");
             let unread = client.wants_a_look();
+            let waiting = client.has_waiting();
+            if was_crowded && !client.is_crowded() {
+                client.has_room_again(now);
+            }
+            if was_crowded && sent > 0 && waiting {
+                mark(&mut self.connected, &mut self.to_dispatch, place, |client| {
+                    &mut client.marks.dispatch
+                });
+            }
             if before > 0 && unread {
                 mark(&mut self.connected, &mut self.to_read, place, |client| {
                     &mut client.marks.read
                 });
             }
         }
+        if self.memory.is_exceeded() {
+            self.close_largest(registry);
+        }
     }
 
     fn close(&mut self, place: usize, registry: &Registry) {
         let Some(mut client) = self.connected.remove(place) else { return };
         client.socket.close(registry);
-        self.held_bytes -= client.held_bytes();
+        self.memory.change(place, client.counted_bytes, 0);
         for sequence in client.unanswered() {
             self.flights.remove(sequence);
         }

@@ -2,7 +2,7 @@
 //! The number is the last part of a request's key and never used twice by one process; with the
 //! replica and its incarnation before it, a key is unique in the cluster for good.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::runtime::applier::ORIGIN_BYTES;
 use crate::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
@@ -20,12 +20,18 @@ pub(super) struct Flight {
     pub(super) arrived: Instant,
 }
 
+/// Requests that come behind one that waits for long, before that one is put aside.
+const BEHIND_MAX: usize = 1 << 16;
+
 /// All that wait.
 ///
-/// Invariant: the one with sequence `first + n` is at `waiting[n]`; the front is not empty.
+/// Invariant: the one with sequence `first + n` is at `waiting[n]`; the front is not empty. Those
+/// before `first` are in `long`: few, so that one which waits for long does not keep the places of
+/// all that came and went since.
 #[derive(Debug)]
 pub(super) struct Flights {
     origin: [u8; ORIGIN_BYTES],
+    long: BTreeMap<u64, Flight>,
     first: u64,
     waiting: VecDeque<Option<Flight>>,
 }
@@ -57,7 +63,7 @@ pub(super) fn parts_of(id: RequestId) -> (NodeId, u64) {
 
 impl Flights {
     pub(super) fn new(origin: [u8; ORIGIN_BYTES]) -> Flights {
-        Flights { origin, first: 1, waiting: VecDeque::new() }
+        Flights { origin, long: BTreeMap::new(), first: 1, waiting: VecDeque::new() }
     }
 
     /// What the ids of all requests from here begin with.
@@ -79,22 +85,39 @@ impl Flights {
     /// Remembers who waits for the request of [`Flights::next_key`]; gives its number.
     pub(super) fn add(&mut self, flight: Flight) -> u64 {
         self.waiting.push_back(Some(flight));
-        self.first + self.waiting.len() as u64 - 1
+        let sequence = self.first + self.waiting.len() as u64 - 1;
+        if self.waiting.len() > BEHIND_MAX
+            && let Some(front) = self.waiting.front_mut().and_then(Option::take)
+        {
+            self.long.insert(self.first, front);
+            self.drop_empty_front();
+        }
+        sequence
     }
 
     /// Who waits for that, if anybody still does.
     pub(super) fn get(&self, key: RequestKey) -> Option<Flight> {
         let (_, sequence) = parts_of(key.request);
-        let at = usize::try_from(sequence.checked_sub(self.first)?).ok()?;
-        (*self.waiting.get(at)?).filter(|flight| flight.client == key.client)
+        let flight = match sequence.checked_sub(self.first) {
+            Some(at) => (*self.waiting.get(usize::try_from(at).ok()?)?)?,
+            None => *self.long.get(&sequence)?,
+        };
+        (flight.client == key.client).then_some(flight)
     }
 
     /// Nobody waits any more.
     pub(super) fn remove(&mut self, sequence: u64) {
-        let at = sequence.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
-        if let Some(flight) = at.and_then(|at| self.waiting.get_mut(at)) {
+        let Some(at) = sequence.checked_sub(self.first) else {
+            self.long.remove(&sequence);
+            return;
+        };
+        if let Some(flight) = usize::try_from(at).ok().and_then(|at| self.waiting.get_mut(at)) {
             *flight = None;
         }
+        self.drop_empty_front();
+    }
+
+    fn drop_empty_front(&mut self) {
         while let Some(None) = self.waiting.front() {
             self.waiting.pop_front();
             self.first += 1;
@@ -103,13 +126,17 @@ impl Flights {
 
     /// Who has waited since `before` or longer, with the request's number.
     pub(super) fn since(&self, before: Instant) -> Vec<(u64, Flight)> {
+        let long = self.long.iter().map(|(sequence, flight)| (*sequence, *flight));
         let numbered = (self.first..).zip(&self.waiting);
         let flights = numbered.filter_map(|(sequence, flight)| Some((sequence, (*flight)?)));
-        flights.take_while(|(_, flight)| flight.arrived <= before).collect()
+        long.chain(flights).take_while(|(_, flight)| flight.arrived <= before).collect()
     }
 
     /// When the one came that has waited longest.
     pub(super) fn oldest(&self) -> Option<Instant> {
+        if let Some((_, flight)) = self.long.first_key_value() {
+            return Some(flight.arrived);
+        }
         Some(self.waiting.front()?.as_ref()?.arrived)
     }
 }
@@ -169,5 +196,26 @@ mod tests {
             .collect();
         assert_eq!(slots, [(1, 0), (3, 2)]);
         assert_eq!(flights.oldest(), Some(Instant(0)));
+    }
+
+    #[test]
+    fn one_that_waits_for_long_keeps_no_places_of_others() {
+        let mut flights = Flights::new(origin_of(NodeId(1), 1));
+        let key = flights.next_key(ClientId(7));
+        flights.add(flight(0));
+        let count = 4 * BEHIND_MAX as u64;
+        for slot in 1..=count {
+            let sequence = flights.add(flight(slot));
+            if slot < count {
+                flights.remove(sequence);
+            }
+        }
+        assert!(flights.waiting.len() <= BEHIND_MAX + 1);
+        assert_eq!(flights.get(key), Some(flight(0)));
+        let slots: Vec<_> = flights.since(Instant::MAX).iter().map(|(_, it)| it.slot).collect();
+        assert_eq!(slots, [0, count]);
+        assert_eq!(flights.oldest(), Some(Instant(0)));
+        flights.remove(1);
+        assert_eq!((flights.get(key), flights.oldest()), (None, Some(Instant(count * 10))));
     }
 }

@@ -5,10 +5,12 @@
 //! |---|---|
 //! | `network` | the stage: `Poll`, and which way everything goes |
 //! | `clients`, `client` | the clients' door; one client's requests in their order |
+//! | `memory` | what all clients hold, and who may go on when that is much |
 //! | `flights` | who waits for which request |
 //! | `read_asks` | reads at a replica that does not lead |
 //! | `links`, `inbound` | connections to peers; connections from peers |
 //! | `listener`, `socket`, `outbox`, `slab` | sockets that never block |
+//! | `descriptors` | how many files and sockets the system allows |
 //!
 //! Only the replica that holds a client's connection answers it, from its own state: a write once
 //! it has applied it, a read once it has applied as much as the leader knew to be committed when
@@ -17,10 +19,12 @@
 
 mod client;
 mod clients;
+mod descriptors;
 mod flights;
 mod inbound;
 mod links;
 mod listener;
+mod memory;
 mod network;
 mod outbox;
 mod read_asks;
@@ -82,7 +86,11 @@ pub struct ServerOptions {
     /// How stages are put on threads.
     pub threads: Threads,
     /// Most clients at a time.
-    pub clients_max: usize,
+    pub clients_max: u64,
+    /// Most bytes of memory that all clients together may hold.
+    pub clients_bytes_max: u64,
+    /// Seconds after which a client that is idle is closed; 0 for never.
+    pub idle_seconds_max: u64,
     /// How long clients wait.
     pub patience: Patience,
 }
@@ -143,11 +151,12 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let context = context(options, identity.cluster, &announce, clock.now());
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();
-    let settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
+    let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
+    let clients_max = descriptors::reserve(options.clients_max, options.peers.len());
+    settings.allow_clients(clients_max, options.clients_bytes_max, options.idle_seconds_max);
     let clients = Clients::new(
         Flights::new(origin),
         CLIENTS_FROM,
-        options.clients_max,
         options.patience,
         context,
         settings,
@@ -214,7 +223,6 @@ fn context(options: &ServerOptions, cluster: u128, announce: &str, now: Instant)
     let mut context = Context::alone(me, cluster, now);
     context.process_id = std::process::id();
     context.run_id = u128::from(seed()) << 64 | u128::from(seed());
-    context.traffic.clients_max = options.clients_max as u64;
     context.payload_bytes_max = RECORD_BYTES_MAX - HEADER_BYTES;
     context
 }

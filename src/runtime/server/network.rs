@@ -148,6 +148,7 @@ impl ServerNetwork {
             parts.peer_listener.next_due(),
             self.reads.next_due(),
             expiry,
+            parts.clients.next_sweep(),
         ];
         let mut patience = patience;
         let mut at_most = |limit: Duration| {
@@ -166,6 +167,7 @@ impl ServerNetwork {
     /// Does what time alone calls for.
     fn tick(&mut self, now: Instant) {
         let parts = &mut self.parts;
+        parts.clients.context.now = now;
         let registry = parts.poll.registry();
         parts.links.connect(now, registry);
         parts.inbound.expire(now, registry);
@@ -173,9 +175,9 @@ impl ServerNetwork {
             self.expired_at = now;
             parts.clients.expire(now);
         }
+        parts.clients.sweep(now, registry);
         let lost = self.reads.overdue(now);
         parts.clients.take_back(&lost);
-        parts.clients.context.now = now;
         if self.facts_at.is_none_or(|at| now.since(at) >= FACTS_AGE) {
             self.refresh_facts(now);
         }
@@ -194,9 +196,8 @@ impl ServerNetwork {
         if let Some(status) = status {
             context.term = status.term;
             context.role = status.role;
-            context.last_index = status.last.index;
             context.durable_index = status.durable_index;
-            context.commit_index = status.commit_index;
+            context.note_log(status.last.index, status.commit_index);
             for node in &mut context.nodes {
                 let peer = status.peers.iter().find(|peer| peer.id == node.id);
                 node.match_index = peer.map(|peer| peer.match_index);
@@ -460,6 +461,7 @@ impl ServerNetwork {
         }
         let asked = self.reads.take_all();
         self.parts.clients.take_back(&asked);
+        self.parts.clients.redirect();
     }
 
     fn send_to_peers(&mut self, envelopes: Vec<Envelope>) {
@@ -528,10 +530,11 @@ impl NetworkStage for ServerNetwork {
         // Whatever the marks are, each queue is emptied below; and where the core shares this
         // thread, it looks into its own before we sleep again.
         self.parts.wake.take_marks();
+        self.parts.clients.context.now = now;
         while let Ok(batch) = self.parts.ends.replies.try_recv() {
             let context = &mut self.parts.clients.context;
             if let Some(index) = batch.applied.index {
-                context.applied_index = index;
+                context.note_applied(index);
                 context.key_count = batch.key_count as u64;
             }
             for answer in batch.answers {

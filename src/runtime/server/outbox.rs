@@ -10,6 +10,8 @@ use bytes::{Buf, Bytes, BytesMut};
 const COPY_BYTES_MAX: usize = 1 << 10;
 /// Slices handed over in one write.
 const SLICES_MAX: usize = 64;
+/// A buffer that has grown beyond this is given back when it is empty.
+const KEPT_BYTES: usize = 1 << 10;
 
 /// Bytes in order.
 ///
@@ -44,6 +46,11 @@ impl Outbox {
         self.sealed_bytes + self.open.len()
     }
 
+    /// Bytes of memory that it takes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.sealed_bytes + self.open.capacity()
+    }
+
     /// Whether none do.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
@@ -54,6 +61,9 @@ impl Outbox {
     /// # Errors
     /// Whatever `to` says but that it would have to wait.
     pub(super) fn write_to(&mut self, to: &mut impl Write) -> io::Result<()> {
+        if self.sealed.is_empty() && !self.write_open(to)? {
+            return Ok(());
+        }
         self.seal();
         while !self.sealed.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -69,7 +79,34 @@ impl Outbox {
                 Err(error) => return Err(error),
             }
         }
+        self.sealed = VecDeque::new();
+        self.open = BytesMut::new();
         Ok(())
+    }
+
+    /// The usual case: something small, that the socket takes at once. Nothing is given away then,
+    /// so the buffer can be used again. True if there is something left, and more to be tried.
+    fn write_open(&mut self, to: &mut impl Write) -> io::Result<bool> {
+        if self.open.is_empty() {
+            return Ok(false);
+        }
+        match to.write(&self.open) {
+            Ok(written) if written == self.open.len() => {
+                if self.open.capacity() > KEPT_BYTES {
+                    self.open = BytesMut::new();
+                }
+                self.open.clear();
+                Ok(false)
+            }
+            Ok(0) => Err(ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                self.open.advance(written);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     fn seal(&mut self) {

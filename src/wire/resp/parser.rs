@@ -16,6 +16,9 @@ use super::inline::split_words;
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// A `\r\n`.
 const LINE_END_BYTES: usize = 2;
+/// Room for arguments, and bytes for words, that is kept between requests.
+const ARGUMENTS_KEPT: usize = 64;
+const WORDS_BYTES_KEPT: usize = 1 << 10;
 
 /// How large a request may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +166,7 @@ impl Parser {
         loop {
             let bytes = &bytes[*used..];
             if self.position == 0 {
-                self.arguments.clear();
+                self.forget();
             }
             let step = self.step(bytes)?;
             if self.position > self.limits.request_bytes_max {
@@ -178,6 +181,20 @@ impl Parser {
                 let bytes = if step == Step::Inline { &self.words } else { bytes };
                 return Ok(Some(Request { bytes, arguments: &self.arguments }));
             }
+        }
+    }
+
+    /// Bytes of memory that it takes, beside itself.
+    pub fn held_bytes(&self) -> usize {
+        self.arguments.capacity() * size_of::<Range<usize>>() + self.words.capacity()
+    }
+
+    /// Of the last request nothing is needed any more; nor the room that a very long one took.
+    fn forget(&mut self) {
+        self.arguments.clear();
+        self.arguments.shrink_to(ARGUMENTS_KEPT);
+        if self.words.capacity() > WORDS_BYTES_KEPT {
+            self.words = Vec::new();
         }
     }
 
