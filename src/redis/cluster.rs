@@ -149,6 +149,11 @@ pub(super) fn countkeysinslot(call: &mut Call<'_>) -> Step {
     }
 }
 
+/// `ASKING`: what a client says before a request that an `ASK` sent here. None does here.
+pub(super) fn asking(call: &mut Call<'_>) -> Step {
+    call.ok()
+}
+
 /// `READONLY`: read from whom it is asked.
 pub(super) fn readonly(call: &mut Call<'_>) -> Step {
     call.connection.reads_anywhere = true;

@@ -34,6 +34,8 @@ pub struct Buffered {
     pub incoming: usize,
     /// Written and not yet sent.
     pub outgoing: usize,
+    /// All that the connection takes in memory.
+    pub memory: usize,
 }
 
 impl Connection {
@@ -100,7 +102,7 @@ impl Connection {
             seconds(self.last_command_at),
             buffered.incoming,
             buffered.outgoing,
-            buffered.incoming + buffered.outgoing,
+            buffered.memory,
             self.last_command,
             self.version.number(),
             text(&self.library_name),

@@ -31,7 +31,12 @@ struct Kept {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Text,
-    Number,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Pairs of seconds and changes, as Redis saves after.
+    SavePoints,
+    /// A number from -1.
+    Integer,
     /// A number from the first to the second.
     Within(u64, u64),
     Bytes,
@@ -44,30 +49,45 @@ enum Kind {
 const CLIENTS_MAX: &str = "maxclients";
 const CLIENTS_BYTES_MAX: &str = "maxmemory-clients";
 const IDLE_SECONDS_MAX: &str = "timeout";
+const KEEP_ALIVE_SECONDS: &str = "tcp-keepalive";
 
 /// Less memory would have clients in each other's way.
 pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
 
+const LONG: Kind = Kind::Within(0, i64::MAX as u64);
+const TIME_LIMIT: Kind = LONG;
+const NUMBER: Kind = Kind::Within(0, i32::MAX as u64);
+const POLICIES: Kind = Kind::Word(&[
+    "volatile-lru",
+    "volatile-lfu",
+    "volatile-random",
+    "volatile-ttl",
+    "allkeys-lru",
+    "allkeys-lfu",
+    "allkeys-random",
+    "noeviction",
+]);
+
 const KEPT: &[(&str, Kind, &str)] = &[
-    ("save", Kind::Text, ""),
+    ("save", Kind::SavePoints, ""),
     ("appendonly", Kind::YesOrNo, "yes"),
-    ("appendfsync", Kind::Text, "always"),
-    ("auto-aof-rewrite-percentage", Kind::Number, "100"),
+    ("appendfsync", Kind::Word(&["everysec", "always", "no"]), "always"),
+    ("auto-aof-rewrite-percentage", NUMBER, "100"),
     ("maxmemory", Kind::Bytes, "0"),
-    ("maxmemory-policy", Kind::Text, "noeviction"),
-    ("maxmemory-samples", Kind::Number, "5"),
-    (IDLE_SECONDS_MAX, Kind::Within(0, i32::MAX as u64), "0"),
+    ("maxmemory-policy", POLICIES, "noeviction"),
+    ("maxmemory-samples", Kind::Within(1, i32::MAX as u64), "5"),
+    (IDLE_SECONDS_MAX, NUMBER, "0"),
     (CLIENTS_MAX, Kind::Within(1, u32::MAX as u64), "10000"),
     (CLIENTS_BYTES_MAX, Kind::BytesFrom(CLIENTS_BYTES_MIN), "268435456"),
-    ("tcp-keepalive", Kind::Number, "300"),
-    ("loglevel", Kind::Text, "notice"),
-    ("hz", Kind::Number, "10"),
-    ("lua-time-limit", Kind::Number, "5000"),
-    ("busy-reply-threshold", Kind::Number, "5000"),
+    (KEEP_ALIVE_SECONDS, NUMBER, "300"),
+    ("loglevel", Kind::Word(&["debug", "verbose", "notice", "warning"]), "notice"),
+    ("hz", NUMBER, "10"),
+    ("lua-time-limit", TIME_LIMIT, "5000"),
+    ("busy-reply-threshold", TIME_LIMIT, "5000"),
     ("notify-keyspace-events", Kind::Text, ""),
-    ("slowlog-log-slower-than", Kind::Number, "10000"),
-    ("slowlog-max-len", Kind::Number, "128"),
-    ("latency-monitor-threshold", Kind::Number, "0"),
+    ("slowlog-log-slower-than", Kind::Integer, "10000"),
+    ("slowlog-max-len", LONG, "128"),
+    ("latency-monitor-threshold", LONG, "0"),
     ("lazyfree-lazy-user-del", Kind::YesOrNo, "no"),
     ("lazyfree-lazy-user-flush", Kind::YesOrNo, "no"),
     ("client-output-buffer-limit", Kind::Text, ""),
@@ -119,6 +139,13 @@ impl Settings {
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
+    /// After how long a silent client is asked whether it is there, if at all.
+    pub fn keep_alive(&self) -> Option<Duration> {
+        let seconds = self.number(KEEP_ALIVE_SECONDS);
+        // The system takes less than that.
+        (seconds > 0).then(|| Duration::from_secs(seconds.min(32_000)))
+    }
+
     fn number(&self, name: &str) -> u64 {
         self.value(name).parse().expect("it was checked when it was set")
     }
@@ -158,12 +185,17 @@ pub(super) fn set(call: &mut Call<'_>) -> Step {
     if !words.len().is_multiple_of(2) {
         return call.error(&"ERR syntax error");
     }
+    let names: Vec<Vec<u8>> = words.clone().step_by(2).map(<[u8]>::to_ascii_lowercase).collect();
     let mut changed = call.settings.kept.clone();
     let mut words = words;
+    let mut number = 0;
     while let (Some(word), Some(value)) = (words.next(), words.next()) {
         let name = String::from_utf8_lossy(word).to_ascii_lowercase();
+        let again = names[..number].contains(&names[number]);
+        number += 1;
         let mut places = changed.iter_mut();
         let why = match places.find(|kept| kept.name == name) {
+            Some(_) if again => "duplicate parameter".to_owned(),
             Some(kept) => match kept.kind.read(value) {
                 Ok(value) => {
                     kept.value = value;
@@ -206,7 +238,27 @@ impl Kind {
                 Ok(text.to_ascii_lowercase())
             }
             Kind::YesOrNo => Err("argument must be 'yes' or 'no'".to_owned()),
-            Kind::Number => Ok(number()?.to_string()),
+            Kind::Word(words) => {
+                let found = words.iter().find(|word| text.eq_ignore_ascii_case(word));
+                let words = || words.join(", ");
+                found
+                    .map(|word| (*word).to_owned())
+                    .ok_or_else(|| format!("argument(s) must be one of the following: {}", words()))
+            }
+            Kind::SavePoints => {
+                let numbers: Vec<Option<i64>> =
+                    text.split_ascii_whitespace().map(|word| word.parse().ok()).collect();
+                let pairs = numbers.chunks(2).all(|pair| {
+                    matches!(pair, [Some(seconds), Some(changes)] if *seconds > 0 && *changes >= 0)
+                });
+                if pairs { Ok(text.to_owned()) } else { Err("Invalid save parameters".to_owned()) }
+            }
+            Kind::Integer => {
+                let found = Some(number()?).filter(|number| *number >= -1);
+                let most = i64::MAX;
+                let found = found.map(|number| number.to_string());
+                found.ok_or_else(|| format!("argument must be between -1 and {most} inclusive"))
+            }
             Kind::Within(least, most) => {
                 let within = |number: &u64| (least..=most).contains(number);
                 let found = u64::try_from(number()?).ok().filter(within);

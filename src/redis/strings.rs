@@ -156,6 +156,11 @@ pub(super) fn flush(call: &mut Call<'_>) -> Step {
 
 /// `FUNCTION FLUSH [ASYNC | SYNC]`: there are no functions to remove, and tools want to hear so.
 pub(super) fn flush_functions(call: &mut Call<'_>) -> Step {
+    if call.request.len() > 3 {
+        return call.error(
+            &"ERR unknown subcommand or wrong number of arguments for 'FLUSH'. Try FUNCTION HELP.",
+        );
+    }
     if !only_how_to_flush(call, 2) {
         return call.error(&"ERR FUNCTION FLUSH only supports SYNC|ASYNC option");
     }

@@ -37,12 +37,22 @@ pub(crate) struct Cluster {
     peers: String,
     peer_ports: Vec<u16>,
     threads: &'static str,
+    flags: &'static [&'static str],
     children: Vec<Option<Child>>,
 }
 
 impl Cluster {
     /// Starts `count` replicas on empty folders.
     pub(crate) fn start(count: usize, threads: &'static str) -> Cluster {
+        Cluster::start_with(count, threads, &[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn start_with(
+        count: usize,
+        threads: &'static str,
+        flags: &'static [&'static str],
+    ) -> Cluster {
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let peer_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let peers: Vec<String> = (1..)
@@ -51,8 +61,8 @@ impl Cluster {
             .collect();
         let folder = tempfile::tempdir().unwrap();
         let children = (0..count).map(|_| None).collect();
-        let mut cluster =
-            Cluster { folder, ports, peers: peers.join(","), peer_ports, threads, children };
+        let peers = peers.join(",");
+        let mut cluster = Cluster { folder, ports, peers, peer_ports, threads, flags, children };
         for at in 0..count {
             cluster.spawn(at, true);
         }
@@ -80,6 +90,7 @@ impl Cluster {
             .args(["--peers", &self.peers])
             .arg("--dir")
             .arg(self.replica_folder(at))
+            .args(self.flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
         command

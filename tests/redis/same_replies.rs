@@ -117,6 +117,36 @@ CONFIG SET maxmemory
 CONFIG SET maxmemory 1 timeout
 CONFIG SET lazyfree-lazy-user-del maybe
 CONFIG SET databases 7
+CONFIG SET maxclients 100
+CONFIG GET maxclients
+CONFIG SET maxclients 0
+CONFIG SET maxclients 10 MAXCLIENTS 20
+CONFIG SET maxclients 10 nonsense 1 maxclients 20
+CONFIG SET timeout 100
+CONFIG GET time?ut
+CONFIG SET timeout -1
+CONFIG SET timeout 99999999999
+CONFIG SET timeout soon
+CONFIG SET timeout 0 maxclients 10000
+CONFIG SET maxmemory-clients 32mb
+CONFIG GET maxmemory-clients
+CONFIG SET hz -1
+CONFIG SET maxmemory-samples 0
+CONFIG SET tcp-keepalive x
+CONFIG SET slowlog-log-slower-than -2
+CONFIG SET slowlog-log-slower-than -1
+CONFIG SET latency-monitor-threshold -1
+CONFIG SET appendfsync nonsense
+CONFIG SET appendfsync ALWAYS
+CONFIG GET appendfsync
+CONFIG SET loglevel nonsense
+CONFIG SET maxmemory-policy nonsense
+CONFIG SET maxmemory-policy noeviction
+CONFIG SET save "900 1"
+CONFIG SET save "900 1 300"
+CONFIG SET save "0 1"
+CONFIG SET save nonsense
+CONFIG SET save ""
 CONFIG SET slowlog-max-len 100
 CONFIG GET slowlog-max-*
 CONFIG SET slowlog-max-len 128 maxmemory 0
@@ -139,6 +169,7 @@ HELLO 2 SETNAME "a b"
 FUNCTION FLUSH
 FUNCTION FLUSH SYNC
 FUNCTION FLUSH nonsense
+FUNCTION FLUSH SYNC ASYNC
 COMMAND GETKEYS GET k
 COMMAND GETKEYS MSET a 1 b 2
 COMMAND GETKEYS nonsense k

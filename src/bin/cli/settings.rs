@@ -260,7 +260,10 @@ impl Settings {
             listen,
             peer_listen,
             peers: all.iter().copied().filter(|(peer, _)| *peer != id).collect(),
-            announce: self.text("announce").map(str::to_owned),
+            announce: match self.text("announce") {
+                None => None,
+                Some(_) => Some(self.read("announce", address, read_announced)?),
+            },
             folder,
             cluster: if bootstrap { Some(cluster.unwrap_or_else(derived)) } else { cluster },
             bootstrap,
@@ -298,6 +301,13 @@ fn read_number(text: &str) -> Option<u64> {
 
 fn read_address(text: &str) -> Option<SocketAddr> {
     text.to_socket_addrs().ok()?.next()
+}
+
+/// A host and a port, to be told to others: what they make of the name is theirs.
+fn read_announced(text: &str) -> Option<String> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse::<u16>().ok()?;
+    (!host.is_empty() && port > 0).then(|| text.to_owned())
 }
 
 fn read_peers(text: &str) -> Option<Vec<(NodeId, SocketAddr)>> {
@@ -383,6 +393,8 @@ mod tests {
             ("--id 1 --peers 2=127.0.0.1:1,3=127.0.0.1:1", "the same address"),
             ("--id 1 --threads many", "dedicated, fused or auto"),
             ("--id 1 --clients-max -1", "a whole number above 0"),
+            ("--id 1 --announce nonsense", "announce is `nonsense` (from --announce)"),
+            ("--id 1 --announce host:0", "an address with a port"),
             ("--id 1 --clients-memory 1mb", "clients-memory is `1mb` (from --clients-memory)"),
             ("--id 1 --clients-memory lots", "16mb or more"),
             ("--id 1 --client-timeout-s soon", "0 for never"),

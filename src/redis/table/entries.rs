@@ -22,6 +22,12 @@ pub(in crate::redis) static COMMANDS: &[Spec] = &[
         .since("2.0.0", "string")
         .costs("O(1)")
         .about("Makes a value longer at its end."),
+    command("asking", 1, cluster::asking)
+        .flags(&["fast"])
+        .categories(&["connection"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Changes nothing here, where no slot ever moves."),
     command("auth", -2, hello::auth)
         .flags(GREETING)
         .categories(&["connection"])

@@ -363,10 +363,8 @@ impl Client {
     /// One less flies.
     fn land(&mut self) {
         self.flying -= 1;
-        if self.flying == 0 {
-            if !std::mem::take(&mut self.landing) && !self.is_crowded() {
-                self.window = (self.window * 2).min(SLOTS_MAX);
-            }
+        if self.flying == 0 && !std::mem::take(&mut self.landing) && !self.is_crowded() {
+            self.window = (self.window * 2).min(SLOTS_MAX);
         }
     }
 

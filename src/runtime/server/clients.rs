@@ -96,6 +96,7 @@ impl Clients {
         let Ok(mut socket) = Socket::new(stream, registry, token, true) else { return };
         if self.connected.len() as u64 >= self.settings.clients_max() {
             self.counts.clients_refused.add_one();
+            self.context.traffic.connections_refused = self.counts.clients_refused.get();
             Writer::new(socket.outbox.open(), Version::Two)
                 .error(b"ERR max number of clients reached");
             // It takes that or not; there is no room to wait for it.
@@ -103,6 +104,7 @@ impl Clients {
             socket.close(registry);
             return;
         }
+        socket.keep_alive(self.settings.keep_alive());
         self.counts.clients_accepted.add_one();
         let id = ClientId(self.next_id);
         // Never 0: that is who asks for a read index.
@@ -112,6 +114,8 @@ impl Clients {
         let room = self.memory.room(self.connected.len() + 1);
         let client = Client::new(id, socket, connection, parser, now, room);
         let place = self.connected.insert(client);
+        self.context.traffic.clients = self.connected.len() as u64;
+        self.context.traffic.connections = self.counts.clients_accepted.get();
         self.add_up(place);
         mark(&mut self.connected, &mut self.to_read, place, |client| &mut client.marks.read);
     }
@@ -222,6 +226,7 @@ impl Clients {
         let bytes = client.memory_bytes();
         self.memory.change(place, client.counted_bytes, bytes);
         client.counted_bytes = bytes;
+        self.context.clients_bytes = self.memory.held_bytes() as u64;
     }
 
     /// Closes whoever holds most, until what all hold is within its limit.
@@ -297,8 +302,11 @@ impl Clients {
                 Step::ListClients(query) => {
                     let mut list = ClientList::new(query);
                     for (_, client) in self.connected.iter_mut() {
-                        let incoming = client.input.len();
-                        let buffered = Buffered { incoming, outgoing: client.socket.outbox.len() };
+                        let buffered = Buffered {
+                            incoming: client.input.len(),
+                            outgoing: client.socket.outbox.len(),
+                            memory: client.counted_bytes,
+                        };
                         list.add(&client.connection, &self.context, buffered);
                     }
                     list.finish(&mut self.aside);
@@ -531,14 +539,10 @@ impl Clients {
         let Some(mut client) = self.connected.remove(place) else { return };
         client.socket.close(registry);
         self.memory.change(place, client.counted_bytes, 0);
+        self.context.traffic.clients = self.connected.len() as u64;
         for sequence in client.unanswered() {
             self.flights.remove(sequence);
         }
-    }
-
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.connected.len()
     }
 
     /// Whether a request came in here.

@@ -190,9 +190,6 @@ impl ServerNetwork {
         let status = parts.board.read();
         let context = &mut parts.clients.context;
         context.wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let counts = &parts.counts;
-        context.traffic.connections = counts.clients_accepted.get();
-        context.traffic.connections_refused = counts.clients_refused.get();
         if let Some(status) = status {
             context.term = status.term;
             context.role = status.role;
@@ -204,8 +201,6 @@ impl ServerNetwork {
                 node.connected = node.id == parts.me || parts.links.is_up(node.id);
             }
         }
-        let clients = parts.clients.count() as u64;
-        parts.clients.context.traffic.clients = clients;
     }
 
     fn accept(&mut self, now: Instant) {

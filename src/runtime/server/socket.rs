@@ -3,9 +3,11 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use socket2::{SockRef, TcpKeepalive};
 
 use super::outbox::Outbox;
 
@@ -58,6 +60,16 @@ impl Socket {
     /// Small messages shall not wait for the answer to the one before. A refusal costs only time.
     pub(super) fn no_delay(&self) {
         let _ = self.stream.set_nodelay(true);
+    }
+
+    /// Has the system ask whoever is silent for so long whether it is still there; else the
+    /// connection of a machine that was switched off would stay for ever.
+    pub(super) fn keep_alive(&self, after: Option<Duration>) {
+        if let Some(after) = after {
+            let how = TcpKeepalive::new().with_time(after).with_interval(after / 3);
+            // A refusal costs only that.
+            let _ = SockRef::from(&self.stream).set_tcp_keepalive(&how);
+        }
     }
 
     /// Notes an event.

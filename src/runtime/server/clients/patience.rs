@@ -92,7 +92,6 @@ impl Clients {
         }
         self.swept_at = now;
         self.memory.allow(self.settings.clients_bytes_max());
-        self.context.clients_bytes = self.memory.held_bytes() as u64;
         let idle_max = self.settings.idle_max();
         let half_max = self.patience.half_request;
         let over = self.connected.iter_mut().filter(|(_, client)| {

@@ -1,0 +1,186 @@
+//! What clients can make real servers hold, from outside: crowds that say nothing, that claim much,
+//! that read nothing. Memory stays within what is allowed, nobody else notices, nobody campaigns.
+#![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
+
+#[path = "cluster/client.rs"]
+mod client;
+#[allow(dead_code, reason = "shared with cluster.rs, which also kills them")]
+#[path = "cluster/replicas.rs"]
+mod replicas;
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use client::{Client, command};
+use replicas::Cluster;
+
+/// Connections that the idle crowd has, if the system lets this process have so many.
+const CROWD: u64 = 10_000;
+/// Files that this process and a server need beside them.
+const OTHER_FILES: u64 = 100;
+/// What one connection may cost a server that it said one thing to.
+const IDLE_BYTES_MAX: u64 = 4 << 10;
+const MIB: u64 = 1 << 20;
+
+/// Memory in use, where the system tells it.
+fn resident_bytes(process: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1_024)
+}
+
+/// Hundredths of seconds for which a process has kept a processor busy.
+fn busy(process: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
+    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+}
+
+/// One field of `INFO`.
+fn info(client: &mut Client, field: &str) -> String {
+    let text = String::from_utf8(client.call(&[b"INFO"]).unwrap()).unwrap();
+    let lines = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    lines.unwrap_or_else(|| panic!("no {field} in {text}")).to_owned()
+}
+
+/// As many connections as there may be, up to [`CROWD`].
+fn crowd_size() -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    CROWD.min(allowed.saturating_sub(OTHER_FILES))
+}
+
+#[test]
+fn a_crowd_of_idle_connections_costs_little_and_delays_nobody() {
+    let cluster = Cluster::start_with(3, "auto", &["--clients-max", "10050"]);
+    cluster.wait_until_all_serve();
+    // A machine that is busy with something else may cause an election too, but not every time.
+    let calm = (0..3).any(|_| gather_and_serve(&cluster));
+    assert!(calm, "an election each time, for idle connections\n{}", cluster.logs());
+}
+
+/// Whether the leader stayed.
+fn gather_and_serve(cluster: &Cluster) -> bool {
+    let count = crowd_size();
+    let leader = cluster.leader();
+    let mut good = Client::connect(cluster.address(leader)).unwrap();
+    let term = info(&mut good, "raft_term");
+    let before = resident_bytes(cluster.process(leader));
+    let mut crowd = Vec::new();
+    for _ in 0..count {
+        // Each has said something once, so whatever a connection needs for that it has.
+        let mut client = Client::connect(cluster.address(leader)).unwrap();
+        assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n");
+        crowd.push(client);
+    }
+    assert_eq!(info(&mut good, "connected_clients"), (count + 1).to_string());
+    let busy_before = busy(cluster.process(leader));
+    let span = Duration::from_secs(2);
+    thread::sleep(span);
+    let busy_after = busy(cluster.process(leader));
+    let after = resident_bytes(cluster.process(leader));
+    for number in 0..100 {
+        let value = i32::to_string(&number);
+        assert_eq!(good.call(&[b"SET", b"k", value.as_bytes()]).unwrap(), b"+OK\r\n");
+        let some = usize::try_from(count / 2).unwrap();
+        let reply = crowd[some].call(&[b"GET", b"k"]).unwrap();
+        assert_eq!(reply, format!("${}\r\n{value}\r\n", value.len()).as_bytes());
+    }
+    if let (Some(before), Some(after)) = (before, after) {
+        let grown = after.saturating_sub(before);
+        eprintln!(
+            "{count} idle connections: {} KiB more, {} bytes each; {:?} hundredths of a second of \
+             processor in {span:?}",
+            grown / 1_024,
+            grown / count,
+            busy_after.zip(busy_before).map(|(after, before)| after - before),
+        );
+        assert!(grown < count * IDLE_BYTES_MAX, "{grown} bytes for {count} connections");
+    }
+    info(&mut good, "raft_term") == term && cluster.leader() == leader
+}
+
+#[test]
+fn lengths_that_are_only_claimed_cost_nothing() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut good = Client::connect(cluster.address(leader)).unwrap();
+    let before = resident_bytes(cluster.process(leader));
+    let count = crowd_size().min(1_000);
+    let crowd: Vec<Client> = (0..count)
+        .map(|_| {
+            let mut client = Client::connect(cluster.address(leader)).unwrap();
+            client.send(b"*1048576\r\n$3\r\nSET\r\n$67108864\r\nand no more").unwrap();
+            client
+        })
+        .collect();
+    let peers: Vec<TcpStream> = (0..count)
+        .map(|_| {
+            let mut peer = TcpStream::connect(("127.0.0.1", cluster.peer_port(leader))).unwrap();
+            // It may be shut before all of it is sent.
+            let _ = peer.write_all(b"BOWL\x01\x00\xff\xff\xff\xff\0\0\0\0 and no more");
+            peer
+        })
+        .collect();
+    for _ in 0..50 {
+        assert_eq!(good.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n");
+    }
+    if let (Some(before), Some(after)) = (before, resident_bytes(cluster.process(leader))) {
+        let grown = after.saturating_sub(before);
+        eprintln!("{count} claims: {} KiB more", grown / 1_024);
+        assert!(grown < 64 * MIB, "{grown} bytes for {count} claims");
+    }
+    drop((crowd, peers));
+}
+
+#[test]
+fn a_crowd_that_reads_nothing_stays_within_its_memory() {
+    let cluster = Cluster::start_with(3, "auto", &["--clients-memory", "64mb"]);
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut good = Client::connect(cluster.address(leader)).unwrap();
+    let large = vec![b'x'; 256 << 10];
+    assert_eq!(good.call(&[b"SET", b"large", &large]).unwrap(), b"+OK\r\n");
+    let before = resident_bytes(cluster.process(leader));
+    // Replies of a GiB each: values, their lists, and lists of all who are connected.
+    let asked = [
+        command(&[b"GET", b"large"]).repeat(4_000),
+        command(&[b"MGET", b"large", b"large", b"nothing", b"large"]).repeat(1_300),
+        command(&[b"CLIENT", b"LIST"]).repeat(20_000),
+        command(&[b"COMMAND", b"DOCS"]).repeat(20_000),
+    ];
+    let mut crowd = Vec::new();
+    for number in 0..200 {
+        let client = Client::connect(cluster.address(leader)).unwrap();
+        client.stream.set_nonblocking(true).unwrap();
+        let mut stream = client.stream;
+        // As much as it takes at once; some may be shut out.
+        match stream.write(&asked[number % asked.len()]) {
+            Ok(_) => {}
+            Err(error) => assert_ne!(error.kind(), ErrorKind::InvalidInput),
+        }
+        crowd.push(stream);
+    }
+    let mut most = before;
+    for number in 0..200 {
+        let value = i32::to_string(&number);
+        assert_eq!(good.call(&[b"SET", b"k", value.as_bytes()]).unwrap(), b"+OK\r\n");
+        most = most.max(resident_bytes(cluster.process(leader)));
+    }
+    if let (Some(before), Some(most)) = (before, most) {
+        let grown = most.saturating_sub(before);
+        eprintln!("a crowd that reads nothing: {} KiB more", grown / 1_024);
+        // What is allowed, and what the allocator keeps beside it.
+        assert!(grown < 128 * MIB, "{grown} bytes");
+    }
+    let held: u64 = info(&mut good, "mem_clients_normal").parse().unwrap();
+    assert!(held <= 64 * MIB, "{held} bytes held by clients");
+}
