@@ -178,8 +178,8 @@ fn a_crowd_that_reads_nothing_stays_within_its_memory() {
     if let (Some(before), Some(most)) = (before, most) {
         let grown = most.saturating_sub(before);
         eprintln!("a crowd that reads nothing: {} KiB more", grown / 1_024);
-        // What is allowed, and what the allocator keeps beside it.
-        assert!(grown < 128 * MIB, "{grown} bytes");
+        // What is allowed, and what the allocator keeps of what went. Unlimited it is 200 GiB.
+        assert!(grown < 192 * MIB, "{grown} bytes");
     }
     let held: u64 = info(&mut good, "mem_clients_normal").parse().unwrap();
     assert!(held <= 64 * MIB, "{held} bytes held by clients");

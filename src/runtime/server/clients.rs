@@ -2,8 +2,8 @@
 //! core has to answer, and keeps every reply in its place until it can be sent.
 //!
 //! Everything here is bounded: what one client may be owed, what it may leave unread, and what all
-//! of them hold together (`memory`). Beyond that the door stops reading from whoever holds much, and
-//! that client's own socket fills.
+//! of them hold together (`memory`). Beyond that the door stops reading from whoever holds much,
+//! and that client's own socket fills.
 
 mod patience;
 #[cfg(test)]
