@@ -118,9 +118,9 @@ impl Entry {
         &self.record
     }
 
-    /// The payload, sharing the record's memory.
-    pub fn payload(&self) -> Bytes {
-        self.record.slice(HEADER_BYTES..)
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.record[HEADER_BYTES..]
     }
 
     /// Takes the first record off `bytes`, checked, sharing their memory.
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(Entry::decode(&mut bytes), Ok(first.clone()));
         assert_eq!(Entry::decode(&mut bytes), Ok(second));
         assert!(bytes.is_empty());
-        assert_eq!(&first.payload()[..], b"payload");
+        assert_eq!(first.payload(), b"payload");
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! archive is flat (no recursion, nothing shared), is only ever read through rkyv's checked
 //! access, and its meaning is looked at after its shape.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rkyv::api::low;
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::SubAllocator;
+use rkyv::ser::writer::Buffer;
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Archived, Serialize};
 
@@ -244,6 +245,9 @@ enum OperationRecord<'a> {
     },
 }
 
+/// Size of the pieces in which [`Command::encode_in`] asks for memory.
+const BUFFER_BYTES: usize = 64 << 10;
+
 /// Bytes of a command beside its keys and values.
 const RECORD_BYTES: usize = size_of::<Archived<Record<'static>>>();
 
@@ -356,6 +360,14 @@ fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>) -> Option<Operation<'a
 }
 
 impl<'a> Command<'a> {
+    fn record(&self) -> Record<'_> {
+        Record {
+            client: self.key.client.0,
+            request: self.key.request.0,
+            operation: self.operation.record(),
+        }
+    }
+
     /// How many bytes [`Command::encode`] gives.
     pub fn encoded_len(&self) -> usize {
         RECORD_BYTES + self.operation.content_bytes()
@@ -363,11 +375,7 @@ impl<'a> Command<'a> {
 
     /// The command's bytes, in one allocation of their exact size.
     pub fn encode(&self) -> Bytes {
-        let record = Record {
-            client: self.key.client.0,
-            request: self.key.request.0,
-            operation: self.operation.record(),
-        };
+        let record = self.record();
         let buffer = Vec::with_capacity(self.encoded_len());
         // Byte slices are copied whole, so no scratch space is ever asked for.
         let bytes =
@@ -377,6 +385,24 @@ impl<'a> Command<'a> {
                 );
         assert_eq!(bytes.len(), self.encoded_len(), "rkyv padded a command");
         Bytes::from(bytes)
+    }
+
+    /// The same, behind what `buffer` holds, which stays: of many small commands in one buffer only
+    /// a few cost an allocation.
+    pub fn encode_in(&self, buffer: &mut BytesMut) -> Bytes {
+        let (start, length) = (buffer.len(), self.encoded_len());
+        if buffer.capacity() - start < length {
+            buffer.reserve(length.max(BUFFER_BYTES));
+        }
+        buffer.resize(start + length, 0);
+        low::to_bytes_in_with_alloc::<_, _, Failure>(
+            &self.record(),
+            Buffer::from(&mut buffer[start..]),
+            SubAllocator::empty(),
+        )
+        .expect("there is room for all, and keys and values stay far below rkyv's 2 GiB");
+        // What is split off at the end takes the buffer's room with it, at the beginning not.
+        if start == 0 { buffer.split() } else { buffer.split_off(start) }.freeze()
     }
 
     /// Reads a command.
@@ -406,6 +432,19 @@ impl<'a> Command<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_in_one_buffer_are_those_on_their_own() {
+        let mut buffer = BytesMut::new();
+        for before in [&b""[..], b"before"] {
+            for command in samples() {
+                buffer.extend_from_slice(before);
+                assert_eq!(command.encode_in(&mut buffer), command.encode());
+                assert_eq!(buffer, before);
+                buffer.clear();
+            }
+        }
+    }
 
     fn list() -> Items<'static> {
         Items::check(b"\x01\0\0\0a\0\0\0\0").unwrap()

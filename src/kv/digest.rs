@@ -30,10 +30,15 @@ impl Digest {
     }
 }
 
-/// The number of one pair.
-pub(super) fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
+/// The number of a key: where its pair's number begins, and its place in a map.
+pub(super) fn key_number(key: &[u8]) -> u64 {
     // The key's length goes in first, or moving a byte from the key to the value would not show.
-    absorb(absorb(mix(MULTIPLIER, key.len() as u64), key), value)
+    absorb(mix(MULTIPLIER, key.len() as u64), key)
+}
+
+/// The number of a pair, by that of its key.
+pub(super) fn fingerprint(key_number: u64, value: &[u8]) -> u64 {
+    absorb(key_number, value)
 }
 
 /// Mixes bytes into a number, eight at a time.
@@ -49,7 +54,7 @@ fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
 }
 
 /// Mixes a word into a number: both halves of their 128-bit product, folded.
-fn mix(state: u64, word: u64) -> u64 {
+pub(super) fn mix(state: u64, word: u64) -> u64 {
     let (low, high) = (state ^ word ^ MULTIPLIER).carrying_mul(MULTIPLIER.rotate_left(32), 0);
     (low ^ high).wrapping_add(state.rotate_left(23))
 }
@@ -59,6 +64,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
+        super::fingerprint(key_number(key), value)
+    }
 
     #[test]
     fn the_numbers_stay_what_they_were() {

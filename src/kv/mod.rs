@@ -23,7 +23,3 @@ pub use sessions::REMEMBERED_MAX;
 pub use slot::{SLOT_COUNT, slot_of};
 pub use store::{Applied, Store};
 pub use strings::VALUE_BYTES_MAX;
-
-/// Seeds the maps' hashers. Fixed, so that a run can be repeated exactly; nothing is decided by the
-/// maps' order.
-const HASH_SEED: u64 = 0x626F_776C_696E_6521;

@@ -6,14 +6,17 @@
 //! that comes again after it was forgotten can't be told from a new one: a client must not
 //! repeat a request after [`REMEMBERED_MAX`] others. The values in outcomes are bounded in bytes:
 //! above that, the oldest give way to [`Outcome::Forgotten`]; that a request was applied stays.
+//!
+//! Every write comes by here, so it is laid out for the processor's cache and not as a map: what is
+//! remembered lies in a row, and a table of chains finds it. Requests that are named one after the
+//! other, as a server's are, find their chains side by side. Nothing is ever taken out of the
+//! table: a chain leads from younger to older, so it ends where the first forgotten one would be.
 
 use std::collections::VecDeque;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
-
 use crate::types::RequestKey;
 
+use super::digest::mix;
 use super::outcome::Outcome;
 
 /// How many requests are remembered.
@@ -22,51 +25,86 @@ pub const REMEMBERED_MAX: usize = 65_536;
 /// Most bytes of values in remembered outcomes; one that is larger alone is never remembered.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 
+/// Chains at first, and how many there are for each request remembered, at least.
+const CHAINS_MIN: usize = 64;
+const CHAINS_PER_REQUEST: usize = 2;
+/// So many requests named one after the other have their chains side by side.
+const NEIGHBOURS_BITS: u32 = 6;
+
+/// Numbers what was remembered, in log order, from 1; begins anew after 2^32, far behind what is
+/// remembered.
+type Number = u32;
+
 /// The requests remembered.
 ///
-/// Invariant: `order` holds exactly the keys of `outcomes`, each once, in log order, and at most
-/// `capacity` of them. `heavy` holds those whose outcomes have bytes of values, in the same order,
-/// and `value_bytes` is the sum of these.
+/// Invariant: `row` holds at most `capacity` requests in log order, the first of which has the
+/// number `first`. `chains` leads to the youngest of each chain, and that and every other one in
+/// it to the next older; a number that is not in the row any more ends the chain. `heavy` numbers
+/// those whose outcomes have bytes of values, in the same order, and `value_bytes` is the sum of
+/// these.
 pub(super) struct Sessions {
-    outcomes: HashMap<RequestKey, Outcome, FixedState>,
-    order: VecDeque<RequestKey>,
+    row: VecDeque<Remembered>,
+    first: Number,
+    chains: Vec<Number>,
     capacity: usize,
-    heavy: VecDeque<RequestKey>,
+    heavy: VecDeque<Number>,
     value_bytes: usize,
+}
+
+/// A request that was applied.
+struct Remembered {
+    key: RequestKey,
+    /// The next older one of its chain.
+    older: Number,
+    outcome: Outcome,
 }
 
 impl Sessions {
     /// A memory for so many requests; for none, nothing is ever recognised.
     pub(super) fn new(capacity: usize) -> Sessions {
-        let outcomes = HashMap::with_hasher(FixedState::with_seed(super::HASH_SEED));
-        let (order, heavy) = (VecDeque::new(), VecDeque::new());
-        Sessions { outcomes, order, capacity, heavy, value_bytes: 0 }
+        let row = VecDeque::new();
+        let (chains, heavy) = (vec![0; CHAINS_MIN], VecDeque::new());
+        Sessions { row, first: 1, chains, capacity, heavy, value_bytes: 0 }
     }
 
     /// The outcome of a request, if it is remembered.
     pub(super) fn outcome(&self, key: &RequestKey) -> Option<&Outcome> {
-        self.outcomes.get(key)
+        let mut number = self.chains[self.chain_of(key)];
+        // Longer than the row no chain is, whatever a number that came around again may lead to.
+        for _ in 0..self.row.len() {
+            let there = self.row.get(self.position(number))?;
+            if there.key == *key {
+                return Some(&there.outcome);
+            }
+            number = there.older;
+        }
+        None
     }
 
-    /// Remembers a request that was just applied, and forgets the oldest if there are too many.
+    /// Remembers a request that was just applied and was not remembered, and forgets the oldest if
+    /// there are too many.
     pub(super) fn remember(&mut self, key: RequestKey, outcome: Outcome) {
         if self.capacity == 0 {
             return;
         }
-        if self.order.len() == self.capacity {
-            let oldest = self.order.pop_front().expect("full, and not of capacity 0");
-            if self.heavy.front() == Some(&oldest) {
+        debug_assert!(self.outcome(&key).is_none(), "{key:?} was remembered, but applied again");
+        if self.row.len() == self.capacity {
+            if self.heavy.front() == Some(&self.first) {
                 self.lighten();
             }
-            self.outcomes.remove(&oldest);
+            self.row.pop_front();
+            self.first = self.first.wrapping_add(1);
+        }
+        if self.chains.len() < (self.row.len() + 1) * CHAINS_PER_REQUEST {
+            self.lengthen();
         }
         let value_bytes = outcome.value_bytes();
-        let known = self.outcomes.insert(key, outcome);
-        assert!(known.is_none(), "{key:?} was remembered, but applied again");
-        self.order.push_back(key);
-        assert_eq!(self.order.len(), self.outcomes.len(), "the memory of requests fell apart");
+        let number = self.number(self.row.len());
+        let chain = self.chain_of(&key);
+        let older = std::mem::replace(&mut self.chains[chain], number);
+        self.row.push_back(Remembered { key, older, outcome });
         if value_bytes > 0 {
-            self.heavy.push_back(key);
+            self.heavy.push_back(number);
             self.value_bytes += value_bytes;
         }
         while self.value_bytes > VALUE_BYTES_MAX {
@@ -76,15 +114,49 @@ impl Sessions {
 
     /// Forgets the values in the oldest outcome that has some.
     fn lighten(&mut self) {
-        let key = self.heavy.pop_front().expect("called while there are bytes of values");
-        let outcome = self.outcomes.get_mut(&key).expect("it leaves `heavy` before `outcomes`");
-        self.value_bytes -= outcome.value_bytes();
-        *outcome = Outcome::Forgotten;
+        let number = self.heavy.pop_front().expect("called while there are bytes of values");
+        let position = self.position(number);
+        let there = self.row.get_mut(position).expect("it leaves `heavy` before the row");
+        self.value_bytes -= there.outcome.value_bytes();
+        there.outcome = Outcome::Forgotten;
     }
 
     /// How many requests are remembered.
     pub(super) fn len(&self) -> usize {
-        self.order.len()
+        self.row.len()
+    }
+
+    /// Makes room for twice as many chains, and puts everybody into its own anew.
+    fn lengthen(&mut self) {
+        self.chains = vec![self.first.wrapping_sub(1); self.chains.len() * 2];
+        for position in 0..self.row.len() {
+            let number = self.number(position);
+            let chain = self.chain_of(&self.row[position].key);
+            self.row[position].older = std::mem::replace(&mut self.chains[chain], number);
+        }
+    }
+
+    fn number(&self, position: usize) -> Number {
+        let position = Number::try_from(position).expect("no more are remembered than 2^32");
+        self.first.wrapping_add(position)
+    }
+
+    /// Where in the row a number would be; behind its end if it is forgotten.
+    fn position(&self, number: Number) -> usize {
+        number.wrapping_sub(self.first) as usize
+    }
+
+    fn chain_of(&self, key: &RequestKey) -> usize {
+        let ([before, last], []) = key.request.0.as_chunks::<8>() else {
+            unreachable!("an id has twice eight bytes")
+        };
+        // The last bytes of a server's ids count requests.
+        let (before, last) = (u64::from_be_bytes(*before), u64::from_be_bytes(*last));
+        let apart = mix(mix(0, before), last >> NEIGHBOURS_BITS);
+        let side_by_side = last & ((1 << NEIGHBOURS_BITS) - 1);
+        let chain = apart << NEIGHBOURS_BITS | side_by_side;
+        // There is a power of two of them.
+        (chain & (self.chains.len() as u64 - 1)) as usize
     }
 }
 
@@ -137,6 +209,37 @@ mod tests {
         sessions.remember(key(1), Outcome::Done);
         let other = RequestKey { client: ClientId(8), ..key(1) };
         assert_eq!(sessions.outcome(&other), None);
+    }
+
+    /// Against a map and a list, with names in every order and chains that grow meanwhile.
+    #[test]
+    fn it_remembers_as_a_map_would() {
+        let names = (0..4_000_u64).map(|number| {
+            // Three sources: two that count, and one that does not.
+            let (source, count) = (number % 3, number / 3);
+            let last = if source == 2 { count.wrapping_mul(0x9E37_79B9_7F4A_7C15) } else { count };
+            let id = u128::from(source) << 64 | u128::from(last);
+            RequestKey { client: ClientId(7), request: RequestId(id.to_be_bytes()) }
+        });
+        let names: Vec<RequestKey> = names.collect();
+        let mut sessions = Sessions::new(700);
+        // The numbers come around on the way.
+        sessions.first = Number::MAX - 1_000;
+        sessions.chains.fill(sessions.first - 1);
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(sessions.outcome(name), None, "{at}");
+            sessions.remember(*name, Outcome::Integer(at as i64));
+            let known = names[..=at].iter().rev().take(700);
+            if at % 97 == 0 {
+                for (back, known) in known.enumerate() {
+                    let outcome = Outcome::Integer((at - back) as i64);
+                    assert_eq!(sessions.outcome(known), Some(&outcome), "{back} before {at}");
+                }
+                let forgotten = at.checked_sub(700).map(|at| &names[at]);
+                assert!(forgotten.is_none_or(|name| sessions.outcome(name).is_none()));
+            }
+        }
+        assert_eq!((sessions.len(), sessions.chains.len()), (700, 2_048));
     }
 
     #[test]

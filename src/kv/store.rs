@@ -5,14 +5,13 @@
 use std::fmt;
 
 use bytes::Bytes;
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
-use hashbrown::hash_map::EntryRef;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::types::{Index, RequestKey};
 
 use super::command::{Command, CommandError, Operation};
-use super::digest::{Digest, fingerprint};
+use super::digest::{Digest, fingerprint, key_number};
 use super::outcome::Outcome;
 use super::sessions::{REMEMBERED_MAX, Sessions};
 use super::slot::slot_of;
@@ -31,19 +30,38 @@ pub struct Applied {
 /// The state machine.
 ///
 /// Invariant: `digest` is the sum of the fingerprints in `pairs`, and each of those belongs to its
-/// pair.
+/// pair. Nothing is decided by the order in which `pairs` has them.
 pub struct Store {
-    pairs: HashMap<Box<[u8]>, Stored, FixedState>,
+    pairs: HashTable<Pair>,
     digest: Digest,
     sessions: Sessions,
     applied_index: Index,
 }
 
-/// A value, with the number of its pair so that it need not be read again to be taken off the
-/// digest.
-struct Stored {
-    value: Bytes,
+/// A key and its value, behind each other in one piece of memory: whoever looks up the one is
+/// about to read or write the other, and on its way here each piece costs a wait for memory.
+struct Pair {
+    bytes: Bytes,
+    key_bytes: usize,
+    /// Of the key: where it is in the table.
+    number: u64,
+    /// Kept so that the value need not be read again to be taken off the digest.
     fingerprint: u64,
+}
+
+impl Pair {
+    fn key(&self) -> &[u8] {
+        &self.bytes[..self.key_bytes]
+    }
+
+    fn value(&self) -> &[u8] {
+        &self.bytes[self.key_bytes..]
+    }
+
+    /// The value, sharing the pair's memory.
+    fn shared_value(&self) -> Bytes {
+        self.bytes.slice(self.key_bytes..)
+    }
 }
 
 impl Default for Store {
@@ -56,7 +74,7 @@ impl Store {
     /// An empty store that remembers so many requests.
     fn remembering(requests: usize) -> Store {
         Store {
-            pairs: HashMap::with_hasher(FixedState::with_seed(super::HASH_SEED)),
+            pairs: HashTable::new(),
             digest: Digest::default(),
             sessions: Sessions::new(requests),
             applied_index: Index::ZERO,
@@ -131,17 +149,18 @@ impl Store {
     /// What a read gives; `None` for what may change the state.
     fn answer(&self, operation: &Operation<'_>) -> Option<Outcome> {
         Some(match operation {
-            Operation::Get { key } => Outcome::Value(self.value(key).cloned()),
+            Operation::Get { key } => Outcome::Value(self.shared_value(key)),
             Operation::GetMany { keys } => {
-                Outcome::Values(keys.iter().map(|key| self.value(key).cloned()).collect())
+                Outcome::Values(keys.iter().map(|key| self.shared_value(key)).collect())
             }
             Operation::Exists { keys } => {
                 Outcome::count(keys.iter().filter(|key| self.value(key).is_some()).count())
             }
-            Operation::Length { key } => Outcome::count(self.value(key).map_or(0, Bytes::len)),
+            Operation::Length { key } => Outcome::count(self.value(key).map_or(0, <[u8]>::len)),
             Operation::Count => Outcome::count(self.pairs.len()),
             Operation::CountInSlot { slot } => {
-                Outcome::count(self.pairs.keys().filter(|key| slot_of(key) == *slot).count())
+                let is_there = |pair: &&Pair| slot_of(pair.key()) == *slot;
+                Outcome::count(self.pairs.iter().filter(is_there).count())
             }
             _ => return None,
         })
@@ -184,27 +203,57 @@ impl Store {
         }
     }
 
+    fn pair(&self, key: &[u8]) -> Option<&Pair> {
+        self.pairs.find(key_number(key), |pair| pair.key() == key)
+    }
+
     /// A key's value, if it has one.
-    pub(super) fn value(&self, key: &[u8]) -> Option<&Bytes> {
-        self.pairs.get(key).map(|stored| &stored.value)
+    pub(super) fn value(&self, key: &[u8]) -> Option<&[u8]> {
+        self.pair(key).map(Pair::value)
+    }
+
+    /// The same, to be kept.
+    pub(super) fn shared_value(&self, key: &[u8]) -> Option<Bytes> {
+        self.pair(key).map(Pair::shared_value)
     }
 
     /// Sets a key to a copy of `value`. Copied, not shared with the log record: that lies among
     /// its batch's other records, and one small value would keep the whole batch in memory.
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.put_owned(key, Bytes::copy_from_slice(value));
+        let number = key_number(key);
+        let fingerprint = fingerprint(number, value);
+        self.place(key, number, fingerprint, |old| match old {
+            Some(old) => overwritten(old, key, value),
+            None => [key, value].concat().into(),
+        });
     }
 
-    /// Sets a key to a value that shares its memory with nothing else.
-    pub(super) fn put_owned(&mut self, key: &[u8], value: Bytes) {
-        let fingerprint = fingerprint(key, &value);
-        let stored = Stored { value, fingerprint };
-        match self.pairs.entry_ref(key) {
-            EntryRef::Occupied(mut old) => {
-                self.digest.remove(old.insert(stored).fingerprint);
+    /// Makes a key's value longer; its length then.
+    pub(super) fn extend(&mut self, key: &[u8], more: &[u8]) -> usize {
+        let bytes = Bytes::from([key, self.value(key).unwrap_or_default(), more].concat());
+        let (number, value) = (key_number(key), &bytes[key.len()..]);
+        let (fingerprint, length) = (fingerprint(number, value), value.len());
+        self.place(key, number, fingerprint, |_| bytes);
+        length
+    }
+
+    /// Puts a pair in, whose bytes `make` gives for those that are there.
+    fn place(
+        &mut self,
+        key: &[u8],
+        number: u64,
+        fingerprint: u64,
+        make: impl FnOnce(Option<Bytes>) -> Bytes,
+    ) {
+        match self.pairs.entry(number, |pair| pair.key() == key, |pair| pair.number) {
+            Entry::Occupied(mut place) => {
+                let pair = place.get_mut();
+                self.digest.remove(pair.fingerprint);
+                pair.fingerprint = fingerprint;
+                pair.bytes = make(Some(std::mem::take(&mut pair.bytes)));
             }
-            EntryRef::Vacant(place) => {
-                place.insert_with_key(key.into(), stored);
+            Entry::Vacant(place) => {
+                place.insert(Pair { bytes: make(None), key_bytes: key.len(), number, fingerprint });
             }
         }
         self.digest.add(fingerprint);
@@ -212,9 +261,10 @@ impl Store {
 
     /// Removes a key; its value, if it had one.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Bytes> {
-        let old = self.pairs.remove(key)?;
-        self.digest.remove(old.fingerprint);
-        Some(old.value)
+        let place = self.pairs.find_entry(key_number(key), |pair| pair.key() == key).ok()?;
+        let (pair, _) = place.remove();
+        self.digest.remove(pair.fingerprint);
+        Some(pair.shared_value())
     }
 
     fn clear(&mut self) {
@@ -238,8 +288,20 @@ impl Store {
 
     /// The number that a key holds as decimal digits, if it does.
     fn balance(&self, key: &[u8]) -> Option<u64> {
-        std::str::from_utf8(&self.pairs.get(key)?.value).ok()?.parse().ok()
+        std::str::from_utf8(self.value(key)?).ok()?.parse().ok()
     }
+}
+
+/// The pair with another value; in the memory of the old one, if that fits and no reply that is on
+/// its way still has it.
+fn overwritten(old: Bytes, key: &[u8], value: &[u8]) -> Bytes {
+    if old.len() == key.len() + value.len()
+        && let Ok(mut bytes) = old.try_into_mut()
+    {
+        bytes[key.len()..].copy_from_slice(value);
+        return bytes.freeze();
+    }
+    [key, value].concat().into()
 }
 
 impl fmt::Debug for Store {

@@ -1,8 +1,6 @@
 //! What can be done with a value beyond setting it, as Redis does it with strings. Called by the
 //! store when it applies an entry; like all of it, the same on every replica.
 
-use bytes::{Bytes, BytesMut};
-
 use super::command::Condition;
 use super::number::parse_integer;
 use super::outcome::{Outcome, Refusal};
@@ -28,7 +26,7 @@ impl Store {
             Condition::IfPresent => old.is_some(),
         };
         let outcome = match (tell_old, sets) {
-            (true, _) => Outcome::Value(old.cloned()),
+            (true, _) => Outcome::Value(self.shared_value(key)),
             (false, true) => Outcome::Done,
             (false, false) => Outcome::Unchanged,
         };
@@ -40,17 +38,12 @@ impl Store {
 
     /// Makes a value longer.
     pub(super) fn append(&mut self, key: &[u8], more: &[u8]) -> Outcome {
-        let old = self.value(key).map_or(&[][..], |value| value);
-        let length = old.len() + more.len();
+        let length = self.value(key).map_or(0, <[u8]>::len) + more.len();
         // As in Redis, nothing is never too much.
         if length > VALUE_BYTES_MAX && !more.is_empty() {
             return Outcome::Refused(Refusal::TooLong);
         }
-        let mut value = BytesMut::with_capacity(length);
-        value.extend_from_slice(old);
-        value.extend_from_slice(more);
-        self.put_owned(key, value.freeze());
-        Outcome::count(length)
+        Outcome::count(self.extend(key, more))
     }
 
     /// Adds to a number.
@@ -63,7 +56,7 @@ impl Store {
         let Some(sum) = old.checked_add(amount) else {
             return Outcome::Refused(Refusal::Overflow);
         };
-        self.put_owned(key, Bytes::from(sum.to_string()));
+        self.put(key, sum.to_string().as_bytes());
         Outcome::Integer(sum)
     }
 }
@@ -73,6 +66,7 @@ mod tests {
     use super::*;
     use crate::kv::{Command, ItemsBuffer, Operation};
     use crate::types::{ClientId, RequestId, RequestKey};
+    use bytes::Bytes;
 
     /// Applies operations one after another, each under a name of its own.
     #[derive(Default)]

@@ -137,7 +137,8 @@ impl<'c> Call<'c> {
         }
         let shape = Shape { kind, version: self.writer.version() };
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
-        Step::Submit { kind, payload: command.encode(), shape, hint: None }
+        let payload = command.encode_in(self.writer.buffer());
+        Step::Submit { kind, payload, shape, hint: None }
     }
 
     /// Answers with an error.

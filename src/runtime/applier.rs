@@ -82,7 +82,7 @@ impl Applier {
                 self.store.skip(entry.index());
                 continue;
             }
-            let applied = self.store.apply(entry.index(), &entry.payload());
+            let applied = self.store.apply(entry.index(), entry.payload());
             // Malformed: nobody's request, so nobody waits. What is another's to answer is left to
             // it; two answers would be one too many.
             if self.answers(applied.key, committed.as_leader)

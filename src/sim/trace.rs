@@ -330,7 +330,7 @@ fn shorten(ids: &[String]) -> String {
 fn entries_text(entries: &[Entry]) -> String {
     let one = |entry: &Entry| match entry.kind() {
         EntryKind::NoOperation => format!("{} (empty)", entry.id()),
-        EntryKind::Command => format!("{} ({})", entry.id(), payload_text(&entry.payload())),
+        EntryKind::Command => format!("{} ({})", entry.id(), payload_text(entry.payload())),
     };
     shorten(&entries.iter().map(one).collect::<Vec<_>>())
 }

@@ -508,7 +508,7 @@ impl World {
             for committed in &job.entries {
                 let entry = &committed.entry;
                 let result =
-                    self.apply_entry(place, entry.index(), entry.kind(), &entry.payload())?;
+                    self.apply_entry(place, entry.index(), entry.kind(), entry.payload())?;
                 last = Some(entry.index());
                 let Some((key, outcome)) = result else { continue };
                 let ours = match self.door {

@@ -80,7 +80,7 @@ fn records(bytes: &[u8]) {
             return;
         };
         assert_eq!(entry.record()[..], before[..before.len() - rest.len()]);
-        assert_eq!(buffer.encode(entry.id(), entry.kind(), &entry.payload()), entry);
+        assert_eq!(buffer.encode(entry.id(), entry.kind(), entry.payload()), entry);
     }
 }
 

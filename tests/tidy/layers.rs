@@ -59,7 +59,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["bin"]),
     ("crc32c", &["record", "wire", "storage"]),
     ("crossbeam", &["runtime", "processes"]),
-    ("foldhash", &["kv", "sim"]),
+    ("foldhash", &["sim"]),
     ("hashbrown", &["kv", "sim"]),
     ("hdrhistogram", &["sim"]),
     ("indicatif", &["bin"]),

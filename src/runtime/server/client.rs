@@ -151,6 +151,15 @@ impl Slot {
     fn new(state: State) -> Slot {
         Slot { state, handed_on: None, forwarded: false, again: false }
     }
+
+    /// From waiting to flying, its request moved and not copied.
+    fn take_off(&mut self) {
+        let state = std::mem::replace(&mut self.state, State::Done(Reply::Written(Bytes::new())));
+        self.state = match state {
+            State::Waiting(pending) => State::Flying(pending),
+            other => other,
+        };
+    }
 }
 
 impl Client {
@@ -283,7 +292,7 @@ impl Client {
                 pending.since = since;
                 slot.handed_on.get_or_insert(now);
                 slot.forwarded = forwarded;
-                slot.state = State::Flying(pending.clone());
+                slot.take_off();
             }
             self.next += 1;
         }

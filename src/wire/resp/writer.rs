@@ -49,6 +49,11 @@ impl<'a> Writer<'a> {
         self.version = version;
     }
 
+    /// What it writes to, for bytes that are no reply; whoever adds some takes them off again.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        self.out
+    }
+
     /// `+text`; without line ends in it.
     pub fn simple(&mut self, text: &str) {
         debug_assert!(!text.contains(['\r', '\n']), "{text:?} would end the reply");

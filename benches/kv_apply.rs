@@ -1,0 +1,111 @@
+//! The state machine alone: commands as the log brings them, applied one after the other. What is
+//! left is decoding, the memory of requests, the map and the copy of the value.
+
+use std::time::{Duration, Instant};
+
+use bowline::kv::{Command, Operation, Store};
+use bowline::types::{ClientId, RequestId, RequestKey};
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rand::RngExt as _;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+
+/// Commands between two looks at the clock: what a busy server applies in one pass.
+const BATCH: usize = 512;
+/// Batches that are made beforehand, so that keys come in another order each time.
+const BATCHES: u64 = 64;
+const VALUE: &[u8] = &[7; 128];
+/// Where the server's request ids begin: replica and incarnation.
+const ORIGIN: u128 = 0x0001_0000_0000_0001;
+
+/// A key as `redis-benchmark -r` makes them.
+fn key(number: u32) -> Vec<u8> {
+    format!("key:{number:012}").into_bytes()
+}
+
+/// A request as the server names them: one number after the other.
+fn name(sequence: u64) -> RequestKey {
+    let request = RequestId((ORIGIN << 64 | u128::from(sequence)).to_be_bytes());
+    RequestKey { client: ClientId(sequence as u32 % 50), request }
+}
+
+struct Feeder {
+    store: Store,
+    sequence: u64,
+    random: ChaCha8Rng,
+    keys: u32,
+}
+
+impl Feeder {
+    /// A store that holds so many keys.
+    fn new(keys: u32) -> Feeder {
+        let random = ChaCha8Rng::seed_from_u64(1);
+        let mut feeder = Feeder { store: Store::default(), sequence: 0, random, keys };
+        for number in 0..keys {
+            let key = key(number);
+            let payload = feeder.put(&key);
+            feeder.apply(&payload);
+        }
+        feeder
+    }
+
+    fn put(&mut self, key: &[u8]) -> Bytes {
+        self.sequence += 1;
+        let operation = Operation::Put { key, value: VALUE };
+        Command { key: name(self.sequence), operation }.encode()
+    }
+
+    fn batch(&mut self) -> Vec<Bytes> {
+        let keys: Vec<u32> = (0..BATCH).map(|_| self.random.random_range(0..self.keys)).collect();
+        keys.into_iter().map(|number| self.put(&key(number))).collect()
+    }
+
+    fn apply(&mut self, payload: &[u8]) {
+        self.store.apply(self.store.applied_index().next(), payload);
+    }
+
+    /// The time that so many batches take; their making is not counted.
+    fn time(&mut self, rounds: u64) -> Duration {
+        let mut spent = Duration::ZERO;
+        let mut left = rounds;
+        while left > 0 {
+            let some = left.min(BATCHES);
+            let batches: Vec<_> = (0..some).map(|_| self.batch()).collect();
+            let start = Instant::now();
+            batches.iter().flatten().for_each(|payload| self.apply(payload));
+            spent += start.elapsed();
+            left -= some;
+        }
+        spent
+    }
+}
+
+/// Puts of random keys among so many.
+fn puts(c: &mut Criterion) {
+    let mut group = c.benchmark_group("kv_apply");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for keys in [1_000, 100_000, 1_000_000] {
+        let mut feeder = Feeder::new(keys);
+        group.bench_function(BenchmarkId::new("put", keys), |b| {
+            b.iter_custom(|rounds| feeder.time(rounds));
+        });
+    }
+    group.finish();
+}
+
+/// Quick rather than exact.
+fn quick() -> Criterion {
+    Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(600))
+        .without_plots()
+}
+
+criterion_group! {
+    name = benches;
+    config = quick();
+    targets = puts
+}
+criterion_main!(benches);
