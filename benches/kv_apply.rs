@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use bowline::kv::{Command, Operation, Store};
+use bowline::kv::{Command, Operation, Store, WARMED_MAX};
 use bowline::types::{ClientId, RequestId, RequestKey};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -65,15 +65,28 @@ impl Feeder {
         self.store.apply(self.store.applied_index().next(), payload);
     }
 
+    /// As the applier does it: a few are decoded and their memory fetched before the first of them
+    /// is applied.
+    fn apply_some(&mut self, payloads: &[Bytes]) {
+        let mut commands = [None; WARMED_MAX];
+        for (command, payload) in commands.iter_mut().zip(payloads) {
+            *command = Command::decode(payload).ok();
+        }
+        self.store.warm(&commands);
+        for command in commands.iter().take(payloads.len()) {
+            self.store.apply_decoded(self.store.applied_index().next(), command.as_ref());
+        }
+    }
+
     /// The time that so many batches take; their making is not counted.
-    fn time(&mut self, rounds: u64) -> Duration {
+    fn time(&mut self, rounds: u64, apply: Apply) -> Duration {
         let mut spent = Duration::ZERO;
         let mut left = rounds;
         while left > 0 {
             let some = left.min(BATCHES);
             let batches: Vec<_> = (0..some).map(|_| self.batch()).collect();
             let start = Instant::now();
-            batches.iter().flatten().for_each(|payload| self.apply(payload));
+            batches.iter().for_each(|batch| apply(self, batch));
             spent += start.elapsed();
             left -= some;
         }
@@ -81,15 +94,26 @@ impl Feeder {
     }
 }
 
-/// Puts of random keys among so many.
+/// How a batch is applied.
+type Apply = fn(&mut Feeder, &[Bytes]);
+
+/// Puts of random keys among so many: as the applier does it, and one after the other.
 fn puts(c: &mut Criterion) {
     let mut group = c.benchmark_group("kv_apply");
     group.throughput(Throughput::Elements(BATCH as u64));
+    let ways: [(&str, Apply); 2] = [
+        ("put", |feeder, batch| {
+            batch.chunks(WARMED_MAX).for_each(|some| feeder.apply_some(some));
+        }),
+        ("one_by_one", |feeder, batch| batch.iter().for_each(|payload| feeder.apply(payload))),
+    ];
     for keys in [1_000, 100_000, 1_000_000] {
         let mut feeder = Feeder::new(keys);
-        group.bench_function(BenchmarkId::new("put", keys), |b| {
-            b.iter_custom(|rounds| feeder.time(rounds));
-        });
+        for (name, apply) in ways {
+            group.bench_function(BenchmarkId::new(name, keys), |b| {
+                b.iter_custom(|rounds| feeder.time(rounds, apply));
+            });
+        }
     }
     group.finish();
 }

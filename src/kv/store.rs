@@ -3,6 +3,7 @@
 //! on every replica.
 
 use std::fmt;
+use std::hint::black_box;
 
 use bytes::Bytes;
 use hashbrown::HashTable;
@@ -15,6 +16,9 @@ use super::digest::{Digest, fingerprint, key_number};
 use super::outcome::Outcome;
 use super::sessions::{REMEMBERED_MAX, Sessions};
 use super::slot::slot_of;
+
+/// Most commands that [`Store::warm`] takes: about as many waits as a processor has at once.
+pub const WARMED_MAX: usize = 16;
 
 /// What came of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +96,13 @@ impl Store {
     /// A payload that is no command is a fact of the log like any other: all replicas pass over it
     /// in the same way.
     pub fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
+        self.apply_decoded(index, Command::decode(payload).ok().as_ref())
+    }
+
+    /// The same with the payload decoded already; `None` if it is no command.
+    pub fn apply_decoded(&mut self, index: Index, command: Option<&Command<'_>>) -> Applied {
         self.advance(index);
-        let Ok(Command { key, operation }) = Command::decode(payload) else {
+        let Some(&Command { key, operation }) = command else {
             let key = RequestKey::default();
             return Applied { key, outcome: Outcome::Malformed, repeated: false };
         };
@@ -108,6 +117,29 @@ impl Store {
         let outcome = self.perform(&operation);
         self.sessions.remember(key, outcome.clone());
         Applied { key, outcome, repeated: false }
+    }
+
+    /// Has the memory fetched that some commands are about to work on, [`WARMED_MAX`] at most.
+    /// Changes nothing. The waits for memory then go on side by side; one after the other they would
+    /// be the larger part of all the work.
+    pub fn warm(&self, commands: &[Option<Command<'_>>]) {
+        // In short loops, so that a processor that looks ahead sees several rounds at once.
+        let mut numbers = [None; WARMED_MAX];
+        for (number, command) in numbers.iter_mut().zip(commands) {
+            if let Some(Command { operation, .. }) = command
+                && let Operation::Put { key, .. } | Operation::Get { key } = operation
+            {
+                *number = Some(key_number(key));
+            }
+        }
+        let mut pairs = [None; WARMED_MAX];
+        for (pair, number) in pairs.iter_mut().zip(numbers) {
+            *pair = number.and_then(|number| self.pairs.find(number, |pair| pair.number == number));
+        }
+        for pair in pairs.into_iter().flatten() {
+            // Looked at, or the compiler would leave it out.
+            black_box((pair.bytes.first(), pair.bytes.last()));
+        }
     }
 
     /// Passes over the entry at `index`, which is none of a client's.

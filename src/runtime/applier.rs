@@ -4,8 +4,8 @@
 
 use crossbeam::channel::Receiver;
 
-use crate::kv::{Outcome, Store};
-use crate::raft::ClientRequest;
+use crate::kv::{Command, Outcome, Store, WARMED_MAX};
+use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
 use crate::types::RequestKey;
 
@@ -76,20 +76,8 @@ impl Applier {
         replies.leader = batch.leader;
         let index = batch.job.entries.last().map(|committed| committed.entry.index());
         replies.applied.merge(Applied { index, bytes: batch.bytes });
-        for committed in batch.job.entries {
-            let entry = committed.entry;
-            if entry.kind() == EntryKind::NoOperation {
-                self.store.skip(entry.index());
-                continue;
-            }
-            let applied = self.store.apply(entry.index(), entry.payload());
-            // Malformed: nobody's request, so nobody waits. What is another's to answer is left to
-            // it; two answers would be one too many.
-            if self.answers(applied.key, committed.as_leader)
-                && applied.outcome != Outcome::Malformed
-            {
-                replies.answers.push(Answer { key: applied.key, outcome: applied.outcome });
-            }
+        for some in batch.job.entries.chunks(WARMED_MAX) {
+            self.apply_some(some, replies);
         }
         for read in batch.job.reads {
             if self.is_own(read.key) {
@@ -104,6 +92,26 @@ impl Applier {
         let ready: Vec<ReadsAt> = self.early.extract_if(.., |at| at.index <= applied).collect();
         for read in ready.iter().flat_map(|at| &at.reads) {
             self.read(read, replies);
+        }
+    }
+
+    fn apply_some(&mut self, entries: &[Committed], replies: &mut ReplyBatch) {
+        let mut commands = [None; WARMED_MAX];
+        for (command, committed) in commands.iter_mut().zip(entries) {
+            *command = Command::decode(committed.entry.payload()).ok();
+        }
+        self.store.warm(&commands);
+        for (command, Committed { entry, as_leader }) in commands.iter().zip(entries) {
+            if entry.kind() == EntryKind::NoOperation {
+                self.store.skip(entry.index());
+                continue;
+            }
+            let applied = self.store.apply_decoded(entry.index(), command.as_ref());
+            // Malformed: nobody's request, so nobody waits. What is another's to answer is left to
+            // it; two answers would be one too many.
+            if self.answers(applied.key, *as_leader) && applied.outcome != Outcome::Malformed {
+                replies.answers.push(Answer { key: applied.key, outcome: applied.outcome });
+            }
         }
     }
 
@@ -133,8 +141,8 @@ impl Applier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::{Command, Operation};
-    use crate::raft::{ApplyJob, ClientRequest, Committed, RequestKind};
+    use crate::kv::Operation;
+    use crate::raft::{ApplyJob, RequestKind};
     use crate::record::RecordBuffer;
     use crate::runtime::channels::{QUEUE_LEN, channels};
     use crate::runtime::wake::tests::unused_wake;
