@@ -152,8 +152,15 @@ impl Store {
     /// # Errors
     /// If the payload is no command, or one that would change the state.
     pub fn read(&self, payload: &[u8]) -> Result<(RequestKey, Outcome), CommandError> {
-        let Command { key, operation } = Command::decode(payload)?;
-        Ok((key, self.answer(&operation).ok_or(CommandError::NotARead)?))
+        self.read_decoded(&Command::decode(payload)?)
+    }
+
+    /// The same with the payload decoded already.
+    ///
+    /// # Errors
+    /// If the command would change the state.
+    pub fn read_decoded(&self, command: &Command<'_>) -> Result<(RequestKey, Outcome), CommandError> {
+        Ok((command.key, self.answer(&command.operation).ok_or(CommandError::NotARead)?))
     }
 
     /// Up to here the log is in the state.

@@ -6,6 +6,7 @@ use crate::types::Instant;
 use crate::wire::resp::Version;
 
 use super::context::Context;
+use super::table::Spec;
 
 /// The protocol's state of one client connection.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct Connection {
     /// After `READONLY`: it wants to read from whom it asks, who need not lead.
     pub(super) reads_anywhere: bool,
     pub(super) since: Instant,
+    /// The table's row for the last request that has one.
+    pub(super) last_found: Option<&'static Spec>,
     pub(super) last_command: &'static str,
     pub(super) last_command_at: Instant,
 }
@@ -52,6 +55,7 @@ impl Connection {
             follows_hints: false,
             reads_anywhere: false,
             since: now,
+            last_found: None,
             last_command: "NULL",
             last_command_at: now,
         }

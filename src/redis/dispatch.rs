@@ -71,7 +71,8 @@ impl Connection {
         out: &'c mut BytesMut,
     ) -> Step {
         let mut writer = Writer::new(out, self.version);
-        let Some(spec) = lower_case(request.name()).as_deref().and_then(table::find) else {
+        let Some(spec) = lower_case(request.name()).as_deref().and_then(|name| self.find(name))
+        else {
             return unknown(request, &mut writer);
         };
         let sub = if spec.subcommands.is_empty() || request.len() == 1 {
@@ -109,6 +110,14 @@ impl Connection {
             *hint = slot;
         }
         step
+    }
+
+    /// The command of that name, in lower case; mostly it is the one of the request before.
+    fn find(&mut self, name: &[u8]) -> Option<&'static Spec> {
+        if self.last_found.is_none_or(|spec| spec.name.as_bytes() != name) {
+            self.last_found = Some(table::find(name)?);
+        }
+        self.last_found
     }
 
     /// The slot of the request's first key, if this client wants to be told that another replica

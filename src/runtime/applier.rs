@@ -79,19 +79,14 @@ impl Applier {
         for some in batch.job.entries.chunks(WARMED_MAX) {
             self.apply_some(some, replies);
         }
-        for read in batch.job.reads {
-            if self.is_own(read.key) {
-                self.read(&read, replies);
-            } else {
-                // A peer reads its own state. What it lacks is how far that must have come.
-                replies.read_indexes.push((read.key, self.store.applied_index()));
-            }
+        for some in batch.job.reads.chunks(WARMED_MAX) {
+            self.read_some(some, replies);
         }
         self.early.extend(batch.reads_at);
         let applied = self.store.applied_index();
         let ready: Vec<ReadsAt> = self.early.extract_if(.., |at| at.index <= applied).collect();
-        for read in ready.iter().flat_map(|at| &at.reads) {
-            self.read(read, replies);
+        for some in ready.iter().flat_map(|at| at.reads.chunks(WARMED_MAX)) {
+            self.read_some(some, replies);
         }
     }
 
@@ -115,10 +110,24 @@ impl Applier {
         }
     }
 
-    fn read(&self, read: &ClientRequest, replies: &mut ReplyBatch) {
-        let (key, outcome) =
-            self.store.read(&read.payload).expect("the door made this payload, of a read");
-        replies.answers.push(Answer { key, outcome });
+    fn read_some(&self, reads: &[ClientRequest], replies: &mut ReplyBatch) {
+        let mut commands = [None; WARMED_MAX];
+        for (command, read) in commands.iter_mut().zip(reads) {
+            // A peer reads its own state. What it lacks is how far that must have come.
+            if self.is_own(read.key) {
+                let decoded = Command::decode(&read.payload);
+                *command = Some(decoded.expect("the door made this payload"));
+            }
+        }
+        self.store.warm(&commands);
+        for (command, read) in commands.iter().zip(reads) {
+            if let Some(command) = command {
+                let (key, outcome) = self.store.read_decoded(command).expect("the door says reads");
+                replies.answers.push(Answer { key, outcome });
+            } else {
+                replies.read_indexes.push((read.key, self.store.applied_index()));
+            }
+        }
     }
 
     fn answers(&self, key: RequestKey, as_leader: bool) -> bool {
