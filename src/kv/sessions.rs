@@ -156,7 +156,8 @@ impl Sessions {
         let side_by_side = last & ((1 << NEIGHBOURS_BITS) - 1);
         let chain = apart << NEIGHBOURS_BITS | side_by_side;
         // There is a power of two of them.
-        (chain & (self.chains.len() as u64 - 1)) as usize
+        let chain = chain & (self.chains.len() as u64 - 1);
+        usize::try_from(chain).expect("below the number of chains")
     }
 }
 
@@ -228,11 +229,11 @@ mod tests {
         sessions.chains.fill(sessions.first - 1);
         for (at, name) in names.iter().enumerate() {
             assert_eq!(sessions.outcome(name), None, "{at}");
-            sessions.remember(*name, Outcome::Integer(at as i64));
+            sessions.remember(*name, Outcome::count(at));
             let known = names[..=at].iter().rev().take(700);
             if at % 97 == 0 {
                 for (back, known) in known.enumerate() {
-                    let outcome = Outcome::Integer((at - back) as i64);
+                    let outcome = Outcome::count(at - back);
                     assert_eq!(sessions.outcome(known), Some(&outcome), "{back} before {at}");
                 }
                 let forgotten = at.checked_sub(700).map(|at| &names[at]);

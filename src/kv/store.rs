@@ -159,7 +159,10 @@ impl Store {
     ///
     /// # Errors
     /// If the command would change the state.
-    pub fn read_decoded(&self, command: &Command<'_>) -> Result<(RequestKey, Outcome), CommandError> {
+    pub fn read_decoded(
+        &self,
+        command: &Command<'_>,
+    ) -> Result<(RequestKey, Outcome), CommandError> {
         Ok((command.key, self.answer(&command.operation).ok_or(CommandError::NotARead)?))
     }
 
