@@ -164,7 +164,7 @@ fn follower_path(c: &mut Criterion) {
                     panic!("our own append");
                 };
                 let payload = append.entries[0].payload();
-                Command::decode(&payload).map(|command| command.key)
+                Command::decode(payload).map(|command| command.key)
             },
             BatchSize::SmallInput,
         );

@@ -134,7 +134,8 @@ impl Store {
         }
         let mut pairs = [None; WARMED_MAX];
         for (pair, number) in pairs.iter_mut().zip(numbers) {
-            *pair = number.and_then(|number| self.pairs.find(number, |pair| pair.number == number));
+            let find = |number| self.pairs.find(number, |pair| pair.number == number);
+            *pair = number.and_then(find);
         }
         for pair in pairs.into_iter().flatten() {
             // Looked at, or the compiler would leave it out.
