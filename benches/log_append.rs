@@ -1,5 +1,5 @@
-//! The durable log on the machine's own disk: what a group commit costs by how much it gathers,
-//! what a start costs by how much there is to read, and what the format alone costs, in memory.
+//! The durable log on the machine's own disk: what a group commit costs by how much it gathers, and
+//! what the format alone costs, in memory.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use bowline::raft::HardState;
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::storage::{Disk, Log, LogOptions, MemDisk, RealDisk};
 use bowline::types::{EntryId, NodeId, Term};
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// A payload as the course's puts have it: key and value of 32 bytes.
 const PAYLOAD: &[u8] = &[7; 109];
@@ -68,32 +68,6 @@ fn append_and_sync(c: &mut Criterion) {
     group_commit(c, "append_in_memory", open(MemDisk::default(), true));
 }
 
-/// Opening a log of so many entries, 25 to a sync; the pages are in memory by then.
-fn recovery(c: &mut Criterion) {
-    let mut group = c.benchmark_group("recovery");
-    for count in [10_000_u64, 200_000] {
-        let folder = folder();
-        let disk = RealDisk::create(folder.path()).expect("the build's folder is writable");
-        let mut log = open(disk, true);
-        begin(&mut log);
-        let mut buffer = RecordBuffer::default();
-        for first in (1..=count).step_by(25) {
-            log.append(None, &entries(&mut buffer, first, 25)).expect("the log works");
-            log.sync().expect("the log works");
-        }
-        drop(log);
-        group.throughput(Throughput::Elements(count));
-        group.bench_function(BenchmarkId::from_parameter(count), |b| {
-            b.iter_batched(
-                || RealDisk::open(folder.path()).expect("nobody else has it"),
-                |disk| open(disk, false),
-                BatchSize::PerIteration,
-            );
-        });
-    }
-    group.finish();
-}
-
 /// Quick rather than exact, as a disk's figures are anyway.
 fn quick() -> Criterion {
     Criterion::default()
@@ -106,6 +80,6 @@ fn quick() -> Criterion {
 criterion_group! {
     name = benches;
     config = quick();
-    targets = append_and_sync, recovery
+    targets = append_and_sync
 }
 criterion_main!(benches);

@@ -145,7 +145,7 @@ impl RealDisk {
     /// # Errors
     /// If it can't be made, opened or written, or another process has it.
     pub fn create(folder: &Path) -> Result<RealDisk, StorageError> {
-        make_folder(folder).map_err(|source| failed("making", folder, source))?;
+        make_folder(folder)?;
         RealDisk::open(folder)
     }
 
@@ -252,7 +252,14 @@ impl Disk for RealDisk {
 }
 
 /// Makes a folder and those above it that are missing, each durable in the one above.
-fn make_folder(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// If one of them can't be made.
+pub fn make_folder(folder: &Path) -> Result<(), StorageError> {
+    make_and_sync(folder).map_err(|source| failed("making", folder, source))
+}
+
+fn make_and_sync(folder: &Path) -> io::Result<()> {
     let above = match folder.parent() {
         Some(above) if !above.as_os_str().is_empty() => above,
         _ => Path::new("."),
@@ -267,7 +274,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
             Err(error) => Err(error),
         };
     }
-    make_folder(above)?;
+    make_and_sync(above)?;
     match fs::create_dir(folder) {
         // Two replicas that start at once may make the same folder above theirs.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
@@ -281,7 +288,9 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 /// write too.
 fn set_aside(file: &File, bytes: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
-    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+    use rustix::io::retry_on_intr;
+    // A signal may interrupt it, one that stops the process and lets it go on among them.
+    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, bytes)) {
         Ok(()) => Ok(()),
         // Some file systems can't. What is lost is speed and an early "no space", not safety.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(bytes),

@@ -34,7 +34,7 @@ mod recovery;
 mod sector;
 mod segment;
 
-pub use disk::{Disk, RealDisk};
+pub use disk::{Disk, RealDisk, make_folder};
 pub use error::StorageError;
 pub use log::{Log, LogOptions, LogStats};
 pub use mem_disk::MemDisk;

@@ -64,6 +64,8 @@ pub struct PeerNotes<D: Disk> {
     disk: D,
     owner: Identity,
     sightings: Vec<Sighting>,
+    /// The file says less: it could not be written.
+    behind: bool,
 }
 
 impl<D: Disk> PeerNotes<D> {
@@ -86,7 +88,7 @@ impl<D: Disk> PeerNotes<D> {
             let bytes = disk.read(PEERS_FILE).map_err(io("reading"))?;
             sightings = decode(&file, &bytes, &owner)?;
         }
-        Ok(PeerNotes { disk, owner, sightings })
+        Ok(PeerNotes { disk, owner, sightings, behind: false })
     }
 
     /// What is known of a peer, if it has ever called.
@@ -97,16 +99,23 @@ impl<D: Disk> PeerNotes<D> {
     /// Makes durable what was heard of a peer, in place of what was known.
     ///
     /// # Errors
-    /// If it can't be written. The process must end then, as after any write that failed.
+    /// If it can't be written. Where there was only no room for it, it is remembered all the same,
+    /// and written with the next note; after anything else the process must end.
     pub fn note(&mut self, new: Sighting) -> Result<(), StorageError> {
-        if self.of(new.peer) == Some(new) {
+        if self.of(new.peer) == Some(new) && !self.behind {
             return Ok(());
+        }
+        if std::mem::replace(&mut self.behind, true) {
+            // Left by the attempt that failed, if that came so far.
+            let _ = self.disk.delete(PEERS_FILE_NEW);
         }
         self.sightings.retain(|sighting| sighting.peer != new.peer);
         self.sightings.push(new);
         assert!(self.sightings.len() <= SIGHTINGS_MAX, "{} peers", self.sightings.len());
         let bytes = self.encode();
-        replace(&mut self.disk, PEERS_FILE, PEERS_FILE_NEW, &bytes)
+        replace(&mut self.disk, PEERS_FILE, PEERS_FILE_NEW, &bytes)?;
+        self.behind = false;
+        Ok(())
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -202,6 +211,25 @@ mod tests {
             cuts += 1;
         }
         assert!(cuts >= 10, "only {cuts} operations");
+    }
+
+    #[test]
+    fn without_room_notes_are_kept_in_memory_and_written_later() {
+        let mut disk = MemDisk::default();
+        let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+        notes.note(sighting(2, 1, 10)).unwrap();
+        notes.disk.set_capacity(Some(600));
+        for _ in 0..2 {
+            let error = notes.note(sighting(2, 2, 11)).unwrap_err();
+            assert!(error.is_no_room(), "{error}");
+        }
+        assert_eq!(notes.of(NodeId(2)), Some(sighting(2, 2, 11)));
+        notes.disk.set_capacity(None);
+        // A name that a failed attempt has left is in nobody's way.
+        notes.disk.create(PEERS_FILE_NEW, 100).unwrap();
+        notes.note(sighting(2, 2, 11)).unwrap();
+        let notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+        assert_eq!(notes.of(NodeId(2)), Some(sighting(2, 2, 11)));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) const SECTOR_BYTES: usize = 512;
 /// Bytes of a sector that are the block's.
 pub(super) const PAYLOAD_BYTES: usize = SECTOR_BYTES - HEAD_BYTES;
 const HEAD_BYTES: usize = 12;
+/// What was never written. Compared as a whole: most of a young log is that.
+const ZEROS: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
 const MARK: u32 = 0x4C57_4F42;
 
 /// What a sector's bytes are.
@@ -69,7 +71,7 @@ pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     };
     if word(4) == MARK && word(0) == checksum(salt, number, &bytes[4..]) {
         Sector::Written { block: word(8), payload: &bytes[HEAD_BYTES..] }
-    } else if bytes.iter().all(|&byte| byte == 0) {
+    } else if bytes == ZEROS {
         Sector::Unwritten
     } else {
         Sector::Damaged

@@ -202,7 +202,15 @@ impl Inbound {
                         let sighting = check(&self.me, &self.peers, known, hello)?;
                         // Rare, once for each start of a peer: worth a wait of this stage, for
                         // nothing that peer says may be believed before.
-                        self.notes.note(sighting).unwrap_or_else(|error| fail(&error));
+                        match self.notes.note(sighting) {
+                            // A full disk stops nothing else here either. Until a restart it is
+                            // remembered all the same.
+                            Err(error) if error.is_no_room() => {
+                                tracing::warn!("can't note down who called: {error}");
+                            }
+                            Err(error) => fail(&error),
+                            Ok(()) => {}
+                        }
                         self.hellos += 1;
                         let (peer, incarnation) = (hello.from, hello.incarnation);
                         let identity =

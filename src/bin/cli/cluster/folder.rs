@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use bowline::runtime::bootstrap;
+use bowline::storage::make_folder;
 use bowline::types::NodeId;
 
 /// The note.
@@ -20,7 +21,8 @@ pub(super) fn replica(folder: &Path, id: u16) -> PathBuf {
 /// Makes everything at the first start. Gives the cluster's id.
 pub(super) fn prepare(folder: &Path, replicas: u16) -> anyhow::Result<u128> {
     let trouble = || format!("can't use the folder {}; look at its rights", folder.display());
-    fs::create_dir_all(folder).with_context(trouble)?;
+    // Its sentence holds what lies behind it already.
+    make_folder(folder).map_err(|error| anyhow::anyhow!("{error}"))?;
     let note = folder.join(NOTE);
     if !note.exists() {
         // Nobody has run yet, so whatever is there is left from a start that was cut short.
