@@ -14,6 +14,7 @@ use crate::redis::{Connection, Failure, Shape};
 use crate::types::{ClientId, Index, Instant};
 use crate::wire::resp::Parser;
 
+use super::flights::Flight;
 use super::socket::Socket;
 
 /// Replies that may be owed to one client; what it asks beyond that is not read.
@@ -215,7 +216,7 @@ impl Client {
             + self.parser.held_bytes()
             + self.request_bytes
             + self.reply_bytes
-            + self.slots.capacity() * size_of::<Slot>()
+            + self.slots.capacity() * (size_of::<Slot>() + size_of::<Option<Flight>>())
             + self.socket.outbox.held_bytes()
     }
 

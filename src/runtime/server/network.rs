@@ -41,6 +41,9 @@ pub(super) const CLIENTS_FROM: usize = 1 << 16;
 const RETRY: Duration = Duration::from_millis(1);
 /// How often to look for requests that have waited too long.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
+/// So many that wait long make the next look come later by one interval more: clients that do not
+/// read may have a million.
+const EXPIRY_COUNT: usize = 1 << 16;
 /// How old the facts may be that clients are told.
 const FACTS_AGE: Duration = Duration::from_millis(100);
 /// Connections accepted in one pass, so that those that are there are not kept waiting.
@@ -91,7 +94,8 @@ pub(super) struct ServerNetwork {
     reads_at: VecDeque<ReadsAt>,
     applied: Option<Applied>,
     facts_at: Option<Instant>,
-    expired_at: Instant,
+    /// When requests are looked at next that may have waited too long.
+    expiry_at: Instant,
     space: Vec<u8>,
 }
 
@@ -110,7 +114,7 @@ impl ServerNetwork {
             reads_at: VecDeque::new(),
             applied: None,
             facts_at: None,
-            expired_at: Instant::ZERO,
+            expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
         })
     }
@@ -140,7 +144,7 @@ impl ServerNetwork {
         {
             return Some(Duration::ZERO);
         }
-        let expiry = parts.clients.next_due().map(|due| due.max(self.expired_at + EXPIRY_INTERVAL));
+        let expiry = parts.clients.next_due().map(|due| due.max(self.expiry_at));
         let due = [
             parts.links.next_due(),
             parts.inbound.next_due(),
@@ -171,9 +175,10 @@ impl ServerNetwork {
         let registry = parts.poll.registry();
         parts.links.connect(now, registry);
         parts.inbound.expire(now, registry);
-        if now >= self.expired_at + EXPIRY_INTERVAL {
-            self.expired_at = now;
-            parts.clients.expire(now);
+        if now >= self.expiry_at {
+            let count = parts.clients.expire(now);
+            let steps = u32::try_from(1 + count / EXPIRY_COUNT).unwrap_or(u32::MAX);
+            self.expiry_at = now + EXPIRY_INTERVAL.saturating_mul(steps);
         }
         parts.clients.sweep(now, registry);
         let lost = self.reads.overdue(now);

@@ -52,11 +52,13 @@ impl Clients {
         (self.connected.len() > 0).then(|| self.swept_at + SWEEP_INTERVAL)
     }
 
-    /// Answers those that have waited too long.
-    pub(in crate::runtime::server) fn expire(&mut self, now: Instant) {
+    /// Answers those that have waited too long, and says how many it had to look at.
+    pub(in crate::runtime::server) fn expire(&mut self, now: Instant) -> usize {
         let Patience { leader_wait, command_deadline, .. } = self.patience;
         let earliest = u64::try_from(leader_wait.as_nanos()).unwrap_or(u64::MAX);
-        for (sequence, flight) in self.flights.since(Instant(now.0.saturating_sub(earliest))) {
+        let long = self.flights.since(Instant(now.0.saturating_sub(earliest)));
+        let count = long.len();
+        for (sequence, flight) in long {
             let request = request_id(self.flights.origin(), sequence);
             let key = RequestKey { client: flight.client, request };
             let client = self.connected.get_mut(flight.place);
@@ -82,6 +84,7 @@ impl Clients {
                 self.fail(key, reason);
             }
         }
+        count
     }
 
     /// Closes the connections that are idle for longer than they may be, and those that keep half a
