@@ -27,7 +27,7 @@ fn key(number: u32) -> Vec<u8> {
 /// A request as the server names them: one number after the other.
 fn name(sequence: u64) -> RequestKey {
     let request = RequestId((ORIGIN << 64 | u128::from(sequence)).to_be_bytes());
-    RequestKey { client: ClientId(sequence as u32 % 50), request }
+    RequestKey { client: ClientId(u32::try_from(sequence % 50).expect("below 50")), request }
 }
 
 struct Feeder {
@@ -86,7 +86,9 @@ impl Feeder {
             let some = left.min(BATCHES);
             let batches: Vec<_> = (0..some).map(|_| self.batch()).collect();
             let start = Instant::now();
-            batches.iter().for_each(|batch| apply(self, batch));
+            for batch in &batches {
+                apply(self, batch);
+            }
             spent += start.elapsed();
             left -= some;
         }
@@ -103,9 +105,15 @@ fn puts(c: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     let ways: [(&str, Apply); 2] = [
         ("put", |feeder, batch| {
-            batch.chunks(WARMED_MAX).for_each(|some| feeder.apply_some(some));
+            for some in batch.chunks(WARMED_MAX) {
+                feeder.apply_some(some);
+            }
         }),
-        ("one_by_one", |feeder, batch| batch.iter().for_each(|payload| feeder.apply(payload))),
+        ("one_by_one", |feeder, batch| {
+            for payload in batch {
+                feeder.apply(payload);
+            }
+        }),
     ];
     for keys in [1_000, 100_000, 1_000_000] {
         let mut feeder = Feeder::new(keys);

@@ -120,8 +120,8 @@ impl Store {
     }
 
     /// Has the memory fetched that some commands are about to work on, [`WARMED_MAX`] at most.
-    /// Changes nothing. The waits for memory then go on side by side; one after the other they would
-    /// be the larger part of all the work.
+    /// Changes nothing. The waits for memory then go on side by side; one after the other they
+    /// would be the larger part of all the work.
     pub fn warm(&self, commands: &[Option<Command<'_>>]) {
         // In short loops, so that a processor that looks ahead sees several rounds at once.
         let mut numbers = [None; WARMED_MAX];

@@ -12,11 +12,11 @@
 //! go in as its start, so a sector written to the wrong place, or left from another file, is
 //! not valid there.
 //!
-//! Files are made of zeros before anything is written into them, and no sector is written twice.
-//! So after a power cut a sector is either all zeros, which means that its write never happened,
-//! or valid. Anything else was damaged later. No flipped bit turns one into the other: `mark` has
-//! many bits set, so a valid sector is far from zeros, and zeros with one bit set are not valid.
-//! That is how a torn tail, which may be cut, is told from damage, which may not.
+//! Files are made of zeros before anything is written into them, and no sector that holds something
+//! is written again. So after a power cut a sector is either all zeros, which means that its write
+//! never happened, or valid. Anything else was damaged later. No flipped bit turns one into the
+//! other: `mark` has many bits set, so a valid sector is far from zeros, and zeros with one bit set
+//! are not valid. That is how a torn tail, which may be cut, is told from damage, which may not.
 
 /// Bytes of a sector. Disks with larger ones write several of ours whole.
 pub(super) const SECTOR_BYTES: usize = 512;
