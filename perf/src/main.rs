@@ -26,11 +26,17 @@ struct Cli {
 enum Command {
     /// Run a scenario of the simulators at a rate of your choice.
     Sim(sim::Arguments),
+    /// Ask a server at a rate of your choice, or as fast as it answers.
+    Load(Box<load::Arguments>),
+    /// Judge a history of `load --history`: could one copy of the data have answered so?
+    Check(load::history::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Load(arguments) => load::run(&arguments),
+        Command::Check(arguments) => load::history::check(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("perf: {error:#}");

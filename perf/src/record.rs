@@ -106,7 +106,8 @@ fn per_second(start: Instant, samples: &[Sample]) -> Vec<Second> {
         .collect()
 }
 
-fn revision() -> Option<String> {
+/// The commit of the source here; nothing if git can't tell.
+pub(crate) fn revision() -> Option<String> {
     let arguments = ["describe", "--always", "--dirty", "--exclude=*"];
     let output = Command::new("git").args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -52,22 +52,14 @@ pub fn histogram(latencies: impl IntoIterator<Item = Duration>) -> Histogram<u64
 pub fn write_percentiles(out: &mut dyn Write, histogram: &Histogram<u64>) -> io::Result<()> {
     let shown = |nanoseconds: f64| nanoseconds / SHOWN_UNIT;
     writeln!(out, "       Value     Percentile TotalCount 1/(1-Percentile)\n")?;
-    // Not the crate's `iter_quantiles`: it adds up tenths, which drift, so that of ten values the
-    // fourth and not the third is at 30 %; and printing its `quantile()` ends on 1.0 twice, where
-    // readers stop at the first (HdrHistogram_rust issue 66). Percents add up as in the original.
-    let mut percent = 0.0;
-    let mut count = 0;
-    for bucket in histogram.iter_recorded() {
-        count += bucket.count_at_value();
-        let value = shown(bucket.value_iterated_to() as f64);
-        while 100.0 * count as f64 / histogram.len() as f64 >= percent {
+    let mut rows = rows(histogram).into_iter().peekable();
+    while let Some(Row { percent, value, count }) = rows.next() {
+        let value = shown(value as f64);
+        if rows.peek().is_some() {
             let rest = 1.0 / (1.0 - percent / 100.0);
             writeln!(out, "{value:>12.3} {:.12} {count:>10} {rest:>14.2}", percent / 100.0)?;
-            if count == histogram.len() {
-                writeln!(out, "{value:>12.3} {:.12} {count:>10}", 1.0)?;
-                break;
-            }
-            percent += percent_step(percent);
+        } else {
+            writeln!(out, "{value:>12.3} {:.12} {count:>10}", 1.0)?;
         }
     }
     let (mean, deviation) = (shown(histogram.mean()), shown(histogram.stdev()));
@@ -77,6 +69,41 @@ pub fn write_percentiles(out: &mut dyn Write, histogram: &Histogram<u64>) -> io:
     writeln!(out, "#[Mean    = {mean:>12.3}, StdDeviation   = {deviation:>12.3}]")?;
     writeln!(out, "#[Max     = {max:>12.3}, Total count    = {total:>12}]")?;
     writeln!(out, "#[Buckets = {:>12}, SubBuckets     = {sub_buckets:>12}]", histogram.buckets())
+}
+
+/// The rows of the percentile text: shares of the values from 0 to 1, and what those are at most,
+/// in the histogram's unit. The last share, and no other, is 1. Empty if the histogram is.
+pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
+    rows(histogram).into_iter().map(|row| (row.percent / 100.0, row.value)).collect()
+}
+
+struct Row {
+    percent: f64,
+    value: u64,
+    /// Values up to here.
+    count: u64,
+}
+
+fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
+    // Not the crate's `iter_quantiles`: it adds up tenths, which drift, so that of ten values the
+    // fourth and not the third is at 30 %; and printing its `quantile()` ends on 1.0 twice, where
+    // readers stop at the first (HdrHistogram_rust issue 66). Percents add up as in the original.
+    let mut rows = Vec::new();
+    let mut percent = 0.0;
+    let mut count = 0;
+    for bucket in histogram.iter_recorded() {
+        count += bucket.count_at_value();
+        let value = bucket.value_iterated_to();
+        while 100.0 * count as f64 / histogram.len() as f64 >= percent {
+            rows.push(Row { percent, value, count });
+            if count == histogram.len() {
+                rows.push(Row { percent: 100.0, value, count });
+                break;
+            }
+            percent += percent_step(percent);
+        }
+    }
+    rows
 }
 
 /// Writes the interval log (`.hlog`, version 1.3): for every `interval` and every series that was
@@ -93,12 +120,10 @@ pub fn write_intervals(
     series: &[Series<'_>],
 ) -> io::Result<()> {
     assert!(!interval.is_zero(), "no interval is empty");
-    let since_epoch = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     // Readers take lines by their time, so all series of an interval stand together.
     let mut lines = Vec::new();
     for series in series {
-        let tag = Tag::new(series.tag)
-            .ok_or_else(|| invalid(&format!("the tag `{}` is no word", series.tag)))?;
+        let tag = word(series.tag)?;
         let number =
             |sample: &Sample| sample.answered.since(start).as_nanos() / interval.as_nanos();
         let mut samples = series.samples.to_vec();
@@ -109,27 +134,63 @@ pub fn write_intervals(
     }
     lines.sort_by_key(|(number, ..)| *number);
 
-    writeln!(out, "#[Histogram log format version 1.3]")?;
+    begin_intervals(out, began)?;
+    for (number, tag, samples) in lines {
+        let offset = interval.mul_f64(number as f64);
+        let histogram = histogram(samples.iter().map(|sample| sample.operation_latency));
+        write_line(out, offset, interval, tag, &histogram)?;
+    }
+    Ok(())
+}
+
+/// Writes the head of an interval log that began at `began`; [`write_interval`] writes the rest.
+///
+/// # Errors
+/// If `out` fails.
+pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()> {
+    let since_epoch = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = since_epoch.as_secs_f64();
+    writeln!(out, "#[Histogram log format version 1.3]")?;
     writeln!(out, "#[StartTime: {seconds:.3} (seconds since epoch)]")?;
     writeln!(out, "#[BaseTime: {seconds:.3} (seconds since epoch)]")?;
     writeln!(
         out,
         "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\""
-    )?;
-    let mut out = out;
+    )
+}
+
+/// Writes one line of an interval log: what was counted of `tag` from `offset` on for `interval`.
+/// Readers want the lines in the order of time.
+///
+/// # Errors
+/// If `out` fails, or if the tag is no word.
+pub fn write_interval(
+    out: &mut dyn Write,
+    offset: Duration,
+    interval: Duration,
+    tag: &str,
+    histogram: &Histogram<u64>,
+) -> io::Result<()> {
+    write_line(out, offset, interval, word(tag)?, histogram)
+}
+
+fn write_line(
+    mut out: &mut dyn Write,
+    offset: Duration,
+    interval: Duration,
+    tag: Tag<'_>,
+    histogram: &Histogram<u64>,
+) -> io::Result<()> {
     let mut serializer = V2DeflateSerializer::new();
-    let mut writer = IntervalLogWriterBuilder::new()
+    IntervalLogWriterBuilder::new()
         .with_max_value_divisor(SHOWN_UNIT)
-        .begin_log_with(&mut out, &mut serializer)?;
-    for (number, tag, samples) in lines {
-        let offset = interval.mul_f64(number as f64);
-        let histogram = histogram(samples.iter().map(|sample| sample.operation_latency));
-        writer
-            .write_histogram(&histogram, offset, interval, Some(tag))
-            .map_err(|error| invalid(&error))?;
-    }
-    Ok(())
+        .begin_log_with(&mut out, &mut serializer)?
+        .write_histogram(histogram, offset, interval, Some(tag))
+        .map_err(|error| invalid(&error))
+}
+
+fn word(tag: &str) -> io::Result<Tag<'_>> {
+    Tag::new(tag).ok_or_else(|| invalid(&format!("the tag `{tag}` is no word")))
 }
 
 /// From one row to the next: a fifth of the way from where the last halving of the distance to

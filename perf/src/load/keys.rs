@@ -1,0 +1,382 @@
+//! Which key an operation is about, and what keys and values look like as bytes. Everything that
+//! costs time is computed before the run; a draw allocates nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bowline::sim::dice::Dice;
+
+/// How keys are chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Distribution {
+    /// Each as often as any other.
+    Uniform,
+    /// Few often and most rarely, and the popular ones scattered over all keys.
+    Zipfian,
+    /// The later it was inserted, the more often.
+    Latest,
+    /// One after the other.
+    Sequential,
+}
+
+impl Distribution {
+    /// Its name in options and results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Distribution::Uniform => "uniform",
+            Distribution::Zipfian => "zipfian",
+            Distribution::Latest => "latest",
+            Distribution::Sequential => "sequential",
+        }
+    }
+}
+
+/// Keys added during the run, over all threads.
+#[derive(Debug)]
+pub(crate) struct Inserts {
+    next: AtomicU64,
+    acknowledged: AtomicU64,
+}
+
+impl Inserts {
+    /// After so many keys.
+    pub(crate) fn after(keys: u64) -> Inserts {
+        Inserts { next: AtomicU64::new(keys), acknowledged: AtomicU64::new(keys) }
+    }
+
+    /// A key that nobody has used.
+    pub(crate) fn take(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// One more is there.
+    pub(crate) fn acknowledge(&self) {
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keys that are there. Exact but for inserts that overtook each other.
+    fn known(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+}
+
+/// Draws keys.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    distribution: Distribution,
+    count: u64,
+    zipf: Zipf,
+    /// Takes popular ranks to places all over the keys; has no factor in common with `keys`.
+    stride: u64,
+    next: u64,
+    step: u64,
+}
+
+impl Keys {
+    /// Of thread `thread` of `threads`.
+    pub(crate) fn new(
+        distribution: Distribution,
+        theta: f64,
+        keys: u64,
+        thread: usize,
+        threads: usize,
+    ) -> Keys {
+        Keys {
+            distribution,
+            count: keys,
+            zipf: Zipf::new(keys, theta),
+            stride: stride(keys),
+            next: thread as u64,
+            step: threads as u64,
+        }
+    }
+
+    /// A key for a read or an update.
+    pub(crate) fn draw(&mut self, dice: &mut Dice, inserts: &Inserts) -> u64 {
+        match self.distribution {
+            Distribution::Uniform => dice.below(self.count),
+            Distribution::Zipfian => {
+                let place = u128::from(self.zipf.draw(dice)) * u128::from(self.stride);
+                u64::try_from(place % u128::from(self.count)).expect("a rest is smaller")
+            }
+            Distribution::Latest => {
+                let known = inserts.known();
+                self.zipf.grow(known);
+                known - 1 - self.zipf.draw(dice)
+            }
+            Distribution::Sequential => {
+                let key = self.next % self.count;
+                self.next += self.step;
+                key
+            }
+        }
+    }
+}
+
+/// About 0.618 of `keys`, so that neighbours in rank lie far apart, and coprime to it, so that
+/// each rank has a key of its own.
+fn stride(keys: u64) -> u64 {
+    let golden = (u128::from(keys) * 0x9E37_79B9_7F4A_7C15) >> 64;
+    let first = u64::try_from(golden).expect("below `keys`").max(1);
+    (first..=keys + 1).find(|&stride| gcd(stride, keys) == 1).expect("`keys` + 1 is one")
+}
+
+fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// Ranks from 0, rank r in proportion to 1 / (r + 1)^theta, drawn exactly by rejection from the
+/// hat that inversion of the integral gives (Hörmann and Derflinger 1996). YCSB's own generator is
+/// an approximation of the same; its keys collide when scattered, ours do not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Zipf {
+    ranks: u64,
+    theta: f64,
+    /// The integral's values at the ends of the range.
+    low: f64,
+    high: f64,
+    /// Draws that close above a whole number are under the curve for certain.
+    sure: f64,
+}
+
+impl Zipf {
+    /// Over `ranks` of them, at least one.
+    pub(crate) fn new(ranks: u64, theta: f64) -> Zipf {
+        let mut zipf = Zipf { ranks: 0, theta, low: 0.0, high: 0.0, sure: 0.0 };
+        zipf.low = zipf.integral(1.5) - 1.0;
+        zipf.sure = 2.0 - zipf.inverse(zipf.integral(2.5) - zipf.density(2.0));
+        zipf.grow(ranks);
+        zipf
+    }
+
+    /// Over another number of ranks from now on.
+    pub(crate) fn grow(&mut self, ranks: u64) {
+        if self.ranks != ranks {
+            self.ranks = ranks;
+            self.high = self.integral(ranks as f64 + 0.5);
+        }
+    }
+
+    /// A rank.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to the ranks, which are below 2^52"
+    )]
+    pub(crate) fn draw(&self, dice: &mut Dice) -> u64 {
+        loop {
+            let drawn = self.high + unit(dice) * (self.low - self.high);
+            let x = self.inverse(drawn);
+            let rank = x.round().clamp(1.0, self.ranks as f64);
+            if rank - x <= self.sure || drawn >= self.integral(rank + 0.5) - self.density(rank) {
+                return rank as u64 - 1;
+            }
+        }
+    }
+
+    fn density(&self, x: f64) -> f64 {
+        (-self.theta * x.ln()).exp()
+    }
+
+    /// Of the density, from 1 to `x`.
+    fn integral(&self, x: f64) -> f64 {
+        let log = x.ln();
+        let power = (1.0 - self.theta) * log;
+        if power.abs() < 1e-9 { log } else { log * power.exp_m1() / power }
+    }
+
+    fn inverse(&self, area: f64) -> f64 {
+        let power = ((1.0 - self.theta) * area).max(-1.0);
+        let log = if power.abs() < 1e-9 { area } else { area * power.ln_1p() / power };
+        log.exp()
+    }
+}
+
+/// From 0 up to and without 1.
+pub(crate) fn unit(dice: &mut Dice) -> f64 {
+    (dice.number() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+const PREFIX: &[u8] = b"key:";
+/// Decimal digits of the largest key.
+const DIGITS_MAX: usize = 20;
+
+/// Writes a key of `length` bytes: `key:` and its number with leading zeros.
+pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
+    let digits = length - PREFIX.len();
+    out.extend_from_slice(PREFIX);
+    let start = out.len();
+    out.resize(start + digits, b'0');
+    let mut rest = key;
+    for digit in out[start..].iter_mut().rev().take(DIGITS_MAX) {
+        *digit = b'0' + u8::try_from(rest % 10).expect("a digit");
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+}
+
+/// How many keys can be told apart in `length` bytes; half of that leaves room for inserts.
+pub(crate) fn keys_max(length: usize) -> u64 {
+    let digits = u32::try_from(length.saturating_sub(PREFIX.len())).unwrap_or(u32::MAX);
+    10_u64.saturating_pow(digits.min(15))
+}
+
+/// Makes values, each with a mark of its own if there is room, the rest cut from a pool of random
+/// letters at a place that the mark tells. So a value can be checked as a whole when it is read.
+#[derive(Debug)]
+pub(crate) struct Values {
+    pool: Vec<u8>,
+    length: usize,
+}
+
+/// Bytes of a mark: hexadecimal digits.
+pub(crate) const MARK_BYTES: usize = 16;
+const POOL_BYTES: usize = 1 << 16;
+
+impl Values {
+    /// Of `length` bytes.
+    pub(crate) fn new(length: usize, dice: &mut Dice) -> Values {
+        let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+        let pool = (0..POOL_BYTES + length).map(|_| letters[dice.place(letters.len())]).collect();
+        Values { pool, length }
+    }
+
+    /// Writes the value with this mark.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, mark: u64) {
+        if self.length >= MARK_BYTES {
+            for nibble in (0..MARK_BYTES).rev() {
+                out.push(
+                    b"0123456789abcdef"[usize::from((mark >> (4 * nibble)).to_le_bytes()[0] & 15)],
+                );
+            }
+        }
+        out.extend_from_slice(self.rest(mark));
+    }
+
+    /// The mark of a value, if it is one of ours to the last byte.
+    pub(crate) fn mark(&self, value: &[u8]) -> Option<u64> {
+        let (mark, rest) = value.split_at_checked(MARK_BYTES)?;
+        let mark = u64::from_str_radix(std::str::from_utf8(mark).ok()?, 16).ok()?;
+        (rest == self.rest(mark)).then_some(mark)
+    }
+
+    fn rest(&self, mark: u64) -> &[u8] {
+        let length = if self.length >= MARK_BYTES { self.length - MARK_BYTES } else { self.length };
+        // Steps of 97, so that values in a row differ from their first letters on.
+        let at = usize::try_from(mark % 0xFFFF_FFFF).expect("32 bits") * 97 % POOL_BYTES;
+        &self.pool[at..at + length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Draws follow the formula: every rank of the first hundred within five standard deviations
+    /// of its share, and the rest together too.
+    #[test]
+    fn zipf_frequencies_are_those_of_the_formula() {
+        for (theta, ranks) in [(0.99, 1_000_u64), (0.5, 200), (1.0, 300), (1.5, 10_000), (0.99, 1)]
+        {
+            let draws = 200_000_u32;
+            let (zipf, mut dice) = (Zipf::new(ranks, theta), Dice::new(5));
+            let mut counts = vec![0_u64; usize::try_from(ranks).unwrap()];
+            for _ in 0..draws {
+                counts[usize::try_from(zipf.draw(&mut dice)).unwrap()] += 1;
+            }
+            let weight = |rank: usize| 1.0 / (rank as f64 + 1.0).powf(theta);
+            let sum: f64 = (0..counts.len()).map(weight).sum();
+            let near = |count: u64, share: f64, what: &str| {
+                let expected = f64::from(draws) * share;
+                let deviation = (expected * (1.0 - share)).sqrt().max(1.0);
+                let off = (count as f64 - expected).abs() / deviation;
+                assert!(off < 5.0, "theta {theta}, {what}: {count} for {expected:.1}");
+            };
+            for (rank, &count) in counts.iter().enumerate().take(100) {
+                near(count, weight(rank) / sum, &format!("rank {rank}"));
+            }
+            let rest: f64 = (100..counts.len()).map(|rank| weight(rank) / sum).sum();
+            near(counts.iter().skip(100).sum(), rest, "all further ranks");
+        }
+    }
+
+    fn draws(distribution: Distribution, keys: u64, inserts: &Inserts, count: usize) -> Vec<u64> {
+        let (mut dice, mut drawn) = (Dice::new(3), Keys::new(distribution, 0.99, keys, 0, 1));
+        (0..count).map(|_| drawn.draw(&mut dice, inserts)).collect()
+    }
+
+    fn shares(draws: &[u64]) -> Vec<(u64, usize)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for &key in draws {
+            *counts.entry(key).or_insert(0) += 1;
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        counts
+    }
+
+    #[test]
+    fn popular_keys_are_scattered_and_no_two_ranks_share_one() {
+        for keys in [1_u64, 2, 10, 1_000, 1_024, 9_973] {
+            let stride = u128::from(stride(keys));
+            let mut seen: Vec<u128> =
+                (0..u128::from(keys)).map(|rank| rank * stride % u128::from(keys)).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len() as u64, keys);
+        }
+        let counts = shares(&draws(Distribution::Zipfian, 1_000, &Inserts::after(1_000), 100_000));
+        // The most popular of 1,000 keys has a share of 1 / 7.73.
+        assert!((12_400..13_500).contains(&counts[0].1), "{:?}", counts[0]);
+        let popular: Vec<u64> = counts[..4].iter().map(|&(key, _)| key).collect();
+        assert!(popular.windows(2).all(|pair| pair[0].abs_diff(pair[1]) > 100), "{popular:?}");
+    }
+
+    #[test]
+    fn other_distributions_are_what_they_are_called() {
+        let inserts = Inserts::after(10);
+        assert_eq!(draws(Distribution::Sequential, 4, &inserts, 6), [0, 1, 2, 3, 0, 1]);
+        let counts = shares(&draws(Distribution::Uniform, 10, &inserts, 100_000));
+        assert!(counts.len() == 10 && counts.iter().all(|&(_, c)| (9_500..10_500).contains(&c)));
+        let counts = shares(&draws(Distribution::Latest, 10, &inserts, 10_000));
+        assert_eq!((counts[0].0, counts[1].0), (9, 8), "the latest first");
+        assert_eq!(inserts.take(), 10);
+        inserts.acknowledge();
+        let counts = shares(&draws(Distribution::Latest, 10, &inserts, 10_000));
+        assert_eq!((counts[0].0, counts.len()), (10, 11), "it grows with the keys");
+    }
+
+    #[test]
+    fn keys_have_the_length_asked_for() {
+        let key = |key, length| {
+            let mut out = Vec::new();
+            write_key(&mut out, key, length);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(key(0, 8), "key:0000");
+        assert_eq!(key(1234, 8), "key:1234");
+        assert_eq!(key(42, 16), "key:000000000042");
+        assert_eq!(key(7, 1_000).len(), 1_000);
+        assert_eq!(keys_max(8), 10_000);
+        assert!(keys_max(4) == 1 && keys_max(1_000_000) == 1_000_000_000_000_000);
+    }
+
+    #[test]
+    fn values_carry_their_mark_and_are_checked_to_the_last_byte() {
+        let values = Values::new(40, &mut Dice::new(1));
+        let mut value = Vec::new();
+        values.write(&mut value, 0xAB00_0000_0000_0001);
+        assert_eq!(value.len(), 40);
+        assert_eq!(values.mark(&value), Some(0xAB00_0000_0000_0001));
+        value[39] ^= 1;
+        assert_eq!(values.mark(&value), None);
+        assert_eq!(values.mark(b"short"), None);
+        let (small, mut value) = (Values::new(5, &mut Dice::new(1)), Vec::new());
+        small.write(&mut value, 3);
+        assert_eq!(value.len(), 5);
+    }
+}

@@ -1,0 +1,58 @@
+//! What is to be known of the machine that a run was held on, and of what it took.
+
+use std::fs;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::schema::Host;
+
+/// Where we are. `stolen_s` is for the caller to fill in.
+pub(crate) fn host() -> Host {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor = cpu
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .and_then(|line| line.split_once(':'))
+        .map_or("", |(_, name)| name.trim());
+    Host {
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        processor: processor.to_owned(),
+        stolen_s: None,
+    }
+}
+
+/// Processor seconds of this process so far.
+pub(crate) fn cpu_s() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Processor seconds that the host took away since the machine started, over all cores.
+pub(crate) fn stolen_s() -> Option<f64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    parse_stolen(&text)
+}
+
+fn parse_stolen(stat: &str) -> Option<f64> {
+    // user nice system idle iowait irq softirq steal, in hundredths of a second (USER_HZ).
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let stolen: u64 = line.split_whitespace().nth(7)?.parse().ok()?;
+    Some(stolen as f64 / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stolen_time_is_read() {
+        assert_eq!(parse_stolen("cpu  1 2 3 4 5 6 7 850 0 0\ncpu0 1\n"), Some(8.5));
+        assert_eq!(parse_stolen("cpu  1 2\n"), None);
+        assert_eq!(parse_stolen(""), None);
+    }
+}

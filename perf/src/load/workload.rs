@@ -1,0 +1,161 @@
+//! Which kinds of operations a run consists of: YCSB's workloads and a few of our own.
+
+use anyhow::{Context as _, bail, ensure};
+use bowline::sim::dice::Dice;
+
+use super::keys::{Distribution, unit};
+
+/// A kind of operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// The value of a key.
+    Read,
+    /// A new value for a key that is there.
+    Update,
+    /// A new key.
+    Insert,
+    /// A handful of keys from one on.
+    Scan,
+    /// A read, and then an update of the same key.
+    ReadModifyWrite,
+}
+
+/// All of them, in the order of their place in tables.
+pub(crate) const KINDS: [Kind; 5] =
+    [Kind::Read, Kind::Update, Kind::Insert, Kind::Scan, Kind::ReadModifyWrite];
+
+impl Kind {
+    /// Its name in options and results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Read => "read",
+            Kind::Update => "update",
+            Kind::Insert => "insert",
+            Kind::Scan => "scan",
+            Kind::ReadModifyWrite => "read_modify_write",
+        }
+    }
+
+    /// Its place in [`KINDS`].
+    pub(crate) fn place(self) -> usize {
+        self as usize
+    }
+}
+
+/// Shares of the kinds, in the order of [`KINDS`], adding up to 1.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Mix {
+    /// As results call it.
+    pub(crate) name: String,
+    /// Share of each kind.
+    pub(crate) shares: [f64; 5],
+    /// How keys are chosen unless the command line says otherwise.
+    pub(crate) distribution: Distribution,
+}
+
+impl Mix {
+    /// A workload by its name: YCSB's `a` to `f`, `set`, `get`, or shares such as
+    /// `read=90,update=10`.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Mix> {
+        use Distribution::{Latest, Uniform, Zipfian};
+        let built_in = |name: &str, shares, distribution| {
+            Ok(Mix { name: name.to_owned(), shares, distribution })
+        };
+        match text.to_ascii_lowercase().as_str() {
+            "a" => built_in("ycsb-a", [0.5, 0.5, 0.0, 0.0, 0.0], Zipfian),
+            "b" => built_in("ycsb-b", [0.95, 0.05, 0.0, 0.0, 0.0], Zipfian),
+            "c" => built_in("ycsb-c", [1.0, 0.0, 0.0, 0.0, 0.0], Zipfian),
+            "d" => built_in("ycsb-d", [0.95, 0.0, 0.05, 0.0, 0.0], Latest),
+            "e" => built_in("ycsb-e", [0.0, 0.0, 0.05, 0.95, 0.0], Zipfian),
+            "f" => built_in("ycsb-f", [0.5, 0.0, 0.0, 0.0, 0.5], Zipfian),
+            "set" => built_in("set", [0.0, 1.0, 0.0, 0.0, 0.0], Uniform),
+            "get" => built_in("get", [1.0, 0.0, 0.0, 0.0, 0.0], Uniform),
+            shares if shares.contains('=') => Mix::parse_shares(shares),
+            _ => bail!(
+                "--workload {text}: there are a to f (YCSB), set, get, and shares such as \
+                 read=90,update=10"
+            ),
+        }
+    }
+
+    fn parse_shares(text: &str) -> anyhow::Result<Mix> {
+        let mut shares = [0.0; 5];
+        for part in text.split(',') {
+            let (name, share) = part.split_once('=').unwrap_or((part, ""));
+            let kind = KINDS.iter().find(|kind| kind.name() == name).with_context(|| {
+                let names = KINDS.map(Kind::name).join(", ");
+                format!("--workload {text}: `{name}` is no kind of operation; there are {names}")
+            })?;
+            let number: f64 = share.parse().unwrap_or(f64::NAN);
+            ensure!(
+                number.is_finite() && number >= 0.0,
+                "--workload {text}: `{share}` is no share"
+            );
+            shares[kind.place()] += number;
+        }
+        let sum: f64 = shares.iter().sum();
+        ensure!(sum > 0.0, "--workload {text}: nothing is left to do");
+        let shares = shares.map(|share| share / sum);
+        Ok(Mix { name: "mix".to_owned(), shares, distribution: Distribution::Uniform })
+    }
+
+    /// Whether the kind occurs.
+    pub(crate) fn has(&self, kind: Kind) -> bool {
+        self.shares[kind.place()] > 0.0
+    }
+
+    /// Draws one.
+    pub(crate) fn draw(&self, dice: &mut Dice) -> Kind {
+        // Most runs have one kind only: no draw for what is certain.
+        if let Some(place) = self.shares.iter().position(|&share| share >= 1.0) {
+            return KINDS[place];
+        }
+        let mut rest = unit(dice);
+        for kind in KINDS {
+            rest -= self.shares[kind.place()];
+            if rest < 0.0 {
+                return kind;
+            }
+        }
+        // Rounding left a hair: whichever comes last.
+        *KINDS.iter().rfind(|kind| self.has(**kind)).expect("shares add up to 1")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workloads_are_drawn_in_their_shares() {
+        for name in ["a", "b", "C", "d", "e", "f", "set", "get", "read=3,insert=1"] {
+            let mix = Mix::parse(name).unwrap();
+            let mut dice = Dice::new(9);
+            let mut counts = [0_u32; 5];
+            for _ in 0..100_000 {
+                counts[mix.draw(&mut dice).place()] += 1;
+            }
+            for (&count, share) in counts.iter().zip(mix.shares) {
+                let off = f64::from(count) - share * 100_000.0;
+                assert!(off.abs() < 800.0, "{name}: {counts:?}");
+                assert!(share > 0.0 || count == 0, "{name}: {counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_workload_is_refused() {
+        for (text, word) in [
+            ("g", "a to f"),
+            ("", "a to f"),
+            ("read=1,write=2", "`write`"),
+            ("read=x", "`x`"),
+            ("read=-1,update=2", "`-1`"),
+            ("read=inf", "`inf`"),
+            ("read=0", "nothing"),
+        ] {
+            let error = Mix::parse(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}
