@@ -87,6 +87,14 @@ pub struct Config {
     /// that it can answer the clients that it serves; `None` leaves it to the next append or
     /// heartbeat, where every message counts.
     pub commit_notice_after: Option<Duration>,
+    /// Bytes of the log that are kept although a snapshot holds them, so that a follower that was
+    /// away for a moment needs no snapshot. Entries past the latest snapshot count too.
+    pub log_bytes_kept: usize,
+    /// Bytes of the log above which all that is in a snapshot goes, whoever may still need it.
+    pub log_bytes_max: usize,
+    /// A snapshot's chunks leave for one follower no sooner after each other: with the driver's
+    /// size of a chunk that bounds the rate.
+    pub snapshot_chunk_interval: Duration,
     /// The rule that this replica breaks, if any: see [`Mutant`].
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
@@ -136,6 +144,9 @@ impl Config {
             waiting_reads_max: 100_000,
             commit_shown_after_replies: false,
             commit_notice_after: Some(Duration::from_millis(1)),
+            log_bytes_kept: 16 << 20,
+            log_bytes_max: 96 << 20,
+            snapshot_chunk_interval: Duration::from_millis(4),
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -177,6 +188,9 @@ impl Config {
             waiting_reads_max: 10_000,
             commit_shown_after_replies: true,
             commit_notice_after: None,
+            log_bytes_kept: usize::MAX,
+            log_bytes_max: usize::MAX,
+            snapshot_chunk_interval: Duration::from_millis(4),
             #[cfg(feature = "mutants")]
             mutant: None,
         }

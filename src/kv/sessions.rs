@@ -121,6 +121,11 @@ impl Sessions {
         there.outcome = Outcome::Forgotten;
     }
 
+    /// All of them, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
+        self.row.iter().map(|there| (&there.key, &there.outcome))
+    }
+
     /// How many requests are remembered.
     pub(super) fn len(&self) -> usize {
         self.row.len()

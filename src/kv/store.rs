@@ -183,6 +183,37 @@ impl Store {
         self.pairs.len()
     }
 
+    /// All keys with their values, in an order that says nothing.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.pairs.iter().map(|pair| (pair.key(), pair.value()))
+    }
+
+    /// The requests remembered, oldest first, with their outcomes.
+    pub(super) fn remembered(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
+        self.sessions.iter()
+    }
+
+    /// Puts back a pair of a snapshot. False if the key has a value already.
+    pub(super) fn restore_pair(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let fresh = self.value(key).is_none();
+        self.put(key, value);
+        fresh
+    }
+
+    /// Puts back a remembered request of a snapshot. False if it is known.
+    pub(super) fn restore_request(&mut self, key: RequestKey, outcome: Outcome) -> bool {
+        let fresh = self.sessions.outcome(&key).is_none();
+        if fresh {
+            self.sessions.remember(key, outcome);
+        }
+        fresh
+    }
+
+    /// The state that was put back is that after the entry at `index`.
+    pub(super) fn move_to(&mut self, index: Index) {
+        self.applied_index = index;
+    }
+
     fn advance(&mut self, index: Index) {
         let next = self.applied_index.next();
         assert_eq!(index, next, "entries are applied in order, each once");

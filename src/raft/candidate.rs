@@ -97,8 +97,12 @@ impl Candidate {
         match message {
             PeerMsg::VoteReply(reply) => self.on_vote_reply(shared, from, *reply),
             // Its own vote of this term is given. Answers to appends are for a role it has left,
-            // and an append of this term has made it a follower before it comes here.
-            PeerMsg::RequestVote(_) | PeerMsg::AppendReply(_) | PeerMsg::AppendEntries(_) => {
+            // and what a leader of this term sends has made it a follower before it comes here.
+            PeerMsg::RequestVote(_)
+            | PeerMsg::AppendReply(_)
+            | PeerMsg::AppendEntries(_)
+            | PeerMsg::InstallReply(_)
+            | PeerMsg::InstallSnapshot(_) => {
                 shared.counters.stale += 1;
                 Transition::Stay
             }

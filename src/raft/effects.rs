@@ -1,8 +1,10 @@
 //! All that can come out of the core. A driver reuses one [`Effects`] and drains it after each
 //! flush.
 
+use bytes::Bytes;
+
 use crate::record::Entry;
-use crate::types::{JobSequence, NodeId, RequestKey, Term};
+use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
 
 use super::message::{ClientRequest, Envelope};
 
@@ -17,6 +19,39 @@ pub struct Effects {
     pub apply: ApplyJob,
     /// Requests that are refused here and now. They are in nobody's log.
     pub refusals: Vec<Refusal>,
+    /// Messages [`InstallSnapshot`](super::InstallSnapshot) that lack their chunks: the driver
+    /// reads these from the snapshot, which may not be the latest any more, and sends them. What
+    /// it can't read it drops; the core asks again, in the end for another snapshot.
+    pub chunks_to_send: Vec<Envelope>,
+    /// Chunks of a leader's snapshot, for whoever puts them together. To each the driver says
+    /// [`Msg::ChunkStored`](super::Msg) sooner or later, and once the snapshot is whole, checked,
+    /// on disk and in the state machine, [`Msg::Installed`](super::Msg).
+    pub chunks: Vec<SnapshotChunk>,
+}
+
+/// Names a snapshot. Those of two replicas that end with the same entry hold the same state but
+/// need not be the same bytes, so a transfer is of one of them from beginning to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotId {
+    /// The last entry that is in it.
+    pub last: EntryId,
+    /// Its length.
+    pub bytes: u64,
+    /// A checksum over all of it.
+    pub checksum: u32,
+}
+
+/// A part of a leader's snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
+    /// The round of the message that brought it.
+    pub round: Round,
+    /// Where in it the chunk begins.
+    pub offset: u64,
+    /// Its bytes.
+    pub chunk: Bytes,
 }
 
 /// The term and the vote: one record, durable before any message shows it (Figure 2).
@@ -35,6 +70,12 @@ pub struct AppendJob {
     pub sequence: JobSequence,
     /// New hard state, if it changed.
     pub hard_state: Option<HardState>,
+    /// Before anything else in this job the log begins anew behind this entry, the end of a
+    /// snapshot that is on disk; all that it held is gone.
+    pub restart_after: Option<EntryId>,
+    /// Entries up to here are in a snapshot on disk and will not be asked for again: their files
+    /// may go.
+    pub compact_to: Option<Index>,
     /// Entries in order without gaps. The first replaces whatever the log held from its index on.
     pub entries: Vec<Entry>,
     /// Messages to peers that vouch for what this job and the ones before it make durable.
@@ -97,5 +138,7 @@ impl Effects {
             && self.append.is_none()
             && self.apply.is_empty()
             && self.refusals.is_empty()
+            && self.chunks_to_send.is_empty()
+            && self.chunks.is_empty()
     }
 }

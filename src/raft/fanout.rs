@@ -10,7 +10,7 @@
 use std::cmp::Reverse;
 
 use crate::config::FanOut;
-use crate::types::{Index, Instant, Round};
+use crate::types::{EntryId, Index, Instant, Round};
 
 use super::effects::Effects;
 use super::leader::Leader;
@@ -62,6 +62,7 @@ impl Leader {
         for progress in &mut self.progress {
             progress.expire(shared.now, &shared.config);
         }
+        self.send_snapshots(shared, out);
         let round_before = self.round;
         for peer in std::mem::take(&mut self.owed) {
             let position = self.progress.iter().position(|progress| progress.id == peer);
@@ -93,7 +94,9 @@ impl Leader {
         let Some(patience) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
         let unshown = |progress: &Progress, shared: &Shared| {
-            progress.shown_commit_index < commit_index && !progress.is_silent(shared.loss_permille)
+            progress.shown_commit_index < commit_index
+                && !progress.is_silent(shared.loss_permille)
+                && !progress.is_in_transfer()
         };
         if !self.progress.iter().any(|progress| unshown(progress, shared)) {
             self.unshown_since = None;
@@ -114,6 +117,7 @@ impl Leader {
     /// When there is something to do for `replicate` although nothing came in.
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         let mut next = self.steps_down_at(shared).min(self.quorum_probe_at(shared));
+        next = next.min(self.next_chunk_at(shared));
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|progress| goal.is_reached_by(progress)).count();
         for (position, progress) in self.progress.iter().enumerate() {
@@ -260,10 +264,13 @@ impl Leader {
         }
         // A heartbeat proves itself where the logs are known to agree; one that pointed past
         // entries still on their way would be refused if it overtook them.
-        let prev_index = if entries.is_empty() && !progress.is_probing() {
-            progress.match_index()
+        let prev = if progress.is_in_transfer() {
+            // What it lacks is gone: this shows that the leader lives, and proves nothing.
+            EntryId::ZERO
+        } else if entries.is_empty() && !progress.is_probing() {
+            shared.log.id_at(progress.match_index())
         } else {
-            progress.next_index().previous()
+            shared.log.id_at(progress.next_index().previous())
         };
         if self.round == round_before {
             self.begin_round(shared);
@@ -277,7 +284,7 @@ impl Leader {
         let append = AppendEntries {
             term: shared.term(),
             round: self.round,
-            prev: shared.log.id_at(prev_index),
+            prev,
             commit_index: shared.shown_commit_index(),
             loss_permille: shared.loss_permille,
             entries,

@@ -2,7 +2,7 @@
 //! from no leader for its election timeout.
 
 use crate::config::Mutant;
-use crate::types::{EntryId, Index, Instant, NodeId, Term};
+use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
 use super::effects::Effects;
 use super::message::{AppendEntries, AppendOutcome, AppendReply, PeerMsg, RequestVote, VoteReply};
@@ -16,14 +16,20 @@ pub(super) struct Follower {
     election_at: Instant,
     /// Up to here the log is proven equal to that of this term's leader. Never past it, for the
     /// leader of a term only appends, and this replica truncates only what differs from it.
-    matched_index: Index,
+    pub(super) matched_index: Index,
+    /// The round of the last chunk of a snapshot.
+    pub(super) install_round: Round,
 }
 
 impl Follower {
     pub(super) fn new(shared: &mut Shared) -> Follower {
         let timeout = shared.draw_election_timeout();
-        let election_at = shared.now + timeout;
-        Follower { election_at, matched_index: Index::ZERO }
+        Follower::standing_at(shared.now + timeout)
+    }
+
+    /// One that has heard nothing of this term's leader.
+    fn standing_at(election_at: Instant) -> Follower {
+        Follower { election_at, matched_index: Index::ZERO, install_round: Round(0) }
     }
 
     /// The role at the start of the process.
@@ -35,7 +41,7 @@ impl Follower {
         } else {
             shared.draw_election_timeout()
         };
-        Follower { election_at: shared.silent_until + patience, matched_index: Index::ZERO }
+        Follower::standing_at(shared.silent_until + patience)
     }
 
     /// A client waits and there never was a leader: no more time is lost than it takes not to
@@ -51,7 +57,7 @@ impl Follower {
     /// A higher term was seen. That alone is no sign of a leader: the patience stays as it was,
     /// but nothing is proven about the new term's leader yet.
     pub(super) fn at_new_term(self) -> Follower {
-        Follower { election_at: self.election_at, matched_index: Index::ZERO }
+        Follower::standing_at(self.election_at)
     }
 
     pub(super) fn election_at(&self) -> Instant {
@@ -69,13 +75,25 @@ impl Follower {
             PeerMsg::AppendEntries(append) => self.on_append_entries(shared, from, &append, out),
             PeerMsg::RequestVote(request) => self.on_request_vote(shared, from, request, out),
             // Answers to a role that this replica has left.
-            PeerMsg::AppendReply(_) | PeerMsg::VoteReply(_) => shared.counters.stale += 1,
+            PeerMsg::AppendReply(_) | PeerMsg::VoteReply(_) | PeerMsg::InstallReply(_) => {
+                shared.counters.stale += 1;
+            }
+            PeerMsg::InstallSnapshot(install) => {
+                self.on_install_snapshot(shared, from, install, out);
+            }
         }
         Transition::Stay
     }
 
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared) -> Transition {
         if shared.now >= self.election_at { Transition::Campaign } else { Transition::Stay }
+    }
+
+    /// Notes that this term's leader lives.
+    pub(super) fn hear(&mut self, shared: &mut Shared, from: NodeId, out: &mut Effects) {
+        shared.heard_leader(from);
+        shared.redirect_held(out);
+        self.election_at = shared.now + shared.draw_election_timeout();
     }
 
     /// Receiver rules 2 to 5 of `AppendEntries` (Figure 2); rule 1 is the term rule in `Replica`.
@@ -86,14 +104,14 @@ impl Follower {
         append: &AppendEntries,
         out: &mut Effects,
     ) {
-        shared.heard_leader(from);
-        shared.redirect_held(out);
         shared.loss_permille = append.loss_permille;
-        self.election_at = shared.now + shared.draw_election_timeout();
+        self.hear(shared, from, out);
         let answer = |outcome| {
             PeerMsg::AppendReply(AppendReply { term: append.term, round: append.round, outcome })
         };
-        if !shared.log.holds(append.prev) {
+        // Everything up to the base is committed, so this term's leader holds the same there.
+        let base = shared.log.base().index;
+        if append.prev.index >= base && !shared.log.holds(append.prev) {
             // Not past `prev`, and not `prev` itself: that is what differs.
             let before = Index(append.prev.index.previous().0.min(shared.log.last().index.0));
             let hint = shared.log.last_agreement(EntryId { term: append.prev.term, index: before });
@@ -101,9 +119,10 @@ impl Follower {
             shared.send(from, answer(outcome), out);
             return;
         }
-        shared.splice(append);
+        let known = append.entries.partition_point(|entry| entry.index() <= base);
+        shared.splice(&append.entries[known..]);
         let proven = Index(append.prev.index.0 + append.entries.len() as u64);
-        self.matched_index = self.matched_index.max(proven);
+        self.matched_index = self.matched_index.max(proven).max(base);
         let known = if shared.config.breaks(Mutant::CommitUncut) {
             append.commit_index.min(shared.log.last().index)
         } else {

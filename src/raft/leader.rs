@@ -84,8 +84,13 @@ impl Leader {
     ) -> Transition {
         match message {
             PeerMsg::AppendReply(reply) => self.on_append_reply(shared, from, reply),
-            PeerMsg::AppendEntries(_) => {
-                panic!("{from} sent an append of term {}, which {} leads", shared.term(), shared.id)
+            PeerMsg::InstallReply(reply) => self.on_install_reply(shared, from, reply),
+            PeerMsg::AppendEntries(_) | PeerMsg::InstallSnapshot(_) => {
+                panic!(
+                    "{from} sends as leader of term {}, which {} leads",
+                    shared.term(),
+                    shared.id
+                )
             }
             // Late votes, and a candidate of this very term that lost.
             PeerMsg::VoteReply(_) | PeerMsg::RequestVote(_) => shared.counters.stale += 1,
@@ -212,7 +217,7 @@ impl Leader {
         }
     }
 
-    fn round_sent_at(&self, round: Round) -> Option<Instant> {
+    pub(super) fn round_sent_at(&self, round: Round) -> Option<Instant> {
         let position = self.rounds.binary_search_by_key(&round, |&(there, _)| there).ok()?;
         Some(self.rounds[position].1)
     }
@@ -262,7 +267,8 @@ impl Leader {
     pub(super) fn check(&self, shared: &Shared) {
         assert!(shared.leader == Some(shared.id), "a leader that follows {:?}", shared.leader);
         assert!(
-            shared.log.term_at(self.first_index) == Some(shared.term()),
+            self.first_index <= shared.log.base().index
+                || shared.log.term_at(self.first_index) == Some(shared.term()),
             "the first entry of this leadership is gone"
         );
         for progress in &self.progress {

@@ -1,20 +1,27 @@
 //! The log in memory: what it holds, where it agrees with another, and how far it is on disk.
 //!
-//! Entries are at indexes from 1 without gaps and their terms never fall; both are asserted at
-//! every change. Truncation happens in [`LogTail::splice`] alone, at a real conflict only, and
-//! never at or below the commit index.
+//! Entries are at indexes from the base on without gaps and their terms never fall; both are
+//! asserted at every change. Truncation happens in [`LogTail::splice`] alone, at a real conflict
+//! only, and never at or below the commit index. What lies at or below the base is committed and
+//! in a snapshot.
+
+use std::collections::VecDeque;
 
 use crate::config::{Config, Mutant};
 use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::types::{EntryId, Index, Term};
 
-/// A replica's log.
+/// A replica's log, as far as it is kept.
 ///
-/// Invariant: `entries[i]` has index `i + 1`; terms never fall; `durable_index` is at most the
-/// last index.
+/// Invariant: `entries[i]` has index `base.index + 1 + i`; terms never fall, from the base's on;
+/// `durable_index` is at least the base's index and at most the last; `bytes` is the sum of the
+/// entries' records.
 #[derive(Debug, Default)]
 pub struct LogTail {
-    entries: Vec<Entry>,
+    /// The entry right before the first one kept.
+    base: EntryId,
+    entries: VecDeque<Entry>,
+    bytes: usize,
     durable_index: Index,
     buffer: RecordBuffer,
 }
@@ -29,9 +36,9 @@ pub struct Spliced {
 }
 
 impl LogTail {
-    /// A log as its disk held it, all of it durable.
-    pub fn recovered(entries: Vec<Entry>) -> LogTail {
-        let mut log = LogTail::default();
+    /// A log as its disk held it behind `base`, all of it durable.
+    pub fn recovered(base: EntryId, entries: Vec<Entry>) -> LogTail {
+        let mut log = LogTail { base, durable_index: base.index, ..LogTail::default() };
         for entry in entries {
             log.push(entry);
         }
@@ -39,9 +46,19 @@ impl LogTail {
         log
     }
 
-    /// The last entry's id; [`EntryId::ZERO`] if there is none.
+    /// The last entry's id, or the base; [`EntryId::ZERO`] if there never was an entry.
     pub fn last(&self) -> EntryId {
-        self.entries.last().map_or(EntryId::ZERO, Entry::id)
+        self.entries.back().map_or(self.base, Entry::id)
+    }
+
+    /// The entry right before the first one kept: all up to it is committed, and in a snapshot.
+    pub fn base(&self) -> EntryId {
+        self.base
+    }
+
+    /// Bytes of the records kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Up to here the log is known to be on this replica's disk.
@@ -51,16 +68,24 @@ impl LogTail {
 
     /// The entry at `index`.
     pub fn entry(&self, index: Index) -> Option<&Entry> {
-        let position = usize::try_from(index.0.checked_sub(1)?).ok()?;
-        self.entries.get(position)
+        self.entries.get(self.position(index)?)
     }
 
-    /// The term at `index`: zero before the first entry, `None` past the last.
+    /// Where in `entries` an index is or would be; `None` at the base or before it.
+    fn position(&self, index: Index) -> Option<usize> {
+        usize::try_from(index.0.checked_sub(self.base.index.0 + 1)?).ok()
+    }
+
+    /// The term at `index`, which is known from the base on; `None` before it and past the last.
     pub fn term_at(&self, index: Index) -> Option<Term> {
-        if index == Index::ZERO { Some(Term(0)) } else { self.entry(index).map(Entry::term) }
+        if index == self.base.index {
+            Some(self.base.term)
+        } else {
+            self.entry(index).map(Entry::term)
+        }
     }
 
-    /// The id at `index`, which must be in the log or right before it.
+    /// The id at `index`, which must be in the log or its base.
     pub fn id_at(&self, index: Index) -> EntryId {
         let term = self.term_at(index).expect("callers ask within the log");
         EntryId { term, index }
@@ -73,27 +98,31 @@ impl LogTail {
 
     /// The last entry, not past `hint.index`, whose term is at most `hint.term`: beyond it a log
     /// with `hint` in it cannot agree with this one. Terms never fall, so it is found by halving.
+    /// [`EntryId::ZERO`] if it lies before the base, where nothing is known any more.
     pub fn last_agreement(&self, hint: EntryId) -> EntryId {
-        let within = self.entries.len().min(usize::try_from(hint.index.0).unwrap_or(usize::MAX));
-        let count = self.entries[..within].partition_point(|entry| entry.term() <= hint.term);
-        count.checked_sub(1).map_or(EntryId::ZERO, |position| self.entries[position].id())
+        let agrees = |there: EntryId| there.index <= hint.index && there.term <= hint.term;
+        let count = self.entries.partition_point(|entry| agrees(entry.id()));
+        match count.checked_sub(1) {
+            Some(position) => self.entries[position].id(),
+            None if agrees(self.base) => self.base,
+            None => EntryId::ZERO,
+        }
     }
 
     /// Entries from `from` on, as many as fit both limits, but one at least where there is one.
     pub fn slice(&self, from: Index, count_max: usize, bytes_max: usize) -> Vec<Entry> {
-        let start = usize::try_from(from.0.saturating_sub(1)).unwrap_or(usize::MAX);
-        let rest = self.entries.get(start..).unwrap_or_default();
+        let start = self.position(from).unwrap_or(0).min(self.entries.len());
         let mut bytes = 0;
-        let count = rest
-            .iter()
+        self.entries
+            .range(start..)
             .take(count_max)
             .take_while(|entry| {
                 let first = bytes == 0;
                 bytes += entry.record().len();
                 first || bytes <= bytes_max
             })
-            .count();
-        rest[..count].to_vec()
+            .cloned()
+            .collect()
     }
 
     /// All entries from `from` on.
@@ -106,7 +135,7 @@ impl LogTail {
         let id = EntryId { term, index: self.last().index.next() };
         let entry = self.buffer.encode(id, kind, payload);
         self.push(entry);
-        self.entries.last().expect("just pushed")
+        self.entries.back().expect("just pushed")
     }
 
     /// Takes in a leader's `entries`, which follow an entry that this log holds (§5.3, receiver
@@ -150,6 +179,30 @@ impl LogTail {
         false
     }
 
+    /// Lets go of entries up to `index`, the oldest first, while there are more than `bytes_kept`
+    /// bytes of them; at most `count_max` at once, for to free a great many takes time. The caller
+    /// has them in a snapshot, and they are committed. What is not yet on disk stays.
+    pub fn compact(&mut self, index: Index, bytes_kept: usize, count_max: usize) {
+        let index = index.min(self.durable_index);
+        for _ in 0..count_max {
+            if self.base.index >= index || self.bytes <= bytes_kept {
+                break;
+            }
+            let entry = self.entries.pop_front().expect("there are bytes of entries");
+            self.base = entry.id();
+            self.bytes -= entry.record().len();
+        }
+    }
+
+    /// The log begins anew behind `last`, the end of a snapshot: what it held can't be told from
+    /// what would contradict it.
+    pub fn restart(&mut self, last: EntryId) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.base = last;
+        self.durable_index = last.index;
+    }
+
     fn push(&mut self, entry: Entry) {
         let last = self.last();
         assert!(
@@ -158,11 +211,15 @@ impl LogTail {
             entry.id()
         );
         assert!(entry.term() >= last.term, "entry {:?} after {last:?}: a term fell", entry.id());
-        self.entries.push(entry);
+        self.bytes += entry.record().len();
+        self.entries.push_back(entry);
     }
 
     fn truncate_from(&mut self, index: Index) {
-        self.entries.truncate(usize::try_from(index.previous().0).unwrap_or(usize::MAX));
+        let count = self.position(index).expect("what lies at the base or before it is committed");
+        for entry in self.entries.drain(count.min(self.entries.len())..) {
+            self.bytes -= entry.record().len();
+        }
         self.durable_index = self.durable_index.min(index.previous());
     }
 }
@@ -187,7 +244,7 @@ mod tests {
     #[test]
     fn a_late_append_changes_nothing_and_a_conflict_replaces_the_tail() {
         let config = Config::server();
-        let mut log = LogTail::recovered(entries(1, &[1, 1, 2, 2]));
+        let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 2, 2]));
         assert_eq!(log.splice(&entries(2, &[1]), Index(1), &config), Spliced::default());
         assert_eq!(terms(&log), [1, 1, 2, 2]);
         let done = log.splice(&entries(3, &[3]), Index(2), &config);
@@ -201,16 +258,43 @@ mod tests {
     #[test]
     #[should_panic(expected = "committed entry")]
     fn a_committed_entry_is_never_replaced() {
-        let mut log = LogTail::recovered(entries(1, &[1, 1]));
+        let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1]));
         log.splice(&entries(2, &[2]), Index(2), &Config::server());
     }
 
     #[test]
     fn slices_obey_both_limits_but_carry_one_entry_at_least() {
-        let log = LogTail::recovered(entries(1, &[1, 1, 1, 1]));
+        let log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 1, 1]));
         assert_eq!(log.slice(Index(2), 2, usize::MAX).len(), 2);
         assert_eq!(log.slice(Index(1), 9, 1).len(), 1);
         assert_eq!(log.slice(Index(5), 9, 9).len(), 0);
+    }
+
+    #[test]
+    fn a_compacted_log_knows_its_base_and_what_follows() {
+        let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 2, 2, 3]));
+        let whole = log.bytes();
+        log.compact(Index(3), 0, 2);
+        assert_eq!(log.base(), EntryId::new(1, 2), "two at a time");
+        log.compact(Index(3), whole, 2);
+        assert_eq!(log.base(), EntryId::new(1, 2), "there is room for all");
+        log.compact(Index(3), 0, 2);
+        log.compact(Index(2), 0, 2);
+        assert_eq!(log.base(), EntryId::new(2, 3));
+        assert_eq!(log.bytes(), whole / 5 * 2);
+        assert_eq!((log.term_at(Index(2)), log.term_at(Index(3))), (None, Some(Term(2))));
+        assert!(log.holds(EntryId::new(2, 3)) && log.holds(EntryId::new(3, 5)));
+        assert!(!log.holds(EntryId::new(1, 2)) && log.entry(Index(3)).is_none());
+        assert_eq!(log.slice(Index(1), 9, usize::MAX), log.tail(Index(4)));
+        assert_eq!(log.last_agreement(EntryId::new(2, 9)), EntryId::new(2, 4));
+        assert_eq!(log.last_agreement(EntryId::new(2, 3)), EntryId::new(2, 3));
+        assert_eq!(log.last_agreement(EntryId::new(1, 9)), EntryId::ZERO);
+        let done = log.splice(&entries(5, &[4]), Index(3), &Config::server());
+        assert!(done.truncated);
+        assert_eq!(log.last(), EntryId::new(4, 5));
+        log.restart(EntryId::new(5, 9));
+        assert_eq!((log.last(), log.durable_index()), (EntryId::new(5, 9), Index(9)));
+        assert_eq!(log.append(Term(5), EntryKind::Command, b"").id(), EntryId::new(5, 10));
     }
 
     proptest! {
@@ -242,7 +326,7 @@ mod tests {
                     None => model.push(*term),
                 }
             }
-            let mut log = LogTail::recovered(entries(1, &own));
+            let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &own));
             log.splice(&entries(prev as u64 + 1, &sent), Index::ZERO, &Config::server());
             prop_assert_eq!(terms(&log), model);
         }
@@ -256,7 +340,7 @@ mod tests {
         ) {
             let mut own = own;
             own.sort_unstable();
-            let log = LogTail::recovered(entries(1, &own));
+            let log = LogTail::recovered(EntryId::ZERO, entries(1, &own));
             let walked = (0..=index.min(own.len() as u64))
                 .rev()
                 .map(|index| log.id_at(Index(index)))

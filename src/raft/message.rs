@@ -6,6 +6,8 @@ use bytes::Bytes;
 use crate::record::Entry;
 use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
 
+use super::effects::SnapshotId;
+
 /// What a driver hands to [`Replica::handle_msg`](super::Replica::handle_msg).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Msg {
@@ -20,6 +22,23 @@ pub enum Msg {
         /// Everything up to here is applied, and its replies have been handed to the socket.
         index: Index,
     },
+    /// A snapshot of this replica's own state is on its disk, whole and read back once.
+    SnapshotTaken(SnapshotId),
+    /// A chunk of a leader's snapshot was looked at, see [`Effects::chunks`](super::Effects).
+    ChunkStored(ChunkStored),
+    /// A leader's snapshot is on this replica's disk and in its state machine, whole.
+    Installed(SnapshotId),
+}
+
+/// How far a leader's snapshot has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkStored {
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
+    /// The round of the chunk.
+    pub round: Round,
+    /// Bytes that are here, from its beginning without gaps: where the next chunk is to begin.
+    pub received: u64,
 }
 
 /// A message between replicas with its addressing.
@@ -48,6 +67,39 @@ pub enum PeerMsg {
     RequestVote(RequestVote),
     /// The answer to that.
     VoteReply(VoteReply),
+    /// A part of a leader's snapshot, for a follower that lacks entries which are in no log any
+    /// more (§7).
+    InstallSnapshot(InstallSnapshot),
+    /// The answer to that, until it is installed; then [`AppendReply`] says so.
+    InstallReply(InstallReply),
+}
+
+/// A part of a leader's snapshot (§7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallSnapshot {
+    /// The leader's term.
+    pub term: Term,
+    /// The round in which it was sent; the answer echoes it.
+    pub round: Round,
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
+    /// Where in it the chunk begins.
+    pub offset: u64,
+    /// Its bytes. Empty in what the core hands out: the driver has the snapshot.
+    pub chunk: Bytes,
+}
+
+/// A follower's answer to [`InstallSnapshot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstallReply {
+    /// The follower's term.
+    pub term: Term,
+    /// Echo of the round answered.
+    pub round: Round,
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
+    /// Where the next chunk is to begin.
+    pub received: u64,
 }
 
 /// A leader's entries (§5.3).
@@ -128,6 +180,8 @@ impl PeerMsg {
             PeerMsg::RequestVote(_) => "RequestVote",
             PeerMsg::VoteReply(VoteReply { pre: true, .. }) => "PreVoteReply",
             PeerMsg::VoteReply(_) => "VoteReply",
+            PeerMsg::InstallSnapshot(_) => "InstallSnapshot",
+            PeerMsg::InstallReply(_) => "InstallReply",
         }
     }
 }

@@ -11,8 +11,9 @@
 //! | term and vote durable before they show (Figure 2), requests that wait | `shared.rs` |
 //! | probing, pipelining, retransmission, loss | `progress.rs`, `fanout.rs` |
 //! | linearizable reads by read index and lease (§8, thesis 6.4) | `reads.rs` |
+//! | log compaction (§7): what may go, installing a leader's snapshot | `snapshots.rs` |
 //!
-//! Left out on purpose, until their issues come: snapshots, membership changes, transfer.
+//! Left out on purpose, until their issues come: membership changes, transfer.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod candidate;
@@ -27,14 +28,18 @@ mod quorum;
 mod reads;
 mod replica;
 mod shared;
+mod snapshots;
 mod status;
 mod timing;
 
-pub use effects::{AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason};
+pub use effects::{
+    AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, SnapshotChunk,
+    SnapshotId,
+};
 pub use log::{LogTail, Spliced};
 pub use message::{
-    AppendEntries, AppendOutcome, AppendReply, ClientRequest, Envelope, Msg, PeerMsg, Persisted,
-    RequestKind, RequestVote, VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, Envelope, InstallReply,
+    InstallSnapshot, Msg, PeerMsg, Persisted, RequestKind, RequestVote, VoteReply,
 };
 pub use quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
 pub use replica::{Durable, Replica};

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::types::{EntryId, Index, Instant, NodeId, Round};
 
+use super::effects::SnapshotId;
+
 /// Messages whose answers are still counted for the loss estimate.
 const UNJUDGED_MAX: usize = 16;
 /// From this loss on, in a thousand, half of what a thrifty leader sends fails at the first try:
@@ -26,7 +28,23 @@ pub(super) enum State {
     Probe,
     /// Yes: entries are sent ahead of the answers, within a window.
     Replicate,
+    /// The peer lacks entries that are in no log any more: it is sent a snapshot, a chunk at a
+    /// time, and heartbeats.
+    Snapshot(Transfer),
 }
+
+/// A snapshot on its way to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Transfer {
+    snapshot: SnapshotId,
+    /// Bytes of it that the peer has, as it says.
+    received: u64,
+    /// The next chunk leaves no sooner.
+    next_at: Instant,
+}
+
+/// So many times in a row a chunk is waited for in vain; then the latest snapshot is taken.
+const CHUNK_TRIES: u32 = 8;
 
 /// An append with entries on its way.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +157,92 @@ impl Progress {
 
     /// Whether everything up to `last` is on its way.
     pub(super) fn covers(&self, last: Index) -> bool {
-        self.next_index > last || (self.state == State::Probe && self.awaiting_since.is_some())
+        match self.state {
+            State::Probe => self.next_index > last || self.awaiting_since.is_some(),
+            State::Replicate => self.next_index > last,
+            State::Snapshot(_) => false,
+        }
+    }
+
+    /// Whether it is being sent a snapshot.
+    pub(super) fn is_in_transfer(&self) -> bool {
+        matches!(self.state, State::Snapshot(_))
+    }
+
+    /// Whether it lacks entries that a log with this base does not have any more.
+    pub(super) fn lacks_compacted(&self, base: Index) -> bool {
+        match self.state {
+            State::Probe => self.next_index <= base,
+            State::Replicate => self.match_index < base,
+            State::Snapshot(_) => false,
+        }
+    }
+
+    /// The log is needed from behind this entry on to bring the peer up to date.
+    pub(super) fn needs_after(&self) -> Index {
+        match self.state {
+            State::Probe => self.next_index.previous(),
+            State::Replicate => self.match_index,
+            State::Snapshot(transfer) => transfer.snapshot.last.index,
+        }
+    }
+
+    /// From now on it is sent this snapshot.
+    pub(super) fn begin_transfer(&mut self, snapshot: SnapshotId, now: Instant) {
+        self.state = State::Snapshot(Transfer { snapshot, received: 0, next_at: now });
+        self.inflights.clear();
+        self.inflight_bytes = 0;
+        self.awaiting_since = None;
+        self.next_index = self.match_index.next();
+        self.check();
+    }
+
+    /// The snapshot and the place in it from which to send now, if a chunk may leave. At its end
+    /// that is a mere question whether it was taken in.
+    pub(super) fn next_chunk(&self, now: Instant) -> Option<(SnapshotId, u64)> {
+        match self.state {
+            State::Snapshot(transfer)
+                if self.awaiting_since.is_none() && now >= transfer.next_at =>
+            {
+                Some((transfer.snapshot, transfer.received))
+            }
+            _ => None,
+        }
+    }
+
+    /// When to look whether a chunk may leave, or whether one got lost.
+    pub(super) fn chunk_at(&self, config: &Config) -> Option<Instant> {
+        match self.state {
+            State::Snapshot(transfer) => {
+                Some(self.retransmit_at(config).unwrap_or(transfer.next_at))
+            }
+            State::Probe | State::Replicate => None,
+        }
+    }
+
+    /// Records that a chunk was sent.
+    pub(super) fn sent_chunk(&mut self, now: Instant, round: Round, config: &Config) {
+        self.sent(now, round, None);
+        self.await_answer(now);
+        if let State::Snapshot(transfer) = &mut self.state {
+            let whole = transfer.received == transfer.snapshot.bytes;
+            // To check a snapshot and take it in takes a while: it is asked about now and then.
+            let pause =
+                if whole { config.retransmit_timeout_max } else { config.snapshot_chunk_interval };
+            transfer.next_at = now + pause;
+        }
+    }
+
+    /// Records how much of the snapshot the peer has. False if it speaks of another.
+    pub(super) fn stored(&mut self, snapshot: SnapshotId, received: u64) -> bool {
+        match &mut self.state {
+            State::Snapshot(transfer) if transfer.snapshot == snapshot => {
+                transfer.received = received;
+                self.awaiting_since = None;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Gives up what was on its way for too long: it is sent again from the match index on.
@@ -151,8 +254,14 @@ impl Progress {
         self.backoff += 1;
         self.inflights.clear();
         self.inflight_bytes = 0;
-        if self.state == State::Replicate {
-            self.next_index = self.match_index.next();
+        match self.state {
+            State::Replicate => self.next_index = self.match_index.next(),
+            // The driver may not have that snapshot any more.
+            State::Snapshot(_) if self.backoff >= CHUNK_TRIES => {
+                self.state = State::Probe;
+                self.next_index = self.match_index.next();
+            }
+            State::Probe | State::Snapshot(_) => {}
         }
         self.check();
     }
@@ -165,6 +274,7 @@ impl Progress {
                 self.inflights.len() < config.inflight_appends_max
                     && self.inflight_bytes < config.inflight_bytes_max
             }
+            State::Snapshot(_) => false,
         }
     }
 
@@ -212,7 +322,11 @@ impl Progress {
         if let Some(sent_at) = round_sent_at {
             self.sample(now.since(sent_at));
         }
-        if self.inflights.is_empty() && self.acked_round >= self.sent_round {
+        // A chunk is answered when it is stored, which heartbeats sent after it don't wait for.
+        if self.inflights.is_empty()
+            && self.acked_round >= self.sent_round
+            && !self.is_in_transfer()
+        {
             self.awaiting_since = None;
         }
     }
@@ -226,10 +340,17 @@ impl Progress {
             self.inflight_bytes -= inflight.bytes;
         }
         self.next_index = self.next_index.max(self.match_index.next());
-        if self.state == State::Probe {
-            self.state = State::Replicate;
-            self.next_index = self.match_index.next();
-            self.awaiting_since = None;
+        match self.state {
+            State::Snapshot(transfer) if acked < transfer.snapshot.last.index => {
+                self.check();
+                return news;
+            }
+            State::Probe | State::Snapshot(_) => {
+                self.state = State::Replicate;
+                self.next_index = self.match_index.next();
+                self.awaiting_since = None;
+            }
+            State::Replicate => {}
         }
         // What is still on its way left later: with news its wait starts anew. Not with every
         // answer, or heartbeats would put off for ever what got lost.
@@ -246,6 +367,7 @@ impl Progress {
         let stale = match self.state {
             State::Probe => refused.next() != self.next_index,
             State::Replicate => refused <= self.match_index,
+            State::Snapshot(_) => true,
         };
         if stale || refused <= self.match_index {
             return false;

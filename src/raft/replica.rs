@@ -4,15 +4,16 @@
 
 use crate::config::Config;
 use crate::record::Entry;
-use crate::types::{Index, Instant, NodeId, Term};
+use crate::types::{EntryId, Index, Instant, NodeId, Term};
 
 use super::candidate::{Candidate, Stage};
-use super::effects::{Effects, HardState};
+use super::effects::{Effects, HardState, SnapshotId};
 use super::follower::Follower;
 use super::leader::Leader;
 use super::log::LogTail;
 use super::message::{
-    AppendOutcome, AppendReply, ClientRequest, Envelope, Msg, PeerMsg, RequestVote, VoteReply,
+    AppendOutcome, AppendReply, ClientRequest, Envelope, InstallReply, InstallSnapshot, Msg,
+    PeerMsg, RequestVote, VoteReply,
 };
 use super::progress::Progress;
 use super::shared::Shared;
@@ -23,7 +24,9 @@ use super::status::{PeerStatus, RoleName, Status};
 pub struct Durable {
     /// Term and vote.
     pub hard_state: HardState,
-    /// The log, from index 1 without gaps.
+    /// The latest whole snapshot; `None` if none was ever taken.
+    pub snapshot: Option<SnapshotId>,
+    /// The log behind the snapshot's last entry, or from index 1, without gaps.
     pub entries: Vec<Entry>,
 }
 
@@ -102,6 +105,19 @@ impl Replica {
                 self.enter(transition, out);
             }
             Msg::Applied { index } => self.shared.on_applied(index),
+            Msg::SnapshotTaken(snapshot) => self.shared.on_snapshot_taken(snapshot),
+            Msg::ChunkStored(stored) => {
+                if let Role::Follower(follower) = &mut self.role {
+                    follower.on_chunk_stored(&mut self.shared, stored, out);
+                }
+            }
+            Msg::Installed(snapshot) => {
+                let leads = self.leads();
+                self.shared.install(snapshot, leads);
+                if let Role::Follower(follower) = &mut self.role {
+                    follower.on_installed(&mut self.shared, snapshot, None, out);
+                }
+            }
         }
         self.shared.refuse_replaced(out);
     }
@@ -127,6 +143,11 @@ impl Replica {
             leader.release_reads(&mut self.shared);
             leader.replicate(&mut self.shared, out);
         }
+        let needed = match &self.role {
+            Role::Leader(leader) => leader.needed_after(&self.shared),
+            Role::Follower(_) | Role::Candidate(_) => Index(u64::MAX),
+        };
+        self.shared.compact(needed);
         self.shared.flush(out);
     }
 
@@ -193,6 +214,7 @@ impl Replica {
             term: self.shared.term(),
             voted_for: self.shared.voted_for(),
             leader: self.shared.leader,
+            base: self.shared.log.base(),
             last: self.shared.log.last(),
             durable_index: self.shared.log.durable_index(),
             commit_index: self.shared.commit_index(),
@@ -293,7 +315,19 @@ impl Replica {
                 }
                 true
             }
+            PeerMsg::InstallSnapshot(InstallSnapshot { term, .. }) => {
+                if *term < own {
+                    self.reject_old(from, Index::ZERO, out);
+                    return false;
+                }
+                if *term > own || matches!(self.role, Role::Candidate(_)) {
+                    let leader = Some(from);
+                    self.enter(Transition::Follow { term: *term, leader }, out);
+                }
+                true
+            }
             PeerMsg::AppendReply(AppendReply { term, .. })
+            | PeerMsg::InstallReply(InstallReply { term, .. })
             | PeerMsg::VoteReply(VoteReply { term, .. }) => {
                 if *term > own {
                     self.enter(Transition::Follow { term: *term, leader: None }, out);
@@ -354,7 +388,7 @@ impl Replica {
     /// Tells a leader of an earlier term that its time is over.
     fn reject_old(&mut self, to: NodeId, refused: Index, out: &mut Effects) {
         self.shared.counters.stale += 1;
-        let outcome = AppendOutcome::Reject { refused, hint: self.shared.log.id_at(Index::ZERO) };
+        let outcome = AppendOutcome::Reject { refused, hint: EntryId::ZERO };
         let term = self.shared.term();
         let reply = AppendReply { term, round: crate::types::Round(0), outcome };
         self.shared.send(to, PeerMsg::AppendReply(reply), out);

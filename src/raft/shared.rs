@@ -11,9 +11,11 @@ use crate::config::{Config, Mutant};
 use crate::record::{Entry, EntryKind};
 use crate::types::{ClientId, EntryId, Index, Instant, JobSequence, NodeId, RequestKey, Term};
 
-use super::effects::{AppendJob, Committed, Effects, HardState, Refusal, RefusalReason};
+use super::effects::{
+    AppendJob, Committed, Effects, HardState, Refusal, RefusalReason, SnapshotId,
+};
 use super::log::LogTail;
-use super::message::{AppendEntries, ClientRequest, Envelope, PeerMsg, Persisted};
+use super::message::{ClientRequest, Envelope, PeerMsg, Persisted};
 use super::quorum::REPLICAS_MAX;
 use super::replica::Durable;
 use super::status::Counters;
@@ -46,6 +48,12 @@ pub(super) struct Shared {
     /// Before this instant the replica sends and takes nothing.
     pub(super) silent_until: Instant,
     pub(super) log: LogTail,
+    /// The latest snapshot on disk. The log's base is never past its last entry.
+    pub(super) snapshot: Option<SnapshotId>,
+    /// The log begins anew behind this entry, which the log writer does not know yet.
+    restart_after: Option<EntryId>,
+    /// The log's base when the log writer was last told of it.
+    compacted_to: Index,
     /// Who leads this term, once that is known.
     pub(super) leader: Option<NodeId>,
     /// Who led last, as far as known: what the simulator is told while `leader` is unknown.
@@ -100,28 +108,40 @@ impl Shared {
         // After a restart this replica may have helped a leader to a lease just before it
         // stopped: it keeps the promise as if it had heard that leader now.
         let restarted = durable.hard_state != HardState::default();
+        let base = durable.snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
+        // A snapshot may be on disk before the term of its last entry is. No vote of that term was
+        // shown then, for votes are shown only when they are on disk.
+        let hard_state_changed = base.term > durable.hard_state.term;
+        let hard_state = if hard_state_changed {
+            HardState { term: base.term, voted_for: None }
+        } else {
+            durable.hard_state
+        };
         Shared {
             id,
             peers,
             rng: ChaCha8Rng::seed_from_u64(seed),
             now,
             silent_until: now + config.silence_after_start,
-            log: LogTail::recovered(durable.entries),
+            log: LogTail::recovered(base, durable.entries),
+            snapshot: durable.snapshot,
+            restart_after: None,
+            compacted_to: base.index,
             leader: None,
             named_leader: None,
             leader_heard_at: restarted.then_some(now),
             loss_permille: timing::LOSS_UNKNOWN_PERMILLE,
             cut_off_campaigns: 0,
             counters: Counters::default(),
-            hard_state: durable.hard_state,
-            hard_state_changed: false,
+            hard_state,
+            hard_state_changed,
             hard_state_job: JobSequence(0),
             last_job: JobSequence(0),
             durable_job: JobSequence(0),
             unwritten_from: None,
             release: Vec::new(),
-            commit_index: Index::ZERO,
-            applied_index: Index::ZERO,
+            commit_index: base.index,
+            applied_index: base.index,
             committed: Vec::new(),
             ready_reads: Vec::new(),
             held: VecDeque::new(),
@@ -202,7 +222,7 @@ impl Shared {
         self.release.push(envelope);
     }
 
-    fn envelope(&self, to: NodeId, message: PeerMsg) -> Envelope {
+    pub(super) fn envelope(&self, to: NodeId, message: PeerMsg) -> Envelope {
         Envelope { from: self.id, to, leader: self.named_leader, message }
     }
 
@@ -265,9 +285,9 @@ impl Shared {
         self.pending.push_back((id, request.key));
     }
 
-    /// Takes in a leader's entries after `append.prev`, which the log holds.
-    pub(super) fn splice(&mut self, append: &AppendEntries) {
-        let spliced = self.log.splice(&append.entries, self.commit_index, &self.config);
+    /// Takes in a leader's entries, which follow one that the log holds.
+    pub(super) fn splice(&mut self, entries: &[Entry]) {
+        let spliced = self.log.splice(entries, self.commit_index, &self.config);
         if let Some(from) = spliced.changed_from {
             self.note_unwritten(from);
         }
@@ -309,7 +329,12 @@ impl Shared {
             return;
         }
         let (commit_index, log, leader) = (self.commit_index, &self.log, self.leader);
+        let base = log.base().index;
         self.orphans.retain(|&(id, key)| {
+            if id.index < base {
+                // It may be in a snapshot that was taken in: nobody here can tell any more.
+                return false;
+            }
             let committed = log.id_at(id.index.min(commit_index));
             let dead = committed.term > id.term
                 || (committed.index == id.index && committed.term != id.term);
@@ -333,6 +358,30 @@ impl Shared {
             self.commit_index
         );
         self.applied_index = index;
+    }
+
+    /// The state machine has come to `index` by a snapshot.
+    pub(super) fn note_applied(&mut self, index: Index) {
+        self.applied_index = self.applied_index.max(index);
+    }
+
+    /// The log begins anew behind `last`, the end of a snapshot in the state machine.
+    pub(super) fn restart_log(&mut self, last: EntryId) {
+        assert!(
+            last.index > self.commit_index && self.pending.is_empty(),
+            "a log that is committed up to {} began anew behind {last:?}",
+            self.commit_index
+        );
+        self.log.restart(last);
+        self.restart_after = Some(last);
+        self.compacted_to = last.index;
+        self.unwritten_from = None;
+        // They are in the snapshot.
+        self.committed.clear();
+        self.commit_index = last.index;
+        self.applied_index = last.index;
+        // Answers that have not left vouch for entries that are gone; to lose one is always safe.
+        self.release.retain(|envelope| !matches!(envelope.message, PeerMsg::AppendReply(_)));
     }
 
     /// True if more of the log, or the hard state, is durable now.
@@ -453,9 +502,17 @@ impl Shared {
         out.apply.reads.append(&mut self.ready_reads);
         let entries: Vec<Entry> =
             self.unwritten_from.take().map_or_else(Vec::new, |from| self.log.tail(from));
-        if entries.is_empty() && !self.hard_state_changed && self.release.is_empty() {
+        if entries.is_empty()
+            && !self.hard_state_changed
+            && self.release.is_empty()
+            && self.restart_after.is_none()
+        {
             return;
         }
+        // It goes along with what there is to write: alone it is not worth a sync.
+        let base = self.log.base().index;
+        let compact_to = (base > self.compacted_to).then_some(base);
+        self.compacted_to = base;
         self.last_job = self.last_job.next();
         let hard_state = self.hard_state_changed.then_some(self.hard_state);
         if hard_state.is_some() {
@@ -465,12 +522,20 @@ impl Shared {
         out.append = Some(AppendJob {
             sequence: self.last_job,
             hard_state,
+            restart_after: self.restart_after.take(),
+            compact_to,
             entries,
             release: std::mem::take(&mut self.release),
         });
     }
 
     pub(super) fn check(&self) {
+        let snapshot = self.snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+        assert!(
+            self.log.base().index <= snapshot,
+            "the log's base {:?} is past the latest snapshot, which ends at {snapshot}",
+            self.log.base()
+        );
         assert!(
             self.applied_index <= self.commit_index,
             "applied {} past the commit index {}",

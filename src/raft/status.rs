@@ -28,6 +28,8 @@ pub struct Status {
     pub voted_for: Option<NodeId>,
     /// Whom it believes to lead.
     pub leader: Option<NodeId>,
+    /// The entry before the first in its log: all up to there is in a snapshot.
+    pub base: EntryId,
     /// Its last entry.
     pub last: EntryId,
     /// Up to here its log is on disk.

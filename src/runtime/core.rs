@@ -229,7 +229,12 @@ impl Core {
                     self.counts.appends_dropped.add_one();
                     return;
                 }
-                Msg::Peer(_) | Msg::Persisted(_) | Msg::Applied { .. } => {}
+                Msg::Peer(_)
+                | Msg::Persisted(_)
+                | Msg::Applied { .. }
+                | Msg::SnapshotTaken(_)
+                | Msg::ChunkStored(_)
+                | Msg::Installed(_) => {}
             }
         }
         self.handle(message);

@@ -145,7 +145,13 @@ impl Checker {
         // Answers of the last incarnation are still under way, and as good as they were.
         *view = View { vouched: view.vouched, ..View::new() };
         view.hard_state = image.hard_state;
+        let base = usize::try_from(node.disk.base().index.0).expect("a log in memory");
+        view.written.extend(self.committed[..base].iter().map(|there| there.id));
         view.written.extend(image.entries.iter().map(crate::record::Entry::id));
+        // What its snapshot holds is committed, and applied.
+        let snapshot = node.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
+        (view.commit_index, view.commit_before, view.applied_index) =
+            (snapshot, snapshot, snapshot);
         Ok(())
     }
 
@@ -184,6 +190,17 @@ impl Checker {
         self.lease_is_over(node, job, now)?;
         let id = node.id;
         let view = &mut self.views[node.place];
+        if let Some(last) = job.restart_after {
+            let there = self.committed.get(place_of(last.index)).map(|there| there.id);
+            demand!(
+                there == Some(last),
+                "S8: replica {id} begins its log anew behind {last}, but {there:?} is committed \
+                 there"
+            );
+            let count = place_of(last.index) + 1;
+            view.written.clear();
+            view.written.extend(self.committed[..count].iter().map(|there| there.id));
+        }
         let Some(first) = job.entries.first() else { return Ok(()) };
         let keep = place_of(first.index());
         demand!(
@@ -281,6 +298,8 @@ impl Checker {
             PeerMsg::VoteReply(reply) if reply.pre && reply.granted => Term::default(),
             PeerMsg::RequestVote(vote) => vote.term,
             PeerMsg::VoteReply(reply) => reply.term,
+            PeerMsg::InstallSnapshot(ref install) => install.term,
+            PeerMsg::InstallReply(reply) => reply.term,
         };
         demand!(
             shown <= durable.term,
@@ -323,7 +342,20 @@ impl Checker {
             PeerMsg::VoteReply(reply) if reply.granted && !reply.pre => {
                 self.durable_vote(durable, reply.term, id, sent.to)?;
             }
-            PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) => {}
+            PeerMsg::InstallSnapshot(ref install) => {
+                let leader = self.leaders.get(&install.term);
+                demand!(
+                    leader == Some(&id),
+                    "S1: replica {id} sends a snapshot in term {}, which {leader:?} leads",
+                    install.term
+                );
+                let last = install.snapshot.last;
+                demand!(
+                    self.committed.get(place_of(last.index)).is_some_and(|there| there.id == last),
+                    "S8: replica {id} sends a snapshot up to {last}, which is not committed"
+                );
+            }
+            PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) | PeerMsg::InstallReply(_) => {}
         }
         Ok(())
     }
@@ -353,6 +385,10 @@ impl Checker {
         index: Index,
     ) -> Result<(), Violation> {
         let node = &nodes[from];
+        if index <= node.snapshots.end() {
+            // In its snapshot, which is durable, whatever its log still says there.
+            return Ok(());
+        }
         let durable = node.disk.id_at(index);
         demand!(
             durable.is_some(),
@@ -363,7 +399,7 @@ impl Checker {
         let leader = nodes.iter().find(|leader| leader.id == to).and_then(|n| n.replica.as_ref());
         let Some(leader) = leader else { return Ok(()) };
         let status = leader.status();
-        if status.role == RoleName::Leader && status.term == term {
+        if status.role == RoleName::Leader && status.term == term && index >= status.base.index {
             let there = leader.log().term_at(index).map(|term| EntryId { term, index });
             demand!(
                 durable == there,
@@ -408,9 +444,12 @@ impl Checker {
             "S8: replica {id} has its cursors in disorder: {status:?}"
         );
         let durable_there = node.disk.id_at(status.durable_index);
+        // That far it may rest on a snapshot, and the disk's log may not know yet.
+        let rests = status.durable_index <= node.snapshots.end();
         demand!(
-            durable_there
-                .is_some_and(|there| replica.log().term_at(there.index) == Some(there.term)),
+            rests
+                || durable_there
+                    .is_some_and(|there| replica.log().term_at(there.index) == Some(there.term)),
             "S3: replica {id} believes {} entries to be durable, its disk has \
              {durable_there:?} there",
             status.durable_index
@@ -450,7 +489,7 @@ impl Checker {
             let log = nodes[place].replica.as_ref().expect("it was just elected").log();
             let there = log.term_at(last.id.index);
             demand!(
-                there == Some(last.id.term),
+                there == Some(last.id.term) || last.id.index < log.base().index,
                 "S4: replica {id} leads term {term} without the committed entry {} (it has term \
                  {there:?} there)",
                 last.id
@@ -482,7 +521,9 @@ impl Checker {
                 peer.id,
                 peer.match_index
             );
-            if node.disk.image().hard_state.term <= status.term {
+            // What is not past these is committed, in a snapshot, and the same everywhere.
+            let known = node.snapshots.end().max(status.base.index);
+            if node.disk.image().hard_state.term <= status.term && peer.match_index > known {
                 let there = node.disk.id_at(peer.match_index).map(|id| id.term);
                 demand!(
                     there == log.term_at(peer.match_index),
@@ -509,7 +550,7 @@ impl Checker {
             index = index.next();
             let canonical = self.committed[place_of(index)].id;
             demand!(
-                id_at(index) == Some(canonical),
+                id_at(index) == Some(canonical) || index < log.base().index,
                 "S8: replica {id} commits {:?} where {canonical} was committed before",
                 id_at(index)
             );
@@ -535,7 +576,8 @@ impl Checker {
             last.term == term,
             "S4: leader {id} of term {term} commits {last} by counting, an entry of another term"
         );
-        let copies = nodes.iter().filter(|node| node.disk.holds(last)).count();
+        let holds = |node: &&Node| last.index <= node.snapshots.end() || node.disk.holds(last);
+        let copies = nodes.iter().filter(holds).count();
         demand!(
             copies >= self.quorum,
             "S6: leader {id} of term {term} commits {last} with {copies} durable copies, {} needed",

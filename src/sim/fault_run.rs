@@ -34,6 +34,8 @@ pub struct Summary {
     pub leaders: usize,
     /// Entries committed.
     pub committed: u64,
+    /// Snapshots that replicas took in from leaders.
+    pub installed: u64,
     /// Requests answered.
     pub answered: u64,
     /// Attempts refused.
@@ -125,6 +127,7 @@ impl FaultRun {
             if let Some(bytes) = plan.segment_bytes {
                 node.disk = Disk::with_files(id, bytes);
             }
+            node.snapshots.plan = plan.snapshots;
             node.clock = Clock::new(
                 Instant::ZERO,
                 draw_origin(&mut dice),
@@ -168,6 +171,7 @@ impl FaultRun {
             events: self.world.events(),
             leaders: self.world.checker.leader_count(),
             committed: self.world.checker.commit_index().0,
+            installed: self.world.installed(),
             answered,
             refused,
             fingerprint: self.fingerprint,

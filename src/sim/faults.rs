@@ -6,6 +6,7 @@ use super::dice::{Dice, nanoseconds};
 use super::machine::Pace;
 use super::network::LinkQuality;
 use super::node::Paces;
+use super::snapshots::SnapshotPlan;
 use super::workload::Load;
 use super::world::Door;
 use crate::config::{Config, FanOut};
@@ -27,6 +28,9 @@ pub enum Profile {
     /// The same with each log in files, by the storage code, on a disk that tears at a crash what
     /// was not synced, fails, is full and rots; in some seeds on a bad network.
     Storage,
+    /// Anything, and replicas take snapshots and cut their logs, so that those that were away are
+    /// sent snapshots.
+    Snapshots,
     /// Clocks go wrong within the bound, while replicas pause and links are cut; leases are on.
     Clocks,
 }
@@ -93,17 +97,20 @@ pub struct Plan {
     pub through_wire: bool,
     /// Size of the segments of logs in files, where logs are in files.
     pub segment_bytes: Option<u64>,
+    /// How replicas take snapshots, if they do.
+    pub snapshots: Option<SnapshotPlan>,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Profile; 7] = [
+    pub const ALL: [Profile; 8] = [
         Profile::Mixed,
         Profile::Quiet,
         Profile::Network,
         Profile::Partitions,
         Profile::Crashes,
         Profile::Storage,
+        Profile::Snapshots,
         Profile::Clocks,
     ];
 
@@ -116,6 +123,7 @@ impl Profile {
             Profile::Partitions => "partitions",
             Profile::Crashes => "crashes",
             Profile::Storage => "storage",
+            Profile::Snapshots => "snapshots",
             Profile::Clocks => "clocks",
         }
     }
@@ -141,7 +149,7 @@ impl Profile {
     fn draw_troubles(self, dice: &mut Dice) -> Vec<Trouble> {
         use Trouble::{Clocks, Crashes, Disks, Network, Partitions, Pauses};
         match self {
-            Profile::Mixed => [
+            Profile::Mixed | Profile::Snapshots => [
                 (Network, 600),
                 (Partitions, 600),
                 (Crashes, 600),
@@ -178,7 +186,8 @@ impl Plan {
             8..11 => 4,
             _ => 5,
         };
-        let course = dice.chance(400);
+        // The course's replicas never take snapshots.
+        let course = dice.chance(400) && profile != Profile::Snapshots;
         let mut config = if course { Config::course() } else { Config::server() };
         vary(&mut config, dice, profile == Profile::Clocks);
         let clients = dice.between(2, 9);
@@ -223,6 +232,14 @@ impl Plan {
             through_wire: dice.chance(250),
             segment_bytes: (profile == Profile::Storage)
                 .then(|| *dice.pick(&[2 << 10, 8 << 10, 64 << 10])),
+            snapshots: (profile == Profile::Snapshots).then(|| {
+                config.log_bytes_kept = *dice.pick(&[0, 500, 4 << 10]);
+                config.log_bytes_max = config.log_bytes_kept * dice.place(3);
+                SnapshotPlan {
+                    every: *dice.pick(&[1, 5, 20, 80]),
+                    chunk_bytes: *dice.pick(&[100, 1_000, 10_000]),
+                }
+            }),
             config,
         }
     }

@@ -289,6 +289,8 @@ mod tests {
             disk.write(AppendJob {
                 sequence: JobSequence(index),
                 hard_state: Some(HardState { term: Term(1), voted_for: None }),
+                restart_after: None,
+                compact_to: None,
                 entries: vec![buffer.encode(id, EntryKind::Command, &[7; 700])],
                 release: Vec::new(),
             });

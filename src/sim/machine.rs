@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::dice::Dice;
 use super::files::{DiskFaults, Files, Reopened};
-use crate::raft::{AppendJob, Durable};
+use crate::raft::{AppendJob, Durable, SnapshotId};
 use crate::types::{EntryId, Index, Instant, NodeId};
 
 /// A replica's monotonic clock: its own origin and its own rate.
@@ -83,10 +83,12 @@ impl Pace {
 /// A disk with the log writer in front of it.
 ///
 /// Jobs become durable in order, and only when a sync ends; a sync covers the jobs that waited
-/// when it began. Index `i` of the log is `image.entries[i - 1]`.
+/// when it began. Index `base.index + i` of the log is `image.entries[i - 1]`.
 #[derive(Debug, Default)]
 pub struct Disk {
     image: Durable,
+    /// The log began anew behind this entry, the end of a snapshot.
+    base: EntryId,
     waiting: VecDeque<AppendJob>,
     /// How many of the waiting jobs the sync under way covers.
     syncing: usize,
@@ -133,21 +135,43 @@ impl Disk {
         &self.image
     }
 
-    /// The id of the last durable entry.
-    pub fn last(&self) -> EntryId {
-        self.image.entries.last().map_or(EntryId::ZERO, crate::record::Entry::id)
+    /// What a replica finds that starts now and has this snapshot: the entries behind it. Where
+    /// the log does not hold its end, it begins anew there.
+    pub(super) fn open(&mut self, snapshot: Option<SnapshotId>) -> Durable {
+        if let Some(SnapshotId { last, .. }) = snapshot
+            && last.index > self.base.index
+            && self.id_at(last.index) != Some(last)
+        {
+            self.image.entries.clear();
+            self.base = last;
+        }
+        let mut durable = Durable { snapshot, ..self.image.clone() };
+        let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+        durable.entries.retain(|entry| entry.index() > end);
+        durable
     }
 
-    /// The id of the durable entry at `index`.
+    /// The entry right before the first one that it holds.
+    pub fn base(&self) -> EntryId {
+        self.base
+    }
+
+    /// The id of the last durable entry.
+    pub fn last(&self) -> EntryId {
+        self.image.entries.last().map_or(self.base, crate::record::Entry::id)
+    }
+
+    /// The id of the durable entry at `index`, from the base on.
     pub fn id_at(&self, index: Index) -> Option<EntryId> {
-        if index == Index::ZERO {
-            return Some(EntryId::ZERO);
+        if index == self.base.index {
+            return Some(self.base);
         }
-        let place = usize::try_from(index.0 - 1).expect("a log in memory");
+        let place = index.0.checked_sub(self.base.index.0 + 1)?;
+        let place = usize::try_from(place).expect("a log in memory");
         self.image.entries.get(place).map(crate::record::Entry::id)
     }
 
-    /// Whether the entry and so all before it are durable.
+    /// Whether the entry and so all before it are durable in the log.
     pub fn holds(&self, id: EntryId) -> bool {
         self.id_at(id.index) == Some(id)
     }
@@ -177,7 +201,7 @@ impl Disk {
             self.in_files = true;
         }
         let job = self.waiting.pop_front().expect("a sync covers jobs that wait");
-        store(&mut self.image, &job, job.entries.len());
+        store(&mut self.image, &mut self.base, &job, job.entries.len());
         Some(job)
     }
 
@@ -206,13 +230,13 @@ impl Disk {
         }
         let written = dice.place(self.syncing + 1);
         for job in self.waiting.iter().take(written) {
-            store(&mut self.image, job, job.entries.len());
+            store(&mut self.image, &mut self.base, job, job.entries.len());
         }
         if written < self.syncing {
             // Hard state stands in the block's header, so a job torn in two has it.
             let torn = &self.waiting[written];
             if !torn.entries.is_empty() && dice.chance(500) {
-                store(&mut self.image, torn, dice.place(torn.entries.len()));
+                store(&mut self.image, &mut self.base, torn, dice.place(torn.entries.len()));
             }
         }
         self.lose_unsynced();
@@ -222,9 +246,9 @@ impl Disk {
 impl Disk {
     /// The same for files. There a sync is one block, which is found whole or not at all.
     fn crash_files(&mut self, dice: &mut Dice) {
-        let mut whole = self.image.clone();
+        let (mut whole, mut base) = (self.image.clone(), self.base);
         let jobs = self.waiting.iter().take(self.syncing);
-        jobs.clone().for_each(|job| store(&mut whole, job, job.entries.len()));
+        jobs.clone().for_each(|job| store(&mut whole, &mut base, job, job.entries.len()));
         let files = self.files.as_mut().expect("only called with files");
         match files.crash(jobs.filter(|_| !self.in_files), self.may_rot, dice) {
             Reopened::Holds(found) if found == whole || (found == self.image && !self.in_files) => {
@@ -248,12 +272,16 @@ impl Disk {
 }
 
 /// Writes a job's hard state and its first `count` entries.
-fn store(image: &mut Durable, job: &AppendJob, count: usize) {
+fn store(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
     if let Some(hard_state) = job.hard_state {
         image.hard_state = hard_state;
     }
+    if let Some(last) = job.restart_after {
+        image.entries.clear();
+        *base = last;
+    }
     let Some(first) = job.entries[..count].first() else { return };
-    let keep = usize::try_from(first.index().0 - 1).expect("a log in memory");
+    let keep = usize::try_from(first.index().0 - base.index.0 - 1).expect("a log in memory");
     assert!(keep <= image.entries.len(), "job {} leaves a gap in the log", job.sequence);
     image.entries.truncate(keep);
     image.entries.extend_from_slice(&job.entries[..count]);
@@ -293,6 +321,8 @@ mod tests {
         AppendJob {
             sequence: JobSequence(sequence),
             hard_state: Some(HardState { term: Term(term), voted_for: None }),
+            restart_after: None,
+            compact_to: None,
             entries: ids.iter().map(encode).collect(),
             release: Vec::new(),
         }

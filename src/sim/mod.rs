@@ -20,6 +20,7 @@
 //! | [`world`] | replicas on simulated machines, and what happens to them; `queue`: when |
 //! | [`node`], [`machine`] | one replica with all that it runs on; clocks and disks |
 //! | `files` | such a machine's log in the storage code that ships |
+//! | [`snapshots`] | the snapshots that a replica takes, sends and is sent |
 //! | [`network`] | what becomes of each message on each link |
 //! | [`checker`], [`promises`] | the safety rules, about replicas and about what clients are told |
 //! | [`linear`] | whether what clients saw is linearizable |
@@ -52,6 +53,7 @@ pub mod report;
 pub mod scenario;
 mod scenario_file;
 pub mod script;
+pub mod snapshots;
 pub mod stage;
 pub mod table;
 pub mod trace;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::dice::Dice;
 use super::machine::{Clock, Disk, Pace};
+use super::snapshots::Snapshots;
 use crate::config::Config;
 use crate::kv::Store;
 use crate::raft::{ApplyJob, Msg, Replica};
@@ -43,6 +44,8 @@ pub(super) struct Due {
     pub(super) step: bool,
     pub(super) sync: bool,
     pub(super) apply: bool,
+    pub(super) taken: bool,
+    pub(super) install: bool,
 }
 
 /// A replica and all that it runs on.
@@ -58,6 +61,8 @@ pub struct Node {
     pub store: Store,
     /// Its disk.
     pub disk: Disk,
+    /// Its snapshots.
+    pub snapshots: Snapshots,
     /// Its clock.
     pub clock: Clock,
     /// How fast its machine is.
@@ -93,6 +98,7 @@ impl Node {
             replica: None,
             store: Store::default(),
             disk: Disk::default(),
+            snapshots: Snapshots::default(),
             clock: Clock::new(Instant::ZERO, Instant::ZERO, 0),
             paces: Paces::AT_ONCE,
             held: Held::default(),

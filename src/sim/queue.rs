@@ -15,6 +15,8 @@ pub(super) enum Event {
     Timer { place: usize, incarnation: u64 },
     Synced { place: usize, incarnation: u64 },
     Apply { place: usize, incarnation: u64 },
+    Taken { place: usize, incarnation: u64 },
+    Install { place: usize, incarnation: u64 },
     Alarm(u64),
 }
 

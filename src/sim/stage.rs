@@ -357,7 +357,8 @@ impl Stage {
                 || format!("{id} is down, its disk ends with {}", node.disk.last()),
                 |replica| {
                     let status = replica.status();
-                    let ids: Vec<String> = (1..=status.last.index.0)
+                    let first = status.base.index.next().0;
+                    let ids: Vec<String> = (first..=status.last.index.0)
                         .map(|index| replica.log().id_at(Index(index)).to_string())
                         .collect();
                     format!(

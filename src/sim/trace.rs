@@ -316,6 +316,15 @@ pub(super) fn message_text(message: &PeerMsg) -> String {
         PeerMsg::VoteReply(reply) => {
             write!(text, " {}", if reply.granted { "granted" } else { "refused" })
         }
+        PeerMsg::InstallSnapshot(install) => {
+            let (last, whole) = (install.snapshot.last, install.snapshot.bytes);
+            let end = install.offset + install.chunk.len() as u64;
+            write!(text, " last={last} bytes {}..{end} of {whole}", install.offset)
+        }
+        PeerMsg::InstallReply(reply) => {
+            let (last, whole) = (reply.snapshot.last, reply.snapshot.bytes);
+            write!(text, " last={last} has {} of {whole}", reply.received)
+        }
     };
     text
 }

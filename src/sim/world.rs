@@ -14,7 +14,7 @@ use super::promises::Promises;
 use super::queue::{Event, Queue};
 use super::trace::Trace;
 use crate::config::Config;
-use crate::kv::{Outcome, Store};
+use crate::kv::Outcome;
 use crate::raft::{
     AppendJob, ClientRequest, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason, Replica,
     RequestKind, RoleName,
@@ -88,6 +88,7 @@ pub struct World {
     pub trace: Trace,
     effects: Effects,
     events: u64,
+    installed: u64,
 }
 
 impl World {
@@ -106,7 +107,13 @@ impl World {
             trace: Trace::default(),
             effects: Effects::default(),
             events: 0,
+            installed: 0,
         }
+    }
+
+    /// How many snapshots of leaders took the place of a replica's state.
+    pub fn installed(&self) -> u64 {
+        self.installed
     }
 
     /// The true time.
@@ -224,6 +231,18 @@ impl World {
                     self.apply(place)?;
                 }
             }
+            Event::Taken { place, incarnation } => {
+                if self.nodes[place].incarnation == incarnation {
+                    self.nodes[place].due.taken = false;
+                    self.snapshot_taken(place)?;
+                }
+            }
+            Event::Install { place, incarnation } => {
+                if self.nodes[place].incarnation == incarnation {
+                    self.nodes[place].due.install = false;
+                    self.install(place)?;
+                }
+            }
         }
         Ok(Happening::Inside)
     }
@@ -241,14 +260,15 @@ impl World {
             return Err(Violation(format!("D5: the log of replica {id}: {broken}")));
         }
         node.incarnation += 1;
-        node.store = Store::default();
+        node.store = node.snapshots.load();
         #[cfg(feature = "mutants")]
         if node.config.mutant == Some(crate::config::Mutant::ApplyTwice) {
-            node.store = Store::forgetful();
+            node.store = crate::kv::Store::forgetful();
         }
         let seed = node.dice.number();
         let now = node.clock.read(self.now);
-        let durable = node.disk.image().clone();
+        let snapshot = node.snapshots.latest.as_ref().map(|latest| latest.id);
+        let durable = node.disk.open(snapshot);
         node.replica = Some(Replica::new(id, &node.peers, node.config.clone(), seed, durable, now));
         node.timer_at = Instant::MAX;
         self.trace.started(self.now, &self.nodes[place]);
@@ -265,6 +285,7 @@ impl World {
         node.replica = None;
         node.incarnation += 1;
         node.disk.crash(&mut node.dice);
+        node.snapshots.crash();
         node.inbox.clear();
         node.connections.clear();
         node.applying.clear();
@@ -283,6 +304,12 @@ impl World {
         if self.nodes[place].replica.is_some() {
             self.synced_if_done(place)?;
             self.apply(place)?;
+            if !self.nodes[place].due.taken {
+                self.snapshot_taken(place)?;
+            }
+            if !self.nodes[place].due.install {
+                self.install(place)?;
+            }
             self.step(place)?;
         }
         Ok(())
@@ -420,6 +447,21 @@ impl World {
             let kind = AnswerKind::Refused(refusal.reason);
             self.answer(place, refusal.key, refusal.leader, kind);
         }
+        for mut envelope in effects.chunks_to_send.drain(..) {
+            if self.nodes[place].snapshots.fill(&mut envelope) {
+                self.send(place, envelope)?;
+            }
+        }
+        for chunk in effects.chunks.drain(..) {
+            let node = &mut self.nodes[place];
+            let (stored, whole) = node.snapshots.store_chunk(&chunk);
+            node.inbox.push_back(Msg::ChunkStored(stored));
+            if whole && !node.due.install {
+                node.due.install = true;
+                let at = self.now + node.paces.sync.draw(&mut node.dice);
+                self.queue.push(at, Event::Install { place, incarnation: node.incarnation });
+            }
+        }
         if let Some(job) = effects.append.take() {
             self.write(place, role, job)?;
         }
@@ -507,9 +549,13 @@ impl World {
         while let Some(job) = self.nodes[place].applying.pop_front() {
             for committed in &job.entries {
                 let entry = &committed.entry;
+                if entry.index() <= self.nodes[place].store.applied_index() {
+                    // A snapshot that was taken in meanwhile has it.
+                    continue;
+                }
                 let result =
                     self.apply_entry(place, entry.index(), entry.kind(), entry.payload())?;
-                last = Some(entry.index());
+                last = Some(entry.id());
                 let Some((key, outcome)) = result else { continue };
                 let ours = match self.door {
                     Door::Course => committed.as_leader,
@@ -525,13 +571,54 @@ impl World {
                 self.read(place, read)?;
             }
         }
-        if let Some(index) = last {
-            self.nodes[place].inbox.push_back(Msg::Applied { index });
+        if let Some(last) = last {
+            let node = &mut self.nodes[place];
+            node.inbox.push_back(Msg::Applied { index: last.index });
+            if node.snapshots.take(&node.store, last) {
+                node.due.taken = true;
+                let at = self.now + node.paces.sync.draw(&mut node.dice);
+                self.queue.push(at, Event::Taken { place, incarnation: node.incarnation });
+            }
             if !self.nodes[place].paces.apply.is_zero() {
                 return self.step_soon(place);
             }
         }
         Ok(())
+    }
+
+    /// A snapshot that was taken is durable.
+    fn snapshot_taken(&mut self, place: usize) -> Result<(), Violation> {
+        let node = &mut self.nodes[place];
+        if node.held.everything {
+            return Ok(());
+        }
+        let Some(id) = node.snapshots.taken() else { return Ok(()) };
+        self.trace.note(self.now, format_args!("{} has a snapshot up to {}", node.id.0, id.last));
+        node.inbox.push_back(Msg::SnapshotTaken(id));
+        self.step_soon(place)
+    }
+
+    /// A leader's snapshot is whole: it takes the place of the state, unless that has come further.
+    fn install(&mut self, place: usize) -> Result<(), Violation> {
+        let node = &mut self.nodes[place];
+        if node.held.everything {
+            return Ok(());
+        }
+        let (id, store) = match node.snapshots.install() {
+            None => return Ok(()),
+            Some(Ok(installed)) => installed,
+            Some(Err(error)) => {
+                return Err(Violation(format!("D8: replica {} was sent: {error}", node.id)));
+            }
+        };
+        if id.last.index > node.store.applied_index() {
+            node.store = store;
+            self.installed += 1;
+            self.checker.applied(node.id, id.last.index, node.store.digest())?;
+        }
+        self.trace.note(self.now, format_args!("{} takes in {}", node.id.0, id.last));
+        node.inbox.push_back(Msg::Installed(id));
+        self.step_soon(place)
     }
 
     fn apply_entry(

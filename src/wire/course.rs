@@ -251,8 +251,17 @@ pub fn encode_redirect(
 const ADDRESS_BYTES: usize = 96;
 
 /// The types of messages between replicas, as [`peer_type`] gives them.
-const PEER_TYPES: [&str; 7] =
-    ["append", "append_ok", "append_no", "vote", "prevote", "vote_reply", "prevote_reply"];
+const PEER_TYPES: [&str; 9] = [
+    "append",
+    "append_ok",
+    "append_no",
+    "vote",
+    "prevote",
+    "vote_reply",
+    "prevote_reply",
+    "install",
+    "install_reply",
+];
 
 fn peer_type(message: &PeerMsg) -> &'static str {
     match message {
@@ -267,6 +276,8 @@ fn peer_type(message: &PeerMsg) -> &'static str {
         PeerMsg::RequestVote(RequestVote { pre: true, .. }) => "prevote",
         PeerMsg::VoteReply(VoteReply { pre: false, .. }) => "vote_reply",
         PeerMsg::VoteReply(VoteReply { pre: true, .. }) => "prevote_reply",
+        PeerMsg::InstallSnapshot(_) => "install",
+        PeerMsg::InstallReply(_) => "install_reply",
     }
 }
 

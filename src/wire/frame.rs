@@ -162,6 +162,7 @@ impl Frame {
     pub fn lane(&self) -> Lane {
         match self {
             Frame::Peer(PeerMsg::AppendEntries(append)) if !append.entries.is_empty() => Lane::Bulk,
+            Frame::Peer(PeerMsg::InstallSnapshot(_)) => Lane::Bulk,
             Frame::Forward { .. } => Lane::Bulk,
             Frame::Hello(_)
             | Frame::Peer(_)
@@ -173,15 +174,15 @@ impl Frame {
 
     /// The large parts, in order, which follow the head.
     pub fn parts(&self) -> impl Iterator<Item = &Bytes> {
-        let entries = match self {
-            Frame::Peer(message) => peer::entries_of(message),
-            _ => &[],
+        let message = match self {
+            Frame::Peer(message) => Some(peer::parts_of(message)),
+            _ => None,
         };
         let payload = match self {
             Frame::Forward { payload, .. } => Some(payload),
             _ => None,
         };
-        entries.iter().map(crate::record::Entry::record).chain(payload)
+        message.into_iter().flatten().chain(payload)
     }
 }
 

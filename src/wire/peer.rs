@@ -1,5 +1,5 @@
 //! What replicas say to each other, as bytes: a header archived by rkyv, then the entries' records
-//! exactly as they lie in the log and on disk.
+//! exactly as they lie in the log and on disk, or a snapshot's chunk.
 //!
 //! ```text
 //!  0         1               3
@@ -19,7 +19,10 @@ use rkyv::ser::allocator::SubAllocator;
 use rkyv::ser::writer::Buffer;
 use rkyv::{Archive, Archived, Serialize};
 
-use crate::raft::{AppendEntries, AppendOutcome, AppendReply, PeerMsg, RequestVote, VoteReply};
+use crate::raft::{
+    AppendEntries, AppendOutcome, AppendReply, InstallReply, InstallSnapshot, PeerMsg, RequestVote,
+    SnapshotId, VoteReply,
+};
 use crate::record::{self, Entry, RecordError};
 use crate::types::{EntryId, Index, Round, Term};
 
@@ -68,6 +71,25 @@ enum Header {
         pre: bool,
         granted: bool,
     },
+    InstallSnapshot {
+        term: u64,
+        round: u64,
+        last_term: u64,
+        last_index: u64,
+        bytes: u64,
+        offset: u64,
+        checksum: u32,
+        chunk_bytes: u32,
+    },
+    InstallReply {
+        term: u64,
+        round: u64,
+        last_term: u64,
+        last_index: u64,
+        bytes: u64,
+        received: u64,
+        checksum: u32,
+    },
 }
 
 /// Why bytes are no message of a replica.
@@ -113,6 +135,14 @@ pub enum PeerError {
         /// The message's term.
         term: Term,
     },
+    /// A chunk that is not as long as the message says.
+    #[error("a peer message claims a chunk of {claimed} bytes and has {bytes}")]
+    Chunk {
+        /// Bytes claimed.
+        claimed: usize,
+        /// Bytes after the header.
+        bytes: usize,
+    },
     /// More entries than its bytes could hold.
     #[error("a peer message claims {claimed} entries in {bytes} bytes")]
     Count {
@@ -149,28 +179,32 @@ pub enum PeerError {
 
 /// How many bytes [`encode`] appends for `message`.
 pub fn encoded_len(message: &PeerMsg) -> usize {
-    let records = entries_of(message).iter().map(|entry| entry.record().len());
-    PREFIX_BYTES + HEADER_BYTES + records.sum::<usize>()
+    PREFIX_BYTES + HEADER_BYTES + parts_of(message).map(Bytes::len).sum::<usize>()
 }
 
 /// Appends `message` to `out`.
 pub fn encode(message: &PeerMsg, out: &mut BytesMut) {
     out.reserve(encoded_len(message));
     encode_head(message, out);
-    for entry in entries_of(message) {
-        out.put_slice(entry.record());
+    for part in parts_of(message) {
+        out.put_slice(part);
     }
 }
 
-/// The entries whose records follow the head.
-pub fn entries_of(message: &PeerMsg) -> &[Entry] {
-    match message {
-        PeerMsg::AppendEntries(append) => &append.entries,
-        PeerMsg::AppendReply(_) | PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) => &[],
-    }
+/// What follows the head: the records of entries, or a chunk.
+pub fn parts_of(message: &PeerMsg) -> impl Iterator<Item = &Bytes> {
+    let (entries, chunk): (&[Entry], Option<&Bytes>) = match message {
+        PeerMsg::AppendEntries(append) => (&append.entries, None),
+        PeerMsg::InstallSnapshot(install) => (&[], Some(&install.chunk)),
+        PeerMsg::AppendReply(_)
+        | PeerMsg::RequestVote(_)
+        | PeerMsg::VoteReply(_)
+        | PeerMsg::InstallReply(_) => (&[], None),
+    };
+    entries.iter().map(Entry::record).chain(chunk)
 }
 
-/// Appends everything of `message` but its records to `out`, for who sends those from where they
+/// Appends everything of `message` but its parts to `out`, for who sends those from where they
 /// lie.
 pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
     let header = header_of(message);
@@ -248,6 +282,29 @@ fn header_of(message: &PeerMsg) -> Header {
         PeerMsg::VoteReply(VoteReply { term, pre, granted }) => {
             Header::VoteReply { term: term.0, pre: *pre, granted: *granted }
         }
+        PeerMsg::InstallSnapshot(InstallSnapshot { term, round, snapshot, offset, chunk }) => {
+            Header::InstallSnapshot {
+                term: term.0,
+                round: round.0,
+                last_term: snapshot.last.term.0,
+                last_index: snapshot.last.index.0,
+                bytes: snapshot.bytes,
+                offset: *offset,
+                checksum: snapshot.checksum,
+                chunk_bytes: u32::try_from(chunk.len()).expect("chunks are kept small"),
+            }
+        }
+        PeerMsg::InstallReply(InstallReply { term, round, snapshot, received }) => {
+            Header::InstallReply {
+                term: term.0,
+                round: round.0,
+                last_term: snapshot.last.term.0,
+                last_index: snapshot.last.index.0,
+                bytes: snapshot.bytes,
+                received: *received,
+                checksum: snapshot.checksum,
+            }
+        }
     }
 }
 
@@ -303,7 +360,60 @@ fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, Pee
             pre: *pre,
             granted: *granted,
         }),
+        ArchivedHeader::InstallSnapshot {
+            term,
+            round,
+            last_term,
+            last_index,
+            bytes: length,
+            offset,
+            checksum,
+            chunk_bytes,
+        } => {
+            let term = own_term(term.to_native())?;
+            let last = place("last", last_term.to_native(), last_index.to_native(), term, term)?;
+            let length = number("bytes", length.to_native())?;
+            PeerMsg::InstallSnapshot(InstallSnapshot {
+                term,
+                round: Round(number("round", round.to_native())?),
+                snapshot: SnapshotId { last, bytes: length, checksum: checksum.to_native() },
+                offset: within("offset", offset.to_native(), length)?,
+                chunk: chunk(chunk_bytes.to_native() as usize, bytes)?,
+            })
+        }
+        ArchivedHeader::InstallReply {
+            term,
+            round,
+            last_term,
+            last_index,
+            bytes: length,
+            received,
+            checksum,
+        } => {
+            let term = own_term(term.to_native())?;
+            let last = place("last", last_term.to_native(), last_index.to_native(), term, term)?;
+            let length = number("bytes", length.to_native())?;
+            PeerMsg::InstallReply(InstallReply {
+                term,
+                round: Round(number("round", round.to_native())?),
+                snapshot: SnapshotId { last, bytes: length, checksum: checksum.to_native() },
+                received: within("received", received.to_native(), length)?,
+            })
+        }
     })
+}
+
+/// A place in a snapshot, or its end.
+fn within(field: &'static str, value: u64, length: u64) -> Result<u64, PeerError> {
+    if value <= length { Ok(value) } else { Err(PeerError::Number { field, value }) }
+}
+
+/// A snapshot's chunk, all that is left.
+fn chunk(claimed: usize, bytes: &mut Bytes) -> Result<Bytes, PeerError> {
+    if claimed > bytes.len() {
+        return Err(PeerError::Chunk { claimed, bytes: bytes.len() });
+    }
+    Ok(bytes.split_to(claimed))
 }
 
 fn number(field: &'static str, value: u64) -> Result<u64, PeerError> {
@@ -389,6 +499,9 @@ mod tests {
         }
     }
 
+    const SNAPSHOT: SnapshotId =
+        SnapshotId { last: EntryId::new(3, 1_000), bytes: 9_999, checksum: 0xDEAD_BEEF };
+
     fn samples() -> Vec<PeerMsg> {
         let reply = |outcome| AppendReply { term: Term(5), round: Round(0), outcome };
         let (refused, hint) = (Index(9), EntryId::new(3, 4));
@@ -408,6 +521,19 @@ mod tests {
             PeerMsg::RequestVote(RequestVote { term: Term(9), pre: false, last: hint }),
             PeerMsg::VoteReply(VoteReply { term: Term(9), pre: true, granted: false }),
             PeerMsg::VoteReply(VoteReply { term: Term(9), pre: false, granted: true }),
+            PeerMsg::InstallSnapshot(InstallSnapshot {
+                term: Term(5),
+                round: Round(3),
+                snapshot: SNAPSHOT,
+                offset: 5_000,
+                chunk: Bytes::from_static(b"a part of a snapshot"),
+            }),
+            PeerMsg::InstallReply(InstallReply {
+                term: Term(5),
+                round: Round(3),
+                snapshot: SNAPSHOT,
+                received: SNAPSHOT.bytes,
+            }),
         ]
     }
 
@@ -493,8 +619,11 @@ mod tests {
         let mut bytes = BytesMut::new();
         let message = append(EntryId::ZERO, vec![entry(1, 1)]);
         encode(&PeerMsg::AppendEntries(message), &mut bytes);
-        // The count is the header's last field.
-        let count = PREFIX_BYTES + HEADER_BYTES - 4;
+        // The count is the last field of the kind; longer kinds make the header longer.
+        let mut count = PREFIX_BYTES + HEADER_BYTES - 4;
+        while bytes[count..count + 4] != 1u32.to_le_bytes() {
+            count -= 1;
+        }
         assert_eq!(bytes[count..count + 4], 1u32.to_le_bytes());
         bytes[count..count + 4].copy_from_slice(&u32::MAX.to_le_bytes());
         let claimed = u32::MAX as usize;

@@ -166,12 +166,16 @@ pub(super) fn faults(
         let total = total(&passed);
         println!(
             "{}: {seeds} seeds, {} failed; {} entries committed, {} requests answered under {} \
-             leaders; {:.0} s of virtual time in {:.1} s: {:.0} times as fast",
+             leaders{}; {:.0} s of virtual time in {:.1} s: {:.0} times as fast",
             profile.name(),
             failed.len(),
             total.committed,
             total.answered,
             total.leaders,
+            match total.installed {
+                0 => String::new(),
+                count => format!(", {count} snapshots taken in"),
+            },
             total.virtual_time.as_secs_f64(),
             wall.as_secs_f64(),
             total.virtual_time.as_secs_f64() / wall.as_secs_f64(),
@@ -187,6 +191,7 @@ fn total(passed: &[Summary]) -> Summary {
         total.events += summary.events;
         total.leaders += summary.leaders;
         total.committed += summary.committed;
+        total.installed += summary.installed;
         total.answered += summary.answered;
         total.refused += summary.refused;
     }
@@ -225,6 +230,7 @@ fn faults_as_json(
         "passed": failed.is_empty(),
         "failed": failing.collect::<Vec<_>>(),
         "committed": total.committed,
+        "installed": total.installed,
         "answered": total.answered,
         "refused": total.refused,
         "leaders": total.leaders,

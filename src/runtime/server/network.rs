@@ -354,7 +354,12 @@ impl ServerNetwork {
                     taken_back.push(request.key);
                 }
                 Msg::Client(request) => self.refuse_foreign(request.key, RefusalReason::Busy),
-                Msg::Peer(_) | Msg::Persisted(_) | Msg::Applied { .. } => {
+                Msg::Peer(_)
+                | Msg::Persisted(_)
+                | Msg::Applied { .. }
+                | Msg::SnapshotTaken(_)
+                | Msg::ChunkStored(_)
+                | Msg::Installed(_) => {
                     self.parts.counts.arrivals_dropped.add_one();
                 }
             }

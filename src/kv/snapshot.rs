@@ -1,0 +1,484 @@
+//! A snapshot: the whole state as bytes, for the disk and for followers that are far behind.
+//!
+//! ```text
+//!  +-------+---------+------------+--------+---------+  header: 16, 4, 16, 8 and 8 bytes
+//!  | magic | version | last entry | digest |  pairs  |
+//!  +-------+---------+------------+--------+---------+
+//!  +------+-------+--------+-----------+--------+       blocks: 1, 4, 4, length and 4 bytes;
+//!  | kind | count | length |   items   | crc32c |       pairs, then requests, then the end
+//!  +------+-------+--------+-----------+--------+
+//! ```
+//!
+//! Little endian. The checksum of a block goes on from that of the block before, the first one from
+//! the header: so blocks can't be left out, repeated or changed round. Two replicas with equal
+//! states may write their pairs in different orders; it is the digest that is equal.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::types::{ClientId, EntryId, RequestId, RequestKey};
+
+use super::outcome::{Outcome, Refusal};
+use super::store::Store;
+
+const MAGIC: &[u8; 16] = b"bowline snapshot";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8;
+/// Bytes of a block before its items, and behind them.
+const BLOCK_HEAD_BYTES: usize = 1 + 4 + 4;
+const CHECKSUM_BYTES: usize = 4;
+/// A block is closed when it has grown to this.
+const BLOCK_BYTES: usize = 64 << 10;
+/// Longest block that is read: one item of a key and a value, and the block before it.
+const BLOCK_BYTES_MAX: usize = 160 << 20;
+
+const PAIRS: u8 = 1;
+const REQUESTS: u8 = 2;
+const END: u8 = 3;
+
+/// Why bytes are no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// It begins as no snapshot does.
+    #[error("a snapshot does not begin as one")]
+    Magic,
+    /// Another version wrote it.
+    #[error(
+        "a snapshot has version {found}, here it is {VERSION}: open it with the version that wrote it"
+    )]
+    Version {
+        /// Its version.
+        found: u32,
+    },
+    /// A block is not as it was written.
+    #[error("a snapshot is damaged in the block that begins at byte {offset}: {what}")]
+    Damaged {
+        /// Where the block begins.
+        offset: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// It ends too early.
+    #[error("a snapshot ends after {bytes} bytes, before its end")]
+    Short {
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// Its contents do not add up to what its header says.
+    #[error("a snapshot of {pairs} pairs gives another state than its header says")]
+    Contents {
+        /// Pairs found.
+        pairs: u64,
+    },
+}
+
+/// Writes blocks.
+struct Writer<'s> {
+    sink: &'s mut dyn FnMut(&[u8]),
+    block: Vec<u8>,
+    kind: u8,
+    count: u32,
+    chain: u32,
+}
+
+impl Writer<'_> {
+    fn begin(&mut self, kind: u8) {
+        self.kind = kind;
+        self.count = 0;
+        self.block.clear();
+        self.block.resize(BLOCK_HEAD_BYTES, 0);
+    }
+
+    fn item(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.block);
+        self.count += 1;
+        if self.block.len() >= BLOCK_BYTES {
+            self.end();
+            self.begin(self.kind);
+        }
+    }
+
+    fn end(&mut self) {
+        let length = self.block.len() - BLOCK_HEAD_BYTES;
+        self.block[0] = self.kind;
+        self.block[1..5].copy_from_slice(&self.count.to_le_bytes());
+        let length = u32::try_from(length).expect("a block is closed long before");
+        self.block[5..9].copy_from_slice(&length.to_le_bytes());
+        self.chain = crc32c::crc32c_append(self.chain, &self.block);
+        self.block.put_u32_le(self.chain);
+        (self.sink)(&self.block);
+    }
+}
+
+impl Store {
+    /// Writes the state, which ends with the entry `last`, piece by piece.
+    pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) {
+        assert_eq!(last.index, self.applied_index(), "the state ends with another entry");
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.put_slice(MAGIC);
+        header.put_u32_le(VERSION);
+        header.put_u64_le(last.term.0);
+        header.put_u64_le(last.index.0);
+        header.put_u64_le(self.digest());
+        header.put_u64_le(self.key_count() as u64);
+        sink(&header);
+        let chain = crc32c::crc32c(&header);
+        let mut writer = Writer { sink, block: Vec::new(), kind: PAIRS, count: 0, chain };
+        writer.begin(PAIRS);
+        for (key, value) in self.pairs() {
+            writer.item(|block| {
+                put_bytes(key, block);
+                put_bytes(value, block);
+            });
+        }
+        writer.end();
+        writer.begin(REQUESTS);
+        for (key, outcome) in self.remembered() {
+            writer.item(|block| {
+                block.put_u32_le(key.client.0);
+                block.put_slice(&key.request.0);
+                put_outcome(outcome, block);
+            });
+        }
+        writer.end();
+        writer.begin(END);
+        writer.end();
+    }
+}
+
+/// Reads a snapshot from pieces of any size.
+#[derive(Debug, Default)]
+pub struct SnapshotReader {
+    buffer: BytesMut,
+    /// Bytes taken off the buffer so far.
+    taken: u64,
+    chain: u32,
+    header: Option<Header>,
+    store: Store,
+    pairs: u64,
+    kind: u8,
+    ended: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    last: EntryId,
+    digest: u64,
+    pairs: u64,
+}
+
+impl SnapshotReader {
+    /// Takes in the next piece.
+    ///
+    /// # Errors
+    /// If it can't belong to a snapshot, or is not as it was written. Nothing more may be fed then.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), SnapshotError> {
+        self.buffer.extend_from_slice(piece);
+        if self.header.is_none() && !self.read_header()? {
+            return Ok(());
+        }
+        while self.read_block()? {}
+        Ok(())
+    }
+
+    /// The state, and its last entry.
+    ///
+    /// # Errors
+    /// If the snapshot is not whole, or is not the state that its header speaks of.
+    pub fn finish(mut self) -> Result<(Store, EntryId), SnapshotError> {
+        let bytes = self.taken + self.buffer.len() as u64;
+        let Some(header) = self.header.filter(|_| self.ended) else {
+            return Err(SnapshotError::Short { bytes });
+        };
+        if !self.buffer.is_empty() {
+            return Err(self.damaged("something follows the end"));
+        }
+        self.store.move_to(header.last.index);
+        if self.pairs != header.pairs || self.store.digest() != header.digest {
+            return Err(SnapshotError::Contents { pairs: self.pairs });
+        }
+        Ok((self.store, header.last))
+    }
+
+    fn damaged(&self, what: &'static str) -> SnapshotError {
+        SnapshotError::Damaged { offset: self.taken, what }
+    }
+
+    fn read_header(&mut self) -> Result<bool, SnapshotError> {
+        let known = self.buffer.len().min(MAGIC.len());
+        if self.buffer[..known] != MAGIC[..known] {
+            return Err(SnapshotError::Magic);
+        }
+        if self.buffer.len() < HEADER_BYTES {
+            return Ok(false);
+        }
+        let mut bytes = self.buffer.split_to(HEADER_BYTES);
+        self.chain = crc32c::crc32c(&bytes);
+        self.taken += HEADER_BYTES as u64;
+        bytes.advance(MAGIC.len());
+        let found = bytes.get_u32_le();
+        if found != VERSION {
+            return Err(SnapshotError::Version { found });
+        }
+        let last = EntryId::new(bytes.get_u64_le(), bytes.get_u64_le());
+        let (digest, pairs) = (bytes.get_u64_le(), bytes.get_u64_le());
+        self.header = Some(Header { last, digest, pairs });
+        Ok(true)
+    }
+
+    /// Reads a block if it is whole. False if there is none.
+    fn read_block(&mut self) -> Result<bool, SnapshotError> {
+        let Some(head) = self.buffer.first_chunk::<BLOCK_HEAD_BYTES>() else { return Ok(false) };
+        let mut fields = &head[..];
+        let (kind, count) = (fields.get_u8(), fields.get_u32_le());
+        let length = fields.get_u32_le() as usize;
+        if self.ended || kind < self.kind || kind > END {
+            return Err(self.damaged("its kind is out of place"));
+        }
+        if length > BLOCK_BYTES_MAX {
+            return Err(self.damaged("it claims to be longer than blocks are"));
+        }
+        let whole = BLOCK_HEAD_BYTES + length + CHECKSUM_BYTES;
+        if self.buffer.len() < whole {
+            return Ok(false);
+        }
+        let (body, checksum) = self.buffer[..whole].split_at(whole - CHECKSUM_BYTES);
+        self.chain = crc32c::crc32c_append(self.chain, body);
+        if checksum != self.chain.to_le_bytes() {
+            return Err(self.damaged("its checksum is another"));
+        }
+        let mut items = &self.buffer[BLOCK_HEAD_BYTES..whole - CHECKSUM_BYTES];
+        // Checked bytes, which a block's writer would not write otherwise.
+        let read = (0..count).try_for_each(|_| match kind {
+            PAIRS => {
+                let (key, value) = (take_bytes(&mut items)?, take_bytes(&mut items)?);
+                self.pairs += 1;
+                self.store.restore_pair(key, value).then_some(())
+            }
+            REQUESTS => {
+                let key = take_key(&mut items)?;
+                let outcome = take_outcome(&mut items)?;
+                self.store.restore_request(key, outcome).then_some(())
+            }
+            _ => None,
+        });
+        if read.is_none() || !items.is_empty() {
+            return Err(self.damaged("its items do not add up"));
+        }
+        self.kind = kind;
+        self.ended = kind == END;
+        self.buffer.advance(whole);
+        self.taken += whole as u64;
+        Ok(true)
+    }
+}
+
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    out.put_u32_le(u32::try_from(bytes.len()).expect("limits keep keys and values far below"));
+    out.put_slice(bytes);
+}
+
+fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
+    let length = from.try_get_u32_le().ok()? as usize;
+    let (bytes, rest) = from.split_at_checked(length)?;
+    *from = rest;
+    Some(bytes)
+}
+
+fn take_key(from: &mut &[u8]) -> Option<RequestKey> {
+    let client = ClientId(from.try_get_u32_le().ok()?);
+    let mut request = [0; 16];
+    from.try_copy_to_slice(&mut request).ok()?;
+    Some(RequestKey { client, request: RequestId(request) })
+}
+
+fn put_value(value: Option<&Bytes>, out: &mut Vec<u8>) {
+    out.put_u8(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put_bytes(value, out);
+    }
+}
+
+fn take_value(from: &mut &[u8]) -> Option<Option<Bytes>> {
+    Some(match from.try_get_u8().ok()? {
+        0 => None,
+        1 => Some(Bytes::copy_from_slice(take_bytes(from)?)),
+        _ => return None,
+    })
+}
+
+fn put_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
+    match outcome {
+        Outcome::Done => out.put_u8(0),
+        Outcome::Value(value) => {
+            out.put_u8(1);
+            put_value(value.as_ref(), out);
+        }
+        Outcome::Deleted(had) => out.put_slice(&[2, u8::from(*had)]),
+        Outcome::Transferred(moved) => out.put_slice(&[3, u8::from(*moved)]),
+        Outcome::Malformed => out.put_u8(4),
+        Outcome::Unchanged => out.put_u8(5),
+        Outcome::Integer(number) => {
+            out.put_u8(6);
+            out.put_i64_le(*number);
+        }
+        Outcome::Values(values) => {
+            out.put_u8(7);
+            out.put_u32_le(u32::try_from(values.len()).expect("limits keep lists far below"));
+            values.iter().for_each(|value| put_value(value.as_ref(), out));
+        }
+        Outcome::Refused(refusal) => out.put_slice(&[
+            8,
+            match refusal {
+                Refusal::NotAnInteger => 0,
+                Refusal::Overflow => 1,
+                Refusal::TooLong => 2,
+            },
+        ]),
+        Outcome::Forgotten => out.put_u8(9),
+    }
+}
+
+fn take_outcome(from: &mut &[u8]) -> Option<Outcome> {
+    Some(match from.try_get_u8().ok()? {
+        0 => Outcome::Done,
+        1 => Outcome::Value(take_value(from)?),
+        2 => Outcome::Deleted(take_flag(from)?),
+        3 => Outcome::Transferred(take_flag(from)?),
+        4 => Outcome::Malformed,
+        5 => Outcome::Unchanged,
+        6 => Outcome::Integer(from.try_get_i64_le().ok()?),
+        7 => {
+            let count = from.try_get_u32_le().ok()?;
+            Outcome::Values((0..count).map(|_| take_value(from)).collect::<Option<_>>()?)
+        }
+        8 => Outcome::Refused(match from.try_get_u8().ok()? {
+            0 => Refusal::NotAnInteger,
+            1 => Refusal::Overflow,
+            2 => Refusal::TooLong,
+            _ => return None,
+        }),
+        9 => Outcome::Forgotten,
+        _ => return None,
+    })
+}
+
+fn take_flag(from: &mut &[u8]) -> Option<bool> {
+    match from.try_get_u8().ok()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Command, Condition, Operation};
+    use crate::types::Index;
+    use proptest::prelude::*;
+
+    /// A store in which every kind of outcome is remembered, but one.
+    fn busy_store() -> Store {
+        let mut store = Store::default();
+        let key: &[u8] = b"key";
+        let condition = Condition::IfAbsent;
+        for (number, operation) in [
+            Operation::Put { key, value: b"value" },
+            Operation::Delete { key: b"nothing" },
+            Operation::Transfer { from: b"a", to: b"b", amount: 1 },
+            Operation::Set { key, value: b"other", condition, tell_old: false },
+            Operation::Append { key, value: &[7; 3_000] },
+            Operation::Add { key: b"count", amount: 5 },
+            Operation::Add { key, amount: 5 },
+            Operation::Take { key: b"count" },
+            Operation::Add { key: b"count", amount: i64::MAX },
+            Operation::Add { key: b"count", amount: 1 },
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let request = RequestId([u8::try_from(number).unwrap(); 16]);
+            let payload = Command { key: RequestKey { client: ClientId(1), request }, operation };
+            store.apply(store.applied_index().next(), &payload.encode());
+        }
+        store
+    }
+
+    fn bytes_of(store: &Store) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let last = EntryId { term: crate::types::Term(3), index: store.applied_index() };
+        store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
+        bytes
+    }
+
+    fn read(bytes: &[u8], piece: usize) -> Result<(Store, EntryId), SnapshotError> {
+        let mut reader = SnapshotReader::default();
+        bytes.chunks(piece).try_for_each(|piece| reader.feed(piece))?;
+        reader.finish()
+    }
+
+    #[test]
+    fn a_state_comes_back_with_its_memory_of_requests() {
+        let mut store = busy_store();
+        let bytes = bytes_of(&store);
+        for piece in [1, 7, 100, bytes.len()] {
+            let (mut copy, last) = read(&bytes, piece).unwrap();
+            assert_eq!(last, EntryId::new(3, 10));
+            assert_eq!((copy.digest(), copy.key_count()), (store.digest(), store.key_count()));
+            assert!(copy.remembered().eq(store.remembered()));
+            let retry = Command {
+                key: RequestKey { client: ClientId(1), request: RequestId([5; 16]) },
+                operation: Operation::Add { key: b"count", amount: 5 },
+            };
+            assert!(copy.apply(Index(11), &retry.encode()).repeated);
+        }
+        assert_eq!(store.apply(Index(11), b"nonsense").outcome, Outcome::Malformed);
+        let empty = bytes_of(&Store::default());
+        assert_eq!(read(&empty, 64).unwrap().1, EntryId::new(3, 0));
+    }
+
+    #[test]
+    fn many_pairs_take_many_blocks() {
+        let mut store = Store::default();
+        for number in 0..5_000_u32 {
+            let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
+            let name = format!("key:{number}");
+            let value = vec![1; 50];
+            let operation = Operation::Put { key: name.as_bytes(), value: &value };
+            store.apply(store.applied_index().next(), &Command { key, operation }.encode());
+        }
+        let bytes = bytes_of(&store);
+        assert!(bytes.len() > 5 * BLOCK_BYTES);
+        assert_eq!(read(&bytes, 1_000).unwrap().0.digest(), store.digest());
+    }
+
+    #[test]
+    fn no_flipped_bit_and_no_missing_byte_passes() {
+        let bytes = bytes_of(&busy_store());
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&damaged, 4_096).is_err(), "bit {bit}");
+        }
+        for length in 0..bytes.len() {
+            assert!(read(&bytes[..length], 4_096).is_err(), "cut to {length}");
+        }
+        let longer = [&bytes[..], b"x"].concat();
+        assert!(matches!(read(&longer, 64), Err(SnapshotError::Damaged { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_no_snapshot_and_no_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            begins_well in any::<bool>(),
+        ) {
+            if begins_well {
+                let whole = bytes_of(&busy_store());
+                let kept = bytes.len().min(whole.len());
+                bytes.splice(0..0, whole[..kept].iter().copied());
+            }
+            prop_assert!(read(&bytes, 13).is_err());
+        }
+    }
+}
