@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use bowline::kv::{Command, Operation};
 use bowline::raft::{
-    AppendEntries, AppendOutcome, AppendReply, Envelope, HardState, PeerMsg, RefusalReason,
-    RequestVote, VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, Envelope, HardState, InstallReply, InstallSnapshot,
+    PeerMsg, RefusalReason, RequestVote, SnapshotId, VoteReply,
 };
 use bowline::record::{EntryKind, RecordBuffer};
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
@@ -115,6 +115,11 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let reply = |outcome| AppendReply { term: Term(3), round: Round(5), outcome };
     let (refused, hint) = (Index(7), EntryId::new(1, 4));
     let last = EntryId::new(2, 8);
+    let (term, round) = (Term(3), Round(8));
+    let snapshot = SnapshotId { last: EntryId::new(2, 8), bytes: 100, checksum: 0x1234_5678 };
+    let chunk = Bytes::from_static(b"twenty bytes of many");
+    let install = InstallSnapshot { term, round, snapshot, offset: 40, chunk };
+    let stored = InstallReply { term, round, snapshot, received: 60 };
     for (name, message) in [
         ("append", append(vec![first, second])),
         ("heartbeat", append(Vec::new())),
@@ -123,6 +128,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("vote", PeerMsg::RequestVote(RequestVote { term: Term(3), pre: false, last })),
         ("prevote", PeerMsg::RequestVote(RequestVote { term: Term(3), pre: true, last })),
         ("vote_reply", PeerMsg::VoteReply(VoteReply { term: Term(3), pre: false, granted: true })),
+        ("install", PeerMsg::InstallSnapshot(install)),
+        ("install_reply", PeerMsg::InstallReply(stored)),
     ] {
         let mut bytes = BytesMut::new();
         peer::encode(&message, &mut bytes);

@@ -438,6 +438,8 @@ mod tests {
             hard_state: Some(HardState::default()),
             entries: Vec::new(),
             release: Vec::new(),
+            restart_after: None,
+            compact_to: None,
         }
     }
 

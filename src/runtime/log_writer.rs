@@ -147,6 +147,8 @@ mod tests {
             hard_state: Some(HardState::default()),
             entries: entries.into_iter().collect(),
             release: vec![vouch(sequence)],
+            restart_after: None,
+            compact_to: None,
         }
     }
 

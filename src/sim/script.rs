@@ -22,6 +22,7 @@
 
 use std::time::Duration;
 
+use super::snapshots::SnapshotPlan;
 use crate::config::{Config, FanOut};
 use crate::types::NodeId;
 
@@ -132,6 +133,8 @@ pub struct Cluster {
     pub config: Config,
     /// One way between replicas.
     pub hop: Duration,
+    /// How replicas take snapshots, if they do.
+    pub snapshots: Option<SnapshotPlan>,
     /// For the replicas' own draws.
     pub seed: u64,
 }
@@ -269,8 +272,16 @@ fn cut(rest: &[&str]) -> Result<Statement, String> {
 }
 
 /// Messages as traces name them.
-const KINDS: [&str; 6] =
-    ["AppendEntries", "AppendReply", "RequestVote", "VoteReply", "PreVote", "PreVoteReply"];
+const KINDS: [&str; 8] = [
+    "AppendEntries",
+    "AppendReply",
+    "RequestVote",
+    "VoteReply",
+    "PreVote",
+    "PreVoteReply",
+    "InstallSnapshot",
+    "InstallReply",
+];
 
 fn which(words: &[&str]) -> Result<Which, String> {
     let end = |word: &str| if word == "*" { Ok(None) } else { node(word).map(Some) };
@@ -313,6 +324,7 @@ fn cluster(rest: &[&str]) -> Result<Cluster, String> {
         course,
         config,
         hop: Duration::from_millis(1),
+        snapshots: None,
         seed: 1,
     };
     for setting in settings.iter().filter(|setting| **setting != "course") {
@@ -354,6 +366,16 @@ fn set(cluster: &mut Cluster, name: &str, value: &str) -> Result<(), String> {
                 config.check_quorum_window_lossy.max(config.check_quorum_window);
         }
         "append_entries_max" => config.append_entries_max = number(value)?,
+        "log_bytes_kept" => {
+            config.log_bytes_kept = number(value)?;
+            config.log_bytes_max = config.log_bytes_max.max(config.log_bytes_kept);
+        }
+        // After so many entries, sent in chunks of so many bytes.
+        "snapshots" => {
+            let (every, chunk) = value.split_once('/').ok_or("snapshots are entries/bytes")?;
+            cluster.snapshots =
+                Some(SnapshotPlan { every: number(every)?, chunk_bytes: number(chunk)? });
+        }
         "inflight_appends_max" => config.inflight_appends_max = number(value)?,
         "uncommitted_bytes_max" => config.uncommitted_bytes_max = number(value)?,
         "request_hold" => config.request_hold = span(value)?,

@@ -77,6 +77,7 @@ impl Stage {
             patient: false,
         };
         for id in stage.ids.clone() {
+            stage.world.node_mut(id).snapshots.plan = cluster.snapshots;
             stage.world.start(id)?;
         }
         if let Some(leader) = cluster.leader {

@@ -66,7 +66,7 @@ impl Account {
 
     /// What the core may hand to its log writer next.
     fn draw_job(&mut self, dice: &mut Dice) -> (Option<HardState>, Vec<Entry>) {
-        let Durable { hard_state, entries } = &mut self.attempted;
+        let Durable { hard_state, entries, .. } = &mut self.attempted;
         let changed = hard_state.term == Term(0) || dice.chance(300);
         if changed
             && hard_state.term > Term(0)

@@ -20,7 +20,7 @@ pub(crate) fn segment(bytes: &[u8]) {
 /// Whatever is taken is a log that a replica can start with.
 fn checked(file: &[u8]) {
     match check_segment(file) {
-        Ok(Durable { hard_state, entries }) => {
+        Ok(Durable { hard_state, entries, .. }) => {
             let mut before = (Index::ZERO, Term(0));
             for entry in &entries {
                 assert_eq!(entry.index(), before.0.next());

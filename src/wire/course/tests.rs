@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::raft::AppendEntries;
+use crate::raft::{AppendEntries, InstallReply, InstallSnapshot, SnapshotId};
 use crate::record::{EntryKind, RecordBuffer};
 use crate::types::{EntryId, Index, Round, Term};
 
@@ -189,6 +189,17 @@ fn every_peer_type_is_read_back() {
         }));
         messages.push(PeerMsg::VoteReply(VoteReply { term: Term(1), pre, granted: true }));
     }
+    let snapshot = SnapshotId { last: EntryId::new(1, 2), bytes: 9, checksum: 7 };
+    let (term, round) = (Term(1), Round(4));
+    let chunk = Bytes::from_static(b"part");
+    messages.push(PeerMsg::InstallSnapshot(InstallSnapshot {
+        term,
+        round,
+        snapshot,
+        offset: 5,
+        chunk,
+    }));
+    messages.push(PeerMsg::InstallReply(InstallReply { term, round, snapshot, received: 9 }));
     let types: std::collections::BTreeSet<_> = messages.iter().map(peer_type).collect();
     assert_eq!(types, PEER_TYPES.into_iter().collect());
     for message in messages {
