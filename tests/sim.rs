@@ -13,13 +13,16 @@ use bowline::sim::scenario::{EventKind, Overrides, Scenario, names};
 use bowline::sim::trace::Trace;
 use serde_json::Value;
 
-/// Runs seeds until one fails, and then shows why. Returns what went wrong with disks.
-fn hold(profile: Profile, seeds: u64) -> DiskFaults {
+/// Runs seeds until one fails, and then shows why. Returns what went wrong with disks, and how many
+/// snapshots were taken in.
+fn hold(profile: Profile, seeds: u64) -> (DiskFaults, u64) {
     let mut disks = DiskFaults::default();
+    let mut installed = 0;
     for seed in 1..=seeds {
         let result = fault_run::run(profile, seed, Trace::default(), &|_| ());
         if let Ok(summary) = result {
             disks.add(&summary.disks);
+            installed += summary.installed;
             continue;
         }
         let failure = fault_run::run(profile, seed, Trace::detailed(40), &|_| ())
@@ -34,7 +37,7 @@ fn hold(profile: Profile, seeds: u64) -> DiskFaults {
             profile.name()
         );
     }
-    disks
+    (disks, installed)
 }
 
 #[test]
@@ -65,10 +68,16 @@ fn crashes_and_slow_disks_break_no_rule() {
 /// Storage code and protocol together, each kind of trouble with disks among it.
 #[test]
 fn disks_that_tear_fail_fill_and_rot_break_no_rule() {
-    let disks = hold(Profile::Storage, 300);
+    let (disks, _) = hold(Profile::Storage, 300);
     for (kind, count) in disks.counts() {
         assert!(count > 0, "{kind} never came: {disks:?}");
     }
+}
+
+#[test]
+fn snapshots_and_logs_cut_behind_them_break_no_rule() {
+    let (_, installed) = hold(Profile::Snapshots, 200);
+    assert!(installed > 1_000, "only {installed} snapshots were taken in");
 }
 
 #[test]

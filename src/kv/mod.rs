@@ -22,6 +22,6 @@ pub use number::parse_integer;
 pub use outcome::{Outcome, Refusal};
 pub use sessions::REMEMBERED_MAX;
 pub use slot::{SLOT_COUNT, slot_of};
-pub use snapshot::{SnapshotError, SnapshotReader};
+pub use snapshot::{SnapshotError, SnapshotMark, SnapshotReader};
 pub use store::{Applied, Store, WARMED_MAX};
 pub use strings::VALUE_BYTES_MAX;

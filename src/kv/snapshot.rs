@@ -43,7 +43,8 @@ pub enum SnapshotError {
     Magic,
     /// Another version wrote it.
     #[error(
-        "a snapshot has version {found}, here it is {VERSION}: open it with the version that wrote it"
+        "a snapshot has version {found}, here it is {VERSION}: open it with the version that \
+         wrote it"
     )]
     Version {
         /// Its version.
@@ -71,9 +72,21 @@ pub enum SnapshotError {
     },
 }
 
+/// What a snapshot is told by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotMark {
+    /// The last entry that is in it.
+    pub last: EntryId,
+    /// Its length.
+    pub bytes: u64,
+    /// A checksum over all of it.
+    pub checksum: u32,
+}
+
 /// Writes blocks.
 struct Writer<'s> {
     sink: &'s mut dyn FnMut(&[u8]),
+    bytes: u64,
     block: Vec<u8>,
     kind: u8,
     count: u32,
@@ -105,13 +118,14 @@ impl Writer<'_> {
         self.block[5..9].copy_from_slice(&length.to_le_bytes());
         self.chain = crc32c::crc32c_append(self.chain, &self.block);
         self.block.put_u32_le(self.chain);
+        self.bytes += self.block.len() as u64;
         (self.sink)(&self.block);
     }
 }
 
 impl Store {
     /// Writes the state, which ends with the entry `last`, piece by piece.
-    pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) {
+    pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "the state ends with another entry");
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.put_slice(MAGIC);
@@ -122,7 +136,8 @@ impl Store {
         header.put_u64_le(self.key_count() as u64);
         sink(&header);
         let chain = crc32c::crc32c(&header);
-        let mut writer = Writer { sink, block: Vec::new(), kind: PAIRS, count: 0, chain };
+        let bytes = HEADER_BYTES as u64;
+        let mut writer = Writer { sink, bytes, block: Vec::new(), kind: PAIRS, count: 0, chain };
         writer.begin(PAIRS);
         for (key, value) in self.pairs() {
             writer.item(|block| {
@@ -142,6 +157,7 @@ impl Store {
         writer.end();
         writer.begin(END);
         writer.end();
+        SnapshotMark { last, bytes: writer.bytes, checksum: writer.chain }
     }
 }
 
@@ -180,11 +196,11 @@ impl SnapshotReader {
         Ok(())
     }
 
-    /// The state, and its last entry.
+    /// The state, and what the snapshot is told by.
     ///
     /// # Errors
     /// If the snapshot is not whole, or is not the state that its header speaks of.
-    pub fn finish(mut self) -> Result<(Store, EntryId), SnapshotError> {
+    pub fn finish(mut self) -> Result<(Store, SnapshotMark), SnapshotError> {
         let bytes = self.taken + self.buffer.len() as u64;
         let Some(header) = self.header.filter(|_| self.ended) else {
             return Err(SnapshotError::Short { bytes });
@@ -196,7 +212,8 @@ impl SnapshotReader {
         if self.pairs != header.pairs || self.store.digest() != header.digest {
             return Err(SnapshotError::Contents { pairs: self.pairs });
         }
-        Ok((self.store, header.last))
+        let mark = SnapshotMark { last: header.last, bytes, checksum: self.chain };
+        Ok((self.store, mark))
     }
 
     fn damaged(&self, what: &'static str) -> SnapshotError {
@@ -407,11 +424,12 @@ mod tests {
     fn bytes_of(store: &Store) -> Vec<u8> {
         let mut bytes = Vec::new();
         let last = EntryId { term: crate::types::Term(3), index: store.applied_index() };
-        store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
+        let mark = store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
+        assert_eq!(read(&bytes, 4_096).unwrap().1, mark);
         bytes
     }
 
-    fn read(bytes: &[u8], piece: usize) -> Result<(Store, EntryId), SnapshotError> {
+    fn read(bytes: &[u8], piece: usize) -> Result<(Store, SnapshotMark), SnapshotError> {
         let mut reader = SnapshotReader::default();
         bytes.chunks(piece).try_for_each(|piece| reader.feed(piece))?;
         reader.finish()
@@ -422,8 +440,8 @@ mod tests {
         let mut store = busy_store();
         let bytes = bytes_of(&store);
         for piece in [1, 7, 100, bytes.len()] {
-            let (mut copy, last) = read(&bytes, piece).unwrap();
-            assert_eq!(last, EntryId::new(3, 10));
+            let (mut copy, mark) = read(&bytes, piece).unwrap();
+            assert_eq!((mark.last, mark.bytes), (EntryId::new(3, 10), bytes.len() as u64));
             assert_eq!((copy.digest(), copy.key_count()), (store.digest(), store.key_count()));
             assert!(copy.remembered().eq(store.remembered()));
             let retry = Command {
@@ -434,7 +452,7 @@ mod tests {
         }
         assert_eq!(store.apply(Index(11), b"nonsense").outcome, Outcome::Malformed);
         let empty = bytes_of(&Store::default());
-        assert_eq!(read(&empty, 64).unwrap().1, EntryId::new(3, 0));
+        assert_eq!(read(&empty, 64).unwrap().1.last, EntryId::new(3, 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::kv::{SnapshotError, SnapshotReader, Store};
+use crate::kv::{SnapshotError, SnapshotMark, SnapshotReader, Store};
 use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
 use crate::types::{EntryId, Index, NodeId};
 
@@ -50,9 +50,7 @@ impl Snapshots {
             return false;
         }
         let mut bytes = Vec::new();
-        store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
-        let checksum = crc32c::crc32c(&bytes);
-        let id = SnapshotId { last, bytes: bytes.len() as u64, checksum };
+        let id = id_of(store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece)));
         self.in_the_making = Some(Snapshot { id, bytes: Bytes::from(bytes) });
         true
     }
@@ -92,11 +90,12 @@ impl Snapshots {
             self.incoming = Some((id, bytes));
             return None;
         }
-        let store = read(&bytes);
-        if store.is_ok() {
+        let read = read(&bytes);
+        if let Ok((_, found)) = &read {
+            assert_eq!(*found, id, "a snapshot that is another than it was said to be");
             self.keep(Snapshot { id, bytes: Bytes::from(bytes) });
         }
-        Some(store.map(|store| (id, store)))
+        Some(read.map(|(store, _)| (id, store)))
     }
 
     /// Puts the chunk into a message that lacks it, if this replica has that snapshot.
@@ -130,7 +129,7 @@ impl Snapshots {
 
     /// The state in the latest.
     pub(super) fn load(&self) -> Store {
-        let read = |snapshot: &Snapshot| read(&snapshot.bytes).expect("it was whole when kept");
+        let read = |snapshot: &Snapshot| read(&snapshot.bytes).expect("it was whole when kept").0;
         self.latest.as_ref().map_or_else(Store::default, read)
     }
 
@@ -141,8 +140,13 @@ impl Snapshots {
     }
 }
 
-fn read(bytes: &[u8]) -> Result<Store, SnapshotError> {
+fn read(bytes: &[u8]) -> Result<(Store, SnapshotId), SnapshotError> {
     let mut reader = SnapshotReader::default();
     reader.feed(bytes)?;
-    Ok(reader.finish()?.0)
+    let (store, mark) = reader.finish()?;
+    Ok((store, id_of(mark)))
+}
+
+fn id_of(mark: SnapshotMark) -> SnapshotId {
+    SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
 }

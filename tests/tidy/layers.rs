@@ -57,7 +57,7 @@ const CRATES: &[(&str, &[&str])] = &[
         &["record", "raft", "kv", "wire", "storage", "redis", "sim", "runtime", "processes", "bin"],
     ),
     ("clap", &["bin"]),
-    ("crc32c", &["record", "wire", "storage"]),
+    ("crc32c", &["record", "kv", "wire", "storage"]),
     ("crossbeam", &["runtime", "processes"]),
     ("foldhash", &["sim"]),
     ("hashbrown", &["kv", "sim"]),
