@@ -25,7 +25,7 @@ fn open<D: Disk>(mut disk: D, bootstrap: bool) -> Log<D> {
     if bootstrap {
         Log::bootstrap(&mut disk, CLUSTER, ME).expect("the folder is empty");
     }
-    let opened = Log::open(disk, Some(CLUSTER), ME, LogOptions::default());
+    let opened = Log::open(disk, Some(CLUSTER), ME, LogOptions::default(), None);
     opened.expect("the log is in order").0
 }
 

@@ -21,7 +21,7 @@ const BATCH: u64 = 100;
 const ENTRIES_VARIABLE: &str = "BOWLINE_RECOVERY_ENTRIES";
 
 fn open(disk: RealDisk) -> (Log<RealDisk>, u64) {
-    let opened = Log::open(disk, Some(CLUSTER), ME, LogOptions::default());
+    let opened = Log::open(disk, Some(CLUSTER), ME, LogOptions::default(), None);
     let (log, durable, _) = opened.expect("the log is in order");
     (log, durable.entries.len() as u64)
 }

@@ -236,7 +236,8 @@ fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let mut disk = MemDisk::default();
     Log::bootstrap(&mut disk, cluster, replica).expect("the disk is empty");
     let options = LogOptions { segment_bytes: 7 * SECTOR as u64 };
-    let (mut log, ..) = Log::open(disk, Some(cluster), replica, options).expect("it was made");
+    let (mut log, ..) =
+        Log::open(disk, Some(cluster), replica, options, None).expect("it was made");
     let mut buffer = RecordBuffer::default();
     let mut entry = |term, index, bytes| {
         buffer.encode(EntryId::new(term, index), EntryKind::Command, &vec![0; bytes])

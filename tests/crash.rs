@@ -134,10 +134,10 @@ fn a_log_with_a_failed_sync_is_dead() {
     for fault in [0, 1] {
         let mut disk = disk.clone();
         let mut counted = disk.clone();
-        let log = Log::open(&mut counted, None, ME, OPTIONS).unwrap();
+        let log = Log::open(&mut counted, None, ME, OPTIONS, None).unwrap();
         drop(log);
         disk.fail_at(counted.operations() + fault);
-        let (mut log, durable, _) = Log::open(&mut disk, None, ME, OPTIONS).unwrap();
+        let (mut log, durable, _) = Log::open(&mut disk, None, ME, OPTIONS, None).unwrap();
         log.append(None, &[durable.entries.last().unwrap().clone()]).unwrap();
         let error = log.sync().unwrap_err().to_string();
         assert!(error.contains("segment-") && error.contains("the disk fails"), "{error}");
@@ -169,7 +169,7 @@ fn a_full_disk_is_told_and_loses_nothing() {
 fn a_folder_is_bootstrapped_once_and_opened_by_its_owner_only() {
     let mut disk = MemDisk::default();
     let open = |disk: &mut MemDisk, cluster, replica| {
-        Log::open(disk, cluster, replica, OPTIONS).map(|(log, ..)| drop(log)).unwrap_err()
+        Log::open(disk, cluster, replica, OPTIONS, None).map(|(log, ..)| drop(log)).unwrap_err()
     };
     let error = open(&mut disk, None, ME);
     assert!(matches!(error, StorageError::NoIdentity { .. }), "{error}");
@@ -181,6 +181,6 @@ fn a_folder_is_bootstrapped_once_and_opened_by_its_owner_only() {
     assert!(matches!(error, StorageError::OtherCluster { .. }), "{error}");
     let error = open(&mut disk, None, bowline::types::NodeId(9));
     assert!(matches!(error, StorageError::OtherReplica { .. }), "{error}");
-    let (_, durable, identity) = Log::open(&mut disk, None, ME, OPTIONS).unwrap();
+    let (_, durable, identity) = Log::open(&mut disk, None, ME, OPTIONS, None).unwrap();
     assert_eq!((durable, identity.incarnation), (bowline::raft::Durable::default(), 1));
 }

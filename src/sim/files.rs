@@ -98,7 +98,7 @@ impl Files {
         let options = LogOptions { segment_bytes };
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, CLUSTER, replica).expect("memory does not fail");
-        let opened = Log::open(disk, Some(CLUSTER), replica, options);
+        let opened = Log::open(disk, Some(CLUSTER), replica, options, None);
         let (log, ..) = opened.expect("memory does not fail");
         Files { log: Some(log), replica, options, faults: DiskFaults::default() }
     }
@@ -135,13 +135,13 @@ impl Files {
             } else {
                 disk.cut_in(operations);
             }
-            let opened = Log::open(&mut disk, Some(CLUSTER), self.replica, self.options);
+            let opened = Log::open(&mut disk, Some(CLUSTER), self.replica, self.options, None);
             self.faults.cut_openings += u64::from(opened.is_err());
             drop(opened);
             self.stop(&mut disk, fails, dice);
         }
         let damage = if may_rot { self.rot(&mut disk, dice) } else { None };
-        let opened = Log::open(disk, Some(CLUSTER), self.replica, self.options);
+        let opened = Log::open(disk, Some(CLUSTER), self.replica, self.options, None);
         let (log, durable, identity) = match (opened, damage) {
             (Ok(opened), None) => opened,
             (Err(error), None) => return Reopened::Broken(error.to_string()),

@@ -31,7 +31,7 @@ pub trait Disk {
     /// If it can't be read.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Makes a new file of so many zeros, for which room is set aside.
+    /// Makes a new file of so many zeros, for which room is set aside, to read and to write.
     ///
     /// # Errors
     /// If it can't be made, or is there.
@@ -48,6 +48,30 @@ pub trait Disk {
     /// # Errors
     /// If not all of it could be written; a part may be.
     fn write_at(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes` from `offset` on, which is the end of the file: it grows by them.
+    ///
+    /// # Errors
+    /// If not all of it could be written; a part may be.
+    fn append(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Opens a file for reading. What is open can be read also when its name is gone.
+    ///
+    /// # Errors
+    /// If it is not there or can't be opened.
+    fn open_to_read(&self, name: &str) -> io::Result<Self::File>;
+
+    /// How many bytes a file has.
+    ///
+    /// # Errors
+    /// If nobody can say.
+    fn length(&self, file: &Self::File) -> io::Result<u64>;
+
+    /// Fills `bytes` from `offset` on, all within the file's length.
+    ///
+    /// # Errors
+    /// If not all of it can be read.
+    fn read_at(&self, file: &Self::File, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 
     /// Makes durable what was written to the file.
     ///
@@ -102,6 +126,22 @@ impl<D: Disk> Disk for &mut D {
 
     fn write_at(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()> {
         (**self).write_at(file, offset, bytes)
+    }
+
+    fn append(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        (**self).append(file, offset, bytes)
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<Self::File> {
+        (**self).open_to_read(name)
+    }
+
+    fn length(&self, file: &Self::File) -> io::Result<u64> {
+        (**self).length(file)
+    }
+
+    fn read_at(&self, file: &Self::File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(file, offset, bytes)
     }
 
     fn sync(&mut self, file: &mut Self::File) -> io::Result<()> {
@@ -215,8 +255,10 @@ impl Disk for RealDisk {
 
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<File> {
         let path = self.folder.join(name);
-        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        set_aside(&file, bytes)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        if bytes > 0 {
+            set_aside(&file, bytes)?;
+        }
         Ok(file)
     }
 
@@ -226,6 +268,22 @@ impl Disk for RealDisk {
 
     fn write_at(&mut self, file: &mut File, offset: u64, bytes: &[u8]) -> io::Result<()> {
         file.write_all_at(bytes, offset)
+    }
+
+    fn append(&mut self, file: &mut File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<File> {
+        File::open(self.folder.join(name))
+    }
+
+    fn length(&self, file: &File) -> io::Result<u64> {
+        Ok(file.metadata()?.len())
+    }
+
+    fn read_at(&self, file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        file.read_exact_at(bytes, offset)
     }
 
     fn sync(&mut self, file: &mut File) -> io::Result<()> {
@@ -325,7 +383,7 @@ mod tests {
         let mut disk = RealDisk::create(&folder).unwrap();
         Log::bootstrap(&mut disk, 5, NodeId(1)).unwrap();
         let mut expected = Durable::default();
-        let (mut log, durable, _) = Log::open(disk, Some(5), NodeId(1), OPTIONS).unwrap();
+        let (mut log, durable, _) = Log::open(disk, Some(5), NodeId(1), OPTIONS, None).unwrap();
         assert_eq!(durable, expected);
         expected.hard_state = HardState { term: Term(1), voted_for: Some(NodeId(1)) };
         log.append(Some(expected.hard_state), &[]).unwrap();
@@ -338,7 +396,7 @@ mod tests {
         assert!(log.stats().segments > 2, "{:?}", log.stats());
         drop(log);
         let disk = RealDisk::open(&folder).unwrap();
-        let (log, durable, identity) = Log::open(disk, None, NodeId(1), OPTIONS).unwrap();
+        let (log, durable, identity) = Log::open(disk, None, NodeId(1), OPTIONS, None).unwrap();
         assert_eq!(durable, expected);
         assert_eq!(identity.incarnation, 2);
         for name in log.into_disk().list().unwrap() {

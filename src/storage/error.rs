@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::types::NodeId;
+use crate::types::{EntryId, Index, NodeId};
 
 /// Why a log can't be made, opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +115,42 @@ pub enum StorageError {
         /// The file that is too old.
         file: String,
         /// How that shows.
+        what: String,
+    },
+    /// Entries are missing between a snapshot and the log.
+    #[error(
+        "the log in {folder} begins with entry {first}, but what the snapshots there hold ends with \
+         entry {end}: a snapshot is missing or damaged; put it back from this very disk, or replace \
+         the replica under a new id"
+    )]
+    Uncovered {
+        /// The folder.
+        folder: String,
+        /// The log's first entry.
+        first: Index,
+        /// The last entry of the latest whole snapshot; zero if there is none.
+        end: Index,
+    },
+    /// A snapshot is not whole, and the log does not hold what it held.
+    #[error(
+        "{file} is damaged, and neither the log nor an older snapshot, which ends with entry \
+         {end}, holds all that it did, up to {last}; restore the file from this very disk, or \
+         replace the replica under a new id"
+    )]
+    SnapshotLost {
+        /// The file.
+        file: String,
+        /// Its last entry.
+        last: EntryId,
+        /// The last entry of the latest whole snapshot; zero if there is none.
+        end: Index,
+    },
+    /// A snapshot's bytes are not what they should be.
+    #[error("{file} is no whole snapshot: {what}")]
+    Snapshot {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
         what: String,
     },
     /// An earlier write or sync failed.

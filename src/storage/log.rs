@@ -1,8 +1,10 @@
 //! The durable log of one replica, as the log writer stage uses it.
 
-use crate::raft::{Durable, HardState};
+use std::collections::VecDeque;
+
+use crate::raft::{Durable, HardState, SnapshotId};
 use crate::record::{Entry, RECORD_BYTES_MAX};
-use crate::types::{Index, NodeId, Term};
+use crate::types::{EntryId, Index, NodeId, Term};
 
 use super::Identity;
 use super::disk::Disk;
@@ -11,6 +13,7 @@ use super::meta::{META_FILE, META_FILE_NEW, Meta};
 use super::recovery::{Replay, check_hard_state};
 use super::sector::{self, SECTOR_BYTES, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader, check_owner};
+use super::snapshots::newest_snapshot;
 
 /// Most bytes that wait for a sync; one that would make them more is preceded by a sync.
 const BLOCK_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
@@ -41,6 +44,10 @@ pub struct LogStats {
     pub records: u64,
     /// Segments there are.
     pub segments: u64,
+    /// How many were deleted from the front.
+    pub segments_deleted: u64,
+    /// How often the log began anew behind a snapshot.
+    pub restarts: u64,
     /// Bytes of a torn tail that were cut off when the log was opened.
     pub torn_bytes: u64,
 }
@@ -55,14 +62,22 @@ pub struct Log<D: Disk> {
     options: LogOptions,
     meta: Meta,
     segment: Segment<D::File>,
+    /// Of each segment its number, and the last index before it when it was begun.
+    bases: VecDeque<(u64, Index)>,
     /// The chain after the last block.
     chain: u32,
+    /// The opening that wrote the last block.
+    written_by: u64,
     hard_state: HardState,
     block: BlockBuilder,
     /// Whether the block in the making says anything new.
     waiting: bool,
-    /// The last entry's index, those that wait included.
-    last: Index,
+    /// The last entry, those that wait included. Its term is zero where it is not known.
+    last: EntryId,
+    /// The last entry that is durable.
+    durable_last: EntryId,
+    /// Term and vote that are durable.
+    durable_state: HardState,
     /// Sectors of the block being written; kept for its memory.
     image: Vec<u8>,
     failed: bool,
@@ -99,19 +114,27 @@ impl<D: Disk> Log<D> {
             disk.delete(name).map_err(|source| io(disk, "deleting", name, source))?;
         }
         let identity = Identity { cluster, replica, incarnation: 0 };
-        Meta { identity, segments: 0, openings: Vec::new() }.write(disk)
+        Meta { identity, first: 1, last: 0, openings: Vec::new() }.write(disk)
     }
 
     /// Opens a replica's log: reads and checks all of it, cuts off a torn tail, and makes durable
     /// that it was opened once more. `cluster` is checked if it is known.
     ///
+    /// `snapshot` is the latest that [`Snapshots::load`](super::Snapshots::load) found whole: of
+    /// the log only what is behind it is given back. Where the log does not hold its last entry, as
+    /// when the power failed between a snapshot's installation and the log's beginning anew, the
+    /// log begins anew here.
+    ///
     /// # Errors
-    /// If the folder is not this replica's, or anything in it is not as it was written.
+    /// If the folder is not this replica's, or anything in it is not as it was written, or entries
+    /// are missing between the snapshot and the log, or the folder holds a later snapshot, which
+    /// then is damaged, and the log does not reach to its end.
     pub fn open(
         mut disk: D,
         cluster: Option<u128>,
         replica: NodeId,
         options: LogOptions,
+        snapshot: Option<SnapshotId>,
     ) -> Result<(Log<D>, Durable, Identity), StorageError> {
         let names = disk.list().map_err(|source| io(&disk, "listing", "", source))?;
         let mut meta = read_meta(&disk, &names)?;
@@ -123,20 +146,23 @@ impl<D: Disk> Log<D> {
         let owner = (meta.identity.cluster, meta.identity.replica);
         check_owner(&disk.describe(META_FILE), owner, &expected)?;
         let replay = read_segments(&disk, &names, &meta)?;
-        for name in names.iter().filter(|name| is_unfinished(name)) {
+        check_covered(&disk, &names, &replay, snapshot)?;
+        for name in names.iter().filter(|name| is_left_over(name, &meta)) {
             disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
         }
         // What a killed process wrote and did not sync is read back all the same, out of memory.
         // Nothing may be vouched for that the disk does not hold.
         disk.sync_dir().map_err(|source| io(&disk, "syncing", "", source))?;
-        let mut stats = LogStats { segments: replay.segments, ..LogStats::default() };
+        let mut stats = LogStats::default();
+        let mut bases = replay.bases.clone();
         let segment = if let Some(header) = replay.header {
             stats.torn_bytes = u64::from(replay.torn_end - replay.end) * SECTOR_BYTES as u64;
             reopen(&mut disk, &header, &replay)?
         } else {
+            bases.push_back((1, Index::ZERO));
             make_segment(&mut disk, &first_segment(&meta, options))?
         };
-        let mut ahead = Meta { segments: segment.number, ..meta.clone() };
+        let mut ahead = Meta { last: segment.number, ..meta.clone() };
         if replay.incarnation > meta.identity.incarnation {
             // Nobody was told of that opening.
             ahead.open(0);
@@ -150,14 +176,18 @@ impl<D: Disk> Log<D> {
             disk,
             options,
             meta,
+            bases,
             chain: replay.chain,
+            written_by: replay.incarnation,
             hard_state: replay.durable.hard_state,
-            last: replay.durable.entries.last().map_or(Index::ZERO, Entry::index),
+            last: replay.last(),
+            durable_last: replay.last(),
+            durable_state: replay.durable.hard_state,
             block: BlockBuilder::default(),
             waiting: true,
             image: Vec::new(),
             failed: false,
-            stats: LogStats { segments: segment.number, ..stats },
+            stats,
             segment,
         };
         // First in the log, then in the meta record: so neither can be put back from an older copy
@@ -167,7 +197,33 @@ impl<D: Disk> Log<D> {
         log.meta.open(number);
         log.meta.write(&mut log.disk)?;
         let identity = log.meta.identity;
-        Ok((log, replay.durable, identity))
+        let durable = log.cut_behind(snapshot, replay)?;
+        Ok((log, durable, identity))
+    }
+
+    /// What a replica starts with that has this snapshot. Makes the log follow it if it does not.
+    fn cut_behind(
+        &mut self,
+        snapshot: Option<SnapshotId>,
+        replay: Replay,
+    ) -> Result<Durable, StorageError> {
+        let follows = snapshot.is_none_or(|snapshot| replay.holds(snapshot.last));
+        let mut durable = Durable { snapshot, ..replay.durable };
+        let Some(SnapshotId { last, .. }) = snapshot else { return Ok(durable) };
+        if !follows {
+            if last.term > self.hard_state.term {
+                // The snapshot came to the disk before the term in which it was sent did. In such
+                // a term this replica has promised nothing: no promise leaves before it is durable.
+                self.hard_state = HardState { term: last.term, voted_for: None };
+                self.waiting = true;
+                durable.hard_state = self.hard_state;
+            }
+            self.restart_after(last)?;
+        }
+        let in_snapshot = |entry: &Entry| entry.index() <= last.index;
+        let count = durable.entries.partition_point(in_snapshot);
+        durable.entries.drain(..if follows { count } else { durable.entries.len() });
+        Ok(durable)
     }
 
     /// Takes in what the next sync is to make durable: term and vote if they changed, and entries
@@ -189,12 +245,12 @@ impl<D: Disk> Log<D> {
             self.hard_state = hard_state;
         }
         if let Some(first) = entries.first() {
-            let (first, last) = (first.index(), self.last);
+            let (first, last) = (first.index(), self.last.index);
             assert!(first > Index::ZERO && first <= last.next(), "{first} leaves a gap at {last}");
-            self.last = first.previous();
+            self.last = EntryId { term: Term(0), index: first.previous() };
         }
         for entry in entries {
-            let last = self.last;
+            let last = self.last.index;
             let term = self.hard_state.term;
             assert!(entry.index() == last.next(), "{} does not follow {last}", entry.id());
             let fits = Term(0) < entry.term() && entry.term() <= term;
@@ -203,7 +259,7 @@ impl<D: Disk> Log<D> {
                 self.sync()?;
             }
             self.block.push(entry);
-            self.last = entry.index();
+            self.last = entry.id();
             self.waiting = true;
         }
         Ok(())
@@ -219,6 +275,42 @@ impl<D: Disk> Log<D> {
         if self.waiting { self.write_block(self.meta.identity.incarnation) } else { Ok(()) }
     }
 
+    /// Lets the log begin anew behind `last`, the end of a snapshot that is durable, in place of all
+    /// that it holds, and makes that durable. What waits is made durable first: of a term and a
+    /// vote among it the log must not forget anything. So a job's term and vote are handed over
+    /// before, and its entries after.
+    ///
+    /// # Errors
+    /// If that failed, now or earlier, as with [`Log::sync`].
+    pub fn restart_after(&mut self, last: EntryId) -> Result<(), StorageError> {
+        self.sync()?;
+        let term = self.hard_state.term;
+        assert!(last.index > Index::ZERO && last.term <= term, "{last} in term {term}");
+        // Until all has gone well.
+        self.failed = true;
+        self.begin_segment(1, Some(last))?;
+        (self.last, self.durable_last) = (last, last);
+        self.delete_before(self.segment.number)?;
+        self.stats.restarts += 1;
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Deletes the segments all of whose entries are in a snapshot that is durable, which holds
+    /// all up to `index`. For after a sync: to delete files takes time.
+    ///
+    /// # Errors
+    /// If that failed, now or earlier, as with [`Log::sync`].
+    pub fn compact_to(&mut self, index: Index) -> Result<(), StorageError> {
+        self.check()?;
+        let needed = self.bases.iter().rposition(|&(_, base)| base <= index);
+        let Some(place) = needed.filter(|&place| place > 0) else { return Ok(()) };
+        self.failed = true;
+        self.delete_before(self.bases[place].0)?;
+        self.failed = false;
+        Ok(())
+    }
+
     /// Whether anything waits for a sync.
     pub fn is_waiting(&self) -> bool {
         self.waiting
@@ -226,7 +318,7 @@ impl<D: Disk> Log<D> {
 
     /// What it has done and holds.
     pub fn stats(&self) -> LogStats {
-        self.stats
+        LogStats { segments: self.bases.len() as u64, ..self.stats }
     }
 
     /// Whose log it is.
@@ -262,7 +354,7 @@ impl<D: Disk> Log<D> {
         self.failed = true;
         let sectors = sectors_for(self.block.len());
         if sectors as u64 > u64::from(self.segment.sectors - self.segment.next) {
-            self.rotate(sectors)?;
+            self.begin_segment(sectors, None)?;
         }
         let count = self.block.count();
         let (stream, chain) = self.block.finish(self.chain, incarnation, self.hard_state);
@@ -284,6 +376,8 @@ impl<D: Disk> Log<D> {
         segment.next += as_sectors(sectors);
         segment.blocks += 1;
         self.chain = chain;
+        self.written_by = incarnation;
+        (self.durable_last, self.durable_state) = (self.last, self.hard_state);
         self.stats.syncs += 1;
         self.stats.bytes += self.image.len() as u64;
         self.stats.records += u64::from(count);
@@ -296,20 +390,42 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Begins a segment that has room for a block of so many sectors. All blocks are durable.
-    fn rotate(&mut self, sectors: usize) -> Result<(), StorageError> {
-        let least = sectors_of(self.options, sectors);
+    /// Begins a segment that has room for a block of so many sectors, and that follows the ones
+    /// before it, or the end of a snapshot. All blocks are durable.
+    fn begin_segment(
+        &mut self,
+        sectors: usize,
+        snapshot_end: Option<EntryId>,
+    ) -> Result<(), StorageError> {
         let header = SegmentHeader {
             number: self.segment.number + 1,
-            sectors: least,
+            sectors: sectors_of(self.options, sectors),
             chain: self.chain,
             blocks_before: self.segment.blocks,
+            base: snapshot_end.unwrap_or(self.durable_last),
+            incarnation: self.written_by,
+            hard_state: self.durable_state,
+            restart: snapshot_end.is_some(),
             ..first_segment(&self.meta, self.options)
         };
         self.segment = make_segment(&mut self.disk, &header)?;
-        self.meta.segments = header.number;
+        self.bases.push_back((header.number, header.base.index));
+        self.meta.last = header.number;
+        self.meta.write(&mut self.disk)
+    }
+
+    /// Deletes the segments before `first`, the oldest first. The meta record says before that
+    /// they are not needed, so it is the same whether a power cut brings some of them back.
+    fn delete_before(&mut self, first: u64) -> Result<(), StorageError> {
+        self.meta.first = first;
         self.meta.write(&mut self.disk)?;
-        self.stats.segments = header.number;
+        while self.bases[0].0 < first {
+            let name = segment::file_name(self.bases[0].0);
+            let disk = &mut self.disk;
+            disk.delete(&name).map_err(|source| io(disk, "deleting", &name, source))?;
+            self.bases.pop_front();
+            self.stats.segments_deleted += 1;
+        }
         Ok(())
     }
 }
@@ -324,8 +440,12 @@ const SMALL_BLOCK_BYTES: usize = 32 << 10;
 /// Memory for a block's sectors that is kept from one block to the next.
 const IMAGE_BYTES_KEPT: usize = 1 << 20;
 
-/// Whether a file was never completed, so that nothing can depend on it.
-fn is_unfinished(name: &str) -> bool {
+/// Whether nothing depends on a file any more, or ever did: it was never completed, or a snapshot
+/// took its place.
+fn is_left_over(name: &str, meta: &Meta) -> bool {
+    if let Some(number) = segment::number_of(name) {
+        return number < meta.first;
+    }
     let complete = name.strip_suffix(UNFINISHED);
     complete.is_some_and(|name| name == META_FILE || segment::number_of(name).is_some())
 }
@@ -353,6 +473,10 @@ fn first_segment(meta: &Meta, options: LogOptions) -> SegmentHeader {
         sectors: sectors_of(options, 1),
         chain: 0,
         blocks_before: 0,
+        base: EntryId::ZERO,
+        incarnation: 0,
+        hard_state: HardState::default(),
+        restart: false,
     }
 }
 
@@ -367,10 +491,11 @@ fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Meta, StorageError> 
 
 /// Reads all segments and holds them against the meta record.
 fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Replay, StorageError> {
-    let mut replay = Replay::new(meta.identity);
-    let numbers: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
-    let count = numbers.last().copied().unwrap_or(0).max(meta.segments);
-    for number in 1..=count {
+    let mut replay = Replay::new(meta.identity, meta.first);
+    let numbers = names.iter().filter_map(|name| segment::number_of(name));
+    let numbers: Vec<u64> = numbers.filter(|&number| number >= meta.first).collect();
+    let count = numbers.last().copied().unwrap_or(0).max(meta.last);
+    for number in meta.first..=count {
         let name = segment::file_name(number);
         let file = disk.describe(&name);
         if numbers.binary_search(&number).is_err() {
@@ -385,15 +510,38 @@ fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Rep
         let what = format!("it ends with opening {written}, the meta record knows of {opened}");
         return Err(StorageError::RolledBack { file, what });
     }
-    if written > opened + 1 || count > meta.segments + 1 {
+    if written > opened + 1 || count > meta.last + 1 {
         let file = disk.describe(META_FILE);
         let what = format!(
-            "it knows of {opened} openings and {} segments, the log of {written} and {count}",
-            meta.segments
+            "it knows of {opened} openings and of segments up to {}, the log of {written} and \
+             {count}",
+            meta.last
         );
         return Err(StorageError::RolledBack { file, what });
     }
     Ok(replay)
+}
+
+/// Whether the snapshot that the replica starts with and the log make a whole, and what a later
+/// snapshot in the folder held, which is not whole any more, is in the log.
+fn check_covered<D: Disk>(
+    disk: &D,
+    names: &[String],
+    replay: &Replay,
+    snapshot: Option<SnapshotId>,
+) -> Result<(), StorageError> {
+    let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+    let (first, file) = (replay.base.index.next(), disk.describe(""));
+    if first > end.next() {
+        return Err(StorageError::Uncovered { folder: file, first, end });
+    }
+    match newest_snapshot(names) {
+        Some((name, last)) if last.index > end && !replay.holds(last) => {
+            let file = disk.describe(name);
+            Err(StorageError::SnapshotLost { file, last, end })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens the last segment to go on writing to it. A torn tail is made zeros again: the next
@@ -475,7 +623,7 @@ mod tests {
     }
 
     fn opened(disk: &mut MemDisk) -> (Log<&mut MemDisk>, Durable, Identity) {
-        Log::open(disk, Some(9), NodeId(1), OPTIONS).unwrap()
+        Log::open(disk, Some(9), NodeId(1), OPTIONS, None).unwrap()
     }
 
     #[test]

@@ -21,6 +21,8 @@ struct Inode {
     durable: Vec<u8>,
     /// Writes since the last sync, in order.
     unsynced: Vec<(usize, Vec<u8>)>,
+    /// Lengths that the file has had since, as appends made it longer.
+    lengths: Vec<usize>,
 }
 
 /// A change of names that is not durable yet.
@@ -141,13 +143,14 @@ impl MemDisk {
         change(&mut inode.live);
         inode.durable.clone_from(&inode.live);
         inode.unsynced.clear();
+        inode.lengths.clear();
     }
 
     /// Takes a file away or puts one there behind everybody's back, durably.
     pub fn replace(&mut self, name: &str, bytes: Option<Vec<u8>>) {
         self.names.remove(name);
         if let Some(live) = bytes {
-            self.inodes.push(Inode { durable: live.clone(), live, unsynced: Vec::new() });
+            self.inodes.push(Inode { durable: live.clone(), live, ..Inode::default() });
             self.names.insert(name.to_owned(), self.inodes.len() - 1);
         }
         self.durable_names.clone_from(&self.names);
@@ -219,7 +222,15 @@ impl Inode {
     /// Makes some of the unsynced writes durable, for each sector a beginning of those that
     /// touched it, and forgets the rest.
     fn lose_power(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
-        if self.durable.len() < self.live.len() && (!self.durable.is_empty() || choose(2) == 1) {
+        let lengths = std::mem::take(&mut self.lengths);
+        if !lengths.is_empty() {
+            // The length is noted apart from the contents: what is missing of these reads as zeros.
+            let made = choose(lengths.len() + 1);
+            self.durable
+                .resize(made.checked_sub(1).map_or(self.durable.len(), |at| lengths[at]), 0);
+        } else if self.durable.len() < self.live.len()
+            && (!self.durable.is_empty() || choose(2) == 1)
+        {
             self.durable.resize(self.live.len(), 0);
         }
         let mut touched: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -235,7 +246,8 @@ impl Inode {
                 let (offset, bytes) = &self.unsynced[write];
                 let from = (sector * SECTOR_BYTES).max(*offset);
                 let to = ((sector + 1) * SECTOR_BYTES).min(offset + bytes.len());
-                if to <= self.durable.len() {
+                let to = to.min(self.durable.len());
+                if from < to {
                     self.durable[from..to].copy_from_slice(&bytes[from - offset..to - offset]);
                 }
             }
@@ -289,6 +301,34 @@ impl Disk for MemDisk {
         outcome(trouble)
     }
 
+    fn append(&mut self, file: &mut usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.check_room(bytes.len() as u64)?;
+        let trouble = self.begin()?;
+        let inode = &mut self.inodes[*file];
+        assert!(offset == inode.live.len() as u64, "an append at {offset} is not at the end");
+        let written = if trouble == Some(Trouble::Failure) { bytes.len() / 2 } else { bytes.len() };
+        inode.unsynced.push((inode.live.len(), bytes[..written].to_vec()));
+        inode.live.extend_from_slice(&bytes[..written]);
+        inode.lengths.push(inode.live.len());
+        outcome(trouble)
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<usize> {
+        self.inode_of(name)
+    }
+
+    fn length(&self, file: &usize) -> io::Result<u64> {
+        Ok(self.inodes[*file].live.len() as u64)
+    }
+
+    fn read_at(&self, file: &usize, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let there = self.inodes[*file].live.get(start..start.saturating_add(bytes.len()));
+        let there = there.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        bytes.copy_from_slice(there);
+        Ok(())
+    }
+
     fn sync(&mut self, file: &mut usize) -> io::Result<()> {
         let trouble = self.begin()?;
         let inode = &mut self.inodes[*file];
@@ -296,12 +336,16 @@ impl Disk for MemDisk {
             None if self.lies => {}
             None => {
                 inode.durable.resize(inode.live.len(), 0);
+                inode.lengths.clear();
                 for (offset, bytes) in inode.unsynced.drain(..) {
                     inode.durable[offset..offset + bytes.len()].copy_from_slice(&bytes);
                 }
             }
             // The live image keeps what the durable one will never get.
-            Some(Trouble::Failure) => inode.unsynced.clear(),
+            Some(Trouble::Failure) => {
+                inode.unsynced.clear();
+                inode.lengths.clear();
+            }
             Some(Trouble::PowerCut) => {}
         }
         outcome(trouble)

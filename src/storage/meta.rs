@@ -3,15 +3,19 @@
 //!
 //! ```text
 //!  payload of the only sector, the rest zeros
-//!  +--------+---------+---------+---------+-------------+----------+-------+-------------+
-//!  | magic  | version | cluster | replica | incarnation | segments | count | openings .. |
-//!  |   16   |    4    |   16    |    2    |      8      |    8     |   2   |  8 each     |
-//!  +--------+---------+---------+---------+-------------+----------+-------+-------------+
+//!  +--------+---------+---------+---------+-------------+-------+------+-------+-------------+
+//!  | magic  | version | cluster | replica | incarnation | first | last | count | openings .. |
+//!  |   16   |    4    |   16    |    2    |      8      |   8   |  8   |   2   |  8 each     |
+//!  +--------+---------+---------+---------+-------------+-------+------+-------+-------------+
 //! ```
 //!
 //! Each opening of the log draws a number of its own; the last ones are kept, newest last. A folder
 //! that was put back from an older copy counts its openings as the lost one did, but draws other
 //! numbers: that is how peers tell the two apart (`peers.rs`).
+//!
+//! `first` and `last` are the segments that must be there. Before `first` is raised, a snapshot is
+//! durable that holds what the segments before it held, and only then are they deleted: what a
+//! power cut leaves of them counts for nothing.
 //!
 //! Cluster and replica are written once, by `--bootstrap`. A folder without this file does not
 //! start: a replica that comes back empty under its old id would vote again in terms in which it
@@ -33,15 +37,17 @@ const MAGIC: &[u8; 16] = b"bowline replica\n";
 
 /// How many openings are remembered: as many as fit.
 pub(super) const OPENINGS_KEPT: usize = 48;
-const _: () = assert!(56 + OPENINGS_KEPT * 8 <= PAYLOAD_BYTES);
+const _: () = assert!(64 + OPENINGS_KEPT * 8 <= PAYLOAD_BYTES);
 
 /// The meta record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
     /// Whose folder, and how often its log was opened; zero before the first time.
     pub(super) identity: Identity,
-    /// How many segments there are at least.
-    pub(super) segments: u64,
+    /// The first segment that the log needs.
+    pub(super) first: u64,
+    /// The last that there is at least; zero before the first was made.
+    pub(super) last: u64,
     /// What the last openings drew, the newest last. Zero is one that was never told to anybody.
     pub(super) openings: Vec<u64>,
 }
@@ -54,7 +60,8 @@ impl Meta {
         stream.extend_from_slice(&self.identity.cluster.to_le_bytes());
         stream.extend_from_slice(&self.identity.replica.0.to_le_bytes());
         stream.extend_from_slice(&self.identity.incarnation.to_le_bytes());
-        stream.extend_from_slice(&self.segments.to_le_bytes());
+        stream.extend_from_slice(&self.first.to_le_bytes());
+        stream.extend_from_slice(&self.last.to_le_bytes());
         let kept = &self.openings[self.openings.len().saturating_sub(OPENINGS_KEPT)..];
         let count = u16::try_from(kept.len()).expect("few are kept");
         stream.extend_from_slice(&count.to_le_bytes());
@@ -79,14 +86,19 @@ impl Meta {
             replica: NodeId(u16::from_le_bytes(fields.take())),
             incarnation: u64::from_le_bytes(fields.take()),
         };
-        let segments = u64::from_le_bytes(fields.take());
+        let first = u64::from_le_bytes(fields.take());
+        let last = u64::from_le_bytes(fields.take());
+        if first == 0 || first > last + 1 {
+            let what = format!("it says that the log's segments are those from {first} to {last}");
+            return Err(StorageError::Damaged { file: file.to_owned(), offset: 0, what });
+        }
         let count = usize::from(u16::from_le_bytes(fields.take()));
         if count > OPENINGS_KEPT {
             let what = format!("{count} openings where at most {OPENINGS_KEPT} are kept");
             return Err(StorageError::Damaged { file: file.to_owned(), offset: 0, what });
         }
         let openings = (0..count).map(|_| u64::from_le_bytes(fields.take())).collect();
-        Ok(Meta { identity, segments, openings })
+        Ok(Meta { identity, first, last, openings })
     }
 
     /// Adds the next opening, which drew `number`.

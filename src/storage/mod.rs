@@ -10,6 +10,7 @@
 //! | `peers` | which openings of other replicas this one has heard ([`PeerNotes`]) |
 //! | `recovery` | from the bytes of all segments to the log, or to what is wrong with them |
 //! | `log` | [`Log`]: bootstrap, open, append, sync |
+//! | `snapshots` | [`Snapshots`]: the state's snapshots in files, the log's other half |
 //! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
 //!
 //! Everything but `disk` is pure over the trait: the simulator and the crash tests run the same
@@ -33,6 +34,7 @@ mod peers;
 mod recovery;
 mod sector;
 mod segment;
+mod snapshots;
 
 pub use disk::{Disk, RealDisk, make_folder};
 pub use error::StorageError;
@@ -40,6 +42,7 @@ pub use log::{Log, LogOptions, LogStats};
 pub use mem_disk::MemDisk;
 pub use peers::{PeerNotes, Sighting};
 pub use recovery::check_segment;
+pub use snapshots::{Loaded, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots};
 
 use crate::types::NodeId;
 

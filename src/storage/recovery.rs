@@ -6,11 +6,13 @@
 //! missing in the last block of the last segment only, and anything written behind a missing
 //! sector that is not of the same block proves that it was once there.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use crate::raft::{Durable, HardState};
 use crate::record::Entry;
-use crate::types::{Index, Term};
+use crate::types::{EntryId, Index, Term};
 
 use super::Identity;
 use super::error::StorageError;
@@ -22,16 +24,21 @@ use super::segment::{self, BLOCK_HEADER_BYTES, BlockHeader, SegmentHeader, check
 pub(super) struct Replay {
     /// Whose log it must be.
     owner: Identity,
-    /// The log as the blocks so far leave it.
+    /// The log as the blocks so far leave it, behind `base`.
     pub(super) durable: Durable,
+    /// The entry before the log's first. Its term is zero where it is not known, since entries
+    /// were replaced whose segments are deleted.
+    pub(super) base: EntryId,
     /// The chain after the last block.
     pub(super) chain: u32,
     /// The opening that wrote the last block; zero before the first.
     pub(super) incarnation: u64,
     /// The last segment's file.
     file: String,
-    /// How many segments were read.
-    pub(super) segments: u64,
+    /// The number of the next segment.
+    pub(super) next: u64,
+    /// Of each segment read its number, and the last index before it.
+    pub(super) bases: VecDeque<(u64, Index)>,
     /// How many blocks the last segment has.
     pub(super) blocks: u32,
     /// The last segment's header.
@@ -47,15 +54,17 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Nothing read yet.
-    pub(super) fn new(owner: Identity) -> Replay {
+    /// Nothing read yet of a log that begins with the segment `first`.
+    pub(super) fn new(owner: Identity, first: u64) -> Replay {
         Replay {
             owner,
             durable: Durable::default(),
+            base: EntryId::ZERO,
             chain: 0,
             incarnation: 0,
             file: String::new(),
-            segments: 0,
+            next: first,
+            bases: VecDeque::new(),
             blocks: 0,
             header: None,
             end: 0,
@@ -86,7 +95,16 @@ impl Replay {
         }
         let sectors = Sectors { salt: header.salt(), count: header.sectors, bytes };
         file.clone_into(&mut self.file);
-        self.segments += 1;
+        if self.header.is_none() {
+            (self.chain, self.incarnation) = (header.chain, header.incarnation);
+            self.durable.hard_state = header.hard_state;
+            self.base = header.base;
+        } else if header.restart {
+            self.durable.entries.clear();
+            self.base = header.base;
+        }
+        self.bases.push_back((header.number, header.base.index));
+        self.next += 1;
         self.blocks = 0;
         self.header = Some(header);
         let mut at = 1;
@@ -124,11 +142,19 @@ impl Replay {
             let offset = u64::from(sector) * SECTOR_BYTES as u64;
             Err(StorageError::Damaged { file: file.to_owned(), offset, what })
         };
-        let number = self.segments + 1;
+        let number = self.next;
         if header.number != number {
             let found = header.number;
             let what = format!("it is segment {found} under the name of segment {number}");
             return damaged(file, 0, what);
+        }
+        if self.header.is_none() {
+            let is_whole = number == 1 && !header.restart;
+            if is_whole && (header.base, header.chain) != (EntryId::ZERO, 0) {
+                let what = "it is the first segment and continues another".to_owned();
+                return damaged(file, 0, what);
+            }
+            return Ok(());
         }
         let (before, blocks) = (header.blocks_before, self.blocks);
         if before > blocks {
@@ -143,7 +169,30 @@ impl Replay {
             );
             return damaged(file, 0, what);
         }
+        // The chain is that of the same blocks, so all that follows from them is the same.
+        let state = (self.incarnation, self.durable.hard_state);
+        let is_next = header.restart || header.base == self.last();
+        if !is_next || (header.incarnation, header.hard_state) != state {
+            let what = format!("it does not say what {} comes to", self.file);
+            return damaged(file, 0, what);
+        }
         Ok(())
+    }
+
+    /// The last entry, or the base.
+    pub(super) fn last(&self) -> EntryId {
+        self.durable.entries.last().map_or(self.base, Entry::id)
+    }
+
+    /// Whether the log holds that entry, and so all before it.
+    pub(super) fn holds(&self, id: EntryId) -> bool {
+        if id.index == self.base.index {
+            // Where its term is not known it is committed all the same, and there is but one.
+            return id == self.base || self.base.term == Term(0);
+        }
+        let place = id.index.0.checked_sub(self.base.index.0 + 1);
+        let place = place.and_then(|place| usize::try_from(place).ok());
+        place.and_then(|place| self.durable.entries.get(place)).is_some_and(|it| it.id() == id)
     }
 
     /// Takes in a whole block.
@@ -181,12 +230,18 @@ impl Replay {
 
     /// Puts an entry in its place; what was there and behind is replaced.
     fn entry(&mut self, entry: Entry, term: Term) -> Result<(), String> {
-        let entries = &mut self.durable.entries;
-        let keep = usize::try_from(entry.index().previous().0).unwrap_or(usize::MAX);
-        if entry.index() == Index::ZERO || keep > entries.len() {
-            return Err(format!("entry {} leaves a gap behind {}", entry.id(), entries.len()));
+        let (last, entries) = (self.last(), &mut self.durable.entries);
+        if entry.index() == Index::ZERO || entry.index() > last.index.next() {
+            return Err(format!("entry {} leaves a gap behind {last}", entry.id()));
         }
-        let before = keep.checked_sub(1).map_or(Term(0), |place| entries[place].term());
+        if entry.index() <= self.base.index {
+            // It replaces what stood in segments that are deleted. That was possible because the
+            // snapshot reaches further than they did; who opens the log checks that it does.
+            entries.clear();
+            self.base = EntryId { term: Term(0), index: entry.index().previous() };
+        }
+        let keep = usize::try_from(entry.index().0 - self.base.index.0 - 1).unwrap_or(usize::MAX);
+        let before = keep.checked_sub(1).map_or(self.base.term, |place| entries[place].term());
         if entry.term() < before || entry.term() > term {
             return Err(format!(
                 "entry {} of a block in term {term} follows one of term {before}",
@@ -296,7 +351,7 @@ impl Sectors<'_> {
     }
 }
 
-/// Reads the bytes of a first segment, whoever it belongs to: for fuzzers and for looking into one.
+/// Reads the bytes of a segment, whoever it belongs to, as the first of a log: for fuzzers and for looking into one.
 /// Whatever the bytes are, they give a log or an error.
 ///
 /// # Errors
@@ -304,7 +359,7 @@ impl Sectors<'_> {
 pub fn check_segment(bytes: &[u8]) -> Result<Durable, StorageError> {
     let header = SegmentHeader::decode("the file", bytes)?;
     let owner = Identity { cluster: header.cluster, replica: header.replica, incarnation: 0 };
-    let mut replay = Replay::new(owner);
+    let mut replay = Replay::new(owner, header.number);
     replay.segment("the file", bytes, true)?;
     Ok(replay.durable)
 }

@@ -6,11 +6,15 @@
 //!  | header |   block 1    | block 2|        block 3        |  zeros, preallocated |
 //!  +--------+--------------+--------+-----------------------+----------------------+
 //!
-//!  header, 58 bytes of the payload of sector 0, the rest zeros
-//!  +--------+---------+---------+---------+--------+---------+---------+-----------------+
-//!  | magic  | version | cluster | replica | number | sectors |  chain  | blocks_before   |
-//!  |   16   |    4    |   16    |    2    |   8    |    4    |    4    |       4         |
-//!  +--------+---------+---------+---------+--------+---------+---------+-----------------+
+//!  header, 94 bytes of the payload of sector 0, the rest zeros
+//!  +--------+---------+---------+---------+--------+---------+-------+---------------+
+//!  | magic  | version | cluster | replica | number | sectors | chain | blocks_before | ..
+//!  |   16   |    4    |   16    |    2    |   8    |    4    |   4   |       4       |
+//!  +--------+---------+---------+---------+--------+---------+-------+---------------+
+//!     +-----------+------------+-------------+------+-----------+-----+---------+
+//!  .. | base term | base index | incarnation | term | voted_for | has | restart |
+//!     |     8     |     8      |      8      |  8   |     2     |  1  |    1    |
+//!     +-----------+------------+-------------+------+-----------+-----+---------+
 //!
 //!  block, from the beginning of a sector on; its stream runs through the sectors' payloads
 //!  0        4       8              16      24         26    27   28      32
@@ -27,25 +31,29 @@
 //! `chain` is the checksum over this block's stream (itself taken as zeros), begun with the
 //! chain of the block before it, through all segments: so no block can be left out, repeated,
 //! moved or be of another log. A segment's header says where the chain stood and how many
-//! blocks the segment before it has, so that the end of each but the last is known.
+//! blocks the segment before it has, so that the end of each but the last is known. It also repeats
+//! what the log came to before it: the last entry (`base`), the opening that wrote the last block,
+//! term and vote. So the segments before it may be deleted once a snapshot holds their entries.
+//! With `restart` the log begins anew behind `base`, the end of a snapshot, and what was before
+//! counts no more.
 //!
 //! `sectors` is the file's length. A segment is written under another name and renamed when its
 //! header is durable: a torn header can't be.
 
 use crate::raft::HardState;
 use crate::record::Entry;
-use crate::types::{NodeId, Term};
+use crate::types::{EntryId, NodeId, Term};
 
 use super::Identity;
 use super::error::StorageError;
 use super::sector::{self, SECTOR_BYTES, Sector};
 
 /// The format that this version writes and reads.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Bytes of a block before its records.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
 const MAGIC: &[u8; 16] = b"bowline segment\n";
-const HEADER_BYTES: usize = 58;
+const HEADER_BYTES: usize = 94;
 const PREFIX: &str = "segment-";
 
 /// The name of a segment's file; names sort as numbers do.
@@ -72,6 +80,14 @@ pub(super) struct SegmentHeader {
     pub(super) chain: u32,
     /// How many blocks the segment before it has.
     pub(super) blocks_before: u32,
+    /// The last entry before it; [`EntryId::ZERO`] if there is none.
+    pub(super) base: EntryId,
+    /// The opening that wrote the last block before it; zero if there is none.
+    pub(super) incarnation: u64,
+    /// Term and vote before it.
+    pub(super) hard_state: HardState,
+    /// Whether the log begins anew behind `base`.
+    pub(super) restart: bool,
 }
 
 impl SegmentHeader {
@@ -86,6 +102,13 @@ impl SegmentHeader {
         stream.extend_from_slice(&self.sectors.to_le_bytes());
         stream.extend_from_slice(&self.chain.to_le_bytes());
         stream.extend_from_slice(&self.blocks_before.to_le_bytes());
+        stream.extend_from_slice(&self.base.term.0.to_le_bytes());
+        stream.extend_from_slice(&self.base.index.0.to_le_bytes());
+        stream.extend_from_slice(&self.incarnation.to_le_bytes());
+        let voted_for = self.hard_state.voted_for;
+        stream.extend_from_slice(&self.hard_state.term.0.to_le_bytes());
+        stream.extend_from_slice(&voted_for.unwrap_or(NodeId(0)).0.to_le_bytes());
+        stream.extend_from_slice(&[u8::from(voted_for.is_some()), u8::from(self.restart)]);
         assert!(stream.len() == HEADER_BYTES, "a header of {} bytes", stream.len());
         let mut out = Vec::with_capacity(SECTOR_BYTES);
         sector::seal(0, 0, 0, &stream, &mut out);
@@ -95,14 +118,24 @@ impl SegmentHeader {
     /// Reads sector 0 of the segment `file`.
     pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<SegmentHeader, StorageError> {
         let mut fields = header_fields(file, bytes, MAGIC)?;
-        Ok(SegmentHeader {
+        let damaged = |what| StorageError::Damaged { file: file.to_owned(), offset: 0, what };
+        let header = SegmentHeader {
             cluster: u128::from_le_bytes(fields.take()),
             replica: NodeId(u16::from_le_bytes(fields.take())),
             number: u64::from_le_bytes(fields.take()),
             sectors: u32::from_le_bytes(fields.take()),
             chain: u32::from_le_bytes(fields.take()),
             blocks_before: u32::from_le_bytes(fields.take()),
-        })
+            base: EntryId::new(fields.number(), fields.number()),
+            incarnation: fields.number(),
+            hard_state: HardState::default(),
+            restart: false,
+        };
+        let (hard_state, flag) = fields.hard_state().map_err(damaged)?;
+        if flag > 1 || header.base.term > hard_state.term {
+            return Err(damaged("the header contradicts itself".to_owned()));
+        }
+        Ok(SegmentHeader { hard_state, restart: flag == 1, ..header })
     }
 
     /// What the sectors' checksums begin with: a sector of another log or segment is not valid
@@ -123,6 +156,24 @@ impl Fields<'_> {
         let (field, rest) = self.0.split_first_chunk().expect("a sector holds every header");
         self.0 = rest;
         *field
+    }
+
+    /// The next eight bytes as a number.
+    fn number(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+
+    /// The next twelve bytes: term, vote, whether there is one, and a byte that is the caller's.
+    fn hard_state(&mut self) -> Result<(HardState, u8), String> {
+        let term = Term(self.number());
+        let voted_for = NodeId(u16::from_le_bytes(self.take()));
+        let [has, rest] = self.take();
+        let voted_for = match has {
+            0 if voted_for == NodeId(0) => None,
+            1 => Some(voted_for),
+            other => return Err(format!("it says {other} about its vote for {voted_for}")),
+        };
+        Ok((HardState { term, voted_for }, rest))
     }
 }
 
@@ -182,15 +233,11 @@ impl BlockHeader {
         let length = u32::from_le_bytes(fields.take());
         let chain = u32::from_le_bytes(fields.take());
         let incarnation = u64::from_le_bytes(fields.take());
-        let term = Term(u64::from_le_bytes(fields.take()));
-        let voted_for = NodeId(u16::from_le_bytes(fields.take()));
-        let voted_for = match fields.take() {
-            [0, 0] if voted_for == NodeId(0) => None,
-            [1, 0] => Some(voted_for),
-            other => return Err(format!("a block says {other:?} about its vote")),
-        };
+        let (hard_state, rest) = fields.hard_state()?;
+        if rest != 0 {
+            return Err(format!("{rest} in place of a zero behind its vote"));
+        }
         let count = u32::from_le_bytes(fields.take());
-        let hard_state = HardState { term, voted_for };
         Ok(BlockHeader { length, chain, incarnation, hard_state, count })
     }
 }
@@ -295,6 +342,10 @@ mod tests {
         sectors: 9,
         chain: 0xDEAD_BEEF,
         blocks_before: 5,
+        base: EntryId::new(3, 1 << 40),
+        incarnation: 12,
+        hard_state: HardState { term: Term(4), voted_for: Some(NodeId(2)) },
+        restart: true,
     };
 
     #[test]
@@ -306,7 +357,7 @@ mod tests {
         bytes.clear();
         sector::seal(0, 0, 0, &stream, &mut bytes);
         let error = SegmentHeader::decode("file", &bytes).unwrap_err();
-        assert!(matches!(error, StorageError::Version { found: 2, known: 1, .. }), "{error}");
+        assert!(matches!(error, StorageError::Version { found: 3, known: 2, .. }), "{error}");
         assert!(error.to_string().contains("with the version that wrote it"), "{error}");
     }
 

@@ -10,7 +10,7 @@ use crate::{SEED, whole_life};
 const SECTOR: usize = bowline::storage::mem_disk::SECTOR_BYTES;
 
 fn open(disk: &MemDisk) -> Result<bowline::raft::Durable, StorageError> {
-    Log::open(disk.clone(), Some(CLUSTER), ME, OPTIONS).map(|(_, durable, _)| durable)
+    Log::open(disk.clone(), Some(CLUSTER), ME, OPTIONS, None).map(|(_, durable, _)| durable)
 }
 
 /// The log must be refused, with a message that names the file.
@@ -190,7 +190,7 @@ fn files_of_another_replica_or_cluster_are_refused() {
     let stranger = |cluster, replica| {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, cluster, replica).unwrap();
-        drop(Log::open(&mut disk, Some(cluster), replica, OPTIONS).unwrap());
+        drop(Log::open(&mut disk, Some(cluster), replica, OPTIONS, None).unwrap());
         disk
     };
     for (theirs, is_cluster) in

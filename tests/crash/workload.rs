@@ -39,7 +39,7 @@ impl Account {
             }
             self.bootstrapped = true;
         }
-        let (mut log, durable, identity) = Log::open(disk, Some(CLUSTER), ME, OPTIONS)?;
+        let (mut log, durable, identity) = Log::open(disk, Some(CLUSTER), ME, OPTIONS, None)?;
         assert!(
             durable == self.vouched || durable == self.attempted,
             "vouched for {:?}, also wrote {:?}, found {durable:?}",

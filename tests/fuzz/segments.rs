@@ -3,6 +3,7 @@
 //! `src/storage/segment.rs`, apart from the code that it checks.
 
 use bowline::raft::Durable;
+use bowline::record::Entry;
 use bowline::storage::check_segment;
 use bowline::types::{Index, Term};
 
@@ -21,7 +22,8 @@ pub(crate) fn segment(bytes: &[u8]) {
 fn checked(file: &[u8]) {
     match check_segment(file) {
         Ok(Durable { hard_state, entries, .. }) => {
-            let mut before = (Index::ZERO, Term(0));
+            let first = entries.first().map_or(Index(1), Entry::index);
+            let mut before = (first.previous(), Term(0));
             for entry in &entries {
                 assert_eq!(entry.index(), before.0.next());
                 assert!(entry.term() >= before.1 && entry.term() <= hard_state.term);
@@ -48,10 +50,11 @@ fn file_of(blocks: &[Vec<u8>]) -> Vec<u8> {
     let sectors: usize = blocks.iter().map(|block| block.len().div_ceil(PAYLOAD)).sum();
     let sectors = u32::try_from(sectors + 2).expect("a small file");
     let owner = [&CLUSTER.to_le_bytes()[..], &REPLICA.to_le_bytes(), &NUMBER.to_le_bytes()];
-    let mut header = b"bowline segment\n\x01\0\0\0".to_vec();
+    let mut header = b"bowline segment\n\x02\0\0\0".to_vec();
     header.extend(owner.concat());
     header.extend(sectors.to_le_bytes());
-    header.extend([0; 8]);
+    // Nothing before it: chain and blocks, base, opening, term and vote, and no restart.
+    header.extend([0; 8 + 16 + 8 + 12]);
     let mut file = Vec::new();
     put(&mut file, 0, 0, &header);
     let salt = crc32c::crc32c(&owner.concat());

@@ -113,7 +113,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let disk = RealDisk::open(&options.folder)?;
     let beside = disk.beside()?;
     let (log, durable, identity) =
-        Log::open(disk, options.cluster, options.id, LogOptions::default())?;
+        Log::open(disk, options.cluster, options.id, LogOptions::default(), None)?;
     let notes = PeerNotes::open(beside, identity)?;
     tracing::info!(
         replica = %options.id,
