@@ -1,8 +1,12 @@
 //! The durable log against power cuts, failing and full disks, damage, and files that are not its
 //! own: nothing vouched for is lost, and what is not as it was written is named and refused.
 
+#[path = "crash/both.rs"]
+mod both;
 #[path = "crash/damage.rs"]
 mod damage;
+#[path = "crash/snapshots.rs"]
+mod snapshots;
 #[path = "crash/workload.rs"]
 mod workload;
 

@@ -119,9 +119,9 @@ pub enum StorageError {
     },
     /// Entries are missing between a snapshot and the log.
     #[error(
-        "the log in {folder} begins with entry {first}, but what the snapshots there hold ends with \
-         entry {end}: a snapshot is missing or damaged; put it back from this very disk, or replace \
-         the replica under a new id"
+        "the log in {folder} begins with entry {first}, but what the snapshots there hold ends \
+         with entry {end}: a snapshot is missing or damaged; put it back from this very disk, or \
+         replace the replica under a new id"
     )]
     Uncovered {
         /// The folder.

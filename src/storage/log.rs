@@ -197,6 +197,10 @@ impl<D: Disk> Log<D> {
         log.meta.open(number);
         log.meta.write(&mut log.disk)?;
         let identity = log.meta.identity;
+        if let Some(number) = replay.restarted {
+            // The power failed before they were deleted.
+            log.delete_before(number)?;
+        }
         let durable = log.cut_behind(snapshot, replay)?;
         Ok((log, durable, identity))
     }
@@ -275,10 +279,10 @@ impl<D: Disk> Log<D> {
         if self.waiting { self.write_block(self.meta.identity.incarnation) } else { Ok(()) }
     }
 
-    /// Lets the log begin anew behind `last`, the end of a snapshot that is durable, in place of all
-    /// that it holds, and makes that durable. What waits is made durable first: of a term and a
-    /// vote among it the log must not forget anything. So a job's term and vote are handed over
-    /// before, and its entries after.
+    /// Lets the log begin anew behind `last`, the end of a snapshot that is durable, in place of
+    /// all that it holds, and makes that durable. What waits is made durable first, for the log
+    /// must not forget a term or a vote among it. So a job's term and vote are handed over before,
+    /// and its entries after.
     ///
     /// # Errors
     /// If that failed, now or earlier, as with [`Log::sync`].
@@ -297,7 +301,8 @@ impl<D: Disk> Log<D> {
     }
 
     /// Deletes the segments all of whose entries are in a snapshot that is durable, which holds
-    /// all up to `index`. For after a sync: to delete files takes time.
+    /// all up to `index`; what the log holds up to there must be durable too. For after a sync, and
+    /// after what waits for that: to delete files takes time.
     ///
     /// # Errors
     /// If that failed, now or earlier, as with [`Log::sync`].

@@ -31,6 +31,8 @@ pub(super) struct Replay {
     pub(super) base: EntryId,
     /// The chain after the last block.
     pub(super) chain: u32,
+    /// The last segment, if any, behind others that do not count since the log began anew with it.
+    pub(super) restarted: Option<u64>,
     /// The opening that wrote the last block; zero before the first.
     pub(super) incarnation: u64,
     /// The last segment's file.
@@ -65,6 +67,7 @@ impl Replay {
             file: String::new(),
             next: first,
             bases: VecDeque::new(),
+            restarted: None,
             blocks: 0,
             header: None,
             end: 0,
@@ -102,6 +105,7 @@ impl Replay {
         } else if header.restart {
             self.durable.entries.clear();
             self.base = header.base;
+            self.restarted = Some(header.number);
         }
         self.bases.push_back((header.number, header.base.index));
         self.next += 1;
@@ -351,8 +355,8 @@ impl Sectors<'_> {
     }
 }
 
-/// Reads the bytes of a segment, whoever it belongs to, as the first of a log: for fuzzers and for looking into one.
-/// Whatever the bytes are, they give a log or an error.
+/// Reads the bytes of a segment, whoever it belongs to, as the first of a log: for fuzzers, and to
+/// look into one. Whatever the bytes are, they give a log or an error.
 ///
 /// # Errors
 /// If they are no segment that [`super::Log`] can have written.

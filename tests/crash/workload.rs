@@ -97,7 +97,7 @@ impl Account {
 }
 
 /// Sizes around those of a sector, and contents that look like nothing written.
-fn draw_payload(dice: &mut Dice) -> Vec<u8> {
+pub(crate) fn draw_payload(dice: &mut Dice) -> Vec<u8> {
     let bytes = match dice.below(10) {
         0 => dice.between(400, 600),
         1 => dice.between(2_000, 4_000),
