@@ -76,8 +76,12 @@ fn disks_that_tear_fail_fill_and_rot_break_no_rule() {
 
 #[test]
 fn snapshots_and_logs_cut_behind_them_break_no_rule() {
-    let (_, installed) = hold(Profile::Snapshots, 200);
+    let (disks, installed) = hold(Profile::Snapshots, 200);
     assert!(installed > 1_000, "only {installed} snapshots were taken in");
+    assert!(disks.restarts > 200 && disks.segments_deleted > 1_000, "{disks:?}");
+    for (kind, count) in disks.counts() {
+        assert!(count > 0, "{kind} never came: {disks:?}");
+    }
 }
 
 #[test]

@@ -230,8 +230,9 @@ impl Plan {
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: dice.chance(250),
-            segment_bytes: (profile == Profile::Storage)
-                .then(|| *dice.pick(&[2 << 10, 8 << 10, 64 << 10])),
+            segment_bytes: (profile == Profile::Storage
+                || profile == Profile::Snapshots && dice.chance(700))
+            .then(|| *dice.pick(&[2 << 10, 8 << 10, 64 << 10])),
             snapshots: (profile == Profile::Snapshots).then(|| {
                 config.log_bytes_kept = *dice.pick(&[0, 500, 4 << 10]);
                 config.log_bytes_max = config.log_bytes_kept * dice.place(3);

@@ -2,17 +2,21 @@
 //! tears at a crash what was not synced, whose operations fail, that is full, and that rots.
 
 use super::dice::Dice;
-use crate::raft::{AppendJob, Durable};
+use crate::raft::{AppendJob, Durable, SnapshotId};
 use crate::storage::mem_disk::SECTOR_BYTES;
-use crate::storage::{Disk as _, Log, LogOptions, MemDisk, StorageError};
+use crate::storage::{Disk as DiskFace, Identity, Log, LogOptions, MemDisk, StorageError};
 use crate::types::NodeId;
 
 /// The cluster that all simulated replicas belong to.
 const CLUSTER: u128 = 0x0051_BB1E;
 /// Operations of the longest sync, which begins a segment and replaces the meta record for it.
 const SYNC_OPERATIONS_MAX: u64 = 12;
-/// Operations of the longest opening: the traces of a torn block removed, a segment begun.
+/// The same where the log begins anew behind a snapshot or its first segments are deleted.
+const CUT_OPERATIONS_MAX: u64 = 30;
+/// Operations of the longest opening: the traces of a torn block removed, a segment begun, and
+/// another for a log that begins anew.
 const OPEN_OPERATIONS_MAX: u64 = 26;
+const OPEN_ANEW_OPERATIONS_MAX: u64 = 46;
 
 /// How often disks went wrong, by how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +41,10 @@ pub struct DiskFaults {
     pub lost_writes: u64,
     /// A sector was written to the place of another.
     pub misdirected: u64,
+    /// A log began anew behind a snapshot. Not a fault, but what faults are to hit.
+    pub restarts: u64,
+    /// A segment was deleted since a snapshot held its entries.
+    pub segments_deleted: u64,
 }
 
 impl DiskFaults {
@@ -68,6 +76,8 @@ impl DiskFaults {
         self.flips += other.flips;
         self.lost_writes += other.lost_writes;
         self.misdirected += other.misdirected;
+        self.restarts += other.restarts;
+        self.segments_deleted += other.segments_deleted;
     }
 }
 
@@ -109,18 +119,32 @@ impl Files {
         jobs: impl Iterator<Item = &'a AppendJob>,
     ) -> Result<(), StorageError> {
         let Some(log) = &mut self.log else { return Ok(()) };
+        let mut compact_to = None;
         for job in jobs {
-            log.append(job.hard_state, &job.entries)?;
+            log.append(job.hard_state, &[])?;
+            if let Some(last) = job.restart_after {
+                log.restart_after(last)?;
+                self.faults.restarts += 1;
+            }
+            log.append(None, &job.entries)?;
+            compact_to = compact_to.max(job.compact_to);
         }
-        log.sync()
+        log.sync()?;
+        let before = log.stats().segments_deleted;
+        if let Some(index) = compact_to {
+            log.compact_to(index)?;
+        }
+        self.faults.segments_deleted += log.stats().segments_deleted - before;
+        Ok(())
     }
 
     /// Ends the process while it syncs the jobs, at a place and in a way that the dice choose, and
-    /// opens the log again, perhaps with more trouble on the way. With `may_rot` the files may be
-    /// damaged meanwhile.
+    /// opens the log again behind `snapshot`, perhaps with more trouble on the way. With `may_rot`
+    /// the files may be damaged meanwhile.
     pub(super) fn crash<'a>(
         &mut self,
-        jobs: impl Iterator<Item = &'a AppendJob>,
+        jobs: impl Iterator<Item = &'a AppendJob> + Clone,
+        snapshot: Option<SnapshotId>,
         may_rot: bool,
         dice: &mut Dice,
     ) -> Reopened {
@@ -128,20 +152,21 @@ impl Files {
         let before = log.identity();
         let mut disk = self.end(jobs, dice);
         while dice.chance(200) {
-            let operations = dice.below(OPEN_OPERATIONS_MAX);
+            let longest = snapshot.map_or(OPEN_OPERATIONS_MAX, |_| OPEN_ANEW_OPERATIONS_MAX);
+            let operations = dice.below(longest);
             let fails = dice.chance(300);
             if fails {
                 disk.fail_in(operations);
             } else {
                 disk.cut_in(operations);
             }
-            let opened = Log::open(&mut disk, Some(CLUSTER), self.replica, self.options, None);
+            let opened = self.open(&mut disk, snapshot);
             self.faults.cut_openings += u64::from(opened.is_err());
             drop(opened);
             self.stop(&mut disk, fails, dice);
         }
-        let damage = if may_rot { self.rot(&mut disk, dice) } else { None };
-        let opened = Log::open(disk, Some(CLUSTER), self.replica, self.options, None);
+        let damage = if may_rot { self.rot(&mut disk, snapshot, dice) } else { None };
+        let opened = self.open(disk, snapshot);
         let (log, durable, identity) = match (opened, damage) {
             (Ok(opened), None) => opened,
             (Err(error), None) => return Reopened::Broken(error.to_string()),
@@ -157,10 +182,24 @@ impl Files {
         Reopened::Holds(durable)
     }
 
+    fn open<D: DiskFace>(
+        &self,
+        disk: D,
+        snapshot: Option<SnapshotId>,
+    ) -> Result<(Log<D>, Durable, Identity), StorageError> {
+        Log::open(disk, Some(CLUSTER), self.replica, self.options, snapshot)
+    }
+
     /// Ends the process during a sync of the jobs. The log is gone then.
-    fn end<'a>(&mut self, jobs: impl Iterator<Item = &'a AppendJob>, dice: &mut Dice) -> MemDisk {
+    fn end<'a>(
+        &mut self,
+        jobs: impl Iterator<Item = &'a AppendJob> + Clone,
+        dice: &mut Dice,
+    ) -> MemDisk {
+        let cuts = jobs.clone().any(|job| job.restart_after.is_some() || job.compact_to.is_some());
+        let longest = if cuts { CUT_OPERATIONS_MAX } else { SYNC_OPERATIONS_MAX };
         let disk = self.log.as_mut().expect("only called with a log").disk_mut();
-        let limit = if dice.chance(800) { 3 } else { SYNC_OPERATIONS_MAX };
+        let limit = if dice.chance(if cuts { 300 } else { 800 }) { 3 } else { longest };
         let operations = dice.below(limit + 1);
         let fails = match dice.below(10) {
             0 => {
@@ -204,13 +243,23 @@ impl Files {
     }
 
     /// Damages the files in some cases, in a way that must be noticed. Says what it did.
-    fn rot(&mut self, disk: &mut MemDisk, dice: &mut Dice) -> Option<String> {
+    fn rot(
+        &mut self,
+        disk: &mut MemDisk,
+        snapshot: Option<SnapshotId>,
+        dice: &mut Dice,
+    ) -> Option<String> {
         if !dice.chance(200) {
             return None;
         }
         let mut names = disk.list().expect("memory does not fail");
-        // What was never completed counts for nothing.
+        // What was never completed counts for nothing, nor what a snapshot took the place of.
         names.retain(|name| name.strip_suffix(".new").is_none());
+        let mut opened = disk.clone();
+        if self.open(&mut opened, snapshot).is_ok() {
+            let left = opened.list().expect("memory does not fail");
+            names.retain(|name| left.contains(name));
+        }
         let read = |disk: &MemDisk, name: &str| disk.read(name).expect("memory does not fail");
         let name = dice.pick(&names).clone();
         let bytes = read(disk, &name);
@@ -297,7 +346,7 @@ mod tests {
             assert!(disk.begin_sync());
             while disk.end_sync().is_some() {}
         }
-        disk.crash(&mut Dice::new(seed));
+        disk.crash(None, &mut Dice::new(seed));
         disk.broken().map_or(Ok(disk.image().entries.len()), |broken| Err(broken.to_owned()))
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::dice::Dice;
 use super::files::{DiskFaults, Files, Reopened};
-use crate::raft::{AppendJob, Durable, SnapshotId};
+use crate::raft::{AppendJob, Durable, HardState, SnapshotId};
 use crate::types::{EntryId, Index, Instant, NodeId};
 
 /// A replica's monotonic clock: its own origin and its own rate.
@@ -138,17 +138,8 @@ impl Disk {
     /// What a replica finds that starts now and has this snapshot: the entries behind it. Where
     /// the log does not hold its end, it begins anew there.
     pub(super) fn open(&mut self, snapshot: Option<SnapshotId>) -> Durable {
-        if let Some(SnapshotId { last, .. }) = snapshot
-            && last.index > self.base.index
-            && self.id_at(last.index) != Some(last)
-        {
-            self.image.entries.clear();
-            self.base = last;
-        }
-        let mut durable = Durable { snapshot, ..self.image.clone() };
-        let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
-        durable.entries.retain(|entry| entry.index() > end);
-        durable
+        follow(&mut self.image, &mut self.base, snapshot);
+        behind(&self.image, snapshot)
     }
 
     /// The entry right before the first one that it holds.
@@ -221,11 +212,12 @@ impl Disk {
         self.syncing = 0;
     }
 
-    /// Cuts the power. Whatever was not synced may be there or not: up to a place that the dice
-    /// choose it is, also in the middle of a job; nothing behind that place is.
-    pub fn crash(&mut self, dice: &mut Dice) {
+    /// Cuts the power, on a disk that also holds this snapshot. Whatever was not synced may be there
+    /// or not: up to a place that the dice choose it is, also in the middle of a job; nothing behind
+    /// that place is.
+    pub fn crash(&mut self, snapshot: Option<SnapshotId>, dice: &mut Dice) {
         if self.files.is_some() {
-            self.crash_files(dice);
+            self.crash_files(snapshot, dice);
             return;
         }
         let written = dice.place(self.syncing + 1);
@@ -244,24 +236,45 @@ impl Disk {
 }
 
 impl Disk {
-    /// The same for files. There a sync is one block, which is found whole or not at all.
-    fn crash_files(&mut self, dice: &mut Dice) {
-        let (mut whole, mut base) = (self.image.clone(), self.base);
+    /// The same for files. There a sync is one block, which is found whole or not at all, and a
+    /// log that begins anew does so between two of them.
+    fn crash_files(&mut self, snapshot: Option<SnapshotId>, dice: &mut Dice) {
         let jobs = self.waiting.iter().take(self.syncing);
-        jobs.clone().for_each(|job| store(&mut whole, &mut base, job, job.entries.len()));
-        let files = self.files.as_mut().expect("only called with files");
-        match files.crash(jobs.filter(|_| !self.in_files), self.may_rot, dice) {
-            Reopened::Holds(found) if found == whole || (found == self.image && !self.in_files) => {
-                self.image = found;
+        let mut possible = vec![(self.image.clone(), self.base)];
+        let (mut image, mut base) = possible[0].clone();
+        for job in jobs.clone() {
+            if job.restart_after.is_some() {
+                image.hard_state = job.hard_state.unwrap_or(image.hard_state);
+                possible.push((image.clone(), base));
+                store(&mut image, &mut base, job, 0);
+                possible.push((image.clone(), base));
             }
+            store(&mut image, &mut base, job, job.entries.len());
+        }
+        possible.push((image, base));
+        if self.in_files {
+            possible.drain(..possible.len() - 1);
+        }
+        let files = self.files.as_mut().expect("only called with files");
+        match files.crash(jobs.filter(|_| !self.in_files), snapshot, self.may_rot, dice) {
             Reopened::Holds(found) => {
-                self.broken = Some(format!(
-                    "vouched for {:?} and {} entries, found {:?} and {}",
-                    self.image.hard_state,
-                    self.image.entries.len(),
-                    found.hard_state,
-                    found.entries.len()
-                ));
+                let held = possible.into_iter().find_map(|(mut image, mut base)| {
+                    follow(&mut image, &mut base, snapshot);
+                    (behind(&image, snapshot) == found).then_some((image, base))
+                });
+                if let Some(held) = held {
+                    (self.image, self.base) = held;
+                } else {
+                    self.broken = Some(format!(
+                        "vouched for {:?} and {} entries behind {}, found {:?} and {} behind {:?}",
+                        self.image.hard_state,
+                        self.image.entries.len(),
+                        self.base,
+                        found.hard_state,
+                        found.entries.len(),
+                        snapshot.map(|snapshot| snapshot.last),
+                    ));
+                }
             }
             Reopened::Refused => self.refused = true,
             Reopened::Broken(how) => self.broken = Some(how),
@@ -269,6 +282,30 @@ impl Disk {
         self.waiting.clear();
         self.syncing = 0;
     }
+}
+
+/// Lets a log begin anew behind a snapshot whose end it does not hold. A term that came to the disk
+/// with the snapshot only has no vote yet.
+fn follow(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>) {
+    let Some(SnapshotId { last, .. }) = snapshot.filter(|it| it.last.index > base.index) else {
+        return;
+    };
+    let place = usize::try_from(last.index.0 - base.index.0 - 1).expect("a log in memory");
+    if image.entries.get(place).is_none_or(|entry| entry.id() != last) {
+        image.entries.clear();
+        *base = last;
+        if last.term > image.hard_state.term {
+            image.hard_state = HardState { term: last.term, voted_for: None };
+        }
+    }
+}
+
+/// What a replica finds that has this snapshot.
+fn behind(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
+    let mut durable = Durable { snapshot, ..image.clone() };
+    let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+    durable.entries.retain(|entry| entry.index() > end);
+    durable
 }
 
 /// Writes a job's hard state and its first `count` entries.
@@ -290,7 +327,6 @@ fn store(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::HardState;
     use crate::record::{EntryKind, RecordBuffer};
     use crate::types::{JobSequence, Term};
 
@@ -358,7 +394,7 @@ mod tests {
             disk.write(job(2, 2, &[(2, 2)]));
             assert!(disk.begin_sync());
             disk.write(job(3, 3, &[(3, 3)]));
-            disk.crash(&mut Dice::new(seed));
+            disk.crash(None, &mut Dice::new(seed));
             assert_eq!(disk.unsynced(), 0);
             seen.insert((disk.image.hard_state.term.0, ids(&disk)));
         }

@@ -284,7 +284,8 @@ impl World {
         let node = &mut self.nodes[place];
         node.replica = None;
         node.incarnation += 1;
-        node.disk.crash(&mut node.dice);
+        let snapshot = node.snapshots.latest.as_ref().map(|latest| latest.id);
+        node.disk.crash(snapshot, &mut node.dice);
         node.snapshots.crash();
         node.inbox.clear();
         node.connections.clear();
