@@ -79,9 +79,7 @@ fn snapshots_and_logs_cut_behind_them_break_no_rule() {
     let (disks, installed) = hold(Profile::Snapshots, 200);
     assert!(installed > 1_000, "only {installed} snapshots were taken in");
     assert!(disks.restarts > 200 && disks.segments_deleted > 1_000, "{disks:?}");
-    for (kind, count) in disks.counts() {
-        assert!(count > 0, "{kind} never came: {disks:?}");
-    }
+    assert!(disks.cut_short > 20 && disks.flips > 0, "{disks:?}");
 }
 
 #[test]

@@ -345,6 +345,9 @@ impl FaultRun {
             }
             Fault::Crash => {
                 let id = self.victim();
+                // Where one just cuts its log, it is that one.
+                let cutting = |id: &NodeId| self.world.node(*id).disk.is_cutting();
+                let id = self.plan.ids.iter().copied().find(cutting).unwrap_or(id);
                 self.crash(id);
             }
             Fault::CrashLeader => {

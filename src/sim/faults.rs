@@ -192,7 +192,7 @@ impl Plan {
         vary(&mut config, dice, profile == Profile::Clocks);
         let clients = dice.between(2, 9);
         let hop = if course { Duration::from_micros(200) } else { Duration::from_micros(500) };
-        Plan {
+        let mut plan = Plan {
             ids: (1..=replicas).map(NodeId).collect(),
             door: if course { Door::Course } else { Door::Connection },
             quality: draw_quality(has(Trouble::Network), hop, &config, dice),
@@ -242,7 +242,13 @@ impl Plan {
                 }
             }),
             config,
+        };
+        if profile == Profile::Snapshots && plan.segment_bytes.is_some() {
+            // So that crashes come while a log is cut or begins anew.
+            plan.paces.sync =
+                Pace { min: Duration::from_micros(10), max: Duration::from_millis(20) };
         }
+        plan
     }
 
     /// How long a healthy majority may take to answer everything and to agree.

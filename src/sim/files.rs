@@ -41,6 +41,8 @@ pub struct DiskFaults {
     pub lost_writes: u64,
     /// A sector was written to the place of another.
     pub misdirected: u64,
+    /// A log was being cut, or begun anew, when that happened.
+    pub cut_short: u64,
     /// A log began anew behind a snapshot. Not a fault, but what faults are to hit.
     pub restarts: u64,
     /// A segment was deleted since a snapshot held its entries.
@@ -76,6 +78,7 @@ impl DiskFaults {
         self.flips += other.flips;
         self.lost_writes += other.lost_writes;
         self.misdirected += other.misdirected;
+        self.cut_short += other.cut_short;
         self.restarts += other.restarts;
         self.segments_deleted += other.segments_deleted;
     }
@@ -150,7 +153,7 @@ impl Files {
     ) -> Reopened {
         let Some(log) = &self.log else { return Reopened::Refused };
         let before = log.identity();
-        let mut disk = self.end(jobs, dice);
+        let mut disk = self.end(jobs, snapshot, dice);
         while dice.chance(200) {
             let longest = snapshot.map_or(OPEN_OPERATIONS_MAX, |_| OPEN_ANEW_OPERATIONS_MAX);
             let operations = dice.below(longest);
@@ -190,13 +193,17 @@ impl Files {
         Log::open(disk, Some(CLUSTER), self.replica, self.options, snapshot)
     }
 
-    /// Ends the process during a sync of the jobs. The log is gone then.
+    /// Ends the process during a sync of the jobs, or while what is in the snapshot is deleted. The
+    /// log is gone then.
     fn end<'a>(
         &mut self,
         jobs: impl Iterator<Item = &'a AppendJob> + Clone,
+        snapshot: Option<SnapshotId>,
         dice: &mut Dice,
     ) -> MemDisk {
-        let cuts = jobs.clone().any(|job| job.restart_after.is_some() || job.compact_to.is_some());
+        // What is in the snapshot may go from the files whether the core has asked for it or not.
+        let compacted = snapshot.filter(|_| dice.chance(700));
+        let cuts = compacted.is_some() || jobs.clone().any(|job| job.restart_after.is_some());
         let longest = if cuts { CUT_OPERATIONS_MAX } else { SYNC_OPERATIONS_MAX };
         let disk = self.log.as_mut().expect("only called with a log").disk_mut();
         let limit = if dice.chance(if cuts { 300 } else { 800 }) { 3 } else { longest };
@@ -216,11 +223,16 @@ impl Files {
             }
         };
         // Where the trouble comes first that is an error, and else it comes after the sync.
-        if let Err(StorageError::Io { source, .. }) = self.sync(jobs)
-            && fails
-        {
-            let is_full = source.kind() == std::io::ErrorKind::StorageFull;
-            *(if is_full { &mut self.faults.full } else { &mut self.faults.failures }) += 1;
+        let mut done = self.sync(jobs);
+        if let (Ok(()), Some(log), Some(snapshot)) = (&done, &mut self.log, compacted) {
+            done = log.compact_to(snapshot.last.index);
+        }
+        if let Err(StorageError::Io { source, .. }) = done {
+            self.faults.cut_short += u64::from(cuts);
+            if fails {
+                let is_full = source.kind() == std::io::ErrorKind::StorageFull;
+                *(if is_full { &mut self.faults.full } else { &mut self.faults.failures }) += 1;
+            }
         }
         let mut disk = self.log.take().expect("it was there").into_disk();
         disk.set_capacity(None);

@@ -201,6 +201,12 @@ impl Disk {
         self.syncing > 0
     }
 
+    /// Whether the sync under way lets the log begin anew, or entries go.
+    pub fn is_cutting(&self) -> bool {
+        let mut jobs = self.waiting.iter().take(self.syncing);
+        jobs.any(|job| job.restart_after.is_some() || job.compact_to.is_some())
+    }
+
     /// How many jobs are not durable.
     pub fn unsynced(&self) -> usize {
         self.waiting.len()
