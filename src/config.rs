@@ -152,6 +152,18 @@ impl Config {
         }
     }
 
+    /// The same for snapshots that are taken each time when the log has grown by so many bytes: of
+    /// what is in one a quarter of that is kept, and for who needs it still at least half.
+    #[must_use]
+    pub fn with_snapshots_after(self, log_bytes: u64) -> Config {
+        let log_bytes = usize::try_from(log_bytes).unwrap_or(usize::MAX);
+        Config {
+            log_bytes_kept: log_bytes / 4,
+            log_bytes_max: self.log_bytes_max.max(log_bytes.saturating_add(log_bytes / 2)),
+            ..self
+        }
+    }
+
     /// The defaults under the course's simulator, where every message between replicas counts
     /// and up to half of them are lost.
     #[must_use]

@@ -17,8 +17,10 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::types::{ClientId, EntryId, RequestId, RequestKey};
 
+use super::digest::{Digest, fingerprint, key_number};
 use super::outcome::{Outcome, Refusal};
-use super::store::Store;
+use super::store::{Pair, Store};
+use super::view::View;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
 const VERSION: u32 = 1;
@@ -83,9 +85,12 @@ pub struct SnapshotMark {
     pub checksum: u32,
 }
 
+/// Where the bytes go.
+type Sink<'s> = &'s mut dyn FnMut(&[u8]);
+
 /// Writes blocks.
-struct Writer<'s> {
-    sink: &'s mut dyn FnMut(&[u8]),
+#[derive(Debug, Default)]
+struct Blocks {
     bytes: u64,
     block: Vec<u8>,
     kind: u8,
@@ -93,7 +98,21 @@ struct Writer<'s> {
     chain: u32,
 }
 
-impl Writer<'_> {
+impl Blocks {
+    /// Begins with the header.
+    fn header(last: EntryId, digest: u64, key_count: usize, sink: Sink<'_>) -> Blocks {
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.put_slice(MAGIC);
+        header.put_u32_le(VERSION);
+        header.put_u64_le(last.term.0);
+        header.put_u64_le(last.index.0);
+        header.put_u64_le(digest);
+        header.put_u64_le(key_count as u64);
+        sink(&header);
+        let chain = crc32c::crc32c(&header);
+        Blocks { bytes: HEADER_BYTES as u64, chain, ..Blocks::default() }
+    }
+
     fn begin(&mut self, kind: u8) {
         self.kind = kind;
         self.count = 0;
@@ -101,16 +120,31 @@ impl Writer<'_> {
         self.block.resize(BLOCK_HEAD_BYTES, 0);
     }
 
-    fn item(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    fn item(&mut self, sink: Sink<'_>, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.block);
         self.count += 1;
         if self.block.len() >= BLOCK_BYTES {
-            self.end();
+            self.end(sink);
             self.begin(self.kind);
         }
     }
 
-    fn end(&mut self) {
+    fn pair(&mut self, pair: &Pair, sink: Sink<'_>) {
+        self.item(sink, |block| {
+            put_bytes(pair.key(), block);
+            put_bytes(pair.value(), block);
+        });
+    }
+
+    fn request(&mut self, key: &RequestKey, outcome: &Outcome, sink: Sink<'_>) {
+        self.item(sink, |block| {
+            block.put_u32_le(key.client.0);
+            block.put_slice(&key.request.0);
+            put_outcome(outcome, block);
+        });
+    }
+
+    fn end(&mut self, sink: Sink<'_>) {
         let length = self.block.len() - BLOCK_HEAD_BYTES;
         self.block[0] = self.kind;
         self.block[1..5].copy_from_slice(&self.count.to_le_bytes());
@@ -119,7 +153,23 @@ impl Writer<'_> {
         self.chain = crc32c::crc32c_append(self.chain, &self.block);
         self.block.put_u32_le(self.chain);
         self.bytes += self.block.len() as u64;
-        (self.sink)(&self.block);
+        sink(&self.block);
+    }
+
+    /// Ends the pairs, writes the requests and the end.
+    fn rest<'r>(
+        &mut self,
+        requests: impl Iterator<Item = (&'r RequestKey, &'r Outcome)>,
+        sink: Sink<'_>,
+    ) {
+        self.end(sink);
+        self.begin(REQUESTS);
+        for (key, outcome) in requests {
+            self.request(key, outcome, sink);
+        }
+        self.end(sink);
+        self.begin(END);
+        self.end(sink);
     }
 }
 
@@ -127,52 +177,76 @@ impl Store {
     /// Writes the state, which ends with the entry `last`, piece by piece.
     pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "the state ends with another entry");
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.put_slice(MAGIC);
-        header.put_u32_le(VERSION);
-        header.put_u64_le(last.term.0);
-        header.put_u64_le(last.index.0);
-        header.put_u64_le(self.digest());
-        header.put_u64_le(self.key_count() as u64);
-        sink(&header);
-        let chain = crc32c::crc32c(&header);
-        let bytes = HEADER_BYTES as u64;
-        let mut writer = Writer { sink, bytes, block: Vec::new(), kind: PAIRS, count: 0, chain };
-        writer.begin(PAIRS);
-        for (key, value) in self.pairs() {
-            writer.item(|block| {
-                put_bytes(key, block);
-                put_bytes(value, block);
-            });
+        let mut blocks = Blocks::header(last, self.digest(), self.key_count(), sink);
+        blocks.begin(PAIRS);
+        for pair in self.pairs() {
+            blocks.pair(pair, sink);
         }
-        writer.end();
-        writer.begin(REQUESTS);
-        for (key, outcome) in self.remembered() {
-            writer.item(|block| {
-                block.put_u32_le(key.client.0);
-                block.put_slice(&key.request.0);
-                put_outcome(outcome, block);
-            });
+        blocks.rest(self.remembered(), sink);
+        SnapshotMark { last, bytes: blocks.bytes, checksum: blocks.chain }
+    }
+}
+
+/// Writes a view as a snapshot, a part at a time, and lets go of each part of it that is written.
+#[derive(Debug)]
+pub struct SnapshotWriter {
+    view: View,
+    /// `None` before the first part.
+    blocks: Option<Blocks>,
+}
+
+impl SnapshotWriter {
+    /// Of that state.
+    pub fn new(view: View) -> SnapshotWriter {
+        SnapshotWriter { view, blocks: None }
+    }
+
+    /// The last entry that is in it.
+    pub fn last(&self) -> EntryId {
+        self.view.last
+    }
+
+    /// Writes the next part; what the snapshot is told by, if that was the last one. Not to be
+    /// called again then.
+    pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
+        let View { last, digest, key_count, tables, remembered } = &mut self.view;
+        let blocks = self.blocks.get_or_insert_with(|| {
+            let mut blocks = Blocks::header(*last, *digest, *key_count, sink);
+            blocks.begin(PAIRS);
+            blocks
+        });
+        if let Some(table) = tables.pop() {
+            for pair in table.iter() {
+                blocks.pair(pair, sink);
+            }
+            return None;
         }
-        writer.end();
-        writer.begin(END);
-        writer.end();
-        SnapshotMark { last, bytes: writer.bytes, checksum: writer.chain }
+        blocks.rest(remembered.iter().map(|(key, outcome)| (key, outcome)), sink);
+        Some(SnapshotMark { last: *last, bytes: blocks.bytes, checksum: blocks.chain })
     }
 }
 
 /// Reads a snapshot from pieces of any size.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SnapshotReader {
     buffer: BytesMut,
     /// Bytes taken off the buffer so far.
     taken: u64,
     chain: u32,
     header: Option<Header>,
-    store: Store,
+    /// `None` where the bytes are only looked at.
+    store: Option<Store>,
+    /// Of the pairs so far, where there is no store to ask.
+    digest: Digest,
     pairs: u64,
     kind: u8,
     ended: bool,
+}
+
+impl Default for SnapshotReader {
+    fn default() -> SnapshotReader {
+        SnapshotReader { store: Some(Store::default()), ..SnapshotReader::checking() }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -183,6 +257,22 @@ struct Header {
 }
 
 impl SnapshotReader {
+    /// One that makes no state of it, so that it needs next to no memory: it only looks whether
+    /// all is as it was written, and adds up to the state that the header speaks of.
+    pub fn checking() -> SnapshotReader {
+        SnapshotReader {
+            buffer: BytesMut::new(),
+            taken: 0,
+            chain: 0,
+            header: None,
+            store: None,
+            digest: Digest::default(),
+            pairs: 0,
+            kind: 0,
+            ended: false,
+        }
+    }
+
     /// Takes in the next piece.
     ///
     /// # Errors
@@ -200,7 +290,21 @@ impl SnapshotReader {
     ///
     /// # Errors
     /// If the snapshot is not whole, or is not the state that its header speaks of.
+    ///
+    /// # Panics
+    /// If the reader was made to check only.
     pub fn finish(mut self) -> Result<(Store, SnapshotMark), SnapshotError> {
+        let mark = self.mark()?;
+        let mut store = self.store.take().expect("one that only checks is asked for its mark");
+        store.move_to(mark.last.index);
+        Ok((store, mark))
+    }
+
+    /// What the snapshot is told by, once all of it was fed.
+    ///
+    /// # Errors
+    /// If the snapshot is not whole, or is not the state that its header speaks of.
+    pub fn mark(&self) -> Result<SnapshotMark, SnapshotError> {
         let bytes = self.taken + self.buffer.len() as u64;
         let Some(header) = self.header.filter(|_| self.ended) else {
             return Err(SnapshotError::Short { bytes });
@@ -208,12 +312,15 @@ impl SnapshotReader {
         if !self.buffer.is_empty() {
             return Err(self.damaged("something follows the end"));
         }
-        self.store.move_to(header.last.index);
-        if self.pairs != header.pairs || self.store.digest() != header.digest {
+        let index = header.last.index;
+        let digest = match &self.store {
+            Some(store) => store.digest_at(index),
+            None => self.digest.at(index.0),
+        };
+        if self.pairs != header.pairs || digest != header.digest {
             return Err(SnapshotError::Contents { pairs: self.pairs });
         }
-        let mark = SnapshotMark { last: header.last, bytes, checksum: self.chain };
-        Ok((self.store, mark))
+        Ok(SnapshotMark { last: header.last, bytes, checksum: self.chain })
     }
 
     fn damaged(&self, what: &'static str) -> SnapshotError {
@@ -269,12 +376,17 @@ impl SnapshotReader {
             PAIRS => {
                 let (key, value) = (take_bytes(&mut items)?, take_bytes(&mut items)?);
                 self.pairs += 1;
-                self.store.restore_pair(key, value).then_some(())
+                if let Some(store) = &mut self.store {
+                    return store.restore_pair(key, value).then_some(());
+                }
+                self.digest.add(fingerprint(key_number(key), value));
+                Some(())
             }
             REQUESTS => {
                 let key = take_key(&mut items)?;
                 let outcome = take_outcome(&mut items)?;
-                self.store.restore_request(key, outcome).then_some(())
+                let fresh = self.store.as_mut().is_none_or(|it| it.restore_request(key, outcome));
+                fresh.then_some(())
             }
             _ => None,
         });
@@ -315,6 +427,7 @@ fn put_value(value: Option<&Bytes>, out: &mut Vec<u8>) {
     }
 }
 
+#[allow(clippy::option_option, reason = "what can't be read, and a key without a value")]
 fn take_value(from: &mut &[u8]) -> Option<Option<Bytes>> {
     Some(match from.try_get_u8().ok()? {
         0 => None,
@@ -341,7 +454,9 @@ fn put_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
         Outcome::Values(values) => {
             out.put_u8(7);
             out.put_u32_le(u32::try_from(values.len()).expect("limits keep lists far below"));
-            values.iter().for_each(|value| put_value(value.as_ref(), out));
+            for value in values {
+                put_value(value.as_ref(), out);
+            }
         }
         Outcome::Refused(refusal) => out.put_slice(&[
             8,
@@ -471,12 +586,79 @@ mod tests {
     }
 
     #[test]
+    fn a_view_is_written_as_it_was_while_the_store_goes_on() {
+        let mut store = Store::default();
+        let apply = |store: &mut Store, number: u32, operation: Operation<'_>| {
+            let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
+            store.apply(store.applied_index().next(), &Command { key, operation }.encode());
+        };
+        let name = |number: u32| format!("key:{number}").into_bytes();
+        for number in 0..3_000 {
+            let value = number.to_string().into_bytes();
+            apply(&mut store, number, Operation::Put { key: &name(number), value: &value });
+        }
+        let (before, key_count) = (store.digest(), store.key_count());
+        let last = EntryId { term: crate::types::Term(3), index: store.applied_index() };
+        let mut writer = SnapshotWriter::new(store.view(last));
+        assert_eq!(writer.last(), last);
+        let mut bytes = Vec::new();
+        let mut parts = 0;
+        let mark = loop {
+            // Every kind of change, to pairs that are written already and to others.
+            let number = 3_000 + parts;
+            let (key, fresh) = (&name(parts * 7 % 3_000), name(number));
+            apply(
+                &mut store,
+                number,
+                match parts % 4 {
+                    0 => Operation::Put { key, value: b"other" },
+                    1 => Operation::Append { key, value: b"longer" },
+                    2 => Operation::Delete { key },
+                    _ => Operation::Put { key: &fresh, value: b"new" },
+                },
+            );
+            parts += 1;
+            let mark = writer.write(&mut |piece| bytes.extend_from_slice(piece));
+            if let Some(mark) = mark {
+                break mark;
+            }
+        };
+        drop(writer);
+        let (copy, read_mark) = read(&bytes, 4_096).unwrap();
+        assert_eq!((copy.digest(), copy.key_count()), (before, key_count));
+        assert_eq!(read_mark, mark);
+        for number in 0..3_000 {
+            let value = copy.value(&name(number)).map(<[u8]>::to_vec);
+            assert_eq!(value, Some(number.to_string().into_bytes()));
+        }
+        let mut checking = SnapshotReader::checking();
+        bytes.chunks(1_000).for_each(|piece| checking.feed(piece).unwrap());
+        assert_eq!(checking.mark(), Ok(mark));
+        // What the store has become is what its log says, view or no view.
+        assert_ne!(store.digest(), before);
+        let again = bytes_of_any(&store);
+        assert_eq!(read(&again, 4_096).unwrap().0.digest(), store.digest());
+        apply(&mut store, 9_999_999, Operation::Clear);
+        assert_eq!(store.key_count(), 0);
+    }
+
+    fn bytes_of_any(store: &Store) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let last = EntryId { term: crate::types::Term(3), index: store.applied_index() };
+        store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
+        bytes
+    }
+
+    #[test]
     fn no_flipped_bit_and_no_missing_byte_passes() {
         let bytes = bytes_of(&busy_store());
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(read(&damaged, 4_096).is_err(), "bit {bit}");
+            let mut checking = SnapshotReader::checking();
+            let checked = checking.feed(&damaged).and_then(|()| checking.mark());
+            assert!(checked.is_err(), "bit {bit}, only looked at");
         }
         for length in 0..bytes.len() {
             assert!(read(&bytes[..length], 4_096).is_err(), "cut to {length}");

@@ -6,16 +6,17 @@ use std::fmt;
 use std::hint::black_box;
 
 use bytes::Bytes;
-use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use crate::types::{Index, RequestKey};
+use crate::types::{EntryId, Index, RequestKey};
 
 use super::command::{Command, CommandError, Operation};
 use super::digest::{Digest, fingerprint, key_number};
 use super::outcome::Outcome;
 use super::sessions::{REMEMBERED_MAX, Sessions};
+use super::shards::Shards;
 use super::slot::slot_of;
+use super::view::View;
 
 /// Most commands that [`Store::warm`] takes: about as many waits as a processor has at once.
 pub const WARMED_MAX: usize = 16;
@@ -36,7 +37,7 @@ pub struct Applied {
 /// Invariant: `digest` is the sum of the fingerprints in `pairs`, and each of those belongs to its
 /// pair. Nothing is decided by the order in which `pairs` has them.
 pub struct Store {
-    pairs: HashTable<Pair>,
+    pairs: Shards,
     digest: Digest,
     sessions: Sessions,
     applied_index: Index,
@@ -44,21 +45,22 @@ pub struct Store {
 
 /// A key and its value, behind each other in one piece of memory: whoever looks up the one is
 /// about to read or write the other, and on its way here each piece costs a wait for memory.
-struct Pair {
+#[derive(Clone)]
+pub(super) struct Pair {
     bytes: Bytes,
     key_bytes: usize,
     /// Of the key: where it is in the table.
-    number: u64,
+    pub(super) number: u64,
     /// Kept so that the value need not be read again to be taken off the digest.
     fingerprint: u64,
 }
 
 impl Pair {
-    fn key(&self) -> &[u8] {
+    pub(super) fn key(&self) -> &[u8] {
         &self.bytes[..self.key_bytes]
     }
 
-    fn value(&self) -> &[u8] {
+    pub(super) fn value(&self) -> &[u8] {
         &self.bytes[self.key_bytes..]
     }
 
@@ -78,7 +80,7 @@ impl Store {
     /// An empty store that remembers so many requests.
     fn remembering(requests: usize) -> Store {
         Store {
-            pairs: HashTable::new(),
+            pairs: Shards::default(),
             digest: Digest::default(),
             sessions: Sessions::new(requests),
             applied_index: Index::ZERO,
@@ -178,14 +180,35 @@ impl Store {
         self.digest.at(self.applied_index.0)
     }
 
+    /// The same, if the state were that at `index`.
+    pub(super) fn digest_at(&self, index: Index) -> u64 {
+        self.digest.at(index.0)
+    }
+
     /// How many keys have a value.
     pub fn key_count(&self) -> usize {
         self.pairs.len()
     }
 
-    /// All keys with their values, in an order that says nothing.
-    pub(super) fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.pairs.iter().map(|pair| (pair.key(), pair.value()))
+    /// What came of a request, if it is remembered.
+    pub fn outcome_of(&self, key: &RequestKey) -> Option<&Outcome> {
+        self.sessions.outcome(key)
+    }
+
+    /// The state as it is now, after the entry `last`, to be looked at while it changes. Takes no
+    /// longer for a large state than for a small one; but what is written to first after it costs
+    /// a copy of what lies near it.
+    pub fn view(&mut self, last: EntryId) -> View {
+        assert_eq!(last.index, self.applied_index, "the state ends with another entry");
+        let remembered = self.remembered().map(|(key, outcome)| (*key, outcome.clone()));
+        let (digest, key_count) = (self.digest(), self.key_count());
+        let remembered = remembered.collect();
+        View { last, digest, key_count, tables: self.pairs.share(), remembered }
+    }
+
+    /// All pairs, in an order that says nothing.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = &Pair> {
+        self.pairs.iter()
     }
 
     /// The requests remembered, oldest first, with their outcomes.
@@ -319,30 +342,39 @@ impl Store {
         fingerprint: u64,
         make: impl FnOnce(Option<Bytes>) -> Bytes,
     ) {
-        match self.pairs.entry(number, |pair| pair.key() == key, |pair| pair.number) {
-            Entry::Occupied(mut place) => {
-                let pair = place.get_mut();
-                self.digest.remove(pair.fingerprint);
-                pair.fingerprint = fingerprint;
-                pair.bytes = make(Some(std::mem::take(&mut pair.bytes)));
-            }
-            Entry::Vacant(place) => {
-                place.insert(Pair { bytes: make(None), key_bytes: key.len(), number, fingerprint });
-            }
-        }
+        let digest = &mut self.digest;
+        self.pairs.put(
+            number,
+            |pair| pair.key() == key,
+            |place| match place {
+                Entry::Occupied(mut place) => {
+                    let pair = place.get_mut();
+                    digest.remove(pair.fingerprint);
+                    pair.fingerprint = fingerprint;
+                    pair.bytes = make(Some(std::mem::take(&mut pair.bytes)));
+                }
+                Entry::Vacant(place) => {
+                    place.insert(Pair {
+                        bytes: make(None),
+                        key_bytes: key.len(),
+                        number,
+                        fingerprint,
+                    });
+                }
+            },
+        );
         self.digest.add(fingerprint);
     }
 
     /// Removes a key; its value, if it had one.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Bytes> {
-        let place = self.pairs.find_entry(key_number(key), |pair| pair.key() == key).ok()?;
-        let (pair, _) = place.remove();
+        let pair = self.pairs.remove(key_number(key), |pair| pair.key() == key)?;
         self.digest.remove(pair.fingerprint);
         Some(pair.shared_value())
     }
 
     fn clear(&mut self) {
-        self.pairs.clear();
+        self.pairs = Shards::default();
         self.digest = Digest::default();
     }
 

@@ -23,6 +23,8 @@ pub struct Context {
     pub term: Term,
     /// The last entry of its log.
     pub last_index: Index,
+    /// The first entry of its log that is not only in a snapshot.
+    pub first_index: Index,
     /// Up to here its log is on disk.
     pub durable_index: Index,
     /// Up to here its log is committed, as far as it knows.
@@ -45,6 +47,8 @@ pub struct Context {
     pub clients_bytes: u64,
     /// Bytes of memory in use, 0 if unknown.
     pub used_memory: u64,
+    /// Its snapshots, at a recent moment.
+    pub snapshot: Saved,
     /// What went through the door so far.
     pub traffic: Traffic,
     /// Most bytes of a command's payload: what is larger is refused, for no log would take it.
@@ -66,6 +70,21 @@ pub struct Node {
     pub connected: bool,
     /// Up to here its log equals the leader's, as the leader knows; `None` elsewhere.
     pub match_index: Option<Index>,
+}
+
+/// A replica's snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Saved {
+    /// The latest one's last entry; zero if there is none.
+    pub index: Index,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was taken, or found at the start, in seconds since 1970.
+    pub saved_at: u64,
+    /// Whether one is being taken.
+    pub taking: bool,
+    /// Whether the last attempt to take one failed.
+    pub failed: bool,
 }
 
 /// What went through the door since the start.
@@ -96,6 +115,7 @@ impl Context {
             role: RoleName::Follower,
             term: Term(0),
             last_index: Index::ZERO,
+            first_index: Index(1),
             durable_index: Index::ZERO,
             commit_index: Index::ZERO,
             applied_index: Index::ZERO,
@@ -107,6 +127,7 @@ impl Context {
             run_id: 0,
             clients_bytes: 0,
             used_memory: 0,
+            snapshot: Saved::default(),
             traffic: Traffic::default(),
             payload_bytes_max: 64 << 20,
         }

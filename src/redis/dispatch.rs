@@ -41,6 +41,8 @@ pub enum Step {
     },
     /// Answers from all connections, with a [`ClientList`](super::ClientList).
     ListClients(ClientQuery),
+    /// Takes a snapshot. The reply is written.
+    Save,
     /// Closes the connection, once what is written has been sent. Later requests on it are not
     /// looked at.
     Close,

@@ -105,13 +105,16 @@ fn memory(text: &mut Text, context: &Context, settings: &Settings) {
     text.field("maxmemory_clients", settings.clients_bytes_max());
 }
 
-fn persistence(text: &mut Text, _context: &Context, _settings: &Settings) {
+fn persistence(text: &mut Text, context: &Context, _settings: &Settings) {
+    let saved = context.snapshot;
     text.field("loading", 0);
     text.field("async_loading", 0);
-    text.field("rdb_changes_since_last_save", 0);
-    text.field("rdb_bgsave_in_progress", 0);
-    text.field("rdb_last_save_time", 0);
-    text.field("rdb_last_bgsave_status", "ok");
+    // Entries, not keys; what was applied behind the snapshot.
+    let changes = context.applied_index.0.saturating_sub(saved.index.0);
+    text.field("rdb_changes_since_last_save", changes);
+    text.field("rdb_bgsave_in_progress", u8::from(saved.taking));
+    text.field("rdb_last_save_time", saved.saved_at);
+    text.field("rdb_last_bgsave_status", if saved.failed { "err" } else { "ok" });
     text.field("aof_enabled", 1);
     text.field("aof_rewrite_in_progress", 0);
     text.field("aof_last_bgrewrite_status", "ok");
@@ -184,10 +187,13 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
         None => text.field("raft_leader_id", "none"),
     }
     text.field("raft_replicas", context.nodes.len());
+    text.field("raft_first_index", context.first_index);
     text.field("raft_last_index", context.last_index);
     text.field("raft_durable_index", context.durable_index);
     text.field("raft_commit_index", context.commit_index);
     text.field("raft_applied_index", context.applied_index);
+    text.field("raft_snapshot_index", context.snapshot.index);
+    text.field("raft_snapshot_bytes", context.snapshot.bytes);
     for node in &context.nodes {
         if let Some(index) = node.match_index {
             let link = if node.connected { "connected" } else { "silent" };

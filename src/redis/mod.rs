@@ -12,6 +12,7 @@
 //! - [`Step::Submit`]: a read or a write for the core. The door keeps the [`Shape`] and, when the
 //!   outcome is there, calls [`Shape::encode`]; or, when it will not come, [`Failure::encode`].
 //! - [`Step::ListClients`]: the reply needs all connections; see [`ClientList`].
+//! - [`Step::Save`]: a snapshot is to be taken; the reply is in the buffer.
 //! - [`Step::Close`]: to be closed once the buffer's bytes have been sent.
 //!
 //! Replies go to a client in the order of its requests. So while an earlier request of a
@@ -34,6 +35,7 @@ mod failure;
 mod glob;
 mod hello;
 mod info;
+mod save;
 mod settings;
 mod shape;
 mod strings;
@@ -41,7 +43,7 @@ mod table;
 
 pub use client::{ClientList, ClientQuery};
 pub use connection::{Buffered, Connection};
-pub use context::{Context, Node, Traffic};
+pub use context::{Context, Node, Saved, Traffic};
 pub use dispatch::Step;
 pub use failure::Failure;
 pub use settings::{CLIENTS_BYTES_MIN, Settings, parse_bytes};

@@ -1,15 +1,23 @@
 //! The applier stage: owns the store. Applies committed entries in order, gives the answers that
 //! are this replica's to give, then answers the reads, and hands the answers to the network in one
 //! batch, with the note that the core gets once they are with the socket.
+//!
+//! It also decides when a snapshot is taken, for it knows how much of the log is in the state, and
+//! puts a leader's snapshot in the place of the state.
+
+use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
 
 use crate::kv::{Command, Outcome, Store, WARMED_MAX};
 use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
-use crate::types::RequestKey;
+use crate::types::{EntryId, RequestKey};
 
-use super::channels::{Answer, Applied, ApplierEnds, ApplyBatch, ReadsAt, ReplyBatch};
+use super::channels::{
+    Answer, Applied, ApplierEnds, ApplyBatch, Install, ReadsAt, ReplyBatch, SnapshotWork,
+};
+use super::snapshots::SnapshotBoard;
 
 /// Bytes of a request's id that say where it came in.
 pub(super) const ORIGIN_BYTES: usize = 8;
@@ -29,15 +37,63 @@ pub(super) struct Applier {
     answering: Answering,
     /// Reads for which the state has not come far enough.
     early: Vec<ReadsAt>,
+    /// The last entry in the state.
+    last: EntryId,
+    /// When snapshots are taken; `None` for never.
+    saving: Option<Saving>,
     ends: ApplierEnds,
     /// A pass on a shared thread was put off.
     put_off: bool,
 }
 
+/// When snapshots are taken.
+#[derive(Debug)]
+pub(super) struct Saving {
+    /// Once more than so many bytes of the log were applied since the last one.
+    pub(super) log_bytes: u64,
+    /// What the snapshots stage has and does.
+    pub(super) board: Arc<SnapshotBoard>,
+    /// Bytes of the log applied since the last one.
+    since: u64,
+    /// Somebody wants one now.
+    wanted: bool,
+}
+
+impl Saving {
+    pub(super) fn new(log_bytes: u64, board: Arc<SnapshotBoard>) -> Saving {
+        Saving { log_bytes, board, since: 0, wanted: false }
+    }
+
+    /// Whether it is time. A large snapshot is taken less often, so that the disk does not write
+    /// ever more for each byte that comes in; and one that failed is not long waited with.
+    fn is_due(&self) -> bool {
+        let due = self.log_bytes.max(self.board.bytes() / 2);
+        let due = if self.board.has_failed() { due / 8 } else { due };
+        (self.wanted || self.since > due) && !self.board.is_taking()
+    }
+}
+
 impl Applier {
-    /// With an empty store.
+    /// With an empty store, and no snapshots ever.
     pub(super) fn new(answering: Answering, ends: ApplierEnds) -> Applier {
-        Applier { store: Store::default(), answering, early: Vec::new(), ends, put_off: false }
+        Applier {
+            store: Store::default(),
+            answering,
+            early: Vec::new(),
+            last: EntryId::ZERO,
+            saving: None,
+            ends,
+            put_off: false,
+        }
+    }
+
+    /// With the store that a snapshot held which ended with `last`.
+    pub(super) fn with(mut self, store: Store, last: EntryId, saving: Saving) -> Applier {
+        assert_eq!(store.applied_index(), last.index, "a store that ends elsewhere");
+        self.store = store;
+        self.last = last;
+        self.saving = Some(saving);
+        self
     }
 
     /// Where it waits for work on a thread of its own.
@@ -70,12 +126,53 @@ impl Applier {
         replies.key_count = self.store.key_count();
         // An error means that the network has ended, and then so do we.
         let _ = self.ends.to_network.send(replies);
+        // Nobody waits for that.
+        self.take_snapshot();
+    }
+
+    /// Hands a view of the state over, if it is time.
+    fn take_snapshot(&mut self) {
+        let Some(saving) = &mut self.saving else { return };
+        if !saving.is_due() || self.last == EntryId::ZERO || self.ends.to_snapshots.is_full() {
+            return;
+        }
+        saving.board.begin();
+        let view = Box::new(self.store.view(self.last));
+        if self.ends.to_snapshots.try_send(SnapshotWork::Take(view)).is_ok() {
+            saving.since = 0;
+            saving.wanted = false;
+        } else {
+            saving.board.end(false);
+        }
+    }
+
+    /// A leader's snapshot takes the place of the state, unless that has come further.
+    fn install(&mut self, install: Install, replies: &mut ReplyBatch) {
+        let Install { snapshot, mut store } = install;
+        if snapshot.last.index > self.store.applied_index() {
+            std::mem::swap(&mut self.store, &mut store);
+            self.last = snapshot.last;
+            if let Some(saving) = &mut self.saving {
+                saving.since = 0;
+            }
+        }
+        replies.applied.merge(Applied { installed: Some(snapshot), ..Applied::default() });
+        // Where there is no room it is freed here, which takes a while.
+        let _ = self.ends.to_snapshots.try_send(SnapshotWork::Free(Box::new(store)));
     }
 
     fn apply(&mut self, batch: ApplyBatch, replies: &mut ReplyBatch) {
         replies.leader = batch.leader;
-        let index = batch.job.entries.last().map(|committed| committed.entry.index());
-        replies.applied.merge(Applied { index, bytes: batch.bytes });
+        if let Some(install) = batch.install {
+            self.install(*install, replies);
+        }
+        if let Some(saving) = &mut self.saving {
+            saving.wanted |= batch.save;
+        }
+        let last = batch.job.entries.last().map(|committed| committed.entry.index());
+        // What is in a snapshot that was taken in meanwhile is known to be applied by that.
+        let index = last.filter(|last| *last > self.store.applied_index());
+        replies.applied.merge(Applied { index, bytes: batch.bytes, installed: None });
         for some in batch.job.entries.chunks(WARMED_MAX) {
             self.apply_some(some, replies);
         }
@@ -97,6 +194,14 @@ impl Applier {
         }
         self.store.warm(&commands);
         for (command, Committed { entry, as_leader }) in commands.iter().zip(entries) {
+            if entry.index() <= self.last.index {
+                self.answer_installed(command.as_ref(), *as_leader, replies);
+                continue;
+            }
+            self.last = entry.id();
+            if let Some(saving) = &mut self.saving {
+                saving.since += entry.record().len() as u64;
+            }
             if entry.kind() == EntryKind::NoOperation {
                 self.store.skip(entry.index());
                 continue;
@@ -107,6 +212,22 @@ impl Applier {
             if self.answers(applied.key, *as_leader) && applied.outcome != Outcome::Malformed {
                 replies.answers.push(Answer { key: applied.key, outcome: applied.outcome });
             }
+        }
+    }
+
+    /// Answers a write that is in the state by a snapshot, if what came of it is remembered there.
+    /// Else its client hears that nobody knows.
+    fn answer_installed(
+        &self,
+        command: Option<&Command<'_>>,
+        as_leader: bool,
+        replies: &mut ReplyBatch,
+    ) {
+        if let Some(Command { key, .. }) = command
+            && self.answers(*key, as_leader)
+            && let Some(outcome) = self.store.outcome_of(key)
+        {
+            replies.answers.push(Answer { key: *key, outcome: outcome.clone() });
         }
     }
 
@@ -151,9 +272,9 @@ impl Applier {
 mod tests {
     use super::*;
     use crate::kv::Operation;
-    use crate::raft::{ApplyJob, RequestKind};
+    use crate::raft::{ApplyJob, RequestKind, SnapshotId};
     use crate::record::RecordBuffer;
-    use crate::runtime::channels::{QUEUE_LEN, channels};
+    use crate::runtime::channels::{Ends, QUEUE_LEN, channels};
     use crate::runtime::wake::tests::unused_wake;
     use crate::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey};
     use bytes::Bytes;
@@ -183,7 +304,7 @@ mod tests {
 
     #[test]
     fn leaders_answer_and_reads_see_what_was_applied_before_them() {
-        let (network, core, _log_writer, ends) = channels(&unused_wake(), false);
+        let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
         let mut applier = Applier::new(Answering::AsLeader, ends);
         let no_operation =
             RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::NoOperation, b"");
@@ -198,7 +319,7 @@ mod tests {
         let replies = network.replies.try_recv().expect("one batch for all that waited");
         assert!(network.replies.is_empty());
         assert_eq!(replies.leader, Some(NodeId(3)));
-        assert_eq!(replies.applied, Applied { index: Some(Index(4)), bytes: 12 });
+        assert_eq!(replies.applied, Applied { index: Some(Index(4)), bytes: 12, installed: None });
         let answers = [
             Answer { key: key(3), outcome: Outcome::Done },
             Answer { key: key(100), outcome: Outcome::Value(Some(Bytes::from_static(b"new"))) },
@@ -210,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_none_is_passed_over_in_silence() {
-        let (network, _core, _log_writer, ends) = channels(&unused_wake(), false);
+        let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
         let mut applier = Applier::new(Answering::AsLeader, ends);
         let entry =
             RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"rubbish");
@@ -220,9 +341,76 @@ mod tests {
         assert_eq!(replies.applied.index, Some(Index(1)));
     }
 
+    fn saving(log_bytes: u64) -> (Saving, Arc<SnapshotBoard>) {
+        let board = Arc::new(SnapshotBoard::default());
+        (Saving::new(log_bytes, Arc::clone(&board)), board)
+    }
+
+    #[test]
+    fn a_leaders_snapshot_takes_the_place_of_the_state() {
+        let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+        let mut applier = Applier::new(Answering::AsLeader, ends);
+        let mut ahead = Store::default();
+        for index in 1..=3 {
+            let committed = put(index, &[u8::try_from(index).unwrap()], true);
+            ahead.apply(Index(index), committed.entry.payload());
+        }
+        let snapshot = SnapshotId { last: EntryId::new(1, 3), ..SnapshotId::default() };
+        let install = |store| Some(Box::new(Install { snapshot, store }));
+        applier.run_once(batch(vec![put(1, b"1", false)], vec![], 1));
+        network.replies.try_recv().unwrap();
+        // What is in it is not applied again, but answered from its memory of requests.
+        let entries = vec![put(2, b"2", true), put(3, b"3", false), put(4, b"4", true)];
+        let first = ApplyBatch { install: install(ahead), ..batch(entries, vec![], 7) };
+        applier.run_once(first);
+        let replies = network.replies.try_recv().unwrap();
+        let installed = Some(snapshot);
+        assert_eq!(replies.applied, Applied { index: Some(Index(4)), bytes: 7, installed });
+        let done = |number| Answer { key: key(number), outcome: Outcome::Done };
+        assert_eq!(replies.answers, [done(2), done(4)]);
+        assert!(matches!(snapshots.work.try_recv(), Ok(SnapshotWork::Free(_))));
+        // One that ends before the state changes nothing, but the core hears of it all the same.
+        let late = ApplyBatch { install: install(Store::default()), ..ApplyBatch::default() };
+        applier.run_once(late);
+        let replies = network.replies.try_recv().unwrap();
+        assert_eq!(replies.applied, Applied { index: None, bytes: 0, installed });
+        assert_eq!((applier.store.applied_index(), applier.last), (Index(4), EntryId::new(1, 4)));
+        applier.run_once(batch(vec![put(4, b"4", false)], vec![], 1));
+        let replies = network.replies.try_recv().unwrap();
+        assert_eq!(replies.applied.index, None, "the core knows that already");
+    }
+
+    #[test]
+    fn a_snapshot_is_taken_by_size_or_when_asked_for_one_at_a_time() {
+        let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+        let (saving, board) = saving(500);
+        let applier = Applier::new(Answering::AsLeader, ends);
+        let mut applier = applier.with(Store::default(), EntryId::ZERO, saving);
+        let mut taken = |from: u64, save| {
+            let entries = vec![put(from, &[1; 100], true), put(from + 1, &[1; 100], true)];
+            applier.run_once(ApplyBatch { save, ..batch(entries, vec![], 1) });
+            network.replies.try_recv().unwrap();
+            match snapshots.work.try_recv() {
+                Ok(SnapshotWork::Take(view)) => Some(view.last().index.0),
+                Ok(other) => unreachable!("{other:?}"),
+                Err(_) => None,
+            }
+        };
+        assert_eq!(taken(1, false), None, "too little");
+        assert_eq!(taken(3, false), Some(4));
+        assert!(board.is_taking());
+        assert_eq!(taken(5, true), None, "one is being taken");
+        board.end(false);
+        assert_eq!(taken(7, false), Some(8), "asked for meanwhile");
+        board.end(true);
+        assert_eq!(taken(9, false), Some(10), "the last one failed, so soon");
+        board.end(false);
+        assert_eq!(taken(11, false), None);
+    }
+
     #[test]
     fn on_a_shared_thread_it_rests_while_nobody_takes_its_answers() {
-        let (network, core, _log_writer, ends) = channels(&unused_wake(), false);
+        let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
         let mut applier = Applier::new(Answering::AsLeader, ends);
         for number in 0..=QUEUE_LEN {
             let read = get(u8::try_from(number).unwrap(), b"k");

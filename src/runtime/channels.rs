@@ -12,6 +12,9 @@
 //!    | +--------------------------------------------+          |
 //!    |                    released                             |
 //!    +---------------------------------------------------------+
+//!
+//!   core, applier ---- snapshot_work ----> snapshots ---- core_inbox ----> core
+//!                                              +--------- released -------> network
 //! ```
 //!
 //! Each holds up to [`QUEUE_LEN`] items. What happens when it is full:
@@ -24,11 +27,18 @@
 //! - `core_inbox`, [`CoreItem::Persisted`] from the log writer: waits, for the core never does.
 //! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::ReadsAt`] from the network: wait at the
 //!   network for its next pass.
+//! - `core_inbox`, [`CoreItem::Save`] from the network: waits there for its next pass.
+//! - `core_inbox`, [`CoreItem::Snapshot`] from the snapshots stage: waits, for the core never
+//!   does.
 //! - `departures`, [`Departures`]: peers' messages are dropped and counted; refusals, and the news
 //!   who leads, wait at the core for its next pass.
 //! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`]: jobs wait at the core and
 //!   join the next batch; see below.
-//! - `released`, messages to peers that a job has let go: dropped and counted.
+//! - `released`, messages to peers that a job has let go, or that carry a snapshot's chunks:
+//!   dropped and counted.
+//! - `snapshot_work`, [`SnapshotWork`] from the core: chunks are dropped and counted, for a leader
+//!   sends again what nobody tells it the arrival of. From the applier: a view is not taken, and
+//!   taken later; a state to be freed is freed there and then.
 //! - `replies`, [`ReplyBatch`]: the applier waits for the network, which takes none while its
 //!   socket is full.
 //!
@@ -38,14 +48,18 @@
 //! memory, and the core still blocks nowhere but in its one receive.
 //!
 //! Whoever waits for another stage waits for one further down this list, and the core for none:
-//! applier -> network, log writer -> core, network -> nobody. There is no circle.
+//! applier -> network, log writer -> core, snapshots -> core, network -> nobody. There is no
+//! circle.
 
 use std::sync::Arc;
 
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
-use crate::kv::Outcome;
-use crate::raft::{AppendJob, ApplyJob, ClientRequest, Envelope, Msg, Persisted, Refusal};
+use crate::kv::{Outcome, Store, View};
+use crate::raft::{
+    AppendJob, ApplyJob, ChunkStored, ClientRequest, Envelope, Msg, Persisted, Refusal,
+    SnapshotChunk, SnapshotId,
+};
 use crate::types::{Index, NodeId, RequestKey, Term};
 
 use super::wake::{COMPLETIONS, DEPARTURES, RELEASED, REPLIES, Wake};
@@ -79,8 +93,46 @@ pub(super) enum CoreItem {
     Again(Vec<Again>),
     /// From the network: reads that the leader has named a place in the log for.
     ReadsAt(ReadsAt),
+    /// From the network: somebody wants a snapshot now.
+    Save,
+    /// From the snapshots stage.
+    Snapshot(SnapshotNews),
     /// From the network: it has ended, and so do all.
     Stop,
+}
+
+/// What the snapshots stage has done.
+#[derive(Debug)]
+pub(super) enum SnapshotNews {
+    /// One of this replica's own state is durable.
+    Taken(SnapshotId),
+    /// So much of a leader's is here.
+    Stored(ChunkStored),
+    /// A leader's is durable, and this is the state in it, for the applier.
+    Whole(Box<Install>),
+}
+
+/// A leader's snapshot on its way into the state.
+#[derive(Debug)]
+pub(super) struct Install {
+    /// Which one.
+    pub(super) snapshot: SnapshotId,
+    /// The state in it.
+    pub(super) store: Store,
+}
+
+/// Work for the snapshots stage.
+#[derive(Debug)]
+pub(super) enum SnapshotWork {
+    /// From the core: messages that lack their chunks.
+    Send(Vec<Envelope>),
+    /// From the core: chunks of a leader's snapshot.
+    Keep(Vec<SnapshotChunk>),
+    /// From the applier: the state as it is now, to be written.
+    Take(Box<View>),
+    /// From the applier: a state that is not needed any more. To free a large one takes longer
+    /// than clients should wait.
+    Free(Box<Store>),
 }
 
 /// A write that was sent before, and nobody knows what became of it.
@@ -118,6 +170,8 @@ pub(super) struct Applied {
     pub(super) index: Option<Index>,
     /// [`ApplyBatch::bytes`], given back.
     pub(super) bytes: usize,
+    /// A leader's snapshot that is in the state now. It counts after `index`.
+    pub(super) installed: Option<SnapshotId>,
 }
 
 /// What leaves the core at once.
@@ -151,6 +205,10 @@ pub(super) struct ApplyBatch {
     pub(super) leader: Option<NodeId>,
     /// The job's size, as the core counts it.
     pub(super) bytes: usize,
+    /// A leader's snapshot, which comes before the job.
+    pub(super) install: Option<Box<Install>>,
+    /// Somebody wants a snapshot now.
+    pub(super) save: bool,
 }
 
 /// Answers on their way to clients.
@@ -182,6 +240,14 @@ impl Applied {
     pub(super) fn merge(&mut self, later: Applied) {
         self.index = later.index.or(self.index);
         self.bytes += later.bytes;
+        self.installed = later.installed.or(self.installed);
+    }
+}
+
+impl ApplyBatch {
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.job.is_empty() && self.reads_at.is_empty() && self.install.is_none() && !self.save
     }
 }
 
@@ -264,6 +330,7 @@ pub(super) struct CoreEnds {
     pub(super) to_network: ToNetwork<Departures>,
     pub(super) to_log_writer: Sender<AppendBatch>,
     pub(super) to_applier: Sender<ApplyBatch>,
+    pub(super) to_snapshots: Sender<SnapshotWork>,
 }
 
 /// The log writer's ends.
@@ -279,36 +346,59 @@ pub(super) struct LogWriterEnds {
 pub(super) struct ApplierEnds {
     pub(super) jobs: Receiver<ApplyBatch>,
     pub(super) to_network: ToNetwork<ReplyBatch>,
+    pub(super) to_snapshots: Sender<SnapshotWork>,
+}
+
+/// The snapshots stage's ends.
+#[derive(Debug)]
+pub(super) struct SnapshotEnds {
+    pub(super) work: Receiver<SnapshotWork>,
+    pub(super) to_network: ToNetwork<Vec<Envelope>>,
+    pub(super) to_core: ToCore,
+}
+
+/// The ends of all stages.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) network: NetworkEnds,
+    pub(super) core: CoreEnds,
+    pub(super) log_writer: LogWriterEnds,
+    pub(super) applier: ApplierEnds,
+    pub(super) snapshots: SnapshotEnds,
 }
 
 /// All channels of one replica, as the ends that each stage owns. `core_sleeps_in_poll` tells
-/// whether a log writer on a thread of its own has to ring for the core.
-pub(super) fn channels(
-    wake: &Arc<Wake>,
-    core_sleeps_in_poll: bool,
-) -> (NetworkEnds, CoreEnds, LogWriterEnds, ApplierEnds) {
+/// whether a stage on a thread of its own has to ring for the core.
+pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (departures_in, departures) = channel::bounded(QUEUE_LEN);
     let (to_log_writer, append_jobs) = channel::bounded(QUEUE_LEN);
     let (to_applier, apply_jobs) = channel::bounded(QUEUE_LEN);
     let (released_in, released) = channel::bounded(QUEUE_LEN);
     let (replies_in, replies) = channel::bounded(QUEUE_LEN);
-    (
-        NetworkEnds { to_core: to_core.clone(), replies, departures, released },
-        CoreEnds {
+    let (to_snapshots, work) = channel::bounded(QUEUE_LEN);
+    let ring_core =
+        || ToCore { sender: to_core.clone(), wake: core_sleeps_in_poll.then(|| Arc::clone(wake)) };
+    let release = || ToNetwork::new(released_in.clone(), RELEASED, wake);
+    Ends {
+        network: NetworkEnds { to_core: to_core.clone(), replies, departures, released },
+        core: CoreEnds {
             inbox,
             to_network: ToNetwork::new(departures_in, DEPARTURES, wake),
             to_log_writer,
             to_applier,
+            to_snapshots: to_snapshots.clone(),
         },
-        LogWriterEnds {
+        log_writer: LogWriterEnds {
             jobs: append_jobs,
-            to_network: ToNetwork::new(released_in, RELEASED, wake),
-            to_core: ToCore {
-                sender: to_core,
-                wake: core_sleeps_in_poll.then(|| Arc::clone(wake)),
-            },
+            to_network: release(),
+            to_core: ring_core(),
         },
-        ApplierEnds { jobs: apply_jobs, to_network: ToNetwork::new(replies_in, REPLIES, wake) },
-    )
+        applier: ApplierEnds {
+            jobs: apply_jobs,
+            to_network: ToNetwork::new(replies_in, REPLIES, wake),
+            to_snapshots,
+        },
+        snapshots: SnapshotEnds { work, to_network: release(), to_core: ring_core() },
+    }
 }

@@ -8,14 +8,14 @@ use crossbeam::channel::{RecvTimeoutError, TrySendError};
 
 use crate::raft::{
     AppendEntries, AppendJob, ApplyJob, Effects, Envelope, Msg, PeerMsg, Refusal, RefusalReason,
-    Replica,
+    Replica, SnapshotId,
 };
 use crate::types::{Instant, RequestKey};
 
 use super::Flow;
 use super::channels::{
-    Again, AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, JOB_BYTES_MAX, Lead,
-    QUEUE_LEN, ReadsAt,
+    Again, AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, Install,
+    JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, SnapshotNews, SnapshotWork,
 };
 use super::clock::Clock;
 use super::status::{Board, Counts};
@@ -56,6 +56,9 @@ pub(super) struct Core {
     appends: AppendBatch,
     applies: ApplyBatch,
     under_way: usize,
+    /// A snapshot of this replica's own state that is durable, but ends with an entry of which it
+    /// is not known here yet that it was applied: that news takes another way.
+    taken: Option<SnapshotId>,
     handed_on: HandedOn,
     /// What becomes of a client's request while this replica does not lead.
     unless_leading: UnlessLeading,
@@ -109,6 +112,7 @@ impl Core {
             appends: AppendBatch::default(),
             applies: ApplyBatch::default(),
             under_way: 0,
+            taken: None,
             handed_on: HandedOn::default(),
             unless_leading,
             lead: Lead::default(),
@@ -158,8 +162,7 @@ impl Core {
         !(self.departures.refusals.is_empty()
             && self.departures.lead.is_none()
             && self.appends.jobs.is_empty()
-            && self.applies.job.is_empty()
-            && self.applies.reads_at.is_empty())
+            && self.applies.is_empty())
     }
 
     /// One pass: `first`, then all that waits, as one batch.
@@ -180,18 +183,15 @@ impl Core {
                         self.handle(Msg::Persisted(completion));
                     }
                 }
-                Some(CoreItem::Applied(Applied { index, bytes })) => {
-                    self.give_back(bytes);
-                    if let Some(index) = index {
-                        self.handle(Msg::Applied { index });
-                    }
-                }
+                Some(CoreItem::Applied(applied)) => self.on_applied(applied),
                 Some(CoreItem::Again(writes)) => {
                     for write in writes {
                         self.admit_again(write);
                     }
                 }
                 Some(CoreItem::ReadsAt(reads)) => self.take_reads(reads),
+                Some(CoreItem::Save) => self.applies.save = true,
+                Some(CoreItem::Snapshot(news)) => self.on_snapshot_news(news),
                 Some(CoreItem::Stop) => return Flow::Stop,
                 None => break,
             }
@@ -203,6 +203,45 @@ impl Core {
         self.replica.flush(self.now, &mut self.effects);
         self.collect();
         self.hand_on()
+    }
+
+    fn on_applied(&mut self, applied: Applied) {
+        let Applied { index, bytes, installed } = applied;
+        self.give_back(bytes);
+        if let Some(index) = index {
+            self.handle(Msg::Applied { index });
+        }
+        if let Some(snapshot) = installed {
+            self.handle(Msg::Installed(snapshot));
+        }
+        self.note_taken();
+    }
+
+    fn on_snapshot_news(&mut self, news: SnapshotNews) {
+        match news {
+            SnapshotNews::Taken(snapshot) => {
+                self.taken = Some(snapshot);
+                self.note_taken();
+            }
+            SnapshotNews::Stored(stored) => self.handle(Msg::ChunkStored(stored)),
+            SnapshotNews::Whole(install) => {
+                let end = |install: &Install| install.snapshot.last.index;
+                // Of two that wait here the one that ends later has the other in it.
+                if self.applies.install.as_deref().is_none_or(|there| end(there) < end(&install)) {
+                    self.applies.install = Some(install);
+                }
+            }
+        }
+    }
+
+    /// Tells the replica of its snapshot, once it knows that all in it was applied.
+    fn note_taken(&mut self) {
+        if let Some(snapshot) = self.taken
+            && snapshot.last.index <= self.replica.status().applied_index
+        {
+            self.taken = None;
+            self.handle(Msg::SnapshotTaken(snapshot));
+        }
     }
 
     /// Lets a message from outside in, unless too much is under way for what it would cause.
@@ -289,6 +328,14 @@ impl Core {
         }
         append_or_take(&mut self.departures.peers, &mut self.effects.send);
         append_or_take(&mut self.departures.refusals, &mut self.effects.refusals);
+        if !self.effects.chunks_to_send.is_empty() {
+            let envelopes = std::mem::take(&mut self.effects.chunks_to_send);
+            self.give_snapshots(SnapshotWork::Send(envelopes));
+        }
+        if !self.effects.chunks.is_empty() {
+            let chunks = std::mem::take(&mut self.effects.chunks);
+            self.give_snapshots(SnapshotWork::Keep(chunks));
+        }
         if let Some(job) = self.effects.append.take() {
             let bytes = append_bytes(&job);
             self.under_way += bytes;
@@ -304,11 +351,18 @@ impl Core {
         }
     }
 
+    /// A leader asks for what gets lost here, or sends it once more.
+    fn give_snapshots(&self, work: SnapshotWork) {
+        if self.ends.to_snapshots.try_send(work).is_err() {
+            self.counts.chunks_dropped.add_one();
+        }
+    }
+
     /// Hands on what can be, answers first: a client waits for what the applier does, and nobody
     /// but a peer for the rest. Stops if the network has ended without a word.
     fn hand_on(&mut self) -> Flow {
         self.handed_on = HandedOn::default();
-        if !(self.applies.job.is_empty() && self.applies.reads_at.is_empty()) {
+        if !self.applies.is_empty() {
             let mut batch = std::mem::take(&mut self.applies);
             batch.leader = self.replica.named_leader();
             self.handed_on.applies =
@@ -383,14 +437,14 @@ mod tests {
         AppendOutcome, AppendReply, ClientRequest, Committed, Durable, HardState, RequestKind,
     };
     use crate::record::{EntryKind, RecordBuffer};
-    use crate::runtime::channels::{ApplierEnds, LogWriterEnds, NetworkEnds, channels};
+    use crate::runtime::channels::{ApplierEnds, Ends, LogWriterEnds, NetworkEnds, channels};
     use crate::runtime::wake::tests::unused_wake;
     use crate::types::{EntryId, Index, JobSequence, NodeId, Round, Term};
     use bytes::Bytes;
 
     /// A core in its first second, in which its replica does nothing by itself.
     fn quiet_core() -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
-        let (network, ends, log_writer, applier) = channels(&unused_wake(), false);
+        let Ends { network, core: ends, log_writer, applier, .. } = channels(&unused_wake(), false);
         let clock = Clock::start();
         let peers = [NodeId(1), NodeId(2)];
         let config = Config::course();
@@ -459,7 +513,7 @@ mod tests {
         let departures = network.departures.try_recv().unwrap();
         let reasons: Vec<_> = departures.refusals.iter().map(|refusal| refusal.reason).collect();
         assert_eq!(reasons, [RefusalReason::Busy]);
-        core.run_once(Some(CoreItem::Applied(Applied { index: None, bytes: 1 })));
+        core.run_once(Some(CoreItem::Applied(Applied { bytes: 1, ..Applied::default() })));
         assert_eq!(core.under_way, JOB_BYTES_MAX - 1);
         core.run_once(Some(CoreItem::Messages(vec![Msg::Peer(append(2))])));
         assert_eq!(core.counts.appends_dropped.get(), 1, "there is room again");
@@ -511,6 +565,19 @@ mod tests {
         assert!(sequences.iter().copied().eq(1..=count), "{sequences:?}");
         assert!(indexes.iter().copied().eq(1..=count), "{indexes:?}");
         assert_eq!(core.under_way, bytes);
+    }
+
+    #[test]
+    fn a_snapshot_is_told_of_when_all_in_it_is_known_to_be_applied() {
+        let (mut core, ..) = quiet_core();
+        let last = EntryId::new(1, 5);
+        let snapshot = SnapshotId { last, ..SnapshotId::default() };
+        core.run_once(Some(CoreItem::Snapshot(SnapshotNews::Taken(snapshot))));
+        assert_eq!(core.taken, Some(snapshot), "nothing is applied yet");
+        // By a leader's snapshot the state has come further.
+        let installed = Some(SnapshotId { last: EntryId::new(2, 9), ..snapshot });
+        core.run_once(Some(CoreItem::Applied(Applied { installed, ..Applied::default() })));
+        assert_eq!((core.taken, core.replica.commit_index()), (None, Index(9)));
     }
 
     #[test]

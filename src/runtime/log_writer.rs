@@ -81,11 +81,16 @@ impl LogWriter {
         let mut completions = Vec::with_capacity(first.jobs.len());
         let mut released = Vec::new();
         let mut bytes = 0;
+        let mut compact_to = None;
         let waiting = self.ends.jobs.len();
         for batch in std::iter::once(first).chain(self.ends.jobs.try_iter().take(waiting)) {
             bytes += batch.bytes;
             for mut job in batch.jobs {
+                compact_to = job.compact_to.or(compact_to);
                 if let Some(log) = &mut self.log {
+                    if let Some(last) = job.restart_after {
+                        log.restart_after(last).unwrap_or_else(|error| fail(&error));
+                    }
                     log.append(job.hard_state, &job.entries).unwrap_or_else(|error| fail(&error));
                 }
                 let last = job.entries.last().map(crate::record::Entry::id);
@@ -109,6 +114,10 @@ impl LogWriter {
         }
         // An error means that the core has ended, and then so do we.
         let _ = self.ends.to_core.send(CoreItem::Persisted { completions, bytes });
+        // Nobody waits for that.
+        if let (Some(log), Some(index)) = (&mut self.log, compact_to) {
+            log.compact_to(index).unwrap_or_else(|error| fail(&error));
+        }
     }
 }
 
@@ -123,7 +132,7 @@ mod tests {
     use super::*;
     use crate::raft::{AppendJob, AppendOutcome, AppendReply, Envelope, HardState, PeerMsg};
     use crate::record::{EntryKind, RecordBuffer};
-    use crate::runtime::channels::{QUEUE_LEN, channels};
+    use crate::runtime::channels::{Ends, QUEUE_LEN, channels};
     use crate::runtime::wake::tests::unused_wake;
     use crate::types::{EntryId, Index, JobSequence, NodeId, Round, Term};
 
@@ -154,7 +163,7 @@ mod tests {
 
     #[test]
     fn every_job_is_completed_in_order_and_lets_go_what_waited() {
-        let (network, core, ends, _applier) = channels(&unused_wake(), false);
+        let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
         let mut log_writer = LogWriter { log: None, ends, put_off: false, counts: Arc::default() };
         let batch = |jobs, bytes| AppendBatch { jobs, bytes };
         core.to_log_writer.send(batch(vec![job(3, Some(9))], 30)).unwrap();
@@ -175,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_a_full_network_does_not_take_is_dropped_and_counted_but_completed() {
-        let (network, core, ends, _applier) = channels(&unused_wake(), false);
+        let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
         let mut log_writer = LogWriter { log: None, ends, put_off: false, counts: Arc::default() };
         for sequence in 1..=QUEUE_LEN as u64 + 1 {
             log_writer.run_once(AppendBatch { jobs: vec![job(sequence, None)], bytes: 1 });

@@ -12,6 +12,8 @@
 //!      | append   | persisted         | released
 //!      v jobs     |                   |
 //!   log writer ---+-------------------+
+//!
+//!   snapshots: files, beside all that; views from the applier, chunks from and to the core
 //! ```
 //!
 //! What travels on each arrow, how much may wait there and what happens then is written in
@@ -28,6 +30,7 @@ mod lines;
 mod log_writer;
 mod network;
 mod server;
+mod snapshots;
 mod status;
 mod wake;
 
@@ -49,6 +52,7 @@ use self::clock::Clock;
 use self::core::{Applies, Core, UnlessLeading};
 use self::log_writer::LogWriter;
 use self::network::Network;
+use self::snapshots::Snapshots;
 use self::wake::Wake;
 
 pub use self::course::{Invitation, InvitationError};
@@ -150,6 +154,8 @@ struct Stages<N> {
     core: Core,
     log_writer: LogWriter,
     applier: Applier,
+    /// `None` where there are none ever.
+    snapshots: Option<Snapshots>,
 }
 
 impl FromStr for Threads {
@@ -208,7 +214,7 @@ fn build(
     let (door, never_restarts) = invitation.accept(clock.now(), Arc::clone(counts))?;
     let poll = mio::Poll::new()?;
     let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), network::WAKER)?));
-    let (network, core, log_writer, applier) = channels::channels(&wake, false);
+    let ends = channels::channels(&wake, false);
     let replica = Replica::new(
         invitation.me,
         &invitation.others,
@@ -218,17 +224,18 @@ fn build(
         clock.now(),
     );
     Ok(Stages {
-        network: Network::new(poll, wake, door, network, clock, Arc::clone(counts))?,
+        network: Network::new(poll, wake, door, ends.network, clock, Arc::clone(counts))?,
         core: Core::new(
             replica,
             clock,
-            core,
+            ends.core,
             UnlessLeading::Decide,
             Arc::default(),
             Arc::clone(counts),
         ),
-        log_writer: LogWriter::forgetful(never_restarts, log_writer, Arc::clone(counts)),
-        applier: Applier::new(Answering::AsLeader, applier),
+        log_writer: LogWriter::forgetful(never_restarts, ends.log_writer, Arc::clone(counts)),
+        applier: Applier::new(Answering::AsLeader, ends.applier),
+        snapshots: None,
     })
 }
 
@@ -244,11 +251,12 @@ fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result<()> {
     if !fused {
         return run_dedicated(stages);
     }
-    let Stages { network, core, mut log_writer, applier } = stages;
+    let Stages { network, core, mut log_writer, applier, snapshots } = stages;
     if log_writer.completes_at_once() {
         return run_fused(network, core, applier, Some(log_writer));
     }
     thread::scope(|scope| {
+        spawn_snapshots(scope, snapshots)?;
         spawn(scope, "log_writer", move || log_writer.run())?;
         run_fused(network, core, applier, None)
     })
@@ -304,8 +312,9 @@ fn run_fused<N: NetworkStage>(
 
 /// Each stage on a thread of its name.
 fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
-    let Stages { mut network, mut core, mut log_writer, mut applier } = stages;
+    let Stages { mut network, mut core, mut log_writer, mut applier, snapshots } = stages;
     thread::scope(|scope| {
+        spawn_snapshots(scope, snapshots)?;
         // In this order a stage that can't be started takes those before it along: the core has
         // the only senders of the first two, and misses the network.
         spawn(scope, "log_writer", move || log_writer.run())?;
@@ -329,6 +338,17 @@ fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
         })?;
         network.join().unwrap_or(Ok(()))
     })
+}
+
+/// The snapshots stage, which never shares a thread.
+fn spawn_snapshots<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    stage: Option<Snapshots>,
+) -> io::Result<()> {
+    if let Some(mut stage) = stage {
+        spawn(scope, "snapshots", move || stage.run())?;
+    }
+    Ok(())
 }
 
 fn spawn<'scope, T: Send + 'scope>(

@@ -273,7 +273,7 @@ mod tests {
     use crate::kv::Outcome;
     use crate::raft::{AppendOutcome, AppendReply, Envelope, PeerMsg, Refusal, RefusalReason};
     use crate::runtime::channels::{
-        Answer, ApplierEnds, CoreEnds, Departures, LogWriterEnds, ReplyBatch, channels,
+        Answer, ApplierEnds, CoreEnds, Departures, Ends, LogWriterEnds, ReplyBatch, channels,
     };
     use crate::runtime::course::Invitation;
     use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Round, Term};
@@ -300,7 +300,7 @@ mod tests {
             let (door, _) = invitation.accept(clock.now(), Arc::clone(&counts)).unwrap();
             let poll = Poll::new().unwrap();
             let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), WAKER).unwrap()));
-            let (network, core, log_writer, applier) = channels(&wake, false);
+            let Ends { network, core, log_writer, applier, .. } = channels(&wake, false);
             let network = Network::new(poll, wake, door, network, clock, counts).unwrap();
             let (hello, address) = receive(&simulator);
             assert!(hello.contains("\"hello\""), "{hello}");
@@ -339,6 +339,8 @@ mod tests {
                     | CoreItem::Applied(_)
                     | CoreItem::Again(_)
                     | CoreItem::ReadsAt(_)
+                    | CoreItem::Save
+                    | CoreItem::Snapshot(_)
                     | CoreItem::Stop => None,
                 })
                 .flatten()
@@ -441,7 +443,7 @@ mod tests {
         rig.core.to_network.try_send(departures).unwrap();
         rig.log_writer.to_network.try_send(vec![envelope(2)]).unwrap();
         let answers = vec![Answer { key: key(1), outcome: Outcome::Done }];
-        let applied = Applied { index: Some(Index(4)), bytes: 9 };
+        let applied = Applied { index: Some(Index(4)), bytes: 9, installed: None };
         let leader = Some(NodeId(0));
         let batch = ReplyBatch { answers, leader, applied, ..ReplyBatch::default() };
         rig.applier.to_network.send(batch).unwrap();
@@ -459,7 +461,7 @@ mod tests {
     fn reads_alone_are_given_back_in_portions() {
         let mut rig = Rig::new();
         for _ in 0..8 {
-            let applied = Applied { index: None, bytes: GIVE_BACK_BYTES / 4 };
+            let applied = Applied { bytes: GIVE_BACK_BYTES / 4, ..Applied::default() };
             rig.applier.to_network.send(ReplyBatch { applied, ..ReplyBatch::default() }).unwrap();
             rig.network.send().unwrap();
         }
@@ -473,13 +475,16 @@ mod tests {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         for index in 1..=2 {
-            let applied = Applied { index: Some(Index(index)), bytes: 1 };
+            let applied = Applied { index: Some(Index(index)), bytes: 1, installed: None };
             rig.applier.to_network.send(ReplyBatch { applied, ..ReplyBatch::default() }).unwrap();
             rig.network.send().unwrap();
         }
         assert_eq!(rig.messages(), []);
         rig.network.send().unwrap();
-        assert_eq!(rig.applied(), Some(Applied { index: Some(Index(2)), bytes: 2 }));
+        assert_eq!(
+            rig.applied(),
+            Some(Applied { index: Some(Index(2)), bytes: 2, installed: None })
+        );
         assert_eq!(rig.applied(), None);
     }
 

@@ -64,6 +64,9 @@ pub struct Counts {
     pub appends_dropped: Count,
     /// Core: requests answered busy for the same reason.
     pub requests_busy: Count,
+    /// Core: a snapshot's chunks, to be sent or kept, dropped because the snapshots stage was too
+    /// far behind.
+    pub chunks_dropped: Count,
     /// Core: writes sent again and dropped, because an earlier copy might not be recognised.
     pub again_dropped: Count,
     /// Network: connections of peers closed: another cluster or version, an older incarnation, a

@@ -100,6 +100,8 @@ pub struct Loaded<W> {
 pub struct Snapshots<D: Disk> {
     disk: D,
     latest: Option<SnapshotId>,
+    /// The one before it, while it is there.
+    previous: Option<SnapshotId>,
     /// Open to be read by followers.
     open: Vec<Reading<D::File>>,
 }
@@ -125,7 +127,7 @@ impl<D: Disk> Snapshots<D> {
                 delete(&mut disk, &name)?;
             }
         }
-        Ok(Snapshots { disk, latest: None, open: Vec::new() })
+        Ok(Snapshots { disk, latest: None, previous: None, open: Vec::new() })
     }
 
     /// Reads and checks the latest snapshot, and where that is damaged the one before it. To be
@@ -181,6 +183,7 @@ impl<D: Disk> Snapshots<D> {
                 delete(&mut self.disk, &name)?;
             }
         }
+        self.previous = None;
         let file = self.disk.create(new, 0).map_err(io(&self.disk, "making", new))?;
         Ok(SnapshotWriter { file, source, bytes: 0, synced_bytes: 0 })
     }
@@ -247,7 +250,8 @@ impl<D: Disk> Snapshots<D> {
         let name = file_name(id.last);
         self.disk.rename(new, &name).map_err(io(&self.disk, "renaming", new))?;
         self.disk.sync_dir().map_err(io(&self.disk, "syncing", ""))?;
-        let previous = self.latest.replace(id);
+        self.previous = self.latest.replace(id);
+        let previous = self.previous;
         for other in list(&self.disk)? {
             let is_kept = |last| last == id.last || previous.is_some_and(|it| it.last == last);
             if end_of(&other).is_some_and(|last| !is_kept(last)) {
@@ -272,7 +276,8 @@ impl<D: Disk> Snapshots<D> {
     }
 
     /// Up to `bytes_max` bytes of a snapshot from `offset` on, for a follower; `None` if it is
-    /// neither the latest nor still open from an earlier read.
+    /// neither the latest nor the one before it, as long as that is there, nor still open from an
+    /// earlier read.
     ///
     /// # Errors
     /// If it can't be read.
@@ -285,7 +290,7 @@ impl<D: Disk> Snapshots<D> {
         let name = file_name(id.last);
         let place = match self.open.iter().position(|reading| reading.id == id) {
             Some(place) => place,
-            None if self.latest == Some(id) => {
+            None if self.latest == Some(id) || self.previous == Some(id) => {
                 let file =
                     self.disk.open_to_read(&name).map_err(io(&self.disk, "opening", &name))?;
                 self.open.push(Reading { id, file, in_use: true });

@@ -66,7 +66,7 @@ impl Door {
             let (context, settings) = (&self.context, &mut self.settings);
             let (connection, out) = (&mut self.connection, &mut self.replies);
             match connection.execute(request, key, context, settings, out) {
-                Step::Done => {}
+                Step::Done | Step::Save => {}
                 Step::Submit { kind: RequestKind::Write, payload, shape, .. } => {
                     let applied = self.store.apply(index, &payload);
                     assert_eq!((applied.key, applied.repeated), (key, false));

@@ -13,6 +13,8 @@ use bowline::redis::{CLIENTS_BYTES_MIN, parse_bytes};
 use bowline::runtime::{Patience, ServerOptions, Threads};
 use bowline::types::NodeId;
 
+/// Below that a replica would do little else than take snapshots.
+const SNAPSHOT_LOG_BYTES_MIN: u64 = 64 << 10;
 /// Before the names of variables.
 const PREFIX: &str = "BOWLINE_";
 /// Highest number of a replica: what a log takes.
@@ -64,6 +66,10 @@ pub(crate) struct ServerArguments {
     /// KiB of it [default: 30].
     #[arg(long, value_name = "SECONDS")]
     request_timeout_s: Option<String>,
+    /// How much the log grows before the next snapshot is taken and the log is cut behind it, such
+    /// as 64mb. A snapshot of more than twice that is taken less often [default: 64mb].
+    #[arg(long, value_name = "BYTES")]
+    snapshot_log_bytes: Option<String>,
     /// Where clients of other replicas are sent to reach this one [default: --listen].
     #[arg(long, value_name = "HOST:PORT")]
     announce: Option<String>,
@@ -124,6 +130,7 @@ impl ServerArguments {
             ("clients-memory", Some("256mb"), self.clients_memory.clone()),
             ("client-timeout-s", Some("0"), self.client_timeout_s.clone()),
             ("request-timeout-s", Some("30"), self.request_timeout_s.clone()),
+            ("snapshot-log-bytes", Some("64mb"), self.snapshot_log_bytes.clone()),
             ("announce", None, self.announce.clone()),
             ("leader-wait-ms", Some("2000"), self.leader_wait_ms.clone()),
             ("command-deadline-ms", Some("4000"), self.command_deadline_ms.clone()),
@@ -255,6 +262,9 @@ impl Settings {
             .text("dir")
             .map_or_else(|| PathBuf::from(format!("bowline-data/replica-{}", id.0)), PathBuf::from);
         let how = "dedicated, fused or auto";
+        let snapshot_log_bytes = self.read("snapshot-log-bytes", "64kb or more", |text| {
+            parse_bytes(text).filter(|bytes| *bytes >= SNAPSHOT_LOG_BYTES_MIN)
+        })?;
         Ok(ServerOptions {
             id,
             listen,
@@ -267,7 +277,7 @@ impl Settings {
             folder,
             cluster: if bootstrap { Some(cluster.unwrap_or_else(derived)) } else { cluster },
             bootstrap,
-            config: Config::server(),
+            config: Config::server().with_snapshots_after(snapshot_log_bytes),
             threads: self.read("threads", how, |text| text.parse::<Threads>().ok())?,
             clients_max: self.read("clients-max", number, read_number)?,
             clients_bytes_max: self.read("clients-memory", "16mb or more", |text| {
@@ -278,6 +288,7 @@ impl Settings {
                 "a number of seconds, or 0 for never",
                 |text| text.parse::<u32>().ok().map(u64::from),
             )?,
+            snapshot_log_bytes,
             patience: Patience {
                 leader_wait: millis("leader-wait-ms")?,
                 command_deadline: millis("command-deadline-ms")?,
@@ -399,6 +410,7 @@ mod tests {
             ("--id 1 --clients-memory lots", "16mb or more"),
             ("--id 1 --client-timeout-s soon", "0 for never"),
             ("--id 1 --request-timeout-s 0", "seconds above 0"),
+            ("--id 1 --snapshot-log-bytes 1kb", "64kb or more"),
         ] {
             // A value that begins with a dash is clap's to refuse unless it is joined.
             let flags = flags.replace("--clients-max -1", "--clients-max=-1");

@@ -1,7 +1,7 @@
 //! The commands themselves. Flags and categories are Redis's own, for clients decide by them;
 //! summaries are ours, for `COMMAND DOCS` and `HELP`.
 
-use super::super::{client, cluster, commands, hello, info, settings, strings};
+use super::super::{client, cluster, commands, hello, info, save, settings, strings};
 use super::{ALL_KEYS, ONE_KEY, PAIRS};
 use super::{Spec, command, subcommand};
 
@@ -34,6 +34,12 @@ pub(in crate::redis) static COMMANDS: &[Spec] = &[
         .since("1.0.0", "connection")
         .costs("O(1)")
         .about("Says who the client is."),
+    command("bgsave", -1, save::in_background)
+        .flags(&["admin", "noscript", "no_async_loading"])
+        .categories(&["dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(1)")
+        .about("Has a snapshot taken now."),
     command("client", -2, commands::help)
         .since("2.4.0", "connection")
         .about("Commands about clients' connections.")
@@ -156,6 +162,12 @@ pub(in crate::redis) static COMMANDS: &[Spec] = &[
         .since("1.0.0", "server")
         .costs("O(1)")
         .about("Tells how the server is."),
+    command("lastsave", 1, save::last)
+        .flags(ANYTIME_FAST)
+        .categories(&["admin", "dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(1)")
+        .about("Tells when the latest snapshot was taken."),
     command("mget", -2, strings::mget)
         .keys_at(ALL_KEYS)
         .flags(READ_FAST)
@@ -206,6 +218,12 @@ pub(in crate::redis) static COMMANDS: &[Spec] = &[
         .since("2.8.12", "server")
         .costs("O(1)")
         .about("Tells whether this replica leads."),
+    command("save", 1, save::now)
+        .flags(&["admin", "noscript", "no_async_loading", "no_multi"])
+        .categories(&["dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(1)")
+        .about("Has a snapshot taken now, and does not wait for it."),
     command("select", 2, hello::select)
         .flags(ANYTIME_FAST)
         .categories(&["connection"])

@@ -56,6 +56,8 @@ pub(super) struct Clients {
     to_flush: Vec<usize>,
     /// For replies that have to wait behind others.
     aside: BytesMut,
+    /// Somebody wants a snapshot now.
+    pub(super) save: bool,
     counts: Arc<Counts>,
 }
 
@@ -84,6 +86,7 @@ impl Clients {
             to_dispatch: Vec::new(),
             to_flush: Vec::new(),
             aside: BytesMut::new(),
+            save: false,
             counts,
         }
     }
@@ -310,6 +313,10 @@ impl Clients {
                         list.add(&client.connection, &self.context, buffered);
                     }
                     list.finish(&mut self.aside);
+                    self.reply(place);
+                }
+                Step::Save => {
+                    self.save = true;
                     self.reply(place);
                 }
                 Step::Close => {

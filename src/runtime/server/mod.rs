@@ -37,10 +37,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::raft::Replica;
+use crate::kv::Store;
+use crate::raft::{Durable, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, Node, Settings};
-use crate::storage::{Log, LogOptions, PeerNotes, RealDisk};
+use crate::storage::{Identity, Log, LogOptions, PeerNotes, RealDisk, Snapshots as Files};
 use crate::types::{EntryId, Instant, NodeId};
 use crate::wire::frame::{Hello, Lane};
 use crate::wire::resp::Limits;
@@ -51,11 +52,12 @@ use self::inbound::Inbound;
 use self::links::Links;
 use self::listener::Listener;
 use self::network::{CLIENTS_FROM, INBOUND_FROM, LINKS_FROM, Parts, ServerNetwork, WAKER};
-use super::applier::{Answering, Applier};
+use super::applier::{Answering, Applier, Saving};
 use super::channels;
 use super::clock::Clock;
 use super::core::{Core, UnlessLeading};
 use super::log_writer::LogWriter;
+use super::snapshots::{self, Found, SnapshotBoard, Snapshots};
 use super::status::{Board, Counts};
 use super::wake::Wake;
 use super::{RunError, Stages, Threads, run, seed, system};
@@ -91,6 +93,9 @@ pub struct ServerOptions {
     pub clients_bytes_max: u64,
     /// Seconds after which a client that is idle is closed; 0 for never.
     pub idle_seconds_max: u64,
+    /// Bytes of the log behind one snapshot at which the next is taken, or half of the snapshot if
+    /// that is more.
+    pub snapshot_log_bytes: u64,
     /// How long clients wait.
     pub patience: Patience,
 }
@@ -110,16 +115,13 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         let cluster = options.cluster.expect("to bootstrap goes with a cluster's id");
         bootstrap(&options.folder, cluster, options.id)?;
     }
-    let disk = RealDisk::open(&options.folder)?;
-    let beside = disk.beside()?;
-    let (log, durable, identity) =
-        Log::open(disk, options.cluster, options.id, LogOptions::default(), None)?;
-    let notes = PeerNotes::open(beside, identity)?;
+    let Opened { log, durable, identity, notes, files, store, last_saved } = open(options)?;
     tracing::info!(
         replica = %options.id,
         cluster = format_args!("{:032x}", identity.cluster),
         incarnation = identity.incarnation,
-        last = %durable.entries.last().map_or(EntryId::ZERO, Entry::id),
+        last = %durable.entries.last().map_or(last_saved, Entry::id),
+        snapshot = %last_saved,
         listen = %options.listen,
         peer_listen = %options.peer_listen,
         "the log is open"
@@ -133,8 +135,9 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let waker = mio::Waker::new(poll.registry(), WAKER).map_err(parts)?;
     let wake = Arc::new(Wake::new(waker));
     let fused = options.threads.are_fused();
-    let (network, core, log_writer, applier) = channels::channels(&wake, fused);
+    let ends = channels::channels(&wake, fused);
     let board = Arc::new(Board::default());
+    let saved = Arc::new(SnapshotBoard::default());
     let origin = origin_of(options.id, identity.incarnation);
     let announce = options.announce.clone().unwrap_or_else(|| options.listen.to_string());
     let introduction = Hello {
@@ -148,7 +151,9 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     };
     let links = Links::new(introduction, &options.peers, LINKS_FROM, Arc::clone(counts));
     let inbound = Inbound::new(identity, links.peers(), notes, INBOUND_FROM, Arc::clone(counts));
-    let context = context(options, identity.cluster, &announce, clock.now());
+    let mut context = context(options, identity.cluster, &announce, clock.now());
+    context.note_applied(last_saved.index);
+    context.key_count = store.key_count() as u64;
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
@@ -165,7 +170,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let network = ServerNetwork::new(Parts {
         poll,
         wake,
-        ends: network,
+        ends: ends.network,
         clock,
         me: options.id,
         incarnation: identity.incarnation,
@@ -175,16 +180,58 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         links,
         inbound,
         board: Arc::clone(&board),
+        saved: Arc::clone(&saved),
         counts: Arc::clone(counts),
     })
     .map_err(parts)?;
     let stages = Stages {
         network,
-        core: Core::new(replica, clock, core, UnlessLeading::Refuse, board, Arc::clone(counts)),
-        log_writer: LogWriter::durable(log, log_writer, Arc::clone(counts)),
-        applier: Applier::new(Answering::AsOrigin(origin), applier),
+        core: Core::new(
+            replica,
+            clock,
+            ends.core,
+            UnlessLeading::Refuse,
+            board,
+            Arc::clone(counts),
+        ),
+        log_writer: LogWriter::durable(log, ends.log_writer, Arc::clone(counts)),
+        applier: Applier::new(Answering::AsOrigin(origin), ends.applier).with(
+            store,
+            last_saved,
+            Saving::new(options.snapshot_log_bytes, Arc::clone(&saved)),
+        ),
+        snapshots: Some(Snapshots::new(files, saved, ends.snapshots, Arc::clone(counts))),
     };
     run(stages, fused).map_err(system("waiting for messages"))
+}
+
+/// What a folder held.
+struct Opened {
+    log: Log<RealDisk>,
+    durable: Durable,
+    identity: Identity,
+    notes: PeerNotes<RealDisk>,
+    files: Files<RealDisk>,
+    /// The state that the latest snapshot holds.
+    store: Store,
+    /// The last entry in it.
+    last_saved: EntryId,
+}
+
+/// Reads the folder: the latest snapshot, and the log behind it.
+fn open(options: &ServerOptions) -> Result<Opened, RunError> {
+    let disk = RealDisk::open(&options.folder)?;
+    let beside = disk.beside()?;
+    let Found { files, latest } = snapshots::load(disk.beside()?)?;
+    let snapshot = latest.as_ref().map(|(id, _)| *id);
+    let (log, durable, identity) =
+        Log::open(disk, options.cluster, options.id, LogOptions::default(), snapshot)?;
+    let notes = PeerNotes::open(beside, identity)?;
+    let (last_saved, store) = latest.map_or_else(
+        || (EntryId::ZERO, Store::default()),
+        |(snapshot, store)| (snapshot.last, store),
+    );
+    Ok(Opened { log, durable, identity, notes, files, store, last_saved })
 }
 
 /// Makes an empty folder, or none yet, a replica's. Only ever once: a replica that has lost its

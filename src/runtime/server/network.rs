@@ -12,13 +12,14 @@ use crossbeam::channel::TrySendError;
 use mio::{Events, Poll, Token};
 
 use crate::raft::{ClientRequest, Envelope, Msg, Refusal, RefusalReason, RequestKind, RoleName};
-use crate::redis::Node;
+use crate::redis::{Node, Saved};
 use crate::runtime::channels::{Again, Applied, CoreItem, Lead, NetworkEnds, QUEUE_LEN, ReadsAt};
 use crate::runtime::clock::Clock;
+use crate::runtime::snapshots::{SnapshotBoard, SnapshotFacts};
 use crate::runtime::status::{Board, Counts};
 use crate::runtime::wake::Wake;
 use crate::runtime::{Flow, NetworkStage};
-use crate::types::{ClientId, Instant, NodeId, RequestKey, Term};
+use crate::types::{ClientId, Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Frame;
 
 use super::client::Pending;
@@ -68,6 +69,7 @@ pub(super) struct Parts {
     pub(super) links: Links,
     pub(super) inbound: Inbound,
     pub(super) board: Arc<Board>,
+    pub(super) saved: Arc<SnapshotBoard>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -93,6 +95,8 @@ pub(super) struct ServerNetwork {
     /// For the core, when it has room.
     reads_at: VecDeque<ReadsAt>,
     applied: Option<Applied>,
+    /// A client wants a snapshot now.
+    save: bool,
     facts_at: Option<Instant>,
     /// When requests are looked at next that may have waited too long.
     expiry_at: Instant,
@@ -113,6 +117,7 @@ impl ServerNetwork {
             way: None,
             reads_at: VecDeque::new(),
             applied: None,
+            save: false,
             facts_at: None,
             expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
@@ -162,7 +167,7 @@ impl ServerNetwork {
             at_most(due.since(now));
         }
         let core_is_full = parts.clients.has_waiting() && !self.core_has_room();
-        if core_is_full || self.applied.is_some() || !self.reads_at.is_empty() {
+        if core_is_full || self.applied.is_some() || self.save || !self.reads_at.is_empty() {
             at_most(RETRY);
         }
         patience
@@ -195,7 +200,9 @@ impl ServerNetwork {
         let status = parts.board.read();
         let context = &mut parts.clients.context;
         context.wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        context.snapshot = Saved::from(parts.saved.read());
         if let Some(status) = status {
+            context.first_index = status.base.index.next();
             context.term = status.term;
             context.role = status.role;
             context.durable_index = status.durable_index;
@@ -477,6 +484,10 @@ impl ServerNetwork {
 
     /// Tells the core what it can be told.
     fn tell_core(&mut self) {
+        self.save |= std::mem::take(&mut self.parts.clients.save);
+        if self.save && self.parts.ends.to_core.try_send(CoreItem::Save).is_ok() {
+            self.save = false;
+        }
         while let Some(reads) = self.reads_at.pop_front() {
             if let Err(refused) = self.parts.ends.to_core.try_send(CoreItem::ReadsAt(reads)) {
                 if let CoreItem::ReadsAt(reads) = refused.into_inner() {
@@ -538,7 +549,8 @@ impl NetworkStage for ServerNetwork {
         self.parts.clients.context.now = now;
         while let Ok(batch) = self.parts.ends.replies.try_recv() {
             let context = &mut self.parts.clients.context;
-            if let Some(index) = batch.applied.index {
+            let installed = batch.applied.installed.map(|snapshot| snapshot.last.index);
+            if let Some(index) = batch.applied.index.max(installed) {
                 context.note_applied(index);
                 context.key_count = batch.key_count as u64;
             }
@@ -572,6 +584,13 @@ impl NetworkStage for ServerNetwork {
     fn stop_others(self) {
         // An error means that it has ended already.
         let _ = self.parts.ends.to_core.send(CoreItem::Stop);
+    }
+}
+
+impl From<SnapshotFacts> for Saved {
+    fn from(facts: SnapshotFacts) -> Saved {
+        let SnapshotFacts { index, bytes, saved_at, taking, failed } = facts;
+        Saved { index: Index(index), bytes, saved_at, taking, failed }
     }
 }
 

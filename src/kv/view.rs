@@ -1,0 +1,38 @@
+//! The whole state as it was at one moment, for whoever writes it somewhere while the store goes
+//! on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::types::{EntryId, RequestKey};
+
+use super::outcome::Outcome;
+use super::shards::Table;
+
+/// A state that does not change any more. What the store had in memory stays there as long as this
+/// does, so it is best taken apart on the way.
+pub struct View {
+    /// The last entry that is in it.
+    pub(super) last: EntryId,
+    pub(super) digest: u64,
+    pub(super) key_count: usize,
+    pub(super) tables: Vec<Arc<Table>>,
+    /// The requests remembered, oldest first.
+    pub(super) remembered: Vec<(RequestKey, Outcome)>,
+}
+
+impl View {
+    /// The last entry that is in it.
+    pub fn last(&self) -> EntryId {
+        self.last
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("last", &self.last)
+            .field("keys", &self.key_count)
+            .finish_non_exhaustive()
+    }
+}

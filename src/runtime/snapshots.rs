@@ -1,0 +1,429 @@
+//! The snapshots stage: writes this replica's own, sends the latest to followers that are far
+//! behind, and puts a leader's together. It owns their files beside the log, and has a thread of
+//! its own in every arrangement, for to write, read and check them takes seconds.
+//!
+//! What it does may be late, but must not make others late: it writes slowly and in small pieces,
+//! syncs them on the way, and lets every other thread go first.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::RecvTimeoutError;
+
+use crate::kv::{SnapshotMark, SnapshotReader, SnapshotWriter, Store, View};
+use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
+use crate::storage::{
+    self, RealDisk, SnapshotCheck, SnapshotSource, Snapshots as Files, StorageError,
+};
+
+use super::channels::{CoreItem, Install, QUEUE_LEN, SnapshotEnds, SnapshotNews, SnapshotWork};
+use super::log_writer::fail;
+use super::status::Counts;
+
+/// Bytes of a snapshot in one message to a follower.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes written at once, and the pause behind them: at most 64 MiB a second, so that the log's
+/// syncs find a disk that is not busy, and clients a processor.
+const SLICE_BYTES: usize = 256 << 10;
+const SLICE_INTERVAL: Duration = Duration::from_millis(4);
+/// A snapshot that was asked for within this stays readable, whatever was taken since: the core
+/// asks for the next chunk of one for some seconds before it takes a later one instead.
+const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(10);
+/// How much this thread lets others go first, where the system has such a thing.
+const NICENESS: i32 = 10;
+
+/// The file of a snapshot in the making.
+type Writer = storage::SnapshotWriter<<RealDisk as storage::Disk>::File>;
+
+/// What others may know of the snapshots: written here, read by the applier and by whoever looks
+/// inside.
+#[derive(Debug, Default)]
+pub(super) struct SnapshotBoard {
+    index: AtomicU64,
+    bytes: AtomicU64,
+    /// When the latest was taken, in seconds since 1970.
+    saved_at: AtomicU64,
+    taking: AtomicBool,
+    failed: AtomicBool,
+}
+
+/// The same at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SnapshotFacts {
+    pub(super) index: u64,
+    pub(super) bytes: u64,
+    pub(super) saved_at: u64,
+    pub(super) taking: bool,
+    pub(super) failed: bool,
+}
+
+impl SnapshotBoard {
+    /// The applier hands a view over.
+    pub(super) fn begin(&self) {
+        self.taking.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one is being taken.
+    pub(super) fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last attempt to take one failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The latest one's size.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// None is being taken any more.
+    pub(super) fn end(&self, failed: bool) {
+        self.failed.store(failed, Ordering::Relaxed);
+        self.taking.store(false, Ordering::Relaxed);
+    }
+
+    /// There is a new one.
+    fn note(&self, latest: SnapshotId) {
+        self.index.store(latest.last.index.0, Ordering::Relaxed);
+        self.bytes.store(latest.bytes, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.saved_at.store(now.as_secs(), Ordering::Relaxed);
+    }
+
+    /// All of it; what is written meanwhile may show in part.
+    pub(super) fn read(&self) -> SnapshotFacts {
+        SnapshotFacts {
+            index: self.index.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            saved_at: self.saved_at.load(Ordering::Relaxed),
+            taking: self.taking.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Makes a state of a snapshot's bytes.
+#[derive(Default)]
+struct Load(SnapshotReader);
+
+impl SnapshotCheck for Load {
+    type Whole = Store;
+
+    fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
+        self.0.feed(piece).map_err(|error| error.to_string())
+    }
+
+    fn finish(self) -> Result<(SnapshotId, Store), String> {
+        let (store, mark) = self.0.finish().map_err(|error| error.to_string())?;
+        Ok((id_of(mark), store))
+    }
+}
+
+/// Only looks whether bytes are a snapshot: a second state would need as much memory as the first.
+struct Look(SnapshotReader);
+
+impl SnapshotCheck for Look {
+    type Whole = ();
+
+    fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
+        self.0.feed(piece).map_err(|error| error.to_string())
+    }
+
+    fn finish(self) -> Result<(SnapshotId, ()), String> {
+        let mark = self.0.mark().map_err(|error| error.to_string())?;
+        Ok((id_of(mark), ()))
+    }
+}
+
+fn id_of(mark: SnapshotMark) -> SnapshotId {
+    SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
+}
+
+/// What a replica finds of its snapshots when it starts.
+pub(super) struct Found {
+    pub(super) files: Files<RealDisk>,
+    /// The latest one that is whole, and the state in it.
+    pub(super) latest: Option<(SnapshotId, Store)>,
+}
+
+/// Reads the latest snapshot.
+pub(super) fn load(disk: RealDisk) -> Result<Found, StorageError> {
+    let mut files = Files::open(disk)?;
+    let loaded = files.load(Load::default)?;
+    for error in &loaded.damaged {
+        tracing::error!("{error}; the one before it is taken, if the log reaches back to it");
+    }
+    Ok(Found { files, latest: loaded.latest })
+}
+
+/// One being written of this replica's own state.
+struct Taking {
+    source: SnapshotWriter,
+    file: Writer,
+    /// Not before then is more written.
+    next_at: Instant,
+    /// Bytes that wait to be written.
+    slice: Vec<u8>,
+}
+
+/// A leader's, in parts.
+struct Incoming {
+    snapshot: SnapshotId,
+    /// `None` once it is whole, and handed on.
+    file: Option<Writer>,
+    received: u64,
+}
+
+/// The stage.
+pub(super) struct Snapshots {
+    files: Files<RealDisk>,
+    taking: Option<Taking>,
+    incoming: Option<Incoming>,
+    /// Which snapshots followers are being sent, and when a chunk was last asked for.
+    outgoing: Vec<(SnapshotId, Instant)>,
+    board: Arc<SnapshotBoard>,
+    ends: SnapshotEnds,
+    counts: Arc<Counts>,
+}
+
+impl Snapshots {
+    pub(super) fn new(
+        files: Files<RealDisk>,
+        board: Arc<SnapshotBoard>,
+        ends: SnapshotEnds,
+        counts: Arc<Counts>,
+    ) -> Snapshots {
+        if let Some(latest) = files.latest() {
+            board.note(latest);
+        }
+        Snapshots { files, taking: None, incoming: None, outgoing: Vec::new(), board, ends, counts }
+    }
+
+    /// Passes without end, on a thread of its own, until core and applier have ended.
+    pub(super) fn run(&mut self) {
+        // It may not be ours to set; then all goes on as it is.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        loop {
+            let work = match &self.taking {
+                Some(taking) => self.ends.work.recv_deadline(taking.next_at),
+                None => self.ends.work.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match work {
+                Ok(work) => self.run_once(work),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.taking.as_ref().is_some_and(|taking| Instant::now() >= taking.next_at) {
+                self.write_slice();
+            }
+        }
+    }
+
+    /// `first` and all that waits behind it.
+    fn run_once(&mut self, first: SnapshotWork) {
+        let mut next = Some(first);
+        for _ in 0..QUEUE_LEN {
+            match next {
+                Some(SnapshotWork::Send(envelopes)) => self.send(envelopes),
+                Some(SnapshotWork::Keep(chunks)) => {
+                    for chunk in chunks {
+                        self.keep(&chunk);
+                    }
+                }
+                Some(SnapshotWork::Take(view)) => self.take(*view),
+                Some(SnapshotWork::Free(store)) => drop(store),
+                None => break,
+            }
+            next = self.ends.work.try_recv().ok();
+        }
+    }
+
+    fn tell_core(&self, news: SnapshotNews) {
+        // An error means that the core has ended, and then so do we.
+        let _ = self.ends.to_core.send(CoreItem::Snapshot(news));
+    }
+
+    // This replica's own.
+
+    fn take(&mut self, view: View) {
+        let source = SnapshotWriter::new(view);
+        match self.files.begin(SnapshotSource::Own) {
+            Ok(file) => {
+                let next_at = Instant::now();
+                self.taking = Some(Taking { source, file, next_at, slice: Vec::new() });
+            }
+            Err(error) => self.do_without(&error),
+        }
+    }
+
+    /// Writes a little more.
+    fn write_slice(&mut self) {
+        let Some(mut taking) = self.taking.take() else { return };
+        let Taking { source, file, slice, .. } = &mut taking;
+        let mut mark = None;
+        while mark.is_none() && slice.len() < SLICE_BYTES {
+            mark = source.write(&mut |piece| slice.extend_from_slice(piece));
+        }
+        if let Err(error) = self.files.write(file, slice) {
+            let abandoned = self.files.abandon(taking.file);
+            self.do_without(&error);
+            abandoned.unwrap_or_else(|error| fail(&error));
+            return;
+        }
+        slice.clear();
+        slice.shrink_to(SLICE_BYTES * 2);
+        let Some(mark) = mark else {
+            taking.next_at = Instant::now() + SLICE_INTERVAL;
+            self.taking = Some(taking);
+            return;
+        };
+        let Taking { source, file, .. } = taking;
+        drop(source);
+        let id = id_of(mark);
+        self.hold_outgoing();
+        match self.files.finish(file, id, Look(SnapshotReader::checking())) {
+            Ok(()) => {
+                tracing::info!(last = %id.last, bytes = id.bytes, "a snapshot is taken");
+                if let Some(latest) = self.files.latest() {
+                    self.board.note(latest);
+                }
+                self.board.end(false);
+                self.tell_core(SnapshotNews::Taken(id));
+            }
+            Err(error) => self.do_without(&error),
+        }
+    }
+
+    /// A snapshot was not taken. For want of room, or because what was written reads back as
+    /// something else, that can be borne: the log holds all that it should have held. What else
+    /// goes wrong with the disk can't.
+    fn do_without(&self, error: &StorageError) {
+        if !can_be_borne(error) {
+            fail(error);
+        }
+        tracing::error!("a snapshot could not be taken, so the log grows: {error}");
+        self.board.end(true);
+    }
+
+    // For followers.
+
+    /// Fills chunks in and sends them.
+    fn send(&mut self, mut envelopes: Vec<Envelope>) {
+        envelopes.retain_mut(|envelope| {
+            let PeerMsg::InstallSnapshot(install) = &mut envelope.message else { return false };
+            self.outgoing.retain(|(id, _)| *id != install.snapshot);
+            self.outgoing.push((install.snapshot, Instant::now()));
+            match self.files.read(install.snapshot, install.offset, CHUNK_BYTES) {
+                Ok(Some(chunk)) => {
+                    install.chunk = chunk;
+                    true
+                }
+                // The core asks for a later one in the end.
+                Ok(None) => false,
+                Err(error) => {
+                    tracing::error!("a snapshot can't be read for a follower: {error}");
+                    false
+                }
+            }
+        });
+        if let Err(refused) = self.ends.to_network.try_send(envelopes) {
+            self.counts.departures_dropped.add(refused.into_inner().len());
+        }
+    }
+
+    /// Has what is being sent stay open when the next one is finished.
+    fn hold_outgoing(&mut self) {
+        self.outgoing.retain(|(_, asked)| asked.elapsed() < ASKED_AGAIN_WITHIN);
+        for (id, _) in &self.outgoing {
+            // An error shows when there is something to read.
+            let _ = self.files.read(*id, 0, 0);
+        }
+    }
+
+    // Of a leader.
+
+    /// Takes in a chunk, if it is the next one, and says how much is here.
+    fn keep(&mut self, chunk: &SnapshotChunk) {
+        let SnapshotChunk { snapshot, round, offset, ref chunk } = *chunk;
+        if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot) {
+            self.forget_incoming();
+            match self.files.begin(SnapshotSource::Incoming) {
+                Ok(file) => {
+                    tracing::info!(last = %snapshot.last, bytes = snapshot.bytes,
+                        "a leader sends its snapshot");
+                    self.incoming = Some(Incoming { snapshot, file: Some(file), received: 0 });
+                }
+                Err(error) => return refuse(&error),
+            }
+        }
+        let Some(incoming) = &mut self.incoming else { return };
+        if let Some(file) = &mut incoming.file
+            && incoming.received == offset
+            && !chunk.is_empty()
+        {
+            if let Err(error) = self.files.write(file, chunk) {
+                self.forget_incoming();
+                return refuse(&error);
+            }
+            incoming.received += chunk.len() as u64;
+        }
+        let received = incoming.received;
+        self.tell_core(SnapshotNews::Stored(ChunkStored { snapshot, round, received }));
+        if received == snapshot.bytes {
+            self.install(snapshot);
+        }
+    }
+
+    /// All of it is here: makes it durable and hands on the state in it.
+    fn install(&mut self, snapshot: SnapshotId) {
+        let Some(file) = self.incoming.as_mut().and_then(|incoming| incoming.file.take()) else {
+            return;
+        };
+        self.hold_outgoing();
+        match self.files.finish(file, snapshot, Load::default()) {
+            Ok(store) => {
+                tracing::info!(last = %snapshot.last, keys = store.key_count(),
+                    "a leader's snapshot is here");
+                if let Some(latest) = self.files.latest() {
+                    self.board.note(latest);
+                }
+                let install = Box::new(Install { snapshot, store });
+                self.tell_core(SnapshotNews::Whole(install));
+            }
+            Err(error) => {
+                // It comes again, from the beginning.
+                self.incoming = None;
+                refuse(&error);
+            }
+        }
+    }
+
+    fn forget_incoming(&mut self) {
+        if let Some(Incoming { file: Some(file), .. }) = self.incoming.take() {
+            self.files.abandon(file).unwrap_or_else(|error| fail(&error));
+        }
+    }
+}
+
+/// A leader's snapshot can't be kept, for a reason that passes.
+fn refuse(error: &StorageError) {
+    if !can_be_borne(error) {
+        fail(error);
+    }
+    tracing::error!("a leader's snapshot can't be taken in: {error}");
+}
+
+fn can_be_borne(error: &StorageError) -> bool {
+    match error {
+        StorageError::Snapshot { .. } => true,
+        StorageError::Io { source, .. } => matches!(
+            source.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+        ),
+        _ => false,
+    }
+}

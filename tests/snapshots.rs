@@ -1,0 +1,322 @@
+//! Real servers that take snapshots all the time: their folders stay small, everything
+//! acknowledged is there after kills, and whoever was away for long comes back by a snapshot.
+#![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
+
+#[path = "cluster/client.rs"]
+mod client;
+#[path = "cluster/load.rs"]
+mod load;
+#[path = "cluster/replicas.rs"]
+#[allow(dead_code, reason = "shared with tests/cluster.rs")]
+mod replicas;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bowline::sim::linear::STEPS_MAX;
+use rustix::process::{Pid, Signal, kill_process};
+
+use client::{Client, command};
+use load::Notes;
+use replicas::Cluster;
+
+/// The log is cut so often that every test sees it many times.
+const OFTEN: &[&str] = &["--snapshot-log-bytes", "64kb"];
+/// Rounds of killing in each test, and what asks for more of them.
+const ROUNDS: u64 = 4;
+const ROUNDS_VARIABLE: &str = "BOWLINE_SNAPSHOT_ROUNDS";
+/// Load before a kill, between that and the return of the killed, and after.
+const LOAD: Duration = Duration::from_millis(300);
+/// Keys of the bulk of the data, and the bytes of a value.
+const BULK_KEYS: usize = 64;
+const BULK_BYTES: usize = 16 << 10;
+/// What a segment of the log takes, at least.
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+fn bulk_key(number: usize) -> Vec<u8> {
+    format!("bulk:{}", number % BULK_KEYS).into_bytes()
+}
+
+/// A value that tells which write it came from, and that no filler can be taken for.
+fn bulk_value(number: usize) -> Vec<u8> {
+    format!("{number:08}").into_bytes().repeat(BULK_BYTES / 8)
+}
+
+/// Writes the bulk values of these numbers, a few at a time. All must be acknowledged.
+fn write_bulk(client: &mut Client, numbers: std::ops::Range<usize>) {
+    for start in numbers.clone().step_by(16) {
+        let some = start..numbers.end.min(start + 16);
+        let mut bytes = Vec::new();
+        for number in some.clone() {
+            bytes.extend(command(&[b"SET", &bulk_key(number), &bulk_value(number)]));
+        }
+        client.send(&bytes).unwrap();
+        for _ in some {
+            assert_eq!(client.reply().unwrap(), b"+OK\r\n");
+        }
+    }
+}
+
+/// Asserts that a replica gives the last of so many bulk values for each key.
+fn read_bulk(address: SocketAddr, written: usize) {
+    let mut client = Client::connect(address).unwrap();
+    for number in written.saturating_sub(BULK_KEYS)..written {
+        let reply = client.call(&[b"GET", &bulk_key(number)]).unwrap();
+        let value = bulk_value(number);
+        let expected = [format!("${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
+        assert!(reply == expected, "{} of write {number}", String::from_utf8_lossy(&reply[..20]));
+    }
+}
+
+/// A number that `INFO` gives.
+fn info(address: SocketAddr, field: &str) -> Option<u64> {
+    let reply = Client::connect(address).ok()?.call(&[b"INFO"]).ok()?;
+    let text = String::from_utf8(reply).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    Some(line.unwrap_or_else(|| panic!("no {field} in {text}")).parse().unwrap())
+}
+
+/// How often the replicas' logs say these words.
+fn said(cluster: &Cluster, words: &str) -> usize {
+    let log = |at: usize| {
+        let path = cluster.folder.path().join(format!("replica-{}.log", at + 1));
+        fs::read_to_string(path).unwrap().matches(words).count()
+    };
+    (0..3).map(log).sum()
+}
+
+/// Names and sizes of the files in a replica's folder.
+fn files(cluster: &Cluster, at: usize) -> Vec<(String, u64)> {
+    let mut files = Vec::new();
+    for file in fs::read_dir(cluster.replica_folder(at)).unwrap() {
+        let file = file.unwrap();
+        // It may be gone by now.
+        if let Ok(about) = file.metadata() {
+            files.push((file.file_name().into_string().unwrap(), about.len()));
+        }
+    }
+    files
+}
+
+#[test]
+fn the_folder_stays_small_and_all_is_there_after_a_restart() {
+    let mut cluster = Cluster::start_with(3, "auto", OFTEN);
+    cluster.wait_until_all_serve();
+    let written = 5_000;
+    let log_bytes = (written * BULK_BYTES) as u64;
+    write_bulk(&mut Client::connect(cluster.address(0)).unwrap(), 0..written);
+    for at in 0..3 {
+        // What is cut goes with the next writes.
+        cluster.wait_for("a folder of three segments and two snapshots", || {
+            let mut client = Client::connect(cluster.address(at)).ok()?;
+            client.call(&[b"SET", b"more", b"1"]).ok()?;
+            let bytes: u64 = files(&cluster, at).iter().map(|(_, bytes)| bytes).sum();
+            let live = (BULK_KEYS * BULK_BYTES) as u64;
+            let bound = 3 * SEGMENT_BYTES + 3 * live;
+            assert!(bound < log_bytes, "the test writes too little");
+            (bytes < bound).then_some(())
+        });
+        let first = info(cluster.address(at), "raft_first_index").unwrap();
+        let snapshot = info(cluster.address(at), "raft_snapshot_index").unwrap();
+        assert!(first > written as u64 / 2 && first <= snapshot + 1, "{first}, {snapshot}");
+        let bytes = info(cluster.address(at), "raft_snapshot_bytes").unwrap();
+        let name = format!("snapshot-{snapshot:020}");
+        let on_disk = files(&cluster, at).into_iter().find(|(file, _)| file.starts_with(&name));
+        // Another may have been taken in between.
+        assert!(on_disk.is_none_or(|(_, length)| length == bytes), "{bytes} bytes");
+    }
+    for at in 0..3 {
+        cluster.kill(at);
+    }
+    cluster.restart();
+    cluster.wait_until_all_serve();
+    for at in 0..3 {
+        read_bulk(cluster.address(at), written);
+        assert!(info(cluster.address(at), "raft_snapshot_index").unwrap() > 0);
+    }
+}
+
+#[test]
+fn a_snapshot_is_taken_when_asked_for() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let address = cluster.address(1);
+    let mut client = Client::connect(address).unwrap();
+    assert_eq!(client.call(&[b"LASTSAVE"]).unwrap(), b":0\r\n");
+    assert_eq!(client.call(&[b"SET", b"k", b"v"]).unwrap(), b"+OK\r\n");
+    assert_eq!(info(address, "raft_snapshot_index"), Some(0));
+    let applied = info(address, "raft_applied_index").unwrap();
+    assert_eq!(client.call(&[b"BGSAVE"]).unwrap(), b"+Background saving started\r\n");
+    cluster.wait_for("a snapshot", || {
+        info(address, "raft_snapshot_index").filter(|index| *index >= applied)
+    });
+    assert_ne!(client.call(&[b"LASTSAVE"]).unwrap(), b":0\r\n");
+    assert_eq!(client.call(&[b"SAVE"]).unwrap(), b"+OK\r\n");
+    assert!(files(&cluster, 1).iter().any(|(name, _)| name.starts_with("snapshot-0")));
+    cluster.kill(1);
+    cluster.restart();
+    cluster.wait_until_all_serve();
+    assert!(info(address, "raft_snapshot_index").unwrap() >= applied);
+    let mut client = Client::connect(address).unwrap();
+    assert_eq!(client.call(&[b"GET", b"k"]).unwrap(), b"$1\r\nv\r\n");
+}
+
+/// Stops a follower until the leader has let go of what it lacks, and lets it go on. Whether there
+/// was no election.
+fn stop_and_continue(cluster: &Cluster, written: &mut usize) -> bool {
+    let leader = cluster.leader();
+    let away = (leader + 1) % 3;
+    let process = Pid::from_raw(i32::try_from(cluster.process(away)).unwrap()).unwrap();
+    let term = info(cluster.address(leader), "raft_term");
+    let installed = said(cluster, "a leader's snapshot is here");
+    let reached = info(cluster.address(away), "raft_last_index").unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    let mut client = Client::connect(cluster.address(leader)).unwrap();
+    cluster.wait_for("a log that begins behind what the follower has", || {
+        write_bulk(&mut client, *written..*written + BULK_KEYS);
+        *written += BULK_KEYS;
+        info(cluster.address(leader), "raft_first_index").filter(|first| *first > reached + 1_000)
+    });
+    kill_process(process, Signal::CONT).unwrap();
+    cluster.wait_for("the follower's return", || {
+        let reached = info(cluster.address(away), "raft_applied_index")?;
+        (reached >= info(cluster.address(leader), "raft_commit_index")?).then_some(())
+    });
+    read_bulk(cluster.address(away), *written);
+    assert!(
+        said(cluster, "a leader's snapshot is here") > installed,
+        "it came back by the log\n{}",
+        cluster.logs()
+    );
+    info(cluster.address(leader), "raft_term") == term
+}
+
+fn comes_back(threads: &'static str) {
+    let cluster = Cluster::start_with(3, threads, OFTEN);
+    cluster.wait_until_all_serve();
+    let mut written = 0;
+    // A machine that is busy with something else may cause an election too, but not every time.
+    let calm = (0..3).any(|_| stop_and_continue(&cluster, &mut written));
+    assert!(calm, "an election each time\n{}", cluster.logs());
+}
+
+#[test]
+fn a_follower_that_was_stopped_for_long_comes_back_by_a_snapshot_dedicated() {
+    comes_back("dedicated");
+}
+
+#[test]
+fn a_follower_that_was_stopped_for_long_comes_back_by_a_snapshot_fused() {
+    comes_back("fused");
+}
+
+/// Whom a round kills.
+fn victims(round: u64, leader: usize) -> Vec<usize> {
+    let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
+    match round % 4 {
+        0 => vec![first],
+        1 => vec![leader],
+        2 => vec![leader, second],
+        _ => vec![0, 1, 2],
+    }
+}
+
+/// Writes large values until told to stop, so that logs are cut; whatever becomes of them.
+fn fill(address: SocketAddr, stop: &AtomicBool) {
+    let value = vec![b'x'; BULK_BYTES];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(mut client) = Client::connect(address) else {
+            thread::sleep(LOAD / 10);
+            continue;
+        };
+        for number in 0.. {
+            let sent = client.call(&[b"SET", &bulk_key(number), &value]);
+            if sent.is_err() || stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+}
+
+/// Tells the clients to stop.
+struct StopAtEnd<'s>(&'s AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Kills while snapshots are taken, sent and taken in.
+fn kill_rounds(threads: &'static str) {
+    let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let mut cluster = Cluster::start_with(3, threads, OFTEN);
+    cluster.wait_until_all_serve();
+    let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
+    for round in 0..rounds.unwrap_or(ROUNDS) {
+        let notes = Notes::default();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for (name, address) in (0..).zip(&addresses) {
+                let (notes, stop) = (&notes, &stop);
+                scope.spawn(move || load::run(*address, name, round, notes, stop));
+                scope.spawn(move || fill(*address, stop));
+            }
+            // Also when what follows fails.
+            let _stop = StopAtEnd(&stop);
+            thread::sleep(LOAD);
+            let leader = cluster.leader();
+            let victims = victims(round, leader);
+            let reached = info(addresses[victims[0]], "raft_last_index").unwrap();
+            for victim in &victims {
+                cluster.kill(*victim);
+            }
+            if round % 4 == 0 {
+                // Until it lacks what is in no log any more.
+                cluster.wait_for("a log that was cut", || {
+                    info(addresses[leader], "raft_first_index").filter(|first| *first > reached)
+                });
+            } else {
+                thread::sleep(LOAD);
+            }
+            cluster.restart();
+            // Some are killed again right when they come back, with a snapshot on its way.
+            if round % 4 == 0 {
+                let again = (cluster.leader() + 1) % 3;
+                cluster.kill(again);
+                cluster.restart();
+            }
+            cluster.wait_until_all_serve();
+            thread::sleep(LOAD);
+        });
+        load::read_all(&addresses, round, &notes);
+        let acknowledged = notes.acknowledged.load(Ordering::Relaxed);
+        eprintln!(
+            "{threads} round {round}: {acknowledged} writes acknowledged, {} uncertain; so far {} \
+             snapshots taken, {} taken in",
+            notes.uncertain.load(Ordering::Relaxed),
+            said(&cluster, "a snapshot is taken"),
+            said(&cluster, "a leader's snapshot is here"),
+        );
+        assert!(acknowledged > 0, "no write was acknowledged\n{}", cluster.logs());
+        if let Err(error) = notes.history().check(STEPS_MAX) {
+            panic!("round {round}: {error}\n{}", cluster.logs());
+        }
+    }
+    assert!(said(&cluster, "a snapshot is taken") > 0, "{}", cluster.logs());
+    assert!(said(&cluster, "a leader's snapshot is here") > 0, "{}", cluster.logs());
+    assert_eq!(said(&cluster, "panicked"), 0, "{}", cluster.logs());
+}
+
+#[test]
+fn nothing_is_lost_when_replicas_are_killed_amid_snapshots_dedicated() {
+    kill_rounds("dedicated");
+}
+
+#[test]
+fn nothing_is_lost_when_replicas_are_killed_amid_snapshots_fused() {
+    kill_rounds("fused");
+}
