@@ -41,6 +41,8 @@ pub(super) struct Transfer {
     received: u64,
     /// The next chunk leaves no sooner.
     next_at: Instant,
+    /// Times in a row that an answer to a chunk was waited for in vain, whatever else was answered.
+    tries: u32,
 }
 
 /// So many times in a row a chunk is waited for in vain; then the latest snapshot is taken.
@@ -189,7 +191,7 @@ impl Progress {
 
     /// From now on it is sent this snapshot.
     pub(super) fn begin_transfer(&mut self, snapshot: SnapshotId, now: Instant) {
-        self.state = State::Snapshot(Transfer { snapshot, received: 0, next_at: now });
+        self.state = State::Snapshot(Transfer { snapshot, received: 0, next_at: now, tries: 0 });
         self.inflights.clear();
         self.inflight_bytes = 0;
         self.awaiting_since = None;
@@ -238,6 +240,7 @@ impl Progress {
         match &mut self.state {
             State::Snapshot(transfer) if transfer.snapshot == snapshot => {
                 transfer.received = received;
+                transfer.tries = 0;
                 self.awaiting_since = None;
                 true
             }
@@ -254,14 +257,17 @@ impl Progress {
         self.backoff += 1;
         self.inflights.clear();
         self.inflight_bytes = 0;
-        match self.state {
+        match &mut self.state {
             State::Replicate => self.next_index = self.match_index.next(),
-            // The driver may not have that snapshot any more.
-            State::Snapshot(_) if self.backoff >= CHUNK_TRIES => {
-                self.state = State::Probe;
-                self.next_index = self.match_index.next();
+            State::Snapshot(transfer) => {
+                transfer.tries += 1;
+                // The driver may not have that snapshot any more.
+                if transfer.tries >= CHUNK_TRIES {
+                    self.state = State::Probe;
+                    self.next_index = self.match_index.next();
+                }
             }
-            State::Probe | State::Snapshot(_) => {}
+            State::Probe => {}
         }
         self.check();
     }
