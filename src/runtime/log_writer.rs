@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use crate::raft::Persisted;
+use crate::raft::{AppendJob, Persisted};
 use crate::storage::{Log, RealDisk, StorageError};
 
 use super::channels::{AppendBatch, CoreItem, LogWriterEnds};
@@ -88,10 +88,7 @@ impl LogWriter {
             for mut job in batch.jobs {
                 compact_to = job.compact_to.or(compact_to);
                 if let Some(log) = &mut self.log {
-                    if let Some(last) = job.restart_after {
-                        log.restart_after(last).unwrap_or_else(|error| fail(&error));
-                    }
-                    log.append(job.hard_state, &job.entries).unwrap_or_else(|error| fail(&error));
+                    write(log, &job).unwrap_or_else(|error| fail(&error));
                 }
                 let last = job.entries.last().map(crate::record::Entry::id);
                 completions.push(Persisted { sequence: job.sequence, last });
@@ -121,6 +118,15 @@ impl LogWriter {
     }
 }
 
+/// Hands a job to the log. The term comes first, for the log may begin anew behind an entry of it.
+fn write(log: &mut Log<RealDisk>, job: &AppendJob) -> Result<(), StorageError> {
+    log.append(job.hard_state, &[])?;
+    if let Some(last) = job.restart_after {
+        log.restart_after(last)?;
+    }
+    log.append(None, &job.entries)
+}
+
 /// Ends the process after a failed write.
 pub(super) fn fail(error: &StorageError) -> ! {
     tracing::error!("the disk can't be written, so this replica ends here: {error}");
@@ -130,7 +136,7 @@ pub(super) fn fail(error: &StorageError) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::{AppendJob, AppendOutcome, AppendReply, Envelope, HardState, PeerMsg};
+    use crate::raft::{AppendOutcome, AppendReply, Envelope, HardState, PeerMsg};
     use crate::record::{EntryKind, RecordBuffer};
     use crate::runtime::channels::{Ends, QUEUE_LEN, channels};
     use crate::runtime::wake::tests::unused_wake;
@@ -180,6 +186,32 @@ mod tests {
         };
         assert_eq!(completions, [persisted(1, Some(7)), persisted(2, None), persisted(3, Some(9))]);
         assert_eq!(bytes, 42);
+    }
+
+    /// The term may be as new as the snapshot.
+    #[test]
+    fn a_log_begins_anew_behind_an_entry_of_the_jobs_own_term() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut disk = RealDisk::create(folder.path()).unwrap();
+        Log::bootstrap(&mut disk, 5, NodeId(1)).unwrap();
+        let options = crate::storage::LogOptions::default();
+        let (mut log, ..) = Log::open(disk, Some(5), NodeId(1), options, None).unwrap();
+        let last = EntryId::new(3, 9);
+        let hard_state = HardState { term: Term(3), voted_for: None };
+        let entries =
+            vec![RecordBuffer::default().encode(EntryId::new(3, 10), EntryKind::Command, b"x")];
+        let job = AppendJob {
+            hard_state: Some(hard_state),
+            restart_after: Some(last),
+            entries: entries.clone(),
+            ..job(1, None)
+        };
+        write(&mut log, &job).unwrap();
+        log.sync().unwrap();
+        let snapshot = crate::raft::SnapshotId { last, bytes: 1, checksum: 1 };
+        let disk = log.into_disk();
+        let (_, durable, _) = Log::open(disk, None, NodeId(1), options, Some(snapshot)).unwrap();
+        assert_eq!((durable.hard_state, durable.entries), (hard_state, entries));
     }
 
     #[test]

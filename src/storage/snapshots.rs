@@ -231,9 +231,14 @@ impl<D: Disk> Snapshots<D> {
         id: SnapshotId,
         check: C,
     ) -> Result<C::Whole, StorageError> {
-        self.sync(&mut writer)?;
         let new = writer.source.file_name();
+        let synced = self.sync(&mut writer);
         drop(writer);
+        if synced.is_err() {
+            // Perhaps there was no room for it: then it must not go on taking what there is.
+            delete(&mut self.disk, new)?;
+        }
+        synced?;
         let whole = match self.read_whole(new, id.last, check) {
             Ok((found, whole)) if found == id => whole,
             other => {
