@@ -218,9 +218,9 @@ impl Disk {
         self.syncing = 0;
     }
 
-    /// Cuts the power, on a disk that also holds this snapshot. Whatever was not synced may be there
-    /// or not: up to a place that the dice choose it is, also in the middle of a job; nothing behind
-    /// that place is.
+    /// Cuts the power, on a disk that also holds this snapshot. Whatever was not synced may be
+    /// there or not: up to a place that the dice choose it is, also in the middle of a job; nothing
+    /// behind that place is.
     pub fn crash(&mut self, snapshot: Option<SnapshotId>, dice: &mut Dice) {
         if self.files.is_some() {
             self.crash_files(snapshot, dice);
