@@ -15,8 +15,8 @@ use super::workload::{Kind, Mix};
 #[derive(clap::Args, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Arguments {
-    /// Whom to ask: `redis://HOST:PORT[,HOST:PORT...]` for Bowline and Redis. Give all replicas:
-    /// the one that leads is found and followed.
+    /// Whom to ask, Bowline or Redis, as in `redis://127.0.0.1:7001,127.0.0.1:7002`. Give all
+    /// replicas: the one that leads is found and followed.
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:7001")]
     pub(crate) target: String,
     /// Operations a second, at fixed distances whatever the server does (open loop). Latencies
@@ -231,7 +231,7 @@ impl Arguments {
     fn target(&self) -> anyhow::Result<Vec<String>> {
         let target = &self.target;
         let (scheme, rest) = target.split_once("://").with_context(|| {
-            format!("--target {target}: write redis://HOST:PORT, for Bowline too")
+            format!("--target {target}: write redis:// and HOST:PORT, for Bowline too")
         })?;
         ensure!(
             matches!(scheme, "redis" | "bowline"),
