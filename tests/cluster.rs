@@ -6,6 +6,8 @@
 mod client;
 #[path = "cluster/cuts.rs"]
 mod cuts;
+#[path = "cluster/leases.rs"]
+mod leases;
 #[path = "cluster/load.rs"]
 mod load;
 #[path = "cluster/replicas.rs"]
