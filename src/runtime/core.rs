@@ -198,8 +198,8 @@ impl Core {
             }
             next = self.ends.inbox.try_recv().ok();
         }
-        // Anew: a lease must hold at a time after the reads came that are answered on it. Between the
-        // first reading and here the process may have been stopped for long.
+        // Anew: a lease must hold at a time after the reads came that are answered on it. Between
+        // the first reading and here the process may have been stopped for long.
         self.now = self.clock.now();
         if self.now >= self.replica.next_timeout() {
             self.replica.handle_timeout(self.now, &mut self.effects);

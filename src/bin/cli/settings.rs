@@ -49,9 +49,9 @@ pub(crate) struct ServerArguments {
     /// How the stages are put on threads: dedicated, fused or auto [default: auto].
     #[arg(long, value_name = "HOW")]
     threads: Option<String>,
-    /// How a leader makes sure of a read: by `index` it asks a majority whether it still leads, once
-    /// for all reads that wait; by `lease` it answers alone while a majority has promised it, by
-    /// monotonic clocks that run alike within 0.2 %, not to elect another. The same for all
+    /// How a leader makes sure of a read: by `index` it asks a majority whether it still leads,
+    /// once for all reads that wait; by `lease` it answers alone while a majority has promised it,
+    /// by monotonic clocks that run alike within 0.2 %, not to elect another. The same for all
     /// replicas [default: index].
     #[arg(long, value_name = "HOW")]
     reads: Option<String>,
