@@ -45,6 +45,8 @@ pub struct Context {
     pub clients_bytes: u64,
     /// Bytes of memory in use, 0 if unknown.
     pub used_memory: u64,
+    /// Syncs of the log since the start.
+    pub log_syncs: u64,
     /// What went through the door so far.
     pub traffic: Traffic,
     /// Most bytes of a command's payload: what is larger is refused, for no log would take it.
@@ -107,6 +109,7 @@ impl Context {
             run_id: 0,
             clients_bytes: 0,
             used_memory: 0,
+            log_syncs: 0,
             traffic: Traffic::default(),
             payload_bytes_max: 64 << 20,
         }

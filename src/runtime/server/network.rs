@@ -214,6 +214,7 @@ impl ServerNetwork {
         let status = parts.board.read();
         let context = &mut parts.clients.context;
         context.wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        context.log_syncs = parts.counts.log_syncs.get();
         if let Some(status) = status {
             context.term = status.term;
             context.role = status.role;
