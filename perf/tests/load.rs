@@ -2,6 +2,8 @@
 //! one: what it measures, what it counts as failed, and that bad use and bad luck end with a clear
 //! message, an exit code, and what could be kept.
 
+#[path = "load/programs.rs"]
+mod programs;
 #[path = "load/server.rs"]
 mod server;
 
@@ -360,4 +362,71 @@ fn interrupted_runs_are_kept() {
     let record = record(&child.wait_with_output().expect("it ends"), 2);
     assert_eq!(record["partial"], "interrupted");
     assert!(record["counts"]["succeeded"].as_u64().is_some_and(|count| count >= 99));
+}
+
+/// Every kind of run against a real server: reads, writes, reads of what was written checked to the
+/// last byte, deep pipelines, values larger than any buffer on the way, and a history.
+#[track_caller]
+fn serves(folder: &Path, url: &str, server: &str) {
+    let load = format!("load --target {url} --fail-if errors>0 --fail-if not_found>0 --json");
+    let load = format!("{load} --warm-up 0.1");
+    for (what, succeeded) in [
+        ("--rate 400 --seconds 1 -w f --keys 50 -c 8 --verify --threads 2", Some(400)),
+        ("--closed --seconds 0.5 -w a --keys 50 -c 4 -P 16 --verify", None),
+        ("--rate 20 --seconds 1 -w a --keys 4 -d 300000 -c 2 --verify", Some(20)),
+        ("--rate 300 --seconds 1 -w a --keys 20 -c 8 -P 4 --history h", Some(300)),
+    ] {
+        let record = record(&perf(folder, &format!("{load} {what}")), 0);
+        let named = record["target"]["server"].as_str().expect("a text");
+        assert!(named.starts_with(server), "{named}");
+        let count = record["counts"]["succeeded"].as_u64().expect("a count");
+        assert!(succeeded.is_none_or(|succeeded| succeeded == count), "{what}: {count}");
+        assert!(count > 0, "{what}");
+    }
+    let output = perf(folder, "check h");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+}
+
+#[test]
+fn bowline_is_measured_to_its_end() {
+    let folder = folder("bowline");
+    let Some(mut bowline) = programs::bowline(&folder) else { return };
+    serves(&folder, &bowline.url, "");
+    // And without a server, in the middle of it.
+    let load = format!("load --target {} -w set --give-up 0.5 --json", bowline.url);
+    let mut command = command(&folder, &format!("{load} --rate 200 --seconds 60 --history h"));
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("perf was built");
+    std::thread::sleep(Duration::from_secs(2));
+    bowline.kill();
+    let record = record(&child.wait_with_output().expect("it ends"), 2);
+    assert!(record["partial"].as_str().is_some_and(|why| why.contains("no good answer")));
+    assert_eq!(perf(&folder, "check h").status.code(), Some(0), "what is unknown accuses nobody");
+}
+
+#[test]
+fn redis_is_measured() {
+    let folder = folder("redis");
+    let Some(redis) = programs::redis(&folder) else { return };
+    serves(&folder, &redis.url, "redis ");
+    let load = format!("load --target {} --rate 100 --seconds 1 -w e --keys 50", redis.url);
+    let record = record(&perf(&folder, &format!("{load} --json --fail-if errors>0")), 0);
+    assert!(record["latencies"]["scan"]["service"]["count"].as_u64().is_some_and(|n| n > 50));
+    assert_eq!(record["target"]["facts"]["appendonly"], "no");
+}
+
+#[test]
+fn etcd_is_measured() {
+    let folder = folder("etcd");
+    let Some(etcd) = programs::etcd(&folder) else { return };
+    serves(&folder, &etcd.url, "etcd 3");
+    let load = format!("load --target {} --rate 100 --seconds 1 -w e --keys 50", etcd.url);
+    let scans = record(&perf(&folder, &format!("{load} --json --fail-if errors>0")), 0);
+    assert!(scans["latencies"]["scan"]["service"]["count"].as_u64().is_some_and(|n| n > 50));
+    // More than etcd takes: its own words for it.
+    let load = format!("load --target {} -w set -d 2000000 --keys 1", etcd.url);
+    let output = perf(&folder, &format!("{load} --rate 5 --seconds 1 --warm-up 0 --json"));
+    let errors = record(&output, 1)["errors"].clone();
+    assert!(errors["INVALID_ARGUMENT"] == 5 || errors["RESOURCE_EXHAUSTED"] == 5, "{errors}");
 }

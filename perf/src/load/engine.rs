@@ -20,8 +20,9 @@ use mio::{Events, Poll, Token};
 
 use super::answer::Answer;
 use super::connection::{Connection, Input, State};
+use super::etcd;
 use super::history::Record;
-use super::options::Plan;
+use super::options::{Plan, Protocol};
 use super::requests::Requests;
 use super::resp;
 use super::timer::Timer;
@@ -280,6 +281,12 @@ impl Engine {
         let connection = &mut self.connections[number];
         if let State::Connecting { until } = connection.state {
             match connection.is_connected() {
+                Ok(true) if self.plan.protocol == Protocol::Etcd => {
+                    let address = self.addresses[connection.address];
+                    connection.start_http2(address.to_string());
+                    self.make_dirty(number);
+                    self.on_up(number);
+                }
                 Ok(true) if self.plan.follow => {
                     connection.state = State::Asking { until };
                     let mut greeting = Vec::new();
@@ -335,6 +342,9 @@ impl Engine {
 
     /// Takes answers from `bytes` and keeps the rest. False if the connection is down now.
     fn on_bytes(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
+        if self.plan.protocol == Protocol::Etcd {
+            return self.on_frames(number, bytes, now);
+        }
         let mut at = 0;
         loop {
             match resp::read(&bytes[at..]) {
@@ -356,16 +366,65 @@ impl Engine {
         !self.retire(number)
     }
 
+    /// The same for HTTP/2, where answers come in any order.
+    fn on_frames(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
+        let mut at = 0;
+        loop {
+            let connection = &mut self.connections[number];
+            let ended = match connection.read_frame(&bytes[at..]) {
+                Ok(Some((length, ended))) => {
+                    at += length;
+                    ended
+                }
+                Ok(None) => break,
+                Err(resp::Broken) => {
+                    self.on_failure(number, "what came is not HTTP/2, or its end");
+                    return false;
+                }
+            };
+            let Some(ended) = ended else { continue };
+            let step = connection.in_flight.get(ended.place).map(|operation| operation.step);
+            match &ended.result {
+                Ok(message) => {
+                    // What makes no sense is of the wrong kind for any operation.
+                    let answer = step.and_then(|step| etcd::answer(step, message));
+                    let answer = answer.unwrap_or(Answer::Damaged);
+                    self.on_answer_at(number, ended.place, answer, now);
+                }
+                Err(text) => {
+                    self.on_answer_at(number, ended.place, Answer::Error(text.as_bytes()), now);
+                }
+            }
+            if let (Ok(message), Some(http2)) = (ended.result, &mut self.connections[number].http2)
+            {
+                http2.recycle(message);
+            }
+        }
+        self.connections[number].partial.extend_from_slice(&bytes[at..]);
+        // Acknowledgements, too, which nobody waits for.
+        self.make_dirty(number);
+        self.make_ready(number);
+        !self.retire(number)
+    }
+
     /// False if the connection is down now.
     fn on_answer(&mut self, number: usize, answer: Answer<'_>, now: u64) -> bool {
         let connection = &mut self.connections[number];
         if let State::Asking { .. } = connection.state {
             return self.on_slots(number, answer);
         }
-        let Some(operation) = connection.in_flight.pop_front() else {
+        if connection.in_flight.is_empty() {
             self.on_failure(number, "an answer came that nobody had asked for");
             return false;
-        };
+        }
+        self.on_answer_at(number, 0, answer, now);
+        true
+    }
+
+    /// The answer to the operation at `place` among those under way on the connection.
+    fn on_answer_at(&mut self, number: usize, place: usize, answer: Answer<'_>, now: u64) {
+        let connection = &mut self.connections[number];
+        let Some(operation) = connection.in_flight.remove(place) else { return };
         match self.work.answered(operation, answer, now) {
             Next::Over => {}
             Next::Pause => connection.paused = self.plan.rate.is_none(),
@@ -382,7 +441,6 @@ impl Engine {
                 }
             }
         }
-        true
     }
 
     /// The answer to who leads. False if the connection is down now.

@@ -7,7 +7,8 @@ use super::work::{Operation, Step};
 /// Writes requests of the Redis protocol.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    key_bytes: usize,
+    /// How long keys are.
+    pub(crate) key_bytes: usize,
     get: Vec<u8>,
     set: Vec<u8>,
     /// Between key and value.
