@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Registry, Token};
 
@@ -13,6 +14,7 @@ use crate::runtime::status::Counts;
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{self, Frame, Hello, Lane};
 
+use super::outbox::COPY_BYTES_MAX;
 use super::socket::{Arrived, Socket};
 
 /// The wait before a connection is tried again, at first and at most. Short, for on a local network
@@ -31,6 +33,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// The core has no more on its way than `inflight_bytes_max`.
 const URGENT_BYTES_MAX: usize = 1 << 20;
 const BULK_BYTES_MAX: usize = 96 << 20;
+
+/// About as much as a frame has before its parts.
+const HEAD_BYTES_MAX: usize = 128;
 
 /// One direction of one lane.
 #[derive(Debug)]
@@ -281,6 +286,9 @@ impl Links {
                 Lane::Bulk => BULK_BYTES_MAX,
             };
             if socket.outbox.len() < limit {
+                // Small parts are copied there: in one piece of memory, that need not grow.
+                let small = frame.parts().map(Bytes::len).filter(|bytes| *bytes <= COPY_BYTES_MAX);
+                socket.outbox.open().reserve(small.sum::<usize>() + HEAD_BYTES_MAX);
                 frame::encode_head(frame, socket.outbox.open());
                 for part in frame.parts() {
                     socket.outbox.push(part);

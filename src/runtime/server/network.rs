@@ -104,6 +104,10 @@ pub(super) struct ServerNetwork {
     /// When requests are looked at next that may have waited too long.
     expiry_at: Instant,
     space: Vec<u8>,
+    /// An empty list, for its memory.
+    frames: Vec<(NodeId, u64, Frame)>,
+    /// How many requests were handed to the core last time: likely as many as the next time.
+    batch_len: usize,
 }
 
 impl ServerNetwork {
@@ -124,6 +128,8 @@ impl ServerNetwork {
             facts_at: None,
             expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
+            frames: Vec::new(),
+            batch_len: 0,
         })
     }
 
@@ -243,7 +249,7 @@ impl ServerNetwork {
 
     /// What peers say: messages for the core, and requests that they pass on.
     fn receive_from_peers(&mut self, now: Instant) {
-        let mut frames = Vec::new();
+        let mut frames = std::mem::take(&mut self.frames);
         let core_has_room = self.core_has_room();
         let parts = &mut self.parts;
         parts.inbound.receive(
@@ -256,13 +262,14 @@ impl ServerNetwork {
             },
         );
         if frames.is_empty() {
+            self.frames = frames;
             return;
         }
         let leads = self.lead.leader == Some(self.parts.me);
         let mut messages = Vec::new();
         let mut forwarded = Vec::new();
         let mut taken_back = Vec::new();
-        for (from, incarnation, frame) in frames {
+        for (from, incarnation, frame) in frames.drain(..) {
             match frame {
                 Frame::Hello(hello) => {
                     self.parts.links.hurry(from, now);
@@ -412,7 +419,8 @@ impl ServerNetwork {
         }
         self.dispatch_again(route);
         let attempt = Attempt::First { term: self.lead.term };
-        let mut batch = Vec::new();
+        let to_core = route == Route::Here && self.parts.clients.has_waiting();
+        let mut batch = Vec::with_capacity(if to_core { self.batch_len } else { 0 });
         let mut bytes = 0;
         let Parts { clients, links, .. } = &mut self.parts;
         let reads = &mut self.reads;
@@ -446,6 +454,7 @@ impl ServerNetwork {
             clients.take_back(&lost);
         }
         if !batch.is_empty() {
+            self.batch_len = batch.len();
             self.hand_over(batch);
         }
     }
