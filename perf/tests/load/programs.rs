@@ -1,5 +1,5 @@
-//! Real servers, each in the folder of its test on a port of its own. Where one is not installed its
-//! test is skipped and says so, but where the whole check runs (`BOWLINE_CLIENTS=required`).
+//! Real servers, each in the folder of its test on a port of its own. Where one is not installed
+//! its test is skipped and says so, but where the whole check runs (`BOWLINE_CLIENTS=required`).
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
