@@ -2,6 +2,7 @@
 //! own, real sockets between them and to one client, real files. Afterwards a table of how often
 //! each thread asked for memory, a put: `perf/README.md` says where.
 #![allow(unsafe_code, reason = "an allocator that counts can't be had without it")]
+#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
