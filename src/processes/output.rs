@@ -1,5 +1,6 @@
 //! Reads what a replica prints, so that a full pipe never blocks it, and remembers the end of it,
-//! and what a program in Rust says first when it panics. One thread for each replica, away from the loop that carries messages.
+//! and what a program in Rust says first when it panics. One thread for each replica, away from the
+//! loop that carries messages.
 
 use std::collections::VecDeque;
 use std::io::{PipeReader, Read as _};
@@ -10,7 +11,8 @@ use crate::types::NodeId;
 
 /// Lines remembered.
 const LINES_MAX: usize = 5;
-/// What a panic begins with, and how many lines from there are remembered: a long backtrace follows.
+/// What a panic begins with, and how many lines from there on are remembered: a long backtrace
+/// follows.
 const PANIC: &str = "panicked at";
 const PANIC_LINES: usize = 2;
 /// Of each, so many bytes.
