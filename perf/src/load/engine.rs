@@ -91,6 +91,8 @@ pub(crate) struct Engine {
     addresses: Vec<SocketAddr>,
     /// Which of them leads, as far as we know.
     leader: usize,
+    /// Who led when a connection last came up.
+    led: Option<usize>,
     pipeline: usize,
     buffer: Vec<u8>,
     next_look: u64,
@@ -132,6 +134,7 @@ impl Engine {
             requests: Requests::new(plan.key_bytes, plan.value_bytes),
             addresses: plan.sockets.clone(),
             leader: 0,
+            led: None,
             pipeline: plan.pipeline,
             buffer: vec![0; BUFFER_BYTES],
             next_look: 0,
@@ -437,7 +440,7 @@ impl Engine {
                 if let Answer::Error(text) = answer
                     && let Some(leader) = moved_to(text)
                 {
-                    self.follow(leader, now);
+                    self.follow(leader);
                 }
             }
         }
@@ -453,9 +456,15 @@ impl Engine {
                     self.on_failure(number, "no replica leads");
                     return false;
                 };
-                self.follow(leader, now);
+                self.follow(leader);
+                let connection = &mut self.connections[number];
+                if connection.address != self.leader {
+                    // Not at once: a follower names a leader that is gone until there is another.
+                    connection.close(now + RETRY_PAUSE, |_| unreachable!("nothing is under way"));
+                    return false;
+                }
                 self.on_up(number);
-                !self.retire(number)
+                true
             }
             Answer::Error(text) if text.starts_with(b"CLUSTERDOWN") => {
                 self.on_failure(number, "no replica leads");
@@ -477,11 +486,19 @@ impl Engine {
             self.work.tally.counts.reconnects += 1;
         }
         connection.was_up = true;
+        let address = connection.address;
+        if self.plan.follow && self.led != Some(address) {
+            // Only now is it sure that it is there.
+            if self.led.is_some() {
+                self.note(self.clock.now(), format!("{} leads", self.addresses[address]));
+            }
+            self.led = Some(address);
+        }
         self.make_ready(number);
     }
 
     /// All connections shall go to `leader` from now on.
-    fn follow(&mut self, leader: SocketAddr, now: u64) {
+    fn follow(&mut self, leader: SocketAddr) {
         if !self.plan.follow || self.addresses[self.leader] == leader {
             return;
         }
@@ -490,7 +507,6 @@ impl Engine {
             self.addresses.push(leader);
             self.addresses.len() - 1
         });
-        self.note(now, format!("{leader} leads"));
     }
 
     /// Closes the connection if it goes to somebody who does not lead and has nothing under way,
