@@ -26,7 +26,7 @@ use super::options::{Plan, Protocol};
 use super::requests::Requests;
 use super::resp;
 use super::timer::Timer;
-use super::work::{Next, Operation, Work, nanoseconds};
+use super::work::{Next, Operation, Step, Work, nanoseconds};
 
 /// Moments in nanoseconds since the program began, the same for all threads.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +131,7 @@ impl Engine {
             connections,
             again: VecDeque::new(),
             dirty: Vec::new(),
-            requests: Requests::new(plan.key_bytes, plan.value_bytes),
+            requests: Requests::new(plan.key_bytes, plan.value_bytes, plan.wait),
             addresses: plan.sockets.clone(),
             leader: 0,
             led: None,
@@ -350,7 +350,13 @@ impl Engine {
         }
         let mut at = 0;
         loop {
-            match resp::read(&bytes[at..]) {
+            let next = self.connections[number].in_flight.front();
+            let wait = self.plan.wait.filter(|_| next.is_some_and(|it| it.step == Step::Put));
+            let read = match wait {
+                Some(replicas) => resp::read_waited(&bytes[at..], replicas),
+                None => resp::read(&bytes[at..]),
+            };
+            match read {
                 Ok(Some((answer, length))) => {
                     at += length;
                     if !self.on_answer(number, answer, now) {

@@ -75,6 +75,10 @@ pub(crate) struct Arguments {
     /// Spread the connections over all addresses and leave it to the servers to pass requests on.
     #[arg(long)]
     pub(crate) no_follow: bool,
+    /// Each write is followed by Redis's WAIT for so many replicas, and counts as done when these
+    /// have it too.
+    #[arg(long, value_name = "REPLICAS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) wait: Option<u32>,
     /// Check every value read to the last byte, against what this program writes.
     #[arg(long)]
     pub(crate) verify: bool,
@@ -143,6 +147,8 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     pub(crate) give_up: Duration,
     pub(crate) follow: bool,
+    /// Replicas that Redis waits for after each write.
+    pub(crate) wait: Option<u32>,
     pub(crate) verify: bool,
     pub(crate) history: bool,
     pub(crate) conditions: Vec<Condition>,
@@ -163,6 +169,10 @@ impl Arguments {
             .iter()
             .map(|address| look_up(address))
             .collect::<anyhow::Result<Vec<SocketAddr>>>()?;
+        ensure!(
+            self.wait.is_none() || protocol == Protocol::Redis,
+            "--wait is a command of Redis: leave it out for etcd, which always waits"
+        );
         let mix = Mix::parse(&self.workload)?;
         let kind = match (self.rate, self.closed) {
             (Some(rate), _) => {
@@ -225,6 +235,7 @@ impl Arguments {
             timeout: seconds("timeout", self.timeout, 0.001)?,
             give_up: seconds("give-up", self.give_up, 0.001)?,
             follow: !self.no_follow,
+            wait: self.wait,
             verify: self.verify,
             history,
             conditions: self.conditions(kind)?,
