@@ -1,5 +1,5 @@
-//! Cost of every encoding on the way of a write: command, log record, peer message, and the
-//! course's JSON around it.
+//! Cost of every encoding on the way of a write: the Redis protocol, command, log record, peer
+//! message, and the course's JSON around it.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use bowline::kv::{Command, Operation};
 use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, Envelope, PeerMsg};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
+use bowline::wire::resp::{Limits, Parser};
 use bowline::wire::{course, peer};
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -53,6 +54,29 @@ fn messages() -> [(&'static str, PeerMsg); 4] {
         ("append_1", append(1)),
         ("append_25", append(25)),
     ]
+}
+
+/// Requests as redis-benchmark sends them, 16 at a time.
+fn requests(c: &mut Criterion) {
+    let mut group = c.benchmark_group("resp");
+    for value_bytes in [3, 128, 4_096] {
+        let value = "x".repeat(value_bytes);
+        let one =
+            format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000001\r\n${value_bytes}\r\n{value}\r\n");
+        let bytes = one.repeat(16).into_bytes();
+        let mut parser = Parser::new(Limits::default());
+        group.throughput(Throughput::Elements(16));
+        group.bench_function(BenchmarkId::new("parse_16_sets", value_bytes), |b| {
+            b.iter(|| {
+                let (mut used, mut count) = (0, 0);
+                while let Ok(Some(request)) = parser.next(black_box(&bytes), &mut used) {
+                    count += request.len();
+                }
+                assert_eq!(count, 48);
+            });
+        });
+    }
+    group.finish();
 }
 
 fn commands(c: &mut Criterion) {
@@ -183,6 +207,6 @@ fn quick() -> Criterion {
 criterion_group! {
     name = benches;
     config = quick();
-    targets = commands, records, peers, course_messages, follower_path
+    targets = requests, commands, records, peers, course_messages, follower_path
 }
 criterion_main!(benches);

@@ -4,11 +4,19 @@
 
 #[path = "cluster/client.rs"]
 mod client;
+#[path = "cluster/cuts.rs"]
+mod cuts;
+#[path = "cluster/leases.rs"]
+mod leases;
 #[path = "cluster/load.rs"]
 mod load;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
+#[path = "cluster/strangers.rs"]
+mod strangers;
+#[path = "cluster/wires.rs"]
+mod wires;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

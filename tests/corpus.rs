@@ -18,7 +18,7 @@ use bowline::raft::{
 use bowline::record::{EntryKind, RecordBuffer};
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
-use bowline::wire::frame::{self, Frame, Hello, Lane};
+use bowline::wire::frame::{self, Attempt, Frame, Hello, Lane};
 use bowline::wire::{course, peer};
 use bytes::{Bytes, BytesMut};
 
@@ -191,7 +191,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     for (name, frame) in [
         ("hello", Frame::Hello(hello)),
         ("vote", Frame::Peer(vote)),
-        ("forward", Frame::Forward { key, again_since: Some(Index(7)), payload }),
+        ("forward", Frame::Forward { key, attempt: Attempt::Again { since: Index(7) }, payload }),
         ("refused", Frame::Refused { key, reason }),
         ("read_index", Frame::ReadIndex { ticket, index: Some(Index(9)) }),
         ("ask", Frame::AskReadIndex { ticket }),

@@ -376,6 +376,23 @@ fn a_candidate_shows_its_term_only_once_it_is_on_disk() {
     assert_eq!(subject.status().role, RoleName::Leader);
 }
 
+/// The same, where the answers of all others are there before the word of its own disk.
+#[test]
+fn nobody_leads_before_its_own_vote_is_on_disk_whoever_voted_for_it() {
+    let mut subject = Subject::restarted(5, 3, &[]);
+    subject.wait(subject.patience());
+    for peer in [2, 3, 4] {
+        let granted = VoteReply { term: Term(4), pre: true, granted: true };
+        subject.hear(peer, PeerMsg::VoteReply(granted));
+    }
+    for peer in [2, 3, 4, 5] {
+        subject.hear(peer, vote(4, true));
+        assert_eq!(subject.status().role, RoleName::Candidate);
+    }
+    subject.sync();
+    assert_eq!(subject.status().role, RoleName::Leader);
+}
+
 /// The votes of a majority make it the leader: of this term, from distinct replicas (§5.2).
 #[test]
 fn a_majority_makes_a_leader() {

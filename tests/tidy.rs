@@ -27,6 +27,7 @@ const HOSTS: &[&str] = &[
     "raft.github.io",
     "rustup.rs",
     "www.apache.org",
+    "www.w3.org",
     "127.0.0.1",
     "localhost",
 ];

@@ -17,17 +17,13 @@ pub(crate) struct Files {
 
 #[derive(Debug)]
 struct Begun {
-    ending: &'static str,
+    ending: String,
     file: BufWriter<File>,
 }
 
 impl Files {
     /// Begins `folder/name.ending` for each ending.
-    pub(crate) fn begin(
-        folder: &Path,
-        name: &str,
-        endings: &[&'static str],
-    ) -> anyhow::Result<Files> {
+    pub(crate) fn begin(folder: &Path, name: &str, endings: &[&str]) -> anyhow::Result<Files> {
         let plain = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
         anyhow::ensure!(
             !name.is_empty() && !name.starts_with('.') && name.chars().all(plain),
@@ -40,7 +36,7 @@ impl Files {
         for &ending in endings {
             let path = files.unfinished(ending);
             let file = File::create(&path).with_context(|| cannot_write(&path))?;
-            files.begun.push(Begun { ending, file: BufWriter::new(file) });
+            files.begun.push(Begun { ending: ending.to_owned(), file: BufWriter::new(file) });
         }
         Ok(files)
     }
@@ -59,7 +55,7 @@ impl Files {
         let mut paths = Vec::new();
         for begun in &self.begun {
             let path = self.folder.join(format!("{}.{}", self.name, begun.ending));
-            fs::rename(self.unfinished(begun.ending), &path)
+            fs::rename(self.unfinished(&begun.ending), &path)
                 .with_context(|| cannot_write(&path))?;
             paths.push(path);
         }
@@ -75,7 +71,7 @@ impl Drop for Files {
     fn drop(&mut self) {
         for begun in &self.begun {
             // What was finished is gone from here; of the rest nothing is worth a second error.
-            let _ = fs::remove_file(self.unfinished(begun.ending));
+            let _ = fs::remove_file(self.unfinished(&begun.ending));
         }
     }
 }

@@ -2,9 +2,12 @@
 //! and for later the latencies in HdrHistogram's formats and everything else as JSON.
 #![allow(clippy::print_stdout, reason = "printing is what a command line is for")]
 
+mod compare;
 mod files;
 mod load;
+mod lossy;
 mod record;
+mod report;
 mod sim;
 
 use std::process::ExitCode;
@@ -30,6 +33,12 @@ enum Command {
     Load(Box<load::Arguments>),
     /// Judge a history of `load --history`: could one copy of the data have answered so?
     Check(load::history::Arguments),
+    /// Draw results, as pictures and as a page.
+    Report(report::Arguments),
+    /// Measure Bowline, etcd and Redis side by side.
+    Compare(compare::Arguments),
+    /// The same while packets between replicas are lost (needs root).
+    Lossy(lossy::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +46,9 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Check(arguments) => load::history::check(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Lossy(arguments) => lossy::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("perf: {error:#}");

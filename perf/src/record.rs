@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use bowline::sim::clients::Sample;
-use bowline::sim::report::{Latency, Report};
+use bowline::sim::report::{Latency, Report, Unavailability};
 use bowline::types::Instant;
 use serde::Serialize;
 
@@ -38,6 +38,8 @@ pub(crate) struct Record {
     rate_answered: f64,
     /// What happened in each second in which something was answered.
     per_second: Vec<Second>,
+    /// What the scenario did to the replicas.
+    marks: Vec<Mark>,
     /// The report, as `bowline sim --json` prints it.
     report: Report,
 }
@@ -51,6 +53,15 @@ struct Second {
     latency: Latency,
 }
 
+/// Something that happened, for pictures.
+#[derive(Debug, Serialize)]
+struct Mark {
+    /// Since the start of the run, as in [`Second`].
+    at_s: f64,
+    /// A few words.
+    what: String,
+}
+
 /// What is measured around a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Around {
@@ -62,6 +73,8 @@ pub(crate) struct Around {
     pub(crate) took: Duration,
     /// How long requests were sent, in the run's time.
     pub(crate) window: Duration,
+    /// How long the run waited before the first request.
+    pub(crate) start_wait: Duration,
 }
 
 impl Record {
@@ -88,6 +101,7 @@ impl Record {
             rate_intended: report.requests as f64 / window,
             rate_answered: samples.len() as f64 / window,
             per_second: per_second(start, samples),
+            marks: marks(&report, around.start_wait),
             report,
         }
     }
@@ -104,6 +118,15 @@ fn per_second(start: Instant, samples: &[Sample]) -> Vec<Second> {
             latency: Latency::of(samples.iter().map(|sample| sample.operation_latency)),
         })
         .collect()
+}
+
+fn marks(report: &Report, start_wait: Duration) -> Vec<Mark> {
+    let mark = |outage: &Unavailability| {
+        let whom = outage.killed.as_ref().map(|killed| format!(" ({killed})")).unwrap_or_default();
+        let at_s = start_wait.as_secs_f64() + outage.at_s;
+        Mark { at_s, what: format!("{}{whom}", outage.event.replace('_', " ")) }
+    };
+    report.unavailability.iter().map(mark).collect()
 }
 
 /// The commit of the source here; nothing if git can't tell.

@@ -76,7 +76,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let seed = arguments.seed.or(scenario.seed).unwrap_or(1);
     let (game, report) = hold(arguments, &scenario, seed)?;
     let mode = if arguments.processes { "processes" } else { "virtual" };
-    let around = Around { mode, began, took: clock.elapsed(), window: scenario.window };
+    let around = Around {
+        mode,
+        began,
+        took: clock.elapsed(),
+        window: scenario.window,
+        start_wait: scenario.start_wait,
+    };
 
     let tally = &game.clients().tally;
     let answered = [&tally.gets[..], &tally.puts[..]].concat();

@@ -140,8 +140,8 @@ impl Store {
             *pair = number.and_then(find);
         }
         for pair in pairs.into_iter().flatten() {
-            // Looked at, or the compiler would leave it out.
-            black_box((pair.bytes.first(), pair.bytes.last()));
+            // Used for something, or the compiler would leave it out.
+            black_box((pair.bytes.first().copied(), pair.bytes.last().copied()));
         }
     }
 

@@ -1,5 +1,6 @@
-//! Reads what a replica prints, so that a full pipe never blocks it, and remembers the end of it.
-//! One thread for each replica, away from the loop that carries messages.
+//! Reads what a replica prints, so that a full pipe never blocks it, and remembers the end of it,
+//! and what a program in Rust says first when it panics. One thread for each replica, away from the
+//! loop that carries messages.
 
 use std::collections::VecDeque;
 use std::io::{PipeReader, Read as _};
@@ -10,27 +11,42 @@ use crate::types::NodeId;
 
 /// Lines remembered.
 const LINES_MAX: usize = 5;
+/// What a panic begins with, and how many lines from there on are remembered: a long backtrace
+/// follows.
+const PANIC: &str = "panicked at";
+const PANIC_LINES: usize = 2;
 /// Of each, so many bytes.
 const LINE_BYTES_MAX: usize = 300;
 
 /// The last lines that a replica printed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LastWords(Arc<Mutex<VecDeque<String>>>);
+pub(super) struct LastWords(Arc<Mutex<Remembered>>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    panic: Vec<String>,
+    last: VecDeque<String>,
+}
 
 impl LastWords {
     /// The lines in one, or nothing if there were none.
     pub(super) fn quote(&self) -> Option<String> {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let lines: Vec<&str> = lines.panic.iter().chain(&lines.last).map(String::as_str).collect();
         (!lines.is_empty()).then(|| lines.join(" | "))
     }
 
     fn push(&self, line: String) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == LINES_MAX {
-            lines.pop_front();
+        let begun = line.contains(PANIC) || !lines.panic.is_empty();
+        if begun && lines.panic.len() < PANIC_LINES {
+            lines.panic.push(line);
+            return;
         }
-        lines.push_back(line);
+        if lines.last.len() == LINES_MAX {
+            lines.last.pop_front();
+        }
+        lines.last.push_back(line);
     }
 }
 
@@ -110,5 +126,18 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(words.quote().unwrap(), "line 15 | line 16 | line 17 | line 18 | line 19");
+    }
+
+    #[test]
+    fn what_a_panic_says_is_kept_whatever_follows() {
+        let words = LastWords::default();
+        for line in ["hello", "thread 'core' panicked at a.rs:1:2:", "a reason"] {
+            words.push(line.to_owned());
+        }
+        for line in 0..20 {
+            words.push(format!("frame {line}"));
+        }
+        let quote = words.quote().unwrap();
+        assert!(quote.starts_with("thread 'core' panicked at a.rs:1:2: | a reason | frame 15"));
     }
 }

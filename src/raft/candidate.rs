@@ -139,14 +139,12 @@ impl Candidate {
     }
 
     /// Whether the election is won. The own vote counts only once it is on disk, as everybody
-    /// else's does.
+    /// else's does, and nobody leads a term before that: the requests leave when it is, but the
+    /// answers to them may be here before the disk's word is.
     pub(super) fn count(&mut self, shared: &Shared) -> Transition {
-        let own = match self.stage {
-            Stage::PreVote => 1,
-            Stage::Vote => usize::from(shared.hard_state_is_durable()),
-        };
-        if self.has_yielded || self.granted.len() + own < quorum(shared.replicas(), &shared.config)
-        {
+        let waits = self.stage == Stage::Vote && !shared.hard_state_is_durable();
+        let votes = self.granted.len() + 1;
+        if waits || self.has_yielded || votes < quorum(shared.replicas(), &shared.config) {
             return Transition::Stay;
         }
         if self.stage == Stage::Vote {

@@ -49,6 +49,8 @@ pub struct Context {
     pub used_memory: u64,
     /// Its snapshots, at a recent moment.
     pub snapshot: Saved,
+    /// Syncs of the log since the start.
+    pub log_syncs: u64,
     /// What went through the door so far.
     pub traffic: Traffic,
     /// Most bytes of a command's payload: what is larger is refused, for no log would take it.
@@ -128,6 +130,7 @@ impl Context {
             clients_bytes: 0,
             used_memory: 0,
             snapshot: Saved::default(),
+            log_syncs: 0,
             traffic: Traffic::default(),
             payload_bytes_max: 64 << 20,
         }

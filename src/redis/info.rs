@@ -194,6 +194,7 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("raft_applied_index", context.applied_index);
     text.field("raft_snapshot_index", context.snapshot.index);
     text.field("raft_snapshot_bytes", context.snapshot.bytes);
+    text.field("raft_log_syncs", context.log_syncs);
     for node in &context.nodes {
         if let Some(index) = node.match_index {
             let link = if node.connected { "connected" } else { "silent" };

@@ -22,8 +22,9 @@
 //! - `core_inbox`, [`CoreItem::Messages`] from the network: clients' requests are put in only
 //!   while it is under half full; else they wait at the network, [`HELD_REQUESTS_MAX`] of them, and
 //!   beyond that the network stops reading. Peers' messages are dropped and counted.
-//! - `core_inbox`, [`CoreItem::Again`] from the network: dropped and counted; its client hears that
-//!   nobody knows.
+//! - `core_inbox`, [`CoreItem::Forwarded`] from the network: put in while it is under half full,
+//!   and else left with the peers. Where it is full all the same, a first copy is answered busy,
+//!   and another is dropped and counted; its client hears that nobody knows.
 //! - `core_inbox`, [`CoreItem::Persisted`] from the log writer: waits, for the core never does.
 //! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::ReadsAt`] from the network: wait at the
 //!   network for its next pass.
@@ -61,6 +62,7 @@ use crate::raft::{
     SnapshotChunk, SnapshotId,
 };
 use crate::types::{Index, NodeId, RequestKey, Term};
+use crate::wire::frame::Attempt;
 
 use super::wake::{COMPLETIONS, DEPARTURES, RELEASED, REPLIES, Wake};
 
@@ -89,8 +91,8 @@ pub(super) enum CoreItem {
     },
     /// From the network: replies that the socket has.
     Applied(Applied),
-    /// From the network: writes of which an earlier copy may be in the log.
-    Again(Vec<Again>),
+    /// From the network: writes that have been passed on.
+    Forwarded(Vec<Forwarded>),
     /// From the network: reads that the leader has named a place in the log for.
     ReadsAt(ReadsAt),
     /// From the network: somebody wants a snapshot now.
@@ -135,11 +137,11 @@ pub(super) enum SnapshotWork {
     Free(Box<Store>),
 }
 
-/// A write that was sent before, and nobody knows what became of it.
+/// A write that went from one replica to another, or was meant to.
 #[derive(Debug)]
-pub(super) struct Again {
-    /// The copy before is not in the log up to here.
-    pub(super) since: Index,
+pub(super) struct Forwarded {
+    /// Whether another copy of it may be in the log.
+    pub(super) attempt: Attempt,
     /// The write.
     pub(super) request: ClientRequest,
 }

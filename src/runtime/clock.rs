@@ -1,35 +1,47 @@
 //! The process's clock. The one place where the runtime reads it; the core stage asks, once a
 //! pass, and hands the reading to the replica.
 
-use std::time::Instant as Reading;
+use std::time::{Duration, Instant as Reading};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::types::Instant;
 
+/// It goes on while the machine is suspended: a lease must not outlive the elections that others
+/// hold meanwhile (thesis 6.4.1). Where a system has no such clock, machines that lease reads must
+/// not be suspended.
+#[cfg(target_os = "linux")]
+const CLOCK: ClockId = ClockId::Boottime;
+#[cfg(not(target_os = "linux"))]
+const CLOCK: ClockId = ClockId::Monotonic;
+
 /// A monotonic clock that starts at zero when it is made.
-///
-/// It stands still while the machine is suspended (`CLOCK_MONOTONIC`). A lease would then outlive
-/// the elections of others, so a server that offers lease reads on machines that suspend needs
-/// another clock; a replica under a simulator on the same machine does not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    origin: Reading,
+    origin: Duration,
+}
+
+fn reading() -> Duration {
+    let time = clock_gettime(CLOCK);
+    let seconds = u64::try_from(time.tv_sec).expect("time since the machine's start");
+    Duration::new(seconds, u32::try_from(time.tv_nsec).expect("below a second"))
 }
 
 impl Clock {
     /// A clock that reads zero now.
     pub(super) fn start() -> Clock {
-        Clock { origin: Reading::now() }
+        Clock { origin: reading() }
     }
 
     /// The time since the start.
     pub(super) fn now(&self) -> Instant {
-        Instant::ZERO + self.origin.elapsed()
+        Instant::ZERO + reading().saturating_sub(self.origin)
     }
 
     /// The standard library's instant for `instant`, for what waits until then. `None` if it is
     /// too far off for that type, which is as good as never.
     pub(super) fn reading_at(&self, instant: Instant) -> Option<Reading> {
-        self.origin.checked_add(instant.since(Instant::ZERO))
+        Reading::now().checked_add(instant.since(self.now()))
     }
 }
 
@@ -45,13 +57,15 @@ mod tests {
         std::thread::sleep(Duration::from_millis(2));
         let second = clock.now();
         assert!(second.since(first) >= Duration::from_millis(2));
-        let reading = clock.reading_at(second).expect("soon enough");
-        assert_eq!(reading.duration_since(clock.origin), second.since(Instant::ZERO));
+        let later = clock.reading_at(second + Duration::from_secs(5)).expect("soon enough");
+        let ahead = later.duration_since(Reading::now());
+        assert!(ahead > Duration::from_secs(1) && ahead <= Duration::from_secs(5), "{ahead:?}");
+        assert!(clock.reading_at(first).is_some_and(|reading| reading <= Reading::now()));
     }
 
     #[test]
     fn never_is_a_reading_or_none_but_no_panic() {
         let clock = Clock::start();
-        assert!(clock.reading_at(Instant::MAX).is_none_or(|reading| reading > clock.origin));
+        assert!(clock.reading_at(Instant::MAX).is_none_or(|reading| reading > Reading::now()));
     }
 }

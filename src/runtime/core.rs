@@ -11,10 +11,11 @@ use crate::raft::{
     Replica, SnapshotId,
 };
 use crate::types::{Instant, RequestKey};
+use crate::wire::frame::Attempt;
 
 use super::Flow;
 use super::channels::{
-    Again, AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, Install,
+    AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, Forwarded, Install,
     JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, SnapshotNews, SnapshotWork,
 };
 use super::clock::Clock;
@@ -184,9 +185,9 @@ impl Core {
                     }
                 }
                 Some(CoreItem::Applied(applied)) => self.on_applied(applied),
-                Some(CoreItem::Again(writes)) => {
+                Some(CoreItem::Forwarded(writes)) => {
                     for write in writes {
-                        self.admit_again(write);
+                        self.admit_forwarded(write);
                     }
                 }
                 Some(CoreItem::ReadsAt(reads)) => self.take_reads(reads),
@@ -197,6 +198,9 @@ impl Core {
             }
             next = self.ends.inbox.try_recv().ok();
         }
+        // Anew: a lease must hold at a time after the reads came that are answered on it. Between
+        // the first reading and here the process may have been stopped for long.
+        self.now = self.clock.now();
         if self.now >= self.replica.next_timeout() {
             self.replica.handle_timeout(self.now, &mut self.effects);
         }
@@ -284,16 +288,32 @@ impl Core {
         self.effects.refusals.push(Refusal { key, reason, leader });
     }
 
-    /// Lets a write in that may be in the log already, if the store is sure to recognise it then:
-    /// it remembers only so many requests. Where that is not sure the write is dropped, and its
-    /// client told that nobody knows.
-    fn admit_again(&mut self, write: Again) {
-        let leads = self.replica.leads();
-        let last = self.replica.log().last().index.0;
-        if leads && last.saturating_sub(write.since.0) < AGAIN_ENTRIES_MAX {
-            self.admit(Msg::Client(write.request));
-        } else {
-            self.counts.again_dropped.add_one();
+    /// Lets a forwarded write in, if the store is sure to recognise it should another copy be in
+    /// the log: it remembers only so many requests. Decided here, at the place and in the moment
+    /// in which it gets its index, for a copy may have been under way for long.
+    ///
+    /// - A first copy is taken in by the leader of the term that it names. Its sender tries again
+    ///   when it hears of another term or has another connection to the same leader, and what is
+    ///   left on the connection before is never read then. So a first copy is in the log before
+    ///   any other, or never, and being refused it certainly never is.
+    /// - Another copy is taken in where the log has not grown too far since the first was sent.
+    ///   All copies that get in lie behind that place, and this one not too far: so each of them
+    ///   finds the ones before remembered. Where that is not sure it is dropped, and its client
+    ///   told that nobody knows.
+    fn admit_forwarded(&mut self, write: Forwarded) {
+        match write.attempt {
+            Attempt::First { term } if self.replica.leads() && self.replica.term() == term => {
+                self.admit(Msg::Client(write.request));
+            }
+            Attempt::First { .. } => self.refuse(write.request.key, RefusalReason::NotLeader),
+            Attempt::Again { since } => {
+                let last = self.replica.log().last().index.0;
+                if self.replica.leads() && last.saturating_sub(since.0) < AGAIN_ENTRIES_MAX {
+                    self.admit(Msg::Client(write.request));
+                } else {
+                    self.counts.again_dropped.add_one();
+                }
+            }
         }
     }
 
@@ -434,12 +454,13 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::raft::{
-        AppendOutcome, AppendReply, ClientRequest, Committed, Durable, HardState, RequestKind,
+        AppendOutcome, AppendReply, ClientRequest, Committed, Durable, HardState, Persisted,
+        RequestKind,
     };
     use crate::record::{EntryKind, RecordBuffer};
     use crate::runtime::channels::{ApplierEnds, Ends, LogWriterEnds, NetworkEnds, channels};
     use crate::runtime::wake::tests::unused_wake;
-    use crate::types::{EntryId, Index, JobSequence, NodeId, Round, Term};
+    use crate::types::{ClientId, EntryId, Index, JobSequence, NodeId, RequestId, Round, Term};
     use bytes::Bytes;
 
     /// A core in its first second, in which its replica does nothing by itself.
@@ -495,6 +516,71 @@ mod tests {
             restart_after: None,
             compact_to: None,
         }
+    }
+
+    /// A core whose replica leads alone, in term 2, over a log of so many entries and one more.
+    fn leading_core(entries: u64) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
+        let (network, ends, log_writer, applier) = channels(&unused_wake(), false);
+        let clock = Clock::start();
+        let mut buffer = RecordBuffer::default();
+        let entries = (1..=entries)
+            .map(|index| buffer.encode(EntryId::new(1, index), EntryKind::Command, b"x"))
+            .collect();
+        let hard_state = HardState { term: Term(1), voted_for: None };
+        let durable = Durable { hard_state, entries };
+        let mut replica = Replica::new(NodeId(0), &[], Config::server(), 7, durable, clock.now());
+        let later = clock.now() + Duration::from_secs(10);
+        let mut effects = Effects::default();
+        replica.handle_timeout(later, &mut effects);
+        replica.flush(later, &mut effects);
+        let sequence = effects.append.take().expect("its own vote").sequence;
+        let persisted = Msg::Persisted(Persisted { sequence, last: None });
+        replica.handle_msg(later, persisted, &mut effects);
+        assert!(replica.leads() && replica.term() == Term(2));
+        let refuse = UnlessLeading::Refuse;
+        let core = Core::new(replica, clock, ends, refuse, Arc::default(), Arc::default());
+        (core, network, log_writer, applier)
+    }
+
+    fn forwarded(number: u8, attempt: Attempt) -> Forwarded {
+        let key = RequestKey { client: ClientId(7), request: RequestId([number; 16]) };
+        let request = ClientRequest { key, kind: RequestKind::Write, payload: Bytes::new() };
+        Forwarded { attempt, request }
+    }
+
+    #[test]
+    fn a_first_copy_that_was_stuck_through_a_change_of_leader_is_refused() {
+        let (mut core, network, ..) = leading_core(3);
+        let last = core.replica.log().last().index;
+        let writes = [1, 2, 3, 2].map(|term| Attempt::First { term: Term(term) });
+        let writes = (1..).zip(writes).map(|(number, attempt)| forwarded(number, attempt));
+        core.run_once(Some(CoreItem::Forwarded(writes.collect())));
+        assert_eq!(core.replica.log().last().index.0, last.0 + 2, "those of term 2");
+        let departures = network.departures.try_recv().unwrap();
+        let refused: Vec<_> = departures
+            .refusals
+            .iter()
+            .map(|refusal| (refusal.key.request.0[0], refusal.reason))
+            .collect();
+        assert_eq!(refused, [(1, RefusalReason::NotLeader), (3, RefusalReason::NotLeader)]);
+    }
+
+    #[test]
+    fn no_two_copies_are_further_apart_in_the_log_than_requests_are_remembered() {
+        let (mut core, network, ..) = leading_core(AGAIN_ENTRIES_MAX + 10);
+        let last = core.replica.log().last().index.0;
+        let oldest = last + 1 - AGAIN_ENTRIES_MAX;
+        let writes = [oldest - 1, oldest, last].map(|since| Attempt::Again { since: Index(since) });
+        let writes = (1..).zip(writes).map(|(number, attempt)| forwarded(number, attempt));
+        core.run_once(Some(CoreItem::Forwarded(writes.collect())));
+        // The first is not taken in and, for it may have been before, not refused either.
+        assert_eq!(core.counts.again_dropped.get(), 1);
+        let departures = network.departures.try_iter();
+        assert!(departures.into_iter().all(|departures| departures.refusals.is_empty()));
+        // The second can't be in the log up to `oldest`; now it is the last but one.
+        let place = core.replica.log().last().index.0 - 1;
+        assert_eq!((place, place - oldest), (last + 1, AGAIN_ENTRIES_MAX));
+        assert!(AGAIN_ENTRIES_MAX < crate::kv::REMEMBERED_MAX as u64);
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl LogWriter {
             }
         }
         if let Some(log) = &mut self.log {
+            self.counts.log_syncs.add(log.is_waiting().into());
             log.sync().unwrap_or_else(|error| fail(&error));
         }
         // The messages leave after the sync and not with the write: a follower that lost power in

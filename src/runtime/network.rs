@@ -337,7 +337,7 @@ mod tests {
                     CoreItem::Messages(messages) => Some(messages),
                     CoreItem::Persisted { .. }
                     | CoreItem::Applied(_)
-                    | CoreItem::Again(_)
+                    | CoreItem::Forwarded(_)
                     | CoreItem::ReadsAt(_)
                     | CoreItem::Save
                     | CoreItem::Snapshot(_)

@@ -60,6 +60,8 @@ pub struct Counts {
     pub unsent: Count,
     /// Network: messages larger than the socket can carry, answers to nobody, failed sends.
     pub send_failures: Count,
+    /// Log writer: syncs of the log, each for all jobs that waited.
+    pub log_syncs: Count,
     /// Core: appends dropped because the log writer or the applier was too far behind.
     pub appends_dropped: Count,
     /// Core: requests answered busy for the same reason.

@@ -228,8 +228,46 @@ impl RealDisk {
     }
 }
 
+/// A file of the machine's, open twice: to write past the system's cache where the bytes lie so
+/// that this is possible, and through it else.
+#[derive(Debug)]
+pub struct RealFile {
+    file: File,
+    /// `None` where the file system can't, or has turned out not to.
+    direct: Option<File>,
+}
+
+/// How bytes must lie, in memory and in the file, to be written past the system's cache: to what
+/// that wants where sectors have 512 bytes. What other disks refuse goes through the cache.
+const DIRECT_ALIGN: usize = 512;
+
+impl RealFile {
+    fn new(file: File, path: &Path) -> RealFile {
+        RealFile { file, direct: open_direct(path).ok() }
+    }
+
+    /// One that nobody writes to.
+    fn to_read(file: File) -> RealFile {
+        RealFile { file, direct: None }
+    }
+}
+
+/// The log writes each byte once, and reads none while it runs: to copy them to the system's cache
+/// first, and find memory for it there, would cost more time than all else it does for them.
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).map_err(io::Error::other)?;
+    OpenOptions::new().write(true).custom_flags(flags).open(path)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_path: &Path) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 impl Disk for RealDisk {
-    type File = File;
+    type File = RealFile;
 
     fn describe(&self, name: &str) -> String {
         if name.is_empty() { self.folder.clone() } else { self.folder.join(name) }
@@ -253,41 +291,53 @@ impl Disk for RealDisk {
         fs::read(self.folder.join(name))
     }
 
-    fn create(&mut self, name: &str, bytes: u64) -> io::Result<File> {
+    fn create(&mut self, name: &str, bytes: u64) -> io::Result<RealFile> {
         let path = self.folder.join(name);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         if bytes > 0 {
             set_aside(&file, bytes)?;
         }
-        Ok(file)
+        Ok(RealFile::new(file, &path))
     }
 
-    fn open(&mut self, name: &str) -> io::Result<File> {
-        OpenOptions::new().write(true).open(self.folder.join(name))
+    fn open(&mut self, name: &str) -> io::Result<RealFile> {
+        let path = self.folder.join(name);
+        let file = OpenOptions::new().write(true).open(&path)?;
+        Ok(RealFile::new(file, &path))
     }
 
-    fn write_at(&mut self, file: &mut File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        file.write_all_at(bytes, offset)
+    fn write_at(&mut self, file: &mut RealFile, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let is_aligned = bytes.as_ptr().align_offset(DIRECT_ALIGN) == 0
+            && bytes.len().is_multiple_of(DIRECT_ALIGN)
+            && offset.is_multiple_of(DIRECT_ALIGN as u64);
+        if is_aligned && let Some(direct) = &file.direct {
+            match direct.write_all_at(bytes, offset) {
+                // Not written so: this disk wants bytes to lie otherwise.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => file.direct = None,
+                written => return written,
+            }
+        }
+        file.file.write_all_at(bytes, offset)
     }
 
-    fn append(&mut self, file: &mut File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        file.write_all_at(bytes, offset)
+    fn append(&mut self, file: &mut RealFile, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        file.file.write_all_at(bytes, offset)
     }
 
-    fn open_to_read(&self, name: &str) -> io::Result<File> {
-        File::open(self.folder.join(name))
+    fn open_to_read(&self, name: &str) -> io::Result<RealFile> {
+        Ok(RealFile::to_read(File::open(self.folder.join(name))?))
     }
 
-    fn length(&self, file: &File) -> io::Result<u64> {
-        Ok(file.metadata()?.len())
+    fn length(&self, file: &RealFile) -> io::Result<u64> {
+        Ok(file.file.metadata()?.len())
     }
 
-    fn read_at(&self, file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        file.read_exact_at(bytes, offset)
+    fn read_at(&self, file: &RealFile, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        file.file.read_exact_at(bytes, offset)
     }
 
-    fn sync(&mut self, file: &mut File) -> io::Result<()> {
-        file.sync_data()
+    fn sync(&mut self, file: &mut RealFile) -> io::Result<()> {
+        file.file.sync_data()
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {

@@ -365,17 +365,26 @@ impl<D: Disk> Log<D> {
         let (stream, chain) = self.block.finish(self.chain, incarnation, self.hard_state);
         let segment = &mut self.segment;
         let (disk, first) = (&mut self.disk, segment.next);
-        self.image.clear();
-        sector::seal(segment.salt, first, segment.blocks + 1, stream, &mut self.image);
-        segment.written = segment.written.max(first + as_sectors(sectors));
-        if segment.written == first + as_sectors(sectors) && self.image.len() <= SMALL_BLOCK_BYTES {
-            let ahead = (segment.sectors - segment.written).min(AHEAD_SECTORS);
-            self.image.resize(self.image.len() + ahead as usize * SECTOR_BYTES, 0);
-            segment.written += ahead;
+        let end = first + as_sectors(sectors);
+        let mut ahead = 0;
+        if end > segment.written {
+            if sectors * SECTOR_BYTES <= SMALL_BLOCK_BYTES {
+                ahead = (segment.sectors - end).min(AHEAD_SECTORS);
+            }
+            segment.written = end + ahead;
         }
+        let image = &mut self.image;
+        image.clear();
+        image.reserve((sectors + ahead as usize) * SECTOR_BYTES + IMAGE_ALIGN);
+        // Some disks take bytes from where they lie, if that is at a round address.
+        let start = image.as_ptr().align_offset(IMAGE_ALIGN).min(IMAGE_ALIGN);
+        image.resize(start, 0);
+        sector::seal(segment.salt, first, segment.blocks + 1, stream, image);
+        image.resize(image.len() + ahead as usize * SECTOR_BYTES, 0);
+        let image = &image[start..];
         let offset = u64::from(first) * SECTOR_BYTES as u64;
         let name = segment::file_name(segment.number);
-        disk.write_at(&mut segment.file, offset, &self.image)
+        disk.write_at(&mut segment.file, offset, image)
             .map_err(|source| io(disk, "writing to", &name, source))?;
         disk.sync(&mut segment.file).map_err(|source| io(disk, "syncing", &name, source))?;
         segment.next += as_sectors(sectors);
@@ -384,7 +393,7 @@ impl<D: Disk> Log<D> {
         self.written_by = incarnation;
         (self.durable_last, self.durable_state) = (self.last, self.hard_state);
         self.stats.syncs += 1;
-        self.stats.bytes += self.image.len() as u64;
+        self.stats.bytes += image.len() as u64;
         self.stats.records += u64::from(count);
         self.block.clear();
         if self.image.capacity() > IMAGE_BYTES_KEPT {
@@ -442,6 +451,8 @@ impl<D: Disk> Log<D> {
 const AHEAD_SECTORS: u32 = 512;
 const SMALL_BLOCK_BYTES: usize = 32 << 10;
 
+/// Where in memory a block's sectors begin: at a multiple of this.
+const IMAGE_ALIGN: usize = 4_096;
 /// Memory for a block's sectors that is kept from one block to the next.
 const IMAGE_BYTES_KEPT: usize = 1 << 20;
 

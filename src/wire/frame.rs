@@ -11,22 +11,26 @@
 //!
 //! Little endian. `length` counts the kind and the body, and so does the checksum. A length beyond
 //! [`FRAME_BYTES_MAX`] is refused as it is read; below, memory grows with the bytes that have come
-//! and never with what the length claims (safety.md H2).
+//! and never with what the length claims (safety.md H2). Of one who has not said who it is, no
+//! frame longer than a hello is taken at all.
 //!
 //! | kind | body |
 //! |---|---|
 //! | 1 hello | cluster (16), from, to, incarnation (8), lane, count (1), openings (8), address |
 //! | 2 peer message | as [`peer`] has it |
-//! | 3 forwarded write | client (4), request (16), sent again since (8), command |
+//! | 3 forwarded write | client (4), request (16), attempt (8), command |
 //! | 4 refusal of one | client (4), request (16), reason (1) |
 //! | 5 question for a read index | ticket (8) |
 //! | 6 the answer | ticket (8), index (8); no index: not asked the leader |
+//!
+//! An attempt is an index where the write is sent again; the first time it is a term, and its
+//! highest bit is set.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::raft::{PeerMsg, RefusalReason};
 use crate::record::RECORD_BYTES_MAX;
-use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey};
+use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Term};
 
 use super::peer::{self, PeerError};
 
@@ -44,6 +48,10 @@ pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
 const ADDRESS_BYTES_MAX: usize = 256;
 /// Most openings in a hello; of more, the newest are sent.
 const OPENINGS_MAX: usize = 64;
+/// Bytes of a hello without openings and address, the kind apart.
+const HELLO_BYTES: usize = 30;
+/// Longest first frame of a stranger.
+const STRANGER_BYTES_MAX: usize = 1 + HELLO_BYTES + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
 
 /// Who opens a connection, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +81,23 @@ pub enum Lane {
     Bulk,
 }
 
+/// Which copy of a forwarded write this is. Whoever appends it must be sure that another copy, if
+/// there is one in the log, is remembered; so each copy says what bounds the distance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The only one so far. For the leader of this term and nobody else: one that comes to light
+    /// when its sender has long tried elsewhere must not be taken for a new write.
+    First {
+        /// In which its sender believes that the addressee leads.
+        term: Term,
+    },
+    /// Nobody knows what became of the copy before.
+    Again {
+        /// No copy is in the log up to here.
+        since: Index,
+    },
+}
+
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -85,9 +110,8 @@ pub enum Frame {
     Forward {
         /// Names it for good, so that it is not applied twice.
         key: RequestKey,
-        /// `None` the first time. Sent again, because nobody knows what became of that: it can't
-        /// be in the log up to here, so whoever appends it knows how far back it may be.
-        again_since: Option<Index>,
+        /// Whether another copy of it may be about.
+        attempt: Attempt,
         /// For the state machine.
         payload: Bytes,
     },
@@ -125,8 +149,13 @@ pub enum FrameError {
     )]
     Version(u16),
     /// A frame without a kind, or too long.
-    #[error("a peer's frame claims {0} bytes; 1 to {FRAME_BYTES_MAX} are possible")]
-    Length(usize),
+    #[error("a peer's frame claims {claimed} bytes; 1 to {most} are possible")]
+    Length {
+        /// What it claims.
+        claimed: usize,
+        /// What is possible here.
+        most: usize,
+    },
     /// Damaged on its way.
     #[error("a peer's frame is damaged: checksum {computed:08x}, expected {stored:08x}")]
     Checksum {
@@ -217,9 +246,12 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
             out.put_slice(hello.client_address.as_bytes());
         }
         Frame::Peer(message) => peer::encode_head(message, out),
-        Frame::Forward { key, again_since, .. } => {
+        Frame::Forward { key, attempt, .. } => {
             put_key(*key, out);
-            out.put_u64_le(again_since.map_or(FIRST_TIME, |index| index.0));
+            out.put_u64_le(match attempt {
+                Attempt::First { term } => FIRST_TIME | term.0,
+                Attempt::Again { since } => since.0,
+            });
         }
         Frame::Refused { key, reason } => {
             put_key(*key, out);
@@ -257,13 +289,28 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
 }
 
 /// Puts the frames of one connection together from the pieces in which they come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
     greeted: bool,
+    /// Longest frame that is taken.
+    most: usize,
+}
+
+impl Default for Decoder {
+    /// One that takes any frame from the start.
+    fn default() -> Decoder {
+        Decoder { buffer: BytesMut::new(), greeted: false, most: FRAME_BYTES_MAX }
+    }
 }
 
 impl Decoder {
+    /// For a connection of somebody unknown: until its first frame, which ought to be a hello, no
+    /// frame longer than that is taken, and so no memory for one.
+    pub fn of_stranger() -> Decoder {
+        Decoder { most: STRANGER_BYTES_MAX, ..Decoder::default() }
+    }
+
     /// Takes in what has come.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -298,8 +345,8 @@ impl Decoder {
         let Some(mut header) = self.buffer.get(..HEADER_BYTES) else { return Ok(None) };
         let length = header.get_u32_le() as usize;
         let stored = header.get_u32_le();
-        if !(1..=FRAME_BYTES_MAX).contains(&length) {
-            return Err(FrameError::Length(length));
+        if !(1..=self.most).contains(&length) {
+            return Err(FrameError::Length { claimed: length, most: self.most });
         }
         if self.buffer.len() < HEADER_BYTES + length {
             return Ok(None);
@@ -311,7 +358,9 @@ impl Decoder {
             return Err(FrameError::Checksum { computed, stored });
         }
         let kind = body.get_u8();
-        decode_body(kind, body).map(Some)
+        let frame = decode_body(kind, body)?;
+        self.most = FRAME_BYTES_MAX;
+        Ok(Some(frame))
     }
 }
 
@@ -319,7 +368,7 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
     let exactly = |wanted: bool| if wanted { Ok(()) } else { Err(FrameError::Body(kind)) };
     Ok(match kind {
         1 => {
-            exactly(body.len() >= 30)?;
+            exactly(body.len() >= HELLO_BYTES)?;
             let cluster = body.get_u128_le();
             let (from, to) = (NodeId(body.get_u16_le()), NodeId(body.get_u16_le()));
             let incarnation = body.get_u64_le();
@@ -342,9 +391,13 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
         3 => {
             exactly(body.len() >= KEY_BYTES + 8)?;
             let key = get_key(&mut body);
-            let since = body.get_u64_le();
-            let again_since = (since != FIRST_TIME).then_some(Index(since));
-            Frame::Forward { key, again_since, payload: body }
+            let number = body.get_u64_le();
+            let attempt = if number & FIRST_TIME == 0 {
+                Attempt::Again { since: Index(number) }
+            } else {
+                Attempt::First { term: Term(number & !FIRST_TIME) }
+            };
+            Frame::Forward { key, attempt, payload: body }
         }
         4 => {
             exactly(body.len() == KEY_BYTES + 1)?;
@@ -371,8 +424,8 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
     })
 }
 
-/// In the place of an index: the write is sent for the first time.
-const FIRST_TIME: u64 = u64::MAX;
+/// Marks a term: the write is sent for the first time. No index or term comes near it.
+const FIRST_TIME: u64 = 1 << 63;
 /// Bytes of a request's key.
 const KEY_BYTES: usize = 20;
 
@@ -431,10 +484,14 @@ mod tests {
             Frame::Peer(PeerMsg::RequestVote(vote)),
             Frame::Forward {
                 key: key(),
-                again_since: None,
+                attempt: Attempt::First { term: Term(2) },
                 payload: Bytes::from_static(b"command"),
             },
-            Frame::Forward { key: key(), again_since: Some(Index(8)), payload: Bytes::new() },
+            Frame::Forward {
+                key: key(),
+                attempt: Attempt::Again { since: Index(8) },
+                payload: Bytes::new(),
+            },
             Frame::Refused { key: key(), reason: RefusalReason::Busy },
             Frame::AskReadIndex { ticket: 11 },
             Frame::ReadIndex { ticket: 11, index: Some(Index(5)) },
@@ -489,7 +546,8 @@ mod tests {
             bytes.put_u32_le(length);
             bytes.put_u32_le(0);
             decoder.feed(&bytes);
-            assert_eq!(decoder.next_frame(), Err(FrameError::Length(length as usize)));
+            let (claimed, most) = (length as usize, FRAME_BYTES_MAX);
+            assert_eq!(decoder.next_frame(), Err(FrameError::Length { claimed, most }));
         }
         let mut decoder = Decoder::default();
         let mut bytes = encoded(&[]);
@@ -498,6 +556,28 @@ mod tests {
         decoder.feed(&bytes);
         assert_eq!(decoder.next_frame(), Ok(None));
         assert!(decoder.buffer.capacity() < 1 << 10, "memory was kept for a mere claim");
+    }
+
+    #[test]
+    fn a_stranger_may_say_no_more_than_who_it_is() {
+        let mut frames = frames();
+        let Frame::Hello(hello) = &mut frames[0] else { panic!("the first one is a hello") };
+        hello.client_address = "x".repeat(ADDRESS_BYTES_MAX);
+        let mut large = RecordBuffer::default();
+        let entries =
+            vec![large.encode(EntryId::new(2, 3), EntryKind::Command, &[7; STRANGER_BYTES_MAX])];
+        let Frame::Peer(PeerMsg::AppendEntries(append)) = &mut frames[1] else { panic!("it is") };
+        append.entries = entries;
+        let mut decoder = Decoder::of_stranger();
+        decoder.feed(&encoded(&frames[1..2]));
+        assert!(matches!(
+            decoder.next_frame(),
+            Err(FrameError::Length { most: STRANGER_BYTES_MAX, .. })
+        ));
+        let mut decoder = Decoder::of_stranger();
+        decoder.feed(&encoded(&frames));
+        let found: Vec<_> = std::iter::from_fn(|| decoder.next_frame().unwrap()).collect();
+        assert_eq!(found, frames, "after its hello it is no stranger");
     }
 
     #[test]

@@ -30,11 +30,15 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// Would else follow from the list of peers, which is not everywhere the same behind wires.
+const CLUSTER: &str = "000000000000000000000000feedbee5";
+
 /// Replicas 1 to n.
 pub(crate) struct Cluster {
     pub(crate) folder: TempDir,
     pub(crate) ports: Vec<u16>,
-    peers: String,
+    /// What each replica is told of where the others are.
+    peers: Vec<String>,
     peer_ports: Vec<u16>,
     threads: &'static str,
     flags: &'static [&'static str],
@@ -53,15 +57,28 @@ impl Cluster {
         threads: &'static str,
         flags: &'static [&'static str],
     ) -> Cluster {
-        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let peer_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
-        let peers: Vec<String> = (1..)
-            .zip(&peer_ports)
-            .map(|(id, port): (usize, _)| format!("{id}=127.0.0.1:{port}"))
-            .collect();
+        let found = peer_ports.clone();
+        Cluster::start_between(peer_ports, threads, flags, |_, to| found[to])
+    }
+
+    /// `port` tells where one replica finds another.
+    pub(crate) fn start_between(
+        peer_ports: Vec<u16>,
+        threads: &'static str,
+        flags: &'static [&'static str],
+        port: impl Fn(usize, usize) -> u16,
+    ) -> Cluster {
+        let count = peer_ports.len();
+        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let peers = |from: usize| {
+            let peer = |to: usize| format!("{}=127.0.0.1:{}", to + 1, port(from, to));
+            let peers: Vec<String> = (0..count).map(peer).collect();
+            peers.join(",")
+        };
+        let peers = (0..count).map(peers).collect();
         let folder = tempfile::tempdir().unwrap();
         let children = (0..count).map(|_| None).collect();
-        let peers = peers.join(",");
         let mut cluster = Cluster { folder, ports, peers, peer_ports, threads, flags, children };
         for at in 0..count {
             cluster.spawn(at, true);
@@ -87,7 +104,8 @@ impl Cluster {
             .args(["--id", &(at + 1).to_string()])
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--peer-listen", &format!("127.0.0.1:{peer_port}")])
-            .args(["--peers", &self.peers])
+            .args(["--peers", &self.peers[at]])
+            .args(["--cluster", CLUSTER])
             .arg("--dir")
             .arg(self.replica_folder(at))
             .args(self.flags)
@@ -206,11 +224,53 @@ impl Cluster {
 
     /// Waits until a replica says that it leads.
     pub(crate) fn leader(&self) -> usize {
+        let all: Vec<usize> = (0..self.ports.len()).collect();
+        self.wait_for("a leader", || self.leader_of(&all))
+    }
+
+    /// Which of these replicas says that it leads, if one does.
+    pub(crate) fn leader_of(&self, some: &[usize]) -> Option<usize> {
         let leads = |at: &usize| {
             let reply = Client::connect(self.address(*at)).and_then(|mut c| c.call(&[b"ROLE"]));
             reply.is_ok_and(|reply| reply.starts_with(b"*3\r\n$6\r\nmaster"))
         };
-        self.wait_for("a leader", || (0..self.ports.len()).find(leads))
+        some.iter().copied().find(leads)
+    }
+
+    /// Which replica but this one says that it leads.
+    pub(crate) fn leader_but(&self, at: usize) -> Option<usize> {
+        let others: Vec<usize> = (0..self.ports.len()).filter(|other| *other != at).collect();
+        self.leader_of(&others)
+    }
+
+    /// The highest term that any replica knows of.
+    pub(crate) fn term(&self) -> u64 {
+        (0..self.ports.len()).map(|at| self.info::<u64>(at, "raft_term")).max().unwrap_or(0)
+    }
+
+    /// A field of what a replica's INFO tells.
+    pub(crate) fn info<T: std::str::FromStr>(&self, at: usize, field: &str) -> T {
+        self.wait_for(field, || {
+            let mut client = Client::connect(self.address(at)).ok()?;
+            let text = String::from_utf8(client.call(&[b"INFO", b"raft"]).ok()?).ok()?;
+            let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+            fields.find(|(name, _)| *name == field)?.1.parse().ok()
+        })
+    }
+
+    /// Stops a replica's process for a while: its sockets stay, but it does nothing.
+    pub(crate) fn pause(&self, at: usize) {
+        self.signal(at, rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self, at: usize) {
+        self.signal(at, rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, at: usize, signal: rustix::process::Signal) {
+        let child = self.children[at].as_ref().expect("it runs");
+        rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
     }
 
     /// Waits until every replica serves writes.
@@ -237,15 +297,21 @@ impl Cluster {
         }
     }
 
-    /// What the replicas said, for a test that fails.
+    /// What a replica said.
+    pub(crate) fn log(&self, at: usize) -> String {
+        let path = self.folder.path().join(format!("replica-{}.log", at + 1));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// The last of what the replicas said, for a test that fails.
     pub(crate) fn logs(&self) -> String {
-        let read = |id: usize| {
-            let path = self.folder.path().join(format!("replica-{id}.log"));
-            let text = std::fs::read_to_string(path).unwrap_or_default();
+        let read = |at: usize| {
+            let text = self.log(at);
             let lines: Vec<&str> = text.lines().collect();
-            format!("replica {id}:\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n"))
+            let last = lines[lines.len().saturating_sub(20)..].join("\n");
+            format!("replica {}:\n{last}\n", at + 1)
         };
-        (1..=self.ports.len()).map(read).collect()
+        (0..self.ports.len()).map(read).collect()
     }
 }
 

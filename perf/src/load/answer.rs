@@ -9,6 +9,8 @@ pub(crate) enum Answer<'a> {
     Value(Option<&'a [u8]>),
     /// Several things, as the protocol writes them.
     List(&'a [u8]),
+    /// Something that makes no sense.
+    Damaged,
     /// An error: its text, of which the first word is its kind.
     Error(&'a [u8]),
 }

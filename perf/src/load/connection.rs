@@ -8,8 +8,11 @@ use std::net::SocketAddr;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use super::etcd;
+use super::http2::{Ended, Http2};
 use super::keys::Values;
 use super::requests::Requests;
+use super::resp::Broken;
 use super::work::Operation;
 
 /// How far a connection is.
@@ -38,6 +41,8 @@ pub(crate) struct Connection {
     out_sent: usize,
     /// The beginning of an answer.
     pub(crate) partial: Vec<u8>,
+    /// What HTTP/2 remembers, if that is spoken.
+    pub(crate) http2: Option<Box<Http2>>,
     /// In the order in which they were written.
     pub(crate) in_flight: VecDeque<Operation>,
     /// How many of them, at the end, were not handed to the kernel yet.
@@ -53,6 +58,9 @@ pub(crate) struct Connection {
     /// Attempts in a row that failed.
     pub(crate) failures: u32,
 }
+
+/// A frame's length, and the call that it ends.
+type Frame = (usize, Option<Ended>);
 
 /// What came of reading.
 #[derive(Debug)]
@@ -75,6 +83,7 @@ impl Connection {
             out: Vec::new(),
             out_sent: 0,
             partial: Vec::new(),
+            http2: None,
             in_flight: VecDeque::with_capacity(pipeline + 1),
             fresh: 0,
             queued: false,
@@ -125,6 +134,7 @@ impl Connection {
         self.out.clear();
         self.out_sent = 0;
         self.partial.clear();
+        self.http2 = None;
         self.fresh = 0;
         self.paused = false;
         self.in_flight.drain(..).for_each(&mut lost);
@@ -132,9 +142,25 @@ impl Connection {
 
     /// Puts an operation after those that are under way.
     pub(crate) fn push(&mut self, operation: Operation, requests: &Requests, values: &Values) {
-        requests.write(&mut self.out, &operation, values);
+        match &mut self.http2 {
+            Some(http2) => {
+                etcd::call(http2, &mut self.out, &operation, values, requests.key_bytes);
+            }
+            None => requests.write(&mut self.out, &operation, values),
+        }
         self.in_flight.push_back(operation);
         self.fresh += 1;
+    }
+
+    /// Speaks HTTP/2 from now on.
+    pub(crate) fn start_http2(&mut self, authority: String) {
+        self.http2 = Some(Box::new(Http2::start(authority, &mut self.out)));
+    }
+
+    /// Reads a frame of HTTP/2 from the start of `input`; see [`Http2::read`].
+    pub(crate) fn read_frame(&mut self, input: &[u8]) -> Result<Option<Frame>, Broken> {
+        let http2 = self.http2.as_mut().ok_or(Broken)?;
+        http2.read(input, &mut self.out)
     }
 
     /// Puts bytes of our own before all operations.

@@ -20,12 +20,13 @@ use mio::{Events, Poll, Token};
 
 use super::answer::Answer;
 use super::connection::{Connection, Input, State};
+use super::etcd;
 use super::history::Record;
-use super::options::Plan;
+use super::options::{Plan, Protocol};
 use super::requests::Requests;
 use super::resp;
 use super::timer::Timer;
-use super::work::{Next, Operation, Work, nanoseconds};
+use super::work::{Next, Operation, Step, Work, nanoseconds};
 
 /// Moments in nanoseconds since the program began, the same for all threads.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +91,8 @@ pub(crate) struct Engine {
     addresses: Vec<SocketAddr>,
     /// Which of them leads, as far as we know.
     leader: usize,
+    /// Who led when a connection last came up.
+    led: Option<usize>,
     pipeline: usize,
     buffer: Vec<u8>,
     next_look: u64,
@@ -128,9 +131,10 @@ impl Engine {
             connections,
             again: VecDeque::new(),
             dirty: Vec::new(),
-            requests: Requests::new(plan.key_bytes, plan.value_bytes),
+            requests: Requests::new(plan.key_bytes, plan.value_bytes, plan.wait),
             addresses: plan.sockets.clone(),
             leader: 0,
+            led: None,
             pipeline: plan.pipeline,
             buffer: vec![0; BUFFER_BYTES],
             next_look: 0,
@@ -280,6 +284,12 @@ impl Engine {
         let connection = &mut self.connections[number];
         if let State::Connecting { until } = connection.state {
             match connection.is_connected() {
+                Ok(true) if self.plan.protocol == Protocol::Etcd => {
+                    let address = self.addresses[connection.address];
+                    connection.start_http2(address.to_string());
+                    self.make_dirty(number);
+                    self.on_up(number);
+                }
                 Ok(true) if self.plan.follow => {
                     connection.state = State::Asking { until };
                     let mut greeting = Vec::new();
@@ -335,9 +345,18 @@ impl Engine {
 
     /// Takes answers from `bytes` and keeps the rest. False if the connection is down now.
     fn on_bytes(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
+        if self.plan.protocol == Protocol::Etcd {
+            return self.on_frames(number, bytes, now);
+        }
         let mut at = 0;
         loop {
-            match resp::read(&bytes[at..]) {
+            let next = self.connections[number].in_flight.front();
+            let wait = self.plan.wait.filter(|_| next.is_some_and(|it| it.step == Step::Put));
+            let read = match wait {
+                Some(replicas) => resp::read_waited(&bytes[at..], replicas),
+                None => resp::read(&bytes[at..]),
+            };
+            match read {
                 Ok(Some((answer, length))) => {
                     at += length;
                     if !self.on_answer(number, answer, now) {
@@ -356,16 +375,65 @@ impl Engine {
         !self.retire(number)
     }
 
+    /// The same for HTTP/2, where answers come in any order.
+    fn on_frames(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
+        let mut at = 0;
+        loop {
+            let connection = &mut self.connections[number];
+            let ended = match connection.read_frame(&bytes[at..]) {
+                Ok(Some((length, ended))) => {
+                    at += length;
+                    ended
+                }
+                Ok(None) => break,
+                Err(resp::Broken) => {
+                    self.on_failure(number, "what came is not HTTP/2, or its end");
+                    return false;
+                }
+            };
+            let Some(ended) = ended else { continue };
+            let step = connection.in_flight.get(ended.place).map(|operation| operation.step);
+            match &ended.result {
+                Ok(message) => {
+                    // What makes no sense is of the wrong kind for any operation.
+                    let answer = step.and_then(|step| etcd::answer(step, message));
+                    let answer = answer.unwrap_or(Answer::Damaged);
+                    self.on_answer_at(number, ended.place, answer, now);
+                }
+                Err(text) => {
+                    self.on_answer_at(number, ended.place, Answer::Error(text.as_bytes()), now);
+                }
+            }
+            if let (Ok(message), Some(http2)) = (ended.result, &mut self.connections[number].http2)
+            {
+                http2.recycle(message);
+            }
+        }
+        self.connections[number].partial.extend_from_slice(&bytes[at..]);
+        // Acknowledgements, too, which nobody waits for.
+        self.make_dirty(number);
+        self.make_ready(number);
+        !self.retire(number)
+    }
+
     /// False if the connection is down now.
     fn on_answer(&mut self, number: usize, answer: Answer<'_>, now: u64) -> bool {
         let connection = &mut self.connections[number];
         if let State::Asking { .. } = connection.state {
             return self.on_slots(number, answer);
         }
-        let Some(operation) = connection.in_flight.pop_front() else {
+        if connection.in_flight.is_empty() {
             self.on_failure(number, "an answer came that nobody had asked for");
             return false;
-        };
+        }
+        self.on_answer_at(number, 0, answer, now);
+        true
+    }
+
+    /// The answer to the operation at `place` among those under way on the connection.
+    fn on_answer_at(&mut self, number: usize, place: usize, answer: Answer<'_>, now: u64) {
+        let connection = &mut self.connections[number];
+        let Some(operation) = connection.in_flight.remove(place) else { return };
         match self.work.answered(operation, answer, now) {
             Next::Over => {}
             Next::Pause => connection.paused = self.plan.rate.is_none(),
@@ -378,11 +446,10 @@ impl Engine {
                 if let Answer::Error(text) = answer
                     && let Some(leader) = moved_to(text)
                 {
-                    self.follow(leader, now);
+                    self.follow(leader);
                 }
             }
         }
-        true
     }
 
     /// The answer to who leads. False if the connection is down now.
@@ -395,9 +462,15 @@ impl Engine {
                     self.on_failure(number, "no replica leads");
                     return false;
                 };
-                self.follow(leader, now);
+                self.follow(leader);
+                let connection = &mut self.connections[number];
+                if connection.address != self.leader {
+                    // Not at once: a follower names a leader that is gone until there is another.
+                    connection.close(now + RETRY_PAUSE, |_| unreachable!("nothing is under way"));
+                    return false;
+                }
                 self.on_up(number);
-                !self.retire(number)
+                true
             }
             Answer::Error(text) if text.starts_with(b"CLUSTERDOWN") => {
                 self.on_failure(number, "no replica leads");
@@ -419,11 +492,19 @@ impl Engine {
             self.work.tally.counts.reconnects += 1;
         }
         connection.was_up = true;
+        let address = connection.address;
+        if self.plan.follow && self.led != Some(address) {
+            // Only now is it sure that it is there.
+            if self.led.is_some() {
+                self.note(self.clock.now(), format!("{} leads", self.addresses[address]));
+            }
+            self.led = Some(address);
+        }
         self.make_ready(number);
     }
 
     /// All connections shall go to `leader` from now on.
-    fn follow(&mut self, leader: SocketAddr, now: u64) {
+    fn follow(&mut self, leader: SocketAddr) {
         if !self.plan.follow || self.addresses[self.leader] == leader {
             return;
         }
@@ -432,7 +513,6 @@ impl Engine {
             self.addresses.push(leader);
             self.addresses.len() - 1
         });
-        self.note(now, format!("{leader} leads"));
     }
 
     /// Closes the connection if it goes to somebody who does not lead and has nothing under way,

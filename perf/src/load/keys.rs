@@ -245,6 +245,11 @@ impl Values {
         Values { pool, length }
     }
 
+    /// How long they are.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
     /// Writes the value with this mark.
     pub(crate) fn write(&self, out: &mut Vec<u8>, mark: u64) {
         if self.length >= MARK_BYTES {

@@ -7,7 +7,8 @@
 //! | `workload`, `keys`, `schedule` | what is asked, about which keys, when |
 //! | `work` | one thread's share of it: what comes next, what an answer means |
 //! | `engine`, `connection`, `timer` | one thread's sockets |
-//! | `requests`, `resp`, `answer` | bytes |
+//! | `requests`, `resp`, `answer` | bytes of the Redis protocol |
+//! | `etcd`, `http2`, `hpack` | bytes of etcd's |
 //! | `probe` | a first look at the server |
 //! | `run` | threads, and their seconds brought together; `live` shows them |
 //! | `tally`, `conditions`, `table`, [`schema`] | results |
@@ -17,7 +18,10 @@ mod answer;
 mod conditions;
 mod connection;
 mod engine;
+mod etcd;
 pub(crate) mod history;
+mod hpack;
+mod http2;
 mod keys;
 mod live;
 mod machine;
@@ -63,11 +67,11 @@ const EXIT_TROUBLE: u8 = 2;
 
 /// Holds a run and says what came of it.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let plan = arguments.plan()?;
+    let mut plan = arguments.plan()?;
     let open = plan.kind == Loop::Open;
     // Before the run, so that a place that can't be written is noticed at once.
     let (name, mut files) = begin_files(arguments)?;
-    let target = probe::probe(&plan)?;
+    let target = probe::probe(&mut plan)?;
     let mut intervals: Vec<u8> = Vec::new();
     let mut live = Live::new();
     let began = SystemTime::now();

@@ -15,8 +15,8 @@ use super::workload::{Kind, Mix};
 #[derive(clap::Args, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Arguments {
-    /// Whom to ask: `redis://HOST:PORT[,HOST:PORT...]` for Bowline and Redis. Give all replicas:
-    /// the one that leads is found and followed.
+    /// Whom to ask: Bowline or Redis as in `redis://127.0.0.1:7001,127.0.0.1:7002`, etcd as in
+    /// `etcd://127.0.0.1:2379`. Give all replicas: the one that leads is found and followed.
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:7001")]
     pub(crate) target: String,
     /// Operations a second, at fixed distances whatever the server does (open loop). Latencies
@@ -75,6 +75,10 @@ pub(crate) struct Arguments {
     /// Spread the connections over all addresses and leave it to the servers to pass requests on.
     #[arg(long)]
     pub(crate) no_follow: bool,
+    /// Each write is followed by Redis's WAIT for so many replicas, and counts as done when these
+    /// have it too.
+    #[arg(long, value_name = "REPLICAS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) wait: Option<u32>,
     /// Check every value read to the last byte, against what this program writes.
     #[arg(long)]
     pub(crate) verify: bool,
@@ -96,10 +100,30 @@ pub(crate) struct Arguments {
     pub(crate) fail_if: Vec<String>,
 }
 
+/// The protocols that we speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Protocol {
+    /// Bowline's and Redis's.
+    Redis,
+    /// etcd's v3 API, gRPC.
+    Etcd,
+}
+
+impl Protocol {
+    /// Its name in results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Protocol::Redis => "redis",
+            Protocol::Etcd => "etcd",
+        }
+    }
+}
+
 /// A run, as planned: everything is in its limits.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Plan {
+    pub(crate) protocol: Protocol,
     /// As given.
     pub(crate) addresses: Vec<String>,
     /// The same, looked up.
@@ -123,6 +147,8 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     pub(crate) give_up: Duration,
     pub(crate) follow: bool,
+    /// Replicas that Redis waits for after each write.
+    pub(crate) wait: Option<u32>,
     pub(crate) verify: bool,
     pub(crate) history: bool,
     pub(crate) conditions: Vec<Condition>,
@@ -138,11 +164,15 @@ const KEY_BYTES_MAX: usize = 64 << 10;
 impl Arguments {
     /// The plan, if it makes sense.
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
-        let addresses = self.target()?;
+        let (protocol, addresses) = self.target()?;
         let sockets = addresses
             .iter()
             .map(|address| look_up(address))
             .collect::<anyhow::Result<Vec<SocketAddr>>>()?;
+        ensure!(
+            self.wait.is_none() || protocol == Protocol::Redis,
+            "--wait is a command of Redis: leave it out for etcd, which always waits"
+        );
         let mix = Mix::parse(&self.workload)?;
         let kind = match (self.rate, self.closed) {
             (Some(rate), _) => {
@@ -184,6 +214,7 @@ impl Arguments {
             "--verify needs room for a mark in each value: --value-size {MARK_BYTES} at least"
         );
         Ok(Plan {
+            protocol,
             addresses,
             sockets,
             kind,
@@ -204,6 +235,7 @@ impl Arguments {
             timeout: seconds("timeout", self.timeout, 0.001)?,
             give_up: seconds("give-up", self.give_up, 0.001)?,
             follow: !self.no_follow,
+            wait: self.wait,
             verify: self.verify,
             history,
             conditions: self.conditions(kind)?,
@@ -228,17 +260,18 @@ impl Arguments {
         Ok(conditions)
     }
 
-    fn target(&self) -> anyhow::Result<Vec<String>> {
+    fn target(&self) -> anyhow::Result<(Protocol, Vec<String>)> {
         let target = &self.target;
         let (scheme, rest) = target.split_once("://").with_context(|| {
-            format!("--target {target}: write redis://HOST:PORT, for Bowline too")
+            format!("--target {target}: write redis:// and HOST:PORT, for Bowline too")
         })?;
-        ensure!(
-            matches!(scheme, "redis" | "bowline"),
-            "--target {target}: `{scheme}` is not spoken here; redis is"
-        );
+        let protocol = match scheme {
+            "redis" | "bowline" => Protocol::Redis,
+            "etcd" => Protocol::Etcd,
+            _ => bail!("--target {target}: `{scheme}` is not spoken here; redis and etcd are"),
+        };
         let addresses = rest.trim_end_matches('/').split(',');
-        Ok(addresses.map(|address| address.trim().to_owned()).collect())
+        Ok((protocol, addresses.map(|address| address.trim().to_owned()).collect()))
     }
 
     fn check_counts(&self) -> anyhow::Result<()> {

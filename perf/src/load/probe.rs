@@ -9,26 +9,45 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::answer::Answer;
-use super::options::Plan;
+use super::etcd;
+use super::http2::Http2;
+use super::options::{Plan, Protocol};
 use super::resp;
 use super::schema::Target;
 use super::workload::Kind;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Asks the first server that answers.
+/// Asks the first server that answers. Of etcd's asks all, and puts the one that leads first.
 ///
 /// # Errors
 /// If none does, or if it can't do what the plan wants.
-pub(crate) fn probe(plan: &Plan) -> anyhow::Result<Target> {
+pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
     let mut target = Target {
-        protocol: "redis".to_owned(),
+        protocol: plan.protocol.name().to_owned(),
         addresses: plan.addresses.clone(),
         server: String::new(),
         facts: BTreeMap::new(),
     };
     let mut failures = Vec::new();
-    for (socket, address) in plan.sockets.iter().zip(&plan.addresses) {
+    if plan.protocol == Protocol::Etcd {
+        let mut leader = None;
+        for (place, &socket) in plan.sockets.iter().enumerate() {
+            match etcd(socket) {
+                Ok((version, leads)) => {
+                    target.server = format!("etcd {version}");
+                    leader = if leads { Some(place) } else { leader };
+                }
+                Err(error) => failures.push(format!("{}: {error}", plan.addresses[place])),
+            }
+        }
+        if !target.server.is_empty() {
+            plan.sockets.swap(0, leader.unwrap_or(0));
+            return Ok(target);
+        }
+    }
+    let redis_sockets = if plan.protocol == Protocol::Redis { &plan.sockets[..] } else { &[] };
+    for (socket, address) in redis_sockets.iter().zip(&plan.addresses) {
         match redis(*socket, plan, &mut target) {
             Ok(None) => return Ok(target),
             Ok(Some(lacking)) => bail!("{address}: {lacking}"),
@@ -83,6 +102,29 @@ fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Opt
     Ok(None)
 }
 
+/// The version of an etcd, and whether it leads.
+fn etcd(socket: SocketAddr) -> io::Result<(String, bool)> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "what came is not etcd's protocol");
+    let mut line = Line::open(socket)?;
+    let mut out = Vec::new();
+    let mut http2 = Http2::start(socket.to_string(), &mut out);
+    etcd::call_status(&mut http2, &mut out);
+    loop {
+        line.stream.write_all(&out)?;
+        out.clear();
+        line.receive()?;
+        while let Some((length, ended)) =
+            http2.read(&line.buffer, &mut out).map_err(|resp::Broken| damaged())?
+        {
+            line.buffer.drain(..length);
+            if let Some(ended) = ended {
+                let message = ended.result.map_err(io::Error::other)?;
+                return etcd::status(&message).ok_or_else(damaged);
+            }
+        }
+    }
+}
+
 /// A connection on which one waits for each answer.
 struct Line {
     stream: TcpStream,
@@ -110,15 +152,21 @@ impl Line {
                 self.buffer.drain(..length);
                 return Ok(result);
             }
-            let mut chunk = [0; 4096];
-            let count = match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
-                }
-                read => read?,
-            };
-            self.buffer.extend_from_slice(&chunk[..count]);
+            self.receive()?;
         }
+    }
+
+    /// Waits for more bytes.
+    fn receive(&mut self) -> io::Result<()> {
+        let mut chunk = [0; 4096];
+        let count = match self.stream.read(&mut chunk) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
+            }
+            read => read?,
+        };
+        self.buffer.extend_from_slice(&chunk[..count]);
+        Ok(())
     }
 }

@@ -43,6 +43,25 @@ pub(crate) fn read(input: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Broken> 
     Ok(Some((answer, after)))
 }
 
+/// Reads the reply to a write and that to the WAIT behind it, as one: a write that fewer replicas
+/// have in time is an error.
+pub(crate) fn read_waited(
+    input: &[u8],
+    replicas: u32,
+) -> Result<Option<(Answer<'_>, usize)>, Broken> {
+    let Some((wrote, end)) = read(input)? else { return Ok(None) };
+    let Some((waited, length)) = read(&input[end..])? else { return Ok(None) };
+    let both = end + length;
+    if matches!(wrote, Answer::Error(_)) || waited != Answer::Done {
+        let error = if matches!(wrote, Answer::Error(_)) { wrote } else { waited };
+        return Ok(Some((error, both)));
+    }
+    let text = std::str::from_utf8(&input[end + 1..both - 2]).map_err(|_| Broken)?;
+    let have: u32 = text.parse().map_err(|_| Broken)?;
+    let answer = if have < replicas { Answer::Error(b"WAITED in vain") } else { wrote };
+    Ok(Some((answer, both)))
+}
+
 /// Where the reply at the start of `input` ends, whatever it is.
 fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     if depth > DEPTH_MAX {
@@ -156,6 +175,19 @@ mod tests {
         }
         assert_eq!(read("*1\r\n".repeat(99).as_bytes()), Err(Broken));
         assert_eq!(read(&vec![b'+'; 100_000]), Err(Broken), "a line without an end");
+    }
+
+    #[test]
+    fn a_write_counts_when_replicas_have_it() {
+        let both = b"+OK\r\n:1\r\n";
+        for end in 0..both.len() {
+            assert_eq!(read_waited(&both[..end], 1), Ok(None));
+        }
+        assert_eq!(read_waited(both, 1), Ok(Some((Answer::Done, both.len()))));
+        let (answer, _) = read_waited(both, 2).unwrap().unwrap();
+        assert_eq!(answer, Answer::Error(b"WAITED in vain"));
+        let (answer, length) = read_waited(b"-OOM no\r\n:0\r\n+", 1).unwrap().unwrap();
+        assert_eq!((answer, length), (Answer::Error(b"OOM no"), 13));
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(crate) struct LoadRecord {
     pub(crate) config: Config,
     /// When the measured window began, in seconds since 1970.
     pub(crate) began_unix_s: f64,
-    /// Length of the measured window as it came out: that of the schedule in an open loop if the
-    /// run was whole, else until the last answer or the early end.
+    /// Length of the measured window as it came out: until the last answer to one of its
+    /// operations, and at least as long as planned; or until the run ended early.
     pub(crate) window_s: f64,
     /// Why the run ended early, in words. `None`: it is whole.
     pub(crate) partial: Option<String>,

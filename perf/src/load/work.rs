@@ -291,7 +291,8 @@ impl Work {
             let again = self.operation(operation.kind, Step::Put, operation.key, now);
             return Next::Moved(again);
         }
-        if refused { Next::Pause } else { Next::Over }
+        // etcd's word for having no leader; it may come after the fact.
+        if refused || kind == "UNAVAILABLE" { Next::Pause } else { Next::Over }
     }
 
     /// Notes that no answer will come, for a reason of ours.

@@ -44,6 +44,9 @@ pub(crate) struct Arguments {
     /// How the stages of each replica are put on threads: dedicated, fused or auto.
     #[arg(long, value_name = "HOW", default_value = "auto")]
     threads: String,
+    /// How a leader makes sure of a read: by index or by lease.
+    #[arg(long, value_name = "HOW", default_value = "index")]
+    reads: String,
 }
 
 /// A replica's process.
@@ -99,6 +102,7 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
             .args(["--peers", &peers])
             .args(["--cluster", &format!("{cluster:032x}")])
             .args(["--threads", &arguments.threads])
+            .args(["--reads", &arguments.reads])
             .arg("--dir")
             .arg(folder::replica(&arguments.dir, id))
             .arg("--stop-with-stdin")

@@ -51,6 +51,12 @@ pub(crate) struct ServerArguments {
     /// How the stages are put on threads: dedicated, fused or auto [default: auto].
     #[arg(long, value_name = "HOW")]
     threads: Option<String>,
+    /// How a leader makes sure of a read: by `index` it asks a majority whether it still leads,
+    /// once for all reads that wait; by `lease` it answers alone while a majority has promised it,
+    /// by monotonic clocks that run alike within 0.2 %, not to elect another. The same for all
+    /// replicas [default: index].
+    #[arg(long, value_name = "HOW")]
+    reads: Option<String>,
     /// Most clients at a time [default: 10000].
     #[arg(long, value_name = "N")]
     clients_max: Option<String>,
@@ -126,6 +132,7 @@ impl ServerArguments {
             ("cluster", None, self.cluster.clone()),
             ("bootstrap", Some("false"), bootstrap),
             ("threads", Some("auto"), self.threads.clone()),
+            ("reads", Some("index"), self.reads.clone()),
             ("clients-max", Some("10000"), self.clients_max.clone()),
             ("clients-memory", Some("256mb"), self.clients_memory.clone()),
             ("client-timeout-s", Some("0"), self.client_timeout_s.clone()),
@@ -277,7 +284,14 @@ impl Settings {
             folder,
             cluster: if bootstrap { Some(cluster.unwrap_or_else(derived)) } else { cluster },
             bootstrap,
-            config: Config::server().with_snapshots_after(snapshot_log_bytes),
+            config: Config {
+                lease_reads: self.read("reads", "index or lease", |text| match text {
+                    "index" => Some(false),
+                    "lease" => Some(true),
+                    _ => None,
+                })?,
+                ..Config::server().with_snapshots_after(snapshot_log_bytes)
+            },
             threads: self.read("threads", how, |text| text.parse::<Threads>().ok())?,
             clients_max: self.read("clients-max", number, read_number)?,
             clients_bytes_max: self.read("clients-memory", "16mb or more", |text| {
@@ -404,6 +418,7 @@ mod tests {
             ("--id 1 --peers 2=127.0.0.1:1,3=127.0.0.1:1", "the same address"),
             ("--id 1 --threads many", "dedicated, fused or auto"),
             ("--id 1 --clients-max -1", "a whole number above 0"),
+            ("--id 1 --reads guess", "index or lease"),
             ("--id 1 --announce nonsense", "announce is `nonsense` (from --announce)"),
             ("--id 1 --announce host:0", "an address with a port"),
             ("--id 1 --clients-memory 1mb", "clients-memory is `1mb` (from --clients-memory)"),

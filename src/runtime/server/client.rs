@@ -285,12 +285,12 @@ impl Client {
                 if other_kind || self.landing || self.flying >= self.window || !room {
                     return;
                 }
+                pending.since = since;
                 if !send(self.id, pending) {
                     return;
                 }
                 self.flying += 1;
                 self.flying_kind = pending.kind;
-                pending.since = since;
                 slot.handed_on.get_or_insert(now);
                 slot.forwarded = forwarded;
                 slot.take_off();

@@ -54,6 +54,8 @@ pub(super) struct Clients {
     stalled: Vec<usize>,
     to_dispatch: Vec<usize>,
     to_flush: Vec<usize>,
+    /// An empty list, for its memory: the next one to be visited changes places with it.
+    spare: Vec<usize>,
     /// For replies that have to wait behind others.
     aside: BytesMut,
     /// Somebody wants a snapshot now.
@@ -85,6 +87,7 @@ impl Clients {
             stalled: Vec::new(),
             to_dispatch: Vec::new(),
             to_flush: Vec::new(),
+            spare: Vec::new(),
             aside: BytesMut::new(),
             save: false,
             counts,
@@ -152,9 +155,11 @@ impl Clients {
         if self.memory.has_room() {
             self.to_read.append(&mut self.stalled);
         }
-        let mut places = std::mem::take(&mut self.to_read).into_iter();
+        let mut places = std::mem::replace(&mut self.to_read, std::mem::take(&mut self.spare));
         let mut left = PASS_BYTES_MAX;
-        for place in places.by_ref() {
+        let mut served = 0;
+        for &place in &places {
+            served += 1;
             let Some(client) = self.connected.get_mut(place) else { continue };
             client.marks.read = false;
             let before = self.memory.held_bytes();
@@ -169,9 +174,9 @@ impl Clients {
             }
         }
         // Those that did not get their turn are first in the next pass.
-        let mut rest: Vec<usize> = places.collect();
-        rest.append(&mut self.to_read);
-        self.to_read = rest;
+        places.drain(..served);
+        places.append(&mut self.to_read);
+        self.spare = std::mem::replace(&mut self.to_read, places);
     }
 
     /// Reads once, and gives how many bytes that were.
@@ -360,7 +365,8 @@ impl Clients {
         mut send: impl FnMut(RequestKey, &Pending) -> bool,
     ) {
         let mut refused = false;
-        for place in std::mem::take(&mut self.to_dispatch) {
+        let mut places = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
+        for place in places.drain(..) {
             let Some(client) = self.connected.get_mut(place) else { continue };
             client.marks.dispatch = false;
             let origin = self.flights.origin();
@@ -379,6 +385,7 @@ impl Clients {
                 });
             }
         }
+        self.spare = places;
     }
 
     /// Writes that were handed to another replica and have no answer, in their order, to be handed
@@ -495,7 +502,8 @@ impl Clients {
     /// Writes what waits, one write a client, and closes who is done or floods itself.
     pub(super) fn flush(&mut self, registry: &Registry) {
         let now = self.context.now;
-        for place in std::mem::take(&mut self.to_flush) {
+        let mut places = std::mem::replace(&mut self.to_flush, std::mem::take(&mut self.spare));
+        for place in places.drain(..) {
             let Some(client) = self.connected.get_mut(place) else { continue };
             client.marks.flush = false;
             let was_crowded = client.is_crowded();
@@ -540,6 +548,7 @@ impl Clients {
         if self.memory.is_exceeded() {
             self.close_largest(registry);
         }
+        self.spare = places;
     }
 
     fn close(&mut self, place: usize, registry: &Registry) {

@@ -19,8 +19,14 @@ use super::socket::{Arrived, Socket};
 
 /// Who has not said hello by then is no peer.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
-/// Connections taken in for each peer; two are in use, others may be dying.
-const CONNECTIONS_PER_PEER: usize = 8;
+/// Connections that have not said hello yet; a later one takes the place of the oldest. So who
+/// fills them up keeps no peer out that speaks at once. Of those that are believed there are two a
+/// peer, for a later one takes the place of an earlier one too.
+const STRANGERS_MAX: usize = 64;
+/// How long the same refusal is not told again: whoever is refused tries again twice a second.
+const TOLD_FOR: Duration = Duration::from_secs(10);
+/// So many different ones are kept apart.
+const TOLD_MAX: usize = 16;
 /// Most bytes read from one connection in one pass, so that none keeps the others waiting.
 const PASS_BYTES_MAX: usize = 1 << 20;
 
@@ -43,6 +49,8 @@ pub(super) enum Refused {
     Frame(#[from] FrameError),
     #[error("a peer spoke before it said who it is, or said so twice")]
     Order,
+    #[error("whoever called did not say who it is")]
+    Silent,
 }
 
 #[derive(Debug)]
@@ -52,6 +60,13 @@ struct Caller {
     /// Who it is, once that is known and believed.
     from: Option<Identity>,
     since: Instant,
+}
+
+impl Caller {
+    fn is_readable(&self, with_bulk: bool) -> bool {
+        let bulk = self.from.is_some_and(|from| from.lane == Lane::Bulk);
+        self.socket.is_readable() && (with_bulk || !bulk)
+    }
 }
 
 /// Who calls, and which of its connections this is.
@@ -64,6 +79,16 @@ struct Identity {
     number: u64,
 }
 
+/// A refusal that the log tells.
+#[derive(Debug)]
+struct Told {
+    why: Refused,
+    /// When it was told.
+    at: Instant,
+    /// How often it came since.
+    unsaid: u64,
+}
+
 /// All connections from peers.
 #[derive(Debug)]
 pub(super) struct Inbound {
@@ -74,6 +99,8 @@ pub(super) struct Inbound {
     callers: Slab<Caller>,
     hellos: u64,
     first_token: usize,
+    /// The latest refusals, at most [`TOLD_MAX`].
+    told: Vec<Told>,
     counts: Arc<Counts>,
 }
 
@@ -86,23 +113,21 @@ impl Inbound {
         counts: Arc<Counts>,
     ) -> Inbound {
         let (peers, callers) = (peers.collect(), Slab::default());
-        Inbound { me, peers, notes, callers, hellos: 0, first_token, counts }
+        Inbound { me, peers, notes, callers, hellos: 0, first_token, told: Vec::new(), counts }
     }
 
-    /// The most connections that there may be.
-    pub(super) fn limit(&self) -> usize {
-        self.peers.len().max(1) * CONNECTIONS_PER_PEER
-    }
-
-    /// Takes a connection in, or refuses it because there are too many.
+    /// Takes a connection in; the oldest stranger goes if there are too many.
     pub(super) fn accept(&mut self, stream: TcpStream, now: Instant, registry: &Registry) {
-        if self.callers.len() >= self.limit() {
-            self.counts.peers_refused.add_one();
-            return;
+        let strangers = self.callers.iter_mut().filter(|(_, caller)| caller.from.is_none());
+        let strangers: Vec<_> = strangers.map(|(place, caller)| (caller.since, place)).collect();
+        if strangers.len() >= STRANGERS_MAX
+            && let Some(&(_, oldest)) = strangers.iter().min()
+        {
+            self.refuse(oldest, &Refused::Silent, now, registry);
         }
         let token = Token(self.first_token + self.callers.next_place());
         if let Ok(socket) = Socket::new(stream, registry, token, true) {
-            let caller = Caller { socket, decoder: Decoder::default(), from: None, since: now };
+            let caller = Caller { socket, decoder: Decoder::of_stranger(), from: None, since: now };
             self.callers.insert(caller);
         }
     }
@@ -114,9 +139,9 @@ impl Inbound {
         }
     }
 
-    /// Whether there is something to read.
-    pub(super) fn is_readable(&mut self) -> bool {
-        self.callers.iter_mut().any(|(_, caller)| caller.socket.is_readable())
+    /// Whether there is something to read; `with_bulk` tells whether what is large counts.
+    pub(super) fn is_readable(&mut self, with_bulk: bool) -> bool {
+        self.callers.iter_mut().any(|(_, caller)| caller.is_readable(with_bulk))
     }
 
     /// When [`Inbound::expire`] may have something to do, while anybody has not said hello.
@@ -134,15 +159,17 @@ impl Inbound {
             .map(|(place, _)| place)
             .collect();
         for place in silent {
-            self.counts.peers_refused.add_one();
-            self.close(place, registry);
+            self.refuse(place, &Refused::Silent, now, registry);
         }
     }
 
     /// Takes in what has come, up to a bound: `take` gets every frame with its sender, and first
-    /// of all the hello of a connection that is believed.
+    /// of all the hello of a connection that is believed. Without `with_bulk` what is large is left
+    /// where it is, and the peer's socket fills.
     pub(super) fn receive(
         &mut self,
+        now: Instant,
+        with_bulk: bool,
         registry: &Registry,
         space: &mut [u8],
         mut take: impl FnMut(NodeId, u64, Frame),
@@ -150,7 +177,7 @@ impl Inbound {
         let readable: Vec<usize> = self
             .callers
             .iter_mut()
-            .filter(|(_, caller)| caller.socket.is_readable())
+            .filter(|(_, caller)| caller.is_readable(with_bulk))
             .map(|(place, _)| place)
             .collect();
         for place in readable {
@@ -166,11 +193,7 @@ impl Inbound {
             match read {
                 Ok(true) => {}
                 Ok(false) => self.close(place, registry),
-                Err(refused) => {
-                    self.counts.peers_refused.add_one();
-                    tracing::warn!("connection of a peer closed: {refused}");
-                    self.close(place, registry);
-                }
+                Err(refused) => self.refuse(place, &refused, now, registry),
             }
         }
     }
@@ -246,11 +269,39 @@ impl Inbound {
         }
     }
 
+    /// Closes a connection and says why, though not over and over.
+    fn refuse(&mut self, place: usize, why: &Refused, now: Instant, registry: &Registry) {
+        self.counts.peers_refused.add_one();
+        if let Some(unsaid) = tell(&mut self.told, why, now) {
+            let address = self.callers.get_mut(place).and_then(|caller| caller.socket.address());
+            let address = address.map_or_else(String::new, |address| address.to_string());
+            tracing::warn!(address, unsaid, "connection of a peer closed: {why}");
+        }
+        self.close(place, registry);
+    }
+
     fn close(&mut self, place: usize, registry: &Registry) {
         if let Some(mut caller) = self.callers.remove(place) {
             caller.socket.close(registry);
         }
     }
+}
+
+/// Notes a refusal. If the log is to tell it: how often it came since it last did, without a word.
+fn tell(told: &mut Vec<Told>, why: &Refused, now: Instant) -> Option<u64> {
+    let at = told.iter().position(|told| told.why == *why);
+    if let Some(at) = at
+        && now < told[at].at + TOLD_FOR
+    {
+        told[at].unsaid += 1;
+        return None;
+    }
+    let unsaid = at.map_or(0, |at| told.remove(at).unsaid);
+    if told.len() == TOLD_MAX {
+        told.remove(0);
+    }
+    told.push(Told { why: why.clone(), at: now, unsaid: 0 });
+    Some(unsaid)
 }
 
 /// Whether a hello is to be believed. If so, what is to be remembered of it.
@@ -303,6 +354,23 @@ mod tests {
         assert_eq!(call(Hello { to: NodeId(3), ..hello() }), Err(Refused::Addressee(NodeId(3))));
         assert_eq!(call(Hello { from: NodeId(4), ..hello() }), Err(Refused::Stranger(NodeId(4))));
         assert_eq!(call(hello()), Ok(()));
+    }
+
+    #[test]
+    fn the_same_refusal_is_told_now_and_then_and_each_new_one_at_once() {
+        let mut told = Vec::new();
+        let later = Instant::ZERO + TOLD_FOR;
+        let mut tell = |why, at| tell(&mut told, &why, at);
+        assert_eq!(tell(Refused::Order, Instant(0)), Some(0));
+        assert_eq!(tell(Refused::Silent, Instant(0)), Some(0));
+        assert_eq!(tell(Refused::Order, Instant(1)), None);
+        assert_eq!(tell(Refused::Order, Instant(2)), None);
+        assert_eq!(tell(Refused::Order, later), Some(2));
+        assert_eq!(tell(Refused::Order, later), None);
+        for number in 0..1_000 {
+            assert_eq!(tell(Refused::Cluster(number), later), Some(0));
+        }
+        assert_eq!(told.len(), TOLD_MAX);
     }
 
     #[test]

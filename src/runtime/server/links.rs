@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Registry, Token};
 
@@ -13,6 +14,7 @@ use crate::runtime::status::Counts;
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{self, Frame, Hello, Lane};
 
+use super::outbox::COPY_BYTES_MAX;
 use super::socket::{Arrived, Socket};
 
 /// The wait before a connection is tried again, at first and at most. Short, for on a local network
@@ -21,12 +23,19 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// A connection that has lasted so long was a good one.
 const LASTING: Duration = Duration::from_secs(1);
+/// What was sent must be taken in by then, or the connection is made anew.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A peer to which there is no connection for so long is worth a word in the log.
+const DOWN_TOLD_AFTER: Duration = Duration::from_secs(5);
 /// A connection that is not made by then is given up.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// What may wait for a peer that takes no more, by lane: beyond it the peer is as good as dead.
 /// The core has no more on its way than `inflight_bytes_max`.
 const URGENT_BYTES_MAX: usize = 1 << 20;
 const BULK_BYTES_MAX: usize = 96 << 20;
+
+/// About as much as a frame has before its parts.
+const HEAD_BYTES_MAX: usize = 128;
 
 /// One direction of one lane.
 #[derive(Debug)]
@@ -48,6 +57,21 @@ struct Link {
     lines: [Line; 2],
     /// How often one of them was made: what went before may be lost.
     times: u64,
+    /// What the log says of it.
+    told: Told,
+    /// Since when it has not been up, or not for long.
+    down_since: Instant,
+}
+
+/// What the log says of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    /// Nothing, or that it was lost.
+    Nothing,
+    /// That it is up.
+    Up,
+    /// That it can't be made.
+    Down,
 }
 
 /// All peers.
@@ -88,6 +112,7 @@ impl Line {
             match socket.is_connected() {
                 Ok(true) => {
                     socket.no_delay();
+                    socket.limit_silence(SILENCE_MAX);
                     self.connected = true;
                 }
                 Ok(false) => return true,
@@ -106,6 +131,34 @@ impl Line {
     }
 }
 
+impl Link {
+    /// Says in the log what has become of it, but not each time a peer that refuses us is tried.
+    fn tell(&mut self, now: Instant) {
+        let lasts = |line: &Line| line.connected && now.since(line.since) >= LASTING;
+        let (peer, address) = (self.peer, self.address);
+        match self.told {
+            Told::Nothing | Told::Down if self.lines.iter().all(lasts) => {
+                tracing::info!(%peer, %address, "connected to a peer");
+                self.told = Told::Up;
+            }
+            Told::Up if !self.lines.iter().all(|line| line.connected) => {
+                tracing::warn!(%peer, %address, "the connection to a peer is lost");
+                (self.told, self.down_since) = (Told::Nothing, now);
+            }
+            Told::Nothing if now.since(self.down_since) >= DOWN_TOLD_AFTER => {
+                tracing::warn!(
+                    %peer,
+                    %address,
+                    "no connection to a peer; it does not run, can't be reached, or refuses ours \
+                     and says why in its log"
+                );
+                self.told = Told::Down;
+            }
+            Told::Nothing | Told::Up | Told::Down => {}
+        }
+    }
+}
+
 impl Links {
     /// To `peers`, with tokens from `first_token` on, two a peer.
     pub(super) fn new(
@@ -114,8 +167,14 @@ impl Links {
         first_token: usize,
         counts: Arc<Counts>,
     ) -> Links {
-        let link =
-            |&(peer, address)| Link { peer, address, lines: [Line::new(), Line::new()], times: 0 };
+        let link = |&(peer, address)| Link {
+            peer,
+            address,
+            lines: [Line::new(), Line::new()],
+            times: 0,
+            told: Told::Nothing,
+            down_since: Instant::ZERO,
+        };
         Links { introduction, peers: peers.iter().map(link).collect(), first_token, counts }
     }
 
@@ -155,6 +214,7 @@ impl Links {
     /// Begins the connections that are due, and gives up those that are not made in time.
     pub(super) fn connect(&mut self, now: Instant, registry: &Registry) {
         for (position, link) in self.peers.iter_mut().enumerate() {
+            link.tell(now);
             for (lane, line) in [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut link.lines) {
                 if line.socket.is_some() {
                     if !line.connected && now >= line.since + CONNECT_PATIENCE {
@@ -226,6 +286,9 @@ impl Links {
                 Lane::Bulk => BULK_BYTES_MAX,
             };
             if socket.outbox.len() < limit {
+                // Small parts are copied there: in one piece of memory, that need not grow.
+                let small = frame.parts().map(Bytes::len).filter(|bytes| *bytes <= COPY_BYTES_MAX);
+                socket.outbox.open().reserve(small.sum::<usize>() + HEAD_BYTES_MAX);
                 frame::encode_head(frame, socket.outbox.open());
                 for part in frame.parts() {
                     socket.outbox.push(part);

@@ -13,14 +13,16 @@ use mio::{Events, Poll, Token};
 
 use crate::raft::{ClientRequest, Envelope, Msg, Refusal, RefusalReason, RequestKind, RoleName};
 use crate::redis::{Node, Saved};
-use crate::runtime::channels::{Again, Applied, CoreItem, Lead, NetworkEnds, QUEUE_LEN, ReadsAt};
+use crate::runtime::channels::{
+    Applied, CoreItem, Forwarded, Lead, NetworkEnds, QUEUE_LEN, ReadsAt,
+};
 use crate::runtime::clock::Clock;
 use crate::runtime::snapshots::{SnapshotBoard, SnapshotFacts};
 use crate::runtime::status::{Board, Counts};
 use crate::runtime::wake::Wake;
 use crate::runtime::{Flow, NetworkStage};
 use crate::types::{ClientId, Index, Instant, NodeId, RequestKey, Term};
-use crate::wire::frame::Frame;
+use crate::wire::frame::{Attempt, Frame};
 
 use super::client::Pending;
 use super::clients::Clients;
@@ -40,6 +42,9 @@ pub(super) const INBOUND_FROM: usize = 1 << 10;
 pub(super) const CLIENTS_FROM: usize = 1 << 16;
 /// How soon to look again whether the core has room for what waits here.
 const RETRY: Duration = Duration::from_millis(1);
+/// How long nothing more is sent to a replica that has just said that it does not lead: it knows
+/// better, and the news is on its way here.
+const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 /// How often to look for requests that have waited too long.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
 /// So many that wait long make the next look come later by one interval more: clients that do not
@@ -92,6 +97,8 @@ pub(super) struct ServerNetwork {
     lead: Lead,
     /// Where writes were last handed on: in which term, to whom, and over which connection.
     way: Option<(Term, NodeId, u64)>,
+    /// The replica that leads, as it seemed, has denied it; until then it is not asked again.
+    refused_until: Instant,
     /// For the core, when it has room.
     reads_at: VecDeque<ReadsAt>,
     applied: Option<Applied>,
@@ -101,6 +108,10 @@ pub(super) struct ServerNetwork {
     /// When requests are looked at next that may have waited too long.
     expiry_at: Instant,
     space: Vec<u8>,
+    /// An empty list, for its memory.
+    frames: Vec<(NodeId, u64, Frame)>,
+    /// How many requests were handed to the core last time: likely as many as the next time.
+    batch_len: usize,
 }
 
 impl ServerNetwork {
@@ -115,12 +126,15 @@ impl ServerNetwork {
             reads,
             lead: Lead::default(),
             way: None,
+            refused_until: Instant::ZERO,
             reads_at: VecDeque::new(),
             applied: None,
             save: false,
             facts_at: None,
             expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
+            frames: Vec::new(),
+            batch_len: 0,
         })
     }
 
@@ -132,18 +146,25 @@ impl ServerNetwork {
         }
     }
 
-    /// Whether the core's queue has room for what clients want; the rest of it is for peers and
-    /// for what completes here.
+    /// Whether requests wait because the leader denied that it leads.
+    fn is_paused(&self, now: Instant) -> bool {
+        now < self.refused_until && self.lead.leader != Some(self.parts.me)
+    }
+
+    /// Whether the core's queue has room for what clients want, and for the large messages of
+    /// peers; the rest of it is for small ones, and for what completes here.
     fn core_has_room(&self) -> bool {
         self.parts.ends.to_core.len() < QUEUE_LEN / 2
     }
 
     fn patience(&mut self, patience: Option<Duration>) -> Option<Duration> {
         let now = self.parts.clock.now();
+        let core_has_room = self.core_has_room();
+        let is_paused = self.is_paused(now);
         let parts = &mut self.parts;
         if parts.clients.is_readable()
             || parts.clients.is_writable()
-            || parts.inbound.is_readable()
+            || parts.inbound.is_readable(core_has_room)
             || parts.client_listener.is_acceptable(now)
             || parts.peer_listener.is_acceptable(now)
         {
@@ -166,8 +187,15 @@ impl ServerNetwork {
         if let Some(due) = due.into_iter().flatten().min() {
             at_most(due.since(now));
         }
-        let core_is_full = parts.clients.has_waiting() && !self.core_has_room();
-        if core_is_full || self.applied.is_some() || self.save || !self.reads_at.is_empty() {
+        if parts.clients.has_waiting() && is_paused {
+            at_most(self.refused_until.since(now));
+        }
+        let waits_for_core = parts.clients.has_waiting() || parts.inbound.is_readable(true);
+        if (waits_for_core && !core_has_room)
+            || self.applied.is_some()
+            || self.save
+            || !self.reads_at.is_empty()
+        {
             at_most(RETRY);
         }
         patience
@@ -201,6 +229,7 @@ impl ServerNetwork {
         let context = &mut parts.clients.context;
         context.wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         context.snapshot = Saved::from(parts.saved.read());
+        context.log_syncs = parts.counts.log_syncs.get();
         if let Some(status) = status {
             context.first_index = status.base.index.next();
             context.term = status.term;
@@ -230,9 +259,12 @@ impl ServerNetwork {
 
     /// What peers say: messages for the core, and requests that they pass on.
     fn receive_from_peers(&mut self, now: Instant) {
-        let mut frames = Vec::new();
+        let mut frames = std::mem::take(&mut self.frames);
+        let core_has_room = self.core_has_room();
         let parts = &mut self.parts;
         parts.inbound.receive(
+            now,
+            core_has_room,
             parts.poll.registry(),
             &mut self.space,
             |from, incarnation, frame| {
@@ -240,13 +272,14 @@ impl ServerNetwork {
             },
         );
         if frames.is_empty() {
+            self.frames = frames;
             return;
         }
-        let leads = self.lead.leader == Some(self.parts.me) && self.core_has_room();
+        let leads = self.lead.leader == Some(self.parts.me);
         let mut messages = Vec::new();
-        let mut again = Vec::new();
+        let mut forwarded = Vec::new();
         let mut taken_back = Vec::new();
-        for (from, incarnation, frame) in frames {
+        for (from, incarnation, frame) in frames.drain(..) {
             match frame {
                 Frame::Hello(hello) => {
                     self.parts.links.hurry(from, now);
@@ -260,13 +293,9 @@ impl ServerNetwork {
                 Frame::Forward { key, .. } if parts_of(key.request).0 != from => {
                     self.parts.counts.ignored.add_one();
                 }
-                Frame::Forward { key, again_since, payload } if leads => {
-                    let kind = RequestKind::Write;
-                    let request = ClientRequest { key, kind, payload };
-                    match again_since {
-                        None => messages.push(Msg::Client(request)),
-                        Some(since) => again.push(Again { since, request }),
-                    }
+                Frame::Forward { key, attempt, payload } if leads => {
+                    let request = ClientRequest { key, kind: RequestKind::Write, payload };
+                    forwarded.push(Forwarded { attempt, request });
                 }
                 Frame::Forward { key, .. } => {
                     let reason = RefusalReason::NotLeader;
@@ -278,30 +307,49 @@ impl ServerNetwork {
                 Frame::AskReadIndex { ticket } => {
                     self.parts.links.send(from, &Frame::ReadIndex { ticket, index: None });
                 }
-                Frame::Refused { key, reason } => self.refused(key, reason, &mut taken_back),
+                Frame::Refused { key, reason } => {
+                    if reason == RefusalReason::NotLeader {
+                        self.refused_until = now + REFUSED_PAUSE;
+                    }
+                    self.refused(key, reason, &mut taken_back);
+                }
                 Frame::ReadIndex { ticket, index } => {
                     let reads = self.reads.take(ticket);
                     match index {
                         Some(index) if !reads.is_empty() => {
                             self.reads_at.push_back(ReadsAt { index, reads });
                         }
-                        _ => taken_back.extend(reads.iter().map(|read| read.key)),
+                        _ => {
+                            self.refused_until = now + REFUSED_PAUSE;
+                            taken_back.extend(reads.iter().map(|read| read.key));
+                        }
                     }
                 }
             }
         }
         self.parts.clients.take_back(&taken_back);
-        // First: what a peer sends again is older than what it sends for the first time.
-        self.hand_over_again(again);
+        self.hand_over_forwarded(forwarded);
         if !messages.is_empty() {
             self.hand_over(messages);
         }
     }
 
-    fn hand_over_again(&mut self, again: Vec<Again>) {
-        let count = again.len();
-        if count > 0 && self.parts.ends.to_core.try_send(CoreItem::Again(again)).is_err() {
-            self.parts.counts.again_dropped.add(count);
+    /// Writes that were passed on, in the order in which they came, to the core. Where it has no
+    /// room, only a first copy is known to come to nothing.
+    fn hand_over_forwarded(&mut self, writes: Vec<Forwarded>) {
+        if writes.is_empty() {
+            return;
+        }
+        let Err(TrySendError::Full(CoreItem::Forwarded(writes))) =
+            self.parts.ends.to_core.try_send(CoreItem::Forwarded(writes))
+        else {
+            return;
+        };
+        for Forwarded { attempt, request } in writes {
+            match attempt {
+                Attempt::First { .. } => self.refuse_foreign(request.key, RefusalReason::Busy),
+                Attempt::Again { .. } => self.parts.counts.again_dropped.add_one(),
+            }
         }
     }
 
@@ -320,14 +368,15 @@ impl ServerNetwork {
         self.way = way;
         let mut here = Vec::new();
         for (key, Pending { payload, since, kind, .. }) in self.parts.clients.again() {
+            let attempt = Attempt::Again { since };
             if route == Route::Here {
-                here.push(Again { since, request: ClientRequest { key, kind, payload } });
-            } else {
-                let frame = Frame::Forward { key, again_since: Some(since), payload };
-                self.parts.links.send(leader, &frame);
+                let request = ClientRequest { key, kind, payload };
+                here.push(Forwarded { attempt, request });
+            } else if !self.parts.links.send(leader, &Frame::Forward { key, attempt, payload }) {
+                self.parts.counts.again_dropped.add_one();
             }
         }
-        self.hand_over_again(here);
+        self.hand_over_forwarded(here);
     }
 
     /// Notes where a peer's clients connect.
@@ -377,11 +426,16 @@ impl ServerNetwork {
     /// Hands on what clients asked, as far as there is somebody to take it.
     fn dispatch(&mut self, now: Instant) {
         let route = self.route();
-        if route == Route::None || (route == Route::Here && !self.core_has_room()) {
+        if route == Route::None
+            || (route == Route::Here && !self.core_has_room())
+            || self.is_paused(now)
+        {
             return;
         }
         self.dispatch_again(route);
-        let mut batch = Vec::new();
+        let attempt = Attempt::First { term: self.lead.term };
+        let to_core = route == Route::Here && self.parts.clients.has_waiting();
+        let mut batch = Vec::with_capacity(if to_core { self.batch_len } else { 0 });
         let mut bytes = 0;
         let Parts { clients, links, .. } = &mut self.parts;
         let reads = &mut self.reads;
@@ -398,11 +452,7 @@ impl ServerNetwork {
                     true
                 }
                 (Route::To(leader), RequestKind::Write) => {
-                    let again_since = None;
-                    links.send(
-                        leader,
-                        &Frame::Forward { key, again_since, payload: request.payload },
-                    )
+                    links.send(leader, &Frame::Forward { key, attempt, payload: request.payload })
                 }
                 (Route::To(_), RequestKind::Read) => {
                     reads.gather(request);
@@ -419,6 +469,7 @@ impl ServerNetwork {
             clients.take_back(&lost);
         }
         if !batch.is_empty() {
+            self.batch_len = batch.len();
             self.hand_over(batch);
         }
     }
@@ -462,6 +513,7 @@ impl ServerNetwork {
     /// Somebody else leads, or nobody. Who was asked before answers no more, or not for long.
     fn on_lead(&mut self, lead: Lead) {
         self.lead = lead;
+        self.refused_until = Instant::ZERO;
         let me = self.parts.me;
         let context = &mut self.parts.clients.context;
         (context.leader, context.term) = (lead.leader, lead.term);

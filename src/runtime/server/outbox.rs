@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, IoSlice, Write};
 use bytes::{Buf, Bytes, BytesMut};
 
 /// A part up to this size is copied: a copy costs less than a slice of its own in the write.
-const COPY_BYTES_MAX: usize = 1 << 10;
+pub(super) const COPY_BYTES_MAX: usize = 1 << 10;
 /// Slices handed over in one write.
 const SLICES_MAX: usize = 64;
 /// A buffer that has grown beyond this is given back when it is empty.

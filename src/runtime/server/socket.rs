@@ -2,7 +2,7 @@
 //! is worth trying. Shared by the doors for clients and for peers.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -70,6 +70,22 @@ impl Socket {
             // A refusal costs only that.
             let _ = SockRef::from(&self.stream).set_tcp_keepalive(&how);
         }
+    }
+
+    /// Gives the connection up when what was sent has not been taken in for so long: without that
+    /// one that leads nowhere lasts for a quarter of an hour, and one through a network that was
+    /// interrupted for a minute sleeps for another. Where the system has no such thing it is left
+    /// out.
+    pub(super) fn limit_silence(&self, patience: Duration) {
+        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+        let _ = SockRef::from(&self.stream).set_tcp_user_timeout(Some(patience));
+        #[cfg(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")))]
+        let _ = patience;
+    }
+
+    /// Where the other side is.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
     }
 
     /// Notes an event.

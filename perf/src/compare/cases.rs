@@ -1,0 +1,263 @@
+//! The work that systems are compared by.
+
+use std::fmt::Write as _;
+
+use anyhow::{bail, ensure};
+
+use super::results::{self, Step};
+use super::systems::System;
+
+/// Length of a value, where it is not what differs.
+const VALUE_BYTES: usize = 128;
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Client {
+    /// `perf load`.
+    Load,
+    /// `redis-benchmark`, which knows nothing of us.
+    RedisBenchmark,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Operation {
+    Put,
+    Get,
+}
+
+/// One case.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) client: Client,
+    pub(crate) operation: Operation,
+    pub(crate) connections: usize,
+    pub(crate) pipeline: usize,
+    pub(crate) value_bytes: usize,
+    /// Different keys.
+    pub(crate) keys: u64,
+    /// Operations a second by a schedule; `None`: as fast as they are answered.
+    pub(crate) rate: Option<f64>,
+    /// Share of the packets between replicas that is lost.
+    pub(crate) loss: Option<f64>,
+    /// Its place in a row.
+    pub(crate) step: Option<Step>,
+}
+
+/// What is run if nothing is chosen.
+const USUAL: &[&str] = &[
+    "put-64",
+    "put-64-16",
+    "put-64-64",
+    "put-256",
+    "put-1",
+    "put-rate",
+    "get-64",
+    "get-64-16",
+    "bench-set-64",
+    "bench-set-64-16",
+    "bench-set-64-64",
+    "bench-get-64",
+    "bench-get-64-16",
+];
+
+/// The names that can be given, for messages.
+pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIPELINE], \
+    bench-set-.. and bench-get-.. likewise (redis-benchmark), put-rate (open loop), and the rows \
+    connections, values, keys and depth";
+
+/// Reads names; a row's name stands for all its cases.
+pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Vec<Case>> {
+    let usual = || USUAL.iter().map(|name| (*name).to_owned()).collect();
+    let names: Vec<String> = if names.is_empty() { usual() } else { names.to_vec() };
+    let mut cases = Vec::new();
+    for name in &names {
+        match name.as_str() {
+            "connections" => cases.extend([1, 8, 64, 512].map(|connections| Case {
+                connections,
+                ..step("connections", "connections", connections as f64, keys)
+            })),
+            "depth" => cases.extend([1, 4, 16, 64].map(|pipeline| Case {
+                pipeline,
+                ..step("depth", "requests under way on each connection", pipeline as f64, keys)
+            })),
+            "values" => cases.extend([16, 1_024, 16_384, 131_072, 1_048_576].map(|value_bytes| {
+                // A million bytes each, from 64 connections: few keys, or memory would be measured.
+                let keys = keys.min((256 << 20) / value_bytes as u64).max(1);
+                Case { value_bytes, ..step("values", "bytes a value", value_bytes as f64, keys) }
+            })),
+            "keys" => cases.extend(
+                [1_000, 10_000, 1_000_000_u64]
+                    .map(|count| step("keys", "keys", count as f64, count)),
+            ),
+            "put-rate" => cases.push(Case {
+                rate: Some(rate),
+                name: name.clone(),
+                ..plain(Client::Load, Operation::Put, 64, 1, keys)
+            }),
+            _ => cases.push(read(name, keys)?),
+        }
+    }
+    for (at, case) in cases.iter().enumerate() {
+        ensure!(
+            cases[..at].iter().all(|other| other.name != case.name),
+            "the case {} is chosen twice",
+            case.name
+        );
+    }
+    Ok(cases)
+}
+
+fn read(name: &str, keys: u64) -> anyhow::Result<Case> {
+    let kinds = [
+        ("put-", Client::Load, Operation::Put),
+        ("get-", Client::Load, Operation::Get),
+        ("bench-set-", Client::RedisBenchmark, Operation::Put),
+        ("bench-get-", Client::RedisBenchmark, Operation::Get),
+    ];
+    let number = |text: &str| text.parse().ok().filter(|number| (1..=10_000).contains(number));
+    for (start, client, operation) in kinds {
+        let Some(rest) = name.strip_prefix(start) else { continue };
+        let (connections, pipeline) = rest.split_once('-').unwrap_or((rest, "1"));
+        if let (Some(connections), Some(pipeline)) = (number(connections), number(pipeline)) {
+            let name = name.to_owned();
+            return Ok(Case { name, ..plain(client, operation, connections, pipeline, keys) });
+        }
+    }
+    bail!("there is no case `{name}`; there are {NAMES}")
+}
+
+fn plain(
+    client: Client,
+    operation: Operation,
+    connections: usize,
+    pipeline: usize,
+    keys: u64,
+) -> Case {
+    Case {
+        name: String::new(),
+        client,
+        operation,
+        connections,
+        pipeline,
+        value_bytes: VALUE_BYTES,
+        keys,
+        rate: None,
+        loss: None,
+        step: None,
+    }
+}
+
+fn step(row: &str, axis: &str, value: f64, keys: u64) -> Case {
+    Case {
+        name: format!("{row}-{value}"),
+        step: Some(Step { row: format!("puts by {row}"), axis: axis.to_owned(), value }),
+        ..plain(Client::Load, Operation::Put, 64, 1, keys)
+    }
+}
+
+/// Puts of 64 clients while this share of the packets between replicas is lost.
+pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
+    let percent = loss * 100.0;
+    Case {
+        name: format!("loss-{percent}"),
+        loss: Some(loss),
+        step: Some(Step {
+            row: "puts under packet loss between replicas".to_owned(),
+            axis: "packets lost, %".to_owned(),
+            value: percent,
+        }),
+        ..plain(Client::Load, Operation::Put, connections, 1, keys)
+    }
+}
+
+impl Case {
+    /// What goes into the results.
+    pub(crate) fn describe(&self) -> results::Case {
+        results::Case { name: self.name.clone(), about: self.about(), step: self.step.clone() }
+    }
+
+    fn about(&self) -> String {
+        let operation = match (self.client, self.operation) {
+            (Client::Load, Operation::Put) => "puts",
+            (Client::Load, Operation::Get) => "gets",
+            (Client::RedisBenchmark, Operation::Put) => "redis-benchmark SET",
+            (Client::RedisBenchmark, Operation::Get) => "redis-benchmark GET",
+        };
+        let mut text = format!("{operation}, {} connections", self.connections);
+        if self.connections == 1 {
+            text.pop();
+        }
+        let mut add = |part: std::fmt::Arguments<'_>| {
+            text.write_fmt(part).expect("a string takes all");
+        };
+        if self.pipeline > 1 {
+            add(format_args!(", {} deep", self.pipeline));
+        }
+        match self.rate {
+            Some(rate) => add(format_args!(", open loop at {rate}/s")),
+            None => add(format_args!(", closed loop")),
+        }
+        if self.value_bytes != VALUE_BYTES {
+            add(format_args!(", {} B values", self.value_bytes));
+        }
+        if self.step.as_ref().is_some_and(|step| step.axis == "keys") {
+            add(format_args!(", {} keys", self.keys));
+        }
+        if let Some(loss) = self.loss {
+            add(format_args!(", {} % of packets lost", loss * 100.0));
+        }
+        text
+    }
+
+    /// Why this system can't be asked so; `None` if it can.
+    pub(crate) fn misfit(&self, system: System) -> Option<&'static str> {
+        match (self.client, system) {
+            (Client::RedisBenchmark, System::Etcd) => Some("redis-benchmark does not speak to it"),
+            (Client::RedisBenchmark, System::RedisWait) => Some("redis-benchmark can't WAIT"),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(names: &[&str]) -> anyhow::Result<Vec<Case>> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        cases(&names, 5_000, 100.0)
+    }
+
+    #[test]
+    fn names_say_what_is_asked() {
+        let found = named(&["put-8", "bench-get-64-16", "put-rate"]).unwrap();
+        assert_eq!((found[0].connections, found[0].pipeline), (8, 1));
+        assert_eq!((found[1].client, found[1].pipeline), (Client::RedisBenchmark, 16));
+        assert_eq!(found[2].rate, Some(100.0));
+        let about: Vec<String> = found.iter().map(Case::about).collect();
+        assert_eq!(about[0], "puts, 8 connections, closed loop");
+        assert_eq!(about[1], "redis-benchmark GET, 64 connections, 16 deep, closed loop");
+        assert_eq!(about[2], "puts, 64 connections, open loop at 100/s");
+        assert_eq!(named(&[]).unwrap().len(), USUAL.len());
+    }
+
+    #[test]
+    fn rows_differ_in_one_number() {
+        let found = named(&["connections", "values", "keys"]).unwrap();
+        let steps: Vec<f64> = found.iter().map(|case| case.step.as_ref().unwrap().value).collect();
+        assert_eq!(steps[..4], [1.0, 8.0, 64.0, 512.0]);
+        assert_eq!((found[8].value_bytes, found[8].keys), (1_048_576, 256));
+        assert_eq!(found[11].keys, 1_000_000);
+    }
+
+    #[test]
+    fn other_names_are_refused() {
+        for bad in ["put", "put-", "put-0", "put-64-x", "set-64", "put-64-16-2"] {
+            let error = named(&[bad]).unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains("put-rate"), "{error}");
+        }
+        assert!(named(&["put-1", "put-1"]).unwrap_err().to_string().contains("twice"));
+    }
+}

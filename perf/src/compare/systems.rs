@@ -1,0 +1,377 @@
+//! The systems that are compared: what each is, how it is started on fresh folders, when it is
+//! ready, and what it counts.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::ask;
+use super::children::{Child, command, find_program};
+use super::results;
+use super::site::{self, Host};
+use super::usage::{Usage, usage};
+
+/// How long a system gets until it serves.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A system and how it is set up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum System {
+    /// Three replicas of Bowline, threads by its own choice.
+    Bowline,
+    /// The same with a thread for each stage.
+    BowlineDedicated,
+    /// The same with network, core and apply on one thread.
+    BowlineFused,
+    /// Five replicas.
+    Bowline5,
+    /// Seven replicas.
+    Bowline7,
+    /// Three members of etcd.
+    Etcd,
+    /// One Redis that syncs before it answers.
+    Redis,
+    /// A Redis with two replicas, and WAIT 1 after each write; nothing is synced.
+    RedisWait,
+    /// One Redis without a disk.
+    RedisMemory,
+}
+
+/// Whom a client talks to, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Protocol {
+    Redis,
+    Etcd,
+}
+
+/// The programs that the systems are made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    /// The `bowline` program.
+    pub(crate) bowline: PathBuf,
+}
+
+/// A system that serves.
+#[derive(Debug)]
+pub(crate) struct Running {
+    system: System,
+    children: Vec<Child>,
+    /// Where clients connect. Of Bowline the leader's comes first.
+    clients: Vec<SocketAddr>,
+    folder: PathBuf,
+}
+
+impl System {
+    /// Its name on command lines and in tables.
+    pub(crate) fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.expect("none of them is hidden").get_name().to_owned()
+    }
+
+    /// Whether this is our own.
+    pub(crate) fn is_bowline(self) -> bool {
+        self.name().starts_with("bowline")
+    }
+
+    /// What clients speak to it.
+    pub(crate) fn protocol(self) -> Protocol {
+        if self == System::Etcd { Protocol::Etcd } else { Protocol::Redis }
+    }
+
+    /// How many processes it has.
+    pub(crate) fn processes(self) -> usize {
+        match self {
+            System::Redis | System::RedisMemory => 1,
+            System::Bowline5 => 5,
+            System::Bowline7 => 7,
+            _ => 3,
+        }
+    }
+
+    fn set_up(self) -> &'static str {
+        match self {
+            System::Bowline => "three replicas, --threads auto",
+            System::BowlineDedicated => "three replicas, --threads dedicated",
+            System::BowlineFused => "three replicas, --threads fused",
+            System::Bowline5 => "five replicas, --threads auto",
+            System::Bowline7 => "seven replicas, --threads auto",
+            System::Etcd => "three members",
+            System::Redis => "one server, appendfsync always",
+            System::RedisWait => "a primary and two replicas without disks, WAIT 1",
+            System::RedisMemory => "one server, no disk",
+        }
+    }
+
+    /// What goes into the results, and whether it can be had.
+    pub(crate) fn describe(self, programs: &Programs) -> results::System {
+        let program = self.program(programs);
+        let skipped = match &program {
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        let version = program.ok().map(|program| version(&program)).unwrap_or_default();
+        results::System {
+            name: self.name(),
+            about: format!("{version}: {}", self.set_up()),
+            // At the answer: a majority's, or what WAIT has heard of.
+            copies: u32::try_from(match self {
+                System::RedisWait => 2,
+                _ => self.processes() / 2 + 1,
+            })
+            .unwrap_or(u32::MAX),
+            synced: !matches!(self, System::RedisWait | System::RedisMemory),
+            skipped,
+        }
+    }
+
+    fn program(self, programs: &Programs) -> anyhow::Result<PathBuf> {
+        let (name, package) = match self {
+            System::Etcd => ("etcd", "etcd-server"),
+            System::Redis | System::RedisWait | System::RedisMemory => {
+                ("redis-server", "redis-server")
+            }
+            _ => {
+                ensure!(
+                    programs.bowline.is_file(),
+                    "there is no {}; make it with `cargo build --release`, or name it with \
+                     --bowline",
+                    programs.bowline.display()
+                );
+                return Ok(programs.bowline.clone());
+            }
+        };
+        find_program(name)
+            .with_context(|| format!("{name} is not installed (Debian's package: {package})"))
+    }
+
+    /// Starts it in `folder`, which is made anew, and waits until it serves.
+    pub(crate) fn start(
+        self,
+        programs: &Programs,
+        hosts: &[Host],
+        folder: &Path,
+        interrupted: &AtomicBool,
+    ) -> anyhow::Result<Running> {
+        remove(folder)?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("can't make the folder {}", folder.display()))?;
+        let program = self.program(programs)?;
+        let hosts = hosts.get(..self.processes()).context("there are too few places")?;
+        let folder = fs::canonicalize(folder).context("the folder is gone")?;
+        let mut running =
+            Running { system: self, children: Vec::new(), clients: Vec::new(), folder };
+        match self {
+            System::Etcd => running.start_etcd(&program, hosts)?,
+            System::Redis | System::RedisWait | System::RedisMemory => {
+                running.start_redis(&program, hosts)?;
+            }
+            _ => running.start_bowline(&program, hosts)?,
+        }
+        running.await_service(interrupted)?;
+        Ok(running)
+    }
+}
+
+fn version(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().next().unwrap_or_default();
+    // Redis adds its checksum, allocator and build.
+    line.split(" sha=").next().unwrap_or_default().to_owned()
+}
+
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("can't empty the folder {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Where clients connect; the first is the one to ask if only one is asked.
+    pub(crate) fn clients(&self) -> &[SocketAddr] {
+        &self.clients
+    }
+
+    /// What all its processes have used so far.
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
+        usage(self.children.iter().map(Child::id))
+    }
+
+    /// Syncs of all its processes so far; `None` where they don't tell.
+    pub(crate) fn syncs(&self) -> Option<u64> {
+        let of_one = |client: &SocketAddr| match self.system.protocol() {
+            Protocol::Etcd => {
+                let metrics = ask::http(*client, "/metrics").ok()?;
+                let count = |name| ask::number(&metrics, name);
+                let log = count("etcd_disk_wal_fsync_duration_seconds_count")?;
+                Some(log + count("etcd_disk_backend_commit_duration_seconds_count")?)
+            }
+            Protocol::Redis => {
+                let info = ask::redis(*client, &["INFO", "raft"]).ok()?;
+                ask::number(&info, "raft_log_syncs")
+            }
+        };
+        self.clients.iter().map(of_one).sum()
+    }
+
+    /// Fails if one of its processes is gone.
+    pub(crate) fn expect_living(&mut self) -> anyhow::Result<()> {
+        self.children.iter_mut().try_for_each(Child::expect_living)
+    }
+
+    /// Ends all its processes and removes its folder.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        self.children.iter_mut().for_each(Child::end);
+        remove(&self.folder)
+    }
+
+    fn add(&mut self, name: &str, command: Command) -> anyhow::Result<()> {
+        let log = self.folder.join(format!("{name}.log"));
+        self.children.push(Child::start(name, command, &log)?);
+        Ok(())
+    }
+
+    fn start_bowline(&mut self, program: &Path, hosts: &[Host]) -> anyhow::Result<()> {
+        let threads = match self.system {
+            System::BowlineDedicated => "dedicated",
+            System::BowlineFused => "fused",
+            _ => "auto",
+        };
+        let addresses = site::addresses::<2>(hosts)?;
+        let peers = addresses.iter().enumerate();
+        let peers = peers.map(|(number, [_, peer])| format!("{}={peer}", number + 1));
+        let peers = peers.collect::<Vec<_>>().join(",");
+        for (number, (host, [client, peer])) in hosts.iter().zip(&addresses).enumerate() {
+            let id = (number + 1).to_string();
+            let mut command = command(program, host.within);
+            command
+                .args(["serve", "--bootstrap", "--id", &id, "--peers", &peers])
+                .args(["--listen", &client.to_string(), "--peer-listen", &peer.to_string()])
+                .args(["--threads", threads])
+                .arg("--dir")
+                .arg(self.folder.join(&id))
+                .env_remove("BOWLINE_CONFIG")
+                .env_remove("BOWLINE_ANNOUNCE")
+                .env_remove("BOWLINE_CLUSTER");
+            self.add(&format!("bowline-{id}"), command)?;
+            self.clients.push(*client);
+        }
+        Ok(())
+    }
+
+    fn start_redis(&mut self, program: &Path, hosts: &[Host]) -> anyhow::Result<()> {
+        let addresses = site::addresses::<1>(hosts)?;
+        let primary = addresses[0][0];
+        for (number, (host, [client])) in hosts.iter().zip(&addresses).enumerate() {
+            let name = format!("redis-{}", number + 1);
+            let folder = self.folder.join(&name);
+            fs::create_dir_all(&folder).context("can't make a folder for Redis")?;
+            let (address, port) = (client.ip().to_string(), client.port().to_string());
+            let mut command = command(program, host.within);
+            command
+                .args(["--port", &port, "--bind", &address, "--protected-mode", "no"])
+                .args(["--save", "", "--daemonize", "no", "--repl-diskless-sync-delay", "0"])
+                .arg("--dir")
+                .arg(&folder);
+            if self.system == System::Redis {
+                command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+            } else {
+                command.args(["--appendonly", "no"]);
+            }
+            if number > 0 {
+                let (address, port) = (primary.ip().to_string(), primary.port().to_string());
+                command.args(["--replicaof", &format!("{address} {port}")]);
+            }
+            self.add(&name, command)?;
+        }
+        self.clients.push(primary);
+        Ok(())
+    }
+
+    fn start_etcd(&mut self, program: &Path, hosts: &[Host]) -> anyhow::Result<()> {
+        let addresses = site::addresses::<2>(hosts)?;
+        let name = |number: usize| format!("etcd-{}", number + 1);
+        let members = addresses.iter().enumerate();
+        let members = members.map(|(number, [_, peer])| format!("{}=http://{peer}", name(number)));
+        let members = members.collect::<Vec<_>>().join(",");
+        for (number, (host, [client, peer])) in hosts.iter().zip(&addresses).enumerate() {
+            let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
+            let mut command = command(program, host.within);
+            command
+                .args(["--name", &name(number), "--initial-cluster", &members])
+                .args(["--listen-client-urls", &client_url])
+                .args(["--advertise-client-urls", &client_url])
+                .args(["--listen-peer-urls", &peer_url])
+                .args(["--initial-advertise-peer-urls", &peer_url])
+                .args(["--initial-cluster-state", "new", "--initial-cluster-token", "perf"])
+                .args(["--quota-backend-bytes", "8589934592", "--log-level", "warn"])
+                .arg("--data-dir")
+                .arg(self.folder.join(name(number)));
+            self.add(&name(number), command)?;
+            self.clients.push(*client);
+        }
+        Ok(())
+    }
+
+    fn await_service(&mut self, interrupted: &AtomicBool) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !self.is_ready() {
+            ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
+            self.expect_living()?;
+            if started.elapsed() > START_PATIENCE {
+                let words: Vec<String> = self.children.iter().map(Child::last_words).collect();
+                bail!(
+                    "{} does not serve after {} s; {}",
+                    self.system.name(),
+                    START_PATIENCE.as_secs(),
+                    words.join("\n")
+                );
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Whether it serves; sorts Bowline's leader to the front.
+    fn is_ready(&mut self) -> bool {
+        match self.system {
+            System::Etcd => self.clients.iter().all(|client| {
+                let health = ask::http(*client, "/health").unwrap_or_default();
+                health.contains("\"health\":\"true\"")
+            }),
+            System::RedisWait => {
+                let info = ask::redis(self.clients[0], &["INFO", "replication"]);
+                info.is_ok_and(|info| info.matches("state=online").count() == 2)
+            }
+            System::Redis | System::RedisMemory => {
+                ask::redis(self.clients[0], &["PING"]).is_ok_and(|reply| reply == "+PONG")
+            }
+            _ => self.find_leader(),
+        }
+    }
+
+    /// Puts Bowline's leader first, if there is one, and it serves. Others stay as they are.
+    pub(crate) fn find_leader(&mut self) -> bool {
+        if !self.system.is_bowline() {
+            return true;
+        }
+        let leads = |client: &SocketAddr| {
+            let role = ask::redis(*client, &["ROLE"]);
+            role.is_ok_and(|role| role.starts_with("$6\r\nmaster"))
+        };
+        let Some(leader) = self.clients.iter().position(leads) else { return false };
+        self.clients.swap(0, leader);
+        let written = ask::redis(self.clients[0], &["SET", "perf:ready", "yes"]);
+        written.is_ok_and(|reply| reply == "+OK")
+    }
+}

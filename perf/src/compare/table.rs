@@ -1,0 +1,96 @@
+//! The table that `perf compare` and `perf lossy` print.
+
+use std::fmt::Write as _;
+
+use super::results::{Comparison, Measurement, Spread};
+use crate::report::{amount, duration};
+
+/// A line about a run, as it ends.
+pub(crate) fn line(run: &Measurement) -> String {
+    let start = format!("round {} {:<16} {:<18}", run.round, run.system, run.case);
+    match &run.trouble {
+        Some(trouble) => format!("{start} {trouble}"),
+        None => format!(
+            "{start} {:>9}/s  p50 {:>8}  p99 {:>8}  {} errors, {:.1} % stolen",
+            amount(run.rate),
+            duration(run.p50_s),
+            duration(run.p99_s),
+            run.errors,
+            100.0 * run.stolen_s / run.wall_s.max(1e-9),
+        ),
+    }
+}
+
+/// All cases, a block each.
+pub(crate) fn table(comparison: &Comparison) -> String {
+    let mut text = String::new();
+    let mut add = |part: std::fmt::Arguments<'_>| {
+        text.write_fmt(part).expect("a string takes all");
+    };
+    for system in &comparison.systems {
+        match &system.skipped {
+            Some(why) => add(format_args!("skipped {}: {why}\n", system.name)),
+            None => add(format_args!("{:<18} {}\n", system.name, system.about)),
+        }
+    }
+    add(format_args!(
+        "{} rounds of {} s a case, {} shared cores; medians, in brackets least to most\n",
+        comparison.rounds, comparison.seconds, comparison.cores
+    ));
+    for case in &comparison.cases {
+        let found: Vec<_> =
+            comparison.summary.iter().filter(|summary| summary.case == case.name).collect();
+        if found.is_empty() {
+            continue;
+        }
+        add(format_args!("\n{}: {}\n", case.name, case.about));
+        add(format_args!(
+            "  {:<18} {:>28} {:>9} {:>9} {:>10} {:>9} {:>9}\n",
+            "system", "operations/s", "p50", "p99", "CPU s/1000", "bytes/op", "syncs/op"
+        ));
+        for summary in &found {
+            let rate = summary.rate;
+            let ends =
+                format!("{} ({} to {})", amount(rate.median), amount(rate.min), amount(rate.max));
+            let syncs = summary.syncs_per_operation;
+            add(format_args!(
+                "  {:<18} {:>28} {:>9} {:>9} {:>10.4} {:>9} {:>9}\n",
+                summary.system,
+                ends,
+                duration(summary.p50_s.median),
+                duration(summary.p99_s.median),
+                summary.cpu_s_per_1000.median,
+                amount(summary.bytes_per_operation.median),
+                syncs.map_or_else(|| "not told".to_owned(), |syncs| format!("{:.4}", syncs.median)),
+            ));
+        }
+        for summary in found.iter().filter(|summary| summary.system.starts_with("bowline")) {
+            for (other, ratios) in &summary.against {
+                let quiet = match ratios.rate_quiet {
+                    Some(quiet) => format!("{:.2}", quiet.median),
+                    None => "none".to_owned(),
+                };
+                add(format_args!(
+                    "  {} / {other}: rate {} [quiet rounds {quiet}], p50 {}, p99 {}, CPU {}\n",
+                    summary.system,
+                    ratio(ratios.rate),
+                    ratio(ratios.p50),
+                    ratio(ratios.p99),
+                    ratio(ratios.cpu),
+                ));
+            }
+        }
+    }
+    let failed: Vec<_> = comparison.runs.iter().filter(|run| run.trouble.is_some()).collect();
+    if !failed.is_empty() {
+        add(format_args!("\nruns that went wrong, and are in no figure above:\n"));
+        for run in failed {
+            add(format_args!("  {}\n", line(run)));
+        }
+    }
+    text
+}
+
+fn ratio(spread: Spread) -> String {
+    format!("{:.2} ({:.2} to {:.2})", spread.median, spread.min, spread.max)
+}

@@ -1,0 +1,179 @@
+//! etcd's messages (its v3 API), the few that are needed: protocol buffers by hand.
+
+use super::answer::Answer;
+use super::http2::Http2;
+use super::keys::{Values, write_key};
+use super::work::{Operation, Step};
+
+const PUT: &str = "/etcdserverpb.KV/Put";
+const RANGE: &str = "/etcdserverpb.KV/Range";
+const STATUS: &str = "/etcdserverpb.Maintenance/Status";
+
+/// Wire types of protocol buffers.
+const NUMBER: u64 = 0;
+const BYTES: u64 = 2;
+
+/// Asks what the operation wants now. Reads are linearizable, as they are unless one asks for less.
+pub(crate) fn call(
+    http2: &mut Http2,
+    out: &mut Vec<u8>,
+    operation: &Operation,
+    values: &Values,
+    key_bytes: usize,
+) {
+    let key = |out: &mut Vec<u8>| {
+        field_head(out, 1, key_bytes);
+        write_key(out, operation.key, key_bytes);
+    };
+    match operation.step {
+        Step::Get => http2.call(out, RANGE, key),
+        Step::Put => http2.call(out, PUT, |out| {
+            key(out);
+            field_head(out, 2, values.length());
+            values.write(out, operation.mark);
+        }),
+        Step::Scan => http2.call(out, RANGE, |out| {
+            key(out);
+            // To the end of all keys, but so many at most.
+            field_head(out, 2, 1);
+            out.push(0);
+            varint(out, 3 << 3 | NUMBER);
+            varint(out, operation.mark);
+        }),
+    }
+}
+
+/// What an answer's message means.
+pub(crate) fn answer(step: Step, message: &[u8]) -> Option<Answer<'_>> {
+    Some(match step {
+        Step::Put => Answer::Done,
+        Step::Scan => Answer::List(message),
+        // The first pair's value: no value is an empty one, no pair is none.
+        Step::Get => match field(message, 2)? {
+            None => Answer::Value(None),
+            Some(pair) => Answer::Value(Some(field(pair, 5)?.unwrap_or_default())),
+        },
+    })
+}
+
+/// Asks a server about itself.
+pub(crate) fn call_status(http2: &mut Http2, out: &mut Vec<u8>) {
+    http2.call(out, STATUS, |_| {});
+}
+
+/// Its version, and whether it leads.
+pub(crate) fn status(message: &[u8]) -> Option<(String, bool)> {
+    let version = String::from_utf8_lossy(field(message, 2)??).into_owned();
+    let member = number_field(field(message, 1)??, 2)?;
+    Some((version, number_field(message, 4)? == member))
+}
+
+fn field_head(out: &mut Vec<u8>, field: u64, length: usize) {
+    varint(out, field << 3 | BYTES);
+    varint(out, length as u64);
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
+}
+
+fn read_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// A field of a message: a number, or bytes.
+enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+/// Takes the next field. The outer `None`: the message is damaged.
+#[allow(clippy::option_option, reason = "damaged and over are two things")]
+fn next<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
+    if rest.is_empty() {
+        return Some(None);
+    }
+    let tag = read_varint(rest)?;
+    let mut take = |length: usize| {
+        let (bytes, after) = rest.split_at_checked(length)?;
+        *rest = after;
+        Some(bytes)
+    };
+    let field = match tag & 7 {
+        NUMBER => Field::Number(read_varint(rest)?),
+        BYTES => {
+            let length = usize::try_from(read_varint(rest)?).ok()?;
+            let (bytes, after) = rest.split_at_checked(length)?;
+            *rest = after;
+            Field::Bytes(bytes)
+        }
+        1 => Field::Bytes(take(8)?),
+        5 => Field::Bytes(take(4)?),
+        _ => return None,
+    };
+    Some(Some((tag >> 3, field)))
+}
+
+/// The first such field. The outer `None`: the message is damaged.
+#[allow(clippy::option_option, reason = "damaged and absent are two things")]
+fn field(mut message: &[u8], wanted: u64) -> Option<Option<&[u8]>> {
+    while let Some((number, field)) = next(&mut message)? {
+        if let (true, Field::Bytes(bytes)) = (number == wanted, field) {
+            return Some(Some(bytes));
+        }
+    }
+    Some(None)
+}
+
+/// The same for a number; one that is not there is 0.
+fn number_field(mut message: &[u8], wanted: u64) -> Option<u64> {
+    while let Some((number, field)) = next(&mut message)? {
+        if let (true, Field::Number(value)) = (number == wanted, field) {
+            return Some(value);
+        }
+    }
+    Some(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read() {
+        // A header, and one pair with key, revisions and value.
+        let with = b"\x0a\x02\x08\x01\x12\x0c\x0a\x01k\x10\x05\x18\x96\x01\x2a\x02ab\x20\x01";
+        assert_eq!(answer(Step::Get, with), Some(Answer::Value(Some(b"ab"))));
+        assert_eq!(answer(Step::Get, b"\x0a\x02\x08\x01"), Some(Answer::Value(None)));
+        assert_eq!(answer(Step::Get, b"\x12\x03\x0a\x01k"), Some(Answer::Value(Some(b""))));
+        assert_eq!(answer(Step::Get, b"\x0a\x09\x08"), None, "damaged");
+        assert_eq!(answer(Step::Put, b""), Some(Answer::Done));
+        let leads = b"\x0a\x04\x08\x01\x10\x07\x12\x053.4.2\x18\x01\x20\x07";
+        assert_eq!(status(leads), Some(("3.4.2".to_owned(), true)));
+        let follows = b"\x0a\x04\x08\x01\x10\x07\x12\x053.4.2\x18\x01\x20\x08";
+        assert_eq!(status(follows), Some(("3.4.2".to_owned(), false)));
+    }
+
+    #[test]
+    fn numbers_have_any_length() {
+        for value in [0, 1, 127, 128, 300, u64::MAX] {
+            let mut out = Vec::new();
+            varint(&mut out, value);
+            assert_eq!(read_varint(&mut &out[..]), Some(value));
+            assert_eq!(read_varint(&mut &out[..out.len() - 1]), None);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A small writer of SVG: shapes, texts and paths with classes. It escapes what it is given and
+//! closes what it opens, and knows nothing of what is drawn.
+
+use std::fmt::Write as _;
+
+/// Colours and letters of all pictures, for light and for dark surroundings. Series have the
+/// classes `c0` to `c7`; a shape adds `line`, `fill` or `band` to say what part of it is coloured.
+pub(crate) const STYLE: &str = include_str!("picture.css");
+
+/// How many series have colours of their own.
+const COLOURS: usize = 8;
+
+/// A picture under way.
+#[derive(Debug)]
+pub(crate) struct Svg {
+    width: f64,
+    height: f64,
+    title: String,
+    body: String,
+}
+
+/// The class of a series' colour.
+pub(crate) fn colour(series: usize) -> String {
+    format!("c{}", series % COLOURS)
+}
+
+/// Text as it may stand in XML and HTML, in elements and in quoted attributes. What XML has no
+/// letters for is left out.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\u{FFFE}' | '\u{FFFF}' => (),
+            char if char.is_control() => escaped.push(' '),
+            char => escaped.push(char),
+        }
+    }
+    escaped
+}
+
+/// About as wide is a text in the pictures' letters of 12 pixels.
+pub(crate) fn text_width(text: &str) -> f64 {
+    text.chars().count() as f64 * 6.5
+}
+
+impl Svg {
+    /// An empty picture of so many pixels.
+    pub(crate) fn new(title: &str, width: f64, height: f64) -> Svg {
+        Svg { width, height, title: title.to_owned(), body: String::new() }
+    }
+
+    /// The title, for whoever can't see the picture.
+    pub(crate) fn title(&self) -> &str {
+        &self.title
+    }
+
+    fn add(&mut self, part: std::fmt::Arguments<'_>) {
+        self.body.write_fmt(part).expect("a string takes all");
+        // A line an element, so that a changed picture is a short difference.
+        if self.body.ends_with('>') {
+            self.body.push('\n');
+        }
+    }
+
+    /// A text; `class` may hold `start`, `middle` or `end` for where it stands from `x`.
+    pub(crate) fn text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
+        let text = escape(text);
+        self.add(format_args!(r#"<text x="{x:.1}" y="{y:.1}" class="{class}">{text}</text>"#));
+    }
+
+    /// A text that runs upwards, its middle at the point.
+    pub(crate) fn upright(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
+        let text = escape(text);
+        self.add(format_args!(
+            r#"<text transform="translate({x:.1} {y:.1}) rotate(-90)" class="{class}">"#
+        ));
+        self.add(format_args!("{text}</text>"));
+    }
+
+    /// A straight line.
+    pub(crate) fn line(&mut self, [x1, y1]: [f64; 2], [x2, y2]: [f64; 2], class: &str) {
+        self.add(format_args!(
+            r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" class="{class}"/>"#
+        ));
+    }
+
+    /// A rectangle, with what is shown when the pointer rests on it.
+    pub(crate) fn rect(&mut self, [x, y]: [f64; 2], [w, h]: [f64; 2], class: &str, hint: &str) {
+        let hint = hint_element(hint);
+        self.add(format_args!(
+            r#"<rect x="{x:.1}" y="{y:.1}" width="{w:.1}" height="{h:.1}" class="{class}">"#
+        ));
+        self.add(format_args!("{hint}</rect>"));
+    }
+
+    /// A rectangle that lets through what is below: `opacity` from 0 to 1.
+    pub(crate) fn shade(
+        &mut self,
+        [x, y]: [f64; 2],
+        [w, h]: [f64; 2],
+        class: &str,
+        opacity: f64,
+        hint: &str,
+    ) {
+        let hint = hint_element(hint);
+        self.add(format_args!(
+            r#"<rect x="{x:.1}" y="{y:.1}" width="{w:.1}" height="{h:.1}" class="{class}""#
+        ));
+        self.add(format_args!(r#" fill-opacity="{opacity:.2}">{hint}</rect>"#));
+    }
+
+    /// A dot, with what is shown when the pointer rests on it.
+    pub(crate) fn dot(&mut self, [x, y]: [f64; 2], radius: f64, class: &str, hint: &str) {
+        let hint = hint_element(hint);
+        self.add(format_args!(
+            r#"<circle cx="{x:.1}" cy="{y:.1}" r="{radius:.1}" class="{class}">{hint}</circle>"#
+        ));
+    }
+
+    /// A line through all points.
+    pub(crate) fn polyline(&mut self, points: &[[f64; 2]], class: &str, hint: &str) {
+        let path = path(points);
+        let hint = hint_element(hint);
+        self.add(format_args!(r#"<path d="{path}" class="{class}">{hint}</path>"#));
+    }
+
+    /// The area within all points.
+    pub(crate) fn polygon(&mut self, points: &[[f64; 2]], class: &str) {
+        let path = path(points);
+        self.add(format_args!(r#"<path d="{path}Z" class="{class}"/>"#));
+    }
+
+    /// Begins a group with a class, for whoever reads the picture; [`Svg::end_group`] ends it.
+    pub(crate) fn begin_group(&mut self, class: &str, name: &str) {
+        let name = escape(name);
+        self.add(format_args!(r#"<g class="{class}" data-name="{name}">"#));
+    }
+
+    /// Ends the last group.
+    pub(crate) fn end_group(&mut self) {
+        self.add(format_args!("</g>"));
+    }
+
+    /// The picture as it stands in a page that has [`STYLE`].
+    pub(crate) fn inline(&self) -> String {
+        self.element("", "")
+    }
+
+    /// The picture as a file of its own.
+    pub(crate) fn file(&self) -> String {
+        self.element(
+            &format!(
+                r#" xmlns="http://www.w3.org/2000/svg" width="{:.0}" height="{:.0}""#,
+                self.width, self.height
+            ),
+            &format!("<style>\n{STYLE}</style>\n"),
+        )
+    }
+
+    fn element(&self, attributes: &str, head: &str) -> String {
+        let (width, height, title) = (self.width, self.height, escape(&self.title));
+        format!(
+            r#"<svg{attributes} viewBox="0 0 {width:.0} {height:.0}" class="picture" role="img">
+<title>{title}</title>
+{head}<rect width="{width:.0}" height="{height:.0}" class="paper"/>
+{body}</svg>
+"#,
+            body = self.body
+        )
+    }
+}
+
+fn hint_element(hint: &str) -> String {
+    if hint.is_empty() { String::new() } else { format!("<title>{}</title>", escape(hint)) }
+}
+
+fn path(points: &[[f64; 2]]) -> String {
+    let mut path = String::new();
+    for (number, [x, y]) in points.iter().enumerate() {
+        let command = if number == 0 { 'M' } else { 'L' };
+        write!(path, "{command}{x:.1} {y:.1}").expect("a string takes all");
+    }
+    path
+}

@@ -1,0 +1,90 @@
+//! Real servers, each in the folder of its test on a port of its own. Where one is not installed
+//! its test is skipped and says so, but where the whole check runs (`BOWLINE_CLIENTS=required`).
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A server; ends with the test.
+pub(crate) struct Program {
+    pub(crate) url: String,
+    child: Child,
+}
+
+impl Program {
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it is ours");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it has one")
+}
+
+/// Starts it and waits until it takes connections.
+fn start(scheme: &str, address: SocketAddr, command: &mut Command) -> Option<Program> {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(child) = command.spawn() else {
+        let name = command.get_program().display();
+        let required = std::env::var("BOWLINE_CLIENTS").is_ok_and(|value| value == "required");
+        assert!(!required, "{name} is not installed");
+        eprintln!("skipped: {name} is not installed");
+        return None;
+    };
+    let program = Program { url: format!("{scheme}://{address}"), child };
+    let started = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        assert!(started.elapsed() < Duration::from_secs(30), "{} is not up", program.url);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some(program)
+}
+
+/// One replica of Bowline: the program beside ours, if that was built.
+pub(crate) fn bowline(folder: &Path) -> Option<Program> {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_perf")).with_file_name("bowline");
+    let (address, peers) = (free_address(), free_address());
+    let mut command = Command::new(program);
+    command
+        .args(["serve", "--id", "1", "--bootstrap"])
+        .args(["--listen", &address.to_string(), "--peer-listen", &peers.to_string()])
+        .args(["--peers", &format!("1={peers}"), "--dir"])
+        .arg(folder.join("data"));
+    start("redis", address, &mut command)
+}
+
+/// Redis, in memory only.
+pub(crate) fn redis(folder: &Path) -> Option<Program> {
+    let address = free_address();
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no", "--dir"])
+        .arg(folder);
+    start("redis", address, &mut command)
+}
+
+/// One etcd.
+pub(crate) fn etcd(folder: &Path) -> Option<Program> {
+    let (address, peers) = (free_address(), free_address());
+    let (client, peer) = (format!("http://{address}"), format!("http://{peers}"));
+    let mut command = Command::new("etcd");
+    command
+        .args(["--name", "a", "--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("a={peer}"), "--data-dir"])
+        .arg(folder.join("data"));
+    start("etcd", address, &mut command)
+}

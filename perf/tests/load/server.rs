@@ -1,0 +1,216 @@
+//! A server for tests: keeps keys and values, and does with each request what the test says.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What to do with a request.
+pub(crate) enum Reply {
+    /// What it asks for.
+    Good,
+    /// Say so, and don't do it.
+    Forget,
+    /// This, and nothing else.
+    Text(&'static str),
+    /// This, and nothing else.
+    Owned(String),
+    /// After a while, do it and say this.
+    After(Duration, &'static str),
+    /// Nothing, and nothing on this connection any more.
+    Never,
+    /// Be gone, all connections and all.
+    Die,
+}
+
+type Rule = dyn Fn(u64, &str) -> Reply + Send + Sync;
+
+/// The server; ends with the test.
+pub(crate) struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    rule: Box<Rule>,
+    stalls_all: bool,
+    dead: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    values: HashMap<String, String>,
+    /// Reads and writes, in order.
+    asked: Vec<String>,
+    count: u64,
+}
+
+impl Server {
+    /// One whose reads and writes, numbered from 0, go as `rule` says.
+    pub(crate) fn start(rule: impl Fn(u64, &str) -> Reply + Send + Sync + 'static) -> Server {
+        Server::new(rule, false)
+    }
+
+    /// The same; while one request waits all others do.
+    pub(crate) fn start_stalling_all(
+        rule: impl Fn(u64, &str) -> Reply + Send + Sync + 'static,
+    ) -> Server {
+        Server::new(rule, true)
+    }
+
+    fn new(rule: impl Fn(u64, &str) -> Reply + Send + Sync + 'static, stalls_all: bool) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it has one");
+        let shared = Arc::new(Shared {
+            rule: Box::new(rule),
+            stalls_all,
+            dead: AtomicBool::new(false),
+            state: Mutex::default(),
+        });
+        let server = Server { address, shared: Arc::clone(&shared) };
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if shared.dead.load(Ordering::SeqCst) {
+                    // Whoever comes later finds nobody.
+                    return;
+                }
+                let (stream, shared) = (stream.expect("a connection"), Arc::clone(&shared));
+                thread::spawn(move || shared.serve(stream));
+            }
+        });
+        server
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// What was asked so far, reads and writes only.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.shared.state.lock().expect("no thread panicked").asked.clone()
+    }
+
+    /// As if nothing had been asked.
+    pub(crate) fn forget(&self) {
+        self.shared.state.lock().expect("no thread panicked").asked.clear();
+    }
+
+    /// Waits until so many reads and writes were asked.
+    pub(crate) fn wait_for(&self, count: usize) {
+        let started = Instant::now();
+        while self.asked().len() < count {
+            assert!(started.elapsed().as_secs() < 60, "nobody asked {count} times");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self, mut stream: TcpStream) {
+        stream.set_nodelay(true).expect("it is TCP");
+        stream.set_read_timeout(Some(Duration::from_millis(20))).expect("it is TCP");
+        let mut bytes = Vec::new();
+        while !self.dead.load(Ordering::SeqCst) {
+            while let Some((words, length)) = request(&bytes) {
+                bytes.drain(..length);
+                let Some(reply) = self.answer(&words) else { return };
+                if stream.write_all(reply.as_bytes()).is_err() {
+                    return;
+                }
+            }
+            let mut chunk = [0; 4096];
+            match stream.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// What is answered; `None` to hang up.
+    fn answer(&self, words: &[String]) -> Option<String> {
+        let is_data = matches!(words[0].as_str(), "GET" | "SET");
+        if !is_data {
+            return Some(match words[0].as_str() {
+                "INFO" => "$19\r\nredis_version:0.0.0\r\n".to_owned(),
+                _ => "-ERR unknown command\r\n".to_owned(),
+            });
+        }
+        let mut state = self.state.lock().expect("no thread panicked");
+        state.asked.push(words[..2].join(" "));
+        let number = state.count;
+        state.count += 1;
+        let good = |state: &mut State| match words {
+            [_, key] => match state.values.get(key) {
+                Some(value) => format!("${}\r\n{value}\r\n", value.len()),
+                None => "$-1\r\n".to_owned(),
+            },
+            [_, key, value] => {
+                state.values.insert(key.clone(), value.clone());
+                "+OK\r\n".to_owned()
+            }
+            _ => "-ERR arguments\r\n".to_owned(),
+        };
+        match (self.rule)(number, &words[0]) {
+            Reply::Forget if words.len() == 3 => Some("+OK\r\n".to_owned()),
+            Reply::Good | Reply::Forget => Some(good(&mut state)),
+            Reply::Text(text) => Some(text.to_owned()),
+            Reply::Owned(text) => Some(text),
+            Reply::After(wait, text) => {
+                if self.stalls_all {
+                    thread::sleep(wait);
+                } else {
+                    drop(state);
+                    thread::sleep(wait);
+                }
+                Some(text.to_owned())
+            }
+            Reply::Never => {
+                drop(state);
+                while !self.dead.load(Ordering::SeqCst) {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                None
+            }
+            Reply::Die => {
+                self.dead.store(true, Ordering::SeqCst);
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.dead.store(true, Ordering::SeqCst);
+        // Wakes the thread that accepts.
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+/// The first request, if it is all there, and its length.
+fn request(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
+    let mut at = 0;
+    let mut line = || {
+        let end = at + bytes.get(at..)?.windows(2).position(|pair| pair == b"\r\n")?;
+        let text = String::from_utf8(bytes[at..end].to_vec()).expect("requests are text here");
+        at = end + 2;
+        Some(text)
+    };
+    let count: usize = line()?[1..].parse().expect("a count");
+    let mut words = Vec::new();
+    for _ in 0..count {
+        line()?;
+        // No value here holds a line's end.
+        words.push(line()?);
+    }
+    Some((words, at))
+}
