@@ -113,6 +113,7 @@ impl Cluster {
                 clients_max: 100,
                 clients_bytes_max: 1 << 30,
                 idle_seconds_max: 0,
+                snapshot_log_bytes: 1 << 40,
                 patience: Patience::default(),
             };
             let first = NEXT_SLOT.load(Ordering::Relaxed);

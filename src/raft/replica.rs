@@ -107,8 +107,8 @@ impl Replica {
             Msg::Applied { index } => self.shared.on_applied(index),
             Msg::SnapshotTaken(snapshot) => self.shared.on_snapshot_taken(snapshot),
             Msg::ChunkStored(stored) => {
-                if let Role::Follower(follower) = &mut self.role {
-                    follower.on_chunk_stored(&mut self.shared, stored, out);
+                if let Role::Follower(_) = &self.role {
+                    Follower::on_chunk_stored(&mut self.shared, stored, out);
                 }
             }
             Msg::Installed(snapshot) => {

@@ -88,12 +88,7 @@ impl Follower {
     }
 
     /// Tells the leader how much of its snapshot is here.
-    pub(super) fn on_chunk_stored(
-        &self,
-        shared: &mut Shared,
-        stored: ChunkStored,
-        out: &mut Effects,
-    ) {
+    pub(super) fn on_chunk_stored(shared: &mut Shared, stored: ChunkStored, out: &mut Effects) {
         let ChunkStored { snapshot, round, received } = stored;
         if let Some(leader) = shared.leader {
             let term = shared.term();
@@ -130,7 +125,7 @@ impl Leader {
         self.progress
             .iter()
             .filter(|progress| !progress.is_silent(shared.loss_permille))
-            .map(|progress| progress.needs_after())
+            .map(super::progress::Progress::needs_after)
             .min()
             .unwrap_or(Index(u64::MAX))
     }

@@ -520,14 +520,14 @@ mod tests {
 
     /// A core whose replica leads alone, in term 2, over a log of so many entries and one more.
     fn leading_core(entries: u64) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
-        let (network, ends, log_writer, applier) = channels(&unused_wake(), false);
+        let Ends { network, core: ends, log_writer, applier, .. } = channels(&unused_wake(), false);
         let clock = Clock::start();
         let mut buffer = RecordBuffer::default();
         let entries = (1..=entries)
             .map(|index| buffer.encode(EntryId::new(1, index), EntryKind::Command, b"x"))
             .collect();
         let hard_state = HardState { term: Term(1), voted_for: None };
-        let durable = Durable { hard_state, entries };
+        let durable = Durable { hard_state, snapshot: None, entries };
         let mut replica = Replica::new(NodeId(0), &[], Config::server(), 7, durable, clock.now());
         let later = clock.now() + Duration::from_secs(10);
         let mut effects = Effects::default();

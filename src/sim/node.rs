@@ -39,6 +39,7 @@ pub struct Held {
 }
 
 /// What is in the queue for a replica already.
+#[allow(clippy::struct_excessive_bools, reason = "each for itself: what is in the queue")]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Due {
     pub(super) step: bool,

@@ -191,8 +191,7 @@ impl Frame {
     pub fn lane(&self) -> Lane {
         match self {
             Frame::Peer(PeerMsg::AppendEntries(append)) if !append.entries.is_empty() => Lane::Bulk,
-            Frame::Peer(PeerMsg::InstallSnapshot(_)) => Lane::Bulk,
-            Frame::Forward { .. } => Lane::Bulk,
+            Frame::Peer(PeerMsg::InstallSnapshot(_)) | Frame::Forward { .. } => Lane::Bulk,
             Frame::Hello(_)
             | Frame::Peer(_)
             | Frame::Refused { .. }
