@@ -23,7 +23,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -337,29 +337,78 @@ fn whoever_asks_for_the_slots_is_sent_to_the_leader() {
     });
 }
 
-#[test]
-fn the_cluster_command_starts_shows_stops_and_comes_back_with_its_data() {
-    let folder = tempfile::tempdir().unwrap();
-    let port = (0..100)
-        .map(|_| free_port())
+/// The first of a row of ports for `bowline cluster`, all of them free. Rows lie where
+/// `free_port` does not look, and apart from each other.
+fn free_row() -> u16 {
+    static NEXT_ROW: AtomicU16 = AtomicU16::new(0);
+    let own = u16::try_from(std::process::id() % 100).expect("below 100");
+    (0..30)
+        .map(|_| 31_000 + (own * 5 + NEXT_ROW.fetch_add(1, Ordering::Relaxed)) % 200 * 3)
         .find(|port| {
             let all = (0..3).flat_map(|n| [port + n, port + 1_000 + n]);
             all.map(|port| TcpListener::bind(("127.0.0.1", port))).all(|bound| bound.is_ok())
         })
-        .expect("six free ports");
-    for round in 0..2 {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_bowline"))
-            .args(["cluster", "--port", &port.to_string(), "--dir"])
-            .arg(folder.path())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut shown = std::io::BufReader::new(child.stdout.take().unwrap());
+        .expect("six free ports")
+}
+
+/// A running `bowline cluster`, which ends with its test, whatever comes of that.
+struct Running(std::process::Child);
+
+impl Running {
+    /// The command in a folder, at a row of ports.
+    fn command(folder: &std::path::Path, port: u16) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
+        command.args(["cluster", "--port", &port.to_string(), "--dir"]).arg(folder);
+        command.stdout(std::process::Stdio::piped());
+        command
+    }
+
+    /// Starts it and waits until somebody leads; what it showed until then.
+    fn start(folder: &std::path::Path, port: u16) -> (Running, String) {
+        let mut running = Running(Running::command(folder, port).spawn().unwrap());
+        let mut shown = std::io::BufReader::new(running.0.stdout.take().unwrap());
         let mut text = String::new();
         while !text.contains("leads") {
             let count = std::io::BufRead::read_line(&mut shown, &mut text).unwrap();
             assert!(count > 0, "it ended after:\n{text}");
         }
+        // It goes on to write there.
+        thread::spawn(move || std::io::copy(&mut shown, &mut std::io::sink()));
+        (running, text)
+    }
+
+    /// Ends it as Ctrl-C would; true if it ended well.
+    fn stop(&mut self) -> bool {
+        let id = rustix::process::Pid::from_child(&self.0);
+        // An error means that it has ended already.
+        let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        self.0.wait().unwrap().success()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[test]
+fn a_cluster_on_the_ports_of_another_says_so_and_ends() {
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_row());
+    let (_first, _) = Running::start(&folder.path().join("first"), port);
+    let refused = refusal(Running::command(&folder.path().join("second"), port));
+    assert!(refused.contains("another process listens there"), "{refused}");
+    // The one that was there first has taken no notice.
+    let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+    assert_eq!(client.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n");
+}
+
+#[test]
+fn the_cluster_command_starts_shows_stops_and_comes_back_with_its_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_row();
+    for round in 0..2 {
+        let (mut running, text) = Running::start(folder.path(), port);
         assert!(text.contains("redis-cli -p"), "{text}");
         let address = |at| SocketAddr::from(([127, 0, 0, 1], port + at));
         let mut client = Client::connect(address(1)).unwrap();
@@ -368,9 +417,7 @@ fn the_cluster_command_starts_shows_stops_and_comes_back_with_its_data() {
         } else {
             assert_eq!(client.call(&[b"GET", b"kept"]).unwrap(), b"$3\r\nyes\r\n");
         }
-        let id = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-        assert!(child.wait().unwrap().success());
+        assert!(running.stop());
         for at in 0..3 {
             assert!(TcpStream::connect(address(at)).is_err(), "a replica outlived the cluster");
         }

@@ -163,6 +163,7 @@ impl Cluster {
         while child.try_wait().unwrap().is_none() {
             if left.is_zero() {
                 child.kill().unwrap();
+                child.wait().unwrap();
                 panic!("it runs, but it should have refused to");
             }
             thread::sleep(Duration::from_millis(20));

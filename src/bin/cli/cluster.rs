@@ -80,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for member in &mut members {
         member.start()?;
     }
-    let result = watch(&mut members, arguments, started, &stop);
+    let result = watch(&mut members, arguments, cluster, started, &stop);
     stop_all(&mut members);
     result
 }
@@ -168,6 +168,7 @@ fn last_lines(path: &Path) -> String {
 fn watch(
     members: &mut [Member],
     arguments: &Arguments,
+    cluster: u128,
     started: Instant,
     stop: &AtomicBool,
 ) -> anyhow::Result<ExitCode> {
@@ -177,7 +178,7 @@ fn watch(
         for member in &mut *members {
             member.tend(introduced)?;
         }
-        let leads = members.iter().find(|member| probe::leads(member.port));
+        let leads = members.iter().find(|member| probe::leads(member.port, cluster));
         let found = leads.map(|member| member.id);
         if found.is_some() && !introduced {
             introduced = true;

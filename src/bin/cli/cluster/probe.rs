@@ -1,4 +1,4 @@
-//! Asks a replica of this machine whether it leads, as any client would: `ROLE`.
+//! Asks a replica of this machine whether it leads, as any client would: `INFO raft`.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -6,19 +6,25 @@ use std::time::Duration;
 
 /// A replica of this machine that takes longer is as good as away.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Most bytes of an answer that are looked at.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
-/// Whether the replica at this port says that it leads.
-pub(super) fn leads(port: u16) -> bool {
-    role(port).is_ok_and(|reply| reply.starts_with(b"*3\r\n$6\r\nmaster\r\n"))
+/// Whether the replica at this port is one of `cluster` and says that it leads. Another cluster's
+/// may listen there, while ours can't.
+pub(super) fn leads(port: u16, cluster: u128) -> bool {
+    let id = format!("raft_cluster_id:{cluster:032x}");
+    info(port).is_ok_and(|text| {
+        text.lines().any(|line| line == id) && text.lines().any(|line| line == "raft_role:leader")
+    })
 }
 
-fn role(port: u16) -> std::io::Result<Vec<u8>> {
+fn info(port: u16) -> std::io::Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"ROLE\r\n")?;
-    let mut reply = vec![0; 64];
-    let count = stream.read(&mut reply)?;
-    reply.truncate(count);
-    Ok(reply)
+    // After the second one the replica ends the connection, and with it the answer.
+    stream.write_all(b"INFO raft\r\nQUIT\r\n")?;
+    let mut text = String::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
