@@ -40,17 +40,6 @@ const ROUNDS_VARIABLE: &str = "BOWLINE_CLUSTER_ROUNDS";
 /// Load before a kill, and between that and the return of the killed.
 const LOAD: Duration = Duration::from_millis(300);
 
-/// Whom a round kills.
-fn victims(round: u64, leader: usize) -> Vec<usize> {
-    let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
-    match round % 4 {
-        0 => vec![leader],
-        1 => vec![first],
-        2 => vec![leader, second],
-        _ => vec![0, 1, 2],
-    }
-}
-
 fn kill_rounds(threads: &'static str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
     let mut cluster = Cluster::start(3, threads);
@@ -65,7 +54,7 @@ fn kill_rounds(threads: &'static str) {
                 scope.spawn(move || load::run(address, name, round, notes, stop));
             }
             thread::sleep(LOAD);
-            for victim in victims(round, cluster.leader()) {
+            for victim in load::victims(round, cluster.leader()) {
                 cluster.kill(victim);
             }
             thread::sleep(LOAD);

@@ -213,17 +213,6 @@ fn a_follower_that_was_stopped_for_long_comes_back_by_a_snapshot_fused() {
     comes_back("fused");
 }
 
-/// Whom a round kills.
-fn victims(round: u64, leader: usize) -> Vec<usize> {
-    let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
-    match round % 4 {
-        0 => vec![first],
-        1 => vec![leader],
-        2 => vec![leader, second],
-        _ => vec![0, 1, 2],
-    }
-}
-
 /// Writes large values until told to stop, so that logs are cut; whatever becomes of them.
 fn fill(address: SocketAddr, stop: &AtomicBool) {
     let value = vec![b'x'; BULK_BYTES];
@@ -269,7 +258,7 @@ fn kill_rounds(threads: &'static str) {
             let _stop = StopAtEnd(&stop);
             thread::sleep(LOAD);
             let leader = cluster.leader();
-            let victims = victims(round, leader);
+            let victims = load::victims(round, leader);
             let reached = info(addresses[victims[0]], "raft_last_index").unwrap();
             for victim in &victims {
                 cluster.kill(*victim);

@@ -5,7 +5,9 @@
 //! is decided here is when a peer needs one, at which pace its chunks leave, and what the log is
 //! once it is in.
 
-use crate::types::{Index, Instant};
+use bytes::Bytes;
+
+use crate::types::{Index, Instant, NodeId, Round};
 
 use super::effects::{Effects, SnapshotChunk, SnapshotId};
 use super::follower::Follower;
@@ -13,8 +15,8 @@ use super::leader::Leader;
 use super::message::{
     AppendOutcome, AppendReply, ChunkStored, InstallReply, InstallSnapshot, PeerMsg,
 };
+use super::progress::Progress;
 use super::shared::Shared;
-use crate::types::NodeId;
 
 /// Entries let go of at the end of one batch: to free all of a long log at once would take
 /// milliseconds in which the core answers nobody.
@@ -103,7 +105,7 @@ impl Follower {
         &mut self,
         shared: &mut Shared,
         snapshot: SnapshotId,
-        round: Option<crate::types::Round>,
+        round: Option<Round>,
         out: &mut Effects,
     ) {
         self.matched_index = self.matched_index.max(snapshot.last.index);
@@ -125,7 +127,7 @@ impl Leader {
         self.progress
             .iter()
             .filter(|progress| !progress.is_silent(shared.loss_permille))
-            .map(super::progress::Progress::needs_after)
+            .map(Progress::needs_after)
             .min()
             .unwrap_or(Index(u64::MAX))
     }
@@ -149,7 +151,7 @@ impl Leader {
                 round: self.round,
                 snapshot,
                 offset,
-                chunk: bytes::Bytes::new(),
+                chunk: Bytes::new(),
             };
             let envelope = shared.envelope(progress.id, PeerMsg::InstallSnapshot(install));
             out.chunks_to_send.push(envelope);
@@ -177,7 +179,7 @@ impl Leader {
 
     /// When the next chunk is due, if one is.
     pub(super) fn next_chunk_at(&self, shared: &Shared) -> Instant {
-        let due = |progress: &super::progress::Progress| progress.chunk_at(&shared.config);
+        let due = |progress: &Progress| progress.chunk_at(&shared.config);
         self.progress.iter().filter_map(due).min().unwrap_or(Instant::MAX)
     }
 }

@@ -175,3 +175,14 @@ pub(crate) fn read_all(addresses: &[SocketAddr], round: u64, notes: &Notes) {
         }
     }
 }
+
+/// Whom a round of killing kills, of three replicas.
+pub(crate) fn victims(round: u64, leader: usize) -> Vec<usize> {
+    let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
+    match round % 4 {
+        0 => vec![leader],
+        1 => vec![first],
+        2 => vec![leader, second],
+        _ => vec![0, 1, 2],
+    }
+}

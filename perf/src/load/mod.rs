@@ -31,7 +31,6 @@ mod requests;
 mod resp;
 mod run;
 mod schedule;
-#[allow(dead_code, reason = "its readers, `perf report` and `perf compare`, are under way")]
 pub(crate) mod schema;
 mod table;
 mod tally;
