@@ -15,6 +15,7 @@ use rkyv::{Archive, Archived, Serialize};
 use crate::types::{ClientId, RequestId, RequestKey};
 
 use super::items::Items;
+use super::verbs::Verb;
 
 /// One request of a client: its name and what it wants. Borrows keys and values from the bytes
 /// that it was decoded from.
@@ -133,6 +134,46 @@ pub enum Operation<'a> {
         /// Which slot.
         slot: u16,
     },
+    /// Whatever else there is, by its verb; what comes of it is up to that.
+    Call {
+        /// Which.
+        verb: Verb,
+        /// Its arguments.
+        words: Items<'a>,
+    },
+    /// Moves the log's clock on, if that is behind. Said by leaders, and no request of a client.
+    Clock {
+        /// The leader's wall clock, in milliseconds since 1970.
+        millis: u64,
+    },
+    /// Several operations at one moment, with nothing between them, if the keys that were watched
+    /// are as they were. `List` of their outcomes, `NoList` if one is not.
+    Transaction {
+        /// Keys and their revisions (8 bytes, little-endian), in turn.
+        watched: Items<'a>,
+        /// The operations, as [`Operation::encode`] gives them; none of them a transaction, and no
+        /// clock.
+        operations: Items<'a>,
+    },
+    /// Opens a session, which requests that must not be done twice name. `Integer`: its number.
+    OpenSession,
+    /// An operation that is done once, however often it is asked for: see
+    /// [`Store`](super::Store).
+    Once {
+        /// The session's number.
+        session: u64,
+        /// The request's number in it.
+        sequence: u64,
+        /// The operation, as [`Operation::encode`] gives it; no session's and no clock.
+        operation: &'a [u8],
+    },
+    /// Tells a message to whoever listens to a channel, at every replica. `Done`.
+    Publish {
+        /// Which channel.
+        channel: &'a [u8],
+        /// The message.
+        message: &'a [u8],
+    },
 }
 
 /// Why bytes are no command, or not one that may be used so.
@@ -243,6 +284,33 @@ enum OperationRecord<'a> {
     CountInSlot {
         slot: u16,
     },
+    Call {
+        verb: u16,
+        #[rkyv(with = InlineAsBox)]
+        words: &'a [u8],
+    },
+    Clock {
+        millis: u64,
+    },
+    Transaction {
+        #[rkyv(with = InlineAsBox)]
+        watched: &'a [u8],
+        #[rkyv(with = InlineAsBox)]
+        operations: &'a [u8],
+    },
+    OpenSession,
+    Once {
+        session: u64,
+        sequence: u64,
+        #[rkyv(with = InlineAsBox)]
+        operation: &'a [u8],
+    },
+    Publish {
+        #[rkyv(with = InlineAsBox)]
+        channel: &'a [u8],
+        #[rkyv(with = InlineAsBox)]
+        message: &'a [u8],
+    },
 }
 
 /// Size of the pieces in which [`Command::encode_in`] asks for memory.
@@ -250,6 +318,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 
 /// Bytes of a command beside its keys and values.
 const RECORD_BYTES: usize = size_of::<Archived<Record<'static>>>();
+/// The same of an operation by itself.
+const OPERATION_BYTES: usize = size_of::<Archived<OperationRecord<'static>>>();
 
 impl Condition {
     const ALL: [Condition; 3] = [Condition::Always, Condition::IfAbsent, Condition::IfPresent];
@@ -265,6 +335,7 @@ impl Operation<'_> {
             | Operation::Length { .. }
             | Operation::Count
             | Operation::CountInSlot { .. } => true,
+            Operation::Call { verb, .. } => verb.is_read(),
             Operation::Put { .. }
             | Operation::Delete { .. }
             | Operation::Transfer { .. }
@@ -274,7 +345,12 @@ impl Operation<'_> {
             | Operation::Add { .. }
             | Operation::PutMany { .. }
             | Operation::DeleteMany { .. }
-            | Operation::Clear => false,
+            | Operation::Clear
+            | Operation::Clock { .. }
+            | Operation::Transaction { .. }
+            | Operation::OpenSession
+            | Operation::Once { .. }
+            | Operation::Publish { .. } => false,
         }
     }
 
@@ -294,7 +370,17 @@ impl Operation<'_> {
             | Operation::DeleteMany { keys: items }
             | Operation::GetMany { keys: items }
             | Operation::Exists { keys: items } => items.bytes().len(),
-            Operation::Clear | Operation::Count | Operation::CountInSlot { .. } => 0,
+            Operation::Call { words, .. } => words.bytes().len(),
+            Operation::Transaction { watched, operations } => {
+                watched.bytes().len() + operations.bytes().len()
+            }
+            Operation::Once { operation, .. } => operation.len(),
+            Operation::Publish { channel, message } => channel.len() + message.len(),
+            Operation::Clear
+            | Operation::Count
+            | Operation::CountInSlot { .. }
+            | Operation::Clock { .. }
+            | Operation::OpenSession => 0,
         }
     }
 
@@ -321,13 +407,38 @@ impl Operation<'_> {
             Operation::Length { key } => OperationRecord::Length { key },
             Operation::Count => OperationRecord::Count,
             Operation::CountInSlot { slot } => OperationRecord::CountInSlot { slot },
+            Operation::Call { verb, words } => {
+                OperationRecord::Call { verb: verb.number(), words: words.bytes() }
+            }
+            Operation::Clock { millis } => OperationRecord::Clock { millis },
+            Operation::Transaction { watched, operations } => OperationRecord::Transaction {
+                watched: watched.bytes(),
+                operations: operations.bytes(),
+            },
+            Operation::OpenSession => OperationRecord::OpenSession,
+            Operation::Once { session, sequence, operation } => {
+                OperationRecord::Once { session, sequence, operation }
+            }
+            Operation::Publish { channel, message } => {
+                OperationRecord::Publish { channel, message }
+            }
         }
     }
 }
 
 /// What an archived operation means, if it means something.
-fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>) -> Option<Operation<'a>> {
+fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>, within: Within) -> Option<Operation<'a>> {
     use ArchivedOperationRecord as Record;
+    let allowed = match record {
+        Record::Clock { .. } | Record::OpenSession | Record::Once { .. } => {
+            within == Within::Nothing
+        }
+        Record::Transaction { .. } => within != Within::Transaction,
+        _ => true,
+    };
+    if !allowed {
+        return None;
+    }
     Some(match record {
         Record::Get { key } => Operation::Get { key },
         Record::Put { key, value } => Operation::Put { key, value },
@@ -356,7 +467,70 @@ fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>) -> Option<Operation<'a
         Record::Length { key } => Operation::Length { key },
         Record::Count => Operation::Count,
         Record::CountInSlot { slot } => Operation::CountInSlot { slot: slot.to_native() },
+        Record::Call { verb, words } => {
+            Operation::Call { verb: Verb::numbered(verb.to_native())?, words: Items::check(words)? }
+        }
+        Record::Clock { millis } => Operation::Clock { millis: millis.to_native() },
+        Record::Transaction { watched, operations } => {
+            let (watched, operations) = (Items::check(watched)?, Items::check(operations)?);
+            let known = watched.pairs().all(|(_, revision)| revision.len() == 8)
+                && watched.iter().count() % 2 == 0
+                && operations
+                    .iter()
+                    .all(|one| Operation::decode_in(one, Within::Transaction).is_ok());
+            known.then_some(Operation::Transaction { watched, operations })?
+        }
+        Record::OpenSession => Operation::OpenSession,
+        Record::Once { session, sequence, operation } => {
+            Operation::decode_in(operation, Within::Once).ok()?;
+            let (session, sequence) = (session.to_native(), sequence.to_native());
+            Operation::Once { session, sequence, operation }
+        }
+        Record::Publish { channel, message } => Operation::Publish { channel, message },
     })
+}
+
+/// What an operation is part of. An operation in one in a transaction would be too deep: how deep
+/// bytes from outside go is not left to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Within {
+    Nothing,
+    Once,
+    Transaction,
+}
+
+impl<'a> Operation<'a> {
+    /// The operation's own bytes, to be part of another.
+    pub fn encode(&self) -> Vec<u8> {
+        let record = self.record();
+        let length = OPERATION_BYTES + self.content_bytes();
+        let buffer = Vec::with_capacity(length);
+        let bytes =
+            low::to_bytes_in_with_alloc::<_, _, Failure>(&record, buffer, SubAllocator::empty())
+                .expect("a vector takes every byte, and what is in it stays far below 2 GiB");
+        assert_eq!(bytes.len(), length, "rkyv padded an operation");
+        bytes
+    }
+
+    /// Reads what [`Operation::encode`] gave.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly one operation that may be part of another.
+    pub fn decode(bytes: &'a [u8]) -> Result<Operation<'a>, CommandError> {
+        Operation::decode_in(bytes, Within::Once)
+    }
+
+    fn decode_in(bytes: &'a [u8], within: Within) -> Result<Operation<'a>, CommandError> {
+        let length = bytes.len();
+        let record = low::access::<Archived<OperationRecord<'a>>, Failure>(bytes)
+            .map_err(|Failure| CommandError::Damaged { length })?;
+        let operation = meaning(record, within).ok_or(CommandError::Meaningless { length })?;
+        let expected = OPERATION_BYTES + operation.content_bytes();
+        if length != expected {
+            return Err(CommandError::Length { length, expected });
+        }
+        Ok(operation)
+    }
 }
 
 impl<'a> Command<'a> {
@@ -413,7 +587,8 @@ impl<'a> Command<'a> {
         let length = bytes.len();
         let record = low::access::<Archived<Record<'a>>, Failure>(bytes)
             .map_err(|Failure| CommandError::Damaged { length })?;
-        let operation = meaning(&record.operation).ok_or(CommandError::Meaningless { length })?;
+        let operation = meaning(&record.operation, Within::Nothing)
+            .ok_or(CommandError::Meaningless { length })?;
         let key = RequestKey {
             client: ClientId(record.client.to_native()),
             request: RequestId(record.request),
@@ -431,6 +606,7 @@ impl<'a> Command<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::items::ItemsBuffer;
     use super::*;
 
     #[test]
@@ -451,6 +627,9 @@ mod tests {
     }
 
     fn samples() -> Vec<Command<'static>> {
+        let mut inner = ItemsBuffer::default();
+        inner.push(&Operation::Clear.encode());
+        let inner: &'static [u8] = inner.items().bytes().to_vec().leak();
         let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
         [
             Operation::Get { key: b"k" },
@@ -476,6 +655,15 @@ mod tests {
             Operation::Length { key: b"k" },
             Operation::Count,
             Operation::CountInSlot { slot: 16_383 },
+            Operation::Call { verb: Verb::named("hset").unwrap(), words: list() },
+            Operation::Clock { millis: 1_700_000_000_000 },
+            Operation::Transaction {
+                watched: Items::check(b"\x01\0\0\0a\x08\0\0\0revision").unwrap(),
+                operations: Items::check(inner).unwrap(),
+            },
+            Operation::OpenSession,
+            Operation::Once { session: 7, sequence: 1, operation: &inner[4..] },
+            Operation::Publish { channel: b"news", message: b"all is well" },
         ]
         .into_iter()
         .map(|operation| Command { key, operation })

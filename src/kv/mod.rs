@@ -7,8 +7,13 @@
 
 mod command;
 mod digest;
+mod expiry;
+mod generic;
+mod hashes;
 mod items;
+mod keyspace;
 mod number;
+mod object;
 mod outcome;
 mod sessions;
 mod shards;
@@ -16,15 +21,18 @@ mod slot;
 mod snapshot;
 mod store;
 mod strings;
+mod verbs;
 mod view;
 
 pub use command::{Command, CommandError, Condition, Operation};
 pub use items::{Items, ItemsBuffer};
 pub use number::parse_integer;
-pub use outcome::{Outcome, Refusal};
+pub use object::Kind;
+pub use outcome::{Double, Outcome, Refusal};
 pub use sessions::REMEMBERED_MAX;
 pub use slot::{SLOT_COUNT, slot_of};
 pub use snapshot::{SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter};
 pub use store::{Applied, Store, WARMED_MAX};
 pub use strings::VALUE_BYTES_MAX;
+pub use verbs::Verb;
 pub use view::View;

@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 
+use super::object::Kind;
+
 /// What came of a command: the same on every replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -26,17 +28,82 @@ pub enum Outcome {
     Refused(Refusal),
     /// It was done, but long ago: what came of it is no longer remembered.
     Forgotten,
+    /// What a key holds, if anything.
+    Type(Option<Kind>),
+    /// A number with a fraction.
+    Double(Double),
+    /// No list, where there could have been one.
+    NoList,
+    /// It can't be done, in words that quote what was asked; nothing was done.
+    Error(Bytes),
+    /// Several outcomes in order.
+    List(Vec<Outcome>),
+    /// The same two by two, in order: a list of lists of two, which older protocols write as one.
+    Pairs(Vec<(Outcome, Outcome)>),
+    /// The same as keys and what belongs to them, in an order that says nothing.
+    Map(Vec<(Outcome, Outcome)>),
+    /// The same in an order that says nothing.
+    Set(Vec<Outcome>),
 }
 
-/// Why a command can't be done with the values there are.
+/// A number with a fraction that is never "not a number"; equal if it is the same bits.
+#[derive(Debug, Clone, Copy)]
+pub struct Double(pub f64);
+
+impl PartialEq for Double {
+    fn eq(&self, other: &Double) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+
+impl Eq for Double {}
+
+/// Why a command can't be done, with the values there are or at all. New ones go to the end of
+/// [`Refusal::ALL`]: the place there is the byte in snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The value is no whole number of 64 bits.
+    /// The value, or an argument, is no whole number of 64 bits.
     NotAnInteger,
     /// The sum would be none.
     Overflow,
     /// The value would be longer than [`VALUE_BYTES_MAX`](super::VALUE_BYTES_MAX).
     TooLong,
+    /// The key holds another kind of value.
+    WrongType,
+    /// Words in an order or number that means nothing.
+    Syntax,
+    /// The argument is no number.
+    NotAFloat,
+    /// The member's value in a hash is no whole number.
+    HashNotAnInteger,
+    /// There is no such key, and there must be.
+    NoSuchKey,
+    /// The argument must be above 0.
+    NotPositive,
+    /// Not a number that a count may be.
+    OutOfRange,
+}
+
+impl Refusal {
+    /// All of them, by the byte that stands for each.
+    pub(super) const ALL: &[Refusal] = &[
+        Refusal::NotAnInteger,
+        Refusal::Overflow,
+        Refusal::TooLong,
+        Refusal::WrongType,
+        Refusal::Syntax,
+        Refusal::NotAFloat,
+        Refusal::HashNotAnInteger,
+        Refusal::NoSuchKey,
+        Refusal::NotPositive,
+        Refusal::OutOfRange,
+    ];
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Outcome {
+        Outcome::Refused(refusal)
+    }
 }
 
 impl Outcome {
@@ -45,10 +112,29 @@ impl Outcome {
         Outcome::Integer(i64::try_from(count).expect("there are fewer bytes than 2^63"))
     }
 
+    /// An error in words, which begin with its code.
+    pub(super) fn error(text: impl Into<String>) -> Outcome {
+        Outcome::Error(Bytes::from(text.into()))
+    }
+
+    /// 1 or 0.
+    pub(super) fn flag(truth: bool) -> Outcome {
+        Outcome::Integer(truth.into())
+    }
+
     /// Bytes of values that it holds in memory.
-    pub(super) fn value_bytes(&self) -> usize {
+    pub fn value_bytes(&self) -> usize {
+        let both = |(one, other): &(Outcome, Outcome)| one.value_bytes() + other.value_bytes();
         match self {
+            Outcome::List(outcomes) | Outcome::Set(outcomes) => {
+                size_of_val(&outcomes[..])
+                    + outcomes.iter().map(Outcome::value_bytes).sum::<usize>()
+            }
+            Outcome::Pairs(pairs) | Outcome::Map(pairs) => {
+                size_of_val(&pairs[..]) + pairs.iter().map(both).sum::<usize>()
+            }
             Outcome::Value(value) => value.as_ref().map_or(0, Bytes::len),
+            Outcome::Error(text) => text.len(),
             Outcome::Values(values) => values.iter().flatten().map(Bytes::len).sum(),
             Outcome::Done
             | Outcome::Deleted(_)
@@ -57,7 +143,10 @@ impl Outcome {
             | Outcome::Unchanged
             | Outcome::Integer(_)
             | Outcome::Refused(_)
-            | Outcome::Forgotten => 0,
+            | Outcome::Forgotten
+            | Outcome::Type(_)
+            | Outcome::Double(_)
+            | Outcome::NoList => 0,
         }
     }
 }

@@ -83,6 +83,15 @@ impl Shards {
         self.shards[place(number)].table().find(number, is_it)
     }
 
+    /// The same, to be changed.
+    pub(super) fn find_mut(
+        &mut self,
+        number: u64,
+        is_it: impl FnMut(&Pair) -> bool,
+    ) -> Option<&mut Pair> {
+        self.shards[place(number)].table_mut().find_mut(number, is_it)
+    }
+
     /// Changes the pair of that number for which `is_it` holds, or puts one in.
     pub(super) fn put(
         &mut self,
@@ -111,6 +120,19 @@ impl Shards {
     /// All pairs.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Pair> {
         self.shards.iter().flat_map(|shard| shard.table().iter())
+    }
+
+    /// The pairs of one table: the first, from that number's on, of which one is `wanted`; none if
+    /// there is no such table.
+    pub(super) fn some_table(
+        &self,
+        number: u64,
+        wanted: impl Fn(&Pair) -> bool,
+    ) -> impl Iterator<Item = &Pair> {
+        let (before, from) = self.shards.split_at(place(number));
+        let mut tables = from.iter().chain(before).map(Shard::table);
+        let table = tables.find(|table| table.iter().any(&wanted));
+        table.into_iter().flat_map(Table::iter).filter(move |pair| wanted(pair))
     }
 
     /// How many there are.

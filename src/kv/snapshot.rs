@@ -1,9 +1,9 @@
 //! A snapshot: the whole state as bytes, for the disk and for followers that are far behind.
 //!
 //! ```text
-//!  +-------+---------+------------+--------+---------+  header: 16, 4, 16, 8 and 8 bytes
-//!  | magic | version | last entry | digest |  pairs  |
-//!  +-------+---------+------------+--------+---------+
+//!  +-------+---------+------------+--------+-------+-------+  header: 16, 4, 16, 8, 8, 8 bytes
+//!  | magic | version | last entry | digest | pairs | clock |
+//!  +-------+---------+------------+--------+-------+-------+
 //!  +------+-------+--------+-----------+--------+       blocks: 1, 4, 4, length and 4 bytes;
 //!  | kind | count | length |   items   | crc32c |       pairs, then requests, then the end
 //!  +------+-------+--------+-----------+--------+
@@ -15,16 +15,18 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::types::{ClientId, EntryId, RequestId, RequestKey};
+use crate::types::{ClientId, EntryId, Index, RequestId, RequestKey};
 
-use super::digest::{Digest, fingerprint, key_number};
-use super::outcome::{Outcome, Refusal};
-use super::store::{Pair, Store};
+use super::digest::Digest;
+use super::expiry::Millis;
+use super::object::{Kind, Object};
+use super::outcome::{Double, Outcome, Refusal};
+use super::store::{Pair, Restored, Store, digest_of};
 use super::view::View;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8;
+const VERSION: u32 = 2;
+const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8;
 /// Bytes of a block before its items, and behind them.
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 4;
 const CHECKSUM_BYTES: usize = 4;
@@ -35,7 +37,8 @@ const BLOCK_BYTES_MAX: usize = 160 << 20;
 
 const PAIRS: u8 = 1;
 const REQUESTS: u8 = 2;
-const END: u8 = 3;
+/// Leaves room for kinds to come.
+const END: u8 = 9;
 
 /// Why bytes are no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,7 +103,13 @@ struct Blocks {
 
 impl Blocks {
     /// Begins with the header.
-    fn header(last: EntryId, digest: u64, key_count: usize, sink: Sink<'_>) -> Blocks {
+    fn header(
+        last: EntryId,
+        digest: u64,
+        key_count: usize,
+        clock: Millis,
+        sink: Sink<'_>,
+    ) -> Blocks {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.put_slice(MAGIC);
         header.put_u32_le(VERSION);
@@ -108,6 +117,7 @@ impl Blocks {
         header.put_u64_le(last.index.0);
         header.put_u64_le(digest);
         header.put_u64_le(key_count as u64);
+        header.put_u64_le(clock);
         sink(&header);
         let chain = crc32c::crc32c(&header);
         Blocks { bytes: HEADER_BYTES as u64, chain, ..Blocks::default() }
@@ -131,8 +141,14 @@ impl Blocks {
 
     fn pair(&mut self, pair: &Pair, sink: Sink<'_>) {
         self.item(sink, |block| {
+            block.put_u8(pair.kind() as u8);
+            block.put_u64_le(pair.revision());
+            block.put_u64_le(pair.end().unwrap_or(0));
             put_bytes(pair.key(), block);
-            put_bytes(pair.value(), block);
+            match pair.object() {
+                None => put_bytes(pair.value(), block),
+                Some(object) => object.write(block),
+            }
         });
     }
 
@@ -177,7 +193,7 @@ impl Store {
     /// Writes the state, which ends with the entry `last`, piece by piece.
     pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "the state ends with another entry");
-        let mut blocks = Blocks::header(last, self.digest(), self.key_count(), sink);
+        let mut blocks = Blocks::header(last, self.digest(), self.key_count(), self.clock(), sink);
         blocks.begin(PAIRS);
         for pair in self.pairs() {
             blocks.pair(pair, sink);
@@ -209,9 +225,9 @@ impl SnapshotWriter {
     /// Writes the next part; what the snapshot is told by, if that was the last one. Not to be
     /// called again then.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
-        let View { last, digest, key_count, tables, remembered } = &mut self.view;
+        let View { last, digest, clock, key_count, tables, remembered } = &mut self.view;
         let blocks = self.blocks.get_or_insert_with(|| {
-            let mut blocks = Blocks::header(*last, *digest, *key_count, sink);
+            let mut blocks = Blocks::header(*last, *digest, *key_count, *clock, sink);
             blocks.begin(PAIRS);
             blocks
         });
@@ -254,6 +270,7 @@ struct Header {
     last: EntryId,
     digest: u64,
     pairs: u64,
+    clock: Millis,
 }
 
 impl SnapshotReader {
@@ -296,7 +313,7 @@ impl SnapshotReader {
     pub fn finish(mut self) -> Result<(Store, SnapshotMark), SnapshotError> {
         let mark = self.mark()?;
         let mut store = self.store.take().expect("one that only checks is asked for its mark");
-        store.move_to(mark.last.index);
+        store.move_to(mark.last.index, self.clock());
         Ok((store, mark))
     }
 
@@ -312,15 +329,18 @@ impl SnapshotReader {
         if !self.buffer.is_empty() {
             return Err(self.damaged("something follows the end"));
         }
-        let index = header.last.index;
         let digest = match &self.store {
-            Some(store) => store.digest_at(index),
-            None => self.digest.at(index.0),
+            Some(store) => store.digest_as(header.last.index, header.clock),
+            None => digest_of(self.digest, header.last.index, header.clock),
         };
         if self.pairs != header.pairs || digest != header.digest {
             return Err(SnapshotError::Contents { pairs: self.pairs });
         }
         Ok(SnapshotMark { last: header.last, bytes, checksum: self.chain })
+    }
+
+    fn clock(&self) -> Millis {
+        self.header.map_or(0, |header| header.clock)
     }
 
     fn damaged(&self, what: &'static str) -> SnapshotError {
@@ -345,7 +365,8 @@ impl SnapshotReader {
         }
         let last = EntryId::new(bytes.get_u64_le(), bytes.get_u64_le());
         let (digest, pairs) = (bytes.get_u64_le(), bytes.get_u64_le());
-        self.header = Some(Header { last, digest, pairs });
+        let clock = bytes.get_u64_le();
+        self.header = Some(Header { last, digest, pairs, clock });
         Ok(true)
     }
 
@@ -374,12 +395,12 @@ impl SnapshotReader {
         // Checked bytes, which a block's writer would not write otherwise.
         let read = (0..count).try_for_each(|_| match kind {
             PAIRS => {
-                let (key, value) = (take_bytes(&mut items)?, take_bytes(&mut items)?);
+                let pair = take_pair(&mut items)?;
                 self.pairs += 1;
                 if let Some(store) = &mut self.store {
-                    return store.restore_pair(key, value).then_some(());
+                    return store.restore_pair(pair).then_some(());
                 }
-                self.digest.add(fingerprint(key_number(key), value));
+                self.digest.add(pair.print());
                 Some(())
             }
             REQUESTS => {
@@ -401,16 +422,31 @@ impl SnapshotReader {
     }
 }
 
-fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+/// Writes a byte string behind its length.
+pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.put_u32_le(u32::try_from(bytes.len()).expect("limits keep keys and values far below"));
     out.put_slice(bytes);
 }
 
-fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
+/// Reads what [`put_bytes`] wrote.
+pub(super) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
     let length = from.try_get_u32_le().ok()? as usize;
     let (bytes, rest) = from.split_at_checked(length)?;
     *from = rest;
     Some(bytes)
+}
+
+fn take_pair<'b>(from: &mut &'b [u8]) -> Option<Restored<'b>> {
+    let kind = *Kind::ALL.get(usize::from(from.try_get_u8().ok()?))?;
+    let revision = Index(from.try_get_u64_le().ok()?);
+    let end = Some(from.try_get_u64_le().ok()?).filter(|end| *end != 0);
+    let key = take_bytes(from)?;
+    let (value, object) = if kind == Kind::String {
+        (take_bytes(from)?, None)
+    } else {
+        (&[][..], Some(Object::read(kind, from)?))
+    };
+    Some(Restored { key, value, revision, end, object })
 }
 
 fn take_key(from: &mut &[u8]) -> Option<RequestKey> {
@@ -458,19 +494,71 @@ fn put_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
                 put_value(value.as_ref(), out);
             }
         }
-        Outcome::Refused(refusal) => out.put_slice(&[
-            8,
-            match refusal {
-                Refusal::NotAnInteger => 0,
-                Refusal::Overflow => 1,
-                Refusal::TooLong => 2,
-            },
-        ]),
+        Outcome::Refused(refusal) => {
+            let place = Refusal::ALL.iter().position(|there| there == refusal);
+            let byte = place.and_then(|place| u8::try_from(place).ok());
+            out.put_slice(&[8, byte.expect("all refusals are in the list, which is short")]);
+        }
         Outcome::Forgotten => out.put_u8(9),
+        Outcome::Type(kind) => {
+            out.put_u8(10);
+            out.put_u8(kind.map_or(u8::MAX, |kind| kind as u8));
+        }
+        Outcome::Double(number) => {
+            out.put_u8(11);
+            out.put_u64_le(number.0.to_bits());
+        }
+        Outcome::NoList => out.put_u8(12),
+        Outcome::List(outcomes) => put_outcomes(13, outcomes, out),
+        Outcome::Set(outcomes) => put_outcomes(14, outcomes, out),
+        Outcome::Pairs(pairs) => put_outcome_pairs(15, pairs, out),
+        Outcome::Map(pairs) => put_outcome_pairs(16, pairs, out),
+        Outcome::Error(text) => {
+            out.put_u8(17);
+            put_bytes(text, out);
+        }
     }
 }
 
+fn put_outcomes(kind: u8, outcomes: &[Outcome], out: &mut Vec<u8>) {
+    out.put_u8(kind);
+    out.put_u32_le(u32::try_from(outcomes.len()).expect("limits keep lists far below"));
+    for outcome in outcomes {
+        put_outcome(outcome, out);
+    }
+}
+
+fn put_outcome_pairs(kind: u8, pairs: &[(Outcome, Outcome)], out: &mut Vec<u8>) {
+    out.put_u8(kind);
+    out.put_u32_le(u32::try_from(pairs.len()).expect("limits keep lists far below"));
+    for (one, other) in pairs {
+        put_outcome(one, out);
+        put_outcome(other, out);
+    }
+}
+
+/// How deep outcomes lie in one another: what a transaction's reply holds, and one more.
+const OUTCOME_DEPTH_MAX: usize = 6;
+
 fn take_outcome(from: &mut &[u8]) -> Option<Outcome> {
+    take_outcome_in(from, 0)
+}
+
+fn take_outcomes(from: &mut &[u8], depth: usize) -> Option<Vec<Outcome>> {
+    let count = from.try_get_u32_le().ok()?;
+    (0..count).map(|_| take_outcome_in(from, depth + 1)).collect()
+}
+
+fn take_outcome_pairs(from: &mut &[u8], depth: usize) -> Option<Vec<(Outcome, Outcome)>> {
+    let count = from.try_get_u32_le().ok()?;
+    let take = |_| Some((take_outcome_in(from, depth + 1)?, take_outcome_in(from, depth + 1)?));
+    (0..count).map(take).collect()
+}
+
+fn take_outcome_in(from: &mut &[u8], depth: usize) -> Option<Outcome> {
+    if depth > OUTCOME_DEPTH_MAX {
+        return None;
+    }
     Some(match from.try_get_u8().ok()? {
         0 => Outcome::Done,
         1 => Outcome::Value(take_value(from)?),
@@ -483,13 +571,22 @@ fn take_outcome(from: &mut &[u8]) -> Option<Outcome> {
             let count = from.try_get_u32_le().ok()?;
             Outcome::Values((0..count).map(|_| take_value(from)).collect::<Option<_>>()?)
         }
-        8 => Outcome::Refused(match from.try_get_u8().ok()? {
-            0 => Refusal::NotAnInteger,
-            1 => Refusal::Overflow,
-            2 => Refusal::TooLong,
-            _ => return None,
-        }),
+        8 => Outcome::Refused(*Refusal::ALL.get(usize::from(from.try_get_u8().ok()?))?),
         9 => Outcome::Forgotten,
+        10 => Outcome::Type(match from.try_get_u8().ok()? {
+            u8::MAX => None,
+            byte => Some(*Kind::ALL.get(usize::from(byte))?),
+        }),
+        11 => {
+            let number = f64::from_bits(from.try_get_u64_le().ok()?);
+            Outcome::Double(Some(Double(number)).filter(|number| !number.0.is_nan())?)
+        }
+        12 => Outcome::NoList,
+        13 => Outcome::List(take_outcomes(from, depth)?),
+        14 => Outcome::Set(take_outcomes(from, depth)?),
+        15 => Outcome::Pairs(take_outcome_pairs(from, depth)?),
+        16 => Outcome::Map(take_outcome_pairs(from, depth)?),
+        17 => Outcome::Error(Bytes::copy_from_slice(take_bytes(from)?)),
         _ => return None,
     })
 }
@@ -506,7 +603,6 @@ fn take_flag(from: &mut &[u8]) -> Option<bool> {
 mod tests {
     use super::*;
     use crate::kv::{Command, Condition, Operation};
-    use crate::types::Index;
     use proptest::prelude::*;
 
     /// A store in which every kind of outcome is remembered, but one.
@@ -628,7 +724,7 @@ mod tests {
         assert_eq!((copy.digest(), copy.key_count()), (before, key_count));
         assert_eq!(read_mark, mark);
         for number in 0..3_000 {
-            let value = copy.value(&name(number)).map(<[u8]>::to_vec);
+            let value = copy.string(&name(number)).unwrap().map(<[u8]>::to_vec);
             assert_eq!(value, Some(number.to_string().into_bytes()));
         }
         let mut checking = SnapshotReader::checking();

@@ -4,6 +4,8 @@
 
 use std::fmt;
 use std::hint::black_box;
+use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::hash_table::Entry;
@@ -11,11 +13,15 @@ use hashbrown::hash_table::Entry;
 use crate::types::{EntryId, Index, RequestKey};
 
 use super::command::{Command, CommandError, Operation};
-use super::digest::{Digest, fingerprint, key_number};
+use super::digest::{Digest, fingerprint, key_number, mix};
+use super::expiry::{Expiry, Millis};
+use super::items::Items;
+use super::object::{Content, Kind, Object};
 use super::outcome::Outcome;
 use super::sessions::{REMEMBERED_MAX, Sessions};
 use super::shards::Shards;
 use super::slot::slot_of;
+use super::verbs::Words;
 use super::view::View;
 
 /// Most commands that [`Store::warm`] takes: about as many waits as a processor has at once.
@@ -35,16 +41,21 @@ pub struct Applied {
 /// The state machine.
 ///
 /// Invariant: `digest` is the sum of the fingerprints in `pairs`, and each of those belongs to its
-/// pair. Nothing is decided by the order in which `pairs` has them.
+/// pair. `expiry` has the keys that end, each once. Nothing is decided by the order in which
+/// `pairs` has them.
 pub struct Store {
     pairs: Shards,
     digest: Digest,
+    pub(super) expiry: Expiry,
     sessions: Sessions,
+    /// The log's clock.
+    pub(super) clock: Millis,
     applied_index: Index,
 }
 
-/// A key and its value, behind each other in one piece of memory: whoever looks up the one is
-/// about to read or write the other, and on its way here each piece costs a wait for memory.
+/// A key and what it holds. A string is behind its key in one piece of memory: whoever looks up
+/// the one is about to read or write the other, and on its way here each piece costs a wait for
+/// memory.
 #[derive(Clone)]
 pub(super) struct Pair {
     bytes: Bytes,
@@ -53,6 +64,12 @@ pub(super) struct Pair {
     pub(super) number: u64,
     /// Kept so that the value need not be read again to be taken off the digest.
     fingerprint: u64,
+    /// The entry that changed it last.
+    revision: Index,
+    /// When it ends, if it does.
+    end: Option<NonZeroU64>,
+    /// `None` for a string.
+    object: Option<Object>,
 }
 
 impl Pair {
@@ -60,14 +77,83 @@ impl Pair {
         &self.bytes[..self.key_bytes]
     }
 
+    /// The string, if it holds one; else nothing.
     pub(super) fn value(&self) -> &[u8] {
         &self.bytes[self.key_bytes..]
     }
 
-    /// The value, sharing the pair's memory.
-    fn shared_value(&self) -> Bytes {
+    /// The same, sharing the pair's memory.
+    pub(super) fn shared_value(&self) -> Bytes {
         self.bytes.slice(self.key_bytes..)
     }
+
+    /// The key, sharing the pair's memory.
+    pub(super) fn shared_key(&self) -> Bytes {
+        self.bytes.slice(..self.key_bytes)
+    }
+
+    /// Bytes of memory it takes, about.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Pair>() + self.bytes.len() + self.object().map_or(0, Object::bytes)
+    }
+
+    pub(super) fn object(&self) -> Option<&Object> {
+        self.object.as_ref()
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.object.as_ref().map_or(Kind::String, Object::kind)
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision.0
+    }
+
+    pub(super) fn end(&self) -> Option<Millis> {
+        self.end.map(NonZeroU64::get)
+    }
+
+    /// Whether its time is over.
+    fn has_ended(&self, clock: Millis) -> bool {
+        self.end().is_some_and(|end| end <= clock)
+    }
+
+    /// Its number in the digest, anew.
+    fn print(&self) -> u64 {
+        let content = match &self.object {
+            None => fingerprint(self.number, self.value()),
+            Some(object) => object_print(self.number, object),
+        };
+        with_end(content, self.end)
+    }
+}
+
+/// The number of a pair with an object, as long as it does not end.
+fn object_print(number: u64, object: &Object) -> u64 {
+    mix(mix(number, object.kind() as u64 + 1), object.digest())
+}
+
+/// The number of a pair, by that of the same without an end.
+fn with_end(content: u64, end: Option<NonZeroU64>) -> u64 {
+    end.map_or(content, |end| mix(content, end.get()))
+}
+
+/// A state's number by its pairs', its place in the log and the log's clock.
+pub(super) fn digest_of(pairs: Digest, index: Index, clock: Millis) -> u64 {
+    let there = pairs.at(index.0);
+    // As it always was where no clock has come by.
+    if clock == 0 { there } else { mix(there, clock) }
+}
+
+/// A moment as it is kept. There is no key that ended before 1970.
+fn moment(end: Option<Millis>) -> Option<NonZeroU64> {
+    end.map(|end| NonZeroU64::new(end).unwrap_or(NonZeroU64::MIN))
+}
+
+/// The number by which a request's chances are decided: no other request has the same.
+fn chance_of(key: &RequestKey) -> u64 {
+    let (halves, _) = key.request.0.as_chunks::<8>();
+    halves.iter().fold(key.client.0.into(), |state, half| mix(state, u64::from_le_bytes(*half)))
 }
 
 impl Default for Store {
@@ -82,7 +168,9 @@ impl Store {
         Store {
             pairs: Shards::default(),
             digest: Digest::default(),
+            expiry: Expiry::default(),
             sessions: Sessions::new(requests),
+            clock: 0,
             applied_index: Index::ZERO,
         }
     }
@@ -108,15 +196,20 @@ impl Store {
             let key = RequestKey::default();
             return Applied { key, outcome: Outcome::Malformed, repeated: false };
         };
+        if let Operation::Clock { millis } = operation {
+            self.move_clock(millis);
+        }
+        self.remove_ended();
+        let chance = chance_of(&key);
         // A read that came through the log changes nothing, so doing it again is as good as
-        // remembering it, and values don't pile up in memory.
-        if let Some(outcome) = self.answer(&operation) {
+        // remembering it, and values don't pile up in memory. The clock is nobody's request.
+        if let Some(outcome) = self.answer(&operation, chance) {
             return Applied { key, outcome, repeated: false };
         }
         if let Some(outcome) = self.sessions.outcome(&key) {
             return Applied { key, outcome: outcome.clone(), repeated: true };
         }
-        let outcome = self.perform(&operation);
+        let outcome = self.perform(&operation, chance);
         self.sessions.remember(key, outcome.clone());
         Applied { key, outcome, repeated: false }
     }
@@ -166,7 +259,13 @@ impl Store {
         &self,
         command: &Command<'_>,
     ) -> Result<(RequestKey, Outcome), CommandError> {
-        Ok((command.key, self.answer(&command.operation).ok_or(CommandError::NotARead)?))
+        let Command { key, operation } = command;
+        let outcome = match operation {
+            // It takes no part in the state and is no read for all that.
+            Operation::Clock { .. } => None,
+            _ => self.answer(operation, chance_of(key)),
+        };
+        Ok((*key, outcome.ok_or(CommandError::NotARead)?))
     }
 
     /// Up to here the log is in the state.
@@ -177,12 +276,12 @@ impl Store {
     /// The state as a number: equal pairs at an equal applied index give an equal number on every
     /// replica, and different ones in all likelihood a different one. Costs nothing to ask.
     pub fn digest(&self) -> u64 {
-        self.digest.at(self.applied_index.0)
+        self.digest_as(self.applied_index, self.clock)
     }
 
-    /// The same, if the state were that at `index`.
-    pub(super) fn digest_at(&self, index: Index) -> u64 {
-        self.digest.at(index.0)
+    /// The same, if the state were that at `index` and the log's clock there.
+    pub(super) fn digest_as(&self, index: Index, clock: Millis) -> u64 {
+        digest_of(self.digest, index, clock)
     }
 
     /// How many keys have a value.
@@ -203,7 +302,17 @@ impl Store {
         let remembered = self.remembered().map(|(key, outcome)| (*key, outcome.clone()));
         let (digest, key_count) = (self.digest(), self.key_count());
         let remembered = remembered.collect();
-        View { last, digest, key_count, tables: self.pairs.share(), remembered }
+        let clock = self.clock;
+        View { last, digest, clock, key_count, tables: self.pairs.share(), remembered }
+    }
+
+    /// See [`Shards::some_table`].
+    pub(super) fn some_table(
+        &self,
+        number: u64,
+        wanted: impl Fn(&Pair) -> bool,
+    ) -> impl Iterator<Item = &Pair> {
+        self.pairs.some_table(number, wanted)
     }
 
     /// All pairs, in an order that says nothing.
@@ -216,10 +325,24 @@ impl Store {
         self.sessions.iter()
     }
 
-    /// Puts back a pair of a snapshot. False if the key has a value already.
-    pub(super) fn restore_pair(&mut self, key: &[u8], value: &[u8]) -> bool {
-        let fresh = self.value(key).is_none();
-        self.put(key, value);
+    /// Puts back a pair of a snapshot. False if the key is there already.
+    pub(super) fn restore_pair(&mut self, restored: Restored<'_>) -> bool {
+        let Restored { key, value, revision, end, object } = restored;
+        let number = key_number(key);
+        let fresh = self.pairs.find(number, |pair| pair.key() == key).is_none();
+        let applied = std::mem::replace(&mut self.applied_index, revision);
+        match object {
+            None => {
+                let print = fingerprint(number, value);
+                self.place(key, number, print, end, None, |_| [key, value].concat().into());
+            }
+            Some(object) => {
+                let print = object_print(number, &object);
+                let bytes = Bytes::copy_from_slice(key);
+                self.place(key, number, print, end, Some(object), |_| bytes);
+            }
+        }
+        self.applied_index = applied;
         fresh
     }
 
@@ -232,9 +355,11 @@ impl Store {
         fresh
     }
 
-    /// The state that was put back is that after the entry at `index`.
-    pub(super) fn move_to(&mut self, index: Index) {
+    /// The state that was put back is that after the entry at `index`, at which the log's clock
+    /// was there.
+    pub(super) fn move_to(&mut self, index: Index, clock: Millis) {
         self.applied_index = index;
+        self.clock = clock;
     }
 
     fn advance(&mut self, index: Index) {
@@ -244,105 +369,204 @@ impl Store {
     }
 
     /// What a read gives; `None` for what may change the state.
-    fn answer(&self, operation: &Operation<'_>) -> Option<Outcome> {
+    fn answer(&self, operation: &Operation<'_>, chance: u64) -> Option<Outcome> {
+        let value = |key| self.shared_string(key).map_or_else(Outcome::Refused, Outcome::Value);
         Some(match operation {
-            Operation::Get { key } => Outcome::Value(self.shared_value(key)),
+            Operation::Get { key } => value(key),
             Operation::GetMany { keys } => {
-                Outcome::Values(keys.iter().map(|key| self.shared_value(key)).collect())
+                let value = |key| self.shared_string(key).unwrap_or_default();
+                Outcome::Values(keys.iter().map(value).collect())
             }
             Operation::Exists { keys } => {
-                Outcome::count(keys.iter().filter(|key| self.value(key).is_some()).count())
+                Outcome::count(keys.iter().filter(|key| self.pair(key).is_some()).count())
             }
-            Operation::Length { key } => Outcome::count(self.value(key).map_or(0, <[u8]>::len)),
+            Operation::Length { key } => match self.string(key) {
+                Ok(value) => Outcome::count(value.map_or(0, <[u8]>::len)),
+                Err(refusal) => Outcome::Refused(refusal),
+            },
             Operation::Count => Outcome::count(self.pairs.len()),
             Operation::CountInSlot { slot } => {
                 let is_there = |pair: &&Pair| slot_of(pair.key()) == *slot;
                 Outcome::count(self.pairs.iter().filter(is_there).count())
             }
+            Operation::Call { verb, words } if verb.is_read() => {
+                verb.read(self, &Words::new(*words, chance)).ok()?
+            }
+            Operation::Clock { .. } => Outcome::Done,
             _ => return None,
         })
     }
 
     /// Does what changes the state.
-    fn perform(&mut self, operation: &Operation<'_>) -> Outcome {
+    fn perform(&mut self, operation: &Operation<'_>, chance: u64) -> Outcome {
         match *operation {
             Operation::Put { key, value } => {
                 self.put(key, value);
+                self.note("set", key);
                 Outcome::Done
             }
-            Operation::Delete { key } => Outcome::Deleted(self.remove(key).is_some()),
+            Operation::Delete { key } => Outcome::Deleted(self.delete(key)),
             Operation::Transfer { from, to, amount } => {
                 Outcome::Transferred(self.transfer(from, to, amount))
             }
             Operation::Set { key, value, condition, tell_old } => {
                 self.set(key, value, condition, tell_old)
             }
-            Operation::Take { key } => Outcome::Value(self.remove(key)),
+            Operation::Take { key } => match self.shared_string(key) {
+                Ok(value) => {
+                    self.delete(key);
+                    Outcome::Value(value)
+                }
+                Err(refusal) => Outcome::Refused(refusal),
+            },
             Operation::Append { key, value } => self.append(key, value),
             Operation::Add { key, amount } => self.add(key, amount),
             Operation::PutMany { pairs } => {
-                pairs.pairs().for_each(|(key, value)| self.put(key, value));
+                for (key, value) in pairs.pairs() {
+                    self.put(key, value);
+                    self.note("set", key);
+                }
                 Outcome::Done
             }
             Operation::DeleteMany { keys } => {
-                Outcome::count(keys.iter().filter(|key| self.remove(key).is_some()).count())
+                Outcome::count(keys.iter().filter(|key| self.delete(key)).count())
             }
             Operation::Clear => {
                 self.clear();
                 Outcome::Done
             }
+            Operation::Call { verb, words } => verb.run(self, &Words::new(words, chance)),
+            Operation::Transaction { watched, operations } => {
+                self.transact(watched, operations, chance)
+            }
+            // Who listens is no part of the state.
+            Operation::Publish { .. } => Outcome::Done,
+            Operation::OpenSession | Operation::Once { .. } => Outcome::Malformed,
             Operation::Get { .. }
             | Operation::GetMany { .. }
             | Operation::Exists { .. }
             | Operation::Length { .. }
             | Operation::Count
-            | Operation::CountInSlot { .. } => unreachable!("`answer` takes every read"),
+            | Operation::CountInSlot { .. }
+            | Operation::Clock { .. } => unreachable!("`answer` takes every read, and the clock"),
         }
     }
 
-    fn pair(&self, key: &[u8]) -> Option<&Pair> {
-        self.pairs.find(key_number(key), |pair| pair.key() == key)
+    /// Does one operation after another, if the keys that were watched are as they were.
+    fn transact(&mut self, watched: Items<'_>, operations: Items<'_>, chance: u64) -> Outcome {
+        let is_as_it_was = |(key, revision): (&[u8], &[u8])| {
+            revision == self.revision(key).to_le_bytes().as_slice()
+        };
+        if !watched.pairs().all(is_as_it_was) {
+            return Outcome::NoList;
+        }
+        let run = |(place, bytes): (u64, _)| {
+            let operation = Operation::decode(bytes).expect("it was looked at as a whole");
+            let chance = mix(chance, place);
+            self.answer(&operation, chance).unwrap_or_else(|| self.perform(&operation, chance))
+        };
+        Outcome::List((0..).zip(operations.iter()).map(run).collect())
     }
 
-    /// A key's value, if it has one.
-    pub(super) fn value(&self, key: &[u8]) -> Option<&[u8]> {
-        self.pair(key).map(Pair::value)
+    /// A key and what it holds, if it is there and its time is not over.
+    pub(super) fn pair(&self, key: &[u8]) -> Option<&Pair> {
+        self.pairs
+            .find(key_number(key), |pair| pair.key() == key)
+            .filter(|pair| !pair.has_ended(self.clock))
     }
 
-    /// The same, to be kept.
-    pub(super) fn shared_value(&self, key: &[u8]) -> Option<Bytes> {
-        self.pair(key).map(Pair::shared_value)
-    }
-
-    /// Sets a key to a copy of `value`. Copied, not shared with the log record: that lies among
-    /// its batch's other records, and one small value would keep the whole batch in memory.
+    /// Sets a key to a copy of `value`; whatever it held, and its end, are gone. Copied, not
+    /// shared with the log record: that lies among its batch's other records, and one small value
+    /// would keep the whole batch in memory.
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.put_until(key, value, None);
+    }
+
+    /// The same, and the key ends at a moment, or never.
+    pub(super) fn put_until(&mut self, key: &[u8], value: &[u8], end: Option<Millis>) {
         let number = key_number(key);
-        let fingerprint = fingerprint(number, value);
-        self.place(key, number, fingerprint, |old| match old {
+        let print = fingerprint(number, value);
+        self.place(key, number, print, end, None, |old| match old {
             Some(old) => overwritten(old, key, value),
             None => [key, value].concat().into(),
         });
     }
 
-    /// Makes a key's value longer; its length then.
+    /// The same, and the key ends when it did before.
+    pub(super) fn put_within(&mut self, key: &[u8], value: &[u8]) {
+        self.put_until(key, value, self.end_of(key));
+    }
+
+    /// Makes a key's string longer, which ends when it did; its length then.
     pub(super) fn extend(&mut self, key: &[u8], more: &[u8]) -> usize {
-        let bytes = Bytes::from([key, self.value(key).unwrap_or_default(), more].concat());
+        let (old, end) = self.pair(key).map_or((&[][..], None), |pair| (pair.value(), pair.end()));
+        let bytes = Bytes::from([key, old, more].concat());
         let (number, value) = (key_number(key), &bytes[key.len()..]);
-        let (fingerprint, length) = (fingerprint(number, value), value.len());
-        self.place(key, number, fingerprint, |_| bytes);
+        let (print, length) = (fingerprint(number, value), value.len());
+        self.place(key, number, print, end, None, |_| bytes);
         length
     }
 
-    /// Puts a pair in, whose bytes `make` gives for those that are there.
+    /// A key that holds this object and does not end.
+    pub(super) fn begin(&mut self, key: &[u8], object: Object) {
+        let number = key_number(key);
+        let print = object_print(number, &object);
+        self.place(key, number, print, None, Some(object), |_| Bytes::copy_from_slice(key));
+    }
+
+    /// Changes the content of a key that is there and holds one of this kind. See
+    /// [`Store::change`].
+    pub(super) fn change_pair<C: Content, R>(
+        &mut self,
+        key: &[u8],
+        change: impl FnOnce(&mut C) -> (R, bool),
+    ) -> R {
+        let is_it = |pair: &Pair| pair.key() == key;
+        let pair = self.pairs.find_mut(key_number(key), is_it).expect("the key is there");
+        let object = pair.object.as_mut().and_then(C::of_mut).expect("it is of that kind");
+        let content = Arc::make_mut(object);
+        let (result, changed) = change(content);
+        let is_empty = content.is_empty();
+        if changed {
+            self.digest.remove(pair.fingerprint);
+            pair.fingerprint = pair.print();
+            pair.revision = self.applied_index;
+            self.digest.add(pair.fingerprint);
+        }
+        if is_empty {
+            self.remove(key);
+        }
+        result
+    }
+
+    /// Moves the end of a key that is there; `None` for never.
+    pub(super) fn set_end(&mut self, key: &[u8], end: Option<Millis>) {
+        let is_it = |pair: &Pair| pair.key() == key;
+        let pair = self.pairs.find_mut(key_number(key), is_it).expect("the key is there");
+        let before = pair.end();
+        pair.end = moment(end);
+        self.expiry.moved(pair.number, before, pair.end());
+        self.digest.remove(pair.fingerprint);
+        pair.fingerprint = pair.print();
+        pair.revision = self.applied_index;
+        self.digest.add(pair.fingerprint);
+    }
+
+    /// Puts a pair in, whose bytes `make` gives for those that are there. `print` is its number as
+    /// if it never ended.
     fn place(
         &mut self,
         key: &[u8],
         number: u64,
-        fingerprint: u64,
+        print: u64,
+        end: Option<Millis>,
+        object: Option<Object>,
         make: impl FnOnce(Option<Bytes>) -> Bytes,
     ) {
-        let digest = &mut self.digest;
+        let (end, revision) = (moment(end), self.applied_index);
+        let fingerprint = with_end(print, end);
+        let (digest, expiry) = (&mut self.digest, &mut self.expiry);
+        let to = end.map(NonZeroU64::get);
         self.pairs.put(
             number,
             |pair| pair.key() == key,
@@ -350,15 +574,22 @@ impl Store {
                 Entry::Occupied(mut place) => {
                     let pair = place.get_mut();
                     digest.remove(pair.fingerprint);
-                    pair.fingerprint = fingerprint;
-                    pair.bytes = make(Some(std::mem::take(&mut pair.bytes)));
+                    expiry.moved(number, pair.end(), to);
+                    let bytes = make(Some(std::mem::take(&mut pair.bytes)));
+                    let key_bytes = key.len();
+                    *pair = Pair { bytes, key_bytes, number, fingerprint, revision, end, object };
                 }
                 Entry::Vacant(place) => {
+                    expiry.moved(number, None, to);
+                    let (bytes, key_bytes) = (make(None), key.len());
                     place.insert(Pair {
-                        bytes: make(None),
-                        key_bytes: key.len(),
+                        bytes,
+                        key_bytes,
                         number,
                         fingerprint,
+                        revision,
+                        end,
+                        object,
                     });
                 }
             },
@@ -366,16 +597,42 @@ impl Store {
         self.digest.add(fingerprint);
     }
 
-    /// Removes a key; its value, if it had one.
-    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Bytes> {
-        let pair = self.pairs.remove(key_number(key), |pair| pair.key() == key)?;
+    /// Removes a key on a client's behalf; whether it was there.
+    pub(super) fn delete(&mut self, key: &[u8]) -> bool {
+        let was = self.remove(key);
+        if was {
+            self.note("del", key);
+        }
+        was
+    }
+
+    /// Removes a key; whether it was there.
+    pub(super) fn remove(&mut self, key: &[u8]) -> bool {
+        let Some(pair) = self.pairs.remove(key_number(key), |pair| pair.key() == key) else {
+            return false;
+        };
+        self.gone(&pair);
+        !pair.has_ended(self.clock)
+    }
+
+    /// Removes the key of that number that ends at that moment; the key.
+    pub(super) fn take_ended(&mut self, number: u64, end: Millis) -> Bytes {
+        let is_it = |pair: &Pair| pair.number == number && pair.end() == Some(end);
+        let pair = self.pairs.remove(number, is_it).expect("each key that ends is there");
+        self.gone(&pair);
+        pair.shared_key()
+    }
+
+    /// A pair has been taken out.
+    fn gone(&mut self, pair: &Pair) {
         self.digest.remove(pair.fingerprint);
-        Some(pair.shared_value())
+        self.expiry.moved(pair.number, pair.end(), None);
     }
 
     fn clear(&mut self) {
         self.pairs = Shards::default();
         self.digest = Digest::default();
+        self.expiry.clear();
     }
 
     fn transfer(&mut self, from: &[u8], to: &[u8], amount: u64) -> bool {
@@ -387,14 +644,36 @@ impl Store {
             return true;
         }
         let Some(sum) = held.checked_add(amount) else { return false };
-        self.put(from, left.to_string().as_bytes());
-        self.put(to, sum.to_string().as_bytes());
+        self.put_within(from, left.to_string().as_bytes());
+        self.put_within(to, sum.to_string().as_bytes());
         true
     }
 
     /// The number that a key holds as decimal digits, if it does.
     fn balance(&self, key: &[u8]) -> Option<u64> {
-        std::str::from_utf8(self.value(key)?).ok()?.parse().ok()
+        std::str::from_utf8(self.string(key).ok()??).ok()?.parse().ok()
+    }
+}
+
+/// A pair as it was in a snapshot.
+pub(super) struct Restored<'r> {
+    pub(super) key: &'r [u8],
+    /// The string; empty with an object.
+    pub(super) value: &'r [u8],
+    pub(super) revision: Index,
+    pub(super) end: Option<Millis>,
+    pub(super) object: Option<Object>,
+}
+
+impl Restored<'_> {
+    /// Its number in the digest.
+    pub(super) fn print(&self) -> u64 {
+        let number = key_number(self.key);
+        let content = match &self.object {
+            None => fingerprint(number, self.value),
+            Some(object) => object_print(number, object),
+        };
+        with_end(content, moment(self.end))
     }
 }
 
@@ -415,40 +694,55 @@ impl fmt::Debug for Store {
         f.debug_struct("Store")
             .field("applied_index", &self.applied_index)
             .field("keys", &self.pairs.len())
+            .field("clock", &self.clock)
             .field("remembered", &self.sessions.len())
             .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::items::ItemsBuffer;
+    use super::super::verbs::Verb;
     use super::*;
     use crate::types::{ClientId, RequestId};
 
     /// Applies one operation after another under fresh names.
-    struct Feeder {
-        store: Store,
-        requests: u8,
+    #[derive(Default)]
+    pub(in crate::kv) struct Feeder {
+        pub(in crate::kv) store: Store,
+        requests: u32,
     }
 
     impl Feeder {
-        fn new() -> Feeder {
-            Feeder { store: Store::default(), requests: 0 }
+        pub(in crate::kv) fn new() -> Feeder {
+            Feeder::default()
         }
 
-        fn apply(&mut self, operation: Operation<'_>) -> Outcome {
+        pub(in crate::kv) fn apply(&mut self, operation: Operation<'_>) -> Outcome {
             self.requests += 1;
             let applied = self.apply_as(self.requests, operation);
             assert!(!applied.repeated);
             applied.outcome
         }
 
-        fn apply_as(&mut self, request: u8, operation: Operation<'_>) -> Applied {
+        fn apply_as(&mut self, request: u32, operation: Operation<'_>) -> Applied {
             let payload = Command { key: name(request), operation }.encode();
             self.store.apply(self.store.applied_index().next(), &payload)
         }
 
-        fn get(&self, key: &[u8]) -> Option<Bytes> {
+        /// Does a verb through the log.
+        pub(in crate::kv) fn call(&mut self, verb: &str, words: &[&str]) -> Outcome {
+            let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+            self.call_bytes(verb, &words)
+        }
+
+        pub(in crate::kv) fn call_bytes(&mut self, verb: &str, words: &[&[u8]]) -> Outcome {
+            let words: ItemsBuffer = words.iter().copied().collect();
+            self.apply(Operation::Call { verb: Verb::of(verb), words: words.items() })
+        }
+
+        pub(in crate::kv) fn get(&self, key: &[u8]) -> Option<Bytes> {
             let command = Command { key: name(0), operation: Operation::Get { key } };
             match self.store.read(&command.encode()) {
                 Ok((_, Outcome::Value(value))) => value,
@@ -457,8 +751,9 @@ mod tests {
         }
     }
 
-    fn name(request: u8) -> RequestKey {
-        RequestKey { client: ClientId(1), request: RequestId([request; 16]) }
+    fn name(request: u32) -> RequestKey {
+        let request = RequestId(u128::from(request).to_be_bytes());
+        RequestKey { client: ClientId(1), request }
     }
 
     #[test]
@@ -492,7 +787,7 @@ mod tests {
     #[cfg(feature = "mutants")]
     #[test]
     fn the_forgetful_store_applies_retries_again() {
-        let mut feeder = Feeder { store: Store::forgetful(), requests: 0 };
+        let mut feeder = Feeder { store: Store::forgetful(), ..Feeder::default() };
         feeder.apply_as(1, Operation::Put { key: b"k", value: b"1" });
         feeder.apply_as(2, Operation::Delete { key: b"k" });
         assert!(!feeder.apply_as(1, Operation::Put { key: b"k", value: b"1" }).repeated);
@@ -544,6 +839,37 @@ mod tests {
         one.apply(Operation::Delete { key: b"a" });
         two.apply(Operation::Delete { key: b"b" });
         assert_ne!(one.store.digest(), two.store.digest());
+    }
+
+    #[test]
+    fn a_transaction_is_done_whole_if_what_was_watched_is_as_it_was() {
+        let mut feeder = Feeder::new();
+        feeder.apply(Operation::Put { key: b"a", value: b"1" });
+        let [old, absent] = [feeder.store.revision(b"a"), feeder.store.revision(b"b")];
+        let mut operations = ItemsBuffer::default();
+        operations.push(&Operation::Add { key: b"a", amount: 1 }.encode());
+        operations.push(&Operation::Add { key: b"b", amount: 2 }.encode());
+        operations.push(&Operation::Get { key: b"a" }.encode());
+        let transact = |feeder: &mut Feeder, a: u64, b: u64| {
+            let mut watched = ItemsBuffer::default();
+            for (key, revision) in [(b"a", a), (b"b", b)] {
+                watched.push(key);
+                watched.push(&revision.to_le_bytes());
+            }
+            let (watched, operations) = (watched.items(), operations.items());
+            feeder.apply(Operation::Transaction { watched, operations })
+        };
+        let outcomes = Outcome::List(vec![
+            Outcome::Integer(2),
+            Outcome::Integer(2),
+            Outcome::Value(Some(Bytes::from_static(b"2"))),
+        ]);
+        assert_eq!(transact(&mut feeder, old, absent), outcomes);
+        assert_eq!(transact(&mut feeder, old, absent), Outcome::NoList);
+        let [a, b] = [feeder.store.revision(b"a"), feeder.store.revision(b"b")];
+        assert_eq!(transact(&mut feeder, a, absent), Outcome::NoList);
+        assert_ne!(transact(&mut feeder, a, b), Outcome::NoList);
+        assert_eq!(feeder.get(b"b").as_deref(), Some(&b"4"[..]));
     }
 
     #[test]

@@ -2,9 +2,13 @@
 //! store when it applies an entry; like all of it, the same on every replica.
 
 use super::command::Condition;
+use super::expiry::{From, Millis, Unit, invalid, moment};
 use super::number::parse_integer;
 use super::outcome::{Outcome, Refusal};
 use super::store::Store;
+use super::verbs::{Answer, Row, Run, Words};
+
+pub(super) const VERBS: Row = &[("set", Run::Write(set_with_options))];
 
 /// Most bytes of a value. Redis's default for its longest string; part of the state machine, so
 /// no replica may have another.
@@ -19,46 +23,143 @@ impl Store {
         condition: Condition,
         tell_old: bool,
     ) -> Outcome {
-        let old = self.value(key);
+        let outcome = match self.shared_string(key) {
+            Ok(old) if tell_old => Some(Outcome::Value(old)),
+            Err(refusal) if tell_old => return Outcome::Refused(refusal),
+            _ => None,
+        };
+        let is_there = self.pair(key).is_some();
         let sets = match condition {
             Condition::Always => true,
-            Condition::IfAbsent => old.is_none(),
-            Condition::IfPresent => old.is_some(),
-        };
-        let outcome = match (tell_old, sets) {
-            (true, _) => Outcome::Value(self.shared_value(key)),
-            (false, true) => Outcome::Done,
-            (false, false) => Outcome::Unchanged,
+            Condition::IfAbsent => !is_there,
+            Condition::IfPresent => is_there,
         };
         if sets {
             self.put(key, value);
+            self.note("set", key);
         }
-        outcome
+        outcome.unwrap_or(if sets { Outcome::Done } else { Outcome::Unchanged })
     }
 
     /// Makes a value longer.
     pub(super) fn append(&mut self, key: &[u8], more: &[u8]) -> Outcome {
-        let length = self.value(key).map_or(0, <[u8]>::len) + more.len();
+        let old = match self.string(key) {
+            Ok(old) => old.map_or(0, <[u8]>::len),
+            Err(refusal) => return Outcome::Refused(refusal),
+        };
         // As in Redis, nothing is never too much.
-        if length > VALUE_BYTES_MAX && !more.is_empty() {
+        if old + more.len() > VALUE_BYTES_MAX && !more.is_empty() {
             return Outcome::Refused(Refusal::TooLong);
         }
-        Outcome::count(self.extend(key, more))
+        let length = self.extend(key, more);
+        self.note("append", key);
+        Outcome::count(length)
     }
 
     /// Adds to a number.
     pub(super) fn add(&mut self, key: &[u8], amount: i64) -> Outcome {
-        let old = match self.value(key) {
-            None => Some(0),
-            Some(value) => parse_integer(value),
+        let old = match self.string(key) {
+            Ok(None) => Some(0),
+            Ok(Some(value)) => parse_integer(value),
+            Err(refusal) => return Outcome::Refused(refusal),
         };
         let Some(old) = old else { return Outcome::Refused(Refusal::NotAnInteger) };
         let Some(sum) = old.checked_add(amount) else {
             return Outcome::Refused(Refusal::Overflow);
         };
-        self.put(key, sum.to_string().as_bytes());
+        self.put_within(key, sum.to_string().as_bytes());
+        self.note("incrby", key);
         Outcome::Integer(sum)
     }
+}
+
+/// What becomes of a key's end when it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It has none.
+    Never,
+    /// It stays as it is.
+    Kept,
+    /// So much time.
+    At(i64, &'static str),
+}
+
+/// `SET key value [NX | XX | IFEQ text | IFNE text] [GET] [EX seconds | PX milliseconds | EXAT
+/// seconds | PXAT milliseconds | KEEPTTL]`. `IFEQ` and `IFNE` are of Redis 8.4.
+fn set_with_options(store: &mut Store, words: &Words<'_>) -> Answer {
+    let (key, value) = (words.get(0)?, words.get(1)?);
+    let (mut condition, mut compare, mut tell_old) = (Condition::Always, None, false);
+    let mut end = End::Never;
+    let mut options = words.rest(2).iter();
+    while let Some(option) = options.next() {
+        let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+        let unconditional = condition == Condition::Always && compare.is_none();
+        if is("NX") && (unconditional || condition == Condition::IfAbsent) {
+            condition = Condition::IfAbsent;
+        } else if is("XX") && (unconditional || condition == Condition::IfPresent) {
+            condition = Condition::IfPresent;
+        } else if (is("IFEQ") || is("IFNE")) && unconditional {
+            compare = Some((is("IFEQ"), *options.next().ok_or(Refusal::Syntax)?));
+        } else if is("GET") {
+            tell_old = true;
+        } else if is("KEEPTTL") && end == End::Never {
+            end = End::Kept;
+        } else if let Some(unit) = ["EX", "PX", "EXAT", "PXAT"].into_iter().find(|word| is(word))
+            && end == End::Never
+        {
+            let number = options.next().ok_or(Refusal::Syntax)?;
+            end = End::At(parse_integer(number).ok_or(Refusal::NotAnInteger)?, unit);
+        } else {
+            return Err(Refusal::Syntax);
+        }
+    }
+    let until = match end {
+        End::Never => None,
+        End::Kept => store.end_of(key),
+        End::At(number, unit) => match until(store, number, unit) {
+            Some(until) => Some(until),
+            None => return Ok(invalid("set")),
+        },
+    };
+    let old = match store.shared_string(key) {
+        Err(refusal) if tell_old || compare.is_some() => return Err(refusal),
+        old => old.ok(),
+    };
+    let is_there = store.pair(key).is_some();
+    let sets = match (condition, compare) {
+        (_, Some((equal, text))) => {
+            let same = old.iter().flatten().any(|old| old == text);
+            is_there && same == equal || !is_there && !equal
+        }
+        (Condition::Always, None) => true,
+        (Condition::IfAbsent, None) => !is_there,
+        (Condition::IfPresent, None) => is_there,
+    };
+    if sets {
+        store.put_until(key, value, until);
+        store.note("set", key);
+        if matches!(end, End::At(..)) {
+            store.note("expire", key);
+        }
+        // It may be over already: then it is gone with the next entry, and nobody sees it.
+    }
+    Ok(match (tell_old, sets) {
+        (true, _) => Outcome::Value(old.flatten()),
+        (false, true) => Outcome::Done,
+        (false, false) => Outcome::Unchanged,
+    })
+}
+
+/// A moment in the words of `SET`; `None` if it can't be one.
+pub(super) fn until(store: &Store, number: i64, unit: &str) -> Option<Millis> {
+    let (unit, from) = match unit {
+        "EX" => (Unit::Seconds, From::Now),
+        "PX" => (Unit::Millis, From::Now),
+        "EXAT" => (Unit::Seconds, From::Epoch),
+        _ => (Unit::Millis, From::Epoch),
+    };
+    let end = moment(store, number, unit, from).filter(|_| number > 0)?;
+    Millis::try_from(end).ok()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::types::{EntryId, RequestKey};
 
+use super::expiry::Millis;
 use super::outcome::Outcome;
 use super::shards::Table;
 
@@ -15,6 +16,7 @@ pub struct View {
     /// The last entry that is in it.
     pub(super) last: EntryId,
     pub(super) digest: u64,
+    pub(super) clock: Millis,
     pub(super) key_count: usize,
     pub(super) tables: Vec<Arc<Table>>,
     /// The requests remembered, oldest first.

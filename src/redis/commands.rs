@@ -2,12 +2,12 @@
 
 use super::dispatch::{Call, Step};
 use super::glob;
-use super::table::{COMMANDS, Spec, find, find_full};
+use super::table::{self, Spec, find, find_full};
 
 /// `COMMAND`
 pub(super) fn all(call: &mut Call<'_>) -> Step {
-    call.writer.array(COMMANDS.len());
-    for spec in COMMANDS {
+    call.writer.array(table::all().len());
+    for spec in table::all() {
         describe(call, spec);
     }
     Step::Done
@@ -15,7 +15,7 @@ pub(super) fn all(call: &mut Call<'_>) -> Step {
 
 /// `COMMAND COUNT`
 pub(super) fn count(call: &mut Call<'_>) -> Step {
-    call.writer.integer(i64::try_from(COMMANDS.len()).unwrap_or(i64::MAX));
+    call.writer.integer(i64::try_from(table::all().len()).unwrap_or(i64::MAX));
     Step::Done
 }
 
@@ -23,17 +23,17 @@ pub(super) fn count(call: &mut Call<'_>) -> Step {
 pub(super) fn list(call: &mut Call<'_>) -> Step {
     let mut words = call.request.rest(2).map(<[u8]>::to_ascii_lowercase);
     let chosen: Vec<&Spec> = match (words.next(), words.next(), words.next(), words.next()) {
-        (None, ..) => COMMANDS.iter().collect(),
+        (None, ..) => table::all().to_vec(),
         (Some(filter), Some(by), Some(wanted), None) if filter == b"filterby" => match &by[..] {
             // No command comes from a module.
             b"module" => Vec::new(),
             b"aclcat" => {
                 let has = |spec: &&Spec| categories(spec).any(|name| name.as_bytes() == wanted);
-                COMMANDS.iter().filter(has).collect()
+                table::all().iter().copied().filter(has).collect()
             }
             b"pattern" => {
                 let fits = |spec: &&Spec| glob::matches(&wanted, spec.name.as_bytes());
-                COMMANDS.iter().filter(fits).collect()
+                table::all().iter().copied().filter(fits).collect()
             }
             _ => return call.error(&"ERR syntax error"),
         },
@@ -65,8 +65,8 @@ pub(super) fn info(call: &mut Call<'_>) -> Step {
 /// `COMMAND DOCS [name ...]`; names that mean nothing are left out, as in Redis.
 pub(super) fn docs(call: &mut Call<'_>) -> Step {
     if call.request.len() == 2 {
-        call.writer.map(COMMANDS.len());
-        for spec in COMMANDS {
+        call.writer.map(table::all().len());
+        for spec in table::all() {
             document(call, spec);
         }
         return Step::Done;

@@ -52,6 +52,8 @@ pub enum Step {
 #[derive(Debug)]
 pub(super) struct Call<'c> {
     pub(super) connection: &'c mut Connection,
+    /// The command's row of the table, or the subcommand's.
+    pub(super) spec: &'static Spec,
     pub(super) request: Request<'c>,
     pub(super) key: RequestKey,
     pub(super) context: &'c Context,
@@ -106,7 +108,8 @@ impl Connection {
             writer.error(moved.to_string().as_bytes());
             return Step::Done;
         }
-        let mut call = Call { connection: self, request, key, context, settings, writer };
+        let spec = chosen;
+        let mut call = Call { connection: self, spec, request, key, context, settings, writer };
         let mut step = (chosen.run)(&mut call);
         if let Step::Submit { hint, .. } = &mut step {
             *hint = slot;

@@ -25,6 +25,7 @@
 //! A door gives every request a [`RequestKey`](crate::types::RequestKey) that no other request of
 //! any replica ever had: the same key applied twice is answered from memory.
 
+mod calls;
 mod client;
 mod cluster;
 mod commands;

@@ -23,8 +23,6 @@ pub(super) enum Kind {
     Plain,
     /// Done is 1, unchanged is 0 (`SETNX`).
     Flag,
-    /// A key's type, by how often it exists.
-    Type,
 }
 
 impl Shape {
@@ -37,38 +35,76 @@ impl Shape {
                 let bytes: usize = values.iter().flatten().map(Bytes::len).sum();
                 bytes + ITEM_BYTES * (1 + values.len())
             }
+            Outcome::List(_) | Outcome::Set(_) | Outcome::Pairs(_) | Outcome::Map(_) => {
+                ITEM_BYTES + outcome.value_bytes()
+            }
             _ => ITEM_BYTES,
         }
     }
 
     /// Writes the reply.
     pub fn encode(self, outcome: &Outcome, out: &mut BytesMut) {
-        let mut writer = Writer::new(out, self.version);
-        match (outcome, self.kind) {
-            (Outcome::Done, Kind::Flag) => writer.integer(1),
-            (Outcome::Unchanged, Kind::Flag) => writer.integer(0),
-            (Outcome::Integer(0), Kind::Type) => writer.simple("none"),
-            (Outcome::Integer(_), Kind::Type) => writer.simple("string"),
-            (Outcome::Done, _) => writer.ok(),
-            (Outcome::Unchanged, _) => writer.null(),
-            (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
-            (Outcome::Integer(number), _) => writer.integer(*number),
-            (Outcome::Values(values), _) => {
-                writer.array(values.len());
-                for value in values {
-                    writer.bulk_or_null(value.as_deref());
-                }
+        write(&mut Writer::new(out, self.version), self.kind, outcome);
+    }
+}
+
+fn write(writer: &mut Writer<'_>, kind: Kind, outcome: &Outcome) {
+    match (outcome, kind) {
+        (Outcome::Done, Kind::Flag) => writer.integer(1),
+        (Outcome::Unchanged, Kind::Flag) => writer.integer(0),
+        (Outcome::Done, Kind::Plain) => writer.ok(),
+        (Outcome::Unchanged, Kind::Plain) => writer.null(),
+        (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
+        (Outcome::Integer(number), _) => writer.integer(*number),
+        (Outcome::Double(number), _) => writer.double(number.0),
+        (Outcome::Type(kind), _) => writer.simple(kind.map_or("none", |kind| kind.name())),
+        (Outcome::Values(values), _) => {
+            writer.array(values.len());
+            for value in values {
+                writer.bulk_or_null(value.as_deref());
             }
-            (Outcome::Deleted(truth) | Outcome::Transferred(truth), _) => {
-                writer.integer((*truth).into());
-            }
-            (Outcome::Refused(refusal), _) => writer.error(refusal_text(*refusal).as_bytes()),
-            (Outcome::Forgotten, _) => {
-                writer.error(b"UNCERTAIN applied, but what came of it is no longer remembered");
-            }
-            // No door sends what it can't read itself.
-            (Outcome::Malformed, _) => writer.error(b"ERR the command was damaged on its way"),
         }
+        (Outcome::NoList, _) => writer.null_array(),
+        (Outcome::List(outcomes), _) => {
+            writer.array(outcomes.len());
+            for outcome in outcomes {
+                write(writer, kind, outcome);
+            }
+        }
+        (Outcome::Set(outcomes), _) => {
+            writer.set(outcomes.len());
+            for outcome in outcomes {
+                write(writer, kind, outcome);
+            }
+        }
+        (Outcome::Map(pairs), _) => {
+            writer.map(pairs.len());
+            for (one, other) in pairs {
+                write(writer, kind, one);
+                write(writer, kind, other);
+            }
+        }
+        (Outcome::Pairs(pairs), _) => {
+            let nested = writer.version() == Version::Three;
+            writer.array(if nested { pairs.len() } else { 2 * pairs.len() });
+            for (one, other) in pairs {
+                if nested {
+                    writer.array(2);
+                }
+                write(writer, kind, one);
+                write(writer, kind, other);
+            }
+        }
+        (Outcome::Deleted(truth) | Outcome::Transferred(truth), _) => {
+            writer.integer((*truth).into());
+        }
+        (Outcome::Refused(refusal), _) => writer.error(refusal_text(*refusal).as_bytes()),
+        (Outcome::Error(text), _) => writer.error(text),
+        (Outcome::Forgotten, _) => {
+            writer.error(b"UNCERTAIN applied, but what came of it is no longer remembered");
+        }
+        // No door sends what it can't read itself.
+        (Outcome::Malformed, _) => writer.error(b"ERR the command was damaged on its way"),
     }
 }
 
@@ -78,6 +114,13 @@ fn refusal_text(refusal: Refusal) -> &'static str {
         Refusal::NotAnInteger => "ERR value is not an integer or out of range",
         Refusal::Overflow => "ERR increment or decrement would overflow",
         Refusal::TooLong => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+        Refusal::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value",
+        Refusal::Syntax => "ERR syntax error",
+        Refusal::NotAFloat => "ERR value is not a valid float",
+        Refusal::HashNotAnInteger => "ERR hash value is not an integer",
+        Refusal::NoSuchKey => "ERR no such key",
+        Refusal::NotPositive => "ERR value is out of range, must be positive",
+        Refusal::OutOfRange => "ERR value is out of range",
     }
 }
 
@@ -117,8 +160,12 @@ mod tests {
         check(Kind::Plain, &Outcome::Deleted(true), ":1\r\n");
         check(Kind::Flag, &Outcome::Done, ":1\r\n");
         check(Kind::Flag, &Outcome::Unchanged, ":0\r\n");
-        check(Kind::Type, &Outcome::Integer(0), "+none\r\n");
-        check(Kind::Type, &Outcome::Integer(1), "+string\r\n");
+        check(Kind::Plain, &Outcome::Type(None), "+none\r\n");
+        check(Kind::Plain, &Outcome::Type(Some(crate::kv::Kind::Hash)), "+hash\r\n");
+        check(Kind::Plain, &Outcome::NoList, "*-1\r\n");
+        let pair = vec![(Outcome::Integer(1), Outcome::Integer(2))];
+        check(Kind::Plain, &Outcome::Map(pair.clone()), "*2\r\n:1\r\n:2\r\n");
+        check(Kind::Plain, &Outcome::Pairs(pair), "*2\r\n:1\r\n:2\r\n");
         let refused = Outcome::Refused(Refusal::Overflow);
         check(Kind::Plain, &refused, "-ERR increment or decrement would overflow\r\n");
     }

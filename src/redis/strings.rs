@@ -1,11 +1,13 @@
 //! Commands on keys and their values: what they ask of the store. Nothing is looked up here; what
 //! can be refused by looking at the request alone is refused here, in Redis's words.
 
-use crate::kv::{Condition, ItemsBuffer, Operation, parse_integer};
+use crate::kv::{Condition, ItemsBuffer, Operation, Verb, parse_integer};
 
+use super::calls;
 use super::dispatch::{Call, Step};
 use super::shape::Kind;
 
+const SET: Verb = Verb::of("set");
 const SYNTAX_ERROR: &str = "ERR syntax error";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 
@@ -14,7 +16,7 @@ pub(super) fn get(call: &mut Call<'_>) -> Step {
     call.submit(Operation::Get { key: call.argument(1) }, Kind::Plain)
 }
 
-/// `SET key value [NX | XX] [GET]`
+/// `SET key value [NX | XX] [GET]`, and more options; the plain ones have a short form.
 pub(super) fn set(call: &mut Call<'_>) -> Step {
     let (key, value) = (call.argument(1), call.argument(2));
     let (mut condition, mut tell_old) = (Condition::Always, false);
@@ -26,14 +28,9 @@ pub(super) fn set(call: &mut Call<'_>) -> Step {
             condition = Condition::IfPresent;
         } else if is("GET") {
             tell_old = true;
-        } else if ["EX", "PX", "EXAT", "PXAT", "KEEPTTL"].into_iter().any(is) {
-            // Better no key than one that stays for ever where the client relies on its end.
-            return call.error(&format_args!(
-                "ERR keys do not expire here yet: SET with {} is refused, and nothing was set",
-                option.to_ascii_uppercase().escape_ascii()
-            ));
         } else {
-            return call.error(&SYNTAX_ERROR);
+            // Whatever else there is, is up to the store.
+            return calls::submit(call, SET);
         }
     }
     let operation = if condition == Condition::Always && !tell_old {
@@ -133,12 +130,6 @@ pub(super) fn del(call: &mut Call<'_>) -> Step {
 pub(super) fn exists(call: &mut Call<'_>) -> Step {
     let keys: ItemsBuffer = call.request.rest(1).collect();
     call.submit(Operation::Exists { keys: keys.items() }, Kind::Plain)
-}
-
-/// `TYPE key`: all values are strings so far.
-pub(super) fn type_of(call: &mut Call<'_>) -> Step {
-    let keys: ItemsBuffer = call.request.rest(1).collect();
-    call.submit(Operation::Exists { keys: keys.items() }, Kind::Type)
 }
 
 /// `DBSIZE`

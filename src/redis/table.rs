@@ -1,11 +1,18 @@
 //! Every command there is: its name, how many arguments it takes, where its keys are, what it does.
-//! One table for all: requests are looked up and checked in it, and `COMMAND` tells of it.
+//! One table for all: requests are looked up and checked in it, and `COMMAND` tells of it. Flags
+//! and categories are Redis's own, for clients decide by them; summaries are ours, for
+//! `COMMAND DOCS` and `HELP`.
 
 mod entries;
+mod generic;
+mod hashes;
 
+use std::sync::LazyLock;
+
+use crate::kv::Verb;
+
+use super::calls;
 use super::dispatch::{Call, Step};
-
-pub(super) use entries::COMMANDS;
 
 /// Longest name of a command or subcommand.
 pub(super) const NAME_BYTES_MAX: usize = 16;
@@ -30,6 +37,8 @@ pub(super) struct Spec {
     pub(super) complexity: &'static str,
     pub(super) summary: &'static str,
     pub(super) subcommands: &'static [Spec],
+    /// What the store does, if the words go there as they are.
+    pub(super) verb: Option<Verb>,
     pub(super) run: fn(&mut Call<'_>) -> Step,
 }
 
@@ -42,14 +51,30 @@ pub(super) struct Keys {
     pub(super) step: i8,
 }
 
+const WRITE_FAST: &[&str] = &["write", "denyoom", "fast"];
+const READ_FAST: &[&str] = &["readonly", "fast"];
+
 const NO_KEYS: Keys = Keys { first: 0, last: 0, step: 0 };
 const ONE_KEY: Keys = Keys { first: 1, last: 1, step: 1 };
+const SECOND_KEY: Keys = Keys { first: 2, last: 2, step: 1 };
 const ALL_KEYS: Keys = Keys { first: 1, last: -1, step: 1 };
 const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
 
 /// A command without keys, flags and words about it.
 const fn command(name: &'static str, arity: i8, run: fn(&mut Call<'_>) -> Step) -> Spec {
     subcommand(name, name, arity, run)
+}
+
+/// The same for what the store has a verb of the same name for.
+const fn verb(name: &'static str, arity: i8) -> Spec {
+    command(name, arity, calls::call).does(name)
+}
+
+/// The same for a verb that is told the time.
+const fn timed_verb(name: &'static str, arity: i8) -> Spec {
+    let mut spec = verb(name, arity);
+    spec.run = calls::with_time;
+    spec
 }
 
 /// The same for a subcommand.
@@ -71,6 +96,7 @@ const fn subcommand(
         complexity: "",
         summary: "",
         subcommands: &[],
+        verb: None,
         run,
     }
 }
@@ -104,6 +130,12 @@ impl Spec {
 
     const fn about(mut self, summary: &'static str) -> Spec {
         self.summary = summary;
+        self
+    }
+
+    /// What the store does about it.
+    const fn does(mut self, verb: &str) -> Spec {
+        self.verb = Some(Verb::of(verb));
         self
     }
 
@@ -142,10 +174,25 @@ impl Spec {
     }
 }
 
+/// The rooms that have commands.
+const ROOMS: &[&[Spec]] = &[entries::COMMANDS, generic::COMMANDS, hashes::COMMANDS];
+
+static ALL: LazyLock<Vec<&Spec>> = LazyLock::new(|| {
+    let mut all: Vec<&Spec> = ROOMS.iter().copied().flatten().collect();
+    all.sort_unstable_by_key(|spec| spec.name);
+    all
+});
+
+/// All commands, in order of their names.
+pub(super) fn all() -> &'static [&'static Spec] {
+    &ALL
+}
+
 /// The command of that name, in lower case.
 pub(super) fn find(name: &[u8]) -> Option<&'static Spec> {
-    let at = COMMANDS.binary_search_by(|spec| spec.name.as_bytes().cmp(name)).ok()?;
-    Some(&COMMANDS[at])
+    let all = all();
+    let at = all.binary_search_by(|spec| spec.name.as_bytes().cmp(name)).ok()?;
+    Some(all[at])
 }
 
 /// The command, or with a bar the subcommand, of that name in any case.
@@ -163,8 +210,11 @@ mod tests {
 
     #[test]
     fn the_table_is_in_order() {
-        assert!(COMMANDS.is_sorted_by_key(|spec| spec.name));
-        for spec in COMMANDS {
+        for room in ROOMS {
+            assert!(room.is_sorted_by_key(|spec| spec.name));
+        }
+        assert!(all().is_sorted_by(|one, next| one.name < next.name), "one is there twice");
+        for spec in all() {
             assert_eq!(spec.name, spec.full_name);
             assert!(spec.name.len() <= NAME_BYTES_MAX, "{}", spec.name);
             assert_eq!(find(spec.name.as_bytes()).map(|found| found.name), Some(spec.name));

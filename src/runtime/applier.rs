@@ -124,6 +124,7 @@ impl Applier {
             self.apply(batch, &mut replies);
         }
         replies.key_count = self.store.key_count();
+        replies.applied.next_end = self.store.next_end();
         // An error means that the network has ended, and then so do we.
         let _ = self.ends.to_network.send(replies);
         // Nobody waits for that.
@@ -172,7 +173,7 @@ impl Applier {
         let last = batch.job.entries.last().map(|committed| committed.entry.index());
         // What is in a snapshot that was taken in meanwhile is known to be applied by that.
         let index = last.filter(|last| *last > self.store.applied_index());
-        replies.applied.merge(Applied { index, bytes: batch.bytes, installed: None });
+        replies.applied.merge(Applied { index, bytes: batch.bytes, ..Applied::default() });
         for some in batch.job.entries.chunks(WARMED_MAX) {
             self.apply_some(some, replies);
         }
@@ -319,7 +320,10 @@ mod tests {
         let replies = network.replies.try_recv().expect("one batch for all that waited");
         assert!(network.replies.is_empty());
         assert_eq!(replies.leader, Some(NodeId(3)));
-        assert_eq!(replies.applied, Applied { index: Some(Index(4)), bytes: 12, installed: None });
+        assert_eq!(
+            replies.applied,
+            Applied { index: Some(Index(4)), bytes: 12, ..Applied::default() }
+        );
         let answers = [
             Answer { key: key(3), outcome: Outcome::Done },
             Answer { key: key(100), outcome: Outcome::Value(Some(Bytes::from_static(b"new"))) },
@@ -365,7 +369,10 @@ mod tests {
         applier.run_once(first);
         let replies = network.replies.try_recv().unwrap();
         let installed = Some(snapshot);
-        assert_eq!(replies.applied, Applied { index: Some(Index(4)), bytes: 7, installed });
+        assert_eq!(
+            replies.applied,
+            Applied { index: Some(Index(4)), bytes: 7, installed, ..Applied::default() }
+        );
         let done = |number| Answer { key: key(number), outcome: Outcome::Done };
         assert_eq!(replies.answers, [done(2), done(4)]);
         assert!(matches!(snapshots.work.try_recv(), Ok(SnapshotWork::Free(_))));
@@ -373,7 +380,7 @@ mod tests {
         let late = ApplyBatch { install: install(Store::default()), ..ApplyBatch::default() };
         applier.run_once(late);
         let replies = network.replies.try_recv().unwrap();
-        assert_eq!(replies.applied, Applied { index: None, bytes: 0, installed });
+        assert_eq!(replies.applied, Applied { installed, ..Applied::default() });
         assert_eq!((applier.store.applied_index(), applier.last), (Index(4), EntryId::new(1, 4)));
         applier.run_once(batch(vec![put(4, b"4", false)], vec![], 1));
         let replies = network.replies.try_recv().unwrap();

@@ -174,6 +174,9 @@ pub(super) struct Applied {
     pub(super) bytes: usize,
     /// A leader's snapshot that is in the state now. It counts after `index`.
     pub(super) installed: Option<SnapshotId>,
+    /// When the next key ends in the state as it is now, by the log's clock; in milliseconds since
+    /// 1970.
+    pub(super) next_end: Option<u64>,
 }
 
 /// What leaves the core at once.
@@ -243,6 +246,7 @@ impl Applied {
         self.index = later.index.or(self.index);
         self.bytes += later.bytes;
         self.installed = later.installed.or(self.installed);
+        self.next_end = later.next_end;
     }
 }
 

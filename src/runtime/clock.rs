@@ -1,7 +1,7 @@
 //! The process's clock. The one place where the runtime reads it; the core stage asks, once a
 //! pass, and hands the reading to the replica.
 
-use std::time::{Duration, Instant as Reading};
+use std::time::{Duration, Instant as Reading, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -36,6 +36,12 @@ impl Clock {
     /// The time since the start.
     pub(super) fn now(&self) -> Instant {
         Instant::ZERO + reading().saturating_sub(self.origin)
+    }
+
+    /// The wall clock, in milliseconds since 1970: only for what a leader tells the log of it.
+    pub(super) fn wall_millis() -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The standard library's instant for `instant`, for what waits until then. `None` if it is

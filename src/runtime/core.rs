@@ -7,8 +7,8 @@ use std::time::Duration;
 use crossbeam::channel::{RecvTimeoutError, TrySendError};
 
 use crate::raft::{
-    AppendEntries, AppendJob, ApplyJob, Effects, Envelope, Msg, PeerMsg, Refusal, RefusalReason,
-    Replica, SnapshotId,
+    AppendEntries, AppendJob, ApplyJob, ClientRequest, Effects, Envelope, Msg, PeerMsg, Refusal,
+    RefusalReason, Replica, RequestKind, SnapshotId,
 };
 use crate::types::{Instant, RequestKey};
 use crate::wire::frame::Attempt;
@@ -19,6 +19,7 @@ use super::channels::{
     JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, SnapshotNews, SnapshotWork,
 };
 use super::clock::Clock;
+use super::log_clock::LogClock;
 use super::status::{Board, Counts};
 
 /// How soon the core tries again to hand on what a full queue did not take.
@@ -65,6 +66,7 @@ pub(super) struct Core {
     unless_leading: UnlessLeading,
     /// Who leads, as the network knows.
     lead: Lead,
+    log_clock: LogClock,
     /// Where a view of the replica is put, and when that was last done.
     board: Arc<Board>,
     board_at: Instant,
@@ -117,6 +119,7 @@ impl Core {
             handed_on: HandedOn::default(),
             unless_leading,
             lead: Lead::default(),
+            log_clock: LogClock::default(),
             board,
             board_at: Instant::ZERO,
             counts,
@@ -156,6 +159,10 @@ impl Core {
 
     fn next_pass(&self) -> Instant {
         let timeout = self.replica.next_timeout();
+        let timeout = match self.log_clock.patience(self.now, Clock::wall_millis) {
+            Some(patience) if self.moves_clock() => timeout.min(self.now + patience),
+            _ => timeout,
+        };
         if self.holds_back() { timeout.min(self.now + RETRY) } else { timeout }
     }
 
@@ -201,6 +208,11 @@ impl Core {
         // Anew: a lease must hold at a time after the reads came that are answered on it. Between
         // the first reading and here the process may have been stopped for long.
         self.now = self.clock.now();
+        if self.moves_clock()
+            && let Some(request) = self.log_clock.at_end(self.now, Clock::wall_millis)
+        {
+            self.handle(Msg::Client(request));
+        }
         if self.now >= self.replica.next_timeout() {
             self.replica.handle_timeout(self.now, &mut self.effects);
         }
@@ -209,9 +221,16 @@ impl Core {
         self.hand_on()
     }
 
+    /// Whether this replica is to move the log's clock on. Under the course's simulator no key
+    /// ends.
+    fn moves_clock(&self) -> bool {
+        self.unless_leading == UnlessLeading::Refuse && self.replica.leads()
+    }
+
     fn on_applied(&mut self, applied: Applied) {
-        let Applied { index, bytes, installed } = applied;
+        let Applied { index, bytes, installed, next_end } = applied;
         self.give_back(bytes);
+        self.log_clock.note_end(next_end);
         if let Some(index) = index {
             self.handle(Msg::Applied { index });
         }
@@ -280,6 +299,12 @@ impl Core {
                 | Msg::Installed(_) => {}
             }
         }
+        if let Msg::Client(ClientRequest { kind: RequestKind::Write, .. }) = &message
+            && self.moves_clock()
+            && let Some(request) = self.log_clock.before_write(self.now, Clock::wall_millis)
+        {
+            self.handle(Msg::Client(request));
+        }
         self.handle(message);
     }
 
@@ -339,6 +364,7 @@ impl Core {
         let lead = Lead { term: self.replica.term(), leader: self.replica.leader() };
         if lead != self.lead {
             self.lead = lead;
+            self.log_clock.reset();
             self.departures.lead = Some(lead);
             self.board_at = Instant::ZERO;
         }
@@ -538,7 +564,8 @@ mod tests {
         replica.handle_msg(later, persisted, &mut effects);
         assert!(replica.leads() && replica.term() == Term(2));
         let refuse = UnlessLeading::Refuse;
-        let core = Core::new(replica, clock, ends, refuse, Arc::default(), Arc::default());
+        let mut core = Core::new(replica, clock, ends, refuse, Arc::default(), Arc::default());
+        core.log_clock = LogClock::standing();
         (core, network, log_writer, applier)
     }
 

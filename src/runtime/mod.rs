@@ -27,6 +27,7 @@ mod conn;
 mod core;
 mod course;
 mod lines;
+mod log_clock;
 mod log_writer;
 mod network;
 mod server;

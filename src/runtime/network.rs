@@ -443,7 +443,7 @@ mod tests {
         rig.core.to_network.try_send(departures).unwrap();
         rig.log_writer.to_network.try_send(vec![envelope(2)]).unwrap();
         let answers = vec![Answer { key: key(1), outcome: Outcome::Done }];
-        let applied = Applied { index: Some(Index(4)), bytes: 9, installed: None };
+        let applied = Applied { index: Some(Index(4)), bytes: 9, ..Applied::default() };
         let leader = Some(NodeId(0));
         let batch = ReplyBatch { answers, leader, applied, ..ReplyBatch::default() };
         rig.applier.to_network.send(batch).unwrap();
@@ -475,7 +475,7 @@ mod tests {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         for index in 1..=2 {
-            let applied = Applied { index: Some(Index(index)), bytes: 1, installed: None };
+            let applied = Applied { index: Some(Index(index)), bytes: 1, ..Applied::default() };
             rig.applier.to_network.send(ReplyBatch { applied, ..ReplyBatch::default() }).unwrap();
             rig.network.send().unwrap();
         }
@@ -483,7 +483,7 @@ mod tests {
         rig.network.send().unwrap();
         assert_eq!(
             rig.applied(),
-            Some(Applied { index: Some(Index(2)), bytes: 2, installed: None })
+            Some(Applied { index: Some(Index(2)), bytes: 2, ..Applied::default() })
         );
         assert_eq!(rig.applied(), None);
     }

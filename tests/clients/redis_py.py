@@ -2,6 +2,7 @@
 pipelines, and its cluster client. Arguments: the replicas' ports."""
 
 import sys
+import time
 
 import redis
 from redis.cluster import ClusterNode, LoadBalancingStrategy, RedisCluster
@@ -43,7 +44,14 @@ def strings(client, port):
     assert client.decr(number) == 41
     assert client.decrby(number, 51) == -10
     assert "not an integer" in refused(redis.ResponseError, client.incr, key)
-    assert "do not expire" in refused(redis.ResponseError, client.set, key, "v", ex=5)
+    assert client.set(number, 7, ex=5) is True
+    assert 0 < client.pttl(number) <= 5_010
+    assert client.persist(number) is True and client.ttl(number) == -1
+    assert client.set(number, 7, px=1) is True
+    deadline = time.monotonic() + 10
+    while client.exists(number) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert client.get(number) is None
     assert client.exists(key, other, "nothing") == 2
     assert client.type(key) in (b"string", "string")
     assert client.dbsize() >= 3

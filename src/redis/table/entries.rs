@@ -1,20 +1,17 @@
-//! The commands themselves. Flags and categories are Redis's own, for clients decide by them;
-//! summaries are ours, for `COMMAND DOCS` and `HELP`.
+//! Commands on strings, and all that are about something else than keys.
 
 use super::super::{client, cluster, commands, hello, info, save, settings, strings};
-use super::{ALL_KEYS, ONE_KEY, PAIRS};
+use super::{ALL_KEYS, ONE_KEY, PAIRS, READ_FAST, WRITE_FAST};
 use super::{Spec, command, subcommand};
 
-const WRITE_FAST: &[&str] = &["write", "denyoom", "fast"];
-const READ_FAST: &[&str] = &["readonly", "fast"];
 const GREETING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
 const ANYTIME: &[&str] = &["loading", "stale"];
 const ANYTIME_FAST: &[&str] = &["loading", "stale", "fast"];
 const ABOUT_CLIENTS: &[&str] = &["noscript", "loading", "stale"];
 const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
 
-/// All commands, in order of their names.
-pub(in crate::redis) static COMMANDS: &[Spec] = &[
+/// In order of their names.
+pub(super) const COMMANDS: &[Spec] = &[
     command("append", 3, strings::append)
         .keys_at(ONE_KEY)
         .flags(WRITE_FAST)
@@ -79,26 +76,12 @@ pub(in crate::redis) static COMMANDS: &[Spec] = &[
         .since("1.0.0", "string")
         .costs("O(1)")
         .about("Takes something off a number."),
-    command("del", -2, strings::del)
-        .keys_at(ALL_KEYS)
-        .flags(&["write"])
-        .categories(&["keyspace"])
-        .since("1.0.0", "generic")
-        .costs("O(N), N being the number of keys")
-        .about("Removes keys."),
     command("echo", 2, hello::echo)
         .flags(ANYTIME_FAST)
         .categories(&["connection"])
         .since("1.0.0", "connection")
         .costs("O(1)")
         .about("Answers what it was given."),
-    command("exists", -2, strings::exists)
-        .keys_at(ALL_KEYS)
-        .flags(READ_FAST)
-        .categories(&["keyspace"])
-        .since("1.0.0", "generic")
-        .costs("O(N), N being the number of keys")
-        .about("Tells how many of the keys exist."),
     command("flushall", -1, strings::flush)
         .flags(&["write"])
         .categories(&["keyspace", "dangerous"])
@@ -256,20 +239,6 @@ pub(in crate::redis) static COMMANDS: &[Spec] = &[
         .since("2.6.0", "server")
         .costs("O(1)")
         .about("Tells the time by this replica's clock."),
-    command("type", 2, strings::type_of)
-        .keys_at(ONE_KEY)
-        .flags(READ_FAST)
-        .categories(&["keyspace"])
-        .since("1.0.0", "generic")
-        .costs("O(1)")
-        .about("Tells what kind of value a key has."),
-    command("unlink", -2, strings::del)
-        .keys_at(ALL_KEYS)
-        .flags(&["write", "fast"])
-        .categories(&["keyspace"])
-        .since("4.0.0", "generic")
-        .costs("O(N), N being the number of keys")
-        .about("Removes keys."),
 ];
 
 static CLIENT: &[Spec] = &[

@@ -1,0 +1,373 @@
+//! When keys end. Time is the log's clock, which only its entries move: so a key ends at the same
+//! entry on every replica, and one that was seen to have ended never comes back, whatever the
+//! clocks of machines say.
+
+use std::collections::BTreeSet;
+
+use super::number::parse_integer;
+use super::outcome::{Outcome, Refusal};
+use super::store::{Pair, Store};
+use super::verbs::{Answer, Row, Run, Words};
+
+pub(super) const VERBS: Row = &[
+    ("expire", Run::Write(expire)),
+    ("pexpire", Run::Write(pexpire)),
+    ("expireat", Run::Write(expireat)),
+    ("pexpireat", Run::Write(pexpireat)),
+    ("persist", Run::Write(persist)),
+    ("ttl", Run::Read(ttl)),
+    ("pttl", Run::Read(pttl)),
+    ("expiretime", Run::Read(expiretime)),
+    ("pexpiretime", Run::Read(pexpiretime)),
+];
+
+/// Most keys that one entry removes because their time is over. A key whose time is over is not
+/// there for anybody, removed or not.
+const REMOVED_MAX: usize = 64;
+
+/// Milliseconds since 1970, by the log's clock.
+pub(super) type Millis = u64;
+
+/// The keys that end, by when they do: moments and keys' numbers.
+#[derive(Debug, Default)]
+pub(super) struct Expiry {
+    ends: BTreeSet<(Millis, u64)>,
+}
+
+impl Expiry {
+    /// A key's end has moved from one moment to another.
+    pub(super) fn moved(&mut self, number: u64, from: Option<Millis>, to: Option<Millis>) {
+        if from == to {
+            return;
+        }
+        if let Some(from) = from {
+            self.ends.remove(&(from, number));
+        }
+        if let Some(to) = to {
+            self.ends.insert((to, number));
+        }
+    }
+
+    /// How many keys end.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn first(&self) -> Option<(Millis, u64)> {
+        self.ends.first().copied()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.ends.clear();
+    }
+}
+
+impl Store {
+    /// When the next key ends, or did: in milliseconds since 1970. A leader moves the log's clock
+    /// on when it is time.
+    pub fn next_end(&self) -> Option<u64> {
+        self.expiry.first().map(|(end, _)| end)
+    }
+
+    /// How many keys end some day.
+    pub fn ending_count(&self) -> usize {
+        self.expiry.len()
+    }
+
+    /// The log's clock moves on; never back.
+    pub(super) fn move_clock(&mut self, millis: Millis) {
+        self.clock = self.clock.max(millis);
+    }
+
+    /// Removes keys whose time is over, some at a time.
+    pub(super) fn remove_ended(&mut self) {
+        for _ in 0..REMOVED_MAX {
+            let Some((end, number)) = self.expiry.first().filter(|(end, _)| *end <= self.clock)
+            else {
+                return;
+            };
+            let key = self.take_ended(number, end);
+            self.note("expired", &key);
+        }
+    }
+}
+
+/// How a moment is said.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Unit {
+    Seconds,
+    Millis,
+}
+
+/// From when it counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum From {
+    /// From now, by the log's clock.
+    Now,
+    /// From 1970.
+    Epoch,
+}
+
+/// The moment that `number` says; `None` if no clock will show it.
+pub(super) fn moment(store: &Store, number: i64, unit: Unit, from: From) -> Option<i64> {
+    let millis = match unit {
+        Unit::Seconds => number.checked_mul(1_000)?,
+        Unit::Millis => number,
+    };
+    match from {
+        From::Now => millis.checked_add(i64::try_from(store.clock()).ok()?),
+        From::Epoch => Some(millis),
+    }
+}
+
+/// What a client hears of a moment that can't be.
+pub(super) fn invalid(command: &str) -> Outcome {
+    Outcome::error(format!("ERR invalid expire time in '{command}' command"))
+}
+
+/// `EXPIRE key seconds [NX | XX | GT | LT]`
+fn expire(store: &mut Store, words: &Words<'_>) -> Answer {
+    set_end(store, words, "expire", Unit::Seconds, From::Now)
+}
+
+/// `PEXPIRE key milliseconds [NX | XX | GT | LT]`
+fn pexpire(store: &mut Store, words: &Words<'_>) -> Answer {
+    set_end(store, words, "pexpire", Unit::Millis, From::Now)
+}
+
+/// `EXPIREAT key seconds-since-1970 [NX | XX | GT | LT]`
+fn expireat(store: &mut Store, words: &Words<'_>) -> Answer {
+    set_end(store, words, "expireat", Unit::Seconds, From::Epoch)
+}
+
+/// `PEXPIREAT key milliseconds-since-1970 [NX | XX | GT | LT]`
+fn pexpireat(store: &mut Store, words: &Words<'_>) -> Answer {
+    set_end(store, words, "pexpireat", Unit::Millis, From::Epoch)
+}
+
+/// Under which conditions a key's end is moved.
+#[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a word of its own, and most go together")]
+struct Conditions {
+    /// Only if it does not end.
+    if_none: bool,
+    /// Only if it does.
+    if_some: bool,
+    /// Only to later; a key that does not end ends later than any.
+    later: bool,
+    /// Only to earlier.
+    earlier: bool,
+}
+
+impl Conditions {
+    /// Reads them, in Redis's words for what is none.
+    fn read(words: &[&[u8]]) -> Result<Conditions, Outcome> {
+        let mut conditions = Conditions::default();
+        for word in words {
+            let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
+            if is("NX") {
+                conditions.if_none = true;
+            } else if is("XX") {
+                conditions.if_some = true;
+            } else if is("GT") {
+                conditions.later = true;
+            } else if is("LT") {
+                conditions.earlier = true;
+            } else {
+                let word = String::from_utf8_lossy(word);
+                return Err(Outcome::error(format!("ERR Unsupported option {word}")));
+            }
+        }
+        let Conditions { if_none, if_some, later, earlier } = conditions;
+        if if_none && (if_some || later || earlier) {
+            return Err(Outcome::error(
+                "ERR NX and XX, GT or LT options at the same time are not compatible",
+            ));
+        }
+        if later && earlier {
+            return Err(Outcome::error(
+                "ERR GT and LT options at the same time are not compatible",
+            ));
+        }
+        Ok(conditions)
+    }
+
+    fn hold(&self, before: Option<Millis>, end: i64) -> bool {
+        let end = Millis::try_from(end).unwrap_or(0);
+        !(self.if_none && before.is_some()
+            || self.if_some && before.is_none()
+            || self.later && before.is_none_or(|before| end <= before)
+            || self.earlier && before.is_some_and(|before| end >= before))
+    }
+}
+
+fn set_end(store: &mut Store, words: &Words<'_>, command: &str, unit: Unit, from: From) -> Answer {
+    let (key, number) = (words.get(0)?, words.get(1)?);
+    let conditions = match Conditions::read(words.rest(2)) {
+        Ok(conditions) => conditions,
+        Err(outcome) => return Ok(outcome),
+    };
+    let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
+    let Some(end) = moment(store, number, unit, from) else { return Ok(invalid(command)) };
+    if store.pair(key).is_none() || !conditions.hold(store.end_of(key), end) {
+        return Ok(Outcome::Integer(0));
+    }
+    match Millis::try_from(end) {
+        Ok(end) if end > store.clock() => {
+            store.set_end(key, Some(end));
+            store.note("expire", key);
+        }
+        // It is over already.
+        _ => {
+            store.delete(key);
+        }
+    }
+    Ok(Outcome::Integer(1))
+}
+
+/// `PERSIST key`
+fn persist(store: &mut Store, words: &Words<'_>) -> Answer {
+    let key = words.get(0)?;
+    let ends = store.end_of(key).is_some();
+    if ends {
+        store.set_end(key, None);
+        store.note("persist", key);
+    }
+    Ok(Outcome::flag(ends))
+}
+
+/// `TTL key`; the last word is the door's wall clock.
+fn ttl(store: &Store, words: &Words<'_>) -> Answer {
+    left(store, words, |millis| (millis + 500) / 1_000)
+}
+
+/// `PTTL key`; the last word is the door's wall clock.
+fn pttl(store: &Store, words: &Words<'_>) -> Answer {
+    left(store, words, |millis| millis)
+}
+
+/// `EXPIRETIME key`
+fn expiretime(store: &Store, words: &Words<'_>) -> Answer {
+    Ok(end(store, words.get(0)?, |end| (end + 500) / 1_000))
+}
+
+/// `PEXPIRETIME key`
+fn pexpiretime(store: &Store, words: &Words<'_>) -> Answer {
+    Ok(end(store, words.get(0)?, |end| end))
+}
+
+/// How long a key is there. While no entry comes by, the log's clock stands, so the door says what
+/// its own wall clock shows; what is there and what is not depends on the log's clock alone.
+fn left(store: &Store, words: &Words<'_>, tell: fn(Millis) -> Millis) -> Answer {
+    let wall = words.get(1)?.try_into().map_or(0, Millis::from_le_bytes);
+    let now = store.clock().max(wall);
+    Ok(end(store, words.get(0)?, |end| tell(end.saturating_sub(now).max(1))))
+}
+
+fn end(store: &Store, key: &[u8], tell: impl FnOnce(Millis) -> Millis) -> Outcome {
+    Outcome::Integer(match store.pair(key).map(Pair::end) {
+        None => -2,
+        Some(None) => -1,
+        Some(Some(end)) => i64::try_from(tell(end)).unwrap_or(i64::MAX),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::Feeder;
+    use super::*;
+    use crate::kv::Operation;
+
+    fn at(feeder: &mut Feeder, millis: u64) {
+        feeder.apply(Operation::Clock { millis });
+    }
+
+    fn number(outcome: &Outcome) -> i64 {
+        match outcome {
+            Outcome::Integer(number) => *number,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_key_ends_by_the_logs_clock_and_stays_ended_when_a_clock_is_behind() {
+        let mut feeder = Feeder::new();
+        at(&mut feeder, 1_000);
+        feeder.call("set", &["k", "v", "PX", "50"]);
+        assert_eq!(feeder.store.next_end(), Some(1_050));
+        at(&mut feeder, 1_049);
+        assert_eq!(feeder.get(b"k").as_deref(), Some(&b"v"[..]));
+        at(&mut feeder, 1_050);
+        assert_eq!((feeder.get(b"k"), feeder.store.key_count()), (None, 0));
+        assert_eq!(feeder.store.next_end(), None);
+        // A leader whose clock is hours behind.
+        at(&mut feeder, 10);
+        assert_eq!(feeder.get(b"k"), None);
+        feeder.call("set", &["k", "w", "PX", "5"]);
+        assert_eq!(feeder.store.next_end(), Some(1_055));
+    }
+
+    #[test]
+    fn many_that_end_at_once_are_gone_at_once_and_removed_in_turn() {
+        let mut feeder = Feeder::new();
+        for number in 0..3 * REMOVED_MAX {
+            feeder.call("set", &[&number.to_string(), "v", "PX", "5"]);
+        }
+        let before = feeder.store.digest();
+        at(&mut feeder, 5);
+        assert_eq!((feeder.get(b"0"), feeder.get(b"100")), (None, None));
+        assert_eq!(feeder.store.key_count(), 2 * REMOVED_MAX);
+        at(&mut feeder, 5);
+        at(&mut feeder, 5);
+        assert_eq!((feeder.store.key_count(), feeder.store.ending_count()), (0, 0));
+        assert_ne!(feeder.store.digest(), before);
+    }
+
+    #[test]
+    fn what_touches_a_key_keeps_its_end_and_what_sets_it_does_not() {
+        let mut feeder = Feeder::new();
+        let left = |feeder: &mut Feeder| {
+            let words = [&b"k"[..], &0_u64.to_le_bytes()];
+            number(&feeder.call_bytes("pttl", &words))
+        };
+        feeder.call("set", &["k", "1", "PX", "70"]);
+        feeder.apply(Operation::Add { key: b"k", amount: 1 });
+        feeder.apply(Operation::Append { key: b"k", value: b"0" });
+        assert_eq!((left(&mut feeder), feeder.store.ending_count()), (70, 1));
+        feeder.call("set", &["k", "2", "KEEPTTL"]);
+        assert_eq!(left(&mut feeder), 70);
+        feeder.apply(Operation::Put { key: b"k", value: b"3" });
+        assert_eq!((left(&mut feeder), feeder.store.ending_count()), (-1, 0));
+        feeder.call("pexpire", &["k", "9"]);
+        assert_eq!(left(&mut feeder), 9);
+        feeder.call("persist", &["k"]);
+        assert_eq!(left(&mut feeder), -1);
+        feeder.call("pexpireat", &["k", "0"]);
+        assert_eq!((left(&mut feeder), feeder.store.key_count()), (-2, 0));
+    }
+
+    #[test]
+    fn conditions_on_an_end_are_those_of_redis() {
+        let mut feeder = Feeder::new();
+        feeder.apply(Operation::Put { key: b"k", value: b"v" });
+        for (millis, condition, wanted) in [
+            ("100", "XX", 0),
+            ("100", "GT", 0),
+            ("100", "LT", 1),
+            ("90", "NX", 0),
+            ("90", "GT", 0),
+            ("110", "GT", 1),
+            ("120", "LT", 0),
+            ("120", "XX", 1),
+        ] {
+            let outcome = feeder.call("pexpire", &["k", millis, condition]);
+            assert_eq!(number(&outcome), wanted, "{millis} {condition}");
+        }
+        assert_eq!(feeder.store.next_end(), Some(120));
+        for words in [&["k", "1", "NX", "GT"][..], &["k", "1", "GT", "LT"], &["k", "1", "no"]] {
+            assert!(matches!(feeder.call("pexpire", words), Outcome::Error(_)), "{words:?}");
+        }
+        let late = i64::MAX.to_string();
+        assert_eq!(feeder.call("expire", &["k", &late]), invalid("expire"));
+    }
+}

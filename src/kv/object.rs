@@ -1,0 +1,89 @@
+//! Values that are more than one string, behind one face: what the store needs of each kind to
+//! keep it, count it, compare it and write it to a snapshot.
+
+use std::sync::Arc;
+
+use super::hashes::Hash;
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes.
+    String,
+    /// Fields and their values.
+    Hash,
+}
+
+/// A value that is no string. Shared with views of the state; copied when it is changed meanwhile.
+#[derive(Clone)]
+pub(super) enum Object {
+    Hash(Arc<Hash>),
+}
+
+/// One kind of value.
+pub(super) trait Content: Default + Clone {
+    /// As a value of a key.
+    fn wrap(content: Arc<Self>) -> Object;
+    /// The object's content, if it is of this kind.
+    fn of(object: &Object) -> Option<&Arc<Self>>;
+    /// The same, to be changed.
+    fn of_mut(object: &mut Object) -> Option<&mut Arc<Self>>;
+    /// A number that equal contents have in common and others in all likelihood not. Kept up, so
+    /// it costs nothing to ask.
+    fn digest(&self) -> u64;
+    /// Bytes of memory it takes, about. Kept up, too.
+    fn bytes(&self) -> usize;
+    /// Whether nothing is in it: then its key goes.
+    fn is_empty(&self) -> bool;
+    /// Writes all that is in it, for a snapshot.
+    fn write(&self, out: &mut Vec<u8>);
+    /// Reads what `write` wrote; `None` if it can't have written that.
+    fn read(from: &mut &[u8]) -> Option<Self>;
+}
+
+impl Kind {
+    /// All kinds, by the byte that stands for each in a snapshot.
+    pub(super) const ALL: &[Kind] = &[Kind::String, Kind::Hash];
+
+    /// What Redis calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::String => "string",
+            Kind::Hash => "hash",
+        }
+    }
+}
+
+impl Object {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Object::Hash(_) => Kind::Hash,
+        }
+    }
+
+    pub(super) fn digest(&self) -> u64 {
+        match self {
+            Object::Hash(hash) => hash.digest(),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Object::Hash(hash) => hash.bytes(),
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Object::Hash(hash) => hash.write(out),
+        }
+    }
+
+    /// Reads what `write` wrote of an object of that kind, which is no string.
+    pub(super) fn read(kind: Kind, from: &mut &[u8]) -> Option<Object> {
+        match kind {
+            Kind::String => None,
+            Kind::Hash => Hash::read(from).map(|hash| Object::Hash(Arc::new(hash))),
+        }
+    }
+}
