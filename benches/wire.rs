@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use bowline::kv::{Command, Operation};
-use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, Envelope, PeerMsg};
+use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
 use bowline::wire::resp::{Limits, Parser};
@@ -44,7 +44,12 @@ fn append(entry_count: u64) -> PeerMsg {
 
 fn reply() -> PeerMsg {
     let outcome = AppendOutcome::Match { index: Index(7) };
-    PeerMsg::AppendReply(AppendReply { term: Term(1), round: Round(1), outcome })
+    PeerMsg::AppendReply(AppendReply {
+        term: Term(1),
+        round: Round(1),
+        disk: DiskState::Well,
+        outcome,
+    })
 }
 
 fn messages() -> [(&'static str, PeerMsg); 4] {

@@ -95,6 +95,15 @@ pub struct Config {
     /// A snapshot's chunks leave for one follower no sooner after each other: with the driver's
     /// size of a chunk that bounds the rate.
     pub snapshot_chunk_interval: Duration,
+    /// A disk that has finished nothing for so long, while something waits for it, is stalled: a
+    /// leader hands its lead over, and nobody stands for election. `None` where nothing waits for a
+    /// disk.
+    pub disk_stall_after: Option<Duration>,
+    /// How long a leader that hands its lead over waits for its successor; so long it takes in no
+    /// requests.
+    pub handover_timeout: Duration,
+    /// From one attempt to hand the lead over to the next.
+    pub handover_interval: Duration,
     /// The rule that this replica breaks, if any: see [`Mutant`].
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
@@ -147,6 +156,9 @@ impl Config {
             log_bytes_kept: 16 << 20,
             log_bytes_max: 96 << 20,
             snapshot_chunk_interval: Duration::from_millis(4),
+            disk_stall_after: Some(Duration::from_secs(1)),
+            handover_timeout: Duration::from_millis(600),
+            handover_interval: Duration::from_secs(2),
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -203,6 +215,9 @@ impl Config {
             log_bytes_kept: usize::MAX,
             log_bytes_max: usize::MAX,
             snapshot_chunk_interval: Duration::from_millis(4),
+            disk_stall_after: None,
+            handover_timeout: Duration::from_secs(2),
+            handover_interval: Duration::from_secs(4),
             #[cfg(feature = "mutants")]
             mutant: None,
         }

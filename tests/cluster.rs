@@ -232,7 +232,7 @@ fn bad_bytes_end_at_most_their_own_connection() {
     // Strangers at the door for peers: a wrong beginning, a claim of 4 GiB, half a frame.
     let peer_port = cluster.peer_port(0);
     for bytes in
-        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"BOWL\x09\x00", b"BOWL\x01\x00\xff\xff\xff\xff\0\0\0\0"]
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"BOWL\x09\x00", b"BOWL\x02\x00\xff\xff\xff\xff\0\0\0\0"]
     {
         let mut stream = TcpStream::connect(("127.0.0.1", peer_port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -243,7 +243,7 @@ fn bad_bytes_end_at_most_their_own_connection() {
         assert!(ended.is_err() || rest.is_empty(), "{rest:?}");
     }
     let mut stream = TcpStream::connect(("127.0.0.1", peer_port)).unwrap();
-    stream.write_all(b"BOWL\x01\x00\x30\0\0\0").unwrap();
+    stream.write_all(b"BOWL\x02\x00\x30\0\0\0").unwrap();
     drop(stream);
     assert_eq!(good.call(&[b"SET", b"fine", b"1"]).unwrap(), b"+OK\r\n");
     assert!((0..3).all(|at| cluster.runs(at)), "{}", cluster.logs());

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use bowline::kv::{Command, Operation};
 use bowline::raft::{
-    AppendEntries, AppendOutcome, AppendReply, Envelope, HardState, InstallReply, InstallSnapshot,
-    PeerMsg, RefusalReason, RequestVote, SnapshotId, VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, HardState, InstallReply,
+    InstallSnapshot, PeerMsg, RefusalReason, RequestVote, SnapshotId, TimeoutNow, VoteReply,
 };
 use bowline::record::{EntryKind, RecordBuffer};
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
@@ -112,7 +112,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             entries,
         })
     };
-    let reply = |outcome| AppendReply { term: Term(3), round: Round(5), outcome };
+    let reply =
+        |outcome| AppendReply { term: Term(3), round: Round(5), disk: DiskState::Well, outcome };
     let (refused, hint) = (Index(7), EntryId::new(1, 4));
     let last = EntryId::new(2, 8);
     let (term, round) = (Term(3), Round(8));
@@ -120,13 +121,16 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let chunk = Bytes::from_static(b"twenty bytes of many");
     let install = InstallSnapshot { term, round, snapshot, offset: 40, chunk };
     let stored = InstallReply { term, round, snapshot, received: 60 };
+    let vote = RequestVote { term, pre: false, transfer: false, last };
     for (name, message) in [
         ("append", append(vec![first, second])),
         ("heartbeat", append(Vec::new())),
         ("append_ok", PeerMsg::AppendReply(reply(AppendOutcome::Match { index: Index(9) }))),
         ("append_no", PeerMsg::AppendReply(reply(AppendOutcome::Reject { refused, hint }))),
-        ("vote", PeerMsg::RequestVote(RequestVote { term: Term(3), pre: false, last })),
-        ("prevote", PeerMsg::RequestVote(RequestVote { term: Term(3), pre: true, last })),
+        ("vote", PeerMsg::RequestVote(vote)),
+        ("prevote", PeerMsg::RequestVote(RequestVote { pre: true, ..vote })),
+        ("vote_transfer", PeerMsg::RequestVote(RequestVote { transfer: true, ..vote })),
+        ("timeout_now", PeerMsg::TimeoutNow(TimeoutNow { term, last })),
         ("vote_reply", PeerMsg::VoteReply(VoteReply { term: Term(3), pre: false, granted: true })),
         ("install", PeerMsg::InstallSnapshot(install)),
         ("install_reply", PeerMsg::InstallReply(stored)),
@@ -185,7 +189,8 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let openings = vec![2, 3];
     let lane = Lane::Bulk;
     let hello = Hello { cluster: 5, from, to, incarnation: 3, openings, lane, client_address };
-    let vote = PeerMsg::RequestVote(RequestVote { term: Term(3), pre: true, last });
+    let vote = RequestVote { term: Term(3), pre: true, transfer: false, last };
+    let vote = PeerMsg::RequestVote(vote);
     let payload = Bytes::from_static(b"command");
     let (ticket, reason) = (1 << 32, RefusalReason::Replaced);
     for (name, frame) in [
@@ -204,7 +209,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     frame::encode_preamble(&mut stream);
     frame::encode(&Frame::AskReadIndex { ticket }, &mut stream);
     seeds.push(("frame", "stream", stream.to_vec()));
-    seeds.push(("frame", "claim", b"BOWL\x01\0\xFF\xFF\xFF\xFF\0\0\0\0\x02".to_vec()));
+    seeds.push(("frame", "claim", b"BOWL\x02\0\xFF\xFF\xFF\xFF\0\0\0\0\x02".to_vec()));
 }
 
 /// What Redis clients send: as they begin, as people type it, and as nobody should.

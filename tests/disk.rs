@@ -20,6 +20,8 @@ mod order;
 mod replicas;
 #[path = "disk/rollback.rs"]
 mod rollback;
+#[path = "disk/stall.rs"]
+mod stall;
 
 use std::fs;
 use std::path::Path;

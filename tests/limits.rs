@@ -126,7 +126,7 @@ fn lengths_that_are_only_claimed_cost_nothing() {
         .map(|_| {
             let mut peer = TcpStream::connect(("127.0.0.1", cluster.peer_port(leader))).unwrap();
             // It may be shut before all of it is sent.
-            let _ = peer.write_all(b"BOWL\x01\x00\xff\xff\xff\xff\0\0\0\0 and no more");
+            let _ = peer.write_all(b"BOWL\x02\x00\xff\xff\xff\xff\0\0\0\0 and no more");
             peer
         })
         .collect();

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bowline::config::Config;
 use bowline::raft::{
-    AppendEntries, AppendOutcome, AppendReply, HardState, PeerMsg, RefusalReason, RequestVote,
-    RoleName, VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, DiskState, HardState, PeerMsg, RefusalReason,
+    RequestVote, RoleName, VoteReply,
 };
 use bowline::record::Entry;
 use bowline::types::{EntryId, Index, NodeId, Round, Term};
@@ -141,7 +141,7 @@ fn an_append_of_an_old_term_is_rejected() {
     let mut subject = Subject::restarted(3, 5, &[5]);
     let step = subject.hear(2, append(4, (0, 0), &[4], 1));
     let [ref answer] = step.sent[..] else { panic!("{step:?}") };
-    let PeerMsg::AppendReply(AppendReply { term, round, outcome }) = answer.message else {
+    let PeerMsg::AppendReply(AppendReply { term, round, outcome, .. }) = answer.message else {
         panic!("{answer:?}")
     };
     assert_eq!((term, round), (Term(5), Round(0)), "the old leader learns the term");
@@ -240,7 +240,12 @@ fn what_is_committed_is_applied_in_order_and_once() {
 fn a_higher_term_makes_a_follower() {
     let rejected = |term| {
         let outcome = AppendOutcome::Reject { refused: Index(0), hint: EntryId::ZERO };
-        PeerMsg::AppendReply(AppendReply { term: Term(term), round: Round(0), outcome })
+        PeerMsg::AppendReply(AppendReply {
+            term: Term(term),
+            round: Round(0),
+            disk: DiskState::Well,
+            outcome,
+        })
     };
     let follower = || Subject::restarted(3, 1, &[]);
     let candidate = || {
@@ -330,7 +335,7 @@ fn a_leader_heard_lately_is_protected() {
     subject.wait(config.election_timeout_min);
     subject.hear(2, append(1, (0, 0), &[], 0));
     let last = EntryId::ZERO;
-    let ask = RequestVote { term: Term(2), pre: true, last };
+    let ask = RequestVote { term: Term(2), pre: true, transfer: false, last };
     for message in [request(2, (0, 0)), PeerMsg::RequestVote(ask)] {
         subject.hear(3, message);
         assert!(subject.sync().votes().is_empty());
@@ -591,6 +596,7 @@ fn an_entry_of_an_earlier_term_is_not_committed_by_counting() {
         let reply = AppendReply {
             term: append.term,
             round: append.round,
+            disk: DiskState::Well,
             outcome: AppendOutcome::Match { index },
         };
         subject.hear(peer, PeerMsg::AppendReply(reply));

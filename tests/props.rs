@@ -10,8 +10,8 @@ use std::ops::Range;
 use bowline::config::Config;
 use bowline::kv::{Applied, Command, Operation, Outcome, Store};
 use bowline::raft::{
-    AppendEntries, AppendOutcome, AppendReply, Envelope, LogTail, PeerMsg, REPLICAS_MAX,
-    RequestKind, RequestVote, VoteReply, quorum, reached_by_quorum,
+    AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, LogTail, PeerMsg, REPLICAS_MAX,
+    RequestKind, RequestVote, TimeoutNow, VoteReply, quorum, reached_by_quorum,
 };
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
@@ -74,15 +74,24 @@ fn append_reply() -> impl Strategy<Value = PeerMsg> {
             hint
         }),
     ];
-    (1_u64 << 40..1 << 41, any::<u32>(), outcome).prop_map(|(term, round, outcome)| {
-        PeerMsg::AppendReply(AppendReply { term: Term(term), round: Round(round.into()), outcome })
+    let disk = prop_oneof![Just(DiskState::Well), Just(DiskState::Low), Just(DiskState::Stalled),];
+    let parts = (1_u64 << 40..1 << 41, any::<u32>(), disk, outcome);
+    parts.prop_map(|(term, round, disk, outcome)| {
+        let (term, round) = (Term(term), Round(round.into()));
+        PeerMsg::AppendReply(AppendReply { term, round, disk, outcome })
     })
 }
 
 fn vote() -> impl Strategy<Value = PeerMsg> {
     prop_oneof![
-        (place(), 1_u64..9, any::<bool>()).prop_map(|(last, step, pre)| {
-            PeerMsg::RequestVote(RequestVote { term: Term(last.term.0 + step), pre, last })
+        (place(), 1_u64..9, any::<bool>(), any::<bool>()).prop_map(
+            |(last, step, pre, transfer)| {
+                let term = Term(last.term.0 + step);
+                PeerMsg::RequestVote(RequestVote { term, pre, transfer, last })
+            }
+        ),
+        place().prop_map(|last| {
+            PeerMsg::TimeoutNow(TimeoutNow { term: Term(last.term.0 + 1), last })
         }),
         (1_u64..1 << 40, any::<bool>(), any::<bool>()).prop_map(|(term, pre, granted)| {
             PeerMsg::VoteReply(VoteReply { term: Term(term), pre, granted })

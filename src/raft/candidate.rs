@@ -27,6 +27,8 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct Candidate {
     stage: Stage,
+    /// Whether the leader of the term before asked for this election.
+    transfer: bool,
     /// Who has said yes, itself apart. A set: the same yes twice counts once.
     granted: Vec<NodeId>,
     /// Who has been heard at all.
@@ -43,13 +45,14 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    pub(super) fn new(shared: &mut Shared, stage: Stage) -> Candidate {
+    pub(super) fn new(shared: &mut Shared, stage: Stage, transfer: bool) -> Candidate {
         let attempts =
             timing::vote_attempts(&shared.config, shared.loss_permille, shared.cut_off_campaigns);
         let timeout =
             timing::campaign_timeout(&shared.config, shared.cut_off_campaigns, &mut shared.rng);
         Candidate {
             stage,
+            transfer,
             granted: Vec::new(),
             heard: Vec::new(),
             stand_at: None,
@@ -102,7 +105,8 @@ impl Candidate {
             | PeerMsg::AppendReply(_)
             | PeerMsg::AppendEntries(_)
             | PeerMsg::InstallReply(_)
-            | PeerMsg::InstallSnapshot(_) => {
+            | PeerMsg::InstallSnapshot(_)
+            | PeerMsg::TimeoutNow(_) => {
                 shared.counters.stale += 1;
                 Transition::Stay
             }
@@ -115,6 +119,10 @@ impl Candidate {
                 shared.cut_off();
             } else {
                 shared.cut_off_campaigns = 0;
+            }
+            if shared.disk.is_stalled() {
+                // It could not even vote for itself.
+                return Transition::Follow { term: shared.term(), leader: None };
             }
             return Transition::Campaign;
         }
@@ -130,7 +138,8 @@ impl Candidate {
         self.next_attempt_at = shared.now + self.retry_interval;
         let pre = self.stage == Stage::PreVote;
         let term = if pre { shared.term().next() } else { shared.term() };
-        let request = RequestVote { term, pre, last: shared.log.last() };
+        let last = shared.log.last();
+        let request = RequestVote { term, pre, transfer: self.transfer, last };
         let silent: Vec<NodeId> =
             shared.peers.iter().copied().filter(|peer| !self.granted.contains(peer)).collect();
         for peer in silent {

@@ -117,7 +117,7 @@ impl Leader {
     /// When there is something to do for `replicate` although nothing came in.
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         let mut next = self.steps_down_at(shared).min(self.quorum_probe_at(shared));
-        next = next.min(self.next_chunk_at(shared));
+        next = next.min(self.next_chunk_at(shared)).min(self.handover_at(shared));
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|progress| goal.is_reached_by(progress)).count();
         for (position, progress) in self.progress.iter().enumerate() {

@@ -72,6 +72,7 @@ impl Follower {
         out: &mut Effects,
     ) -> Transition {
         match message {
+            PeerMsg::TimeoutNow(now) => return Follower::on_timeout_now(shared, from, now),
             PeerMsg::AppendEntries(append) => self.on_append_entries(shared, from, &append, out),
             PeerMsg::RequestVote(request) => self.on_request_vote(shared, from, request, out),
             // Answers to a role that this replica has left.
@@ -86,7 +87,15 @@ impl Follower {
     }
 
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared) -> Transition {
-        if shared.now >= self.election_at { Transition::Campaign } else { Transition::Stay }
+        if shared.now < self.election_at {
+            return Transition::Stay;
+        }
+        if shared.disk.is_stalled() {
+            // It could not even vote for itself: others may be better off.
+            self.election_at = shared.now + shared.draw_election_timeout();
+            return Transition::Stay;
+        }
+        Transition::Campaign
     }
 
     /// Notes that this term's leader lives.
@@ -106,9 +115,9 @@ impl Follower {
     ) {
         shared.loss_permille = append.loss_permille;
         self.hear(shared, from, out);
-        let answer = |outcome| {
-            PeerMsg::AppendReply(AppendReply { term: append.term, round: append.round, outcome })
-        };
+        let disk = shared.disk.state();
+        let (term, round) = (append.term, append.round);
+        let answer = |outcome| PeerMsg::AppendReply(AppendReply { term, round, disk, outcome });
         // Everything up to the base is committed, so this term's leader holds the same there.
         let base = shared.log.base().index;
         if append.prev.index >= base && !shared.log.holds(append.prev) {
@@ -176,7 +185,7 @@ impl Follower {
         // The lease is asked about here too and not only where a term is adopted: a late answer
         // may have raised this replica's term while the leader of the one before still serves.
         let repeated = shared.voted_for() == Some(from);
-        let bound = !repeated && shared.leader_may_hold_lease();
+        let bound = !repeated && !request.transfer && shared.leader_may_hold_lease();
         if !free || bound || !shared.is_up_to_date(request.last) {
             return;
         }

@@ -10,6 +10,7 @@ use crate::record::EntryKind;
 use crate::types::{Index, Instant, NodeId, Round};
 
 use super::effects::{Effects, RefusalReason};
+use super::handover::Handover;
 use super::message::{AppendOutcome, AppendReply, ClientRequest, PeerMsg, RequestKind};
 use super::progress::Progress;
 use super::quorum::{REPLICAS_MAX, reached_by_quorum};
@@ -50,6 +51,8 @@ pub(super) struct Leader {
     pub(super) unshown_since: Option<Instant>,
     /// Kept between batches for its memory.
     pub(super) order: Vec<usize>,
+    /// How far it has come with handing its lead over.
+    pub(super) handover: Handover,
 }
 
 impl Leader {
@@ -73,6 +76,7 @@ impl Leader {
             owed: Vec::new(),
             unshown_since: None,
             order: Vec::new(),
+            handover: Handover::default(),
         }
     }
 
@@ -85,7 +89,7 @@ impl Leader {
         match message {
             PeerMsg::AppendReply(reply) => self.on_append_reply(shared, from, reply),
             PeerMsg::InstallReply(reply) => self.on_install_reply(shared, from, reply),
-            PeerMsg::AppendEntries(_) | PeerMsg::InstallSnapshot(_) => {
+            PeerMsg::AppendEntries(_) | PeerMsg::InstallSnapshot(_) | PeerMsg::TimeoutNow(_) => {
                 panic!(
                     "{from} sends as leader of term {}, which {} leads",
                     shared.term(),
@@ -115,6 +119,11 @@ impl Leader {
         request: ClientRequest,
         out: &mut Effects,
     ) {
+        if self.handover.is_under_way() {
+            // It is the successor's to take in, which then has all that this log will ever hold.
+            shared.refuse(request.key, RefusalReason::NotLeader, out);
+            return;
+        }
         let full = match request.kind {
             RequestKind::Write => {
                 shared.uncommitted_bytes() + request.payload.len()
@@ -155,6 +164,7 @@ impl Leader {
             return;
         }
         progress.heard(shared.now, reply.round, sent_at, &shared.config);
+        progress.disk = reply.disk;
         match reply.outcome {
             AppendOutcome::Match { index } => {
                 if progress.acknowledge(index, shared.now) {
@@ -198,7 +208,8 @@ impl Leader {
         if shared.commit_index() < self.first_index && !early {
             return;
         }
-        let lease_valid = reads::lease_is_valid(shared, self.confirmed_at(shared));
+        let lease_valid = !self.handover.gave_up_lease()
+            && reads::lease_is_valid(shared, self.confirmed_at(shared));
         self.reads.release(shared, confirmed, lease_valid);
     }
 

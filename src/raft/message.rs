@@ -72,6 +72,31 @@ pub enum PeerMsg {
     InstallSnapshot(InstallSnapshot),
     /// The answer to that, until it is installed; then [`AppendReply`] says so.
     InstallReply(InstallReply),
+    /// A leader hands its lead over (thesis 3.10).
+    TimeoutNow(TimeoutNow),
+}
+
+/// A leader asks a follower to stand for election at once: it has all that the leader has, and the
+/// leader takes in nothing more for a while. It is for the leader of the term that the leader gives
+/// up leases with it until the term's end: whoever votes in that election does not mind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutNow {
+    /// The leader's term.
+    pub term: Term,
+    /// The leader's last entry, which the follower holds durably, as it has told the leader.
+    pub last: EntryId,
+}
+
+/// How a replica's disk is, as far as it matters to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskState {
+    /// It writes, and has room.
+    #[default]
+    Well,
+    /// It is short of room: what can be stored elsewhere should be.
+    Low,
+    /// It has not finished a write for long.
+    Stalled,
 }
 
 /// A part of a leader's snapshot (§7).
@@ -126,6 +151,8 @@ pub struct AppendReply {
     pub term: Term,
     /// Echo of the round answered; zero where the append was of a lower term.
     pub round: Round,
+    /// How the follower's disk is.
+    pub disk: DiskState,
     /// What came of it.
     pub outcome: AppendOutcome,
 }
@@ -155,6 +182,8 @@ pub struct RequestVote {
     pub term: Term,
     /// Only asks; binds nobody.
     pub pre: bool,
+    /// The leader of the term before asked for this election, and has given up its lease.
+    pub transfer: bool,
     /// The candidate's last durable entry.
     pub last: EntryId,
 }
@@ -182,6 +211,7 @@ impl PeerMsg {
             PeerMsg::VoteReply(_) => "VoteReply",
             PeerMsg::InstallSnapshot(_) => "InstallSnapshot",
             PeerMsg::InstallReply(_) => "InstallReply",
+            PeerMsg::TimeoutNow(_) => "TimeoutNow",
         }
     }
 }

@@ -12,14 +12,17 @@
 //! | probing, pipelining, retransmission, loss | `progress.rs`, `fanout.rs` |
 //! | linearizable reads by read index and lease (§8, thesis 6.4) | `reads.rs` |
 //! | log compaction (§7): what may go, installing a leader's snapshot | `snapshots.rs` |
+//! | handing the lead over (thesis 3.10) when the own disk is stalled | `handover.rs` |
 //!
-//! Left out on purpose, until their issues come: membership changes, transfer.
+//! Left out on purpose, until its issue comes: membership changes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod candidate;
 mod effects;
 mod fanout;
 mod follower;
+mod handover;
+mod health;
 mod leader;
 mod log;
 mod message;
@@ -38,8 +41,9 @@ pub use effects::{
 };
 pub use log::{LogTail, Spliced};
 pub use message::{
-    AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, Envelope, InstallReply,
-    InstallSnapshot, Msg, PeerMsg, Persisted, RequestKind, RequestVote, VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, DiskState, Envelope,
+    InstallReply, InstallSnapshot, Msg, PeerMsg, Persisted, RequestKind, RequestVote, TimeoutNow,
+    VoteReply,
 };
 pub use quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
 pub use replica::{Durable, Replica};

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::types::{EntryId, Index, Instant, NodeId, Round};
 
 use super::effects::SnapshotId;
+use super::message::DiskState;
 
 /// Messages whose answers are still counted for the loss estimate.
 const UNJUDGED_MAX: usize = 16;
@@ -76,6 +77,8 @@ pub(super) struct Progress {
     pub(super) shown_commit_index: Index,
     /// When an answer last came; the beginning of the leadership counts as one.
     pub(super) heard_at: Instant,
+    /// How its disk is, as it last said.
+    pub(super) disk: DiskState,
     /// The latest round answered.
     pub(super) acked_round: Round,
     /// Messages sent since the last answer.
@@ -112,6 +115,7 @@ impl Progress {
             sent_round: Round(0),
             shown_commit_index: Index::ZERO,
             heard_at: now,
+            disk: DiskState::Well,
             acked_round: Round(0),
             unanswered: 0,
             backoff: 0,

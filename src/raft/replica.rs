@@ -12,8 +12,8 @@ use super::follower::Follower;
 use super::leader::Leader;
 use super::log::LogTail;
 use super::message::{
-    AppendOutcome, AppendReply, ClientRequest, Envelope, InstallReply, InstallSnapshot, Msg,
-    PeerMsg, RequestVote, VoteReply,
+    AppendOutcome, AppendReply, ClientRequest, DiskState, Envelope, InstallReply, InstallSnapshot,
+    Msg, PeerMsg, RequestVote, TimeoutNow, VoteReply,
 };
 use super::progress::Progress;
 use super::shared::Shared;
@@ -45,6 +45,8 @@ pub(super) enum Transition {
     },
     /// One that asks whether it would win an election.
     Campaign,
+    /// A candidate in the next term, because this term's leader wants it so.
+    TakeOver,
     /// A candidate in the next term.
     Stand,
     /// The leader of this term.
@@ -125,6 +127,7 @@ impl Replica {
     /// Does what is due by `now`. Harmless if nothing is.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
+        self.shared.watch_disk();
         let transition = match &mut self.role {
             Role::Follower(follower) => follower.handle_timeout(&mut self.shared),
             Role::Candidate(candidate) => candidate.handle_timeout(&mut self.shared, out),
@@ -139,7 +142,9 @@ impl Replica {
     /// of the flush before.
     pub fn flush(&mut self, now: Instant, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
+        self.shared.watch_disk();
         if let Role::Leader(leader) = &mut self.role {
+            leader.hand_over(&mut self.shared, out);
             leader.release_reads(&mut self.shared);
             leader.replicate(&mut self.shared, out);
         }
@@ -158,7 +163,8 @@ impl Replica {
             Role::Candidate(candidate) => candidate.next_timeout(),
             Role::Leader(leader) => leader.next_timeout(&self.shared),
         };
-        role.min(self.shared.held_deadline())
+        let disk = self.shared.disk.watch_at(&self.shared.config);
+        role.min(self.shared.held_deadline()).min(disk)
     }
 
     /// Whom this replica names as leader: the one it knows or, while it knows none, the last one
@@ -175,6 +181,19 @@ impl Replica {
     /// Whether it leads, as far as it knows.
     pub fn leads(&self) -> bool {
         matches!(self.role, Role::Leader(_))
+    }
+
+    /// To whom it is handing its lead over, if it is: it takes in nothing meanwhile.
+    pub fn successor(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(leader) => leader.handover.successor(),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    /// How its disk is.
+    pub fn disk(&self) -> DiskState {
+        self.shared.disk.state()
     }
 
     /// Its term.
@@ -207,6 +226,7 @@ impl Replica {
             match_index: progress.match_index(),
             next_index: progress.next_index(),
             probing: progress.is_probing(),
+            disk: progress.disk,
         };
         Status {
             id: self.shared.id,
@@ -219,6 +239,8 @@ impl Replica {
             durable_index: self.shared.log.durable_index(),
             commit_index: self.shared.commit_index(),
             applied_index: self.shared.applied_index(),
+            disk: self.disk(),
+            successor: self.successor(),
             peers: match &self.role {
                 Role::Leader(leader) => leader.progress.iter().map(peer_status).collect(),
                 Role::Follower(_) | Role::Candidate(_) => Vec::new(),
@@ -282,13 +304,13 @@ impl Replica {
             }
             // A granted pre-vote names the term that was asked about, which nobody has begun.
             PeerMsg::VoteReply(VoteReply { pre: true, granted: true, .. }) => true,
-            PeerMsg::RequestVote(RequestVote { term, .. }) => {
+            PeerMsg::RequestVote(RequestVote { term, transfer, .. }) => {
                 if *term < own {
                     self.deny(from, false, out);
                     return false;
                 }
                 if *term > own {
-                    if self.leader_may_hold_lease() {
+                    if self.leader_may_hold_lease() && !transfer {
                         self.shared.counters.stale += 1;
                         return false;
                     }
@@ -312,6 +334,17 @@ impl Replica {
                 if append.term > own || matches!(self.role, Role::Candidate(_)) {
                     let leader = Some(from);
                     self.enter(Transition::Follow { term: append.term, leader }, out);
+                }
+                true
+            }
+            PeerMsg::TimeoutNow(TimeoutNow { term, .. }) => {
+                if *term < own {
+                    self.shared.counters.stale += 1;
+                    return false;
+                }
+                if *term > own || matches!(self.role, Role::Candidate(_)) {
+                    let leader = Some(from);
+                    self.enter(Transition::Follow { term: *term, leader }, out);
                 }
                 true
             }
@@ -390,7 +423,8 @@ impl Replica {
         self.shared.counters.stale += 1;
         let outcome = AppendOutcome::Reject { refused, hint: EntryId::ZERO };
         let term = self.shared.term();
-        let reply = AppendReply { term, round: crate::types::Round(0), outcome };
+        let (round, disk) = (crate::types::Round(0), self.shared.disk.state());
+        let reply = AppendReply { term, round, disk, outcome };
         self.shared.send(to, PeerMsg::AppendReply(reply), out);
     }
 
@@ -400,11 +434,11 @@ impl Replica {
             transition = match transition {
                 Transition::Stay => return,
                 Transition::Follow { term, leader } => self.follow(term, leader, out),
-                Transition::Campaign => self.campaign(Stage::PreVote, out),
-                Transition::Stand => {
+                Transition::Campaign => self.campaign(Stage::PreVote, false, out),
+                Transition::Stand | Transition::TakeOver => {
                     let (term, id) = (self.shared.term().next(), self.shared.id);
                     self.shared.set_term(term, Some(id));
-                    self.campaign(Stage::Vote, out)
+                    self.campaign(Stage::Vote, transition == Transition::TakeOver, out)
                 }
                 Transition::Lead => self.lead(out),
             };
@@ -440,14 +474,14 @@ impl Replica {
         Transition::Stay
     }
 
-    fn campaign(&mut self, stage: Stage, out: &mut Effects) -> Transition {
+    fn campaign(&mut self, stage: Stage, transfer: bool, out: &mut Effects) -> Transition {
         assert!(!matches!(self.role, Role::Leader(_)), "a leader that stands for election");
         self.shared.leader = None;
         match stage {
             Stage::PreVote => self.shared.counters.pre_votes += 1,
             Stage::Vote => self.shared.counters.elections += 1,
         }
-        let mut candidate = Candidate::new(&mut self.shared, stage);
+        let mut candidate = Candidate::new(&mut self.shared, stage, transfer);
         candidate.ask(&mut self.shared, out);
         let transition = candidate.count(&self.shared);
         self.role = Role::Candidate(candidate);

@@ -14,6 +14,7 @@ use crate::types::{ClientId, EntryId, Index, Instant, JobSequence, NodeId, Reque
 use super::effects::{
     AppendJob, Committed, Effects, HardState, Refusal, RefusalReason, SnapshotId,
 };
+use super::health::DiskHealth;
 use super::log::LogTail;
 use super::message::{ClientRequest, Envelope, PeerMsg, Persisted};
 use super::quorum::REPLICAS_MAX;
@@ -65,6 +66,8 @@ pub(super) struct Shared {
     /// Campaigns in a row in which not even a quorum was heard: this replica is cut off.
     pub(super) cut_off_campaigns: u32,
     pub(super) counters: Counters,
+    /// How this replica's disk is.
+    pub(super) disk: DiskHealth,
     hard_state: HardState,
     hard_state_changed: bool,
     /// The job that makes the current hard state durable.
@@ -133,6 +136,7 @@ impl Shared {
             loss_permille: timing::LOSS_UNKNOWN_PERMILLE,
             cut_off_campaigns: 0,
             counters: Counters::default(),
+            disk: DiskHealth::new(now),
             hard_state,
             hard_state_changed,
             hard_state_job: JobSequence(0),
@@ -394,6 +398,7 @@ impl Shared {
             self.last_job
         );
         self.durable_job = persisted.sequence;
+        self.disk.finished(self.now, self.durable_job < self.last_job);
         if let Some(last) = persisted.last {
             self.log.mark_durable(last);
         }
@@ -514,6 +519,7 @@ impl Shared {
         let compact_to = (base > self.compacted_to).then_some(base);
         self.compacted_to = base;
         self.last_job = self.last_job.next();
+        self.disk.given(self.now);
         let hard_state = self.hard_state_changed.then_some(self.hard_state);
         if hard_state.is_some() {
             self.hard_state_changed = false;

@@ -115,7 +115,8 @@ impl Follower {
         let round = round.unwrap_or(self.install_round);
         // The snapshot is on disk, and whoever finds it there lets a log go that lacks its end: so
         // this need not wait for the log to begin anew.
-        let reply = PeerMsg::AppendReply(AppendReply { term: shared.term(), round, outcome });
+        let (term, disk) = (shared.term(), shared.disk.state());
+        let reply = PeerMsg::AppendReply(AppendReply { term, round, disk, outcome });
         shared.send(leader, reply, out);
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::types::{EntryId, Index, NodeId, Term};
 
+use super::message::DiskState;
+
 /// Which role a replica plays.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RoleName {
@@ -38,6 +40,10 @@ pub struct Status {
     pub commit_index: Index,
     /// Up to here its state machine has come.
     pub applied_index: Index,
+    /// How its disk is.
+    pub disk: DiskState,
+    /// To whom it is handing its lead over.
+    pub successor: Option<NodeId>,
     /// A leader's knowledge of its peers, in order of their ids; empty in other roles.
     pub peers: Vec<PeerStatus>,
     /// What it refused and dropped so far.
@@ -55,6 +61,8 @@ pub struct PeerStatus {
     pub next_index: Index,
     /// Whether it is still being probed.
     pub probing: bool,
+    /// How its disk is, as it last said.
+    pub disk: DiskState,
 }
 
 /// Counts of what was refused or given up, and of elections, since the replica started.
@@ -77,4 +85,8 @@ pub struct Counters {
     pub leaderships: u64,
     /// Times it gave up its lead because a quorum was silent.
     pub quorum_losses: u64,
+    /// Times it tried to hand its lead over.
+    pub handovers: u64,
+    /// Times its disk stalled.
+    pub disk_stalls: u64,
 }

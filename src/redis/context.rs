@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::raft::RoleName;
+use crate::raft::{DiskState, RoleName};
 use crate::types::{Index, Instant, NodeId, Term};
 
 /// The facts that replies are made of.
@@ -49,6 +49,12 @@ pub struct Context {
     pub used_memory: u64,
     /// Its snapshots, at a recent moment.
     pub snapshot: Saved,
+    /// How its disk is.
+    pub disk: DiskState,
+    /// How often it has stalled since the start.
+    pub disk_stalls: u64,
+    /// How often this replica tried to hand its lead over since the start.
+    pub handovers: u64,
     /// Syncs of the log since the start.
     pub log_syncs: u64,
     /// What went through the door so far.
@@ -72,6 +78,8 @@ pub struct Node {
     pub connected: bool,
     /// Up to here its log equals the leader's, as the leader knows; `None` elsewhere.
     pub match_index: Option<Index>,
+    /// How its disk is, as it last told the leader; `Well` elsewhere.
+    pub disk: DiskState,
 }
 
 /// A replica's snapshots.
@@ -130,6 +138,9 @@ impl Context {
             clients_bytes: 0,
             used_memory: 0,
             snapshot: Saved::default(),
+            disk: DiskState::Well,
+            disk_stalls: 0,
+            handovers: 0,
             log_syncs: 0,
             traffic: Traffic::default(),
             payload_bytes_max: 64 << 20,
@@ -184,6 +195,7 @@ mod tests {
             peer_port: 2,
             connected: true,
             match_index: None,
+            disk: DiskState::Well,
         };
         let mut context = Context::alone(node, 0, Instant::ZERO);
         let cursors = |context: &Context| {

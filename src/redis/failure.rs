@@ -66,13 +66,21 @@ impl fmt::Display for Failure<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::DiskState;
     use crate::types::NodeId;
 
     #[test]
     fn clients_find_the_words_that_they_act_on() {
         let (id, host) = (NodeId(2), "127.0.0.1".to_owned());
-        let node =
-            Node { id, host, port: 7002, peer_port: 8002, connected: true, match_index: None };
+        let node = Node {
+            id,
+            host,
+            port: 7002,
+            peer_port: 8002,
+            connected: true,
+            match_index: None,
+            disk: DiskState::Well,
+        };
         for (failure, wanted) in [
             (Failure::NoLeader, "-CLUSTERDOWN "),
             (Failure::Busy, "-TRYAGAIN "),

@@ -3,7 +3,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::raft::RoleName;
+use crate::raft::{DiskState, RoleName};
 
 use super::cluster::offset_of;
 use super::context::Context;
@@ -119,6 +119,16 @@ fn persistence(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("aof_rewrite_in_progress", 0);
     text.field("aof_last_bgrewrite_status", "ok");
     text.field("aof_last_write_status", "ok");
+    text.field("disk_state", disk_name(context.disk));
+    text.field("disk_stalls", context.disk_stalls);
+}
+
+fn disk_name(disk: DiskState) -> &'static str {
+    match disk {
+        DiskState::Well => "ok",
+        DiskState::Low => "low",
+        DiskState::Stalled => "stalled",
+    }
 }
 
 fn stats(text: &mut Text, context: &Context, _settings: &Settings) {
@@ -195,12 +205,15 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("raft_snapshot_index", context.snapshot.index);
     text.field("raft_snapshot_bytes", context.snapshot.bytes);
     text.field("raft_log_syncs", context.log_syncs);
+    text.field("raft_handovers", context.handovers);
     for node in &context.nodes {
         if let Some(index) = node.match_index {
             let link = if node.connected { "connected" } else { "silent" };
             let name = format!("raft_peer_{}", node.id.0);
             let (host, port) = (&node.host, node.peer_port);
-            text.field(&name, format_args!("addr={host}:{port},match_index={index},link={link}"));
+            let disk = disk_name(node.disk);
+            let facts = format!("addr={host}:{port},match_index={index},link={link},disk={disk}");
+            text.field(&name, facts);
         }
     }
 }

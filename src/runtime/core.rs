@@ -7,8 +7,8 @@ use std::time::Duration;
 use crossbeam::channel::{RecvTimeoutError, TrySendError};
 
 use crate::raft::{
-    AppendEntries, AppendJob, ApplyJob, ClientRequest, Effects, Envelope, Msg, PeerMsg, Refusal,
-    RefusalReason, Replica, RequestKind, SnapshotId,
+    AppendEntries, AppendJob, ApplyJob, ClientRequest, DiskState, Effects, Envelope, Msg, PeerMsg,
+    Refusal, RefusalReason, Replica, RequestKind, SnapshotId,
 };
 use crate::types::{Instant, RequestKey};
 use crate::wire::frame::Attempt;
@@ -64,9 +64,11 @@ pub(super) struct Core {
     handed_on: HandedOn,
     /// What becomes of a client's request while this replica does not lead.
     unless_leading: UnlessLeading,
-    /// Who leads, as the network knows.
+    /// Who leads, as the network knows: nobody, while this replica hands its lead over.
     lead: Lead,
     log_clock: LogClock,
+    /// How the disk is, as the log has it.
+    disk: DiskState,
     /// Where a view of the replica is put, and when that was last done.
     board: Arc<Board>,
     board_at: Instant,
@@ -120,6 +122,7 @@ impl Core {
             unless_leading,
             lead: Lead::default(),
             log_clock: LogClock::default(),
+            disk: DiskState::default(),
             board,
             board_at: Instant::ZERO,
             counts,
@@ -361,8 +364,15 @@ impl Core {
 
     /// Moves the effects to what waits to be handed on.
     fn collect(&mut self) {
-        let lead = Lead { term: self.replica.term(), leader: self.replica.leader() };
+        self.note_disk();
+        // What comes while the lead is handed over waits at the network, and goes to the successor.
+        let successor = self.replica.successor();
+        let leader = if successor.is_some() { None } else { self.replica.leader() };
+        let lead = Lead { term: self.replica.term(), leader };
         if lead != self.lead {
+            if let Some(successor) = successor {
+                tracing::warn!(%successor, disk = ?self.disk, "the lead is handed over");
+            }
             self.lead = lead;
             self.log_clock.reset();
             self.departures.lead = Some(lead);
@@ -394,6 +404,25 @@ impl Core {
             self.applies.bytes += bytes;
             append_or_take(&mut self.applies.job.entries, &mut self.effects.apply.entries);
             append_or_take(&mut self.applies.job.reads, &mut self.effects.apply.reads);
+        }
+    }
+
+    /// Says so when the disk stalls, and when it is well again.
+    fn note_disk(&mut self) {
+        let disk = self.replica.disk();
+        if disk == self.disk {
+            return;
+        }
+        let before = std::mem::replace(&mut self.disk, disk);
+        self.board_at = Instant::ZERO;
+        match disk {
+            DiskState::Stalled => tracing::warn!(
+                "the disk is stalled: for a second it has finished no write; this replica leads no \
+                 longer than it must, and does not stand for election"
+            ),
+            DiskState::Low | DiskState::Well => {
+                tracing::info!(?before, now = ?disk, "the disk writes again");
+            }
         }
     }
 
@@ -519,7 +548,7 @@ mod tests {
 
     fn to_peer() -> Envelope {
         let outcome = AppendOutcome::Match { index: Index::ZERO };
-        let reply = AppendReply { term: Term(1), round: Round(1), outcome };
+        let reply = AppendReply { term: Term(1), round: Round(1), disk: DiskState::Well, outcome };
         Envelope {
             from: NodeId(0),
             to: NodeId(1),

@@ -137,7 +137,7 @@ pub(super) fn fail(error: &StorageError) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::{AppendOutcome, AppendReply, Envelope, HardState, PeerMsg};
+    use crate::raft::{AppendOutcome, AppendReply, DiskState, Envelope, HardState, PeerMsg};
     use crate::record::{EntryKind, RecordBuffer};
     use crate::runtime::channels::{Ends, QUEUE_LEN, channels};
     use crate::runtime::wake::tests::unused_wake;
@@ -145,7 +145,7 @@ mod tests {
 
     fn vouch(index: u64) -> Envelope {
         let outcome = AppendOutcome::Match { index: Index(index) };
-        let reply = AppendReply { term: Term(1), round: Round(1), outcome };
+        let reply = AppendReply { term: Term(1), round: Round(1), disk: DiskState::Well, outcome };
         Envelope {
             from: NodeId(1),
             to: NodeId(0),

@@ -271,7 +271,9 @@ impl NetworkStage for Network {
 mod tests {
     use super::*;
     use crate::kv::Outcome;
-    use crate::raft::{AppendOutcome, AppendReply, Envelope, PeerMsg, Refusal, RefusalReason};
+    use crate::raft::{
+        AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg, Refusal, RefusalReason,
+    };
     use crate::runtime::channels::{
         Answer, ApplierEnds, CoreEnds, Departures, Ends, LogWriterEnds, ReplyBatch, channels,
     };
@@ -370,7 +372,7 @@ mod tests {
 
     fn envelope(to: u16) -> Envelope {
         let outcome = AppendOutcome::Match { index: Index::ZERO };
-        let reply = AppendReply { term: Term(1), round: Round(1), outcome };
+        let reply = AppendReply { term: Term(1), round: Round(1), disk: DiskState::Well, outcome };
         let message = PeerMsg::AppendReply(reply);
         Envelope { from: NodeId(0), to: NodeId(to), leader: None, message }
     }

@@ -6,7 +6,7 @@
 //! an entry's id to its bytes and to the id before it: where every log agrees with the table, two
 //! logs with the same id at one place agree on all places before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,6 +43,8 @@ pub struct Checker {
     election_timeout_min: Duration,
     quorum: usize,
     leaders: BTreeMap<Term, NodeId>,
+    /// Terms that leaders handed over, and to whom.
+    handed_over: BTreeSet<(Term, NodeId)>,
     /// Who got a vote, by term and voter, as shown in messages or on disk.
     votes: BTreeMap<(Term, NodeId), NodeId>,
     entries: HashMap<EntryId, Known, FixedState>,
@@ -113,6 +115,7 @@ impl Checker {
             election_timeout_min: config.election_timeout_min,
             quorum: replicas / 2 + 1,
             leaders: BTreeMap::new(),
+            handed_over: BTreeSet::new(),
             votes: BTreeMap::new(),
             entries: HashMap::default(),
             committed: Vec::new(),
@@ -123,6 +126,11 @@ impl Checker {
     /// How many entries are committed, by all that anybody knows.
     pub fn commit_index(&self) -> Index {
         Index(self.committed.len() as u64)
+    }
+
+    /// How often a leader handed its lead over.
+    pub fn handover_count(&self) -> usize {
+        self.handed_over.len()
     }
 
     /// How many terms had a leader.
@@ -167,6 +175,7 @@ impl Checker {
             && candidate != node.id
             && let Some((heard_term, heard_at)) = view.leader_heard
             && heard_term < term
+            && !self.handed_over.contains(&(Term(term.0 - 1), candidate))
         {
             demand!(
                 now.since(heard_at) >= self.election_timeout_min,
@@ -300,6 +309,7 @@ impl Checker {
             PeerMsg::VoteReply(reply) => reply.term,
             PeerMsg::InstallSnapshot(ref install) => install.term,
             PeerMsg::InstallReply(reply) => reply.term,
+            PeerMsg::TimeoutNow(now) => now.term,
         };
         demand!(
             shown <= durable.term,
@@ -336,7 +346,32 @@ impl Checker {
                     *vouched = (*vouched).max((reply.term, index));
                 }
             }
+            PeerMsg::TimeoutNow(now) => {
+                let leader = self.leaders.get(&now.term);
+                demand!(
+                    leader == Some(&id),
+                    "L9: replica {id} hands over term {}, which {leader:?} leads",
+                    now.term
+                );
+                let successor = nodes.iter().find(|node| node.id == sent.to);
+                demand!(
+                    successor.is_some_and(|there| {
+                        there.disk.last() == now.last
+                            || there.disk.image().hard_state.term > now.term
+                    }),
+                    "L9: replica {id} hands over to {}, whose disk does not end with {}",
+                    sent.to,
+                    now.last
+                );
+                self.handed_over.insert((now.term, sent.to));
+            }
             PeerMsg::RequestVote(vote) if !vote.pre => {
+                let before = Term(vote.term.0 - 1);
+                demand!(
+                    !vote.transfer || self.handed_over.contains(&(before, id)),
+                    "L9: replica {id} stands in term {}, as if it had been handed over to it",
+                    vote.term
+                );
                 self.durable_vote(durable, vote.term, id, id)?;
             }
             PeerMsg::VoteReply(reply) if reply.granted && !reply.pre => {

@@ -36,6 +36,8 @@ pub struct Summary {
     pub committed: u64,
     /// Snapshots that replicas took in from leaders.
     pub installed: u64,
+    /// Times that a leader told a successor to take over.
+    pub handovers: usize,
     /// Requests answered.
     pub answered: u64,
     /// Attempts refused.
@@ -172,6 +174,7 @@ impl FaultRun {
             leaders: self.world.checker.leader_count(),
             committed: self.world.checker.commit_index().0,
             installed: self.world.installed(),
+            handovers: self.world.checker.handover_count(),
             answered,
             refused,
             fingerprint: self.fingerprint,

@@ -191,6 +191,12 @@ impl Plan {
         let mut config = if course { Config::course() } else { Config::server() };
         vary(&mut config, dice, profile == Profile::Clocks);
         let clients = dice.between(2, 9);
+        if clients.is_multiple_of(2) {
+            // So soon that disks which are only slow are taken for stalled, too.
+            config.disk_stall_after = Some(Duration::from_millis(clients * clients * 4));
+            config.handover_interval = Duration::from_millis(clients * 100);
+            config.handover_timeout = config.election_timeout_max;
+        }
         let hop = if course { Duration::from_micros(200) } else { Duration::from_micros(500) };
         let mut plan = Plan {
             ids: (1..=replicas).map(NodeId).collect(),

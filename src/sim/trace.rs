@@ -18,7 +18,8 @@ use super::node::Node;
 use super::world::{Answer, AnswerKind};
 use crate::kv::{Command, Operation, Outcome};
 use crate::raft::{
-    AppendJob, AppendOutcome, ClientRequest, Effects, Envelope, PeerMsg, Replica, RoleName, Status,
+    AppendJob, AppendOutcome, ClientRequest, DiskState, Effects, Envelope, PeerMsg, Replica,
+    RoleName, Status,
 };
 use crate::record::{Entry, EntryKind};
 use crate::types::{Instant, NodeId, RequestKey, Term};
@@ -307,12 +308,18 @@ pub(super) fn message_text(message: &PeerMsg) -> String {
             write!(text, " commit={}", append.commit_index)
         }
         PeerMsg::AppendReply(reply) => match reply.outcome {
-            AppendOutcome::Match { index } => write!(text, " match={index}"),
+            AppendOutcome::Match { index } => {
+                write!(text, " match={index}{}", disk_text(reply.disk))
+            }
             AppendOutcome::Reject { refused, hint } => {
-                write!(text, " reject={refused} hint={hint}")
+                write!(text, " reject={refused} hint={hint}{}", disk_text(reply.disk))
             }
         },
-        PeerMsg::RequestVote(vote) => write!(text, " term={} last={}", vote.term, vote.last),
+        PeerMsg::RequestVote(vote) => {
+            let transfer = if vote.transfer { " transfer" } else { "" };
+            write!(text, " term={} last={}{transfer}", vote.term, vote.last)
+        }
+        PeerMsg::TimeoutNow(now) => write!(text, " last={}", now.last),
         PeerMsg::VoteReply(reply) => {
             write!(text, " {}", if reply.granted { "granted" } else { "refused" })
         }
@@ -327,6 +334,14 @@ pub(super) fn message_text(message: &PeerMsg) -> String {
         }
     };
     text
+}
+
+fn disk_text(disk: DiskState) -> &'static str {
+    match disk {
+        DiskState::Well => "",
+        DiskState::Low => " disk=low",
+        DiskState::Stalled => " disk=stalled",
+    }
 }
 
 fn shorten(ids: &[String]) -> String {

@@ -251,7 +251,7 @@ pub fn encode_redirect(
 const ADDRESS_BYTES: usize = 96;
 
 /// The types of messages between replicas, as [`peer_type`] gives them.
-const PEER_TYPES: [&str; 9] = [
+const PEER_TYPES: [&str; 10] = [
     "append",
     "append_ok",
     "append_no",
@@ -261,6 +261,7 @@ const PEER_TYPES: [&str; 9] = [
     "prevote_reply",
     "install",
     "install_reply",
+    "timeout_now",
 ];
 
 fn peer_type(message: &PeerMsg) -> &'static str {
@@ -278,6 +279,7 @@ fn peer_type(message: &PeerMsg) -> &'static str {
         PeerMsg::VoteReply(VoteReply { pre: true, .. }) => "prevote_reply",
         PeerMsg::InstallSnapshot(_) => "install",
         PeerMsg::InstallReply(_) => "install_reply",
+        PeerMsg::TimeoutNow(_) => "timeout_now",
     }
 }
 

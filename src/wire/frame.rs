@@ -37,7 +37,7 @@ use super::peer::{self, PeerError};
 /// What every connection between replicas begins with.
 const MAGIC: [u8; 4] = *b"BOWL";
 /// The version of this layout and of all that it carries.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of the preamble.
 pub const PREAMBLE_BYTES: usize = 6;
 /// Bytes before a frame's kind.
@@ -467,7 +467,8 @@ mod tests {
             loss_permille: 0,
             entries,
         };
-        let vote = RequestVote { term: Term(3), pre: true, last: EntryId::new(2, 5) };
+        let last = EntryId::new(2, 5);
+        let vote = RequestVote { term: Term(3), pre: true, transfer: false, last };
         let hello = Hello {
             cluster: 0xFEED,
             from: NodeId(1),
@@ -585,8 +586,8 @@ mod tests {
         decoder.feed(b"GET / HTTP/1.1");
         assert_eq!(decoder.next_frame(), Err(FrameError::Magic(*b"GET ")));
         let mut decoder = Decoder::default();
-        decoder.feed(b"BOWL\x02\x00");
-        assert_eq!(decoder.next_frame(), Err(FrameError::Version(2)));
+        decoder.feed(b"BOWL\x01\x00");
+        assert_eq!(decoder.next_frame(), Err(FrameError::Version(1)));
     }
 
     #[test]

@@ -20,14 +20,14 @@ use rkyv::ser::writer::Buffer;
 use rkyv::{Archive, Archived, Serialize};
 
 use crate::raft::{
-    AppendEntries, AppendOutcome, AppendReply, InstallReply, InstallSnapshot, PeerMsg, RequestVote,
-    SnapshotId, VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, DiskState, InstallReply, InstallSnapshot, PeerMsg,
+    RequestVote, SnapshotId, TimeoutNow, VoteReply,
 };
 use crate::record::{self, Entry, RecordError};
 use crate::types::{EntryId, Index, Round, Term};
 
 /// The version of this layout.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes before the header.
 const PREFIX_BYTES: usize = 3;
 /// Bytes of a header.
@@ -51,11 +51,13 @@ enum Header {
     Match {
         term: u64,
         round: u64,
+        disk: u8,
         index: u64,
     },
     Reject {
         term: u64,
         round: u64,
+        disk: u8,
         refused: u64,
         hint_term: u64,
         hint_index: u64,
@@ -63,6 +65,7 @@ enum Header {
     RequestVote {
         term: u64,
         pre: bool,
+        transfer: bool,
         last_term: u64,
         last_index: u64,
     },
@@ -89,6 +92,11 @@ enum Header {
         bytes: u64,
         received: u64,
         checksum: u32,
+    },
+    TimeoutNow {
+        term: u64,
+        last_term: u64,
+        last_index: u64,
     },
 }
 
@@ -199,7 +207,8 @@ pub fn parts_of(message: &PeerMsg) -> impl Iterator<Item = &Bytes> {
         PeerMsg::AppendReply(_)
         | PeerMsg::RequestVote(_)
         | PeerMsg::VoteReply(_)
-        | PeerMsg::InstallReply(_) => (&[], None),
+        | PeerMsg::InstallReply(_)
+        | PeerMsg::TimeoutNow(_) => (&[], None),
     };
     entries.iter().map(Entry::record).chain(chunk)
 }
@@ -261,21 +270,29 @@ fn header_of(message: &PeerMsg) -> Header {
             entry_count: u32::try_from(append.entries.len())
                 .expect("a record takes 25 bytes, so 2^32 of them don't fit in a message"),
         },
-        PeerMsg::AppendReply(AppendReply { term, round, outcome }) => match outcome {
-            AppendOutcome::Match { index } => {
-                Header::Match { term: term.0, round: round.0, index: index.0 }
-            }
+        PeerMsg::AppendReply(AppendReply { term, round, disk, outcome }) => match outcome {
+            AppendOutcome::Match { index } => Header::Match {
+                term: term.0,
+                round: round.0,
+                disk: disk_code(*disk),
+                index: index.0,
+            },
             AppendOutcome::Reject { refused, hint } => Header::Reject {
                 term: term.0,
                 round: round.0,
+                disk: disk_code(*disk),
                 refused: refused.0,
                 hint_term: hint.term.0,
                 hint_index: hint.index.0,
             },
         },
-        PeerMsg::RequestVote(RequestVote { term, pre, last }) => Header::RequestVote {
+        PeerMsg::TimeoutNow(TimeoutNow { term, last }) => {
+            Header::TimeoutNow { term: term.0, last_term: last.term.0, last_index: last.index.0 }
+        }
+        PeerMsg::RequestVote(RequestVote { term, pre, transfer, last }) => Header::RequestVote {
             term: term.0,
             pre: *pre,
+            transfer: *transfer,
             last_term: last.term.0,
             last_index: last.index.0,
         },
@@ -332,28 +349,37 @@ fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, Pee
                 entries: entries(term, prev, entry_count.to_native() as usize, bytes)?,
             })
         }
-        ArchivedHeader::Match { term, round, index } => PeerMsg::AppendReply(AppendReply {
+        ArchivedHeader::Match { term, round, disk, index } => PeerMsg::AppendReply(AppendReply {
             term: own_term(term.to_native())?,
             round: Round(number("round", round.to_native())?),
+            disk: disk_of(*disk)?,
             outcome: AppendOutcome::Match { index: Index(number("index", index.to_native())?) },
         }),
-        ArchivedHeader::Reject { term, round, refused, hint_term, hint_index } => {
+        ArchivedHeader::Reject { term, round, disk, refused, hint_term, hint_index } => {
             let term = own_term(term.to_native())?;
             PeerMsg::AppendReply(AppendReply {
                 term,
                 round: Round(number("round", round.to_native())?),
+                disk: disk_of(*disk)?,
                 outcome: AppendOutcome::Reject {
                     refused: Index(number("refused", refused.to_native())?),
                     hint: place("hint", hint_term.to_native(), hint_index.to_native(), term, term)?,
                 },
             })
         }
-        ArchivedHeader::RequestVote { term, pre, last_term, last_index } => {
+        ArchivedHeader::TimeoutNow { term, last_term, last_index } => {
+            let term = own_term(term.to_native())?;
+            // A leader has begun its term with an entry, so its log ends in it.
+            let last = place("last", last_term.to_native(), last_index.to_native(), term, term)?;
+            PeerMsg::TimeoutNow(TimeoutNow { term, last })
+        }
+        ArchivedHeader::RequestVote { term, pre, transfer, last_term, last_index } => {
             let term = own_term(term.to_native())?;
             // A candidate's log ends before the term that it stands for.
             let newest = Term(term.0 - 1);
             let last = place("last", last_term.to_native(), last_index.to_native(), term, newest)?;
-            PeerMsg::RequestVote(RequestVote { term, pre: *pre, last })
+            let (pre, transfer) = (*pre, *transfer);
+            PeerMsg::RequestVote(RequestVote { term, pre, transfer, last })
         }
         ArchivedHeader::VoteReply { term, pre, granted } => PeerMsg::VoteReply(VoteReply {
             term: own_term(term.to_native())?,
@@ -400,6 +426,23 @@ fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, Pee
                 received: within("received", received.to_native(), length)?,
             })
         }
+    })
+}
+
+fn disk_code(disk: DiskState) -> u8 {
+    match disk {
+        DiskState::Well => 0,
+        DiskState::Low => 1,
+        DiskState::Stalled => 2,
+    }
+}
+
+fn disk_of(code: u8) -> Result<DiskState, PeerError> {
+    Ok(match code {
+        0 => DiskState::Well,
+        1 => DiskState::Low,
+        2 => DiskState::Stalled,
+        _ => return Err(PeerError::Number { field: "disk", value: code.into() }),
     })
 }
 
@@ -502,8 +545,13 @@ mod tests {
     const SNAPSHOT: SnapshotId =
         SnapshotId { last: EntryId::new(3, 1_000), bytes: 9_999, checksum: 0xDEAD_BEEF };
 
+    fn vote(term: u64, pre: bool, transfer: bool, last: EntryId) -> PeerMsg {
+        PeerMsg::RequestVote(RequestVote { term: Term(term), pre, transfer, last })
+    }
+
     fn samples() -> Vec<PeerMsg> {
-        let reply = |outcome| AppendReply { term: Term(5), round: Round(0), outcome };
+        let disk = DiskState::Stalled;
+        let reply = |outcome| AppendReply { term: Term(5), round: Round(0), disk, outcome };
         let (refused, hint) = (Index(9), EntryId::new(3, 4));
         vec![
             PeerMsg::AppendEntries(append(EntryId::ZERO, vec![])),
@@ -517,8 +565,10 @@ mod tests {
             PeerMsg::AppendReply(reply(AppendOutcome::Match { index: Index(12) })),
             PeerMsg::AppendReply(reply(AppendOutcome::Reject { refused, hint })),
             PeerMsg::AppendReply(reply(AppendOutcome::Reject { refused, hint: EntryId::ZERO })),
-            PeerMsg::RequestVote(RequestVote { term: Term(1), pre: true, last: EntryId::ZERO }),
-            PeerMsg::RequestVote(RequestVote { term: Term(9), pre: false, last: hint }),
+            vote(1, true, false, EntryId::ZERO),
+            vote(9, false, false, hint),
+            vote(9, false, true, hint),
+            PeerMsg::TimeoutNow(TimeoutNow { term: Term(5), last: EntryId::new(5, 4) }),
             PeerMsg::VoteReply(VoteReply { term: Term(9), pre: true, granted: false }),
             PeerMsg::VoteReply(VoteReply { term: Term(9), pre: false, granted: true }),
             PeerMsg::InstallSnapshot(InstallSnapshot {
@@ -605,7 +655,9 @@ mod tests {
         lossy.loss_permille = 1_001;
         let lossy = refused(PeerMsg::AppendEntries(lossy));
         assert_eq!(lossy, PeerError::Number { field: "loss_permille", value: 1_001 });
-        let vote = |term, last| PeerMsg::RequestVote(RequestVote { term, pre: false, last });
+        let vote = |term, last| {
+            PeerMsg::RequestVote(RequestVote { term, pre: false, transfer: false, last })
+        };
         let own = refused(vote(Term(3), EntryId::new(3, 1)));
         assert!(matches!(own, PeerError::Place { field: "last", .. }));
         let zero = refused(vote(Term(0), EntryId::ZERO));
@@ -634,9 +686,9 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         let mut bytes = BytesMut::from(&bytes_of(&samples()[0])[..]);
-        bytes[0] = 2;
+        bytes[0] = VERSION + 1;
         let error = decode(bytes.freeze()).unwrap_err();
-        assert_eq!(error, PeerError::Version { version: 2, length: HEADER_BYTES });
+        assert_eq!(error, PeerError::Version { version: VERSION + 1, length: HEADER_BYTES });
         assert!(error.to_string().contains("same version"));
     }
 }

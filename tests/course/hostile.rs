@@ -142,7 +142,7 @@ impl Router {
             // Well made, but from a stranger who wants to be voted for.
             _ => {
                 let last = EntryId::new(1 << 40, 1 << 40);
-                let vote = RequestVote { term: Term(1 << 40), pre: false, last };
+                let vote = RequestVote { term: Term(1 << 40), pre: false, transfer: false, last };
                 let mut text = Vec::new();
                 let to = NodeId(self.random.random_range(0..3));
                 let message = PeerMsg::RequestVote(vote);

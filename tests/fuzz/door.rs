@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bowline::kv::Store;
-use bowline::raft::RequestKind;
+use bowline::raft::{DiskState, RequestKind};
 use bowline::redis::{Buffered, ClientList, Connection, Context, Node, Settings, Step};
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
@@ -26,7 +26,15 @@ impl Door {
     /// With an empty store.
     pub(crate) fn new(limits: Limits) -> Door {
         let (id, host) = (NodeId(1), "127.0.0.1".to_owned());
-        let me = Node { id, host, port: 7001, peer_port: 8001, connected: true, match_index: None };
+        let me = Node {
+            id,
+            host,
+            port: 7001,
+            peer_port: 8001,
+            connected: true,
+            match_index: None,
+            disk: DiskState::Well,
+        };
         let mut context = Context::alone(me, 7, Instant::ZERO);
         context.leader = Some(id);
         context.wall_clock = Duration::from_micros(1_700_000_000_123_456);

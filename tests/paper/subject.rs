@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bowline::config::Config;
 use bowline::raft::{
-    AppendEntries, AppendJob, AppendOutcome, AppendReply, ClientRequest, Committed, Durable,
-    Effects, Envelope, HardState, Msg, PeerMsg, Persisted, Refusal, Replica, RequestKind,
+    AppendEntries, AppendJob, AppendOutcome, AppendReply, ClientRequest, Committed, DiskState,
+    Durable, Effects, Envelope, HardState, Msg, PeerMsg, Persisted, Refusal, Replica, RequestKind,
     RequestVote, Status, VoteReply,
 };
 use bowline::record::{Entry, EntryKind, RecordBuffer};
@@ -54,7 +54,12 @@ impl Subject {
         let peers: Vec<NodeId> = (2..=replicas).map(NodeId).collect();
         let now = Instant(1_000_000_000);
         // The patience with one that has a longer log is ours, not the paper's.
-        let config = Config { pre_vote_patience: Duration::ZERO, ..Config::server() };
+        // Of disks the paper knows nothing but that they are waited for.
+        let config = Config {
+            pre_vote_patience: Duration::ZERO,
+            disk_stall_after: None,
+            ..Config::server()
+        };
         let replica = Replica::new(ME, &peers, config, 7, durable, now);
         Subject { replica, now, jobs: VecDeque::new() }
     }
@@ -255,7 +260,7 @@ pub(crate) fn append(term: u64, prev: (u64, u64), terms: &[u64], commit_index: u
 /// A candidate's request whose log ends with `last` as (term, index).
 pub(crate) fn request(term: u64, last: (u64, u64)) -> PeerMsg {
     let last = EntryId::new(last.0, last.1);
-    PeerMsg::RequestVote(RequestVote { term: Term(term), pre: false, last })
+    PeerMsg::RequestVote(RequestVote { term: Term(term), pre: false, transfer: false, last })
 }
 
 /// An answer to a request for a vote.
@@ -276,5 +281,6 @@ pub(crate) fn rejecting(append: &AppendEntries, hint: (u64, u64)) -> PeerMsg {
 }
 
 fn reply_to(append: &AppendEntries, outcome: AppendOutcome) -> PeerMsg {
-    PeerMsg::AppendReply(AppendReply { term: append.term, round: append.round, outcome })
+    let (term, round, disk) = (append.term, append.round, DiskState::Well);
+    PeerMsg::AppendReply(AppendReply { term, round, disk, outcome })
 }

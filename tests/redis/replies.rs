@@ -1,6 +1,6 @@
 //! Replies that no other server could give: who leads, how this one is, what it does not do.
 
-use bowline::raft::RoleName;
+use bowline::raft::{DiskState, RoleName};
 use bowline::redis::{Connection, Context, Node, Settings, Step};
 use bowline::types::{Index, Instant, NodeId, RequestKey, Term};
 use bowline::wire::resp::{Limits, Parser};
@@ -22,6 +22,7 @@ impl Client {
             peer_port: 8000 + number,
             connected: number != 3,
             match_index: None,
+            disk: DiskState::Well,
         });
         let nodes: Vec<Node> = nodes.collect();
         let mut context = Context::alone(nodes[1].clone(), 0xC1, Instant::ZERO);

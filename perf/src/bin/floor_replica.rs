@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bowline::kv::{Command, Operation};
-use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, Envelope, PeerMsg};
+use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg};
 use bowline::record::{EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
 use bowline::wire::course::encode_peer;
@@ -235,6 +235,7 @@ fn lengths() -> (usize, usize) {
     let reply = AppendReply {
         term: Term(1),
         round: Round(1),
+        disk: DiskState::Well,
         outcome: AppendOutcome::Match { index: Index(2) },
     };
     let length = |message| {

@@ -166,12 +166,13 @@ pub(super) fn faults(
         let total = total(&passed);
         println!(
             "{}: {seeds} seeds, {} failed; {} entries committed, {} requests answered under {} \
-             leaders{}; {:.0} s of virtual time in {:.1} s: {:.0} times as fast",
+             leaders, {} times handed over{}; {:.0} s of virtual time in {:.1} s: {:.0} times as fast",
             profile.name(),
             failed.len(),
             total.committed,
             total.answered,
             total.leaders,
+            total.handovers,
             match total.installed {
                 0 => String::new(),
                 count => format!(", {count} snapshots taken in"),
@@ -192,6 +193,7 @@ fn total(passed: &[Summary]) -> Summary {
         total.leaders += summary.leaders;
         total.committed += summary.committed;
         total.installed += summary.installed;
+        total.handovers += summary.handovers;
         total.answered += summary.answered;
         total.refused += summary.refused;
     }
@@ -234,6 +236,7 @@ fn faults_as_json(
         "answered": total.answered,
         "refused": total.refused,
         "leaders": total.leaders,
+        "handovers": total.handovers,
         "events": total.events,
         "virtual_s": total.virtual_time.as_secs_f64(),
         "wall_s": wall.as_secs_f64(),

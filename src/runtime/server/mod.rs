@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::kv::Store;
-use crate::raft::{Durable, Replica};
+use crate::raft::{DiskState, Durable, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, Node, Settings};
 use crate::storage::{Identity, Log, LogOptions, PeerNotes, RealDisk, Snapshots as Files};
@@ -266,6 +266,7 @@ fn context(options: &ServerOptions, cluster: u128, announce: &str, now: Instant)
         peer_port: options.peer_listen.port(),
         connected: true,
         match_index: None,
+        disk: DiskState::Well,
     };
     let mut context = Context::alone(me, cluster, now);
     context.process_id = std::process::id();

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use crossbeam::channel::TrySendError;
 use mio::{Events, Poll, Token};
 
-use crate::raft::{ClientRequest, Envelope, Msg, Refusal, RefusalReason, RequestKind, RoleName};
+use crate::raft::{
+    ClientRequest, DiskState, Envelope, Msg, Refusal, RefusalReason, RequestKind, RoleName,
+};
 use crate::redis::{Node, Saved};
 use crate::runtime::channels::{
     Applied, CoreItem, Forwarded, Lead, NetworkEnds, QUEUE_LEN, ReadsAt,
@@ -235,10 +237,14 @@ impl ServerNetwork {
             context.term = status.term;
             context.role = status.role;
             context.durable_index = status.durable_index;
+            context.disk = status.disk;
+            context.disk_stalls = status.counters.disk_stalls;
+            context.handovers = status.counters.handovers;
             context.note_log(status.last.index, status.commit_index);
             for node in &mut context.nodes {
                 let peer = status.peers.iter().find(|peer| peer.id == node.id);
                 node.match_index = peer.map(|peer| peer.match_index);
+                node.disk = peer.map_or(DiskState::Well, |peer| peer.disk);
                 node.connected = node.id == parts.me || parts.links.is_up(node.id);
             }
         }
@@ -390,8 +396,8 @@ impl ServerNetwork {
             return;
         }
         let peer_port = self.parts.links.port_of(peer);
-        let (connected, match_index) = (true, None);
-        context.nodes.push(Node { id: peer, host, port, peer_port, connected, match_index });
+        let (connected, match_index, disk) = (true, None, DiskState::Well);
+        context.nodes.push(Node { id: peer, host, port, peer_port, connected, match_index, disk });
         context.nodes.sort_by_key(|node| node.id);
     }
 

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::raft::{AppendEntries, InstallReply, InstallSnapshot, SnapshotId};
+use crate::raft::{
+    AppendEntries, DiskState, InstallReply, InstallSnapshot, SnapshotId, TimeoutNow,
+};
 use crate::record::{EntryKind, RecordBuffer};
 use crate::types::{EntryId, Index, Round, Term};
 
@@ -174,7 +176,8 @@ fn what_is_written_is_compact_and_complete() {
 
 #[test]
 fn every_peer_type_is_read_back() {
-    let reply = |outcome| AppendReply { term: Term(1), round: Round(0), outcome };
+    let reply =
+        |outcome| AppendReply { term: Term(1), round: Round(0), disk: DiskState::Well, outcome };
     let (refused, hint) = (Index(1), EntryId::ZERO);
     let mut messages = vec![
         envelope().message,
@@ -185,6 +188,7 @@ fn every_peer_type_is_read_back() {
         messages.push(PeerMsg::RequestVote(RequestVote {
             term: Term(1),
             pre,
+            transfer: false,
             last: EntryId::ZERO,
         }));
         messages.push(PeerMsg::VoteReply(VoteReply { term: Term(1), pre, granted: true }));
@@ -200,6 +204,7 @@ fn every_peer_type_is_read_back() {
         chunk,
     }));
     messages.push(PeerMsg::InstallReply(InstallReply { term, round, snapshot, received: 9 }));
+    messages.push(PeerMsg::TimeoutNow(TimeoutNow { term, last: EntryId::new(1, 2) }));
     let types: std::collections::BTreeSet<_> = messages.iter().map(peer_type).collect();
     assert_eq!(types, PEER_TYPES.into_iter().collect());
     for message in messages {

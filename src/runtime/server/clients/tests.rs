@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mio::{Events, Poll};
 
 use super::*;
-use crate::raft::RequestKind;
+use crate::raft::{DiskState, RequestKind};
 use crate::redis::Node;
 use crate::runtime::server::flights::{origin_of, parts_of};
 use crate::types::NodeId;
@@ -40,7 +40,7 @@ impl HandedOn {
 fn node(id: u16) -> Node {
     let host = "127.0.0.1".to_owned();
     let (id, port, peer_port) = (NodeId(id), 7_000 + id, 8_000 + id);
-    Node { id, host, port, peer_port, connected: true, match_index: None }
+    Node { id, host, port, peer_port, connected: true, match_index: None, disk: DiskState::Well }
 }
 
 impl Door {

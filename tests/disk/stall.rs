@@ -1,0 +1,137 @@
+//! A disk that hangs: no call fails, some take seconds. Each replica in turn runs with a log whose
+//! syncs hang now and then; clients go on writing by the others.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::replicas::Cluster;
+use super::{assert_holds, key, strace_is_there, traced, value};
+
+/// Every so many syncs of a thread one hangs for so long.
+const HANG_EVERY: &str = "inject=fdatasync:delay_exit=2500000:when=150+150";
+const BYTES: usize = 100;
+
+/// A field of `INFO`, as text.
+fn info(cluster: &Cluster, at: usize, field: &str) -> Option<String> {
+    let reply = Client::connect(cluster.address(at)).ok()?.call(&[b"INFO"]).ok()?;
+    let text = String::from_utf8(reply).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    Some(line.unwrap_or_else(|| panic!("no {field} in {text}")).to_owned())
+}
+
+fn count(cluster: &Cluster, at: usize, field: &str) -> u64 {
+    info(cluster, at, field).map_or(0, |text| text.parse().unwrap())
+}
+
+/// What clients saw of one hang.
+#[derive(Default)]
+struct Seen {
+    written: usize,
+    /// Longest time from one acknowledged write to the next.
+    longest: Duration,
+    stalled: bool,
+}
+
+/// Writes by another replica until the victim's disk has hung once more and is well again.
+fn write_through_a_hang(cluster: &Cluster, victim: usize, from: usize) -> Seen {
+    let writer = (victim + 1) % 3;
+    let mut client = Client::connect(cluster.address(writer)).unwrap();
+    let before = count(cluster, victim, "disk_stalls");
+    let mut seen = Seen { written: from, ..Seen::default() };
+    let mut last = Instant::now();
+    let mut looked = Instant::now();
+    loop {
+        let reply = client.call(&[b"SET", &key(seen.written), &value(seen.written, BYTES)]);
+        let reply = reply.unwrap();
+        assert_eq!(reply, b"+OK\r\n", "write {}\n{}", seen.written, cluster.logs());
+        seen.written += 1;
+        seen.longest = seen.longest.max(last.elapsed());
+        last = Instant::now();
+        if looked.elapsed() > Duration::from_millis(100) {
+            looked = Instant::now();
+            let state = info(cluster, victim, "disk_state").unwrap();
+            seen.stalled |= state == "stalled";
+            if state == "ok" && count(cluster, victim, "disk_stalls") > before {
+                return seen;
+            }
+            last = Instant::now();
+        }
+    }
+}
+
+fn hang(threads: &'static str) {
+    if !strace_is_there() {
+        return;
+    }
+    let mut cluster = Cluster::start(3, threads);
+    cluster.wait_until_all_serve();
+    let victim = cluster.leader();
+    cluster.kill(victim);
+    let notes = cluster.folder.path().join("strace");
+    let words = ["-e", "trace=fdatasync", "-e", HANG_EVERY];
+    cluster.start_as(victim, traced(&words, &notes, &cluster.command(victim)));
+    cluster.wait_until_all_serve();
+    let (mut written, mut as_follower, mut handed_over) = (0, false, false);
+    for hangs in 1.. {
+        if as_follower && handed_over {
+            break;
+        }
+        assert!(hangs < 12, "after 12 hangs: led and handed over {handed_over}");
+        let handovers = count(&cluster, victim, "raft_handovers");
+        let led = cluster.leader() == victim;
+        let seen = write_through_a_hang(&cluster, victim, written);
+        eprintln!(
+            "{threads}: the disk of {} hung; longest wait for a write {} ms, {} written",
+            if led { "the leader" } else { "a follower" },
+            seen.longest.as_millis(),
+            seen.written - written,
+        );
+        written = seen.written;
+        assert!(seen.stalled, "INFO never said so\n{}", cluster.logs());
+        if led {
+            // It may have lost its lead before its disk hung, and must not have it after that.
+            assert_ne!(cluster.leader(), victim, "{}", cluster.logs());
+            handed_over = count(&cluster, victim, "raft_handovers") > handovers;
+        } else {
+            as_follower = true;
+        }
+        if !handed_over {
+            lead(&mut cluster, victim);
+        }
+    }
+    let log =
+        std::fs::read_to_string(cluster.folder.path().join(format!("replica-{}.log", victim + 1)));
+    let log = log.unwrap();
+    for words in ["the disk is stalled", "the lead is handed over", "the disk writes again"] {
+        assert!(log.contains(words), "no `{words}` in {log}");
+    }
+    for at in 0..3 {
+        assert_holds(&cluster, at, written, BYTES, "after hangs of one disk");
+    }
+}
+
+/// Has a replica lead, by killing whoever else does.
+fn lead(cluster: &mut Cluster, wanted: usize) {
+    loop {
+        let leader = cluster.leader();
+        if leader == wanted {
+            return;
+        }
+        cluster.kill(leader);
+        cluster.wait_for("another leader", || cluster.leader_but(leader));
+        cluster.restart();
+        cluster.wait_until_all_serve();
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over_and_a_follower_is_not_missed_dedicated() {
+    hang("dedicated");
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over_and_a_follower_is_not_missed_fused() {
+    hang("fused");
+}
