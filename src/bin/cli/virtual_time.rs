@@ -166,7 +166,8 @@ pub(super) fn faults(
         let total = total(&passed);
         println!(
             "{}: {seeds} seeds, {} failed; {} entries committed, {} requests answered under {} \
-             leaders, {} times handed over{}; {:.0} s of virtual time in {:.1} s: {:.0} times as fast",
+             leaders, {} times handed over{}; \
+             {:.0} s of virtual time in {:.1} s: {:.0} times as fast",
             profile.name(),
             failed.len(),
             total.committed,
