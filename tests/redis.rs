@@ -3,10 +3,18 @@
 
 #[path = "fuzz/door.rs"]
 mod door;
+#[path = "redis/forms.rs"]
+mod forms;
+#[path = "redis/grammar.rs"]
+mod grammar;
+#[path = "redis/random.rs"]
+mod random;
 #[path = "redis/reference.rs"]
 mod reference;
 #[path = "redis/replies.rs"]
 mod replies;
+#[path = "redis/reply.rs"]
+mod reply;
 #[path = "redis/same_replies.rs"]
 mod same_replies;
 

@@ -174,8 +174,7 @@ impl Conditions {
             } else if is("LT") {
                 conditions.earlier = true;
             } else {
-                let word = String::from_utf8_lossy(word);
-                return Err(Outcome::error(format!("ERR Unsupported option {word}")));
+                return Err(Outcome::error_quoting("ERR Unsupported option ", word));
             }
         }
         let Conditions { if_none, if_some, later, earlier } = conditions;

@@ -119,6 +119,9 @@ impl Content for Hash {
 /// `HSET key field value [field value ...]`
 fn hset(store: &mut Store, words: &Words<'_>) -> Answer {
     let key = words.get(0)?;
+    if !words.rest(1).len().is_multiple_of(2) {
+        return Ok(Outcome::wrong_number("hset"));
+    }
     let added = store.change(key, |hash: &mut Hash| {
         let fields = words.rest(1).chunks_exact(2);
         let added = fields.filter(|pair| hash.set(pair[0], pair[1])).count();

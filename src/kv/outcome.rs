@@ -117,6 +117,17 @@ impl Outcome {
         Outcome::Error(Bytes::from(text.into()))
     }
 
+    /// The same with a word quoted at its end: as far as C sees it, which is up to its first NUL.
+    pub(super) fn error_quoting(text: &str, word: &[u8]) -> Outcome {
+        let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
+        Outcome::Error(Bytes::from([text.as_bytes(), &word[..end]].concat()))
+    }
+
+    /// What a client hears whose words are too many or too few in a way that arity can't say.
+    pub(super) fn wrong_number(command: &str) -> Outcome {
+        Outcome::error(format!("ERR wrong number of arguments for '{command}' command"))
+    }
+
     /// 1 or 0.
     pub(super) fn flag(truth: bool) -> Outcome {
         Outcome::Integer(truth.into())

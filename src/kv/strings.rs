@@ -75,13 +75,35 @@ impl Store {
 
 /// What becomes of a key's end when it is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum End<'w> {
     /// It has none.
     Never,
     /// It stays as it is.
     Kept,
-    /// So much time.
-    At(i64, &'static str),
+    /// So much time, in that unit's word.
+    At(&'static str, &'w [u8]),
+}
+
+impl<'w> End<'w> {
+    /// Takes an option that says when a key ends, with the word behind it; false if it is none, or
+    /// if another was said before. The same again is allowed, and the last counts.
+    fn take(&mut self, option: &[u8], next: Option<&&'w [u8]>) -> bool {
+        let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+        let Some((unit, number)) =
+            ["EX", "PX", "EXAT", "PXAT"].into_iter().find(|unit| is(unit)).zip(next)
+        else {
+            return false;
+        };
+        let allowed = match *self {
+            End::Never => true,
+            End::Kept => false,
+            End::At(said, _) => said == unit,
+        };
+        if allowed {
+            *self = End::At(unit, number);
+        }
+        allowed
+    }
 }
 
 /// `SET key value [NX | XX | IFEQ text | IFNE text] [GET] [EX seconds | PX milliseconds | EXAT
@@ -102,13 +124,10 @@ fn set_with_options(store: &mut Store, words: &Words<'_>) -> Answer {
             compare = Some((is("IFEQ"), *options.next().ok_or(Refusal::Syntax)?));
         } else if is("GET") {
             tell_old = true;
-        } else if is("KEEPTTL") && end == End::Never {
+        } else if is("KEEPTTL") && !matches!(end, End::At(..)) {
             end = End::Kept;
-        } else if let Some(unit) = ["EX", "PX", "EXAT", "PXAT"].into_iter().find(|word| is(word))
-            && end == End::Never
-        {
-            let number = options.next().ok_or(Refusal::Syntax)?;
-            end = End::At(parse_integer(number).ok_or(Refusal::NotAnInteger)?, unit);
+        } else if end.take(option, options.as_slice().first()) {
+            options.next();
         } else {
             return Err(Refusal::Syntax);
         }
@@ -116,10 +135,11 @@ fn set_with_options(store: &mut Store, words: &Words<'_>) -> Answer {
     let until = match end {
         End::Never => None,
         End::Kept => store.end_of(key),
-        End::At(number, unit) => match until(store, number, unit) {
-            Some(until) => Some(until),
-            None => return Ok(invalid("set")),
-        },
+        End::At(unit, number) => {
+            let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
+            let Some(until) = until(store, number, unit) else { return Ok(invalid("set")) };
+            Some(until)
+        }
     };
     let old = match store.shared_string(key) {
         Err(refusal) if tell_old || compare.is_some() => return Err(refusal),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bowline::kv::Store;
+use bowline::kv::{Command, Operation, Store};
 use bowline::raft::{DiskState, RequestKind};
 use bowline::redis::{Buffered, ClientList, Connection, Context, Node, Settings, Step};
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
@@ -95,6 +95,17 @@ impl Door {
             }
         }
         self.unused.drain(..used);
+    }
+
+    /// It is that time, since 1970: by the wall clock and by the log's.
+    #[allow(dead_code, reason = "not everybody who has a door has clocks")]
+    pub(crate) fn move_clock(&mut self, now: Duration) {
+        self.context.wall_clock = now;
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let operation = Operation::Clock { millis };
+        let index = self.store.applied_index().next();
+        let command = Command { key: RequestKey::default(), operation };
+        self.store.apply(index, &command.encode());
     }
 
     /// What was answered since the last call.

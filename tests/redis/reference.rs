@@ -29,7 +29,9 @@ impl Reference {
         let folder = tempfile::tempdir().expect("a folder for its socket");
         let socket = folder.path().join("redis");
         let process = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            // With as many databases as we have.
+            .args(["--port", "0", "--databases", "1", "--save", "", "--appendonly", "no"])
+            .arg("--unixsocket")
             .arg(&socket)
             .current_dir(folder.path())
             .stdout(Stdio::null())

@@ -5,8 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use bowline::wire::resp::Limits;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use super::door::Door;
 use super::reference::Reference;
@@ -345,77 +343,4 @@ fn broken_requests_end_in_the_same_way() {
         assert_eq!(ours.escape_ascii().to_string(), theirs.escape_ascii().to_string());
         assert!(door.closed(), "{}", bytes.escape_ascii());
     }
-}
-
-#[test]
-fn long_random_sessions_are_answered_alike() {
-    let Some(reference) = Reference::start() else { return };
-    let mut dice = ChaCha8Rng::seed_from_u64(3);
-    let mut door = Door::new(Limits::default());
-    let mut stream = reference.connect();
-    for _ in 0..20 {
-        let lines: Vec<Vec<u8>> = (0..500).map(|_| random_line(&mut dice).into_bytes()).collect();
-        compare(&mut stream, &mut door, &lines);
-    }
-}
-
-fn random_line(dice: &mut ChaCha8Rng) -> String {
-    const KEYS: [&str; 6] = ["a", "b", "c", "{a}d", "\"\"", "'a longer key'"];
-    const VALUES: [&str; 12] = [
-        "1",
-        "-1",
-        "0",
-        "9223372036854775807",
-        "-9223372036854775808",
-        "text",
-        "\"\"",
-        "1.5",
-        "\" 1\"",
-        "007",
-        "\"\\x00\\xff\"",
-        "10",
-    ];
-    const FORMS: [&str; 30] = [
-        "SET K V",
-        "SET K V NX",
-        "SET K V XX",
-        "SET K V GET",
-        "SET K V XX GET",
-        "SET K V GET NX",
-        "SETNX K V",
-        "GETSET K V",
-        "GETDEL K",
-        "GET K",
-        "GET K",
-        "MGET K K K",
-        "MSET K V K V",
-        "APPEND K V",
-        "STRLEN K",
-        "INCR K",
-        "DECR K",
-        "INCRBY K V",
-        "DECRBY K V",
-        "INCRBY K V",
-        "DEL K",
-        "DEL K K",
-        "UNLINK K K K",
-        "EXISTS K",
-        "EXISTS K K K",
-        "TYPE K",
-        "DBSIZE",
-        "CLIENT SETNAME V",
-        "CLIENT GETNAME",
-        "K V",
-    ];
-    let form = if dice.random_range(0..200) == 0 {
-        "FLUSHALL"
-    } else {
-        FORMS[dice.random_range(0..FORMS.len())]
-    };
-    let words = form.split(' ').map(|word| match word {
-        "K" => KEYS[dice.random_range(0..KEYS.len())],
-        "V" => VALUES[dice.random_range(0..VALUES.len())],
-        word => word,
-    });
-    words.collect::<Vec<_>>().join(" ")
 }

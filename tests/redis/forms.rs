@@ -1,0 +1,201 @@
+//! The requests that random streams are made of, and the words in them. To add a command is to add
+//! a line to its room here; how forms are written is said in `grammar.rs`.
+
+use super::grammar::{Form, near, pairs, same, shape};
+
+/// Words by their kinds: those that are mostly taken, and, where there is a second row, those that
+/// are taken now and then. What is there twice is taken twice as often. Kinds of keys overlap, so
+/// that keys of another kind of value are met.
+pub(crate) const WORDS: &[(&str, &[&[&[u8]]])] = &[
+    ("str", &[STRING_KEYS, ALL_KEYS]),
+    ("hash", &[&[b"h1", b"h2", b"h3"], ALL_KEYS]),
+    ("list", &[&[b"l1", b"l2", b"l3"], ALL_KEYS]),
+    ("set", &[&[b"m1", b"m2", b"m3"], ALL_KEYS]),
+    ("zset", &[&[b"z1", b"z2", b"z3"], ALL_KEYS]),
+    ("key", &[ALL_KEYS]),
+    ("value", &[VALUES]),
+    ("int", &[INTEGERS, VALUES]),
+    ("float", &[FLOATS, VALUES]),
+    ("member", &[&[b"a", b"b", b"c", b"d", b"e", b"1", b"2"], VALUES]),
+    ("count", &[&[b"0", b"1", b"1", b"2", b"3", b"5", b"10", b"-1", b"-2", b"-4"], INTEGERS]),
+    ("index", &[&[b"0", b"1", b"2", b"3", b"5", b"-1", b"-2", b"-3", b"-5", b"100"], INTEGERS]),
+    ("bit", &[&[b"0", b"1"], &[b"2", b"-1", b"x", b""]]),
+    ("offset", &[&[b"0", b"1", b"5", b"7", b"8", b"13", b"40", b"100"], FAR_OFFSETS]),
+    ("pattern", &[PATTERNS]),
+    ("cursor", &[&[b"0"], &[b"x", b"-1", b"18446744073709551616"]]),
+    ("type", &[&[b"string", b"hash", b"list", b"set", b"zset", b"STRING"], &[b"nonesuch"]]),
+    ("seconds", &[SECONDS, NO_SECONDS]),
+    ("millis", &[MILLIS, NO_SECONDS]),
+    ("second", &[MOMENTS_IN_SECONDS, NO_SECONDS]),
+    ("milli", &[MOMENTS_IN_MILLIS, NO_SECONDS]),
+    ("past", &[&[b"1", b"0", b"-1", b"1000000000"]]),
+];
+
+/// Kinds of words that tell times. Those are far away or over, never near; a condition of more or
+/// less should be put on moments (`second`, `milli`), not on times from now; and only where a key
+/// goes at once if its time is over, `past` may be said: Redis counts others for a while.
+pub(crate) const CLOCK_KINDS: &[&str] = &["seconds", "millis", "second", "milli", "past"];
+
+/// All keys there can be. What they hold is compared at the end of a stream.
+pub(crate) const ALL_KEYS: &[&[u8]] = &[
+    b"s1", b"s2", b"s3", b"s4", b"", b"h1", b"h2", b"h3", b"l1", b"l2", b"l3", b"m1", b"m2", b"m3",
+    b"z1", b"z2", b"z3", b"never",
+];
+
+const STRING_KEYS: &[&[u8]] = &[b"s1", b"s2", b"s3", b"s4", b""];
+
+const VALUES: &[&[u8]] = &[
+    b"",
+    b"0",
+    b"1",
+    b"-1",
+    b"10",
+    b"text",
+    b"other text",
+    b"1.5",
+    b"-0",
+    b"007",
+    b" 1",
+    b"1 ",
+    b"+1",
+    b"3.0e3",
+    b"0x10",
+    b"nan",
+    b"inf",
+    b"-inf",
+    b"9223372036854775807",
+    b"-9223372036854775808",
+    b"9223372036854775808",
+    b"1e400",
+    b"\x00\xff\r\n",
+    b"\xf0\x0f\xaa",
+    b"a text of forty-five bytes, one too many to embed",
+    b"a text of more than sixty-four bytes, so it is longer than what lists pack",
+];
+
+const INTEGERS: &[&[u8]] = &[
+    b"0",
+    b"1",
+    b"1",
+    b"2",
+    b"-1",
+    b"-1",
+    b"7",
+    b"-13",
+    b"100",
+    b"9223372036854775807",
+    b"-9223372036854775808",
+    b"9223372036854775806",
+    b"4294967296",
+    b"-2147483649",
+];
+
+const FLOATS: &[&[u8]] = &[
+    b"0",
+    b"1",
+    b"-1",
+    b"0.1",
+    b"1.5",
+    b"-2.25",
+    b"3.0e3",
+    b"1e17",
+    b"1e-5",
+    b"100",
+    b"0.3",
+    b"-0.0",
+    b"123456789.123",
+];
+
+const FAR_OFFSETS: &[&[u8]] =
+    &[b"-1", b"4294967296", b"536870912", b"9223372036854775807", b"x", b"", b"01", b"1.5"];
+
+const PATTERNS: &[&[u8]] = &[
+    b"*", b"*", b"s*", b"?1", b"[hs]*", b"[^s]?", b"s[1-2]", b"", b"\\s1", b"s\\", b"[s", b"*1*",
+    b"never", b"a*", b"[a-c]", b"?",
+];
+
+const SECONDS: &[&[u8]] = &[b"1000", b"5000", b"100000", b"1000000"];
+const MILLIS: &[&[u8]] = &[b"1000000", b"5000000", b"100000000", b"1000000000"];
+const MOMENTS_IN_SECONDS: &[&[u8]] = &[b"4000000000", b"5000000000", b"9000000000"];
+const MOMENTS_IN_MILLIS: &[&[u8]] = &[b"4000000000000", b"5000000000000", b"9000000000123"];
+const NO_SECONDS: &[&[u8]] = &[
+    b"0",
+    b"-1",
+    b"x",
+    b"",
+    b"1.5",
+    b"9223372036854775807",
+    b"9223372036854775",
+    b"9223372036854776",
+    b"-9223372036854775808",
+];
+
+/// Seconds by which the same time may be told differently: both servers read a clock of their own.
+const S: i64 = 20;
+/// The same in milliseconds.
+const MS: i64 = 20_000;
+
+/// The rooms, by the names that `BOWLINE_REDIS_ROOM` takes.
+pub(crate) const ROOMS: &[(&str, &[Form])] =
+    &[("strings", STRINGS), ("keys", KEYS), ("hashes", HASHES), ("connections", CONNECTIONS)];
+
+/// What is asked about each key at the end of a stream, as `key`: so it is seen what a stream has
+/// left. A key that holds something else answers with an error on both sides.
+pub(crate) const LAST: &[Form] =
+    &[same("TYPE key"), near(MS, "PTTL key"), same("GET key"), pairs("HGETALL key")];
+
+const STRINGS: &[Form] = &[
+    same("SET str value"),
+    same("SET str value [NX|XX|GET|KEEPTTL|EX seconds|PX millis|EXAT second|PXAT milli ...]"),
+    same("SETNX str value"),
+    same("GETSET str value"),
+    same("GETDEL str"),
+    same("GET str"),
+    same("GET str"),
+    same("MGET str [key ...]"),
+    same("MSET str value [str value ...]"),
+    same("APPEND str value"),
+    same("STRLEN str"),
+    same("INCR str"),
+    same("DECR str"),
+    same("INCRBY str int"),
+    same("DECRBY str int"),
+];
+
+const KEYS: &[Form] = &[
+    same("DEL key [key ...]"),
+    same("DEL key"),
+    same("UNLINK key [key ...]"),
+    same("EXISTS key [key ...]"),
+    same("TYPE key"),
+    same("DBSIZE"),
+    same("FLUSHALL").once_in(40),
+    same("FLUSHDB [SYNC|ASYNC|value]").once_in(40),
+    shape("RANDOMKEY"),
+    same("EXPIRE key seconds [NX|XX|value]"),
+    same("PEXPIRE key millis [NX|XX]"),
+    same("EXPIREAT key (second|second|past) [NX|XX|GT|LT ...]"),
+    same("PEXPIREAT key (milli|milli|past) [NX|XX|GT|LT ...]"),
+    same("PERSIST key"),
+    near(S, "TTL key"),
+    near(MS, "PTTL key"),
+    near(S, "EXPIRETIME key"),
+    near(MS, "PEXPIRETIME key"),
+];
+
+const HASHES: &[Form] = &[
+    same("HSET hash member value [member value ...]"),
+    same("HGET hash member"),
+    same("HDEL hash member [member ...]"),
+    same("HLEN hash"),
+    pairs("HGETALL hash"),
+];
+
+const CONNECTIONS: &[Form] = &[
+    same("PING [value]").once_in(4),
+    same("ECHO value").once_in(4),
+    same("CLIENT SETNAME member").once_in(4),
+    same("CLIENT GETNAME").once_in(4),
+    same("SELECT bit").once_in(4),
+    same("NONESUCH [value ...]").once_in(4),
+];

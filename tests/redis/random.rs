@@ -1,0 +1,303 @@
+//! Random streams of requests to the door and to a real Redis: the replies must agree.
+//!
+//! A stream follows from its seed. If one fails, what led there is made as short as can be had
+//! cheaply, and printed with how to see it again. `BOWLINE_REDIS_COMMANDS=1000000` makes a long
+//! run, `BOWLINE_REDIS_SEED=17` does one stream, `BOWLINE_REDIS_ROOM=hashes` takes requests of one
+//! room only (see `ROOMS` in `forms.rs`).
+
+use std::env;
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use bowline::wire::resp::Limits;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::door::Door;
+use super::forms::{ALL_KEYS, LAST, ROOMS};
+use super::grammar::{Form, Made};
+use super::reference::Reference;
+use super::reply::{Agreement, Reply};
+
+/// Requests of one stream, without the questions at its end.
+const STREAM_LEN: usize = 500;
+/// Requests of all streams together, if nothing else is asked for.
+const SAMPLE_LEN: usize = 40_000;
+/// Most requests that are on their way at once.
+const PIPELINED_MAX: usize = 60;
+/// Most streams that are tried to make a failing one shorter.
+const TRIES_MAX: usize = 600;
+
+/// Both servers, with nothing in them, and a connection to each.
+struct Both {
+    stream: UnixStream,
+    door: Door,
+    /// What was put off until `EXEC`.
+    queued: Vec<Agreement>,
+}
+
+/// Where replies did not agree.
+struct Disagreement {
+    at: usize,
+    ours: String,
+    theirs: String,
+}
+
+impl Both {
+    fn new(reference: &Reference, version: u8) -> Both {
+        let mut stream = reference.connect();
+        let mut door = Door::new(Limits::default());
+        let greeting = format!("HELLO {version}\r\nFLUSHALL\r\n");
+        door.receive(greeting.as_bytes());
+        door.replies();
+        stream.write_all(greeting.as_bytes()).expect("it reads");
+        read_replies(&mut stream, 2);
+        Both { stream, door, queued: Vec::new() }
+    }
+
+    /// Sends requests to both at once.
+    fn ask(&mut self, requests: &[Made]) -> Result<(), Disagreement> {
+        let mut sent = Vec::new();
+        for request in requests {
+            super::written(&request.words, &mut sent);
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.door.move_clock(now.expect("it is after 1970"));
+        self.door.receive(&sent);
+        let ours = self.door.replies();
+        let mut writer = self.stream.try_clone().expect("a second handle");
+        let writing = thread::spawn(move || writer.write_all(&sent));
+        let theirs = read_replies(&mut self.stream, requests.len());
+        writing.join().expect("it does not panic").expect("it reads all");
+        let mut used = 0;
+        for (at, (request, theirs)) in requests.iter().zip(theirs).enumerate() {
+            let Some((ours, length)) = Reply::parse(&ours[used..]) else {
+                let (ours, theirs) = ("nothing".to_owned(), theirs.to_string());
+                return Err(Disagreement { at, ours, theirs });
+            };
+            used += length;
+            if !self.agree(&ours, &theirs, request) {
+                let (ours, theirs) = (ours.to_string(), theirs.to_string());
+                return Err(Disagreement { at, ours, theirs });
+            }
+        }
+        assert_eq!(used, ours.len(), "there are more replies than requests");
+        Ok(())
+    }
+
+    fn agree(&mut self, ours: &Reply, theirs: &Reply, request: &Made) -> bool {
+        if ours.is_queued() && theirs.is_queued() {
+            self.queued.push(request.agreement);
+            return true;
+        }
+        let is = |name: &str| request.words[0].eq_ignore_ascii_case(name.as_bytes());
+        if is("exec") || is("discard") || is("reset") {
+            let queued = std::mem::take(&mut self.queued);
+            let (one, other) = (ours.items(), theirs.items());
+            if !one.is_empty() && one.len() == other.len() && one.len() == queued.len() {
+                let mut items = one.iter().zip(other).zip(queued);
+                return items.all(|((one, other), agreement)| one.agrees(other, agreement));
+            }
+        }
+        ours.agrees(theirs, request.agreement)
+    }
+}
+
+/// Reads so many replies.
+fn read_replies(stream: &mut UnixStream, count: usize) -> Vec<Reply> {
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; 1 << 16]);
+    let (mut replies, mut used) = (Vec::new(), 0);
+    while replies.len() < count {
+        if let Some((reply, length)) = Reply::parse(&bytes[used..]) {
+            used += length;
+            replies.push(reply);
+            continue;
+        }
+        let length = stream.read(&mut piece).expect("it answers");
+        assert_ne!(length, 0, "it closed the connection");
+        bytes.extend_from_slice(&piece[..length]);
+    }
+    replies
+}
+
+/// Some form of a room.
+fn some_form(rooms: &[(&str, &'static [Form])], dice: &mut impl Rng) -> &'static Form {
+    loop {
+        let room = rooms[dice.random_range(0..rooms.len())].1;
+        let form = &room[dice.random_range(0..room.len())];
+        if dice.random_range(0..form.rarity) == 0 {
+            return form;
+        }
+    }
+}
+
+/// The requests of the stream of that seed.
+fn stream_of(seed: u64) -> Vec<Made> {
+    let only = env::var("BOWLINE_REDIS_ROOM").ok();
+    let rooms: Vec<_> = ROOMS
+        .iter()
+        .copied()
+        .filter(|(name, _)| only.as_ref().is_none_or(|only| only == name))
+        .collect();
+    assert!(!rooms.is_empty(), "there is no room called {only:?}");
+    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    let mut requests = Vec::new();
+    while requests.len() < STREAM_LEN {
+        requests.extend(some_form(&rooms, &mut dice).make(&mut dice));
+    }
+    requests.extend(last_questions());
+    requests
+}
+
+/// What every key holds.
+fn last_questions() -> impl Iterator<Item = Made> {
+    let about = |key: &'static [u8]| {
+        LAST.iter().map(move |form| {
+            let words = form.text.split(' ').map(|word| match word {
+                "key" => key.to_vec(),
+                word => word.as_bytes().to_vec(),
+            });
+            Made { words: words.collect(), agreement: form.agreement }
+        })
+    };
+    ALL_KEYS.iter().flat_map(move |key| about(key))
+}
+
+/// Does a stream from nothing; the first disagreement. Into which pipelines it is cut follows from
+/// the seed, too.
+fn run(reference: &Reference, seed: u64, requests: &[Made]) -> Result<(), Disagreement> {
+    let mut both = Both::new(reference, if seed.is_multiple_of(2) { 2 } else { 3 });
+    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    let mut from = 0;
+    while from < requests.len() {
+        let length = dice.random_range(1..=PIPELINED_MAX).min(requests.len() - from);
+        both.ask(&requests[from..from + length])
+            .map_err(|found| Disagreement { at: from + found.at, ..found })?;
+        from += length;
+    }
+    Ok(())
+}
+
+/// A shorter stream that fails as well: a short end of what led there, and of that only what is
+/// needed.
+fn shorter(
+    reference: &Reference,
+    seed: u64,
+    requests: &[Made],
+    found: Disagreement,
+) -> (Vec<Made>, Disagreement) {
+    let mut tries = 0;
+    let mut failing = requests[..=found.at].to_vec();
+    let mut found = found;
+    let mut fails = |requests: &[Made]| {
+        tries += 1;
+        if tries > TRIES_MAX { None } else { run(reference, seed, requests).err() }
+    };
+    let mut length = 1;
+    while length < failing.len() {
+        if let Some(less) = fails(&failing[failing.len() - length..]) {
+            failing.drain(..failing.len() - length);
+            failing.truncate(less.at + 1);
+            found = less;
+            break;
+        }
+        length *= 2;
+    }
+    let mut at = failing.len();
+    while at > 0 {
+        at -= 1;
+        let mut less = failing.clone();
+        less.remove(at);
+        if let Some(smaller) = fails(&less) {
+            less.truncate(smaller.at + 1);
+            (failing, found) = (less, smaller);
+            at = at.min(failing.len());
+        }
+    }
+    (failing, found)
+}
+
+/// A request as one can type it.
+fn typed(request: &Made) -> String {
+    let word = |word: &Vec<u8>| {
+        let plain = !word.is_empty() && word.iter().all(u8::is_ascii_alphanumeric);
+        let text = word.escape_ascii().to_string();
+        if plain { text } else { format!("\"{text}\"") }
+    };
+    request.words.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Does the stream of a seed.
+///
+/// # Panics
+/// If replies do not agree, with what led there.
+fn check(reference: &Reference, seed: u64, requests: &[Made]) {
+    let Err(found) = run(reference, seed, requests) else { return };
+    let (all, only) = (found.at + 1, env::var("BOWLINE_REDIS_ROOM"));
+    let (requests, found) = shorter(reference, seed, requests, found);
+    let mut text = format!("seed {seed}, request {all}; shorter, with the same end:\n");
+    for request in &requests {
+        let _ = writeln!(text, "    {}", typed(request));
+    }
+    let _ = write!(text, "ours   {}\ntheirs {}\n", found.ours, found.theirs);
+    let _ = write!(text, "again: BOWLINE_REDIS_SEED={seed} ");
+    if let Ok(only) = only {
+        let _ = write!(text, "BOWLINE_REDIS_ROOM={only} ");
+    }
+    panic!("{text}cargo test --test redis random::\n");
+}
+
+/// Streams in which keys end while they run: some are given a moment to live, everybody waits
+/// until it is over, and the same requests go on.
+#[test]
+fn keys_that_end_are_gone_in_both() {
+    let Some(reference) = Reference::start() else { return };
+    for seed in 0..12 {
+        let mut dice = ChaCha8Rng::seed_from_u64(seed);
+        let mut both = Both::new(&reference, if seed.is_multiple_of(2) { 2 } else { 3 });
+        let requests = stream_of(seed);
+        let mut asked = Vec::new();
+        for requests in requests.chunks(requests.len() / 3) {
+            // Redis counts keys that have ended until it comes across them.
+            let mut requests = requests.to_vec();
+            requests.retain(|request| !request.words[0].eq_ignore_ascii_case(b"dbsize"));
+            let ending = ALL_KEYS.iter().filter(|_| dice.random_range(0..2) == 0);
+            requests.extend(ending.map(|key| {
+                let words = [&b"PEXPIRE"[..], key, b"1"].map(<[u8]>::to_vec).to_vec();
+                Made { words, agreement: Agreement::Exact }
+            }));
+            asked.extend(requests.iter().map(typed));
+            if let Err(Disagreement { at, ours, theirs }) = both.ask(&requests) {
+                let until = asked.len() - requests.len() + at + 1;
+                let led = asked[until.saturating_sub(30)..until].join("\n    ");
+                panic!("seed {seed}:\n    {led}\nours   {ours}\ntheirs {theirs}");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+#[test]
+fn random_streams_are_answered_alike() {
+    let Some(reference) = Reference::start() else { return };
+    if let Some(seed) = number("BOWLINE_REDIS_SEED") {
+        return check(&reference, seed, &stream_of(seed));
+    }
+    let wanted = number("BOWLINE_REDIS_COMMANDS").unwrap_or(SAMPLE_LEN as u64);
+    let (mut done, mut seed) = (0, 0);
+    while done < wanted {
+        let requests = stream_of(seed);
+        check(&reference, seed, &requests);
+        done += requests.len() as u64;
+        seed += 1;
+    }
+    eprintln!("{done} requests in {seed} streams");
+}

@@ -1,0 +1,157 @@
+//! Replies read back from their bytes, and when two of them count as the same.
+
+/// A reply: its first byte, the text behind that, and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Reply {
+    kind: u8,
+    text: Vec<u8>,
+    items: Vec<Reply>,
+}
+
+/// When replies to a request count as the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Agreement {
+    /// If every byte is.
+    Exact,
+    /// Whatever the order of what is in them.
+    AnyOrder,
+    /// Whatever the order of what is in them two by two: fields and their values.
+    Pairs,
+    /// If they are of one kind and length: chance decides what is in them.
+    Shape,
+    /// If they are numbers that lie no further apart; those below 0 must be equal.
+    Near(i64),
+}
+
+impl Reply {
+    /// The reply that `bytes` begin with, and how many bytes it takes; `None` if more must come.
+    ///
+    /// # Panics
+    /// If they begin with none.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
+        let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+        let (kind, text) = (bytes[0], &bytes[1..end]);
+        let mut reply = Reply { kind, text: text.to_vec(), items: Vec::new() };
+        let mut used = end + 2;
+        let length = || -> i64 {
+            let text = str::from_utf8(text).expect("a length is text");
+            text.parse().unwrap_or_else(|_| panic!("no length: {:?}", bytes.escape_ascii()))
+        };
+        match kind {
+            b'+' | b'-' | b':' | b',' | b'_' | b'#' | b'(' => {}
+            b'$' | b'=' => {
+                if let Ok(length) = usize::try_from(length()) {
+                    reply.text = bytes.get(used..used + length)?.to_vec();
+                    bytes.get(used + length..used + length + 2)?;
+                    used += length + 2;
+                } else {
+                    // Apart from a text that reads "-1".
+                    reply.kind = b'_';
+                }
+            }
+            b'*' | b'~' | b'%' | b'>' => {
+                let length = if kind == b'%' { 2 * length() } else { length() };
+                for _ in 0..length {
+                    let (item, length) = Reply::parse(&bytes[used..])?;
+                    reply.items.push(item);
+                    used += length;
+                }
+            }
+            _ => panic!("no reply: {:?}", bytes.escape_ascii().to_string()),
+        }
+        Some((reply, used))
+    }
+
+    /// Whether both count as the same.
+    pub(crate) fn agrees(&self, other: &Reply, agreement: Agreement) -> bool {
+        // An error is one in every word.
+        if self.kind == b'-' || other.kind == b'-' {
+            return self == other;
+        }
+        match agreement {
+            Agreement::Exact => self == other,
+            Agreement::AnyOrder => self.sorted() == other.sorted(),
+            Agreement::Pairs => self.paired() == other.paired(),
+            Agreement::Shape => self.kind == other.kind && self.items.len() == other.items.len(),
+            Agreement::Near(distance) => match (self.number(), other.number()) {
+                (Some(one), Some(other)) if one >= 0 && other >= 0 => {
+                    one.abs_diff(other) <= distance.unsigned_abs()
+                }
+                _ => self == other,
+            },
+        }
+    }
+
+    /// Whether it says that the request is put off until `EXEC`.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.kind == b'+' && self.text == b"QUEUED"
+    }
+
+    /// What is in it.
+    pub(crate) fn items(&self) -> &[Reply] {
+        &self.items
+    }
+
+    fn number(&self) -> Option<i64> {
+        str::from_utf8(&self.text).ok()?.parse().ok().filter(|_| self.kind == b':')
+    }
+
+    fn sorted(&self) -> Reply {
+        let mut items: Vec<Reply> = self.items.iter().map(Reply::sorted).collect();
+        items.sort_unstable();
+        Reply { kind: self.kind, text: self.text.clone(), items }
+    }
+
+    fn paired(&self) -> Reply {
+        if self.items.iter().any(|item| !item.items.is_empty()) {
+            let items = self.items.iter().map(Reply::paired).collect();
+            return Reply { kind: self.kind, text: self.text.clone(), items };
+        }
+        let mut pairs: Vec<&[Reply]> = self.items.chunks(2).collect();
+        pairs.sort_unstable();
+        let items = pairs.concat();
+        Reply { kind: self.kind, text: self.text.clone(), items }
+    }
+}
+
+impl std::fmt::Display for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", char::from(self.kind), self.text.escape_ascii())?;
+        for (at, item) in self.items.iter().enumerate() {
+            write!(f, "{}{item}", if at == 0 { " [" } else { ", " })?;
+        }
+        write!(f, "{}", if self.items.is_empty() { "" } else { "]" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(bytes: &[u8]) -> Reply {
+        let (reply, used) = Reply::parse(bytes).unwrap();
+        assert_eq!(used, bytes.len());
+        for length in 0..bytes.len() {
+            assert_eq!(Reply::parse(&bytes[..length]), None);
+        }
+        reply
+    }
+
+    #[test]
+    fn what_counts_as_the_same_is_up_to_the_request() {
+        use Agreement::{AnyOrder, Exact, Near, Pairs, Shape};
+        let one = reply(b"*4\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n");
+        let other = reply(b"*4\r\n$1\r\nc\r\n$1\r\nd\r\n$1\r\na\r\n$1\r\nb\r\n");
+        let third = reply(b"*4\r\n$1\r\nd\r\n$1\r\nc\r\n$1\r\na\r\n$1\r\nb\r\n");
+        let agree = |agreement| [one.agrees(&other, agreement), one.agrees(&third, agreement)];
+        assert_eq!(agree(Exact), [false, false]);
+        assert_eq!(agree(Pairs), [true, false]);
+        assert_eq!(agree(AnyOrder), [true, true]);
+        assert!(reply(b":5\r\n").agrees(&reply(b":7\r\n"), Near(2)));
+        assert!(!reply(b":5\r\n").agrees(&reply(b":7\r\n"), Near(1)));
+        assert!(!reply(b":-1\r\n").agrees(&reply(b":-2\r\n"), Near(2)));
+        assert!(!reply(b"-a\r\n").agrees(&reply(b"-b\r\n"), Shape));
+        assert!(reply(b"$1\r\na\r\n").agrees(&reply(b"$1\r\nb\r\n"), Shape));
+        assert_ne!(reply(b"$-1\r\n"), reply(b"$2\r\n-1\r\n"));
+    }
+}
