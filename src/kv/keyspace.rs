@@ -93,15 +93,4 @@ impl Store {
     pub(super) fn revision(&self, key: &[u8]) -> u64 {
         self.pair(key).map_or(0, Pair::revision)
     }
-
-    /// Something happened to a key, for who listens.
-    #[allow(clippy::unused_self, reason = "nobody listens yet")]
-    pub(super) fn note(&mut self, _event: &'static str, _key: &[u8]) {}
-
-    /// The same, if that has left no key.
-    pub(super) fn note_if_gone(&mut self, key: &[u8]) {
-        if self.pair(key).is_none() {
-            self.note("del", key);
-        }
-    }
 }

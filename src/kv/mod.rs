@@ -7,6 +7,7 @@
 
 mod command;
 mod digest;
+mod events;
 mod expiry;
 mod generic;
 mod hashes;
@@ -25,6 +26,7 @@ mod verbs;
 mod view;
 
 pub use command::{Command, CommandError, Condition, Operation};
+pub use events::Event;
 pub use items::{Items, ItemsBuffer};
 pub use number::parse_integer;
 pub use object::Kind;

@@ -14,6 +14,7 @@ use crate::types::{EntryId, Index, RequestKey};
 
 use super::command::{Command, CommandError, Operation};
 use super::digest::{Digest, fingerprint, key_number, mix};
+use super::events::Events;
 use super::expiry::{Expiry, Millis};
 use super::items::Items;
 use super::object::{Content, Kind, Object};
@@ -50,6 +51,7 @@ pub struct Store {
     sessions: Sessions,
     /// The log's clock.
     pub(super) clock: Millis,
+    pub(super) events: Events,
     applied_index: Index,
 }
 
@@ -171,6 +173,7 @@ impl Store {
             expiry: Expiry::default(),
             sessions: Sessions::new(requests),
             clock: 0,
+            events: Events::default(),
             applied_index: Index::ZERO,
         }
     }
@@ -439,8 +442,10 @@ impl Store {
             Operation::Transaction { watched, operations } => {
                 self.transact(watched, operations, chance)
             }
-            // Who listens is no part of the state.
-            Operation::Publish { .. } => Outcome::Done,
+            Operation::Publish { channel, message } => {
+                self.tell(channel, message);
+                Outcome::Done
+            }
             Operation::OpenSession | Operation::Once { .. } => Outcome::Malformed,
             Operation::Get { .. }
             | Operation::GetMany { .. }

@@ -18,6 +18,8 @@ pub struct ClientQuery {
     version: Version,
     /// Only these, unless it is empty.
     ids: Vec<u64>,
+    /// Only those that listen to channels, or only those that do not.
+    listening: Option<bool>,
     /// None at all: the kind that was asked for does not exist here.
     none: bool,
 }
@@ -49,8 +51,12 @@ impl ClientList {
 
     /// Takes a connection in, if it was asked for.
     pub fn add(&mut self, connection: &Connection, context: &Context, buffered: Buffered) {
-        let ClientQuery { ids, none, .. } = &self.query;
-        if !none && (ids.is_empty() || ids.contains(&connection.id)) {
+        let ClientQuery { ids, listening, none, .. } = &self.query;
+        let listens = connection.listening.count() > 0;
+        if !none
+            && (ids.is_empty() || ids.contains(&connection.id))
+            && listening.is_none_or(|wanted| wanted == listens)
+        {
             connection.describe(context, buffered, &mut self.text);
         }
     }
@@ -59,6 +65,119 @@ impl ClientList {
     pub fn finish(self, out: &mut BytesMut) {
         Writer::new(out, self.query.version).verbatim(&self.text);
     }
+}
+
+/// Which connections are to be closed; asked of each of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Killing {
+    version: Version,
+    /// Whoever asks.
+    me: u64,
+    /// Asked in the old form, which knows an address only and wants to hear OK.
+    old: bool,
+    id: Option<u64>,
+    address: Option<Vec<u8>>,
+    local_address: Option<Vec<u8>>,
+    /// Those that listen to channels, or those that do not.
+    listening: Option<bool>,
+    /// Of another kind, or another user, than there is.
+    none: bool,
+    skip_me: bool,
+    count: i64,
+}
+
+impl Killing {
+    /// Whether this one is to be closed.
+    pub fn takes(&mut self, connection: &Connection) -> bool {
+        let is = |wanted: &Option<Vec<u8>>, text: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == text.as_bytes())
+        };
+        let takes = !self.none
+            && self.id.is_none_or(|id| id == connection.id)
+            && is(&self.address, &connection.address)
+            && is(&self.local_address, &connection.local_address)
+            && self.listening.is_none_or(|wanted| wanted == (connection.listening.count() > 0))
+            && !(self.skip_me && connection.id == self.me);
+        self.count += i64::from(takes);
+        takes
+    }
+
+    /// Writes the reply.
+    pub fn finish(self, out: &mut BytesMut) {
+        let mut writer = Writer::new(out, self.version);
+        match (self.old, self.count) {
+            (true, 0) => writer.error(b"ERR No such client"),
+            (true, _) => writer.ok(),
+            (false, count) => writer.integer(count),
+        }
+    }
+}
+
+/// `CLIENT KILL address`, or `CLIENT KILL <filter value> ...`
+pub(super) fn kill(call: &mut Call<'_>) -> Step {
+    let mut killing = Killing {
+        version: call.writer.version(),
+        me: call.connection.id,
+        old: call.request.len() == 3,
+        id: None,
+        address: None,
+        local_address: None,
+        listening: None,
+        none: false,
+        skip_me: call.request.len() > 3,
+        count: 0,
+    };
+    if killing.old {
+        killing.address = Some(call.argument(2).to_vec());
+        return Step::Kill(killing);
+    }
+    let mut words = call.request.rest(2);
+    if !words.len().is_multiple_of(2) {
+        return call.error(&"ERR syntax error");
+    }
+    while let (Some(filter), Some(value)) = (words.next(), words.next()) {
+        let is = |word: &str| filter.eq_ignore_ascii_case(word.as_bytes());
+        let says = |word: &str| value.eq_ignore_ascii_case(word.as_bytes());
+        if is("ID") {
+            let id = parse_integer(value).filter(|id| *id > 0);
+            let Some(id) = id.and_then(|id| u64::try_from(id).ok()) else {
+                return call.error(&"ERR client-id should be greater than 0");
+            };
+            killing.id = Some(id);
+        } else if is("ADDR") {
+            killing.address = Some(value.to_vec());
+        } else if is("LADDR") {
+            killing.local_address = Some(value.to_vec());
+        } else if is("TYPE") {
+            let known = ["normal", "replica", "slave", "master", "pubsub"];
+            if !known.into_iter().any(says) {
+                let value = String::from_utf8_lossy(value);
+                return call.error(&format_args!("ERR Unknown client type '{value}'"));
+            }
+            killing.none |= !says("normal") && !says("pubsub");
+            killing.listening = Some(says("pubsub"));
+        } else if is("USER") {
+            if !says("default") {
+                let value = String::from_utf8_lossy(value);
+                return call.error(&format_args!("ERR No such user '{value}'"));
+            }
+        } else if is("SKIPME") && (says("yes") || says("no")) {
+            killing.skip_me = says("yes");
+        } else {
+            return call.error(&"ERR syntax error");
+        }
+    }
+    Step::Kill(killing)
+}
+
+/// `CLIENT NO-EVICT <ON | OFF>` and `NO-TOUCH`: no client is closed to make room for keys here, and
+/// nobody counts when a key was last used.
+pub(super) fn no_effect(call: &mut Call<'_>) -> Step {
+    let word = call.argument(2);
+    if ["ON", "OFF"].iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes())) {
+        return call.ok();
+    }
+    call.error(&"ERR syntax error")
 }
 
 /// Whether every byte can be seen, as names must be.
@@ -120,7 +239,8 @@ pub(super) fn info(call: &mut Call<'_>) -> Step {
 
 /// `CLIENT LIST [TYPE type] [ID id ...]`
 pub(super) fn list(call: &mut Call<'_>) -> Step {
-    let mut query = ClientQuery { version: call.writer.version(), ids: Vec::new(), none: false };
+    let version = call.writer.version();
+    let mut query = ClientQuery { version, ids: Vec::new(), listening: None, none: false };
     let mut options = call.request.rest(2);
     let option = options.next().unwrap_or_default();
     if option.is_empty() && options.len() == 0 {
@@ -133,8 +253,10 @@ pub(super) fn list(call: &mut Call<'_>) -> Step {
             let kind = String::from_utf8_lossy(kind);
             return call.error(&format_args!("ERR Unknown client type '{kind}'"));
         }
-        // Replicas don't come through this door, and nobody subscribes.
-        query.none = !kind.eq_ignore_ascii_case(b"normal");
+        // Replicas don't come through this door.
+        let is = |known: &str| kind.eq_ignore_ascii_case(known.as_bytes());
+        query.none = !is("normal") && !is("pubsub");
+        query.listening = Some(is("pubsub"));
         return Step::ListClients(query);
     }
     if option.eq_ignore_ascii_case(b"ID") && options.len() > 0 {

@@ -6,6 +6,7 @@ use crate::types::Instant;
 use crate::wire::resp::Version;
 
 use super::context::Context;
+use super::pubsub::{Interest, Listening};
 use super::table::Spec;
 
 /// The protocol's state of one client connection.
@@ -23,6 +24,7 @@ pub struct Connection {
     pub(super) follows_hints: bool,
     /// After `READONLY`: it wants to read from whom it asks, who need not lead.
     pub(super) reads_anywhere: bool,
+    pub(super) listening: Listening,
     pub(super) since: Instant,
     /// The table's row for the last request that has one.
     pub(super) last_found: Option<&'static Spec>,
@@ -54,6 +56,7 @@ impl Connection {
             library_version: Vec::new(),
             follows_hints: false,
             reads_anywhere: false,
+            listening: Listening::default(),
             since: now,
             last_found: None,
             last_command: "NULL",
@@ -73,6 +76,21 @@ impl Connection {
         self.follows_hints
     }
 
+    /// What it listens to comes to an end with it.
+    pub fn end_listening(&mut self) -> Vec<Interest> {
+        self.listening.end()
+    }
+
+    /// Bytes of memory that it takes beside its own size, about.
+    pub fn held_bytes(&self) -> usize {
+        self.listening.bytes()
+    }
+
+    /// The full name of the last command that there is.
+    pub fn last_command(&self) -> &'static str {
+        self.last_command
+    }
+
     /// Which version it speaks.
     pub fn version(&self) -> Version {
         self.version
@@ -90,11 +108,15 @@ impl Connection {
     /// nothing, for tools expect them.
     pub(super) fn describe(&self, context: &Context, buffered: Buffered, out: &mut String) {
         let seconds = |earlier| context.now.since(earlier).as_secs();
-        let flags = if self.reads_anywhere { 'r' } else { 'N' };
+        let flags = match self.listening.count() {
+            0 if self.reads_anywhere => 'r',
+            0 => 'N',
+            _ => 'P',
+        };
         let text = String::from_utf8_lossy;
         writeln!(
             out,
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 \
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db=0 sub={} psub={} \
              ssub=0 multi=-1 qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 \
              omem={} tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} \
              lib-ver={}",
@@ -104,6 +126,8 @@ impl Connection {
             text(&self.name),
             seconds(self.since),
             seconds(self.last_command_at),
+            self.listening.channel_count(),
+            self.listening.pattern_count(),
             buffered.incoming,
             buffered.outgoing,
             buffered.memory,

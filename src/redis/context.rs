@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::raft::{DiskState, RoleName};
 use crate::types::{Index, Instant, NodeId, Term};
 
+use super::pubsub::Subscriptions;
+use super::slow::SlowLog;
+
 /// The facts that replies are made of.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -59,6 +62,14 @@ pub struct Context {
     pub log_syncs: u64,
     /// What went through the door so far.
     pub traffic: Traffic,
+    /// Whether `DEBUG` may be used.
+    pub debug: bool,
+    /// What took long.
+    pub slow: SlowLog,
+    /// How clients that ask a Sentinel call this cluster.
+    pub sentinel_name: String,
+    /// Who listens to what.
+    pub subscriptions: Subscriptions,
     /// Most bytes of a command's payload: what is larger is refused, for no log would take it.
     pub payload_bytes_max: usize,
 }
@@ -143,6 +154,10 @@ impl Context {
             handovers: 0,
             log_syncs: 0,
             traffic: Traffic::default(),
+            debug: false,
+            slow: SlowLog::default(),
+            sentinel_name: "mymaster".to_owned(),
+            subscriptions: Subscriptions::default(),
             payload_bytes_max: 64 << 20,
         }
     }

@@ -1,6 +1,7 @@
 //! From a request to what is to be done about it.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,10 +10,11 @@ use crate::raft::RequestKind;
 use crate::types::RequestKey;
 use crate::wire::resp::{Request, Version, Writer};
 
-use super::client::ClientQuery;
+use super::client::{ClientQuery, Killing};
 use super::connection::Connection;
 use super::context::Context;
 use super::failure::Failure;
+use super::pubsub::{self, Interest};
 use super::settings::Settings;
 use super::shape::{Kind, Shape};
 use super::table::{self, NAME_BYTES_MAX, Spec};
@@ -41,11 +43,30 @@ pub enum Step {
     },
     /// Answers from all connections, with a [`ClientList`](super::ClientList).
     ListClients(ClientQuery),
+    /// What the connection listens to has changed. The reply is written.
+    Listen(Vec<Interest>),
+    /// Closes connections, and tells how many: see [`Killing`].
+    Kill(Killing),
+    /// Forgets what was recorded. The reply is written.
+    Forget(Record),
+    /// Does nothing at all for so long, and answers then. The reply is written.
+    Sleep(Duration),
     /// Takes a snapshot. The reply is written.
     Save,
     /// Closes the connection, once what is written has been sent. Later requests on it are not
     /// looked at.
     Close,
+}
+
+/// What is recorded of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// Those that took long.
+    Slow,
+    /// When there were some that took long.
+    Latency,
+    /// How many there were.
+    Traffic,
 }
 
 /// A request on its way through its command's function.
@@ -96,6 +117,20 @@ impl Connection {
             writer.error(
                 format!("ERR wrong number of arguments for '{}' command", chosen.full_name)
                     .as_bytes(),
+            );
+            return Step::Done;
+        }
+        if self.version == Version::Two
+            && self.listening.count() > 0
+            && !pubsub::may_ask_while_listening(spec.name)
+        {
+            writer.error(
+                format!(
+                    "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT \
+                     / RESET are allowed in this context",
+                    chosen.full_name
+                )
+                .as_bytes(),
             );
             return Step::Done;
         }

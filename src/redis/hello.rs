@@ -6,6 +6,7 @@ use crate::wire::resp::Version;
 use super::client::{NAME_ERROR, is_plain};
 use super::dispatch::{Call, Step};
 use super::info::{MODE, VERSION};
+use super::pubsub;
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
@@ -85,7 +86,12 @@ pub(super) fn auth(call: &mut Call<'_>) -> Step {
 
 /// `PING [message]`
 pub(super) fn ping(call: &mut Call<'_>) -> Step {
+    let listens = call.connection.listening.count() > 0;
     match call.request.len() {
+        1 | 2 if listens && call.writer.version() == Version::Two => {
+            let message = call.request.get(1).unwrap_or_default();
+            pubsub::pong(&mut call.writer, message);
+        }
         1 => call.writer.simple("PONG"),
         2 => call.writer.bulk(call.request.get(1).unwrap_or_default()),
         _ => return call.error(&"ERR wrong number of arguments for 'ping' command"),
@@ -135,5 +141,5 @@ pub(super) fn quit(call: &mut Call<'_>) -> Step {
 pub(super) fn reset(call: &mut Call<'_>) -> Step {
     call.connection.reset();
     call.writer.simple("RESET");
-    Step::Done
+    Step::Listen(call.connection.end_listening())
 }

@@ -12,6 +12,9 @@
 //! - [`Step::Submit`]: a read or a write for the core. The door keeps the [`Shape`] and, when the
 //!   outcome is there, calls [`Shape::encode`]; or, when it will not come, [`Failure::encode`].
 //! - [`Step::ListClients`]: the reply needs all connections; see [`ClientList`].
+//! - [`Step::Listen`]: what the connection listens to has changed; the reply is in the buffer.
+//! - [`Step::Kill`], [`Step::Forget`], [`Step::Sleep`]: what they say; for the first the reply is
+//!   written by [`Killing::finish`].
 //! - [`Step::Save`]: a snapshot is to be taken; the reply is in the buffer.
 //! - [`Step::Close`]: to be closed once the buffer's bytes have been sent.
 //!
@@ -36,16 +39,22 @@ mod failure;
 mod glob;
 mod hello;
 mod info;
+mod pubsub;
 mod save;
+mod sentinel;
 mod settings;
 mod shape;
+mod slow;
 mod strings;
 mod table;
 
-pub use client::{ClientList, ClientQuery};
+pub use client::{ClientList, ClientQuery, Killing};
 pub use connection::{Buffered, Connection};
 pub use context::{Context, Node, Saved, Traffic};
-pub use dispatch::Step;
+pub use dispatch::{Record, Step};
 pub use failure::Failure;
-pub use settings::{CLIENTS_BYTES_MIN, Settings, parse_bytes};
+pub use pubsub::{Interest, KeyEvents, Listener, Subscriptions, write_message};
+pub use sentinel::{SWITCH_CHANNEL, switch_message};
+pub use settings::{CLIENTS_BYTES_MIN, Records, Settings, parse_bytes};
 pub use shape::Shape;
+pub use slow::{SlowLog, Took};

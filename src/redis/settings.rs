@@ -9,14 +9,26 @@ use std::time::Duration;
 use crate::kv::parse_integer;
 use crate::wire::resp::Limits;
 
-use super::dispatch::{Call, Step};
+use super::dispatch::{Call, Record, Step};
 use super::glob;
+use super::pubsub::KeyEvents;
 
 /// One replica's settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
     kept: Vec<Kept>,
     fixed: Vec<(&'static str, String)>,
+}
+
+/// Which requests are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Records {
+    /// Those that took so long are kept, with their words; `None` for none.
+    pub slower_than: Option<Duration>,
+    /// So many of them.
+    pub kept: usize,
+    /// Of those that took so long the moments are kept; `None` for none.
+    pub moments_from: Option<Duration>,
 }
 
 /// A setting that can be changed.
@@ -31,6 +43,8 @@ struct Kept {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Text,
+    /// Letters for what is told of keys.
+    KeyEvents,
     /// One of these words.
     Word(&'static [&'static str]),
     /// Pairs of seconds and changes, as Redis saves after.
@@ -50,6 +64,12 @@ const CLIENTS_MAX: &str = "maxclients";
 const CLIENTS_BYTES_MAX: &str = "maxmemory-clients";
 const IDLE_SECONDS_MAX: &str = "timeout";
 const KEEP_ALIVE_SECONDS: &str = "tcp-keepalive";
+/// What is recorded of requests.
+const SLOWER_THAN: &str = "slowlog-log-slower-than";
+const SLOW_MAX: &str = "slowlog-max-len";
+const MOMENTS_FROM: &str = "latency-monitor-threshold";
+/// What is told of keys to who listens.
+const KEY_EVENTS: &str = "notify-keyspace-events";
 
 /// Less memory would have clients in each other's way.
 pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
@@ -84,10 +104,10 @@ const KEPT: &[(&str, Kind, &str)] = &[
     ("hz", NUMBER, "10"),
     ("lua-time-limit", TIME_LIMIT, "5000"),
     ("busy-reply-threshold", TIME_LIMIT, "5000"),
-    ("notify-keyspace-events", Kind::Text, ""),
-    ("slowlog-log-slower-than", Kind::Integer, "10000"),
-    ("slowlog-max-len", LONG, "128"),
-    ("latency-monitor-threshold", LONG, "0"),
+    (KEY_EVENTS, Kind::KeyEvents, ""),
+    (SLOWER_THAN, Kind::Integer, "10000"),
+    (SLOW_MAX, LONG, "128"),
+    (MOMENTS_FROM, LONG, "0"),
     ("lazyfree-lazy-user-del", Kind::YesOrNo, "no"),
     ("lazyfree-lazy-user-flush", Kind::YesOrNo, "no"),
     ("client-output-buffer-limit", Kind::Text, ""),
@@ -121,6 +141,22 @@ impl Settings {
             let kept = self.kept.iter_mut().find(|kept| kept.name == name);
             kept.expect("they are in the list").value = value.to_string();
         }
+    }
+
+    /// What is recorded of requests.
+    pub fn records(&self) -> Records {
+        let slower: i64 = self.value(SLOWER_THAN).parse().expect("checked when it was set");
+        let moments = self.number(MOMENTS_FROM);
+        Records {
+            slower_than: u64::try_from(slower).ok().map(Duration::from_micros),
+            kept: usize::try_from(self.number(SLOW_MAX)).unwrap_or(usize::MAX),
+            moments_from: (moments > 0).then(|| Duration::from_millis(moments)),
+        }
+    }
+
+    /// What is told of keys.
+    pub fn key_events(&self) -> KeyEvents {
+        KeyEvents::read(self.value(KEY_EVENTS)).unwrap_or_default()
     }
 
     /// Most clients at a time.
@@ -179,6 +215,17 @@ pub(super) fn get(call: &mut Call<'_>) -> Step {
     Step::Done
 }
 
+/// `CONFIG RESETSTAT`
+pub(super) fn reset_statistics(call: &mut Call<'_>) -> Step {
+    call.writer.ok();
+    Step::Forget(Record::Traffic)
+}
+
+/// `CONFIG REWRITE`: settings of ours are no settings of Redis's, so no file could keep them.
+pub(super) fn rewrite(call: &mut Call<'_>) -> Step {
+    call.error(&"ERR The server is running without a config file")
+}
+
 /// `CONFIG SET name value [name value ...]`: all of them or none.
 pub(super) fn set(call: &mut Call<'_>) -> Step {
     let words = call.request.rest(2);
@@ -234,6 +281,10 @@ impl Kind {
             || parse_bytes(text).ok_or_else(|| "argument must be a memory value".to_owned());
         match self {
             Kind::Text => Ok(text.to_owned()),
+            Kind::KeyEvents if KeyEvents::read(text).is_some() => Ok(text.to_owned()),
+            Kind::KeyEvents => {
+                Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".to_owned())
+            }
             Kind::YesOrNo if ["yes", "no"].iter().any(|word| text.eq_ignore_ascii_case(word)) => {
                 Ok(text.to_ascii_lowercase())
             }

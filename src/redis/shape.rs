@@ -23,6 +23,8 @@ pub(super) enum Kind {
     Plain,
     /// Done is 1, unchanged is 0 (`SETNX`).
     Flag,
+    /// Done is this number (`PUBLISH`).
+    Number(u32),
 }
 
 impl Shape {
@@ -52,8 +54,9 @@ fn write(writer: &mut Writer<'_>, kind: Kind, outcome: &Outcome) {
     match (outcome, kind) {
         (Outcome::Done, Kind::Flag) => writer.integer(1),
         (Outcome::Unchanged, Kind::Flag) => writer.integer(0),
+        (Outcome::Done, Kind::Number(number)) => writer.integer(number.into()),
         (Outcome::Done, Kind::Plain) => writer.ok(),
-        (Outcome::Unchanged, Kind::Plain) => writer.null(),
+        (Outcome::Unchanged, Kind::Plain | Kind::Number(_)) => writer.null(),
         (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
         (Outcome::Integer(number), _) => writer.integer(*number),
         (Outcome::Double(number), _) => writer.double(number.0),

@@ -3,7 +3,9 @@
 //! and categories are Redis's own, for clients decide by them; summaries are ours, for
 //! `COMMAND DOCS` and `HELP`.
 
+mod admin;
 mod entries;
+mod faces;
 mod generic;
 mod hashes;
 
@@ -15,7 +17,7 @@ use super::calls;
 use super::dispatch::{Call, Step};
 
 /// Longest name of a command or subcommand.
-pub(super) const NAME_BYTES_MAX: usize = 16;
+pub(super) const NAME_BYTES_MAX: usize = 24;
 
 /// A command or subcommand.
 #[derive(Debug)]
@@ -175,7 +177,8 @@ impl Spec {
 }
 
 /// The rooms that have commands.
-const ROOMS: &[&[Spec]] = &[entries::COMMANDS, generic::COMMANDS, hashes::COMMANDS];
+const ROOMS: &[&[Spec]] =
+    &[admin::COMMANDS, entries::COMMANDS, faces::COMMANDS, generic::COMMANDS, hashes::COMMANDS];
 
 static ALL: LazyLock<Vec<&Spec>> = LazyLock::new(|| {
     let mut all: Vec<&Spec> = ROOMS.iter().copied().flatten().collect();

@@ -17,6 +17,7 @@ use crate::types::{EntryId, RequestKey};
 use super::channels::{
     Answer, Applied, ApplierEnds, ApplyBatch, Install, ReadsAt, ReplyBatch, SnapshotWork,
 };
+use super::ears::Ears;
 use super::snapshots::SnapshotBoard;
 
 /// Bytes of a request's id that say where it came in.
@@ -41,6 +42,8 @@ pub(super) struct Applier {
     last: EntryId,
     /// When snapshots are taken; `None` for never.
     saving: Option<Saving>,
+    /// Who listens at this replica.
+    ears: Arc<Ears>,
     ends: ApplierEnds,
     /// A pass on a shared thread was put off.
     put_off: bool,
@@ -82,6 +85,7 @@ impl Applier {
             early: Vec::new(),
             last: EntryId::ZERO,
             saving: None,
+            ears: Arc::default(),
             ends,
             put_off: false,
         }
@@ -93,6 +97,12 @@ impl Applier {
         self.store = store;
         self.last = last;
         self.saving = Some(saving);
+        self
+    }
+
+    /// With who listens at this replica.
+    pub(super) fn heard_by(mut self, ears: Arc<Ears>) -> Applier {
+        self.ears = ears;
         self
     }
 
@@ -118,12 +128,15 @@ impl Applier {
     /// One pass: `first` and all that waits behind it.
     pub(super) fn run_once(&mut self, first: ApplyBatch) {
         let mut replies = ReplyBatch::default();
+        let (messages, keys) = self.ears.get();
+        self.store.listen(messages, keys);
         self.apply(first, &mut replies);
         for _ in 0..self.ends.jobs.len() {
             let Ok(batch) = self.ends.jobs.try_recv() else { break };
             self.apply(batch, &mut replies);
         }
         replies.key_count = self.store.key_count();
+        replies.events = self.store.take_events();
         replies.applied.next_end = self.store.next_end();
         // An error means that the network has ended, and then so do we.
         let _ = self.ends.to_network.send(replies);

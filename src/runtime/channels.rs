@@ -56,7 +56,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
-use crate::kv::{Outcome, Store, View};
+use crate::kv::{Event, Outcome, Store, View};
 use crate::raft::{
     AppendJob, ApplyJob, ChunkStored, ClientRequest, Envelope, Msg, Persisted, Refusal,
     SnapshotChunk, SnapshotId,
@@ -223,6 +223,8 @@ pub(super) struct ReplyBatch {
     pub(super) answers: Vec<Answer>,
     /// Peers' questions how far the state must be for a read that came when they asked.
     pub(super) read_indexes: Vec<(RequestKey, Index)>,
+    /// What happened, for who listens here.
+    pub(super) events: Vec<Event>,
     /// From [`ApplyBatch::leader`].
     pub(super) leader: Option<NodeId>,
     /// How many keys there are now.

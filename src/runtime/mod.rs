@@ -26,6 +26,7 @@ mod clock;
 mod conn;
 mod core;
 mod course;
+mod ears;
 mod lines;
 mod log_clock;
 mod log_writer;

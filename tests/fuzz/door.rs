@@ -74,7 +74,12 @@ impl Door {
             let (context, settings) = (&self.context, &mut self.settings);
             let (connection, out) = (&mut self.connection, &mut self.replies);
             match connection.execute(request, key, context, settings, out) {
-                Step::Done | Step::Save => {}
+                Step::Done | Step::Save | Step::Forget(_) | Step::Sleep(_) => {}
+                Step::Listen(interests) => self.context.subscriptions.change(1, &interests),
+                Step::Kill(mut killing) => {
+                    self.closed |= killing.takes(connection);
+                    killing.finish(out);
+                }
                 Step::Submit { kind: RequestKind::Write, payload, shape, .. } => {
                     let applied = self.store.apply(index, &payload);
                     assert_eq!((applied.key, applied.repeated), (key, false));

@@ -76,6 +76,14 @@ pub(crate) struct ServerArguments {
     /// as 64mb. A snapshot of more than twice that is taken less often [default: 64mb].
     #[arg(long, value_name = "BYTES")]
     snapshot_log_bytes: Option<String>,
+    /// The name by which clients that find the leader through a Sentinel ask for this cluster; each
+    /// replica answers as one, at its port for clients [default: mymaster].
+    #[arg(long, value_name = "NAME")]
+    sentinel_name: Option<String>,
+    /// Lets clients use DEBUG, which can make a replica stop answering for a while: yes or no
+    /// [default: no].
+    #[arg(long, value_name = "YES|NO")]
+    enable_debug_command: Option<String>,
     /// Where clients of other replicas are sent to reach this one [default: --listen].
     #[arg(long, value_name = "HOST:PORT")]
     announce: Option<String>,
@@ -138,6 +146,8 @@ impl ServerArguments {
             ("client-timeout-s", Some("0"), self.client_timeout_s.clone()),
             ("request-timeout-s", Some("30"), self.request_timeout_s.clone()),
             ("snapshot-log-bytes", Some("64mb"), self.snapshot_log_bytes.clone()),
+            ("sentinel-name", Some("mymaster"), self.sentinel_name.clone()),
+            ("enable-debug-command", Some("no"), self.enable_debug_command.clone()),
             ("announce", None, self.announce.clone()),
             ("leader-wait-ms", Some("2000"), self.leader_wait_ms.clone()),
             ("command-deadline-ms", Some("4000"), self.command_deadline_ms.clone()),
@@ -303,6 +313,15 @@ impl Settings {
                 |text| text.parse::<u32>().ok().map(u64::from),
             )?,
             snapshot_log_bytes,
+            sentinel_name: self.read("sentinel-name", "a name without blanks", |text| {
+                let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+                plain.then(|| text.to_owned())
+            })?,
+            debug: self.read("enable-debug-command", "yes or no", |text| match text {
+                "yes" => Some(true),
+                "no" => Some(false),
+                _ => None,
+            })?,
             patience: Patience {
                 leader_wait: millis("leader-wait-ms")?,
                 command_deadline: millis("command-deadline-ms")?,

@@ -266,12 +266,30 @@ static CLIENT: &[Spec] = &[
         .since("6.2.0", "connection")
         .costs("O(1)")
         .about("Tells of the connection."),
+    subcommand("kill", "client|kill", -3, client::kill)
+        .flags(ADMIN)
+        .categories(&["dangerous", "connection"])
+        .since("2.4.0", "connection")
+        .costs("O(N), N being the number of connections")
+        .about("Closes connections."),
     subcommand("list", "client|list", -2, client::list)
         .flags(ADMIN)
         .categories(&["dangerous", "connection"])
         .since("2.4.0", "connection")
         .costs("O(N), N being the number of connections")
         .about("Tells of all connections."),
+    subcommand("no-evict", "client|no-evict", 3, client::no_effect)
+        .flags(ADMIN)
+        .categories(&["dangerous", "connection"])
+        .since("7.0.0", "connection")
+        .costs("O(1)")
+        .about("Changes nothing here, where no client gives way to keys."),
+    subcommand("no-touch", "client|no-touch", 3, client::no_effect)
+        .flags(ABOUT_CLIENTS)
+        .categories(&["connection"])
+        .since("7.2.0", "connection")
+        .costs("O(1)")
+        .about("Changes nothing here, where the use of keys is not counted."),
     subcommand("setinfo", "client|setinfo", 4, client::setinfo)
         .flags(ABOUT_CLIENTS)
         .categories(&["connection"])
@@ -380,6 +398,18 @@ static CONFIG: &[Spec] = &[
         .since("5.0.0", "server")
         .costs("O(1)")
         .about("Tells the subcommands."),
+    subcommand("resetstat", "config|resetstat", 2, settings::reset_statistics)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .since("2.0.0", "server")
+        .costs("O(1)")
+        .about("Counts what went through the door anew."),
+    subcommand("rewrite", "config|rewrite", 2, settings::rewrite)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .since("2.8.0", "server")
+        .costs("O(1)")
+        .about("Is refused: what is set here is forgotten with the process."),
     subcommand("set", "config|set", -4, settings::set)
         .flags(ADMIN)
         .categories(&["dangerous"])

@@ -218,6 +218,7 @@ impl Client {
             + self.reply_bytes
             + self.slots.capacity() * (size_of::<Slot>() + size_of::<Option<Flight>>())
             + self.socket.outbox.held_bytes()
+            + self.connection.held_bytes()
     }
 
     /// Whether a look at what it sends may find something.
@@ -343,6 +344,21 @@ impl Client {
             Reply::Outcome(shape, outcome)
         };
         self.finish(slot, reply)
+    }
+
+    /// The payload of a request that has no reply.
+    pub(super) fn payload(&self, slot: u64) -> Option<&Bytes> {
+        match &self.slots.get(self.at(slot)?)?.state {
+            State::Waiting(pending) | State::Flying(pending) => Some(&pending.payload),
+            State::Done(_) => None,
+        }
+    }
+
+    /// Since when a request that has no reply was or could have been handed on.
+    pub(super) fn under_way_since(&self, slot: u64, arrived: Instant) -> Option<Instant> {
+        let there = self.slots.get(self.at(slot)?)?;
+        let done = matches!(there.state, State::Done(_));
+        (!done).then(|| there.handed_on.unwrap_or(arrived))
     }
 
     /// Tells why a request has no outcome. False if it had a reply already.

@@ -5,6 +5,7 @@
 //! of them hold together (`memory`). Beyond that the door stops reading from whoever holds much,
 //! and that client's own socket fills.
 
+mod listeners;
 mod patience;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,10 @@ use mio::net::TcpStream;
 use mio::{Registry, Token};
 
 use crate::kv::Outcome;
-use crate::redis::{Buffered, ClientList, Connection, Context, Settings, Step};
+use crate::redis::{
+    Buffered, ClientList, Connection, Context, Record, Records, Settings, Step, Took, Traffic,
+};
+use crate::runtime::ears::Ears;
 use crate::runtime::status::Counts;
 use crate::types::{ClientId, Index, Instant, RequestKey};
 use crate::wire::resp::{Limits, Parser, Version, Writer};
@@ -60,6 +64,11 @@ pub(super) struct Clients {
     aside: BytesMut,
     /// Somebody wants a snapshot now.
     pub(super) save: bool,
+    /// To be closed with the next pass, whatever they are owed.
+    doomed: Vec<(usize, ClientId)>,
+    /// What is recorded of requests.
+    records: Records,
+    ears: Arc<Ears>,
     counts: Arc<Counts>,
 }
 
@@ -70,9 +79,11 @@ impl Clients {
         patience: Patience,
         context: Context,
         settings: Settings,
+        ears: Arc<Ears>,
         counts: Arc<Counts>,
     ) -> Clients {
         let memory = Memory::new(settings.clients_bytes_max());
+        let records = settings.records();
         Clients {
             connected: Slab::default(),
             flights,
@@ -90,6 +101,9 @@ impl Clients {
             spare: Vec::new(),
             aside: BytesMut::new(),
             save: false,
+            doomed: Vec::new(),
+            records,
+            ears,
             counts,
         }
     }
@@ -298,7 +312,13 @@ impl Clients {
                 &mut self.aside,
             );
             match step {
-                Step::Done => self.reply(place),
+                Step::Done => {
+                    if connection.last_command() == "config|set" {
+                        self.records = self.settings.records();
+                        self.set_ears();
+                    }
+                    self.reply(place);
+                }
                 Step::Submit { kind, payload, shape, hint } => {
                     let slot = client.next_slot();
                     let arrived = self.context.now;
@@ -318,6 +338,35 @@ impl Clients {
                         list.add(&client.connection, &self.context, buffered);
                     }
                     list.finish(&mut self.aside);
+                    self.reply(place);
+                }
+                Step::Kill(mut killing) => {
+                    for (there, client) in self.connected.iter_mut() {
+                        if killing.takes(&client.connection) {
+                            if there == place {
+                                client.closing = true;
+                            } else {
+                                self.doomed.push((there, client.id));
+                            }
+                        }
+                    }
+                    killing.finish(&mut self.aside);
+                    self.reply(place);
+                }
+                Step::Forget(record) => {
+                    self.context.slow.forget(record);
+                    if record == Record::Traffic {
+                        let clients = self.context.traffic.clients;
+                        self.context.traffic = Traffic { clients, ..Traffic::default() };
+                    }
+                    self.reply(place);
+                }
+                Step::Sleep(time) => {
+                    std::thread::sleep(time);
+                    self.reply(place);
+                }
+                Step::Listen(interests) => {
+                    self.change_listening(place, &interests);
                     self.reply(place);
                 }
                 Step::Save => {
@@ -414,7 +463,37 @@ impl Clients {
     pub(super) fn answer(&mut self, key: RequestKey, outcome: Outcome) {
         let Some(flight) = self.flights.get(key) else { return };
         let now = self.context.now;
+        self.record(flight, now);
         self.finish(flight, key, |client| client.answer(flight.slot, outcome, now));
+    }
+
+    /// Notes a request that took long, if such are recorded.
+    fn record(&mut self, flight: Flight, now: Instant) {
+        let Records { slower_than, kept, moments_from } = self.records;
+        let time = now.since(flight.arrived);
+        let is_slow = slower_than.is_some_and(|limit| time >= limit);
+        let is_moment = moments_from.is_some_and(|limit| time >= limit);
+        if !is_slow && !is_moment {
+            return;
+        }
+        let client = self.connected.get_mut(flight.place).filter(|there| there.id == flight.client);
+        let Some((client, wait)) = client.and_then(|client| {
+            let since = client.under_way_since(flight.slot, flight.arrived)?;
+            Some((client, now.since(since)))
+        }) else {
+            return;
+        };
+        let wall_clock = self.context.wall_clock;
+        if moments_from.is_some_and(|limit| wait >= limit) {
+            self.context.slow.add_moment(wait, wall_clock);
+        }
+        if slower_than.is_some_and(|limit| wait >= limit)
+            && let Some(payload) = client.payload(flight.slot)
+        {
+            let connection = &client.connection;
+            let took = Took { time: wait, wall_clock, payload, connection };
+            self.context.slow.add(&took, kept);
+        }
     }
 
     /// Too much is under way where a request was handed on. Not the last word if there are other
@@ -502,6 +581,7 @@ impl Clients {
     /// Writes what waits, one write a client, and closes who is done or floods itself.
     pub(super) fn flush(&mut self, registry: &Registry) {
         let now = self.context.now;
+        self.close_doomed(registry);
         let mut places = std::mem::replace(&mut self.to_flush, std::mem::take(&mut self.spare));
         for place in places.drain(..) {
             let Some(client) = self.connected.get_mut(place) else { continue };
@@ -553,6 +633,7 @@ impl Clients {
 
     fn close(&mut self, place: usize, registry: &Registry) {
         let Some(mut client) = self.connected.remove(place) else { return };
+        self.end_listening(place, &mut client);
         client.socket.close(registry);
         self.memory.change(place, client.counted_bytes, 0);
         self.context.traffic.clients = self.connected.len() as u64;

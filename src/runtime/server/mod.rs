@@ -56,6 +56,7 @@ use super::applier::{Answering, Applier, Saving};
 use super::channels;
 use super::clock::Clock;
 use super::core::{Core, UnlessLeading};
+use super::ears::Ears;
 use super::log_writer::LogWriter;
 use super::snapshots::{self, Found, SnapshotBoard, Snapshots};
 use super::status::{Board, Counts};
@@ -96,6 +97,10 @@ pub struct ServerOptions {
     /// Bytes of the log behind one snapshot at which the next is taken, or half of the snapshot if
     /// that is more.
     pub snapshot_log_bytes: u64,
+    /// How clients that ask a Sentinel call this cluster.
+    pub sentinel_name: String,
+    /// Whether clients may use `DEBUG`.
+    pub debug: bool,
     /// How long clients wait.
     pub patience: Patience,
 }
@@ -159,12 +164,14 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
     let clients_max = descriptors::reserve(options.clients_max, options.peers.len());
     settings.allow_clients(clients_max, options.clients_bytes_max, options.idle_seconds_max);
+    let ears = Arc::new(Ears::default());
     let clients = Clients::new(
         Flights::new(origin),
         CLIENTS_FROM,
         options.patience,
         context,
         settings,
+        Arc::clone(&ears),
         Arc::clone(counts),
     );
     let network = ServerNetwork::new(Parts {
@@ -195,11 +202,9 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
             Arc::clone(counts),
         ),
         log_writer: LogWriter::durable(log, ends.log_writer, Arc::clone(counts)),
-        applier: Applier::new(Answering::AsOrigin(origin), ends.applier).with(
-            store,
-            last_saved,
-            Saving::new(options.snapshot_log_bytes, Arc::clone(&saved)),
-        ),
+        applier: Applier::new(Answering::AsOrigin(origin), ends.applier)
+            .with(store, last_saved, Saving::new(options.snapshot_log_bytes, Arc::clone(&saved)))
+            .heard_by(ears),
         snapshots: Some(Snapshots::new(files, saved, ends.snapshots, Arc::clone(counts))),
     };
     run(stages, fused).map_err(system("waiting for messages"))
@@ -269,6 +274,8 @@ fn context(options: &ServerOptions, cluster: u128, announce: &str, now: Instant)
         disk: DiskState::Well,
     };
     let mut context = Context::alone(me, cluster, now);
+    context.debug = options.debug;
+    context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();
     context.run_id = u128::from(seed()) << 64 | u128::from(seed());
     context.payload_bytes_max = RECORD_BYTES_MAX - HEADER_BYTES;

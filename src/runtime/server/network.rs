@@ -14,7 +14,7 @@ use mio::{Events, Poll, Token};
 use crate::raft::{
     ClientRequest, DiskState, Envelope, Msg, Refusal, RefusalReason, RequestKind, RoleName,
 };
-use crate::redis::{Node, Saved};
+use crate::redis::{Node, SWITCH_CHANNEL, Saved, switch_message};
 use crate::runtime::channels::{
     Applied, CoreItem, Forwarded, Lead, NetworkEnds, QUEUE_LEN, ReadsAt,
 };
@@ -97,6 +97,8 @@ pub(super) struct ServerNetwork {
     events: Events,
     reads: ReadAsks,
     lead: Lead,
+    /// Who led when somebody last did.
+    last_leader: Option<NodeId>,
     /// Where writes were last handed on: in which term, to whom, and over which connection.
     way: Option<(Term, NodeId, u64)>,
     /// The replica that leads, as it seemed, has denied it; until then it is not asked again.
@@ -127,6 +129,7 @@ impl ServerNetwork {
             events: Events::with_capacity(1_024),
             reads,
             lead: Lead::default(),
+            last_leader: None,
             way: None,
             refused_until: Instant::ZERO,
             reads_at: VecDeque::new(),
@@ -207,6 +210,8 @@ impl ServerNetwork {
     fn tick(&mut self, now: Instant) {
         let parts = &mut self.parts;
         parts.clients.context.now = now;
+        parts.clients.context.wall_clock =
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let registry = parts.poll.registry();
         parts.links.connect(now, registry);
         parts.inbound.expire(now, registry);
@@ -229,7 +234,6 @@ impl ServerNetwork {
         let parts = &mut self.parts;
         let status = parts.board.read();
         let context = &mut parts.clients.context;
-        context.wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         context.snapshot = Saved::from(parts.saved.read());
         context.log_syncs = parts.counts.log_syncs.get();
         if let Some(status) = status {
@@ -526,6 +530,12 @@ impl ServerNetwork {
         context.role = if lead.leader == Some(me) { RoleName::Leader } else { RoleName::Follower };
         if let Some(leader) = lead.leader {
             tracing::info!(term = lead.term.0, %leader, "a leader is known");
+            let before = self.last_leader.replace(leader).and_then(|before| context.node(before));
+            let news = before.zip(context.node(leader)).filter(|(from, to)| from.id != to.id);
+            if let Some((from, to)) = news {
+                let message = switch_message(context, from, to);
+                self.parts.clients.tell_channel(SWITCH_CHANNEL, message.as_bytes());
+            }
         } else {
             tracing::info!(term = lead.term.0, "no leader is known");
         }
@@ -611,6 +621,9 @@ impl NetworkStage for ServerNetwork {
             if let Some(index) = batch.applied.index.max(installed) {
                 context.note_applied(index);
                 context.key_count = batch.key_count as u64;
+            }
+            for event in &batch.events {
+                self.parts.clients.tell(event);
             }
             for answer in batch.answers {
                 self.parts.clients.answer(answer.key, answer.outcome);

@@ -55,7 +55,15 @@ impl Door {
         Door {
             poll: Poll::new().unwrap(),
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
-            clients: Clients::new(flights, FIRST_TOKEN, patience, context, settings, counts),
+            clients: Clients::new(
+                flights,
+                FIRST_TOKEN,
+                patience,
+                context,
+                settings,
+                Arc::default(),
+                counts,
+            ),
             now: Instant::ZERO,
             space: vec![0; 64 << 10],
         }

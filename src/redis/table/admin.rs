@@ -1,0 +1,62 @@
+//! Commands for whoever runs the server.
+
+use super::super::{commands, slow};
+use super::{Spec, command, subcommand};
+
+const RECORDS: &[&str] = &["admin", "noscript", "loading", "stale"];
+
+/// In order of their names.
+pub(super) const COMMANDS: &[Spec] = &[
+    command("debug", -2, commands::help)
+        .flags(RECORDS)
+        .categories(&["dangerous"])
+        .since("1.0.0", "server")
+        .about("Commands for tests.")
+        .with(DEBUG),
+    command("latency", -2, commands::help)
+        .since("2.8.13", "server")
+        .about("Commands about moments when requests took long.")
+        .with(LATENCY),
+    command("slowlog", -2, commands::help)
+        .since("2.2.12", "server")
+        .about("Commands about requests that took long.")
+        .with(SLOWLOG),
+];
+
+const DEBUG: &[Spec] = &[
+    subcommand("help", "debug|help", 2, commands::help)
+        .flags(&["loading", "stale"])
+        .about("Tells of these."),
+    subcommand("sleep", "debug|sleep", 3, slow::sleep)
+        .flags(RECORDS)
+        .about("Does nothing for so many seconds, not even for other replicas."),
+];
+
+const LATENCY: &[Spec] = &[
+    subcommand("doctor", "latency|doctor", 2, slow::doctor)
+        .flags(RECORDS)
+        .about("Says in words what was recorded."),
+    subcommand("help", "latency|help", 2, commands::help)
+        .flags(&["loading", "stale"])
+        .about("Tells of these."),
+    subcommand("history", "latency|history", 3, slow::history)
+        .flags(RECORDS)
+        .about("Tells of the seconds in which requests took long."),
+    subcommand("latest", "latency|latest", 2, slow::latest)
+        .flags(RECORDS)
+        .about("Tells of the last such second, and of the longest time."),
+    subcommand("reset", "latency|reset", -2, slow::forget).flags(RECORDS).about("Forgets them."),
+];
+
+const SLOWLOG: &[Spec] = &[
+    subcommand("get", "slowlog|get", -2, slow::get)
+        .flags(RECORDS)
+        .about("Tells of the latest requests that took long."),
+    subcommand("help", "slowlog|help", 2, commands::help)
+        .flags(&["loading", "stale"])
+        .about("Tells of these."),
+    subcommand("len", "slowlog|len", 2, slow::len)
+        .flags(RECORDS)
+        .about("Tells how many there are."),
+    subcommand("reset", "slowlog|reset", 2, slow::reset).flags(RECORDS).about("Forgets them."),
+];
