@@ -100,6 +100,8 @@ impl Cluster {
         let mut slots = Vec::new();
         for ((id, peer_listen), listen) in peers.iter().zip(&listen) {
             let options = ServerOptions {
+                sentinel_name: "mymaster".to_owned(),
+                debug: false,
                 id: *id,
                 listen: *listen,
                 peer_listen: *peer_listen,

@@ -2,6 +2,8 @@
 //! Asserts what is true, never how long it took.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
+#[path = "cluster/channels.rs"]
+mod channels;
 #[path = "cluster/client.rs"]
 mod client;
 #[path = "cluster/cuts.rs"]

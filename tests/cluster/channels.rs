@@ -1,0 +1,140 @@
+//! Channels and the face of a Sentinel over real processes.
+
+use std::io;
+use std::thread;
+use std::time::Instant;
+
+use crate::client::Client;
+use crate::replicas::{Cluster, PATIENCE};
+
+/// A message as a listener gets it: the words of an array of bulk strings.
+fn words(reply: &[u8]) -> Vec<String> {
+    let lines = reply.split(|byte| *byte == b'\n').skip(1);
+    let texts = lines.filter(|line| !line.is_empty() && !line.starts_with(b"$"));
+    texts.map(|line| String::from_utf8_lossy(line).trim_end().to_owned()).collect()
+}
+
+fn listen(cluster: &Cluster, at: usize, words: &[&[u8]]) -> Client {
+    let mut client = Client::connect(cluster.address(at)).unwrap();
+    let count = words.len() - 1;
+    client.call(words).unwrap();
+    for _ in 1..count {
+        client.reply().unwrap();
+    }
+    client
+}
+
+/// What `count` messages say, in the order in which they come.
+fn hear(client: &mut Client, count: usize) -> io::Result<Vec<String>> {
+    (0..count).map(|_| Ok(words(&client.reply()?).pop().unwrap_or_default())).collect()
+}
+
+/// Two publish at once, at two replicas; whoever listens, wherever, hears all of it in one order.
+/// Then the leader is killed, and who listens at the others goes on to listen.
+fn listeners_hear_the_same(threads: &'static str) {
+    let mut cluster = Cluster::start(3, threads);
+    cluster.wait_until_all_serve();
+    let mut listeners: Vec<Client> =
+        (0..3).map(|at| listen(&cluster, at, &[b"SUBSCRIBE", b"news", b"other"])).collect();
+    let publish = |at: usize, name: &str, count: usize| {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        for number in 0..count {
+            let text = format!("{name}{number}");
+            let reply = client.call(&[b"PUBLISH", b"news", text.as_bytes()]).unwrap();
+            assert_eq!(reply, b":1\r\n", "one listens at each replica");
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| publish(0, "a", 50));
+        scope.spawn(|| publish(1, "b", 50));
+    });
+    let heard: Vec<Vec<String>> =
+        listeners.iter_mut().map(|listener| hear(listener, 100).unwrap()).collect();
+    assert_eq!(heard[0], heard[1]);
+    assert_eq!(heard[0], heard[2]);
+    for name in ["a", "b"] {
+        let of_one: Vec<&String> = heard[0].iter().filter(|text| text.starts_with(name)).collect();
+        let wanted: Vec<String> = (0..50).map(|number| format!("{name}{number}")).collect();
+        assert!(of_one.into_iter().eq(&wanted), "{name} out of order");
+    }
+
+    let leader = cluster.leader();
+    let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    let mut watchers: Vec<Client> =
+        others.iter().map(|at| listen(&cluster, *at, &[b"SUBSCRIBE", b"+switch-master"])).collect();
+    let before = master(&cluster, others[0]).expect("somebody leads");
+    cluster.kill(leader);
+    let news: Vec<String> =
+        watchers.iter_mut().map(|watcher| hear(watcher, 1).unwrap().remove(0)).collect();
+    assert_eq!(news[0], news[1]);
+    let told: Vec<&str> = news[0].split(' ').collect();
+    assert_eq!(told[..3], ["mymaster", "127.0.0.1", &before]);
+    // Who listens hears of it no later than who asks.
+    let began = Instant::now();
+    while master(&cluster, others[0]).as_deref() != Some(told[4]) {
+        assert!(began.elapsed() < PATIENCE, "{news:?} and another leader is named");
+    }
+    let mut client = Client::connect(cluster.address(others[1])).unwrap();
+    assert_eq!(client.call(&[b"PUBLISH", b"other", b"after"]).unwrap(), b":1\r\n");
+    for at in others {
+        assert_eq!(hear(&mut listeners[at], 1).unwrap(), ["after"]);
+    }
+}
+
+/// The port of the leader, as a replica says when it is asked as a Sentinel.
+fn master(cluster: &Cluster, at: usize) -> Option<String> {
+    let mut client = Client::connect(cluster.address(at)).unwrap();
+    let ask: &[&[u8]] = &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", b"mymaster"];
+    words(&client.call(ask).unwrap()).into_iter().nth(1)
+}
+
+#[test]
+fn listeners_hear_the_same_at_every_replica_dedicated() {
+    listeners_hear_the_same("dedicated");
+}
+
+#[test]
+fn listeners_hear_the_same_at_every_replica_fused() {
+    listeners_hear_the_same("fused");
+}
+
+/// What befalls a key is told at every replica where somebody wants to hear it, its end too.
+#[test]
+fn keys_that_end_are_told_of_at_every_replica() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let setting: &[&[u8]] = &[b"CONFIG", b"SET", b"notify-keyspace-events", b"K$x"];
+    let mut listeners: Vec<Client> = (0..3)
+        .map(|at| {
+            let mut client = Client::connect(cluster.address(at)).unwrap();
+            assert_eq!(client.call(setting).unwrap(), b"+OK\r\n");
+            client.call(&[b"SUBSCRIBE", b"__keyspace@0__:k"]).unwrap();
+            client
+        })
+        .collect();
+    let mut client = Client::connect(cluster.address(0)).unwrap();
+    client.call(&[b"SET", b"k", b"v", b"PX", b"20"]).unwrap();
+    client.call(&[b"HSET", b"h", b"f", b"v"]).unwrap();
+    for listener in &mut listeners {
+        assert_eq!(hear(listener, 2).unwrap(), ["set", "expired"]);
+    }
+    assert_eq!(client.call(&[b"GET", b"k"]).unwrap(), b"$-1\r\n");
+}
+
+/// A client that listens and does not read is closed, and costs the others nothing.
+#[test]
+fn who_listens_and_does_not_read_is_closed() {
+    let cluster = Cluster::start(1, "auto");
+    cluster.wait_until_all_serve();
+    let mut deaf = listen(&cluster, 0, &[b"SUBSCRIBE", b"news"]);
+    let mut client = Client::connect(cluster.address(0)).unwrap();
+    let message = vec![b'x'; 1 << 20];
+    let began = Instant::now();
+    while client.call(&[b"PUBLISH", b"news", &message]).unwrap() == b":1\r\n" {
+        assert!(began.elapsed() < PATIENCE, "it still listens");
+    }
+    // What was on its way comes, and then the end.
+    let end = (0..1_000).find_map(|_| deaf.reply().err());
+    assert!(end.is_some(), "it goes on");
+    assert_eq!(client.call(&[b"PUBLISH", b"news", b"again"]).unwrap(), b":0\r\n");
+}
