@@ -141,5 +141,8 @@ pub(super) fn quit(call: &mut Call<'_>) -> Step {
 pub(super) fn reset(call: &mut Call<'_>) -> Step {
     call.connection.reset();
     call.writer.simple("RESET");
-    Step::Listen(call.connection.end_listening())
+    match call.connection.end_listening() {
+        none if none.is_empty() => Step::Done,
+        interests => Step::Listen(interests),
+    }
 }

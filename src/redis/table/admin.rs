@@ -4,6 +4,7 @@ use super::super::{commands, slow};
 use super::{Spec, command, subcommand};
 
 const RECORDS: &[&str] = &["admin", "noscript", "loading", "stale"];
+const SLOW_RECORDS: &[&str] = &["admin", "loading", "stale"];
 
 /// In order of their names.
 pub(super) const COMMANDS: &[Spec] = &[
@@ -35,28 +36,39 @@ const DEBUG: &[Spec] = &[
 const LATENCY: &[Spec] = &[
     subcommand("doctor", "latency|doctor", 2, slow::doctor)
         .flags(RECORDS)
+        .categories(&["dangerous"])
         .about("Says in words what was recorded."),
     subcommand("help", "latency|help", 2, commands::help)
         .flags(&["loading", "stale"])
         .about("Tells of these."),
     subcommand("history", "latency|history", 3, slow::history)
         .flags(RECORDS)
+        .categories(&["dangerous"])
         .about("Tells of the seconds in which requests took long."),
     subcommand("latest", "latency|latest", 2, slow::latest)
         .flags(RECORDS)
+        .categories(&["dangerous"])
         .about("Tells of the last such second, and of the longest time."),
-    subcommand("reset", "latency|reset", -2, slow::forget).flags(RECORDS).about("Forgets them."),
+    subcommand("reset", "latency|reset", -2, slow::forget)
+        .flags(RECORDS)
+        .categories(&["dangerous"])
+        .about("Forgets them."),
 ];
 
 const SLOWLOG: &[Spec] = &[
     subcommand("get", "slowlog|get", -2, slow::get)
-        .flags(RECORDS)
+        .flags(SLOW_RECORDS)
+        .categories(&["dangerous"])
         .about("Tells of the latest requests that took long."),
     subcommand("help", "slowlog|help", 2, commands::help)
         .flags(&["loading", "stale"])
         .about("Tells of these."),
     subcommand("len", "slowlog|len", 2, slow::len)
-        .flags(RECORDS)
+        .flags(SLOW_RECORDS)
+        .categories(&["dangerous"])
         .about("Tells how many there are."),
-    subcommand("reset", "slowlog|reset", 2, slow::reset).flags(RECORDS).about("Forgets them."),
+    subcommand("reset", "slowlog|reset", 2, slow::reset)
+        .flags(SLOW_RECORDS)
+        .categories(&["dangerous"])
+        .about("Forgets them."),
 ];
