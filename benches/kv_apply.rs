@@ -1,10 +1,10 @@
 //! The state machine alone: commands as the log brings them, applied one after the other. What is
-//! left is decoding, the memory of requests, the map and the copy of the value.
+//! left is decoding, the memory of requests, the map and the copy of the value. And views of the state.
 
 use std::time::{Duration, Instant};
 
 use bowline::kv::{Command, Operation, Store, WARMED_MAX};
-use bowline::types::{ClientId, RequestId, RequestKey};
+use bowline::types::{ClientId, EntryId, RequestId, RequestKey, Term};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rand::RngExt as _;
@@ -78,6 +78,10 @@ impl Feeder {
         }
     }
 
+    fn apply_some_each(&mut self, payloads: &[Bytes]) {
+        payloads.chunks(WARMED_MAX).for_each(|some| self.apply_some(some));
+    }
+
     /// The time that so many batches take; their making is not counted.
     fn time(&mut self, rounds: u64, apply: Apply) -> Duration {
         let mut spent = Duration::ZERO;
@@ -104,11 +108,7 @@ fn puts(c: &mut Criterion) {
     let mut group = c.benchmark_group("kv_apply");
     group.throughput(Throughput::Elements(BATCH as u64));
     let ways: [(&str, Apply); 2] = [
-        ("put", |feeder, batch| {
-            for some in batch.chunks(WARMED_MAX) {
-                feeder.apply_some(some);
-            }
-        }),
+        ("put", |feeder, batch| feeder.apply_some_each(batch)),
         ("one_by_one", |feeder, batch| {
             for payload in batch {
                 feeder.apply(payload);
@@ -120,6 +120,40 @@ fn puts(c: &mut Criterion) {
         for (name, apply) in ways {
             group.bench_function(BenchmarkId::new(name, keys), |b| {
                 b.iter_custom(|rounds| feeder.time(rounds, apply));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// A view of so many keys: what it takes to make one, during which nothing is applied; and the puts
+/// right after it, each of which finds tables that it must copy first.
+fn views(c: &mut Criterion) {
+    let mut group = c.benchmark_group("kv_view");
+    for keys in [1_000, 1_000_000] {
+        let mut feeder = Feeder::new(keys);
+        let last = |store: &Store| EntryId { term: Term(1), index: store.applied_index() };
+        for (name, times_view) in [("make", true), ("batch_after", false)] {
+            group.bench_function(BenchmarkId::new(name, keys), |b| {
+                b.iter_custom(|rounds| {
+                    let mut spent = Duration::ZERO;
+                    for _ in 0..rounds {
+                        // So that all tables are the store's own again.
+                        for batch in (0..BATCHES).map(|_| feeder.batch()).collect::<Vec<_>>() {
+                            feeder.apply_some_each(&batch);
+                        }
+                        let batch = feeder.batch();
+                        let start = Instant::now();
+                        let last = last(&feeder.store);
+                        let view = feeder.store.view(last);
+                        let made = start.elapsed();
+                        let start = Instant::now();
+                        feeder.apply_some_each(&batch);
+                        spent += if times_view { made } else { start.elapsed() };
+                        drop(view);
+                    }
+                    spent
+                });
             });
         }
     }
@@ -138,6 +172,6 @@ fn quick() -> Criterion {
 criterion_group! {
     name = benches;
     config = quick();
-    targets = puts
+    targets = puts, views
 }
 criterion_main!(benches);

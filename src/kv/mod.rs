@@ -18,6 +18,7 @@ mod object;
 mod outcome;
 mod sessions;
 mod shards;
+mod share;
 mod slot;
 mod snapshot;
 mod store;

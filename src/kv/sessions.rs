@@ -11,13 +11,18 @@
 //! remembered lies in a row, and a table of chains finds it. Requests that are named one after the
 //! other, as a server's are, find their chains side by side. Nothing is ever taken out of the
 //! table: a chain leads from younger to older, so it ends where the first forgotten one would be.
+//!
+//! The row is in pieces, which a view shares as it does the tables of pairs: only the last one, and
+//! those whose values are forgotten, are written to and so may have to be copied.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::types::RequestKey;
 
 use super::digest::mix;
 use super::outcome::Outcome;
+use super::share::Share;
 
 /// How many requests are remembered.
 pub const REMEMBERED_MAX: usize = 65_536;
@@ -31,6 +36,9 @@ const CHAINS_PER_REQUEST: usize = 2;
 /// So many requests named one after the other have their chains side by side.
 const NEIGHBOURS_BITS: u32 = 6;
 
+/// Requests in a piece of the row. A power of two.
+const PIECE: usize = 1_024;
+
 /// Numbers what was remembered, in log order, from 1; begins anew after 2^32, far behind what is
 /// remembered.
 type Number = u32;
@@ -43,7 +51,7 @@ type Number = u32;
 /// those whose outcomes have bytes of values, in the same order, and `value_bytes` is the sum of
 /// these.
 pub(super) struct Sessions {
-    row: VecDeque<Remembered>,
+    row: Row,
     first: Number,
     chains: Vec<Number>,
     capacity: usize,
@@ -52,17 +60,74 @@ pub(super) struct Sessions {
 }
 
 /// A request that was applied.
-struct Remembered {
+#[derive(Clone)]
+pub(super) struct Remembered {
     key: RequestKey,
     /// The next older one of its chain.
     older: Number,
     outcome: Outcome,
 }
 
+/// What is remembered, oldest first.
+///
+/// Invariant: each piece but the last one holds [`PIECE`] requests, and the first `gone` of the
+/// first piece are forgotten, fewer than it holds.
+#[derive(Default)]
+struct Row {
+    pieces: VecDeque<Share<Vec<Remembered>>>,
+    gone: usize,
+    len: usize,
+}
+
+impl Row {
+    fn get(&self, position: usize) -> Option<&Remembered> {
+        let place = self.gone.checked_add(position)?;
+        self.pieces.get(place / PIECE)?.get().get(place % PIECE)
+    }
+
+    fn get_mut(&mut self, position: usize) -> Option<&mut Remembered> {
+        let place = self.gone.checked_add(position)?;
+        self.pieces.get_mut(place / PIECE)?.get_mut().get_mut(place % PIECE)
+    }
+
+    fn push(&mut self, last: Remembered) {
+        if (self.gone + self.len).is_multiple_of(PIECE) {
+            self.pieces.push_back(Share::Own(Vec::with_capacity(PIECE)));
+        }
+        let piece = self.pieces.back_mut().expect("one was put there if need be");
+        piece.get_mut().push(last);
+        self.len += 1;
+    }
+
+    /// Forgets the first. Its memory goes with that of its piece.
+    fn pop(&mut self) {
+        self.len -= 1;
+        self.gone += 1;
+        if self.gone == PIECE {
+            self.pieces.pop_front();
+            self.gone = 0;
+        }
+    }
+}
+
+/// What was remembered at one moment, shared with the row.
+pub(super) struct Memory {
+    pieces: Vec<Arc<Vec<Remembered>>>,
+    gone: usize,
+}
+
+impl Memory {
+    /// All of it, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
+        let all = self.pieces.iter().flat_map(|piece| piece.iter());
+        all.skip(self.gone).map(|there| (&there.key, &there.outcome))
+    }
+}
+
 impl Sessions {
     /// A memory for so many requests; for none, nothing is ever recognised.
     pub(super) fn new(capacity: usize) -> Sessions {
-        let row = VecDeque::new();
+        let row = Row::default();
         let (chains, heavy) = (vec![0; CHAINS_MIN], VecDeque::new());
         Sessions { row, first: 1, chains, capacity, heavy, value_bytes: 0 }
     }
@@ -71,7 +136,7 @@ impl Sessions {
     pub(super) fn outcome(&self, key: &RequestKey) -> Option<&Outcome> {
         let mut number = self.chains[self.chain_of(key)];
         // Longer than the row no chain is, whatever a number that came around again may lead to.
-        for _ in 0..self.row.len() {
+        for _ in 0..self.row.len {
             let there = self.row.get(self.position(number))?;
             if there.key == *key {
                 return Some(&there.outcome);
@@ -88,21 +153,21 @@ impl Sessions {
             return;
         }
         debug_assert!(self.outcome(&key).is_none(), "{key:?} was remembered, but applied again");
-        if self.row.len() == self.capacity {
+        if self.row.len == self.capacity {
             if self.heavy.front() == Some(&self.first) {
                 self.lighten();
             }
-            self.row.pop_front();
+            self.row.pop();
             self.first = self.first.wrapping_add(1);
         }
-        if self.chains.len() < (self.row.len() + 1) * CHAINS_PER_REQUEST {
+        if self.chains.len() < (self.row.len + 1) * CHAINS_PER_REQUEST {
             self.lengthen();
         }
         let value_bytes = outcome.value_bytes();
-        let number = self.number(self.row.len());
+        let number = self.number(self.row.len);
         let chain = self.chain_of(&key);
         let older = std::mem::replace(&mut self.chains[chain], number);
-        self.row.push_back(Remembered { key, older, outcome });
+        self.row.push(Remembered { key, older, outcome });
         if value_bytes > 0 {
             self.heavy.push_back(number);
             self.value_bytes += value_bytes;
@@ -123,21 +188,37 @@ impl Sessions {
 
     /// All of them, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
-        self.row.iter().map(|there| (&there.key, &there.outcome))
+        let all = self.row.pieces.iter().flat_map(Share::get);
+        all.skip(self.row.gone).map(|there| (&there.key, &there.outcome))
+    }
+
+    /// All of them as they are now, to be kept.
+    pub(super) fn share(&mut self) -> Memory {
+        let Row { pieces, gone, .. } = &mut self.row;
+        Memory { pieces: pieces.iter_mut().map(Share::share).collect(), gone: *gone }
     }
 
     /// How many requests are remembered.
     pub(super) fn len(&self) -> usize {
-        self.row.len()
+        self.row.len
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn memory(&self) -> usize {
+        let row = self.row.pieces.len() * PIECE * size_of::<Remembered>();
+        let numbers = (self.chains.len() + self.heavy.capacity()) * size_of::<Number>();
+        row + numbers + self.value_bytes
     }
 
     /// Makes room for twice as many chains, and puts everybody into its own anew.
     fn lengthen(&mut self) {
         self.chains = vec![self.first.wrapping_sub(1); self.chains.len() * 2];
-        for position in 0..self.row.len() {
+        for position in 0..self.row.len {
             let number = self.number(position);
-            let chain = self.chain_of(&self.row[position].key);
-            self.row[position].older = std::mem::replace(&mut self.chains[chain], number);
+            let there = self.row.get(position).expect("the row is so long");
+            let chain = self.chain_of(&there.key);
+            let older = std::mem::replace(&mut self.chains[chain], number);
+            self.row.get_mut(position).expect("it was there a moment ago").older = older;
         }
     }
 
@@ -246,6 +327,34 @@ mod tests {
             }
         }
         assert_eq!((sessions.len(), sessions.chains.len()), (700, 2_048));
+    }
+
+    #[test]
+    fn what_a_view_shares_stays_while_requests_come_and_go() {
+        let name = |number: usize| {
+            let id = RequestId((number as u128).to_be_bytes());
+            RequestKey { client: ClientId(7), request: id }
+        };
+        let value = |number: usize| {
+            let value = || bytes::Bytes::from(vec![0; VALUE_BYTES_MAX / 4]);
+            Outcome::Value((number % PIECE == 9).then(value))
+        };
+        let capacity = PIECE * 3 + 5;
+        let mut sessions = Sessions::new(capacity);
+        let mut shared = Vec::new();
+        for number in 0..PIECE * 8 {
+            sessions.remember(name(number), value(number));
+            if number % 700 == 699 {
+                let there = || sessions.iter().map(|(key, outcome)| (*key, outcome.clone()));
+                let there: Vec<_> = there().collect();
+                shared.push((sessions.share(), there));
+                assert_eq!(sessions.len(), capacity.min(number + 1));
+                assert!(sessions.row.pieces.len() <= capacity / PIECE + 2);
+            }
+        }
+        for (memory, there) in shared {
+            assert!(memory.iter().eq(there.iter().map(|(key, outcome)| (key, outcome))));
+        }
     }
 
     #[test]

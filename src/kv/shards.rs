@@ -2,12 +2,12 @@
 //! changes: a [`View`](super::View) shares all tables at once, and only a table that is written to
 //! meanwhile is copied. It is also why no table ever grows for long.
 
-use std::mem;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use super::share::Share;
 use super::store::Pair;
 
 /// How many tables there are. A power of two.
@@ -20,67 +20,25 @@ pub(super) type Table = HashTable<Pair>;
 
 /// All pairs.
 ///
-/// Invariant: `count` is the sum of all tables' lengths.
+/// Invariant: `count` is the sum of all tables' lengths, `table_bytes` that of the memory which
+/// they have asked for.
 pub(super) struct Shards {
-    shards: Box<[Shard]>,
+    tables: Box<[Share<Table>]>,
     count: usize,
-}
-
-/// One table. Owned where it can be: then it is changed without asking whether anybody else sees
-/// it.
-enum Shard {
-    Own(Table),
-    Shared(Arc<Table>),
-}
-
-impl Shard {
-    fn table(&self) -> &Table {
-        match self {
-            Shard::Own(table) => table,
-            Shard::Shared(table) => table,
-        }
-    }
-
-    /// To be changed: copied if a view still has it.
-    fn table_mut(&mut self) -> &mut Table {
-        if let Shard::Shared(_) = self {
-            self.make_own();
-        }
-        match self {
-            Shard::Own(table) => table,
-            Shard::Shared(_) => unreachable!("it was made our own"),
-        }
-    }
-
-    #[cold]
-    fn make_own(&mut self) {
-        if let Shard::Shared(table) = mem::replace(self, Shard::Own(Table::new())) {
-            *self = Shard::Own(Arc::try_unwrap(table).unwrap_or_else(|table| (*table).clone()));
-        }
-    }
-
-    fn share(&mut self) -> Arc<Table> {
-        if let Shard::Own(table) = self {
-            *self = Shard::Shared(Arc::new(mem::take(table)));
-        }
-        match self {
-            Shard::Shared(table) => Arc::clone(table),
-            Shard::Own(_) => unreachable!("it was made to be shared"),
-        }
-    }
+    table_bytes: usize,
 }
 
 impl Default for Shards {
     fn default() -> Shards {
-        let shards = (0..SHARDS).map(|_| Shard::Own(Table::new())).collect();
-        Shards { shards, count: 0 }
+        let tables = (0..SHARDS).map(|_| Share::default()).collect();
+        Shards { tables, count: 0, table_bytes: 0 }
     }
 }
 
 impl Shards {
     /// The pair of that number for which `is_it` holds.
     pub(super) fn find(&self, number: u64, is_it: impl FnMut(&Pair) -> bool) -> Option<&Pair> {
-        self.shards[place(number)].table().find(number, is_it)
+        self.tables[place(number)].get().find(number, is_it)
     }
 
     /// The same, to be changed.
@@ -89,7 +47,7 @@ impl Shards {
         number: u64,
         is_it: impl FnMut(&Pair) -> bool,
     ) -> Option<&mut Pair> {
-        self.shards[place(number)].table_mut().find_mut(number, is_it)
+        self.tables[place(number)].get_mut().find_mut(number, is_it)
     }
 
     /// Changes the pair of that number for which `is_it` holds, or puts one in.
@@ -99,27 +57,28 @@ impl Shards {
         is_it: impl FnMut(&Pair) -> bool,
         put: impl FnOnce(Entry<'_, Pair>),
     ) {
-        let table = self.shards[place(number)].table_mut();
-        let before = table.len();
+        let table = self.tables[place(number)].get_mut();
+        let (before, bytes) = (table.len(), table.allocation_size());
         put(table.entry(number, is_it, |pair| pair.number));
         self.count += table.len() - before;
+        self.table_bytes += table.allocation_size() - bytes;
     }
 
     /// Takes out the pair of that number for which `is_it` holds.
     pub(super) fn remove(&mut self, number: u64, is_it: impl Fn(&Pair) -> bool) -> Option<Pair> {
-        let shard = &mut self.shards[place(number)];
+        let shard = &mut self.tables[place(number)];
         // A shared table is not copied for nothing.
-        if let Shard::Shared(table) = shard {
-            table.find(number, &is_it)?;
+        if shard.is_shared() {
+            shard.get().find(number, &is_it)?;
         }
-        let found = shard.table_mut().find_entry(number, is_it).ok()?;
+        let found = shard.get_mut().find_entry(number, is_it).ok()?;
         self.count -= 1;
         Some(found.remove().0)
     }
 
     /// All pairs.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Pair> {
-        self.shards.iter().flat_map(|shard| shard.table().iter())
+        self.tables.iter().flat_map(|table| table.get().iter())
     }
 
     /// The pairs of one table: the first, from that number's on, of which one is `wanted`; none if
@@ -129,8 +88,8 @@ impl Shards {
         number: u64,
         wanted: impl Fn(&Pair) -> bool,
     ) -> impl Iterator<Item = &Pair> {
-        let (before, from) = self.shards.split_at(place(number));
-        let mut tables = from.iter().chain(before).map(Shard::table);
+        let (before, from) = self.tables.split_at(place(number));
+        let mut tables = from.iter().chain(before).map(Share::get);
         let table = tables.find(|table| table.iter().any(&wanted));
         table.into_iter().flat_map(Table::iter).filter(move |pair| wanted(pair))
     }
@@ -140,9 +99,14 @@ impl Shards {
         self.count
     }
 
+    /// Bytes of memory that the tables take, without what their pairs point to.
+    pub(super) fn table_bytes(&self) -> usize {
+        self.table_bytes
+    }
+
     /// All tables as they are now, to be kept.
     pub(super) fn share(&mut self) -> Vec<Arc<Table>> {
-        self.shards.iter_mut().map(Shard::share).collect()
+        self.tables.iter_mut().map(Share::share).collect()
     }
 }
 

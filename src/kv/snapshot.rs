@@ -237,7 +237,7 @@ impl SnapshotWriter {
             }
             return None;
         }
-        blocks.rest(remembered.iter().map(|(key, outcome)| (key, outcome)), sink);
+        blocks.rest(remembered.iter(), sink);
         Some(SnapshotMark { last: *last, bytes: blocks.bytes, checksum: blocks.chain })
     }
 }

@@ -28,6 +28,10 @@ use super::view::View;
 /// Most commands that [`Store::warm`] takes: about as many waits as a processor has at once.
 pub const WARMED_MAX: usize = 16;
 
+/// What a piece of memory takes besides the bytes in it, about: the allocator's share, and what it
+/// is rounded up by.
+const PIECE_BYTES: usize = 16;
+
 /// What came of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
@@ -42,11 +46,12 @@ pub struct Applied {
 /// The state machine.
 ///
 /// Invariant: `digest` is the sum of the fingerprints in `pairs`, and each of those belongs to its
-/// pair. `expiry` has the keys that end, each once. Nothing is decided by the order in which
-/// `pairs` has them.
+/// pair; `pair_bytes` is the sum of what they point to. `expiry` has the keys that end, each once.
+/// Nothing is decided by the order in which `pairs` has them.
 pub struct Store {
     pairs: Shards,
     digest: Digest,
+    pair_bytes: usize,
     pub(super) expiry: Expiry,
     sessions: Sessions,
     /// The log's clock.
@@ -96,7 +101,12 @@ impl Pair {
 
     /// Bytes of memory it takes, about.
     pub(super) fn memory(&self) -> usize {
-        size_of::<Pair>() + self.bytes.len() + self.object().map_or(0, Object::bytes)
+        size_of::<Pair>() + self.bytes_behind()
+    }
+
+    /// Those that it points to.
+    fn bytes_behind(&self) -> usize {
+        self.bytes.len() + PIECE_BYTES + self.object().map_or(0, Object::bytes)
     }
 
     pub(super) fn object(&self) -> Option<&Object> {
@@ -170,6 +180,7 @@ impl Store {
         Store {
             pairs: Shards::default(),
             digest: Digest::default(),
+            pair_bytes: 0,
             expiry: Expiry::default(),
             sessions: Sessions::new(requests),
             clock: 0,
@@ -292,6 +303,11 @@ impl Store {
         self.pairs.len()
     }
 
+    /// Bytes of memory that the state takes, about. Costs nothing to ask.
+    pub fn memory(&self) -> usize {
+        self.pair_bytes + self.pairs.table_bytes() + self.sessions.memory()
+    }
+
     /// What came of a request, if it is remembered.
     pub fn outcome_of(&self, key: &RequestKey) -> Option<&Outcome> {
         self.sessions.outcome(key)
@@ -302,9 +318,8 @@ impl Store {
     /// a copy of what lies near it.
     pub fn view(&mut self, last: EntryId) -> View {
         assert_eq!(last.index, self.applied_index, "the state ends with another entry");
-        let remembered = self.remembered().map(|(key, outcome)| (*key, outcome.clone()));
         let (digest, key_count) = (self.digest(), self.key_count());
-        let remembered = remembered.collect();
+        let remembered = self.sessions.share();
         let clock = self.clock;
         View { last, digest, clock, key_count, tables: self.pairs.share(), remembered }
     }
@@ -528,10 +543,12 @@ impl Store {
     ) -> R {
         let is_it = |pair: &Pair| pair.key() == key;
         let pair = self.pairs.find_mut(key_number(key), is_it).expect("the key is there");
+        self.pair_bytes -= pair.bytes_behind();
         let object = pair.object.as_mut().and_then(C::of_mut).expect("it is of that kind");
         let content = Arc::make_mut(object);
         let (result, changed) = change(content);
         let is_empty = content.is_empty();
+        self.pair_bytes += pair.bytes_behind();
         if changed {
             self.digest.remove(pair.fingerprint);
             pair.fingerprint = pair.print();
@@ -571,6 +588,7 @@ impl Store {
         let (end, revision) = (moment(end), self.applied_index);
         let fingerprint = with_end(print, end);
         let (digest, expiry) = (&mut self.digest, &mut self.expiry);
+        let pair_bytes = &mut self.pair_bytes;
         let to = end.map(NonZeroU64::get);
         self.pairs.put(
             number,
@@ -580,22 +598,19 @@ impl Store {
                     let pair = place.get_mut();
                     digest.remove(pair.fingerprint);
                     expiry.moved(number, pair.end(), to);
+                    *pair_bytes -= pair.bytes_behind();
                     let bytes = make(Some(std::mem::take(&mut pair.bytes)));
                     let key_bytes = key.len();
                     *pair = Pair { bytes, key_bytes, number, fingerprint, revision, end, object };
+                    *pair_bytes += pair.bytes_behind();
                 }
                 Entry::Vacant(place) => {
                     expiry.moved(number, None, to);
                     let (bytes, key_bytes) = (make(None), key.len());
-                    place.insert(Pair {
-                        bytes,
-                        key_bytes,
-                        number,
-                        fingerprint,
-                        revision,
-                        end,
-                        object,
-                    });
+                    let pair =
+                        Pair { bytes, key_bytes, number, fingerprint, revision, end, object };
+                    *pair_bytes += pair.bytes_behind();
+                    place.insert(pair);
                 }
             },
         );
@@ -632,12 +647,14 @@ impl Store {
     fn gone(&mut self, pair: &Pair) {
         self.digest.remove(pair.fingerprint);
         self.expiry.moved(pair.number, pair.end(), None);
+        self.pair_bytes -= pair.bytes_behind();
     }
 
     fn clear(&mut self) {
         self.pairs = Shards::default();
         self.digest = Digest::default();
         self.expiry.clear();
+        self.pair_bytes = 0;
     }
 
     fn transfer(&mut self, from: &[u8], to: &[u8], amount: u64) -> bool {
@@ -815,6 +832,43 @@ pub(super) mod tests {
         assert_eq!(feeder.apply(transfer(b"nobody", b"a", 0)), Outcome::Transferred(false));
         assert_eq!(feeder.get(b"a").as_deref(), Some(&b"3"[..]));
         assert_eq!(feeder.get(b"b").as_deref(), Some(&b"12"[..]));
+    }
+
+    #[test]
+    fn what_it_takes_is_counted_by_and_by_as_it_would_be_at_once() {
+        let mut feeder = Feeder::new();
+        let (empty, mut most) = (feeder.store.memory(), 0);
+        for number in 0..2_000_u32 {
+            let key = format!("key:{}", number * 7 % 300);
+            let value = "x".repeat(number as usize * 13 % 500);
+            let (verb, words) = match number % 9 {
+                0 | 1 => ("hset", vec!["hash", &key, &value]),
+                2 => ("hset", vec![&key, "field", &value]),
+                3 => ("hdel", vec![&key, "field"]),
+                4 => ("del", vec![&key, "nothing"]),
+                5 => ("pexpireat", vec![&key, "1"]),
+                _ => ("", vec![]),
+            };
+            if verb.is_empty() || verb == "del" {
+                let (key, value) = (key.as_bytes(), value.as_bytes());
+                let pairs = [key, value, b"other", b"1"].into_iter().collect::<ItemsBuffer>();
+                feeder.apply(match number % 9 {
+                    4 => Operation::Delete { key },
+                    6 if number == 1_005 => Operation::Clear,
+                    6 => Operation::PutMany { pairs: pairs.items() },
+                    7 => Operation::Append { key, value },
+                    _ => Operation::Put { key, value },
+                });
+            } else {
+                feeder.call(verb, &words);
+            }
+            let store = &feeder.store;
+            let behind: usize = store.pairs().map(Pair::bytes_behind).sum();
+            let rest = store.pairs.table_bytes() + store.sessions.memory();
+            assert_eq!(store.memory(), behind + rest, "after {number}");
+            most = most.max(store.memory());
+        }
+        assert!(most > empty + 20_000);
     }
 
     #[test]

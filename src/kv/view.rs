@@ -4,10 +4,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::types::{EntryId, RequestKey};
+use crate::types::EntryId;
 
 use super::expiry::Millis;
-use super::outcome::Outcome;
+use super::sessions::Memory;
 use super::shards::Table;
 
 /// A state that does not change any more. What the store had in memory stays there as long as this
@@ -19,8 +19,8 @@ pub struct View {
     pub(super) clock: Millis,
     pub(super) key_count: usize,
     pub(super) tables: Vec<Arc<Table>>,
-    /// The requests remembered, oldest first.
-    pub(super) remembered: Vec<(RequestKey, Outcome)>,
+    /// The requests remembered.
+    pub(super) remembered: Memory,
 }
 
 impl View {
