@@ -129,7 +129,7 @@ pub(super) fn kill(call: &mut Call<'_>) -> Step {
     };
     if killing.old {
         killing.address = Some(call.argument(2).to_vec());
-        return Step::Kill(killing);
+        return Step::Kill(Box::new(killing));
     }
     let mut words = call.request.rest(2);
     if !words.len().is_multiple_of(2) {
@@ -167,7 +167,7 @@ pub(super) fn kill(call: &mut Call<'_>) -> Step {
             return call.error(&"ERR syntax error");
         }
     }
-    Step::Kill(killing)
+    Step::Kill(Box::new(killing))
 }
 
 /// `CLIENT NO-EVICT <ON | OFF>` and `NO-TOUCH`: no client is closed to make room for keys here, and

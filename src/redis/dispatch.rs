@@ -46,7 +46,7 @@ pub enum Step {
     /// What the connection listens to has changed. The reply is written.
     Listen(Vec<Interest>),
     /// Closes connections, and tells how many: see [`Killing`].
-    Kill(Killing),
+    Kill(Box<Killing>),
     /// Forgets what was recorded. The reply is written.
     Forget(Record),
     /// Does nothing at all for so long, and answers then. The reply is written.

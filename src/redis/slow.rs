@@ -103,8 +103,9 @@ fn words_of(operation: &Operation<'_>) -> Vec<Bytes> {
     let number;
     match operation {
         Operation::Get { key } => words.extend([&b"GET"[..], key]),
-        Operation::Put { key, value } => words.extend([&b"SET"[..], key, value]),
-        Operation::Set { key, value, .. } => words.extend([&b"SET"[..], key, value]),
+        Operation::Put { key, value } | Operation::Set { key, value, .. } => {
+            words.extend([&b"SET"[..], key, value]);
+        }
         Operation::Delete { key } => words.extend([&b"DEL"[..], key]),
         Operation::Take { key } => words.extend([&b"GETDEL"[..], key]),
         Operation::Append { key, value } => words.extend([&b"APPEND"[..], key, value]),
@@ -134,7 +135,7 @@ fn words_of(operation: &Operation<'_>) -> Vec<Bytes> {
             words.extend(said.iter());
         }
         Operation::Publish { channel, message } => {
-            words.extend([&b"PUBLISH"[..], channel, message])
+            words.extend([&b"PUBLISH"[..], channel, message]);
         }
         Operation::Clear => words.push(b"FLUSHALL"),
         Operation::Count => words.push(b"DBSIZE"),

@@ -311,73 +311,7 @@ impl Clients {
                 &mut self.settings,
                 &mut self.aside,
             );
-            match step {
-                Step::Done => {
-                    if connection.last_command() == "config|set" {
-                        self.records = self.settings.records();
-                        self.set_ears();
-                    }
-                    self.reply(place);
-                }
-                Step::Submit { kind, payload, shape, hint } => {
-                    let slot = client.next_slot();
-                    let arrived = self.context.now;
-                    let id = client.id;
-                    let sequence = self.flights.add(Flight { place, client: id, slot, arrived });
-                    let since = Index::ZERO;
-                    client.push_pending(Pending { kind, payload, shape, sequence, since, hint });
-                }
-                Step::ListClients(query) => {
-                    let mut list = ClientList::new(query);
-                    for (_, client) in self.connected.iter_mut() {
-                        let buffered = Buffered {
-                            incoming: client.input.len(),
-                            outgoing: client.socket.outbox.len(),
-                            memory: client.counted_bytes,
-                        };
-                        list.add(&client.connection, &self.context, buffered);
-                    }
-                    list.finish(&mut self.aside);
-                    self.reply(place);
-                }
-                Step::Kill(mut killing) => {
-                    for (there, client) in self.connected.iter_mut() {
-                        if killing.takes(&client.connection) {
-                            if there == place {
-                                client.closing = true;
-                            } else {
-                                self.doomed.push((there, client.id));
-                            }
-                        }
-                    }
-                    killing.finish(&mut self.aside);
-                    self.reply(place);
-                }
-                Step::Forget(record) => {
-                    self.context.slow.forget(record);
-                    if record == Record::Traffic {
-                        let clients = self.context.traffic.clients;
-                        self.context.traffic = Traffic { clients, ..Traffic::default() };
-                    }
-                    self.reply(place);
-                }
-                Step::Sleep(time) => {
-                    std::thread::sleep(time);
-                    self.reply(place);
-                }
-                Step::Listen(interests) => {
-                    self.change_listening(place, &interests);
-                    self.reply(place);
-                }
-                Step::Save => {
-                    self.save = true;
-                    self.reply(place);
-                }
-                Step::Close => {
-                    client.closing = true;
-                    self.reply(place);
-                }
-            }
+            self.act(place, step);
         }
         let client = self.connected.get_mut(place).expect("it was found a moment ago");
         if directly {
@@ -391,6 +325,78 @@ impl Clients {
             Some(since) if used == 0 => Some(since),
             _ => Some(self.context.now),
         };
+    }
+
+    /// Does what a request came to.
+    fn act(&mut self, place: usize, step: Step) {
+        let client = self.connected.get_mut(place).expect("it was found a moment ago");
+        match step {
+            Step::Done => {
+                if client.connection.last_command() == "config|set" {
+                    self.records = self.settings.records();
+                    self.set_ears();
+                }
+                self.reply(place);
+            }
+            Step::Submit { kind, payload, shape, hint } => {
+                let slot = client.next_slot();
+                let arrived = self.context.now;
+                let id = client.id;
+                let sequence = self.flights.add(Flight { place, client: id, slot, arrived });
+                let since = Index::ZERO;
+                client.push_pending(Pending { kind, payload, shape, sequence, since, hint });
+            }
+            Step::ListClients(query) => {
+                let mut list = ClientList::new(query);
+                for (_, client) in self.connected.iter_mut() {
+                    let buffered = Buffered {
+                        incoming: client.input.len(),
+                        outgoing: client.socket.outbox.len(),
+                        memory: client.counted_bytes,
+                    };
+                    list.add(&client.connection, &self.context, buffered);
+                }
+                list.finish(&mut self.aside);
+                self.reply(place);
+            }
+            Step::Kill(mut killing) => {
+                for (there, client) in self.connected.iter_mut() {
+                    if killing.takes(&client.connection) {
+                        if there == place {
+                            client.closing = true;
+                        } else {
+                            self.doomed.push((there, client.id));
+                        }
+                    }
+                }
+                killing.finish(&mut self.aside);
+                self.reply(place);
+            }
+            Step::Forget(record) => {
+                self.context.slow.forget(record);
+                if record == Record::Traffic {
+                    let clients = self.context.traffic.clients;
+                    self.context.traffic = Traffic { clients, ..Traffic::default() };
+                }
+                self.reply(place);
+            }
+            Step::Sleep(time) => {
+                std::thread::sleep(time);
+                self.reply(place);
+            }
+            Step::Listen(interests) => {
+                self.change_listening(place, &interests);
+                self.reply(place);
+            }
+            Step::Save => {
+                self.save = true;
+                self.reply(place);
+            }
+            Step::Close => {
+                client.closing = true;
+                self.reply(place);
+            }
+        }
     }
 
     /// Sends what is in `aside`, behind what is owed before it.
