@@ -1,6 +1,6 @@
 //! Clients that know Redis and nothing of us, unmodified, against a cluster of real processes:
-//! redis-cli, redis-benchmark, redis-py, ioredis and the `redis` crate, in their plain and cluster
-//! modes. `.ci/install-clients` installs them; what is missing is skipped with a message, unless
+//! redis-cli, redis-benchmark, redis-py, ioredis, node-redis and the `redis` crate, in their plain,
+//! cluster and Sentinel modes. `.ci/install-clients` installs them; what is missing is skipped with a message, unless
 //! `BOWLINE_CLIENTS=required` is set, as `.ci/run` does.
 
 #[path = "clients/cluster.rs"]
@@ -131,6 +131,19 @@ fn ioredis_is_content() {
     }
     let cluster = Cluster::start();
     let mut script = command("node", &["tests/clients/ioredis.cjs"]);
+    script.arg(folder).args(cluster.port_words()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(output(script).contains("is content"));
+}
+
+#[test]
+fn node_redis_is_content() {
+    let folder = installed("");
+    let probe = format!("require('{}')", installed("node_modules/redis").display());
+    if !is_there("node-redis", command("node", &["-e", &probe])) {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mut script = command("node", &["tests/clients/node_redis.cjs"]);
     script.arg(folder).args(cluster.port_words()).current_dir(env!("CARGO_MANIFEST_DIR"));
     assert!(output(script).contains("is content"));
 }

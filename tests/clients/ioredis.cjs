@@ -1,5 +1,5 @@
-// ioredis against a cluster, unmodified: plain on every replica, pipelines, and its cluster client.
-// Arguments: the folder with its modules, the replicas' ports.
+// ioredis against a cluster, unmodified: plain on every replica, pipelines, listeners, its cluster
+// client, and its Sentinel client. Arguments: the folder with its modules, the replicas' ports.
 
 const assert = require("node:assert/strict");
 const { createRequire } = require("node:module");
@@ -65,6 +65,35 @@ async function cluster(port) {
   client.disconnect();
 }
 
+async function sentinel() {
+  const sentinels = ports.map((port) => ({ host, port: Number(port) }));
+  for (const role of ["master", "slave"]) {
+    const client = new Redis({ sentinels, name: "mymaster", role });
+    assert.equal((await client.role())[0], role);
+    assert.equal(await client.set("io:sentinel", role), "OK");
+    assert.equal(await client.get("io:sentinel"), role);
+    client.disconnect();
+  }
+}
+
+async function listeners() {
+  const listening = ports.map((port) => new Redis(Number(port), host));
+  const heard = listening.map((client, place) => {
+    const messages = [];
+    client.on("message", (channel, message) => messages.push(message));
+    return messages;
+  });
+  for (const client of listening) await client.subscribe("io:news");
+  const client = new Redis(Number(ports[0]), host);
+  const wanted = Array.from({ length: 20 }, (_, number) => `${number}`);
+  for (const message of wanted) await client.publish("io:news", message);
+  while (heard.some((messages) => messages.length < wanted.length)) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  for (const messages of heard) assert.deepEqual(messages, wanted);
+  for (const each of [client, ...listening]) each.disconnect();
+}
+
 async function main() {
   for (const port of ports) {
     const client = new Redis({ host, port: Number(port), maxRetriesPerRequest: 0 });
@@ -74,6 +103,8 @@ async function main() {
     assert.equal(await client.quit(), "OK");
     await cluster(port);
   }
+  await sentinel();
+  await listeners();
   console.log("ioredis is content");
 }
 

@@ -1,11 +1,18 @@
 """redis-py against a cluster, unmodified: plain on every replica, both versions of the protocol,
-pipelines, and its cluster client. Arguments: the replicas' ports."""
+pipelines, listeners, its cluster client, its Sentinel client, and the same with asyncio. Arguments:
+the replicas' ports."""
 
+import asyncio
 import sys
 import time
 
 import redis
+import redis.asyncio
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.cluster import ClusterNode, LoadBalancingStrategy, RedisCluster
+from redis.sentinel import Sentinel
 
 HOST = "127.0.0.1"
 PORTS = [int(port) for port in sys.argv[1:]]
@@ -120,6 +127,65 @@ def cluster():
     reader.close()
 
 
+def sentinel():
+    """The Sentinel client finds the leader and the others, whichever replica it asks first."""
+    for turn in range(len(PORTS)):
+        asked = Sentinel([(HOST, port) for port in PORTS[turn:] + PORTS[:turn]])
+        leader = asked.discover_master("mymaster")
+        assert leader[0] == HOST and leader[1] in PORTS
+        followers = asked.discover_slaves("mymaster")
+        assert sorted([leader, *followers]) == [(HOST, port) for port in PORTS]
+        master = asked.master_for("mymaster")
+        assert master.role()[0] in (b"master", "master")
+        for number in range(20):
+            assert master.set(f"py:sentinel:{number}", number) is True
+            reader = asked.slave_for("mymaster")
+            assert reader.get(f"py:sentinel:{number}") == str(number).encode(), "never old"
+
+
+def listeners():
+    """Whoever listens at any replica hears every message, in the order of the log."""
+    heard = []
+    for port in PORTS:
+        listener = redis.Redis(HOST, port).pubsub()
+        listener.subscribe("py:news")
+        listener.psubscribe("py:n*")
+        for _ in range(2):
+            assert listener.get_message(timeout=20)["type"] in ("subscribe", "psubscribe")
+        heard.append(listener)
+    client = redis.Redis(HOST, PORTS[0])
+    for number in range(20):
+        client.publish("py:news", number)
+    for listener in heard:
+        for number in range(20):
+            for kind in ("message", "pmessage"):
+                message = listener.get_message(timeout=20)
+                assert (message["type"], int(message["data"])) == (kind, number)
+        listener.close()
+
+
+async def with_asyncio():
+    """The same habits without threads."""
+    for port in PORTS:
+        async with redis.asyncio.Redis(host=HOST, port=port) as client:
+            await client.delete("py:async")
+            async with client.pipeline(transaction=False) as pipeline:
+                for _ in range(50):
+                    pipeline.incr("py:async")
+                assert await pipeline.execute() == list(range(1, 51))
+            replies = await asyncio.gather(*(client.incr("py:async") for _ in range(50)))
+            assert sorted(replies) == list(range(51, 101))
+        client = AsyncRedisCluster(startup_nodes=[AsyncClusterNode(HOST, port)])
+        assert await client.set("py:async:cluster", port) is True
+        assert int(await client.get("py:async:cluster")) == port
+        await client.aclose()
+    asked = AsyncSentinel([(HOST, port) for port in PORTS])
+    assert (await asked.discover_master("mymaster"))[1] in PORTS
+    master = asked.master_for("mymaster")
+    assert await master.set("py:async:sentinel", 1) is True
+    await master.aclose()
+
+
 for each_port in PORTS:
     for options in [{}, {"protocol": 2}, {"protocol": 3}]:
         with redis.Redis(HOST, each_port, **options) as each_client:
@@ -127,4 +193,7 @@ for each_port in PORTS:
             talk(each_client, each_port)
             pipelines(each_client, each_port)
 cluster()
+sentinel()
+listeners()
+asyncio.run(with_asyncio())
 print("redis-py", redis.__version__, "is content")

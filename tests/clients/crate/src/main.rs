@@ -1,13 +1,18 @@
 //! The `redis` crate against a cluster, unmodified: in both versions of the protocol, in pipelines,
-//! and its cluster client. Arguments: the replicas' ports. Panics at the first surprise.
+//! its cluster client, and its Sentinel client. Arguments: the replicas' ports. Panics at the first surprise.
 
 use redis::cluster::ClusterClient;
+use redis::sentinel::{SentinelClient, SentinelServerType};
 use redis::{Client, Commands as _, ErrorKind, RedisResult, ServerErrorKind, Value};
 
 fn main() {
-    for port in std::env::args().skip(1) {
-        plain(&port);
-        cluster(&port);
+    let ports: Vec<String> = std::env::args().skip(1).collect();
+    for port in &ports {
+        plain(port);
+        cluster(port);
+    }
+    if !ports.is_empty() {
+        sentinel(&ports);
     }
     println!("the redis crate is content");
 }
@@ -53,5 +58,18 @@ fn cluster(port: &str) {
         let () = connection.set(&key, number).expect("OK");
         let value: i64 = connection.get(&key).expect("what was set");
         assert_eq!(value, number);
+    }
+}
+
+/// The Sentinel client, which asks the replicas who leads.
+fn sentinel(ports: &[String]) {
+    for kind in [SentinelServerType::Master, SentinelServerType::Replica] {
+        let asked = ports.iter().map(|port| format!("redis://127.0.0.1:{port}/")).collect();
+        let client = SentinelClient::build(asked, "mymaster".to_owned(), None, kind);
+        let mut client = client.expect("addresses");
+        let mut connection = client.get_connection().expect("somebody leads");
+        let () = connection.set("crate:sentinel", 7).expect("OK");
+        let value: i64 = connection.get("crate:sentinel").expect("what was set");
+        assert_eq!(value, 7);
     }
 }

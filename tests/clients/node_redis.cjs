@@ -1,0 +1,82 @@
+// node-redis against a cluster, unmodified: plain on every replica, its cluster client, its Sentinel
+// client, and listeners. Arguments: the folder with its modules, the replicas' ports.
+
+const assert = require("node:assert/strict");
+const { createRequire } = require("node:module");
+
+const [folder, ...ports] = process.argv.slice(2);
+const { createClient, createCluster, createSentinel } = createRequire(`${folder}/`)("redis");
+const host = "127.0.0.1";
+
+async function plain(port) {
+  for (const RESP of [2, 3]) {
+    const client = await createClient({ url: `redis://${host}:${port}`, RESP }).connect();
+    const [key, number] = [`node:${port}:${RESP}`, `node:${port}:${RESP}:n`];
+    await client.del([key, number]);
+    assert.equal(await client.get(key), null);
+    assert.equal(await client.set(key, "a", { expiration: { type: "EX", value: 100 } }), "OK");
+    const left = await client.ttl(key);
+    assert.ok(left > 95 && left <= 100, `${left} seconds`);
+    assert.equal(await client.incrBy(number, 42), 42);
+    assert.equal(await client.hSet(`${key}:h`, { field: "value", other: "more" }) >= 0, true);
+    assert.deepEqual({ ...(await client.hGetAll(`${key}:h`)) }, { field: "value", other: "more" });
+    await assert.rejects(client.incr(`${key}:h`), /WRONGTYPE/);
+    const replies = await Promise.all(
+      Array.from({ length: 100 }, () => client.incr(number)),
+    );
+    assert.deepEqual(replies, Array.from({ length: 100 }, (_, round) => 43 + round));
+    await client.close();
+  }
+}
+
+async function cluster(port) {
+  const client = await createCluster({ rootNodes: [{ url: `redis://${host}:${port}` }] }).connect();
+  for (let number = 0; number < 50; number += 1) {
+    assert.equal(await client.set(`node:cluster:${number}`, `${number}`), "OK");
+    assert.equal(await client.get(`node:cluster:${number}`), `${number}`);
+  }
+  await client.close();
+}
+
+async function sentinel() {
+  const sentinelRootNodes = ports.map((port) => ({ host, port: Number(port) }));
+  const client = await createSentinel({ name: "mymaster", sentinelRootNodes }).connect();
+  for (let number = 0; number < 20; number += 1) {
+    assert.equal(await client.set(`node:sentinel:${number}`, `${number}`), "OK");
+    assert.equal(await client.get(`node:sentinel:${number}`), `${number}`);
+  }
+  await client.close();
+}
+
+async function listeners() {
+  const listening = [];
+  const heard = ports.map(() => []);
+  for (const [place, port] of ports.entries()) {
+    const client = await createClient({ url: `redis://${host}:${port}` }).connect();
+    await client.subscribe("node:news", (message) => heard[place].push(message));
+    listening.push(client);
+  }
+  const client = await createClient({ url: `redis://${host}:${ports[0]}` }).connect();
+  for (let number = 0; number < 20; number += 1) await client.publish("node:news", `${number}`);
+  const wanted = Array.from({ length: 20 }, (_, number) => `${number}`);
+  while (heard.some((messages) => messages.length < wanted.length)) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  for (const messages of heard) assert.deepEqual(messages, wanted);
+  for (const each of [client, ...listening]) await each.close();
+}
+
+async function main() {
+  for (const port of ports) {
+    await plain(port);
+    await cluster(port);
+  }
+  await sentinel();
+  await listeners();
+  console.log("node-redis is content");
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});
