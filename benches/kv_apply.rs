@@ -1,5 +1,6 @@
 //! The state machine alone: commands as the log brings them, applied one after the other. What is
-//! left is decoding, the memory of requests, the map and the copy of the value. And views of the state.
+//! left is decoding, the memory of requests, the map and the copy of the value. And views of the
+//! state.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! Clients that know Redis and nothing of us, unmodified, against a cluster of real processes:
 //! redis-cli, redis-benchmark, redis-py, ioredis, node-redis and the `redis` crate, in their plain,
-//! cluster and Sentinel modes. `.ci/install-clients` installs them; what is missing is skipped with a message, unless
-//! `BOWLINE_CLIENTS=required` is set, as `.ci/run` does.
+//! cluster and Sentinel modes. `.ci/install-clients` installs them; what is missing is skipped with
+//! a message, unless `BOWLINE_CLIENTS=required` is set, as `.ci/run` does.
 
 #[path = "clients/cluster.rs"]
 mod cluster;
@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cluster::Cluster;
+use cluster::{Cluster, SENTINEL_PORT_OFFSET};
 
 /// Where `.ci/install-clients` puts libraries.
 fn installed(path: &str) -> PathBuf {
@@ -156,6 +156,6 @@ fn the_redis_crate_is_content() {
     }
     let cluster = Cluster::start();
     let mut client = command(&program, &[]);
-    client.args(cluster.port_words());
+    client.args(cluster.port_words()).env("SENTINEL_PORT_OFFSET", SENTINEL_PORT_OFFSET.to_string());
     assert!(output(client).contains("is content"));
 }

@@ -169,6 +169,13 @@ pub(super) fn readwrite(call: &mut Call<'_>) -> Step {
 /// `ROLE`: the leader is the master, its followers are slaves.
 pub(super) fn role(call: &mut Call<'_>) -> Step {
     let (context, writer) = (call.context, &mut call.writer);
+    if call.connection.asks_sentinel {
+        writer.array(2);
+        writer.bulk(b"sentinel");
+        writer.array(1);
+        writer.bulk(context.sentinel_name.as_bytes());
+        return Step::Done;
+    }
     let applied = i64::try_from(context.applied_index.0).unwrap_or(i64::MAX);
     if context.leads() {
         let followers = || context.nodes.iter().filter(|node| node.id != context.me);

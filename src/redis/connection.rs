@@ -25,6 +25,8 @@ pub struct Connection {
     /// After `READONLY`: it wants to read from whom it asks, who need not lead.
     pub(super) reads_anywhere: bool,
     pub(super) listening: Listening,
+    /// It came in where this replica is a Sentinel and nothing else.
+    pub(super) asks_sentinel: bool,
     pub(super) since: Instant,
     /// The table's row for the last request that has one.
     pub(super) last_found: Option<&'static Spec>,
@@ -57,11 +59,19 @@ impl Connection {
             follows_hints: false,
             reads_anywhere: false,
             listening: Listening::default(),
+            asks_sentinel: false,
             since: now,
             last_found: None,
             last_command: "NULL",
             last_command_at: now,
         }
+    }
+
+    /// It came in at the port at which this replica is a Sentinel.
+    #[must_use]
+    pub fn asking_sentinel(mut self) -> Connection {
+        self.asks_sentinel = true;
+        self
     }
 
     /// Its number.

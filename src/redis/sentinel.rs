@@ -1,6 +1,7 @@
 //! The face of a Redis Sentinel: clients that ask one who the master is find the leader here, and
 //! keep to one server as they would alone. Every replica is such a sentinel, at its own port for
-//! clients, and all of them watch one master: the cluster.
+//! clients, and all of them watch one master: the cluster. For clients that look at the role of
+//! whom they ask, there may be a port beside, at which the role is that of a Sentinel.
 
 use crate::wire::resp::Writer;
 

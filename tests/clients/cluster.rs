@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 const REPLICAS: u16 = 3;
 /// Where peers' ports lie above clients' ports.
 const PEER_PORT_OFFSET: u16 = 1_000;
+/// Where those lie at which replicas say that they are Sentinels.
+pub(crate) const SENTINEL_PORT_OFFSET: u16 = 2_000;
 /// Until then it must answer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -27,6 +30,7 @@ impl Cluster {
         let port = free_ports();
         let process = Command::new(env!("CARGO_BIN_EXE_bowline"))
             .args(["cluster", "--replicas", &REPLICAS.to_string(), "--port", &port.to_string()])
+            .args(["--sentinel-port", &(port + SENTINEL_PORT_OFFSET).to_string()])
             .arg("--dir")
             .arg(folder.path().join("data"))
             .stdout(Stdio::null())
@@ -78,15 +82,22 @@ fn serves(port: u16) -> bool {
         .is_ok_and(|()| reply == *b"+OK\r\n")
 }
 
-/// The first of so many ports in a row that nobody listens on, and so for the peers' ones. Below
-/// those that the system gives to connections.
+/// Which row of ports is looked at next: tests run side by side, and each has a cluster of its own.
+static NEXT_ROW: AtomicU16 = AtomicU16::new(0);
+/// Rows of ports for one process.
+const ROWS: u16 = 16;
+
+/// The first of so many ports in a row that nobody listens on, and so for the peers' and Sentinels'
+/// ones. Below those that the system gives to connections.
 fn free_ports() -> u16 {
-    let first = 20_000 + u16::try_from(std::process::id() % 500).expect("below 500") * 20;
+    let first = 12_000 + u16::try_from(std::process::id() % 300).expect("below 300") * 48;
     let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-    (0..20)
-        .map(|step| first + step * 7 % 980)
+    (0..ROWS)
+        .map(|_| first + NEXT_ROW.fetch_add(1, Ordering::Relaxed) % ROWS * REPLICAS)
         .find(|start| {
-            (*start..start + REPLICAS).all(|port| free(port) && free(port + PEER_PORT_OFFSET))
+            (*start..start + REPLICAS).all(|port| {
+                free(port) && free(port + PEER_PORT_OFFSET) && free(port + SENTINEL_PORT_OFFSET)
+            })
         })
         .expect("three free ports in a row")
 }

@@ -41,6 +41,10 @@ pub(crate) struct Arguments {
     /// Port for clients of the first replica; the others follow.
     #[arg(long, value_name = "PORT", default_value_t = 7001)]
     port: u16,
+    /// Port at which the first replica says that it is a Sentinel; the others follow. For clients
+    /// that insist on it; others ask at --port [default: none].
+    #[arg(long, value_name = "PORT")]
+    sentinel_port: Option<u16>,
     /// How the stages of each replica are put on threads: dedicated, fused or auto.
     #[arg(long, value_name = "HOW", default_value = "auto")]
     threads: String,
@@ -113,6 +117,10 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
             .env_remove("BOWLINE_ANNOUNCE")
             // Ctrl-C is for this process; the replicas are stopped by it.
             .process_group(0);
+        if let Some(first) = arguments.sentinel_port {
+            let port = first.saturating_add(id - 1);
+            command.args(["--sentinel-listen", &format!("127.0.0.1:{port}")]);
+        }
         let log = arguments.dir.join(format!("replica-{id}.log"));
         Member { id, port, log, command, child: None, ended: None }
     };

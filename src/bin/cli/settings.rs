@@ -76,6 +76,10 @@ pub(crate) struct ServerArguments {
     /// as 64mb. A snapshot of more than twice that is taken less often [default: 64mb].
     #[arg(long, value_name = "BYTES")]
     snapshot_log_bytes: Option<String>,
+    /// Where this replica says that it is a Sentinel, for clients that ask for the role of whom
+    /// they ask for the leader; others ask it at --listen just as well [default: nowhere].
+    #[arg(long, value_name = "HOST:PORT")]
+    sentinel_listen: Option<String>,
     /// The name by which clients that find the leader through a Sentinel ask for this cluster; each
     /// replica answers as one, at its port for clients [default: mymaster].
     #[arg(long, value_name = "NAME")]
@@ -146,6 +150,7 @@ impl ServerArguments {
             ("client-timeout-s", Some("0"), self.client_timeout_s.clone()),
             ("request-timeout-s", Some("30"), self.request_timeout_s.clone()),
             ("snapshot-log-bytes", Some("64mb"), self.snapshot_log_bytes.clone()),
+            ("sentinel-listen", None, self.sentinel_listen.clone()),
             ("sentinel-name", Some("mymaster"), self.sentinel_name.clone()),
             ("enable-debug-command", Some("no"), self.enable_debug_command.clone()),
             ("announce", None, self.announce.clone()),
@@ -313,6 +318,10 @@ impl Settings {
                 |text| text.parse::<u32>().ok().map(u64::from),
             )?,
             snapshot_log_bytes,
+            sentinel_listen: match self.text("sentinel-listen") {
+                None => None,
+                Some(_) => Some(self.read("sentinel-listen", address, read_address)?),
+            },
             sentinel_name: self.read("sentinel-name", "a name without blanks", |text| {
                 let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
                 plain.then(|| text.to_owned())

@@ -109,7 +109,14 @@ impl Clients {
     }
 
     /// Takes a client in; if there are too many, it is told so.
-    pub(super) fn accept(&mut self, stream: TcpStream, now: Instant, registry: &Registry) {
+    /// `as_sentinel` tells whether it came in at the port at which we are one.
+    pub(super) fn accept(
+        &mut self,
+        stream: TcpStream,
+        as_sentinel: bool,
+        now: Instant,
+        registry: &Registry,
+    ) {
         let address = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
         let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let token = Token(self.first_token + self.connected.next_place());
@@ -130,6 +137,7 @@ impl Clients {
         // Never 0: that is who asks for a read index.
         self.next_id = self.next_id.wrapping_add(1).max(1);
         let connection = Connection::new(self.counts.clients_accepted.get(), address, local, now);
+        let connection = if as_sentinel { connection.asking_sentinel() } else { connection };
         let parser = Parser::new(Limits::default());
         let room = self.memory.room(self.connected.len() + 1);
         let client = Client::new(id, socket, connection, parser, now, room);

@@ -97,6 +97,8 @@ pub struct ServerOptions {
     /// Bytes of the log behind one snapshot at which the next is taken, or half of the snapshot if
     /// that is more.
     pub snapshot_log_bytes: u64,
+    /// Where this replica is a Sentinel and nothing else, if anywhere.
+    pub sentinel_listen: Option<SocketAddr>,
     /// How clients that ask a Sentinel call this cluster.
     pub sentinel_name: String,
     /// Whether clients may use `DEBUG`.
@@ -115,6 +117,9 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     options.config.validate()?;
     // Before the folder is touched: a second start by mistake must not count as a restart.
     let client_listener = listen("clients", options.listen)?;
+    let sentinel_listener =
+        options.sentinel_listen.map(|address| listen("a Sentinel's clients", address));
+    let sentinel_listener = sentinel_listener.transpose()?;
     let peer_listener = listen("peers", options.peer_listen)?;
     if options.bootstrap {
         let cluster = options.cluster.expect("to bootstrap goes with a cluster's id");
@@ -182,6 +187,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         me: options.id,
         incarnation: identity.incarnation,
         client_listener,
+        sentinel_listener,
         peer_listener,
         clients,
         links,

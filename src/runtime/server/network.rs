@@ -38,6 +38,7 @@ use super::read_asks::ReadAsks;
 pub(super) const WAKER: Token = Token(0);
 const CLIENT_LISTENER: Token = Token(1);
 const PEER_LISTENER: Token = Token(2);
+const SENTINEL_LISTENER: Token = Token(3);
 /// Where the tokens of connections begin: to peers, from peers, of clients.
 pub(super) const LINKS_FROM: usize = 16;
 pub(super) const INBOUND_FROM: usize = 1 << 10;
@@ -71,6 +72,8 @@ pub(super) struct Parts {
     pub(super) me: NodeId,
     pub(super) incarnation: u64,
     pub(super) client_listener: Listener,
+    /// For those who want a Sentinel that says it is one.
+    pub(super) sentinel_listener: Option<Listener>,
     pub(super) peer_listener: Listener,
     pub(super) clients: Clients,
     pub(super) links: Links,
@@ -122,6 +125,9 @@ impl ServerNetwork {
     pub(super) fn new(mut parts: Parts) -> io::Result<ServerNetwork> {
         let registry = parts.poll.registry();
         parts.client_listener.register(registry, CLIENT_LISTENER)?;
+        if let Some(listener) = &mut parts.sentinel_listener {
+            listener.register(registry, SENTINEL_LISTENER)?;
+        }
         parts.peer_listener.register(registry, PEER_LISTENER)?;
         let reads = ReadAsks::new(parts.incarnation);
         Ok(ServerNetwork {
@@ -171,6 +177,7 @@ impl ServerNetwork {
             || parts.clients.is_writable()
             || parts.inbound.is_readable(core_has_room)
             || parts.client_listener.is_acceptable(now)
+            || parts.sentinel_listener.as_ref().is_some_and(|there| there.is_acceptable(now))
             || parts.peer_listener.is_acceptable(now)
         {
             return Some(Duration::ZERO);
@@ -180,6 +187,7 @@ impl ServerNetwork {
             parts.links.next_due(),
             parts.inbound.next_due(),
             parts.client_listener.next_due(),
+            parts.sentinel_listener.as_ref().and_then(Listener::next_due),
             parts.peer_listener.next_due(),
             self.reads.next_due(),
             expiry,
@@ -259,7 +267,13 @@ impl ServerNetwork {
         let registry = parts.poll.registry();
         for _ in 0..ACCEPTED_MAX {
             let Some(stream) = parts.client_listener.accept(now) else { break };
-            parts.clients.accept(stream, now, registry);
+            parts.clients.accept(stream, false, now, registry);
+        }
+        if let Some(listener) = &mut parts.sentinel_listener {
+            for _ in 0..ACCEPTED_MAX {
+                let Some(stream) = listener.accept(now) else { break };
+                parts.clients.accept(stream, true, now, registry);
+            }
         }
         for _ in 0..ACCEPTED_MAX {
             let Some(stream) = parts.peer_listener.accept(now) else { break };
@@ -589,6 +603,9 @@ impl NetworkStage for ServerNetwork {
             match event.token() {
                 WAKER => {}
                 CLIENT_LISTENER => parts.client_listener.wake(),
+                SENTINEL_LISTENER => {
+                    parts.sentinel_listener.iter_mut().for_each(Listener::wake);
+                }
                 PEER_LISTENER => parts.peer_listener.wake(),
                 Token(token) if token >= CLIENTS_FROM => parts.clients.wake(token, event),
                 Token(token) if token >= INBOUND_FROM => parts.inbound.wake(token, event),

@@ -74,7 +74,7 @@ impl Door {
         let (accepted, _) = self.listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
         let accepted = mio::net::TcpStream::from_std(accepted);
-        self.clients.accept(accepted, self.now, self.poll.registry());
+        self.clients.accept(accepted, false, self.now, self.poll.registry());
         stream.set_nonblocking(true).unwrap();
         stream
     }

@@ -1,5 +1,6 @@
 //! The `redis` crate against a cluster, unmodified: in both versions of the protocol, in pipelines,
-//! its cluster client, and its Sentinel client. Arguments: the replicas' ports. Panics at the first surprise.
+//! its cluster client, and its Sentinel client. Arguments: the replicas' ports. Panics at the first
+//! surprise.
 
 use redis::cluster::ClusterClient;
 use redis::sentinel::{SentinelClient, SentinelServerType};
@@ -61,10 +62,17 @@ fn cluster(port: &str) {
     }
 }
 
-/// The Sentinel client, which asks the replicas who leads.
+/// The Sentinel client, which asks the replicas who leads, at the ports at which they say that they
+/// are Sentinels: it insists on that.
 fn sentinel(ports: &[String]) {
+    let offset = std::env::var("SENTINEL_PORT_OFFSET").expect("where Sentinels are");
+    let offset: u16 = offset.parse().expect("a number");
     for kind in [SentinelServerType::Master, SentinelServerType::Replica] {
-        let asked = ports.iter().map(|port| format!("redis://127.0.0.1:{port}/")).collect();
+        let asked = ports.iter().map(|port| {
+            let port: u16 = port.parse().expect("a port");
+            format!("redis://127.0.0.1:{}/", port + offset)
+        });
+        let asked = asked.collect();
         let client = SentinelClient::build(asked, "mymaster".to_owned(), None, kind);
         let mut client = client.expect("addresses");
         let mut connection = client.get_connection().expect("somebody leads");
