@@ -75,13 +75,11 @@ impl Content for Hash {
     }
 
     fn of(object: &Object) -> Option<&Arc<Hash>> {
-        let Object::Hash(hash) = object;
-        Some(hash)
+        if let Object::Hash(hash) = object { Some(hash) } else { None }
     }
 
     fn of_mut(object: &mut Object) -> Option<&mut Arc<Hash>> {
-        let Object::Hash(hash) = object;
-        Some(hash)
+        if let Object::Hash(hash) = object { Some(hash) } else { None }
     }
 
     fn digest(&self) -> u64 {

@@ -5,18 +5,22 @@
 //! consensus core: a command is bytes to the log, and the log is a row of indexes to the store.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod chance;
 mod command;
 mod digest;
 mod events;
 mod expiry;
 mod generic;
+pub mod glob;
 mod hashes;
 mod items;
 mod keyspace;
 mod number;
 mod object;
 mod outcome;
+mod scan;
 mod sessions;
+mod sets;
 mod shards;
 mod share;
 mod slot;

@@ -19,6 +19,13 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
+/// What is behind a sign, and whether that is a minus.
+pub(super) fn split_sign(text: &[u8]) -> (bool, &[u8]) {
+    let negative = text.first() == Some(&b'-');
+    let signed = negative || text.first() == Some(&b'+');
+    (negative, &text[usize::from(signed)..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::hashes::Hash;
+use super::sets::Set;
 
 /// What a key holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,12 +13,15 @@ pub enum Kind {
     String,
     /// Fields and their values.
     Hash,
+    /// Different members.
+    Set,
 }
 
 /// A value that is no string. Shared with views of the state; copied when it is changed meanwhile.
 #[derive(Clone)]
 pub(super) enum Object {
     Hash(Arc<Hash>),
+    Set(Arc<Set>),
 }
 
 /// One kind of value.
@@ -43,13 +47,14 @@ pub(super) trait Content: Default + Clone {
 
 impl Kind {
     /// All kinds, by the byte that stands for each in a snapshot.
-    pub(super) const ALL: &[Kind] = &[Kind::String, Kind::Hash];
+    pub(super) const ALL: &[Kind] = &[Kind::String, Kind::Hash, Kind::Set];
 
     /// What Redis calls it.
     pub fn name(self) -> &'static str {
         match self {
             Kind::String => "string",
             Kind::Hash => "hash",
+            Kind::Set => "set",
         }
     }
 }
@@ -58,24 +63,28 @@ impl Object {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Object::Hash(_) => Kind::Hash,
+            Object::Set(_) => Kind::Set,
         }
     }
 
     pub(super) fn digest(&self) -> u64 {
         match self {
             Object::Hash(hash) => hash.digest(),
+            Object::Set(set) => set.digest(),
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
         match self {
             Object::Hash(hash) => hash.bytes(),
+            Object::Set(set) => set.bytes(),
         }
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         match self {
             Object::Hash(hash) => hash.write(out),
+            Object::Set(set) => set.write(out),
         }
     }
 
@@ -84,6 +93,7 @@ impl Object {
         match kind {
             Kind::String => None,
             Kind::Hash => Hash::read(from).map(|hash| Object::Hash(Arc::new(hash))),
+            Kind::Set => Set::read(from).map(|set| Object::Set(Arc::new(set))),
         }
     }
 }

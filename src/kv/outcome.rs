@@ -82,6 +82,14 @@ pub enum Refusal {
     NotPositive,
     /// Not a number that a count may be.
     OutOfRange,
+    /// The argument must be a number whose sign can be changed.
+    NotAbsolute,
+    /// It takes at least one key.
+    NoKeys,
+    /// It says that there are more keys than there are words.
+    TooManyKeys,
+    /// A limit must not be below 0.
+    NegativeLimit,
 }
 
 impl Refusal {
@@ -97,6 +105,10 @@ impl Refusal {
         Refusal::NoSuchKey,
         Refusal::NotPositive,
         Refusal::OutOfRange,
+        Refusal::NotAbsolute,
+        Refusal::NoKeys,
+        Refusal::TooManyKeys,
+        Refusal::NegativeLimit,
     ];
 }
 

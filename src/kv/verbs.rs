@@ -10,6 +10,7 @@ use super::generic;
 use super::hashes;
 use super::items::Items;
 use super::outcome::{Outcome, Refusal};
+use super::sets;
 use super::store::Store;
 use super::strings;
 
@@ -20,7 +21,7 @@ pub(super) type Answer = Result<Outcome, Refusal>;
 pub(super) type Row = &'static [(&'static str, Run)];
 
 /// All rows. New ones go to the end: the place is the other half of the number.
-const ROWS: &[Row] = &[generic::VERBS, expiry::VERBS, strings::VERBS, hashes::VERBS];
+const ROWS: &[Row] = &[generic::VERBS, expiry::VERBS, strings::VERBS, hashes::VERBS, sets::VERBS];
 
 /// How a verb is done.
 #[derive(Clone, Copy)]

@@ -1,8 +1,8 @@
 //! `COMMAND` and every `HELP`: what the table of commands tells of itself.
 
 use super::dispatch::{Call, Step};
-use super::glob;
 use super::table::{self, Spec, find, find_full};
+use crate::kv::glob;
 
 /// `COMMAND`
 pub(super) fn all(call: &mut Call<'_>) -> Step {
@@ -82,13 +82,15 @@ pub(super) fn getkeys(call: &mut Call<'_>) -> Step {
     let words = call.request.len() - 2;
     let name = call.argument(2).to_ascii_lowercase();
     let Some(spec) = find(&name) else { return call.error(&"ERR Invalid command specified") };
-    if spec.key_range().first == 0 {
+    if !spec.has_keys() {
         return call.error(&"ERR The command has no key arguments");
     }
     if !spec.takes(words) {
         return call.error(&"ERR Invalid number of arguments specified for command");
     }
-    let keys = spec.keys(words);
+    let Some(keys) = spec.keys(words, &|at| call.request.get(2 + at)) else {
+        return call.error(&"ERR Invalid arguments specified for command");
+    };
     call.writer.array(keys.clone().count());
     for at in keys {
         call.writer.bulk(call.request.get(2 + at).unwrap_or_default());

@@ -164,7 +164,10 @@ impl Connection {
     /// leads. It reads here if it said so: by a read index, so it reads nothing old.
     fn slot_to_hint_at(&self, spec: &Spec, request: Request<'_>) -> Option<u16> {
         let here = !self.follows_hints || self.reads_anywhere && spec.flags.contains(&"readonly");
-        let first = spec.keys(request.len()).next().filter(|_| !here)?;
+        if here {
+            return None;
+        }
+        let first = spec.keys(request.len(), &|at| request.get(at))?.next()?;
         Some(slot_of(request.get(first)?))
     }
 }

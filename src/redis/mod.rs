@@ -36,7 +36,6 @@ mod connection;
 mod context;
 mod dispatch;
 mod failure;
-mod glob;
 mod hello;
 mod info;
 mod pubsub;

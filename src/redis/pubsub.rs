@@ -10,8 +10,8 @@ use crate::kv::Operation;
 use crate::wire::resp::{Version, Writer};
 
 use super::dispatch::{Call, Step};
-use super::glob;
 use super::shape::Kind;
+use crate::kv::glob;
 
 /// What a listener costs in memory beside the name it listens to, about.
 const INTEREST_BYTES: usize = 160;

@@ -10,8 +10,8 @@ use crate::kv::parse_integer;
 use crate::wire::resp::Limits;
 
 use super::dispatch::{Call, Record, Step};
-use super::glob;
 use super::pubsub::KeyEvents;
+use crate::kv::glob;
 
 /// One replica's settings.
 #[derive(Debug, Clone)]

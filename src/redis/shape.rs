@@ -124,6 +124,13 @@ fn refusal_text(refusal: Refusal) -> &'static str {
         Refusal::NoSuchKey => "ERR no such key",
         Refusal::NotPositive => "ERR value is out of range, must be positive",
         Refusal::OutOfRange => "ERR value is out of range",
+        Refusal::NotAbsolute => {
+            "ERR value is out of range, value must between -9223372036854775807 and \
+             9223372036854775807"
+        }
+        Refusal::NoKeys => "ERR numkeys should be greater than 0",
+        Refusal::TooManyKeys => "ERR Number of keys can't be greater than number of args",
+        Refusal::NegativeLimit => "ERR LIMIT can't be negative",
     }
 }
 

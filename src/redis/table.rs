@@ -8,10 +8,11 @@ mod entries;
 mod faces;
 mod generic;
 mod hashes;
+mod sets;
 
 use std::sync::LazyLock;
 
-use crate::kv::Verb;
+use crate::kv::{Verb, parse_integer};
 
 use super::calls;
 use super::dispatch::{Call, Step};
@@ -34,6 +35,8 @@ pub(super) struct Spec {
     /// not repeated here.
     pub(super) categories: &'static [&'static str],
     keys: Keys,
+    /// The place of a word that says how many keys are behind it; 0 if there is none.
+    counted_at: u8,
     pub(super) group: &'static str,
     pub(super) since: &'static str,
     pub(super) complexity: &'static str,
@@ -58,6 +61,7 @@ const READ_FAST: &[&str] = &["readonly", "fast"];
 
 const NO_KEYS: Keys = Keys { first: 0, last: 0, step: 0 };
 const ONE_KEY: Keys = Keys { first: 1, last: 1, step: 1 };
+const TWO_KEYS: Keys = Keys { first: 1, last: 2, step: 1 };
 const SECOND_KEY: Keys = Keys { first: 2, last: 2, step: 1 };
 const ALL_KEYS: Keys = Keys { first: 1, last: -1, step: 1 };
 const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
@@ -93,6 +97,7 @@ const fn subcommand(
         flags: &[],
         categories: &[],
         keys: NO_KEYS,
+        counted_at: 0,
         group: "",
         since: "",
         complexity: "",
@@ -106,6 +111,12 @@ const fn subcommand(
 impl Spec {
     const fn keys_at(mut self, keys: Keys) -> Spec {
         self.keys = keys;
+        self
+    }
+
+    /// The word there says how many keys are behind it; there may be others before it.
+    const fn keys_counted_at(mut self, place: u8) -> Spec {
+        self.counted_at = place;
         self
     }
 
@@ -157,8 +168,30 @@ impl Spec {
         self.keys
     }
 
-    /// Which of a request's words are keys.
-    pub(super) fn keys(&self, words: usize) -> impl Iterator<Item = usize> + Clone + use<> {
+    /// Whether it can have any.
+    pub(super) fn has_keys(&self) -> bool {
+        self.keys != NO_KEYS || self.counted_at > 0
+    }
+
+    /// Which of a request's words are keys, if it has so many as it says; there are `words` words,
+    /// and `word` gives one.
+    pub(super) fn keys<'w>(
+        &self,
+        words: usize,
+        word: &dyn Fn(usize) -> Option<&'w [u8]>,
+    ) -> Option<impl Iterator<Item = usize> + Clone + use<'w>> {
+        let counted = match usize::from(self.counted_at) {
+            0 => 0..0,
+            at => {
+                let count = usize::try_from(parse_integer(word(at)?)?).ok()?;
+                let behind = words - 1 - at;
+                (1..=behind).contains(&count).then_some(at + 1..at + 1 + count)?
+            }
+        };
+        Some(self.keys_in_range(words).chain(counted))
+    }
+
+    fn keys_in_range(&self, words: usize) -> impl Iterator<Item = usize> + Clone + use<> {
         let Keys { first, last, step } = self.keys;
         let back = usize::from(last.unsigned_abs());
         let end = match (first, last < 0) {
@@ -177,8 +210,14 @@ impl Spec {
 }
 
 /// The rooms that have commands.
-const ROOMS: &[&[Spec]] =
-    &[admin::COMMANDS, entries::COMMANDS, faces::COMMANDS, generic::COMMANDS, hashes::COMMANDS];
+const ROOMS: &[&[Spec]] = &[
+    admin::COMMANDS,
+    entries::COMMANDS,
+    faces::COMMANDS,
+    generic::COMMANDS,
+    hashes::COMMANDS,
+    sets::COMMANDS,
+];
 
 static ALL: LazyLock<Vec<&Spec>> = LazyLock::new(|| {
     let mut all: Vec<&Spec> = ROOMS.iter().copied().flatten().collect();
@@ -233,12 +272,20 @@ mod tests {
 
     #[test]
     fn arity_and_keys_are_read_as_redis_does() {
-        let keys =
-            |name: &str, words| find(name.as_bytes()).unwrap().keys(words).collect::<Vec<_>>();
-        assert_eq!(keys("get", 2), [1]);
-        assert_eq!(keys("mget", 4), [1, 2, 3]);
-        assert_eq!(keys("mset", 5), [1, 3]);
-        assert!(keys("ping", 2).is_empty());
+        let keys = |request: &str| {
+            let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+            let spec = find(words[0]).unwrap();
+            let keys = spec.keys(words.len(), &|at| words.get(at).copied());
+            keys.map(Iterator::collect::<Vec<_>>)
+        };
+        assert_eq!(keys("get a"), Some(vec![1]));
+        assert_eq!(keys("mget a b c"), Some(vec![1, 2, 3]));
+        assert_eq!(keys("mset a 1 b 2"), Some(vec![1, 3]));
+        assert_eq!(keys("ping hello"), Some(vec![]));
+        assert_eq!(keys("sintercard 2 a b LIMIT 1"), Some(vec![2, 3]));
+        for count in ["0", "3", "-1", "x"] {
+            assert_eq!(keys(&format!("sintercard {count} a b")), None);
+        }
         let takes = |name: &str, words| find(name.as_bytes()).unwrap().takes(words);
         assert!(takes("get", 2) && !takes("get", 1) && !takes("get", 3));
         assert!(takes("set", 3) && takes("set", 9) && !takes("set", 2));

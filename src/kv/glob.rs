@@ -2,7 +2,7 @@
 
 /// Whether all of `text` fits `pattern`. Takes time in proportion to the product of both lengths
 /// at most, whatever the pattern.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut pattern_at) = (0, 0);
     // Where to go on if what follows the last `*` does not fit: its pattern, and one more byte of
     // text for it. Only the last one matters, for an earlier one could not reach further.
