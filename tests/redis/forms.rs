@@ -1,7 +1,7 @@
 //! The requests that random streams are made of, and the words in them. To add a command is to add
 //! a line to its room here; how forms are written is said in `grammar.rs`.
 
-use super::grammar::{Form, near, pairs, same, shape};
+use super::grammar::{Form, any_order, near, pairs, same, shape};
 
 /// Words by their kinds: those that are mostly taken, and, where there is a second row, those that
 /// are taken now and then. What is there twice is taken twice as often. Kinds of keys overlap, so
@@ -19,6 +19,9 @@ pub(crate) const WORDS: &[(&str, &[&[&[u8]]])] = &[
     ("member", &[&[b"a", b"b", b"c", b"d", b"e", b"1", b"2"], VALUES]),
     ("count", &[&[b"0", b"1", b"1", b"2", b"3", b"5", b"10", b"-1", b"-2", b"-4"], INTEGERS]),
     ("index", &[&[b"0", b"1", b"2", b"3", b"5", b"-1", b"-2", b"-3", b"-5", b"100"], INTEGERS]),
+    // Not far below 0: Redis tells a set's members so many times.
+    ("some", &[&[b"0", b"1", b"2", b"3", b"10", b"-1", b"-2", b"-4"], NO_NUMBER]),
+    ("few", &[&[b"1", b"1", b"2", b"2", b"3"], &[b"0", b"-1", b"x", b"100"]]),
     ("bit", &[&[b"0", b"1"], &[b"2", b"-1", b"x", b""]]),
     ("offset", &[&[b"0", b"1", b"5", b"7", b"8", b"13", b"40", b"100"], FAR_OFFSETS]),
     ("pattern", &[PATTERNS]),
@@ -90,6 +93,9 @@ const INTEGERS: &[&[u8]] = &[
     b"-2147483649",
 ];
 
+const NO_NUMBER: &[&[u8]] =
+    &[b"x", b"", b"01", b"1.5", b"9223372036854775807", b"-9223372036854775808"];
+
 const FLOATS: &[&[u8]] = &[
     b"0",
     b"1",
@@ -136,13 +142,23 @@ const S: i64 = 20;
 const MS: i64 = 20_000;
 
 /// The rooms, by the names that `BOWLINE_REDIS_ROOM` takes.
-pub(crate) const ROOMS: &[(&str, &[Form])] =
-    &[("strings", STRINGS), ("keys", KEYS), ("hashes", HASHES), ("connections", CONNECTIONS)];
+pub(crate) const ROOMS: &[(&str, &[Form])] = &[
+    ("strings", STRINGS),
+    ("keys", KEYS),
+    ("hashes", HASHES),
+    ("sets", SETS),
+    ("connections", CONNECTIONS),
+];
 
 /// What is asked about each key at the end of a stream, as `key`: so it is seen what a stream has
 /// left. A key that holds something else answers with an error on both sides.
-pub(crate) const LAST: &[Form] =
-    &[same("TYPE key"), near(MS, "PTTL key"), same("GET key"), pairs("HGETALL key")];
+pub(crate) const LAST: &[Form] = &[
+    same("TYPE key"),
+    near(MS, "PTTL key"),
+    same("GET key"),
+    pairs("HGETALL key"),
+    any_order("SMEMBERS key"),
+];
 
 const STRINGS: &[Form] = &[
     same("SET str value"),
@@ -189,6 +205,31 @@ const HASHES: &[Form] = &[
     same("HDEL hash member [member ...]"),
     same("HLEN hash"),
     pairs("HGETALL hash"),
+];
+
+const SETS: &[Form] = &[
+    same("SADD set member [member ...]"),
+    same("SADD set member [member ...]"),
+    same("SREM set member [member ...]"),
+    same("SCARD set"),
+    same("SISMEMBER set member"),
+    same("SMISMEMBER set member [member ...]"),
+    any_order("SMEMBERS set"),
+    same("SMOVE set set member"),
+    shape("SPOP set ; DEL set'"),
+    shape("SPOP set count ; DEL set'"),
+    any_order("SPOP set 1000 ; SMEMBERS set'"),
+    shape("SRANDMEMBER set [some]"),
+    any_order("SRANDMEMBER set 1000 ; SCARD set'"),
+    any_order("SINTER set [set ...]"),
+    any_order("SUNION set [set ...]"),
+    any_order("SDIFF set [set ...]"),
+    same("(SINTERSTORE|SUNIONSTORE|SDIFFSTORE) set [set ...] set"),
+    same("SINTERCARD few set [set ...] [LIMIT count]"),
+    // With a count that is enough for all, and a cursor that Redis may have given: else it goes by
+    // its table.
+    any_order("SSCAN set (0|X) [MATCH pattern] COUNT 1000 ; SCARD set'"),
+    same("COMMAND GETKEYS SINTERCARD few set [set ...]").once_in(4),
 ];
 
 const CONNECTIONS: &[Form] = &[

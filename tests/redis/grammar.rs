@@ -35,7 +35,6 @@ pub(crate) const fn same(text: &'static str) -> Form {
 }
 
 /// What is in the replies is the same, in any order.
-#[allow(dead_code, reason = "not every kind of value is there yet")]
 pub(crate) const fn any_order(text: &'static str) -> Form {
     Form { text, agreement: Agreement::AnyOrder, rarity: 1 }
 }
