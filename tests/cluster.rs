@@ -8,6 +8,8 @@ mod channels;
 mod client;
 #[path = "cluster/cuts.rs"]
 mod cuts;
+#[path = "cluster/endings.rs"]
+mod endings;
 #[path = "cluster/leases.rs"]
 mod leases;
 #[path = "cluster/load.rs"]

@@ -12,7 +12,7 @@ use super::store::{Pair, Store};
 
 impl Store {
     /// The log's clock: milliseconds since 1970.
-    pub(super) fn clock(&self) -> Millis {
+    pub fn clock(&self) -> Millis {
         self.clock
     }
 

@@ -36,6 +36,10 @@ pub struct Context {
     pub applied_index: Index,
     /// How many keys its store has, at a recent moment.
     pub key_count: u64,
+    /// How many of them end some day.
+    pub ending_count: u64,
+    /// The state at `applied_index` as a number, which is equal where states are.
+    pub state_digest: u64,
     /// The reading of the monotonic clock that this batch goes by.
     pub now: Instant,
     /// When the replica started, by the same clock.
@@ -141,6 +145,8 @@ impl Context {
             commit_index: Index::ZERO,
             applied_index: Index::ZERO,
             key_count: 0,
+            ending_count: 0,
+            state_digest: 0,
             now,
             started: now,
             wall_clock: Duration::ZERO,

@@ -177,7 +177,8 @@ fn cluster(text: &mut Text, _context: &Context, _settings: &Settings) {
 
 fn keyspace(text: &mut Text, context: &Context, _settings: &Settings) {
     if context.key_count > 0 {
-        text.field("db0", format_args!("keys={},expires=0,avg_ttl=0", context.key_count));
+        let (keys, expires) = (context.key_count, context.ending_count);
+        text.field("db0", format_args!("keys={keys},expires={expires},avg_ttl=0"));
     }
 }
 
@@ -202,6 +203,7 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("raft_durable_index", context.durable_index);
     text.field("raft_commit_index", context.commit_index);
     text.field("raft_applied_index", context.applied_index);
+    text.field("raft_state_digest", format_args!("{:016x}", context.state_digest));
     text.field("raft_snapshot_index", context.snapshot.index);
     text.field("raft_snapshot_bytes", context.snapshot.bytes);
     text.field("raft_log_syncs", context.log_syncs);

@@ -136,7 +136,10 @@ impl Applier {
             self.apply(batch, &mut replies);
         }
         replies.key_count = self.store.key_count();
+        replies.ending_count = self.store.ending_count();
+        replies.digest = self.store.digest();
         replies.events = self.store.take_events();
+        replies.applied.clock = self.store.clock();
         replies.applied.next_end = self.store.next_end();
         // An error means that the network has ended, and then so do we.
         let _ = self.ends.to_network.send(replies);

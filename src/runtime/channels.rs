@@ -174,8 +174,9 @@ pub(super) struct Applied {
     pub(super) bytes: usize,
     /// A leader's snapshot that is in the state now. It counts after `index`.
     pub(super) installed: Option<SnapshotId>,
-    /// When the next key ends in the state as it is now, by the log's clock; in milliseconds since
-    /// 1970.
+    /// What the log's clock shows in the state as it is now, in milliseconds since 1970.
+    pub(super) clock: u64,
+    /// When the next key ends by it.
     pub(super) next_end: Option<u64>,
 }
 
@@ -229,6 +230,10 @@ pub(super) struct ReplyBatch {
     pub(super) leader: Option<NodeId>,
     /// How many keys there are now.
     pub(super) key_count: usize,
+    /// How many of them end some day.
+    pub(super) ending_count: usize,
+    /// The state as a number.
+    pub(super) digest: u64,
     /// What the core may know once these answers are with the socket.
     pub(super) applied: Applied,
 }
@@ -248,6 +253,7 @@ impl Applied {
         self.index = later.index.or(self.index);
         self.bytes += later.bytes;
         self.installed = later.installed.or(self.installed);
+        self.clock = later.clock;
         self.next_end = later.next_end;
     }
 }

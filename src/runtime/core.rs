@@ -231,9 +231,9 @@ impl Core {
     }
 
     fn on_applied(&mut self, applied: Applied) {
-        let Applied { index, bytes, installed, next_end } = applied;
+        let Applied { index, bytes, installed, clock, next_end } = applied;
         self.give_back(bytes);
-        self.log_clock.note_end(next_end);
+        self.log_clock.note(clock, next_end);
         if let Some(index) = index {
             self.handle(Msg::Applied { index });
         }

@@ -17,7 +17,11 @@ const INTERVAL: Duration = Duration::from_millis(10);
 pub(super) struct LogClock {
     /// When this leader moved it last; `None` for not yet.
     moved_at: Option<Instant>,
-    /// When the next key ends by the log's clock, as the applier says.
+    /// What it showed when this leader first asked, and when that was.
+    base: Option<(u64, Instant)>,
+    /// What it shows by the entries that were applied, in milliseconds since 1970.
+    shown: u64,
+    /// When the next key ends by it.
     next_end: Option<u64>,
 }
 
@@ -25,11 +29,21 @@ impl LogClock {
     /// Another leads now, or this replica has just begun to.
     pub(super) fn reset(&mut self) {
         self.moved_at = None;
+        self.base = None;
     }
 
-    /// When the next key ends.
-    pub(super) fn note_end(&mut self, next_end: Option<u64>) {
+    /// What it shows in the state, and when the next key ends there.
+    pub(super) fn note(&mut self, shown: u64, next_end: Option<u64>) {
+        self.shown = shown;
         self.next_end = next_end;
+    }
+
+    /// What it should show now: the leader's wall clock; or, where a leader before had one that was
+    /// ahead, what it showed then and the time since: it would stand still for hours else.
+    fn time(&self, now: Instant, wall: impl FnOnce() -> u64) -> u64 {
+        let (shown, at) = self.base.unwrap_or((self.shown, now));
+        let since = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+        wall().max(shown.saturating_add(since))
     }
 
     fn may_move(&self, now: Instant) -> bool {
@@ -42,7 +56,12 @@ impl LogClock {
         now: Instant,
         wall: impl FnOnce() -> u64,
     ) -> Option<ClientRequest> {
-        self.may_move(now).then(|| self.entry(now, wall()))
+        if !self.may_move(now) {
+            return None;
+        }
+        self.base.get_or_insert((self.shown, now));
+        let time = self.time(now, wall);
+        Some(self.entry(now, time))
     }
 
     /// What goes to the log because a key's time is over.
@@ -52,13 +71,15 @@ impl LogClock {
         wall: impl FnOnce() -> u64,
     ) -> Option<ClientRequest> {
         let end = self.next_end.filter(|_| self.may_move(now))?;
-        let wall = wall();
-        (end <= wall).then(|| self.entry(now, wall))
+        self.base.get_or_insert((self.shown, now));
+        let time = self.time(now, wall);
+        (end <= time).then(|| self.entry(now, time))
     }
 
     /// How long until [`LogClock::at_end`] may have something; `None` for no key that ends.
     pub(super) fn patience(&self, now: Instant, wall: impl FnOnce() -> u64) -> Option<Duration> {
-        let left = Duration::from_millis(self.next_end?.saturating_sub(wall()));
+        let end = self.next_end?;
+        let left = Duration::from_millis(end.saturating_sub(self.time(now, wall)));
         let pause = self.moved_at.map_or(Duration::ZERO, |at| (at + INTERVAL).since(now));
         Some(left.max(pause))
     }
@@ -76,7 +97,7 @@ impl LogClock {
 impl LogClock {
     /// One that stands, for tests that count entries.
     pub(super) fn standing() -> LogClock {
-        LogClock { moved_at: Some(Instant::MAX), next_end: None }
+        LogClock { moved_at: Some(Instant::MAX), ..LogClock::default() }
     }
 }
 
@@ -106,7 +127,7 @@ mod tests {
         let mut clock = LogClock::default();
         assert!(clock.at_end(at(1), || 1_000).is_none());
         assert_eq!(clock.patience(at(1), || 1_000), None);
-        clock.note_end(Some(1_100));
+        clock.note(900, Some(1_100));
         assert!(clock.at_end(at(1), || 1_099).is_none());
         assert_eq!(clock.patience(at(1), || 1_000), Some(Duration::from_millis(100)));
         assert!(clock.at_end(at(2), || 1_100).is_some());
@@ -114,5 +135,21 @@ mod tests {
         assert!(clock.at_end(at(3), || 1_200).is_none());
         assert_eq!(clock.patience(at(3), || 1_200), Some(Duration::from_millis(9)));
         assert!(clock.at_end(at(12), || 1_200).is_some());
+    }
+
+    #[test]
+    fn it_goes_on_where_a_clock_before_was_ahead() {
+        let mut clock = LogClock::default();
+        clock.note(9_000, Some(9_100));
+        assert!(clock.at_end(at(50), || 10).is_none());
+        assert_eq!(clock.patience(at(60), || 20), Some(Duration::from_millis(90)));
+        assert!(clock.at_end(at(149), || 109).is_none());
+        let entry = clock.at_end(at(150), || 110).expect("its time is over");
+        let command = Command::decode(&entry.payload).unwrap();
+        assert_eq!(command.operation, Operation::Clock { millis: 9_100 });
+        // A clock that is set right counts at once.
+        let entry = clock.before_write(at(160), || 50_000).unwrap();
+        let command = Command::decode(&entry.payload).unwrap();
+        assert_eq!(command.operation, Operation::Clock { millis: 50_000 });
     }
 }

@@ -164,6 +164,8 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let mut context = context(options, identity.cluster, &announce, clock.now());
     context.note_applied(last_saved.index);
     context.key_count = store.key_count() as u64;
+    context.ending_count = store.ending_count() as u64;
+    context.state_digest = store.digest();
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);

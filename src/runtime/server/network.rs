@@ -638,6 +638,8 @@ impl NetworkStage for ServerNetwork {
             if let Some(index) = batch.applied.index.max(installed) {
                 context.note_applied(index);
                 context.key_count = batch.key_count as u64;
+                context.ending_count = batch.ending_count as u64;
+                context.state_digest = batch.digest;
             }
             for event in &batch.events {
                 self.parts.clients.tell(event);
