@@ -316,7 +316,10 @@ mod tests {
         at(&mut feeder, 5);
         assert_eq!((feeder.get(b"0"), feeder.get(b"100")), (None, None));
         assert_eq!(feeder.store.key_count(), 2 * REMOVED_MAX);
-        at(&mut feeder, 5);
+        // A clock that is behind brings none of them back.
+        at(&mut feeder, 1);
+        assert_eq!((feeder.get(b"0"), feeder.get(b"150")), (None, None));
+        assert_eq!(feeder.store.key_count(), REMOVED_MAX);
         at(&mut feeder, 5);
         assert_eq!((feeder.store.key_count(), feeder.store.ending_count()), (0, 0));
         assert_ne!(feeder.store.digest(), before);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::client::Client;
 use crate::replicas::{Cluster, PATIENCE};
@@ -91,6 +91,19 @@ fn set_and_look(addresses: &[SocketAddr], name: usize, stop: &AtomicBool, ended:
     }
 }
 
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_secs()).unwrap()
+}
+
+/// The same as a replica's clock shows it.
+fn wall_clock(address: SocketAddr) -> i64 {
+    let reply = Client::connect(address).unwrap().call(&[b"TIME"]).unwrap();
+    let text = String::from_utf8(reply).unwrap();
+    text.lines().nth(2).unwrap().parse().unwrap()
+}
+
 fn digests(cluster: &Cluster) -> Vec<(String, String)> {
     let field = |at, name: &str| cluster.info::<String>(at, name);
     (0..3).map(|at| (field(at, "raft_applied_index"), field(at, "raft_state_digest"))).collect()
@@ -108,6 +121,10 @@ fn keys_stay_ended(threads: &'static str) {
         cluster.start_as(at, command);
     }
     cluster.wait_until_all_serve();
+    for (at, hours) in [(0, 5), (1, 0), (2, -5)] {
+        let ahead = wall_clock(cluster.address(at)) - now();
+        assert_eq!((ahead + 1_800).div_euclid(3_600), hours, "its clock is {ahead} s ahead");
+    }
     let kills = std::env::var(KILLS_VARIABLE).ok().and_then(|text| text.parse().ok());
     let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
     let (stop, ended) = (AtomicBool::new(false), AtomicUsize::new(0));
