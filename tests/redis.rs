@@ -17,6 +17,8 @@ mod replies;
 mod reply;
 #[path = "redis/same_replies.rs"]
 mod same_replies;
+#[path = "redis/transactions.rs"]
+mod transactions;
 
 use bowline::wire::resp::{Limits, Parser};
 use door::Door;
@@ -112,7 +114,8 @@ proptest! {
 fn request() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let names = prop::sample::select(vec![
         "set", "get", "mset", "incrby", "client", "cluster", "command", "config", "info", "hello",
-        "role", "auth", "select", "function", "flushall", "append", "exists", "nonesuch",
+        "role", "auth", "select", "function", "flushall", "append", "exists", "nonesuch", "multi",
+        "exec", "discard", "watch", "unwatch",
     ]);
     let word = prop_oneof![
         2 => prop::sample::select(vec![

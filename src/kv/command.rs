@@ -336,6 +336,9 @@ impl Operation<'_> {
             | Operation::Count
             | Operation::CountInSlot { .. } => true,
             Operation::Call { verb, .. } => verb.is_read(),
+            Operation::Transaction { operations, .. } => operations
+                .iter()
+                .all(|one| Operation::decode(one).is_ok_and(|operation| operation.is_read())),
             Operation::Put { .. }
             | Operation::Delete { .. }
             | Operation::Transfer { .. }
@@ -347,7 +350,6 @@ impl Operation<'_> {
             | Operation::DeleteMany { .. }
             | Operation::Clear
             | Operation::Clock { .. }
-            | Operation::Transaction { .. }
             | Operation::OpenSession
             | Operation::Once { .. }
             | Operation::Publish { .. } => false,

@@ -27,6 +27,7 @@ mod slot;
 mod snapshot;
 mod store;
 mod strings;
+mod transactions;
 mod verbs;
 mod view;
 

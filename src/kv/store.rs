@@ -16,7 +16,6 @@ use super::command::{Command, CommandError, Operation};
 use super::digest::{Digest, fingerprint, key_number, mix};
 use super::events::Events;
 use super::expiry::{Expiry, Millis};
-use super::items::Items;
 use super::object::{Content, Kind, Object};
 use super::outcome::Outcome;
 use super::sessions::{REMEMBERED_MAX, Sessions};
@@ -277,6 +276,9 @@ impl Store {
         let outcome = match operation {
             // It takes no part in the state and is no read for all that.
             Operation::Clock { .. } => None,
+            Operation::Transaction { watched, operations } => {
+                self.read_together(*watched, *operations, chance_of(key))
+            }
             _ => self.answer(operation, chance_of(key)),
         };
         Ok((*key, outcome.ok_or(CommandError::NotARead)?))
@@ -387,7 +389,7 @@ impl Store {
     }
 
     /// What a read gives; `None` for what may change the state.
-    fn answer(&self, operation: &Operation<'_>, chance: u64) -> Option<Outcome> {
+    pub(super) fn answer(&self, operation: &Operation<'_>, chance: u64) -> Option<Outcome> {
         let value = |key| self.shared_string(key).map_or_else(Outcome::Refused, Outcome::Value);
         Some(match operation {
             Operation::Get { key } => value(key),
@@ -416,7 +418,7 @@ impl Store {
     }
 
     /// Does what changes the state.
-    fn perform(&mut self, operation: &Operation<'_>, chance: u64) -> Outcome {
+    pub(super) fn perform(&mut self, operation: &Operation<'_>, chance: u64) -> Outcome {
         match *operation {
             Operation::Put { key, value } => {
                 self.put(key, value);
@@ -470,22 +472,6 @@ impl Store {
             | Operation::CountInSlot { .. }
             | Operation::Clock { .. } => unreachable!("`answer` takes every read, and the clock"),
         }
-    }
-
-    /// Does one operation after another, if the keys that were watched are as they were.
-    fn transact(&mut self, watched: Items<'_>, operations: Items<'_>, chance: u64) -> Outcome {
-        let is_as_it_was = |(key, revision): (&[u8], &[u8])| {
-            revision == self.revision(key).to_le_bytes().as_slice()
-        };
-        if !watched.pairs().all(is_as_it_was) {
-            return Outcome::NoList;
-        }
-        let run = |(place, bytes): (u64, _)| {
-            let operation = Operation::decode(bytes).expect("it was looked at as a whole");
-            let chance = mix(chance, place);
-            self.answer(&operation, chance).unwrap_or_else(|| self.perform(&operation, chance))
-        };
-        Outcome::List((0..).zip(operations.iter()).map(run).collect())
     }
 
     /// A key and what it holds, if it is there and its time is not over.
@@ -898,37 +884,6 @@ pub(super) mod tests {
         one.apply(Operation::Delete { key: b"a" });
         two.apply(Operation::Delete { key: b"b" });
         assert_ne!(one.store.digest(), two.store.digest());
-    }
-
-    #[test]
-    fn a_transaction_is_done_whole_if_what_was_watched_is_as_it_was() {
-        let mut feeder = Feeder::new();
-        feeder.apply(Operation::Put { key: b"a", value: b"1" });
-        let [old, absent] = [feeder.store.revision(b"a"), feeder.store.revision(b"b")];
-        let mut operations = ItemsBuffer::default();
-        operations.push(&Operation::Add { key: b"a", amount: 1 }.encode());
-        operations.push(&Operation::Add { key: b"b", amount: 2 }.encode());
-        operations.push(&Operation::Get { key: b"a" }.encode());
-        let transact = |feeder: &mut Feeder, a: u64, b: u64| {
-            let mut watched = ItemsBuffer::default();
-            for (key, revision) in [(b"a", a), (b"b", b)] {
-                watched.push(key);
-                watched.push(&revision.to_le_bytes());
-            }
-            let (watched, operations) = (watched.items(), operations.items());
-            feeder.apply(Operation::Transaction { watched, operations })
-        };
-        let outcomes = Outcome::List(vec![
-            Outcome::Integer(2),
-            Outcome::Integer(2),
-            Outcome::Value(Some(Bytes::from_static(b"2"))),
-        ]);
-        assert_eq!(transact(&mut feeder, old, absent), outcomes);
-        assert_eq!(transact(&mut feeder, old, absent), Outcome::NoList);
-        let [a, b] = [feeder.store.revision(b"a"), feeder.store.revision(b"b")];
-        assert_eq!(transact(&mut feeder, a, absent), Outcome::NoList);
-        assert_ne!(transact(&mut feeder, a, b), Outcome::NoList);
-        assert_eq!(feeder.get(b"b").as_deref(), Some(&b"4"[..]));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::outcome::{Outcome, Refusal};
 use super::sets;
 use super::store::Store;
 use super::strings;
+use super::transactions;
 
 /// What comes of a verb; a refusal changes nothing.
 pub(super) type Answer = Result<Outcome, Refusal>;
@@ -21,7 +22,14 @@ pub(super) type Answer = Result<Outcome, Refusal>;
 pub(super) type Row = &'static [(&'static str, Run)];
 
 /// All rows. New ones go to the end: the place is the other half of the number.
-const ROWS: &[Row] = &[generic::VERBS, expiry::VERBS, strings::VERBS, hashes::VERBS, sets::VERBS];
+const ROWS: &[Row] = &[
+    generic::VERBS,
+    expiry::VERBS,
+    strings::VERBS,
+    hashes::VERBS,
+    sets::VERBS,
+    transactions::VERBS,
+];
 
 /// How a verb is done.
 #[derive(Clone, Copy)]

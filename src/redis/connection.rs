@@ -8,6 +8,7 @@ use crate::wire::resp::Version;
 use super::context::Context;
 use super::pubsub::{Interest, Listening};
 use super::table::Spec;
+use super::transactions::Transaction;
 
 /// The protocol's state of one client connection.
 #[derive(Debug, Clone)]
@@ -27,6 +28,7 @@ pub struct Connection {
     pub(super) listening: Listening,
     /// It came in where this replica is a Sentinel and nothing else.
     pub(super) asks_sentinel: bool,
+    pub(super) transaction: Transaction,
     pub(super) since: Instant,
     /// The table's row for the last request that has one.
     pub(super) last_found: Option<&'static Spec>,
@@ -60,6 +62,7 @@ impl Connection {
             reads_anywhere: false,
             listening: Listening::default(),
             asks_sentinel: false,
+            transaction: Transaction::default(),
             since: now,
             last_found: None,
             last_command: "NULL",
@@ -93,7 +96,7 @@ impl Connection {
 
     /// Bytes of memory that it takes beside its own size, about.
     pub fn held_bytes(&self) -> usize {
-        self.listening.bytes()
+        self.listening.bytes() + self.transaction.held_bytes()
     }
 
     /// The full name of the last command that there is.
@@ -112,22 +115,32 @@ impl Connection {
         self.name.clear();
         self.follows_hints = false;
         self.reads_anywhere = false;
+        self.transaction.discard();
     }
 
     /// Its line in `CLIENT LIST`. Fields of what does not exist here have the values that mean
     /// nothing, for tools expect them.
     pub(super) fn describe(&self, context: &Context, buffered: Buffered, out: &mut String) {
         let seconds = |earlier| context.now.since(earlier).as_secs();
-        let flags = match self.listening.count() {
-            0 if self.reads_anywhere => 'r',
-            0 => 'N',
-            _ => 'P',
-        };
+        let mut flags = String::new();
+        for (flag, is_so) in [
+            ('P', self.listening.count() > 0),
+            ('x', self.transaction.is_begun()),
+            ('r', self.reads_anywhere),
+        ] {
+            if is_so {
+                flags.push(flag);
+            }
+        }
+        if flags.is_empty() {
+            flags.push('N');
+        }
+        let queued = self.transaction.queued().and_then(|count| i64::try_from(count).ok());
         let text = String::from_utf8_lossy;
         writeln!(
             out,
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db=0 sub={} psub={} \
-             ssub=0 multi=-1 qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 \
+             ssub=0 multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 \
              omem={} tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} \
              lib-ver={}",
             self.id,
@@ -138,7 +151,9 @@ impl Connection {
             seconds(self.last_command_at),
             self.listening.channel_count(),
             self.listening.pattern_count(),
+            queued.unwrap_or(-1),
             buffered.incoming,
+            self.transaction.queued_bytes(),
             buffered.outgoing,
             buffered.memory,
             self.last_command,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::raft::{DiskState, RoleName};
 use crate::types::{Index, Instant, NodeId, Term};
 
+use super::failure::Failure;
 use super::pubsub::Subscriptions;
 use super::slow::SlowLog;
 
@@ -189,6 +190,13 @@ impl Context {
     /// The replica that is believed to lead, if any is.
     pub fn leader(&self) -> Option<&Node> {
         self.node(self.leader?)
+    }
+
+    /// Whom a client is sent to, if somebody else leads and it wants to hear so: that is, if there
+    /// is a slot.
+    pub(super) fn moved(&self, slot: Option<u16>) -> Option<Failure<'_>> {
+        let leader = self.leader().filter(|_| !self.leads())?;
+        Some(Failure::Moved { slot: slot?, leader })
     }
 
     /// Whether this replica leads.

@@ -13,14 +13,17 @@ use crate::wire::resp::{Request, Version, Writer};
 use super::client::{ClientQuery, Killing};
 use super::connection::Connection;
 use super::context::Context;
-use super::failure::Failure;
 use super::pubsub::{self, Interest};
 use super::settings::Settings;
 use super::shape::{Kind, Shape};
 use super::table::{self, NAME_BYTES_MAX, Spec};
+use super::transactions::{self, Batch};
 
 /// Most bytes of a name that an error quotes, and of all arguments together.
 const QUOTED_BYTES_MAX: usize = 128;
+
+/// Commands that are not queued behind `MULTI`.
+const AT_ONCE: &[&str] = &["exec", "discard", "multi", "watch", "quit", "reset"];
 
 /// What a door does with a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub enum Step {
         /// ([`Failure::Moved`](super::Failure::Moved)) should another replica lead by the time when
         /// it can be handed on.
         hint: Option<u16>,
+        /// Whether the connection waits for its reply: see [`Connection::resume`].
+        hold: bool,
     },
     /// Answers from all connections, with a [`ClientList`](super::ClientList).
     ListClients(ClientQuery),
@@ -53,6 +58,10 @@ pub enum Step {
     Sleep(Duration),
     /// Takes a snapshot. The reply is written.
     Save,
+    /// Settings have changed. Nothing is written.
+    Configured,
+    /// Several, one after the other. Those before the last have no reply of their own.
+    Several(Vec<Step>),
     /// Closes the connection, once what is written has been sent. Later requests on it are not
     /// looked at.
     Close,
@@ -80,6 +89,8 @@ pub(super) struct Call<'c> {
     pub(super) context: &'c Context,
     pub(super) settings: &'c mut Settings,
     pub(super) writer: Writer<'c>,
+    /// Where its operation goes, if the request is part of another.
+    pub(super) batch: Option<&'c mut Batch>,
 }
 
 impl Connection {
@@ -96,9 +107,63 @@ impl Connection {
         out: &'c mut BytesMut,
     ) -> Step {
         let mut writer = Writer::new(out, self.version);
+        let spec = match self.choose(request, context, &mut writer) {
+            Ok(spec) => spec,
+            Err(step) => {
+                self.transaction.abort();
+                return step;
+            }
+        };
+        let queues = self.transaction.is_begun() && !AT_ONCE.contains(&spec.name);
+        if self.version == Version::Two
+            && self.listening.count() > 0
+            && !pubsub::may_ask_while_listening(spec.full_name)
+        {
+            self.transaction.abort();
+            writer.error(
+                format!(
+                    "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT \
+                     / RESET are allowed in this context",
+                    spec.full_name
+                )
+                .as_bytes(),
+            );
+            return Step::Done;
+        }
+        let slot = self.slot_to_hint_at(spec, request);
+        if queues && spec.flags.contains(&"no_multi") {
+            self.transaction.abort();
+            writer.error(b"ERR Command not allowed inside a transaction");
+            return Step::Done;
+        }
+        if let Some(moved) = context.moved(slot) {
+            self.transaction.abort();
+            writer.error(moved.to_string().as_bytes());
+            return Step::Done;
+        }
+        let batch = None;
+        let mut call =
+            Call { connection: self, spec, request, key, context, settings, writer, batch };
+        if queues {
+            return transactions::queue(&mut call);
+        }
+        let mut step = (spec.run)(&mut call);
+        if let Step::Submit { hint, .. } = &mut step {
+            *hint = hint.or(slot);
+        }
+        step
+    }
+
+    /// The command or subcommand that a request is for, if it has as many words as that takes.
+    fn choose(
+        &mut self,
+        request: Request<'_>,
+        context: &Context,
+        writer: &mut Writer<'_>,
+    ) -> Result<&'static Spec, Step> {
         let Some(spec) = lower_case(request.name()).as_deref().and_then(|name| self.find(name))
         else {
-            return unknown(request, &mut writer);
+            return Err(unknown(request, writer));
         };
         let sub = if spec.subcommands.is_empty() || request.len() == 1 {
             None
@@ -106,50 +171,26 @@ impl Connection {
             let name = request.get(1).expect("there are two");
             let found = lower_case(name).as_deref().and_then(|name| spec.subcommand(name));
             if found.is_none() {
-                return unknown_subcommand(spec, name, &mut writer);
+                return Err(unknown_subcommand(spec, name, writer));
             }
             found
         };
         let chosen = sub.unwrap_or(spec);
         self.last_command = chosen.full_name;
         self.last_command_at = context.now;
-        if !chosen.takes(request.len()) {
-            writer.error(
-                format!("ERR wrong number of arguments for '{}' command", chosen.full_name)
-                    .as_bytes(),
-            );
-            return Step::Done;
+        if chosen.takes(request.len()) {
+            return Ok(chosen);
         }
-        if self.version == Version::Two
-            && self.listening.count() > 0
-            && !pubsub::may_ask_while_listening(spec.name)
-        {
-            writer.error(
-                format!(
-                    "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT \
-                     / RESET are allowed in this context",
-                    chosen.full_name
-                )
-                .as_bytes(),
-            );
-            return Step::Done;
+        let name = chosen.full_name;
+        let mut text = format!("wrong number of arguments for '{name}' command");
+        if name == "exec" {
+            self.transaction.discard();
+            text.insert_str(0, "EXECABORT Transaction discarded because of: ");
+        } else {
+            text.insert_str(0, "ERR ");
         }
-        let slot = self.slot_to_hint_at(chosen, request);
-        if let Some(slot) = slot
-            && !context.leads()
-            && let Some(leader) = context.leader()
-        {
-            let moved = Failure::Moved { slot, leader };
-            writer.error(moved.to_string().as_bytes());
-            return Step::Done;
-        }
-        let spec = chosen;
-        let mut call = Call { connection: self, spec, request, key, context, settings, writer };
-        let mut step = (chosen.run)(&mut call);
-        if let Step::Submit { hint, .. } = &mut step {
-            *hint = slot;
-        }
-        step
+        writer.error(text.as_bytes());
+        Err(Step::Done)
     }
 
     /// The command of that name, in lower case; mostly it is the one of the request before.
@@ -162,7 +203,7 @@ impl Connection {
 
     /// The slot of the request's first key, if this client wants to be told that another replica
     /// leads. It reads here if it said so: by a read index, so it reads nothing old.
-    fn slot_to_hint_at(&self, spec: &Spec, request: Request<'_>) -> Option<u16> {
+    pub(super) fn slot_to_hint_at(&self, spec: &Spec, request: Request<'_>) -> Option<u16> {
         let here = !self.follows_hints || self.reads_anywhere && spec.flags.contains(&"readonly");
         if here {
             return None;
@@ -178,19 +219,54 @@ impl<'c> Call<'c> {
         self.request.get(at).expect("the arity was checked")
     }
 
-    /// Hands an operation to the core.
+    /// Hands an operation to the core; or, if this request is part of another, adds it to that
+    /// one's.
     pub(super) fn submit(&mut self, operation: Operation<'_>, kind: Kind) -> Step {
-        let command = Command { key: self.key, operation };
-        let (length, most) = (command.encoded_len(), self.context.payload_bytes_max);
-        if length > most {
+        let shape = Shape { kind, version: self.writer.version() };
+        if let Some(batch) = &mut self.batch {
+            batch.operations.push(&operation.encode());
+            let (kind, payload) = (RequestKind::Write, Bytes::new());
+            return Step::Submit { kind, payload, shape, hint: None, hold: false };
+        }
+        if let Some((length, most)) = self.exceeds(operation) {
             return self.error(&format_args!(
                 "ERR the command takes {length} bytes in the log, where {most} are allowed"
             ));
         }
-        let shape = Shape { kind, version: self.writer.version() };
+        let command = Command { key: self.key, operation };
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
         let payload = command.encode_in(self.writer.buffer());
-        Step::Submit { kind, payload, shape, hint: None }
+        Step::Submit { kind, payload, shape, hint: None, hold: false }
+    }
+
+    /// What an operation takes in the log and what it may take, if that is less.
+    pub(super) fn exceeds(&self, operation: Operation<'_>) -> Option<(usize, usize)> {
+        let length = Command { key: self.key, operation }.encoded_len();
+        let most = self.context.payload_bytes_max;
+        (length > most).then_some((length, most))
+    }
+
+    /// Does what is to be done about another request that is part of this one. What it asks of the
+    /// store goes to `batch`, its reply to `out`.
+    pub(super) fn within(
+        &mut self,
+        spec: &'static Spec,
+        request: Request<'_>,
+        batch: &mut Batch,
+        out: &mut BytesMut,
+    ) -> Step {
+        let writer = Writer::new(out, self.connection.version);
+        let mut call = Call {
+            connection: self.connection,
+            spec,
+            request,
+            key: self.key,
+            context: self.context,
+            settings: self.settings,
+            writer,
+            batch: Some(batch),
+        };
+        (spec.run)(&mut call)
     }
 
     /// Answers with an error.

@@ -11,6 +11,8 @@
 //! - [`Step::Done`]: the reply is in the buffer.
 //! - [`Step::Submit`]: a read or a write for the core. The door keeps the [`Shape`] and, when the
 //!   outcome is there, calls [`Shape::encode`]; or, when it will not come, [`Failure::encode`].
+//!   With `hold` it looks at no later request of that connection before, and calls
+//!   [`Connection::resume`] or [`Connection::give_up`].
 //! - [`Step::ListClients`]: the reply needs all connections; see [`ClientList`].
 //! - [`Step::Listen`]: what the connection listens to has changed; the reply is in the buffer.
 //! - [`Step::Kill`], [`Step::Forget`], [`Step::Sleep`]: what they say; for the first the reply is
@@ -46,6 +48,7 @@ mod shape;
 mod slow;
 mod strings;
 mod table;
+mod transactions;
 
 pub use client::{ClientList, ClientQuery, Killing};
 pub use connection::{Buffered, Connection};

@@ -1,23 +1,27 @@
 //! How an outcome of the store becomes a reply: a command's `1` is another's `OK` or `string`.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::{Outcome, Refusal};
 use crate::wire::resp::{Version, Writer};
+
+use super::client::ClientQuery;
 
 /// What each value in a reply takes beside its bytes.
 const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
 
 /// What a request's reply looks like. Kept by the door while the request is under way; small, and
 /// with the version that the connection spoke when it asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     pub(super) kind: Kind,
     pub(super) version: Version,
 }
 
 /// What a command makes of its outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     /// As it is.
     Plain,
@@ -25,12 +29,43 @@ pub(super) enum Kind {
     Flag,
     /// Done is this number (`PUBLISH`).
     Number(u32),
+    /// A transaction's: a list, part by part.
+    Exec(Arc<[Part]>),
+}
+
+/// A reply within a transaction's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It is there.
+    Written(Bytes),
+    /// It comes of the store's next outcome.
+    Outcome(Shape),
+    /// The door has still to put it in the place of this.
+    Clients(ClientQuery),
+}
+
+impl Part {
+    /// Writes it; with the outcome, if it takes one.
+    pub(super) fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
+        match self {
+            Part::Written(bytes) => out.extend_from_slice(bytes),
+            Part::Outcome(shape) => shape.encode(outcome, out),
+            Part::Clients(_) => Writer::new(out, Version::Two).error(b"ERR nobody was counted"),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Part::Written(bytes) => bytes.len(),
+            Part::Outcome(_) | Part::Clients(_) => 0,
+        }
+    }
 }
 
 impl Shape {
     /// How many bytes the reply has, about, and not less than it takes in memory before it is
     /// written.
-    pub fn reply_bytes(self, outcome: &Outcome) -> usize {
+    pub fn reply_bytes(&self, outcome: &Outcome) -> usize {
         match outcome {
             Outcome::Value(value) => ITEM_BYTES + value.as_ref().map_or(0, Bytes::len),
             Outcome::Values(values) => {
@@ -38,25 +73,43 @@ impl Shape {
                 bytes + ITEM_BYTES * (1 + values.len())
             }
             Outcome::List(_) | Outcome::Set(_) | Outcome::Pairs(_) | Outcome::Map(_) => {
-                ITEM_BYTES + outcome.value_bytes()
+                let written = match &self.kind {
+                    Kind::Exec(parts) => parts.iter().map(Part::bytes).sum(),
+                    Kind::Plain | Kind::Flag | Kind::Number(_) => 0,
+                };
+                ITEM_BYTES + outcome.value_bytes() + written
             }
             _ => ITEM_BYTES,
         }
     }
 
     /// Writes the reply.
-    pub fn encode(self, outcome: &Outcome, out: &mut BytesMut) {
-        write(&mut Writer::new(out, self.version), self.kind, outcome);
+    pub fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
+        write(&mut Writer::new(out, self.version), &self.kind, outcome);
+    }
+
+    /// Has what it needs of all connections written, if it needs that. To be called when the
+    /// request is submitted.
+    pub fn list_clients(&mut self, mut list: impl FnMut(ClientQuery) -> Bytes) {
+        let Kind::Exec(parts) = &mut self.kind else { return };
+        if !parts.iter().any(|part| matches!(part, Part::Clients(_))) {
+            return;
+        }
+        let parts = parts.iter().map(|part| match part {
+            Part::Clients(query) => Part::Written(list(query.clone())),
+            other => other.clone(),
+        });
+        self.kind = Kind::Exec(parts.collect());
     }
 }
 
-fn write(writer: &mut Writer<'_>, kind: Kind, outcome: &Outcome) {
+fn write(writer: &mut Writer<'_>, kind: &Kind, outcome: &Outcome) {
     match (outcome, kind) {
         (Outcome::Done, Kind::Flag) => writer.integer(1),
         (Outcome::Unchanged, Kind::Flag) => writer.integer(0),
-        (Outcome::Done, Kind::Number(number)) => writer.integer(number.into()),
-        (Outcome::Done, Kind::Plain) => writer.ok(),
-        (Outcome::Unchanged, Kind::Plain | Kind::Number(_)) => writer.null(),
+        (Outcome::Done, Kind::Number(number)) => writer.integer((*number).into()),
+        (Outcome::Done, Kind::Plain | Kind::Exec(_)) => writer.ok(),
+        (Outcome::Unchanged, Kind::Plain | Kind::Number(_) | Kind::Exec(_)) => writer.null(),
         (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
         (Outcome::Integer(number), _) => writer.integer(*number),
         (Outcome::Double(number), _) => writer.double(number.0),
@@ -68,6 +121,17 @@ fn write(writer: &mut Writer<'_>, kind: Kind, outcome: &Outcome) {
             }
         }
         (Outcome::NoList, _) => writer.null_array(),
+        (Outcome::List(outcomes), Kind::Exec(parts)) => {
+            writer.array(parts.len());
+            let mut outcomes = outcomes.iter();
+            for part in &parts[..] {
+                let outcome = match part {
+                    Part::Outcome(_) => outcomes.next(),
+                    Part::Written(_) | Part::Clients(_) => None,
+                };
+                part.encode(outcome.unwrap_or(&Outcome::Malformed), writer.buffer());
+            }
+        }
         (Outcome::List(outcomes), _) => {
             writer.array(outcomes.len());
             for outcome in outcomes {

@@ -9,6 +9,7 @@ mod faces;
 mod generic;
 mod hashes;
 mod sets;
+mod transactions;
 
 use std::sync::LazyLock;
 
@@ -217,6 +218,7 @@ const ROOMS: &[&[Spec]] = &[
     generic::COMMANDS,
     hashes::COMMANDS,
     sets::COMMANDS,
+    transactions::COMMANDS,
 ];
 
 static ALL: LazyLock<Vec<&Spec>> = LazyLock::new(|| {

@@ -54,6 +54,17 @@ async function pipelines(client, port) {
   });
 }
 
+async function transactions(client, port) {
+  const key = `io:transaction:${port}`;
+  await client.del(key);
+  const replies = await client.multi().incr(key).get(key).ping().exec();
+  assert.deepEqual(replies, [[null, 1], [null, "1"], [null, "PONG"]]);
+  await client.watch(key);
+  await client.incr(key);
+  assert.equal(await client.multi().incr(key).exec(), null);
+  assert.equal(await client.get(key), "2");
+}
+
 async function cluster(port) {
   const client = new Redis.Cluster([{ host, port: Number(port) }]);
   for (let number = 0; number < 50; number += 1) {
@@ -100,6 +111,7 @@ async function main() {
     await strings(client, port);
     await talk(client);
     await pipelines(client, port);
+    await transactions(client, port);
     assert.equal(await client.quit(), "OK");
     await cluster(port);
   }

@@ -105,6 +105,40 @@ def pipelines(client, port):
     assert pipeline.execute() == list(range(99, -1_901, -1))
 
 
+def transactions(client, port):
+    """Pipelines as they are by default, which are transactions, and watched keys."""
+    key, name = f"py:transaction:{port}", f"py:transaction:{port}:name"
+    client.delete(key, name)
+    with client.pipeline() as pipeline:
+        pipeline.set(key, 1).incr(key).get(key).echo("hello").hset(name, "f", "v").hgetall(name)
+        assert pipeline.execute() == [True, 2, b"2", b"hello", 1, {b"f": b"v"}]
+        pipeline.incr(key).incr(name).incr(key)
+        replies = pipeline.execute(raise_on_error=False)
+        assert replies[0::2] == [3, 4] and "WRONGTYPE" in str(replies[1])
+        pipeline.incr(key).execute_command("NONESUCH")
+        assert "unknown command" in refused(redis.ResponseError, pipeline.execute)
+    assert client.get(key) == b"4"
+    with client.pipeline() as pipeline:
+        pipeline.watch(key)
+        assert pipeline.get(key) == b"4"
+        client.incr(key)
+        pipeline.multi()
+        pipeline.set(key, 100)
+        assert "Watched variable" in refused(redis.WatchError, pipeline.execute)
+    assert client.get(key) == b"5"
+    interfered = []
+
+    def add_ten(pipeline):
+        number = int(pipeline.get(key))
+        if not interfered:
+            interfered.append(client.incr(key))
+        pipeline.multi()
+        pipeline.set(key, number + 10)
+
+    assert client.transaction(add_ten, key) == [True]
+    assert client.get(key) == b"16"
+
+
 def cluster():
     """The cluster client finds the leader, whichever replica it asks first."""
     for port in PORTS:
@@ -116,6 +150,9 @@ def cluster():
         assert len(client.get_primaries()) == 1
         assert len(client.get_replicas()) == len(PORTS) - 1
         assert client.cluster_keyslot("foo") == 12182
+        transaction = client.pipeline(transaction=True)
+        transaction.set("py:{cluster}:a", 1).incr("py:{cluster}:a").get("py:{cluster}:a")
+        assert transaction.execute()[1:] == [2, b"2"]
         client.close()
     reader = RedisCluster(
         startup_nodes=[ClusterNode(HOST, PORTS[0])],
@@ -192,6 +229,7 @@ for each_port in PORTS:
             strings(each_client, each_port)
             talk(each_client, each_port)
             pipelines(each_client, each_port)
+            transactions(each_client, each_port)
 cluster()
 sentinel()
 listeners()

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bowline::kv::{Command, Operation, Store};
 use bowline::raft::{DiskState, RequestKind};
-use bowline::redis::{Buffered, ClientList, Connection, Context, Node, Settings, Step};
-use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
+use bowline::redis::{
+    Buffered, ClientList, ClientQuery, Connection, Context, Node, Settings, Step,
+};
+use bowline::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey};
 use bowline::wire::resp::{Limits, Parser, Version, Writer};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 /// The server.
 pub(crate) struct Door {
@@ -51,6 +53,28 @@ impl Door {
         }
     }
 
+    /// Closes the connection and takes a new one, to the same store.
+    #[allow(dead_code, reason = "not everybody who has a door has several connections")]
+    pub(crate) fn connect_again(&mut self, limits: Limits) {
+        let (address, here) = ("127.0.0.1:50000".to_owned(), "127.0.0.1:7001".to_owned());
+        self.connection = Connection::new(3, address, here, self.context.now);
+        self.parser = Parser::new(limits);
+        self.unused.clear();
+        self.closed = false;
+    }
+
+    /// Most bytes of a command in the log.
+    #[allow(dead_code, reason = "the limit's test alone does so")]
+    pub(crate) fn allow_payload(&mut self, bytes: usize) {
+        self.context.payload_bytes_max = bytes;
+    }
+
+    /// What the connection holds by itself.
+    #[allow(dead_code, reason = "nor does everybody count")]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.connection.held_bytes()
+    }
+
     /// Takes bytes as they come from a client.
     pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.unused.extend_from_slice(bytes);
@@ -73,33 +97,44 @@ impl Door {
             };
             let (context, settings) = (&self.context, &mut self.settings);
             let (connection, out) = (&mut self.connection, &mut self.replies);
-            match connection.execute(request, key, context, settings, out) {
-                Step::Done | Step::Save | Step::Forget(_) | Step::Sleep(_) => {}
-                Step::Listen(interests) => self.context.subscriptions.change(1, &interests),
-                Step::Kill(mut killing) => {
-                    self.closed |= killing.takes(connection);
-                    killing.finish(out);
-                }
-                Step::Submit { kind: RequestKind::Write, payload, shape, .. } => {
-                    let applied = self.store.apply(index, &payload);
-                    assert_eq!((applied.key, applied.repeated), (key, false));
-                    shape.encode(&applied.outcome, out);
-                }
-                Step::Submit { kind: RequestKind::Read, payload, shape, .. } => {
-                    let read = self.store.read(&payload);
-                    let (named, outcome) = read.expect("it was submitted as a read");
-                    assert_eq!(named, key);
-                    shape.encode(&outcome, out);
-                }
-                Step::ListClients(query) => {
-                    let mut list = ClientList::new(query);
-                    list.add(connection, context, Buffered::default());
-                    list.finish(out);
-                }
-                Step::Close => self.closed = true,
-            }
+            let step = connection.execute(request, key, context, settings, out);
+            self.act(key, index, step);
         }
         self.unused.drain(..used);
+    }
+
+    /// Does what is to be done about a request.
+    fn act(&mut self, key: RequestKey, index: Index, step: Step) {
+        let (connection, out) = (&mut self.connection, &mut self.replies);
+        match step {
+            Step::Done | Step::Save | Step::Forget(_) | Step::Sleep(_) | Step::Configured => {}
+            Step::Several(steps) => steps.into_iter().for_each(|step| self.act(key, index, step)),
+            Step::Listen(interests) => self.context.subscriptions.change(1, &interests),
+            Step::Kill(mut killing) => {
+                self.closed |= killing.takes(connection);
+                killing.finish(out);
+            }
+            Step::Submit { kind, payload, mut shape, hold, .. } => {
+                shape.list_clients(|query| list(query, connection, &self.context));
+                let (named, outcome) = if kind == RequestKind::Write {
+                    let applied = self.store.apply(index, &payload);
+                    assert!(!applied.repeated);
+                    (applied.key, applied.outcome)
+                } else {
+                    self.store.read(&payload).expect("it was submitted as a read")
+                };
+                assert_eq!(named, key);
+                if hold {
+                    connection.resume(&shape, &outcome, out);
+                } else {
+                    shape.encode(&outcome, out);
+                }
+            }
+            Step::ListClients(query) => {
+                out.extend_from_slice(&list(query, connection, &self.context));
+            }
+            Step::Close => self.closed = true,
+        }
     }
 
     /// It is that time, since 1970: by the wall clock and by the log's.
@@ -122,4 +157,12 @@ impl Door {
     pub(crate) fn closed(&self) -> bool {
         self.closed
     }
+}
+
+/// The answer to who is connected.
+fn list(query: ClientQuery, connection: &Connection, context: &Context) -> Bytes {
+    let (mut list, mut out) = (ClientList::new(query), BytesMut::new());
+    list.add(connection, context, Buffered::default());
+    list.finish(&mut out);
+    out.freeze()
 }

@@ -111,6 +111,8 @@ pub(super) struct Client {
     pub(super) half_since: Option<Instant>,
     /// What it may be owed, as of the last look.
     pub(super) room: Room,
+    /// The slot of the reply that it waits for before any later request is looked at.
+    pub(super) held_by: Option<u64>,
     /// The client sends no more.
     pub(super) ended: bool,
     /// No request is looked at any more; the connection ends when all replies are sent.
@@ -189,6 +191,7 @@ impl Client {
             heard: now,
             half_since: None,
             room,
+            held_by: None,
             ended: false,
             closing: false,
             request_bytes: 0,
@@ -200,7 +203,10 @@ impl Client {
 
     /// Whether another request may be looked at.
     pub(super) fn may_parse(&self) -> bool {
-        !self.closing && self.slots.len() < SLOTS_MAX && !self.is_crowded()
+        !self.closing
+            && self.held_by.is_none()
+            && self.slots.len() < SLOTS_MAX
+            && !self.is_crowded()
     }
 
     /// Whether as many replies wait as there is room for: for the client to read them, or for
@@ -312,7 +318,7 @@ impl Client {
     pub(super) fn answer(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
         let (shape, put_back) = match &self.slots[at].state {
-            State::Waiting(pending) => (pending.shape, false),
+            State::Waiting(pending) => (&pending.shape, false),
             State::Flying(pending) => {
                 let none_later = self.slots.range(at + 1..).all(|later| {
                     later.handed_on.is_none() || !matches!(later.state, State::Done(_))
@@ -320,7 +326,7 @@ impl Client {
                 let no_room = self.landing || !self.has_room_for(slot);
                 let reads = pending.kind == RequestKind::Read;
                 // Not behind the back of a later one, which was answered from an older state.
-                (pending.shape, no_room && reads && none_later)
+                (&pending.shape, no_room && reads && none_later)
             }
             State::Done(_) => return false,
         };
@@ -340,8 +346,12 @@ impl Client {
             let most = self.room.reply_bytes;
             let text = format!("-ERR the reply has {bytes} bytes, where {most} are allowed\r\n");
             Reply::Written(text.into())
+        } else if self.held_by == Some(slot) {
+            let (shape, mut out) = (shape.clone(), BytesMut::new());
+            self.connection.resume(&shape, &outcome, &mut out);
+            Reply::Written(out.freeze())
         } else {
-            Reply::Outcome(shape, outcome)
+            Reply::Outcome(shape.clone(), outcome)
         };
         self.finish(slot, reply)
     }
@@ -379,6 +389,11 @@ impl Client {
         self.request_bytes -= pending.payload.len();
         self.reply_bytes += reply.bytes();
         there.state = State::Done(reply);
+        if self.held_by == Some(slot) {
+            self.held_by = None;
+            // Nothing to give up where its reply was what was waited for.
+            self.connection.give_up();
+        }
         if flying {
             self.land();
         }

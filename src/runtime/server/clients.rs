@@ -18,7 +18,8 @@ use mio::{Registry, Token};
 
 use crate::kv::Outcome;
 use crate::redis::{
-    Buffered, ClientList, Connection, Context, Record, Records, Settings, Step, Took, Traffic,
+    Buffered, ClientList, ClientQuery, Connection, Context, Record, Records, Settings, Step, Took,
+    Traffic,
 };
 use crate::runtime::ears::Ears;
 use crate::runtime::status::Counts;
@@ -335,19 +336,22 @@ impl Clients {
         };
     }
 
-    /// Does what a request came to.
+    /// Does what is to be done about a request of a client, whose reply is in `aside` if there is
+    /// one yet.
     fn act(&mut self, place: usize, step: Step) {
-        let client = self.connected.get_mut(place).expect("it was found a moment ago");
         match step {
             Step::Done => {
+                let client = self.client(place);
                 if client.connection.last_command() == "config|set" {
-                    self.records = self.settings.records();
-                    self.set_ears();
+                    self.configured();
                 }
                 self.reply(place);
             }
-            Step::Submit { kind, payload, shape, hint } => {
+            Step::Submit { kind, payload, mut shape, hint, hold } => {
+                shape.list_clients(|query| list_clients(&mut self.connected, query, &self.context));
+                let client = self.connected.get_mut(place).expect("it was found a moment ago");
                 let slot = client.next_slot();
+                client.held_by = hold.then_some(slot);
                 let arrived = self.context.now;
                 let id = client.id;
                 let sequence = self.flights.add(Flight { place, client: id, slot, arrived });
@@ -355,16 +359,8 @@ impl Clients {
                 client.push_pending(Pending { kind, payload, shape, sequence, since, hint });
             }
             Step::ListClients(query) => {
-                let mut list = ClientList::new(query);
-                for (_, client) in self.connected.iter_mut() {
-                    let buffered = Buffered {
-                        incoming: client.input.len(),
-                        outgoing: client.socket.outbox.len(),
-                        memory: client.counted_bytes,
-                    };
-                    list.add(&client.connection, &self.context, buffered);
-                }
-                list.finish(&mut self.aside);
+                let list = list_clients(&mut self.connected, query, &self.context);
+                self.aside.extend_from_slice(&list);
                 self.reply(place);
             }
             Step::Kill(mut killing) => {
@@ -400,15 +396,35 @@ impl Clients {
                 self.save = true;
                 self.reply(place);
             }
+            Step::Configured => self.configured(),
+            Step::Several(steps) => {
+                for step in steps {
+                    self.act(place, step);
+                }
+            }
             Step::Close => {
-                client.closing = true;
+                self.client(place).closing = true;
                 self.reply(place);
             }
         }
     }
 
+    /// The client at a place where there is one.
+    fn client(&mut self, place: usize) -> &mut Client {
+        self.connected.get_mut(place).expect("it was found a moment ago")
+    }
+
+    /// Settings have changed.
+    fn configured(&mut self) {
+        self.records = self.settings.records();
+        self.set_ears();
+    }
+
     /// Sends what is in `aside`, behind what is owed before it.
     fn reply(&mut self, place: usize) {
+        if self.aside.is_empty() {
+            return;
+        }
         let client = self.connected.get_mut(place).expect("it was found a moment ago");
         if client.is_owed_nothing() {
             client.socket.outbox.open().extend_from_slice(&self.aside);
@@ -660,6 +676,22 @@ impl Clients {
     pub(super) fn is_own(&self, key: RequestKey) -> bool {
         self.flights.is_own(key)
     }
+}
+
+/// The answer to who is connected.
+fn list_clients(connected: &mut Slab<Client>, query: ClientQuery, context: &Context) -> Bytes {
+    let mut list = ClientList::new(query);
+    for (_, client) in connected.iter_mut() {
+        let buffered = Buffered {
+            incoming: client.input.len(),
+            outgoing: client.socket.outbox.len(),
+            memory: client.counted_bytes,
+        };
+        list.add(&client.connection, context, buffered);
+    }
+    let mut out = BytesMut::new();
+    list.finish(&mut out);
+    out.freeze()
 }
 
 /// Puts a client on a list, once.

@@ -394,3 +394,118 @@ fn how_many_clients_there_may_be_can_be_changed() {
     third.write_all(b"PING\r\n").unwrap();
     door.expect(&mut third, "+PONG\r\n");
 }
+
+/// What the store would say to a `WATCH` of one key.
+fn revision(number: i64) -> Outcome {
+    Outcome::List(vec![Outcome::Integer(number)])
+}
+
+#[test]
+fn what_comes_behind_a_watch_waits_for_its_answer_and_nothing_else_does() {
+    let mut door = Door::new();
+    let mut client = door.connect();
+    let transaction = "WATCH k\r\nPING\r\nMULTI\r\nSET k v\r\nEXEC\r\nWATCH j\r\nPING\r\n";
+    client.write_all(transaction.as_bytes()).unwrap();
+    let handed_on = door.hand_on_some();
+    assert_eq!((handed_on.len(), handed_on[0].kind), (1, RequestKind::Read));
+    for _ in 0..5 {
+        door.pass();
+    }
+    assert_eq!(door.clients.context.traffic.commands, 1, "no more is looked at");
+    door.clients.answer(handed_on[0].key, revision(7));
+    door.expect(&mut client, "+OK\r\n+PONG\r\n+OK\r\n+QUEUED\r\n");
+    // The next WATCH is under way as soon as the EXEC, and sees what that did.
+    let exec = door.hand_on_some();
+    assert_eq!((exec.len(), exec[0].kind), (1, RequestKind::Write));
+    door.clients.answer(exec[0].key, Outcome::List(vec![Outcome::Done]));
+    door.expect(&mut client, "*1\r\n+OK\r\n");
+    let watch = door.hand_on_some();
+    door.clients.answer(watch[0].key, revision(8));
+    door.expect(&mut client, "+OK\r\n+PONG\r\n");
+    // Closed in the middle, nothing is left.
+    client.write_all(b"WATCH k\r\nPING\r\n").unwrap();
+    door.hand_on_some();
+    drop(client);
+    door.later(Duration::from_secs(10));
+    door.until("its end", |door| (door.clients.context.traffic.clients == 0).then_some(()));
+    assert_eq!((door.clients.memory.held_bytes(), door.clients.next_due()), (0, None));
+}
+
+#[test]
+fn a_watch_that_fails_lets_no_exec_through() {
+    let mut door = Door::new();
+    let mut client = door.connect();
+    client.write_all(b"WATCH k\r\nMULTI\r\nSET k v\r\nEXEC\r\n").unwrap();
+    let handed_on = door.hand_on_some();
+    door.clients.fail(handed_on[0].key, Reason::NoLeader);
+    door.expect(
+        &mut client,
+        "-CLUSTERDOWN no leader is known; nothing was done\r\n+OK\r\n+QUEUED\r\n\
+         -EXECABORT Transaction discarded because of previous errors.\r\n",
+    );
+    assert!(door.hand_on().is_empty());
+    // Sent elsewhere, it does not watch here either.
+    client.write_all(b"CLUSTER SLOTS\r\nWATCH foo\r\nMULTI\r\nPING\r\nEXEC\r\n").unwrap();
+    door.expect(&mut client, "*0\r\n");
+    door.until("the watch", |door| (door.clients.context.traffic.commands == 6).then_some(()));
+    door.clients.context.leader = Some(NodeId(2));
+    door.clients.redirect();
+    door.expect(
+        &mut client,
+        "-MOVED 12182 127.0.0.1:7002\r\n+OK\r\n+QUEUED\r\n\
+         -EXECABORT Transaction discarded because of previous errors.\r\n",
+    );
+    client.write_all(b"MULTI\r\nSET foo v\r\nEXEC\r\n").unwrap();
+    door.expect(
+        &mut client,
+        "+OK\r\n-MOVED 12182 127.0.0.1:7002\r\n\
+         -EXECABORT Transaction discarded because of previous errors.\r\n",
+    );
+}
+
+#[test]
+fn what_the_door_does_within_a_transaction_is_taken_back_with_it() {
+    let mut door = Door::new();
+    let mut client = door.connect();
+    let named = b"WATCH k\r\nMULTI\r\nCLIENT SETNAME me\r\nGET k\r\nEXEC\r\nCLIENT GETNAME\r\n";
+    for (outcome, name, reply) in [
+        (Outcome::NoList, "$-1\r\n", "*-1\r\n".to_owned()),
+        (
+            Outcome::List(vec![Outcome::Value(None)]),
+            "$2\r\nme\r\n",
+            "*2\r\n+OK\r\n$-1\r\n".to_owned(),
+        ),
+    ] {
+        client.write_all(named).unwrap();
+        let watch = door.hand_on_some();
+        door.clients.answer(watch[0].key, revision(1));
+        let exec = door.hand_on_some();
+        assert_eq!(exec[0].kind, RequestKind::Read, "it writes nothing");
+        door.clients.answer(exec[0].key, outcome);
+        let queued = "+QUEUED\r\n".repeat(2);
+        door.expect(&mut client, &format!("+OK\r\n+OK\r\n{queued}{reply}{name}"));
+    }
+}
+
+#[test]
+fn queued_requests_count_for_what_a_client_holds() {
+    let mut door = Door::new();
+    let mut client = door.connect();
+    let value = "v".repeat(1_000_000);
+    let before = door.clients.memory.held_bytes();
+    client
+        .write_all(
+            format!("MULTI\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{value}\r\n").as_bytes(),
+        )
+        .unwrap_or(());
+    let mut replies = Vec::new();
+    door.until("both replies", |_| {
+        read(&mut client, &mut replies);
+        (replies == b"+OK\r\n+QUEUED\r\n").then_some(())
+    });
+    assert!(door.clients.memory.held_bytes() > before + 1_000_000);
+    client.write_all(b"DISCARD\r\n").unwrap();
+    door.expect(&mut client, "+OK\r\n");
+    door.pass();
+    assert!(door.clients.memory.held_bytes() < before + 100_000);
+}

@@ -45,6 +45,13 @@ fn plain(port: &str) {
         let replies: Vec<i64> = pipeline.query(&mut connection).expect("all of them");
         let wanted: Vec<i64> = (43..143).flat_map(|sum| [sum, sum]).collect();
         assert_eq!(replies, wanted);
+        let both: (i64, i64) = redis::pipe()
+            .atomic()
+            .incr(&number, 1)
+            .incr(&number, 1)
+            .query(&mut connection)
+            .expect("both sums");
+        assert_eq!(both, (143, 144));
         let role: Vec<Value> = redis::cmd("ROLE").query(&mut connection).expect("a list");
         assert!(!role.is_empty());
     }

@@ -1,0 +1,203 @@
+//! Transactions: the same replies as a real Redis gives, of scripts that were thought of and of
+//! random ones; and what only we do.
+
+use bowline::wire::resp::Limits;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::door::Door;
+use super::reference::Reference;
+
+/// Scripts, one a line, requests parted by semicolons. Each has a connection of its own.
+const SCRIPTS: &str = "
+EXEC; DISCARD; UNWATCH; EXEC a; MULTI; EXEC a; EXEC
+MULTI; MULTI; WATCH a; SET a 1; EXEC; GET a
+MULTI; WATCH; EXEC
+MULTI; DISCARD a; DISCARD; EXEC
+MULTI; foo; PING; EXEC; MULTI; get; EXEC
+MULTI; CLIENT foo; EXEC; MULTI; SAVE; EXEC; MULTI a
+MULTI; PING; Echo a; INCRBY x abc; SELECT 0; SELECT 99; HGETALL zz; UNWATCH; RESET; EXEC
+MULTI; EXEC; MULTI; PING; EXEC
+MULTI; SET t text; INCR t; INCR n; HSET; EXEC; MULTI; SET t text; INCR t; INCR n; EXEC; GET n
+HELLO 3 nonsense; MULTI; HSET h f v; HGETALL h; GET nothing; SET h v NX GET; TYPE h; INCR h; EXEC
+WATCH a a b; SET a 5; MULTI; SET a 6; EXEC; GET a; EXEC
+WATCH a; GET a; MULTI; SET a 7; EXEC; MULTI; INCR a; EXEC
+WATCH a; SET a 1; UNWATCH; MULTI; INCR a; EXEC
+WATCH a; SET a 1; MULTI; DISCARD; MULTI; INCR a; EXEC
+WATCH a; SET a 1; MULTI; foo; EXEC; MULTI; INCR a; EXEC
+WATCH a; SET a 1; WATCH a; MULTI; INCR a; EXEC; MULTI; INCR a; EXEC
+WATCH nothing; MULTI; PING; GET nothing; EXEC
+SET a 1; WATCH a; DEL a; MULTI; CLIENT SETNAME me; EXEC; CLIENT GETNAME
+SET a 1; WATCH a; MULTI; CLIENT SETNAME me; CLIENT GETNAME; EXEC; CLIENT GETNAME
+SET a 1; WATCH a; PEXPIRE a 100000; MULTI; PING; EXEC
+SET a 1 PX 100000; WATCH a; PERSIST a; MULTI; PING; EXEC
+SET a 1; WATCH a; FLUSHALL; MULTI; PING; EXEC; WATCH a; FLUSHALL; MULTI; PING; EXEC
+MULTI; SET a 1; GET a; DEL a; GET a; FLUSHALL; DBSIZE; MSET a 1 b 2; EXISTS a b; EXEC
+MULTI; COMMAND GETKEYS GET k; ECHO b; INCR n; CONFIG GET maxmemory; EXEC
+MULTI; AUTH a b c; SELECT x; CONFIG SET nonsense 1; CLIENT SETNAME 'a b'; EXEC; PING
+WATCH a; MULTI; foo; SET a 1; QUIT; EXEC
+MULTI; SET a 1; RESET; GET a; EXEC
+MULTI; SUBSCRIBE c; PSUBSCRIBE e*; EXEC; MULTI; PING; UNSUBSCRIBE; PUNSUBSCRIBE; MULTI; EXEC
+MULTI; PUBLISH c hello; PUBSUB NUMSUB c; INCR n; EXEC
+";
+
+/// Everything that comes back of a script until its connection is closed, a greeting apart.
+fn ours(door: &mut Door, script: &[u8]) -> String {
+    door.connect_again(Limits::default());
+    door.receive(script);
+    door.replies().escape_ascii().to_string()
+}
+
+fn compare(reference: &Reference, door: &mut Door, requests: &[String], version: u32) {
+    // The greeting's own reply tells of the server.
+    let greeting = if version == 3 { "HELLO 3\r\nECHO begin\r\n" } else { "ECHO begin\r\n" };
+    let script = format!("{greeting}{}\r\nQUIT\r\n", requests.join("\r\n"));
+    let theirs = reference.until_closed(script.as_bytes()).escape_ascii().to_string();
+    let ours = ours(door, script.as_bytes());
+    let behind = |replies: &str| {
+        let at = replies.find("begin").expect("the greeting is answered");
+        replies[at..].to_owned()
+    };
+    let (ours, theirs) = (behind(&ours), behind(&theirs));
+    assert!(ours == theirs, "RESP{version} {requests:#?}\nours   {ours}\ntheirs {theirs}");
+}
+
+#[test]
+fn transactions_are_answered_as_redis_answers_them() {
+    let Some(reference) = Reference::start() else { return };
+    let mut door = Door::new(Limits::default());
+    let flush = ["FLUSHALL".to_owned()];
+    for version in [2, 3] {
+        for script in SCRIPTS.lines().filter(|line| !line.is_empty()) {
+            compare(&reference, &mut door, &flush, version);
+            let requests: Vec<String> = script.split("; ").map(str::to_owned).collect();
+            compare(&reference, &mut door, &requests, version);
+        }
+    }
+}
+
+/// Random ones, on so few keys that watched ones change.
+#[test]
+fn random_transactions_are_answered_as_redis_answers_them() {
+    let Some(reference) = Reference::start() else { return };
+    let mut door = Door::new(Limits::default());
+    compare(&reference, &mut door, &["FLUSHALL".to_owned()], 2);
+    let mut dice = ChaCha8Rng::seed_from_u64(7);
+    let (mut conflicts, mut done) = (0, 0);
+    for round in 0..600 {
+        let requests: Vec<String> = (0..40).map(|_| random(&mut dice)).collect();
+        compare(&reference, &mut door, &requests, 2 + round % 2);
+        let queued = requests.iter().filter(|line| *line == "EXEC").count();
+        (conflicts, done) = (conflicts + usize::from(queued > 1), done + queued);
+    }
+    assert!(conflicts > 100 && done > 1_000, "{conflicts} {done}");
+}
+
+fn random(dice: &mut ChaCha8Rng) -> String {
+    const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+    const VALUES: [&str; 6] = ["1", "-7", "text", "9223372036854775807", "\"\"", "0"];
+    const FORMS: [&str; 36] = [
+        "MULTI",
+        "MULTI",
+        "MULTI",
+        "MULTI",
+        "EXEC",
+        "EXEC",
+        "EXEC",
+        "EXEC",
+        "DISCARD",
+        "WATCH K",
+        "WATCH K K",
+        "WATCH K K K",
+        "UNWATCH",
+        "PING",
+        "ECHO V",
+        "CLIENT SETNAME V",
+        "CLIENT GETNAME",
+        "SET K V",
+        "SET K V",
+        "SET K V",
+        "SET K V GET",
+        "SET K V NX",
+        "GET K",
+        "GET K",
+        "MGET K K",
+        "MSET K V K V",
+        "INCR K",
+        "INCRBY K V",
+        "APPEND K V",
+        "HSET h V V",
+        "HGETALL h",
+        "TYPE K",
+        "STRLEN K",
+        "EXISTS K K",
+        "nonesuch V",
+        "GET",
+    ];
+    let form = if dice.random_range(0..60) == 0 {
+        ["RESET", "FLUSHALL", "SAVE", "EXEC V"][dice.random_range(0..4)]
+    } else {
+        FORMS[dice.random_range(0..FORMS.len())]
+    };
+    let words = form.split(' ').map(|word| match word {
+        "K" => KEYS[dice.random_range(0..KEYS.len())],
+        "V" => VALUES[dice.random_range(0..VALUES.len())],
+        word => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// What a script of requests parted by semicolons gives.
+fn run(door: &mut Door, script: &str) -> String {
+    door.receive(format!("{}\r\n", script.replace("; ", "\r\n")).as_bytes());
+    String::from_utf8(door.replies()).expect("replies of text")
+}
+
+#[test]
+fn a_client_list_shows_who_is_in_a_transaction() {
+    let mut door = Door::new(Limits::default());
+    let list = run(&mut door, "CLIENT LIST");
+    assert!(list.contains(" flags=N ") && list.contains(" multi=-1 "), "{list}");
+    let reply = run(&mut door, "MULTI; SET k v; CLIENT LIST; CLIENT INFO; INCR n; EXEC");
+    assert!(reply.starts_with(&format!("+OK\r\n{}*4\r\n+OK\r\n$", "+QUEUED\r\n".repeat(4))));
+    assert!(reply.ends_with("\r\n:1\r\n"), "{reply}");
+    assert_eq!(reply.matches("id=3 addr=").count(), 2, "{reply}");
+    run(&mut door, "MULTI; SET k v");
+    assert_eq!(run(&mut door, "CLIENT INFO"), "+QUEUED\r\n");
+    assert!(door.held_bytes() > 20);
+    run(&mut door, "DISCARD");
+    assert_eq!(door.held_bytes(), 0);
+}
+
+#[test]
+fn what_a_door_does_beside_replying_it_does_unless_keys_are_watched() {
+    let mut door = Door::new(Limits::default());
+    let reply = run(&mut door, "MULTI; BGSAVE; EXEC");
+    assert!(reply.ends_with("*1\r\n+Background saving started\r\n"), "{reply}");
+    // It could not be taken back.
+    let reply = run(&mut door, "WATCH k; MULTI; BGSAVE; EXEC");
+    assert!(reply.ends_with("*1\r\n-ERR Command not allowed inside a transaction\r\n"), "{reply}");
+}
+
+#[test]
+fn what_is_too_large_for_the_log_is_refused_whole() {
+    let mut door = Door::new(Limits::default());
+    door.allow_payload(2_000);
+    let value = "v".repeat(700);
+    let reply = run(&mut door, &format!("MULTI; SET a {value}; SET b {value}; SET c {value}"));
+    let last = reply.lines().last().expect("it is answered");
+    assert!(last.starts_with("-ERR the transaction takes "), "{last}");
+    let reply = run(&mut door, "EXEC; EXISTS a b c");
+    assert_eq!(reply, "-EXECABORT Transaction discarded because of previous errors.\r\n:0\r\n");
+    // With what is watched it is more than it was when it was queued.
+    let watched = "w".repeat(1_500);
+    let reply = run(&mut door, &format!("WATCH {watched}; MULTI; SET a {value}; EXEC"));
+    let last = reply.lines().last().expect("it is answered");
+    assert!(last.starts_with("-EXECABORT Transaction discarded because it takes "), "{last}");
+    assert_eq!(run(&mut door, "EXISTS a; MULTI; EXEC"), ":0\r\n+OK\r\n*0\r\n");
+    let keys: Vec<String> = (0..100).map(|number| format!("key{number}")).collect();
+    assert_eq!(
+        run(&mut door, &format!("WATCH {}", keys.join(" "))),
+        "-ERR too many keys are watched\r\n"
+    );
+}
