@@ -163,9 +163,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let inbound = Inbound::new(identity, links.peers(), notes, INBOUND_FROM, Arc::clone(counts));
     let mut context = context(options, identity.cluster, &announce, clock.now());
     context.note_applied(last_saved.index);
-    context.key_count = store.key_count() as u64;
-    context.ending_count = store.ending_count() as u64;
-    context.state_digest = store.digest();
+    note_state(&mut context, &store);
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
@@ -267,6 +265,13 @@ fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError>
         };
         RunError::Listen { whom, address, source, advice }
     })
+}
+
+/// What clients are told of a state that was found.
+fn note_state(context: &mut Context, store: &Store) {
+    context.key_count = store.key_count() as u64;
+    context.ending_count = store.ending_count() as u64;
+    context.state_digest = store.digest();
 }
 
 /// What clients are told of this replica, before anything else is known.
