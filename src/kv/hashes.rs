@@ -7,8 +7,11 @@ use foldhash::fast::FixedState;
 use indexmap::IndexMap;
 
 use super::digest::{Digest, fingerprint, key_number};
+use super::extended::Extended;
+use super::number::parse_integer;
 use super::object::{Content, Object};
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Refusal};
+use super::scan::{self, Options};
 use super::snapshot::{put_bytes, take_bytes};
 use super::store::Store;
 use super::verbs::{Answer, Row, Run, Words};
@@ -19,20 +22,42 @@ pub(super) const VERBS: Row = &[
     ("hdel", Run::Write(hdel)),
     ("hlen", Run::Read(hlen)),
     ("hgetall", Run::Read(hgetall)),
+    ("hsetnx", Run::Write(hsetnx)),
+    ("hmset", Run::Write(hmset)),
+    ("hmget", Run::Read(hmget)),
+    ("hkeys", Run::Read(hkeys)),
+    ("hvals", Run::Read(hvals)),
+    ("hexists", Run::Read(hexists)),
+    ("hstrlen", Run::Read(hstrlen)),
+    ("hincrby", Run::Write(hincrby)),
+    ("hincrbyfloat", Run::Write(hincrbyfloat)),
+    ("hrandfield", Run::Read(hrandfield)),
+    ("hscan", Run::Read(hscan)),
 ];
 
 /// What a field takes in memory beside its bytes, about.
 const FIELD_BYTES: usize = 96;
+/// A hash with more fields than this, or a field or value of more bytes than that, is large: as
+/// with Redis's settings `hash-max-listpack-entries` and `-value`. Part of the state machine, so
+/// no replica may have others.
+const SMALL_FIELDS_MAX: usize = 512;
+const SMALL_BYTES_MAX: usize = 64;
+/// Most fields that are told at random with some of them several times.
+const REPEATED_MAX: usize = 1 << 20;
 
-/// Fields and their values, in the order in which they came; one that goes leaves its place to the
-/// last.
+/// Fields and their values. While it is small they keep the order in which they came. In a large
+/// one a field that goes leaves its place to the last one, and so no field ever moves to a higher
+/// place: [`hscan`] depends on that. A hash that was large once stays so.
 ///
-/// Invariant: `digest` is the sum of the fields' fingerprints, `bytes` of what they take.
+/// Invariant: `digest` is the sum of the fields' fingerprints, `bytes` of what they take. The
+/// order is the same on every replica: it is that of the log, and snapshots keep it, as they do
+/// `is_large`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hash {
     fields: IndexMap<Bytes, Bytes, FixedState>,
     digest: Digest,
     bytes: usize,
+    is_large: bool,
 }
 
 fn field_print(field: &[u8], value: &[u8]) -> u64 {
@@ -48,6 +73,7 @@ impl Hash {
     fn set(&mut self, field: &[u8], value: &[u8]) -> bool {
         self.digest.add(field_print(field, value));
         self.bytes += value.len();
+        self.is_large |= field.len().max(value.len()) > SMALL_BYTES_MAX;
         let value = Bytes::copy_from_slice(value);
         if let Some(there) = self.fields.get_mut(field) {
             let old = std::mem::replace(there, value);
@@ -57,12 +83,18 @@ impl Hash {
         }
         self.bytes += field.len() + FIELD_BYTES;
         self.fields.insert(Bytes::copy_from_slice(field), value);
+        self.is_large |= self.fields.len() > SMALL_FIELDS_MAX;
         true
     }
 
     /// Takes a field out; whether it was there.
     fn remove(&mut self, field: &[u8]) -> bool {
-        let Some((field, value)) = self.fields.swap_remove_entry(field) else { return false };
+        let removed = if self.is_large {
+            self.fields.swap_remove_entry(field)
+        } else {
+            self.fields.shift_remove_entry(field)
+        };
+        let Some((field, value)) = removed else { return false };
         self.digest.remove(field_print(&field, &value));
         self.bytes -= field.len() + value.len() + FIELD_BYTES;
         true
@@ -95,6 +127,7 @@ impl Content for Hash {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.is_large.into());
         out.put_u64_le(self.fields.len() as u64);
         for (field, value) in &self.fields {
             put_bytes(field, out);
@@ -103,7 +136,7 @@ impl Content for Hash {
     }
 
     fn read(from: &mut &[u8]) -> Option<Hash> {
-        let mut hash = Hash::default();
+        let mut hash = Hash { is_large: from.try_get_u8().ok()? != 0, ..Hash::default() };
         for _ in 0..from.try_get_u64_le().ok()? {
             let (field, value) = (take_bytes(from)?, take_bytes(from)?);
             if !hash.set(field, value) {
@@ -116,24 +149,67 @@ impl Content for Hash {
 
 /// `HSET key field value [field value ...]`
 fn hset(store: &mut Store, words: &Words<'_>) -> Answer {
+    set_many(store, words, "hset")
+}
+
+/// `HMSET key field value [field value ...]`
+fn hmset(store: &mut Store, words: &Words<'_>) -> Answer {
+    Ok(match set_many(store, words, "hmset")? {
+        Outcome::Integer(_) => Outcome::Done,
+        error => error,
+    })
+}
+
+/// Sets fields; how many of them are new.
+fn set_many(store: &mut Store, words: &Words<'_>, command: &str) -> Answer {
     let key = words.get(0)?;
-    if !words.rest(1).len().is_multiple_of(2) {
-        return Ok(Outcome::wrong_number("hset"));
+    let (pairs, rest) = words.rest(1).as_chunks::<2>();
+    if !rest.is_empty() {
+        return Ok(Outcome::wrong_number(command));
     }
     let added = store.change(key, |hash: &mut Hash| {
-        let fields = words.rest(1).chunks_exact(2);
-        let added = fields.filter(|pair| hash.set(pair[0], pair[1])).count();
+        let added = pairs.iter().filter(|[field, value]| hash.set(field, value)).count();
         (added, true)
     })?;
     store.note("hset", key);
     Ok(Outcome::count(added))
 }
 
+/// `HSETNX key field value`
+fn hsetnx(store: &mut Store, words: &Words<'_>) -> Answer {
+    let (key, field, value) = (words.get(0)?, words.get(1)?, words.get(2)?);
+    if value_of(store, key, field)?.is_some() {
+        return Ok(Outcome::flag(false));
+    }
+    store.change(key, |hash: &mut Hash| (hash.set(field, value), true))?;
+    store.note("hset", key);
+    Ok(Outcome::flag(true))
+}
+
 /// `HGET key field`
 fn hget(store: &Store, words: &Words<'_>) -> Answer {
+    Ok(Outcome::Value(value_of(store, words.get(0)?, words.get(1)?)?.cloned()))
+}
+
+/// `HMGET key field [field ...]`
+fn hmget(store: &Store, words: &Words<'_>) -> Answer {
     let hash = store.content::<Hash>(words.get(0)?)?;
-    let field = words.get(1)?;
-    Ok(Outcome::Value(hash.and_then(|hash| hash.get(field)).cloned()))
+    let value = |field: &&[u8]| hash.and_then(|hash| hash.get(field)).cloned();
+    Ok(Outcome::Values(words.rest(1).iter().map(value).collect()))
+}
+
+/// `HEXISTS key field`
+fn hexists(store: &Store, words: &Words<'_>) -> Answer {
+    Ok(Outcome::flag(value_of(store, words.get(0)?, words.get(1)?)?.is_some()))
+}
+
+/// `HSTRLEN key field`
+fn hstrlen(store: &Store, words: &Words<'_>) -> Answer {
+    Ok(Outcome::count(value_of(store, words.get(0)?, words.get(1)?)?.map_or(0, Bytes::len)))
+}
+
+fn value_of<'s>(store: &'s Store, key: &[u8], field: &[u8]) -> Result<Option<&'s Bytes>, Refusal> {
+    Ok(store.content::<Hash>(key)?.and_then(|hash| hash.get(field)))
 }
 
 /// `HDEL key field [field ...]`
@@ -151,16 +227,319 @@ fn hdel(store: &mut Store, words: &Words<'_>) -> Answer {
     Ok(Outcome::count(removed))
 }
 
+/// `HINCRBY key field amount`
+fn hincrby(store: &mut Store, words: &Words<'_>) -> Answer {
+    let (key, field) = (words.get(0)?, words.get(1)?);
+    let amount = parse_integer(words.get(2)?).ok_or(Refusal::NotAnInteger)?;
+    let old = match value_of(store, key, field)? {
+        None => 0,
+        Some(value) => parse_integer(value).ok_or(Refusal::HashNotAnInteger)?,
+    };
+    let sum = old.checked_add(amount).ok_or(Refusal::Overflow)?;
+    let text = sum.to_string();
+    store.change(key, |hash: &mut Hash| (hash.set(field, text.as_bytes()), true))?;
+    store.note("hincrby", key);
+    Ok(Outcome::Integer(sum))
+}
+
+/// `HINCRBYFLOAT key field amount`
+fn hincrbyfloat(store: &mut Store, words: &Words<'_>) -> Answer {
+    let (key, field) = (words.get(0)?, words.get(1)?);
+    let amount = Extended::parse(words.get(2)?).ok_or(Refusal::NotAFloat)?;
+    if amount.is_infinite() {
+        return Ok(Outcome::error("ERR value is NaN or Infinity"));
+    }
+    let sum = match value_of(store, key, field)?.map(|value| Extended::parse(value)) {
+        None => amount,
+        Some(None) => return Ok(Outcome::error("ERR hash value is not a float")),
+        Some(Some(old)) => old + amount,
+    };
+    if sum.is_infinite() {
+        return Ok(Outcome::error("ERR increment would produce NaN or Infinity"));
+    }
+    let text = Bytes::from(sum.to_string());
+    store.change(key, |hash: &mut Hash| (hash.set(field, &text), true))?;
+    store.note("hincrbyfloat", key);
+    Ok(Outcome::Value(Some(text)))
+}
+
 /// `HLEN key`
 fn hlen(store: &Store, words: &Words<'_>) -> Answer {
     let hash = store.content::<Hash>(words.get(0)?)?;
     Ok(Outcome::count(hash.map_or(0, |hash| hash.fields.len())))
 }
 
+fn text(bytes: &Bytes) -> Outcome {
+    Outcome::Value(Some(bytes.clone()))
+}
+
+fn text_pair((field, value): (&Bytes, &Bytes)) -> (Outcome, Outcome) {
+    (text(field), text(value))
+}
+
 /// `HGETALL key`
 fn hgetall(store: &Store, words: &Words<'_>) -> Answer {
     let hash = store.content::<Hash>(words.get(0)?)?;
-    let text = |bytes: &Bytes| Outcome::Value(Some(bytes.clone()));
     let fields = hash.into_iter().flat_map(|hash| &hash.fields);
-    Ok(Outcome::Map(fields.map(|(field, value)| (text(field), text(value))).collect()))
+    Ok(Outcome::Map(fields.map(text_pair).collect()))
+}
+
+/// `HKEYS key`
+fn hkeys(store: &Store, words: &Words<'_>) -> Answer {
+    let hash = store.content::<Hash>(words.get(0)?)?;
+    let fields = hash.into_iter().flat_map(|hash| hash.fields.keys());
+    Ok(Outcome::Values(fields.cloned().map(Some).collect()))
+}
+
+/// `HVALS key`
+fn hvals(store: &Store, words: &Words<'_>) -> Answer {
+    let hash = store.content::<Hash>(words.get(0)?)?;
+    let values = hash.into_iter().flat_map(|hash| hash.fields.values());
+    Ok(Outcome::Values(values.cloned().map(Some).collect()))
+}
+
+/// `HRANDFIELD key [count [WITHVALUES]]`: as many different fields as there are and `count` says;
+/// if that is negative, so many, and a field may come again.
+fn hrandfield(store: &Store, words: &Words<'_>) -> Answer {
+    let hash = |key| store.content::<Hash>(key);
+    let Some(count) = words.rest(1).first() else {
+        let Some(hash) = hash(words.get(0)?)? else { return Ok(Outcome::Value(None)) };
+        let place = words.below(0, hash.fields.len());
+        return Ok(Outcome::Value(hash.fields.get_index(place).map(|(field, _)| field.clone())));
+    };
+    let count = parse_integer(count).ok_or(Refusal::NotAnInteger)?;
+    if count == i64::MIN {
+        return Err(Refusal::NotAbsolute);
+    }
+    let with_values = match words.rest(2) {
+        [] => false,
+        [word] if word.eq_ignore_ascii_case(b"WITHVALUES") => true,
+        _ => return Err(Refusal::Syntax),
+    };
+    let number = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
+    if with_values && number > usize::MAX / 4 {
+        return Err(Refusal::OutOfRange);
+    }
+    let none = Hash::default();
+    let hash = hash(words.get(0)?)?.unwrap_or(&none);
+    let length = hash.fields.len();
+    let places: Vec<usize> = if count >= 0 {
+        words.different(number, length)
+    } else if length == 0 {
+        Vec::new()
+    } else if number > REPEATED_MAX {
+        // It would take memory without end, which Redis risks.
+        return Err(Refusal::OutOfRange);
+    } else {
+        (0..).take(number).map(|turn| words.below(turn, length)).collect()
+    };
+    let chosen = places.iter().filter_map(|place| hash.fields.get_index(*place));
+    Ok(if with_values {
+        Outcome::Pairs(chosen.map(text_pair).collect())
+    } else {
+        Outcome::Values(chosen.map(|(field, _)| Some(field.clone())).collect())
+    })
+}
+
+/// `HSCAN key cursor [MATCH pattern] [COUNT count]`: a small hash at once, a large one from its end
+/// to its beginning. The cursor is how many fields are left. Fields come at the end and only ever
+/// move towards the beginning, so no field that stays can get from the part that is left to the
+/// part that was told.
+fn hscan(store: &Store, words: &Words<'_>) -> Answer {
+    let cursor = match scan::cursor(words.get(1)?) {
+        Ok(cursor) => cursor,
+        Err(error) => return Ok(error),
+    };
+    let Some(hash) = store.content::<Hash>(words.get(0)?)? else {
+        return Ok(scan::reply(0, Vec::new()));
+    };
+    let options = Options::read(words, 2)?;
+    let length = hash.fields.len();
+    let (from, to) = if hash.is_large {
+        let left = usize::try_from(cursor).unwrap_or(usize::MAX);
+        let to = if left == 0 { length } else { left.min(length) };
+        (to.saturating_sub(options.count), to)
+    } else {
+        (0, length)
+    };
+    let part = hash.fields.get_range(from..to).expect("it is within the fields");
+    let fitting = part.iter().filter(|(field, _)| options.fits(field));
+    let texts = fitting.flat_map(|(field, value)| [Some(field.clone()), Some(value.clone())]);
+    Ok(scan::reply(from as u64, texts.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::store::tests::Feeder;
+    use super::*;
+
+    /// A hash of so many fields, `f0` and on, whose values are their numbers.
+    fn filled(count: usize) -> Feeder {
+        let mut feeder = Feeder::new();
+        for number in 0..count {
+            feeder.call("hset", &["h", &format!("f{number}"), &number.to_string()]);
+        }
+        feeder
+    }
+
+    fn texts(outcome: &Outcome) -> Vec<String> {
+        let text = |text: &Bytes| String::from_utf8(text.to_vec()).unwrap();
+        match outcome {
+            Outcome::Values(values) => values.iter().flatten().map(text).collect(),
+            Outcome::Value(value) => value.iter().map(text).collect(),
+            Outcome::Map(pairs) | Outcome::Pairs(pairs) => {
+                pairs.iter().flat_map(|(one, other)| [texts(one), texts(other)].concat()).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The cursor to go on with, and what was told.
+    fn scan(feeder: &mut Feeder, cursor: &str, options: &[&str]) -> (String, Vec<String>) {
+        let outcome = feeder.call("hscan", &[&["h", cursor], options].concat());
+        let Outcome::List(parts) = outcome else { panic!("{outcome:?}") };
+        (texts(&parts[0]).remove(0), texts(&parts[1]))
+    }
+
+    #[test]
+    fn a_small_hash_keeps_its_order_and_a_large_one_is_as_good() {
+        let mut feeder = filled(5);
+        feeder.call("hset", &["h", "f1", "other"]);
+        feeder.call("hdel", &["h", "f0", "f2", "nothing"]);
+        assert_eq!(texts(&feeder.call("hkeys", &["h"])), ["f1", "f3", "f4"]);
+        assert_eq!(texts(&feeder.call("hvals", &["h"])), ["other", "3", "4"]);
+        let mut feeder = filled(SMALL_FIELDS_MAX + 1);
+        feeder.call("hdel", &["h", "f0"]);
+        let first = texts(&feeder.call("hkeys", &["h"])).remove(0);
+        assert_eq!(first, format!("f{SMALL_FIELDS_MAX}"), "the last one took its place");
+        assert_eq!(feeder.call("hlen", &["h"]), Outcome::count(SMALL_FIELDS_MAX));
+    }
+
+    #[test]
+    fn a_scan_tells_every_field_that_stays_whatever_comes_and_goes() {
+        let mut feeder = filled(1_000);
+        let (mut cursor, mut told) = ("0".to_owned(), BTreeSet::new());
+        let mut rounds = 0;
+        loop {
+            let (next, found) = scan(&mut feeder, &cursor, &["COUNT", "7"]);
+            told.extend(found.chunks(2).map(|pair| pair[0].clone()));
+            rounds += 1;
+            // From both ends and the middle; those that are a multiple of 5 stay.
+            for number in [rounds, 1_000 - rounds, 400 + rounds, 300 - rounds] {
+                if number % 5 != 0 {
+                    feeder.call("hdel", &["h", &format!("f{number}")]);
+                }
+            }
+            feeder.call("hset", &["h", &format!("new{rounds}"), ""]);
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        assert!(rounds > 100, "{rounds}");
+        for number in (0..1_000).step_by(5) {
+            assert!(told.contains(&format!("f{number}")), "f{number}");
+        }
+    }
+
+    #[test]
+    fn a_scan_is_whole_where_nothing_changes_and_leaves_out_what_does_not_fit() {
+        let mut feeder = filled(SMALL_FIELDS_MAX);
+        let (cursor, found) = scan(&mut feeder, "77", &["COUNT", "1", "MATCH", "f1?"]);
+        assert_eq!((cursor.as_str(), found.len()), ("0", 20), "small, so all at once");
+        feeder.call("hset", &["h", "large", &"x".repeat(SMALL_BYTES_MAX + 1)]);
+        let (mut cursor, mut fields) = ("0".to_owned(), Vec::new());
+        loop {
+            let (next, found) = scan(&mut feeder, &cursor, &["count", "100"]);
+            fields.extend(found.chunks(2).map(|pair| pair[0].clone()));
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        assert_eq!(fields.len(), SMALL_FIELDS_MAX + 1);
+        fields.sort_unstable();
+        fields.dedup();
+        assert_eq!(fields.len(), SMALL_FIELDS_MAX + 1, "none twice");
+        let (cursor, found) = scan(&mut feeder, &u64::MAX.to_string(), &["count", "1"]);
+        assert_eq!((cursor, found.len()), (SMALL_FIELDS_MAX.to_string(), 2));
+    }
+
+    #[test]
+    fn sums_are_told_and_kept() {
+        let mut feeder = Feeder::new();
+        assert_eq!(feeder.call("hincrby", &["h", "n", "5"]), Outcome::Integer(5));
+        assert_eq!(feeder.call("hincrby", &["h", "n", "-7"]), Outcome::Integer(-2));
+        assert_eq!(texts(&feeder.call("hincrbyfloat", &["h", "n", "0.5"])), ["-1.5"]);
+        let refused = feeder.call("hincrby", &["h", "n", "1"]);
+        assert_eq!(refused, Outcome::Refused(Refusal::HashNotAnInteger));
+        feeder.call("hset", &["h", "n", &i64::MIN.to_string(), "text", "a"]);
+        let refused = feeder.call("hincrby", &["h", "n", "-1"]);
+        assert_eq!(refused, Outcome::Refused(Refusal::Overflow));
+        assert_eq!(texts(&feeder.call("hget", &["h", "n"])), [i64::MIN.to_string()]);
+        let before = feeder.store.digest();
+        for amount in ["inf", "nan", "x", "1"] {
+            let outcome = feeder.call("hincrbyfloat", &["h", "text", amount]);
+            let refused = matches!(outcome, Outcome::Error(_) | Outcome::Refused(_));
+            assert!(refused, "{amount} {outcome:?}");
+        }
+        assert_ne!(before, feeder.store.digest(), "the place in the log");
+        assert_eq!(texts(&feeder.call("hget", &["h", "text"])), ["a"]);
+    }
+
+    #[test]
+    fn chance_finds_every_field_and_none_twice_unless_asked() {
+        let mut feeder = filled(6);
+        let mut seen = BTreeSet::new();
+        for _ in 0..200 {
+            let one = texts(&feeder.call("hrandfield", &["h"]));
+            let some = texts(&feeder.call("hrandfield", &["h", "3"]));
+            assert_eq!((one.len(), some.len()), (1, 3));
+            assert_eq!(some.iter().collect::<BTreeSet<_>>().len(), 3, "{some:?}");
+            seen.insert(some);
+            assert_eq!(texts(&feeder.call("hrandfield", &["h", "-9", "withvalues"])).len(), 18);
+        }
+        assert_eq!(seen.len(), 20, "all the choices of 3 out of 6");
+        assert_eq!(texts(&feeder.call("hrandfield", &["h", "7", "WITHVALUES"])).len(), 12);
+        assert!(texts(&feeder.call("hrandfield", &["none", "-5"])).is_empty());
+        let many = (REPEATED_MAX + 1).to_string();
+        let refused = feeder.call("hrandfield", &["h", &format!("-{many}")]);
+        assert_eq!(refused, Outcome::Refused(Refusal::OutOfRange));
+    }
+
+    #[test]
+    fn equal_hashes_have_equal_digests_whatever_the_way_there() {
+        let (mut one, mut other) = (filled(3), Feeder::new());
+        one.call("hdel", &["h", "f1"]);
+        for words in [["h", "f2", "x"], ["h", "f0", "0"], ["h", "f2", "2"]] {
+            other.call("hset", &words);
+        }
+        other.call("hlen", &["h"]);
+        assert_eq!(one.store.digest(), other.store.digest());
+        one.call("hset", &["h", "f0", "2", "f2", "0"]);
+        other.call("hlen", &["h"]);
+        assert_ne!(one.store.digest(), other.store.digest());
+    }
+
+    #[test]
+    fn a_snapshot_keeps_the_order_and_what_decides_it() {
+        for large in [false, true] {
+            let mut feeder = filled(20);
+            if large {
+                feeder.call("hset", &["h", "f3", &"x".repeat(SMALL_BYTES_MAX + 1)]);
+                feeder.call("hset", &["h", "f3", "small again"]);
+            }
+            feeder.call("hdel", &["h", "f5"]);
+            let mut copy = feeder.restored();
+            assert_eq!(copy.store.digest(), feeder.store.digest());
+            for feeder in [&mut feeder, &mut copy] {
+                feeder.call("hdel", &["h", "f2"]);
+            }
+            let keys = texts(&feeder.call("hkeys", &["h"]));
+            assert_eq!(texts(&copy.call("hkeys", &["h"])), keys);
+            assert_eq!(keys[2], if large { "f18" } else { "f3" });
+        }
+    }
 }

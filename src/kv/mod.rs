@@ -10,6 +10,7 @@ mod command;
 mod digest;
 mod events;
 mod expiry;
+mod extended;
 mod generic;
 pub mod glob;
 mod hashes;

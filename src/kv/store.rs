@@ -711,9 +711,10 @@ impl fmt::Debug for Store {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::items::ItemsBuffer;
+    use super::super::snapshot::SnapshotReader;
     use super::super::verbs::Verb;
     use super::*;
-    use crate::types::{ClientId, RequestId};
+    use crate::types::{ClientId, RequestId, Term};
 
     /// Applies one operation after another under fresh names.
     #[derive(Default)]
@@ -732,6 +733,14 @@ pub(super) mod tests {
             let applied = self.apply_as(self.requests, operation);
             assert!(!applied.repeated);
             applied.outcome
+        }
+
+        /// One with the state as a snapshot brings it.
+        pub(in crate::kv) fn restored(&self) -> Feeder {
+            let last = EntryId { term: Term(1), index: self.store.applied_index() };
+            let mut reader = SnapshotReader::default();
+            self.store.write_snapshot(last, &mut |piece| reader.feed(piece).unwrap());
+            Feeder { store: reader.finish().unwrap().0, requests: self.requests }
         }
 
         fn apply_as(&mut self, request: u32, operation: Operation<'_>) -> Applied {

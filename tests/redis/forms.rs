@@ -201,10 +201,26 @@ const KEYS: &[Form] = &[
 
 const HASHES: &[Form] = &[
     same("HSET hash member value [member value ...]"),
+    same("HSET hash member int"),
+    same("HSETNX hash member value"),
+    same("HMSET hash member value [member value ...]"),
     same("HGET hash member"),
+    same("HMGET hash member [member ...]"),
     same("HDEL hash member [member ...]"),
+    same("HEXISTS hash member"),
+    same("HSTRLEN hash member"),
     same("HLEN hash"),
+    same("HINCRBY hash member int"),
+    same("HINCRBYFLOAT hash member float"),
     pairs("HGETALL hash"),
+    any_order("HKEYS hash"),
+    any_order("HVALS hash"),
+    shape("HRANDFIELD hash [some]"),
+    shape("HRANDFIELD hash some [WITHVALUES|value]"),
+    any_order("HRANDFIELD hash 1000 ; HLEN hash'"),
+    pairs("HRANDFIELD hash 1000 WITHVALUES ; HLEN hash'"),
+    shape("HSCAN hash cursor [MATCH pattern|COUNT some ...]"),
+    pairs("HSCAN hash 0 [MATCH pattern] COUNT 1000 ; HLEN hash'"),
 ];
 
 const SETS: &[Form] = &[
