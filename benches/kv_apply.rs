@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use bowline::kv::{Command, Operation, Store, WARMED_MAX};
+use bowline::kv::{Command, ItemsBuffer, Operation, Store, Verb, WARMED_MAX};
 use bowline::types::{ClientId, EntryId, RequestId, RequestKey, Term};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -52,14 +52,25 @@ impl Feeder {
     }
 
     fn put(&mut self, key: &[u8]) -> Bytes {
+        self.command(Operation::Put { key, value: VALUE })
+    }
+
+    /// A command by its verb.
+    fn call(&mut self, verb: &str, words: &[&[u8]]) -> Bytes {
+        let verb = Verb::named(verb).expect("the store has it");
+        let words: ItemsBuffer = words.iter().copied().collect();
+        self.command(Operation::Call { verb, words: words.items() })
+    }
+
+    fn command(&mut self, operation: Operation<'_>) -> Bytes {
         self.sequence += 1;
-        let operation = Operation::Put { key, value: VALUE };
         Command { key: name(self.sequence), operation }.encode()
     }
 
-    fn batch(&mut self) -> Vec<Bytes> {
+    /// Commands on random keys.
+    fn batch(&mut self, make: Make) -> Vec<Bytes> {
         let keys: Vec<u32> = (0..BATCH).map(|_| self.random.random_range(0..self.keys)).collect();
-        keys.into_iter().map(|number| self.put(&key(number))).collect()
+        keys.into_iter().map(|number| make(self, &key(number))).collect()
     }
 
     fn apply(&mut self, payload: &[u8]) {
@@ -84,12 +95,12 @@ impl Feeder {
     }
 
     /// The time that so many batches take; their making is not counted.
-    fn time(&mut self, rounds: u64, apply: Apply) -> Duration {
+    fn time(&mut self, rounds: u64, make: Make, apply: Apply) -> Duration {
         let mut spent = Duration::ZERO;
         let mut left = rounds;
         while left > 0 {
             let some = left.min(BATCHES);
-            let batches: Vec<_> = (0..some).map(|_| self.batch()).collect();
+            let batches: Vec<_> = (0..some).map(|_| self.batch(make)).collect();
             let start = Instant::now();
             for batch in &batches {
                 apply(self, batch);
@@ -100,6 +111,9 @@ impl Feeder {
         spent
     }
 }
+
+/// A command on a key.
+type Make = fn(&mut Feeder, &[u8]) -> Bytes;
 
 /// How a batch is applied.
 type Apply = fn(&mut Feeder, &[Bytes]);
@@ -120,7 +134,7 @@ fn puts(c: &mut Criterion) {
         let mut feeder = Feeder::new(keys);
         for (name, apply) in ways {
             group.bench_function(BenchmarkId::new(name, keys), |b| {
-                b.iter_custom(|rounds| feeder.time(rounds, apply));
+                b.iter_custom(|rounds| feeder.time(rounds, Feeder::put, apply));
             });
         }
     }
@@ -140,10 +154,12 @@ fn views(c: &mut Criterion) {
                     let mut spent = Duration::ZERO;
                     for _ in 0..rounds {
                         // So that all tables are the store's own again.
-                        for batch in (0..BATCHES).map(|_| feeder.batch()).collect::<Vec<_>>() {
+                        for batch in
+                            (0..BATCHES).map(|_| feeder.batch(Feeder::put)).collect::<Vec<_>>()
+                        {
                             feeder.apply_some_each(&batch);
                         }
-                        let batch = feeder.batch();
+                        let batch = feeder.batch(Feeder::put);
                         let start = Instant::now();
                         let last = last(&feeder.store);
                         let view = feeder.store.view(last);
@@ -155,6 +171,35 @@ fn views(c: &mut Criterion) {
                     }
                     spent
                 });
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Fields of hashes and values of lists, beside the puts above: of many small ones, and of a single
+/// one.
+fn collections(c: &mut Criterion) {
+    let mut group = c.benchmark_group("kv_apply");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let ways: [(&str, Make); 4] = [
+        ("hset", |feeder, key| feeder.call("hset", &[key, b"field", VALUE])),
+        ("hset_one_hash", |feeder, key| feeder.call("hset", &[b"one", key, VALUE])),
+        ("lpush_lpop", |feeder, key| {
+            if feeder.sequence.is_multiple_of(2) {
+                feeder.call("lpush", &[key, VALUE])
+            } else {
+                feeder.call("lpop", &[key])
+            }
+        }),
+        ("lpush_one_list", |feeder, _| feeder.call("lpush", &[b"one", VALUE])),
+    ];
+    for keys in [1_000, 100_000] {
+        for (name, make) in ways {
+            let mut feeder = Feeder::new(0);
+            feeder.keys = keys;
+            group.bench_function(BenchmarkId::new(name, keys), |b| {
+                b.iter_custom(|rounds| feeder.time(rounds, make, Feeder::apply_some_each));
             });
         }
     }
@@ -173,6 +218,6 @@ fn quick() -> Criterion {
 criterion_group! {
     name = benches;
     config = quick();
-    targets = puts, views
+    targets = puts, views, collections
 }
 criterion_main!(benches);

@@ -16,6 +16,7 @@ pub mod glob;
 mod hashes;
 mod items;
 mod keyspace;
+mod lists;
 mod number;
 mod object;
 mod outcome;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::hashes::Hash;
+use super::lists::List;
 use super::sets::Set;
 
 /// What a key holds.
@@ -15,6 +16,8 @@ pub enum Kind {
     Hash,
     /// Different members.
     Set,
+    /// Values in an order.
+    List,
 }
 
 /// A value that is no string. Shared with views of the state; copied when it is changed meanwhile.
@@ -22,6 +25,7 @@ pub enum Kind {
 pub(super) enum Object {
     Hash(Arc<Hash>),
     Set(Arc<Set>),
+    List(Arc<List>),
 }
 
 /// One kind of value.
@@ -47,7 +51,7 @@ pub(super) trait Content: Default + Clone {
 
 impl Kind {
     /// All kinds, by the byte that stands for each in a snapshot.
-    pub(super) const ALL: &[Kind] = &[Kind::String, Kind::Hash, Kind::Set];
+    pub(super) const ALL: &[Kind] = &[Kind::String, Kind::Hash, Kind::Set, Kind::List];
 
     /// What Redis calls it.
     pub fn name(self) -> &'static str {
@@ -55,6 +59,7 @@ impl Kind {
             Kind::String => "string",
             Kind::Hash => "hash",
             Kind::Set => "set",
+            Kind::List => "list",
         }
     }
 }
@@ -64,6 +69,7 @@ impl Object {
         match self {
             Object::Hash(_) => Kind::Hash,
             Object::Set(_) => Kind::Set,
+            Object::List(_) => Kind::List,
         }
     }
 
@@ -71,6 +77,7 @@ impl Object {
         match self {
             Object::Hash(hash) => hash.digest(),
             Object::Set(set) => set.digest(),
+            Object::List(list) => list.digest(),
         }
     }
 
@@ -78,6 +85,7 @@ impl Object {
         match self {
             Object::Hash(hash) => hash.bytes(),
             Object::Set(set) => set.bytes(),
+            Object::List(list) => list.bytes(),
         }
     }
 
@@ -85,6 +93,7 @@ impl Object {
         match self {
             Object::Hash(hash) => hash.write(out),
             Object::Set(set) => set.write(out),
+            Object::List(list) => list.write(out),
         }
     }
 
@@ -94,6 +103,7 @@ impl Object {
             Kind::String => None,
             Kind::Hash => Hash::read(from).map(|hash| Object::Hash(Arc::new(hash))),
             Kind::Set => Set::read(from).map(|set| Object::Set(Arc::new(set))),
+            Kind::List => List::read(from).map(|list| Object::List(Arc::new(list))),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::expiry;
 use super::generic;
 use super::hashes;
 use super::items::Items;
+use super::lists;
 use super::outcome::{Outcome, Refusal};
 use super::sets;
 use super::store::Store;
@@ -29,6 +30,7 @@ const ROWS: &[Row] = &[
     hashes::VERBS,
     sets::VERBS,
     transactions::VERBS,
+    lists::VERBS,
 ];
 
 /// How a verb is done.

@@ -8,6 +8,7 @@ mod entries;
 mod faces;
 mod generic;
 mod hashes;
+mod lists;
 mod sets;
 mod transactions;
 
@@ -217,6 +218,7 @@ const ROOMS: &[&[Spec]] = &[
     faces::COMMANDS,
     generic::COMMANDS,
     hashes::COMMANDS,
+    lists::COMMANDS,
     sets::COMMANDS,
     transactions::COMMANDS,
 ];

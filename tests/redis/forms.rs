@@ -147,6 +147,7 @@ pub(crate) const ROOMS: &[(&str, &[Form])] = &[
     ("keys", KEYS),
     ("hashes", HASHES),
     ("sets", SETS),
+    ("lists", LISTS),
     ("connections", CONNECTIONS),
 ];
 
@@ -158,6 +159,7 @@ pub(crate) const LAST: &[Form] = &[
     same("GET key"),
     pairs("HGETALL key"),
     any_order("SMEMBERS key"),
+    same("LRANGE key 0 -1"),
 ];
 
 const STRINGS: &[Form] = &[
@@ -218,7 +220,7 @@ const HASHES: &[Form] = &[
     shape("HRANDFIELD hash [some]"),
     shape("HRANDFIELD hash some [WITHVALUES|value]"),
     any_order("HRANDFIELD hash 1000 ; HLEN hash'"),
-    pairs("HRANDFIELD hash 1000 WITHVALUES ; HLEN hash'"),
+    any_order("HRANDFIELD hash 1000 WITHVALUES ; HLEN hash'"),
     shape("HSCAN hash cursor [MATCH pattern|COUNT some ...]"),
     pairs("HSCAN hash 0 [MATCH pattern] COUNT 1000 ; HLEN hash'"),
 ];
@@ -246,6 +248,31 @@ const SETS: &[Form] = &[
     // its table.
     any_order("SSCAN set (0|X) [MATCH pattern] COUNT 1000 ; SCARD set'"),
     same("COMMAND GETKEYS SINTERCARD few set [set ...]").once_in(4),
+];
+
+const LISTS: &[Form] = &[
+    same("LPUSH list member [member ...]"),
+    same("RPUSH list member [member ...]"),
+    same("RPUSH list member member member value"),
+    same("LPUSHX list member [member ...]"),
+    same("RPUSHX list member"),
+    same("LPOP list [count]"),
+    same("RPOP list [count]"),
+    same("LLEN list"),
+    same("LRANGE list index index"),
+    same("LRANGE list 0 -1"),
+    same("LINDEX list index"),
+    same("LSET list index value"),
+    same("LINSERT list (BEFORE|AFTER) member value"),
+    same("LREM list count member"),
+    same("LTRIM list index index").once_in(2),
+    same("RPOPLPUSH list list"),
+    same("RPOPLPUSH list list'"),
+    same("LMOVE list list (LEFT|RIGHT) (LEFT|RIGHT)"),
+    same("LMOVE list list' (LEFT|RIGHT) (LEFT|RIGHT)"),
+    same("LPOS list member [RANK count|COUNT count|MAXLEN count ...]"),
+    same("LMPOP few list [list ...] (LEFT|RIGHT) [COUNT count] ; LLEN list'"),
+    same("COMMAND GETKEYS LMPOP few list [list ...] LEFT").once_in(4),
 ];
 
 const CONNECTIONS: &[Form] = &[
