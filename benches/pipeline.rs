@@ -117,6 +117,7 @@ impl Cluster {
                 clients_bytes_max: 1 << 30,
                 idle_seconds_max: 0,
                 snapshot_log_bytes: 1 << 40,
+                disk_reserve: 0,
                 patience: Patience::default(),
             };
             let first = NEXT_SLOT.load(Ordering::Relaxed);

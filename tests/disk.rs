@@ -26,6 +26,8 @@ mod stall;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use client::Client;
 use replicas::Cluster;
@@ -93,6 +95,29 @@ fn assert_holds(cluster: &Cluster, at: usize, count: usize, bytes: usize, case: 
         let reply = client.call(&[b"GET", &key(number)]).unwrap();
         let wanted = [format!("${bytes}\r\n").as_bytes(), &value(number, bytes), b"\r\n"].concat();
         assert!(reply == wanted, "{case}: key {number} of {count} is lost\n{}", cluster.logs());
+    }
+}
+
+/// A field of `INFO`, as text.
+fn info(cluster: &Cluster, at: usize, field: &str) -> Option<String> {
+    let reply = Client::connect(cluster.address(at)).ok()?.call(&[b"INFO"]).ok()?;
+    let text = String::from_utf8(reply).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    Some(line.unwrap_or_else(|| panic!("no {field} in {text}")).to_owned())
+}
+
+/// Has a replica lead, by killing whoever else does.
+fn lead(cluster: &mut Cluster, wanted: usize) {
+    loop {
+        let leader = cluster.leader();
+        if leader == wanted {
+            return;
+        }
+        cluster.kill(leader);
+        cluster.wait_for("another leader", || cluster.leader_but(leader));
+        cluster.restart();
+        cluster.wait_until_all_serve();
+        thread::sleep(Duration::from_millis(100));
     }
 }
 

@@ -93,6 +93,9 @@ fn files(cluster: &Cluster, at: usize) -> Vec<(String, u64)> {
     let mut files = Vec::new();
     for file in fs::read_dir(cluster.replica_folder(at)).unwrap() {
         let file = file.unwrap();
+        if file.file_name() == bowline::storage::RESERVE_FILE {
+            continue;
+        }
         // It may be gone by now.
         if let Ok(about) = file.metadata() {
             files.push((file.file_name().into_string().unwrap(), about.len()));

@@ -122,6 +122,8 @@ pub enum RefusalReason {
     Replaced,
     /// Too much is under way.
     Busy,
+    /// There is too little room on the disks that would have to hold it.
+    DiskFull,
 }
 
 impl ApplyJob {

@@ -166,7 +166,9 @@ impl Leader {
         order.clear();
         order.extend((0..self.progress.len()).filter(|&position| {
             let progress = &self.progress[position];
-            !goal.is_reached_by(progress) && !goal.is_hoped_of(progress, shared)
+            !goal.is_reached_by(progress)
+                && !goal.is_hoped_of(progress, shared)
+                && !self.spares(position, shared)
         }));
         // Least recently served first: the chosen set rotates, nobody falls behind, and those
         // passed over now hear from the leader next time. Those that seem dead come last, and
@@ -202,6 +204,7 @@ impl Leader {
                 && !progress.is_probing()
                 && !progress.is_silent(shared.loss_permille)
                 && progress.has_room(&shared.config)
+                && !self.spares(position, shared)
             {
                 self.send(position, true, round_before, shared, out);
             }
@@ -249,7 +252,8 @@ impl Leader {
         out: &mut Effects,
     ) {
         let progress = &self.progress[position];
-        let entries = if with_entries && progress.has_room(&shared.config) {
+        let may_store = with_entries && !self.spares(position, shared);
+        let entries = if may_store && progress.has_room(&shared.config) {
             shared.log.slice(
                 progress.next_index(),
                 shared.config.append_entries_max,

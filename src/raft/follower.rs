@@ -129,8 +129,9 @@ impl Follower {
             return;
         }
         let known = append.entries.partition_point(|entry| entry.index() <= base);
-        shared.splice(&append.entries[known..]);
-        let proven = Index(append.prev.index.0 + append.entries.len() as u64);
+        let entries = shared.storable(&append.entries[known..]);
+        shared.splice(entries);
+        let proven = Index(append.prev.index.0 + (known + entries.len()) as u64);
         self.matched_index = self.matched_index.max(proven).max(base);
         let known = if shared.config.breaks(Mutant::CommitUncut) {
             append.commit_index.min(shared.log.last().index)

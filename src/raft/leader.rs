@@ -132,6 +132,9 @@ impl Leader {
             RequestKind::Read => self.reads.len() >= shared.config.waiting_reads_max,
         };
         match request.kind {
+            RequestKind::Write if !self.has_room(shared) => {
+                shared.refuse(request.key, RefusalReason::DiskFull, out);
+            }
             _ if full => shared.refuse(request.key, RefusalReason::Busy, out),
             RequestKind::Write => shared.append_request(&request),
             RequestKind::Read => self.reads.push(shared, self.round, request),

@@ -28,6 +28,18 @@ pub enum Msg {
     ChunkStored(ChunkStored),
     /// A leader's snapshot is on this replica's disk and in its state machine, whole.
     Installed(SnapshotId),
+    /// How much room this replica's disk has, now and then while it is short of it, and when that
+    /// begins and ends.
+    DiskRoom(DiskRoom),
+}
+
+/// How much room a replica's disk has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskRoom {
+    /// It has less than its reserve.
+    pub low: bool,
+    /// Bytes of entries that it can store for sure, if it is low.
+    pub bytes: u64,
 }
 
 /// How far a leader's snapshot has come.

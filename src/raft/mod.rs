@@ -12,7 +12,8 @@
 //! | probing, pipelining, retransmission, loss | `progress.rs`, `fanout.rs` |
 //! | linearizable reads by read index and lease (§8, thesis 6.4) | `reads.rs` |
 //! | log compaction (§7): what may go, installing a leader's snapshot | `snapshots.rs` |
-//! | handing the lead over (thesis 3.10) when the own disk is stalled | `handover.rs` |
+//! | handing the lead over (thesis 3.10) because of the own disk | `handover.rs` |
+//! | disks that are stalled or short of room | `health.rs` |
 //!
 //! Left out on purpose, until its issue comes: membership changes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -41,9 +42,9 @@ pub use effects::{
 };
 pub use log::{LogTail, Spliced};
 pub use message::{
-    AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, DiskState, Envelope,
-    InstallReply, InstallSnapshot, Msg, PeerMsg, Persisted, RequestKind, RequestVote, TimeoutNow,
-    VoteReply,
+    AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, DiskRoom, DiskState,
+    Envelope, InstallReply, InstallSnapshot, Msg, PeerMsg, Persisted, RequestKind, RequestVote,
+    TimeoutNow, VoteReply,
 };
 pub use quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
 pub use replica::{Durable, Replica};

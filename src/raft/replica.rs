@@ -108,6 +108,7 @@ impl Replica {
             }
             Msg::Applied { index } => self.shared.on_applied(index),
             Msg::SnapshotTaken(snapshot) => self.shared.on_snapshot_taken(snapshot),
+            Msg::DiskRoom(room) => self.shared.disk.note_room(room),
             Msg::ChunkStored(stored) => {
                 if let Role::Follower(_) = &self.role {
                     Follower::on_chunk_stored(&mut self.shared, stored, out);
@@ -188,6 +189,17 @@ impl Replica {
         match &self.role {
             Role::Leader(leader) => leader.handover.successor(),
             Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    /// Whether it leads and would take a write in, for all that it knows of disks and of who is to
+    /// lead.
+    pub fn takes_writes(&self) -> bool {
+        match &self.role {
+            Role::Leader(leader) => {
+                !leader.handover.is_under_way() && leader.has_room(&self.shared)
+            }
+            Role::Follower(_) | Role::Candidate(_) => false,
         }
     }
 

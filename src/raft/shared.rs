@@ -507,16 +507,17 @@ impl Shared {
         out.apply.reads.append(&mut self.ready_reads);
         let entries: Vec<Entry> =
             self.unwritten_from.take().map_or_else(Vec::new, |from| self.log.tail(from));
+        // It goes along with what there is to write, unless the room is needed.
+        let base = self.log.base().index;
+        let compact_to = (base > self.compacted_to).then_some(base);
         if entries.is_empty()
             && !self.hard_state_changed
             && self.release.is_empty()
             && self.restart_after.is_none()
+            && !(compact_to.is_some() && self.disk.is_low())
         {
             return;
         }
-        // It goes along with what there is to write: alone it is not worth a sync.
-        let base = self.log.base().index;
-        let compact_to = (base > self.compacted_to).then_some(base);
         self.compacted_to = base;
         self.last_job = self.last_job.next();
         self.disk.given(self.now);

@@ -46,7 +46,9 @@ impl Shared {
     pub(super) fn compact(&mut self, needed: Index) {
         let Some(snapshot) = self.snapshot else { return };
         let (log, config) = (&mut self.log, &self.config);
-        log.compact(snapshot.last.index.min(needed), config.log_bytes_kept, COMPACTED_MAX);
+        // Where there is no room, nothing is kept for who may need it.
+        let kept = if self.disk.is_low() { 0 } else { config.log_bytes_kept };
+        log.compact(snapshot.last.index.min(needed), kept, COMPACTED_MAX);
         log.compact(snapshot.last.index, config.log_bytes_max, COMPACTED_MAX);
     }
 

@@ -59,6 +59,12 @@ pub struct Context {
     pub snapshot: Saved,
     /// How its disk is.
     pub disk: DiskState,
+    /// Bytes that are free on it, at a recent moment.
+    pub disk_free: u64,
+    /// Below so many bytes of room writes are refused.
+    pub disk_reserve: u64,
+    /// How many writes of clients here were refused because disks were short of room.
+    pub disk_refused: u64,
     /// How often it has stalled since the start.
     pub disk_stalls: u64,
     /// How often this replica tried to hand its lead over since the start.
@@ -157,6 +163,9 @@ impl Context {
             used_memory: 0,
             snapshot: Saved::default(),
             disk: DiskState::Well,
+            disk_free: 0,
+            disk_reserve: 0,
+            disk_refused: 0,
             disk_stalls: 0,
             handovers: 0,
             log_syncs: 0,

@@ -18,6 +18,8 @@ pub enum Failure<'a> {
     NoLeader,
     /// The leader has too much under way; not applied.
     Busy,
+    /// Disks are short of room; not applied.
+    DiskFull,
     /// Its entry was replaced by another leader's; not applied, and never will be.
     Lost,
     /// It was on its way when the time was over or the leader changed: it may have been applied,
@@ -49,6 +51,12 @@ impl fmt::Display for Failure<'_> {
             Failure::Busy => {
                 f.write_str("TRYAGAIN the leader has too much under way; nothing was done")
             }
+            // The word that Redis has for a server that can't persist: no client tries again by
+            // itself, as with TRYAGAIN, for room does not come within its retries.
+            Failure::DiskFull => f.write_str(
+                "MISCONF there is too little room on the cluster's disks, so writes are refused \
+                 until there is more (INFO persistence); nothing was done",
+            ),
             Failure::Lost => f.write_str("TRYAGAIN the leader changed; nothing was done"),
             Failure::Uncertain { index: Some(index) } => {
                 write!(f, "UNCERTAIN may or may not have been applied, index={index}")
@@ -85,6 +93,7 @@ mod tests {
             (Failure::NoLeader, "-CLUSTERDOWN "),
             (Failure::Busy, "-TRYAGAIN "),
             (Failure::Lost, "-TRYAGAIN "),
+            (Failure::DiskFull, "-MISCONF "),
             (
                 Failure::Uncertain { index: Some(Index(7)) },
                 "-UNCERTAIN may or may not have been applied, index=7\r\n",

@@ -120,6 +120,9 @@ fn persistence(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("aof_last_bgrewrite_status", "ok");
     text.field("aof_last_write_status", "ok");
     text.field("disk_state", disk_name(context.disk));
+    text.field("disk_free_bytes", context.disk_free);
+    text.field("disk_reserve_bytes", context.disk_reserve);
+    text.field("disk_refused_writes", context.disk_refused);
     text.field("disk_stalls", context.disk_stalls);
 }
 

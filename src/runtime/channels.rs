@@ -25,7 +25,8 @@
 //! - `core_inbox`, [`CoreItem::Forwarded`] from the network: put in while it is under half full,
 //!   and else left with the peers. Where it is full all the same, a first copy is answered busy,
 //!   and another is dropped and counted; its client hears that nobody knows.
-//! - `core_inbox`, [`CoreItem::Persisted`] from the log writer: waits, for the core never does.
+//! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::Room`] from the log writer: wait, for
+//!   the core never does.
 //! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::ReadsAt`] from the network: wait at the
 //!   network for its next pass.
 //! - `core_inbox`, [`CoreItem::Save`] from the network: waits there for its next pass.
@@ -58,7 +59,7 @@ use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
 use crate::kv::{Event, Outcome, Store, View};
 use crate::raft::{
-    AppendJob, ApplyJob, ChunkStored, ClientRequest, Envelope, Msg, Persisted, Refusal,
+    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskRoom, Envelope, Msg, Persisted, Refusal,
     SnapshotChunk, SnapshotId,
 };
 use crate::types::{Index, NodeId, RequestKey, Term};
@@ -99,8 +100,23 @@ pub(super) enum CoreItem {
     Save,
     /// From the snapshots stage.
     Snapshot(SnapshotNews),
+    /// From the log writer: how much room there is now.
+    Room(RoomNews),
     /// From the network: it has ended, and so do all.
     Stop,
+}
+
+/// How much room the disk has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct RoomNews {
+    /// For the replica.
+    pub(super) room: DiskRoom,
+    /// Less than twice the reserve is left: time to cut the log.
+    pub(super) tight: bool,
+    /// Bytes that are free, for the log.
+    pub(super) free: u64,
+    /// Segments of the log.
+    pub(super) segments: u64,
 }
 
 /// What the snapshots stage has done.

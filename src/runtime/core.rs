@@ -16,7 +16,7 @@ use crate::wire::frame::Attempt;
 use super::Flow;
 use super::channels::{
     AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, Forwarded, Install,
-    JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, SnapshotNews, SnapshotWork,
+    JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, RoomNews, SnapshotNews, SnapshotWork,
 };
 use super::clock::Clock;
 use super::log_clock::LogClock;
@@ -26,6 +26,12 @@ use super::status::{Board, Counts};
 const RETRY: Duration = Duration::from_millis(1);
 /// How often a view of the replica is put on the board, while there are passes.
 const BOARD_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where room is scarce, or is missing, and the log has so many segments, a snapshot is taken so
+/// that some of them can go; not more often than this.
+const TIGHT_SEGMENTS_MIN: u64 = 4;
+const LOW_SEGMENTS_MIN: u64 = 2;
+const CUT_INTERVAL: Duration = Duration::from_secs(20);
 
 /// What becomes of a client's request at a replica that does not lead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +75,10 @@ pub(super) struct Core {
     log_clock: LogClock,
     /// How the disk is, as the log has it.
     disk: DiskState,
+    /// Bytes that are free on it, as last heard.
+    free: u64,
+    /// When a snapshot was last asked for because of that.
+    cut_asked_at: Instant,
     /// Where a view of the replica is put, and when that was last done.
     board: Arc<Board>,
     board_at: Instant,
@@ -123,6 +133,8 @@ impl Core {
             lead: Lead::default(),
             log_clock: LogClock::default(),
             disk: DiskState::default(),
+            free: 0,
+            cut_asked_at: Instant::ZERO,
             board,
             board_at: Instant::ZERO,
             counts,
@@ -203,6 +215,7 @@ impl Core {
                 Some(CoreItem::ReadsAt(reads)) => self.take_reads(reads),
                 Some(CoreItem::Save) => self.applies.save = true,
                 Some(CoreItem::Snapshot(news)) => self.on_snapshot_news(news),
+                Some(CoreItem::Room(news)) => self.on_room(news),
                 Some(CoreItem::Stop) => return Flow::Stop,
                 None => break,
             }
@@ -227,7 +240,7 @@ impl Core {
     /// Whether this replica is to move the log's clock on. Under the course's simulator no key
     /// ends.
     fn moves_clock(&self) -> bool {
-        self.unless_leading == UnlessLeading::Refuse && self.replica.leads()
+        self.unless_leading == UnlessLeading::Refuse && self.replica.takes_writes()
     }
 
     fn on_applied(&mut self, applied: Applied) {
@@ -258,6 +271,21 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// There is more room or less. Where it is scarce a snapshot is taken, if the log can be cut
+    /// behind one.
+    fn on_room(&mut self, news: RoomNews) {
+        self.free = news.free;
+        let segments_min = if news.room.low { LOW_SEGMENTS_MIN } else { TIGHT_SEGMENTS_MIN };
+        if news.tight
+            && news.segments >= segments_min
+            && self.now >= self.cut_asked_at + CUT_INTERVAL
+        {
+            self.cut_asked_at = self.now;
+            self.applies.save = true;
+        }
+        self.handle(Msg::DiskRoom(news.room));
     }
 
     /// Tells the replica of its snapshot, once it knows that all in it was applied.
@@ -299,7 +327,8 @@ impl Core {
                 | Msg::Applied { .. }
                 | Msg::SnapshotTaken(_)
                 | Msg::ChunkStored(_)
-                | Msg::Installed(_) => {}
+                | Msg::Installed(_)
+                | Msg::DiskRoom(_) => {}
             }
         }
         if let Msg::Client(ClientRequest { kind: RequestKind::Write, .. }) = &message
@@ -420,6 +449,14 @@ impl Core {
                 "the disk is stalled: for a second it has finished no write; this replica leads no \
                  longer than it must, and does not stand for election"
             ),
+            DiskState::Low if before == DiskState::Well => tracing::warn!(
+                free_bytes = self.free,
+                "the disk is short of room, less than --disk-reserve is left: while this replica \
+                 leads it refuses writes; make room on the disk"
+            ),
+            DiskState::Well if before == DiskState::Low => {
+                tracing::info!(free_bytes = self.free, "the disk has room again");
+            }
             DiskState::Low | DiskState::Well => {
                 tracing::info!(?before, now = ?disk, "the disk writes again");
             }

@@ -9,11 +9,14 @@
 
 use std::sync::Arc;
 
+use crossbeam::channel::RecvTimeoutError;
+
 use crate::raft::{AppendJob, Persisted};
 use crate::storage::{Log, RealDisk, StorageError};
 
 use super::channels::{AppendBatch, CoreItem, LogWriterEnds};
 use super::course::NeverRestarts;
+use super::room::{INTERVAL, RoomWatch};
 use super::status::Counts;
 
 /// Exit code of a process whose disk failed.
@@ -27,6 +30,8 @@ pub(super) struct LogWriter {
     ends: LogWriterEnds,
     /// A pass on a shared thread was put off.
     put_off: bool,
+    /// How much room the disk has; `None` where there is no disk.
+    room: Option<RoomWatch>,
     counts: Arc<Counts>,
 }
 
@@ -38,16 +43,17 @@ impl LogWriter {
         ends: LogWriterEnds,
         counts: Arc<Counts>,
     ) -> LogWriter {
-        LogWriter { log: None, ends, put_off: false, counts }
+        LogWriter { log: None, ends, put_off: false, room: None, counts }
     }
 
     /// A writer that makes durable what it vouches for.
     pub(super) fn durable(
         log: Log<RealDisk>,
+        room: RoomWatch,
         ends: LogWriterEnds,
         counts: Arc<Counts>,
     ) -> LogWriter {
-        LogWriter { log: Some(Box::new(log)), ends, put_off: false, counts }
+        LogWriter { log: Some(Box::new(log)), ends, put_off: false, room: Some(room), counts }
     }
 
     /// Whether it never waits for a disk, so that it may share a thread with the core.
@@ -57,8 +63,22 @@ impl LogWriter {
 
     /// Passes without end, on a thread of its own, until the core has ended.
     pub(super) fn run(&mut self) {
-        while let Ok(batch) = self.ends.jobs.recv() {
-            self.run_once(batch);
+        loop {
+            self.measure_room();
+            match self.ends.jobs.recv_timeout(INTERVAL) {
+                Ok(batch) => self.run_once(batch),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn measure_room(&mut self) {
+        let (Some(log), Some(room)) = (&mut self.log, &mut self.room) else { return };
+        let segments = log.stats().segments;
+        if let Some(news) = room.measure(log.disk_mut(), segments) {
+            // An error means that the core has ended, and then so do we.
+            let _ = self.ends.to_core.send(CoreItem::Room(news));
         }
     }
 
@@ -171,7 +191,8 @@ mod tests {
     #[test]
     fn every_job_is_completed_in_order_and_lets_go_what_waited() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
-        let mut log_writer = LogWriter { log: None, ends, put_off: false, counts: Arc::default() };
+        let mut log_writer =
+            LogWriter { log: None, ends, put_off: false, room: None, counts: Arc::default() };
         let batch = |jobs, bytes| AppendBatch { jobs, bytes };
         core.to_log_writer.send(batch(vec![job(3, Some(9))], 30)).unwrap();
         log_writer.run_once(batch(vec![job(1, Some(7)), job(2, None)], 12));
@@ -218,7 +239,8 @@ mod tests {
     #[test]
     fn what_a_full_network_does_not_take_is_dropped_and_counted_but_completed() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
-        let mut log_writer = LogWriter { log: None, ends, put_off: false, counts: Arc::default() };
+        let mut log_writer =
+            LogWriter { log: None, ends, put_off: false, room: None, counts: Arc::default() };
         for sequence in 1..=QUEUE_LEN as u64 + 1 {
             log_writer.run_once(AppendBatch { jobs: vec![job(sequence, None)], bytes: 1 });
             assert!(core.inbox.try_recv().is_ok(), "job {sequence} is not completed");

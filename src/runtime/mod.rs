@@ -31,6 +31,7 @@ mod lines;
 mod log_clock;
 mod log_writer;
 mod network;
+mod room;
 mod server;
 mod snapshots;
 mod status;

@@ -343,6 +343,7 @@ mod tests {
                     | CoreItem::ReadsAt(_)
                     | CoreItem::Save
                     | CoreItem::Snapshot(_)
+                    | CoreItem::Room(_)
                     | CoreItem::Stop => None,
                 })
                 .flatten()

@@ -20,7 +20,7 @@ use crate::storage::{
 
 use super::channels::{CoreItem, Install, QUEUE_LEN, SnapshotEnds, SnapshotNews, SnapshotWork};
 use super::log_writer::fail;
-use super::status::Counts;
+use super::status::{Counts, RoomBoard};
 
 /// Bytes of a snapshot in one message to a follower.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -185,7 +185,10 @@ pub(super) struct Snapshots {
     incoming: Option<Incoming>,
     /// Which snapshots followers are being sent, and when a chunk was last asked for.
     outgoing: Vec<(SnapshotId, Instant)>,
+    /// A leader's that there was no room for, so that it is told of once.
+    refused: Option<SnapshotId>,
     board: Arc<SnapshotBoard>,
+    room: Arc<RoomBoard>,
     ends: SnapshotEnds,
     counts: Arc<Counts>,
 }
@@ -194,13 +197,24 @@ impl Snapshots {
     pub(super) fn new(
         files: Files<RealDisk>,
         board: Arc<SnapshotBoard>,
+        room: Arc<RoomBoard>,
         ends: SnapshotEnds,
         counts: Arc<Counts>,
     ) -> Snapshots {
         if let Some(latest) = files.latest() {
             board.note(latest);
         }
-        Snapshots { files, taking: None, incoming: None, outgoing: Vec::new(), board, ends, counts }
+        Snapshots {
+            files,
+            taking: None,
+            incoming: None,
+            outgoing: Vec::new(),
+            refused: None,
+            board,
+            room,
+            ends,
+            counts,
+        }
     }
 
     /// Passes without end, on a thread of its own, until core and applier have ended.
@@ -250,6 +264,11 @@ impl Snapshots {
     // This replica's own.
 
     fn take(&mut self, view: View) {
+        // About as large as the last one: where that does not fit, this one is not begun.
+        if !self.room.fits_snapshot(self.board.bytes()) {
+            self.do_without_room();
+            return;
+        }
         let source = SnapshotWriter::new(view);
         match self.files.begin(SnapshotSource::Own) {
             Ok(file) => {
@@ -267,6 +286,12 @@ impl Snapshots {
         let mut mark = None;
         while mark.is_none() && slice.len() < SLICE_BYTES {
             mark = source.write(&mut |piece| slice.extend_from_slice(piece));
+        }
+        if !self.room.fits_snapshot(slice.len() as u64) {
+            let abandoned = self.files.abandon(taking.file);
+            self.do_without_room();
+            abandoned.unwrap_or_else(|error| fail(&error));
+            return;
         }
         if let Err(error) = self.files.write(file, slice) {
             let abandoned = self.files.abandon(taking.file);
@@ -306,6 +331,13 @@ impl Snapshots {
             fail(error);
         }
         tracing::error!("a snapshot could not be taken, so the log grows: {error}");
+        self.board.end(true);
+    }
+
+    /// A snapshot was not taken, or not to its end, for what room there is has to be left.
+    fn do_without_room(&self) {
+        let free_bytes = self.room.read().free;
+        tracing::warn!(free_bytes, "there is no room for a snapshot, so the log is not cut");
         self.board.end(true);
     }
 
@@ -351,6 +383,15 @@ impl Snapshots {
         let SnapshotChunk { snapshot, round, offset, ref chunk } = *chunk;
         if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot) {
             self.forget_incoming();
+            if !self.room.fits_snapshot(snapshot.bytes) {
+                if self.refused.replace(snapshot) != Some(snapshot) {
+                    let free_bytes = self.room.read().free;
+                    tracing::warn!(last = %snapshot.last, bytes = snapshot.bytes, free_bytes,
+                        "there is no room for the leader's snapshot");
+                }
+                // The leader asks again.
+                return;
+            }
             match self.files.begin(SnapshotSource::Incoming) {
                 Ok(file) => {
                     tracing::info!(last = %snapshot.last, bytes = snapshot.bytes,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::raft::Status;
+use crate::storage::Room;
 
 /// The core's latest view of itself, beside the path of requests: written now and then, read by
 /// whoever wants to look inside.
@@ -86,4 +87,38 @@ pub struct Counts {
     pub uncertain: Count,
     /// Network: commands answered `CLUSTERDOWN`.
     pub cluster_down: Count,
+    /// Network: commands answered `MISCONF`, for want of room on disks.
+    pub disk_full: Count,
+}
+
+/// How much room the disk has, at a recent moment: written by the log writer, read by the snapshots
+/// stage and by whoever looks inside.
+#[derive(Debug, Default)]
+pub(super) struct RoomBoard {
+    free: AtomicU64,
+    held: AtomicU64,
+    /// The setting, which never changes.
+    pub(super) reserve: u64,
+}
+
+impl RoomBoard {
+    pub(super) fn new(reserve: u64) -> RoomBoard {
+        RoomBoard { reserve, ..RoomBoard::default() }
+    }
+
+    pub(super) fn write(&self, room: Room) {
+        self.free.store(room.free, Ordering::Relaxed);
+        self.held.store(room.held, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> Room {
+        let (free, held) = (&self.free, &self.held);
+        Room { free: free.load(Ordering::Relaxed), held: held.load(Ordering::Relaxed) }
+    }
+
+    /// Whether so many bytes of a snapshot can be written: that may take of the reserve what no
+    /// file holds, but not all.
+    pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
+        self.read().free >= bytes.saturating_add(self.reserve / 8)
+    }
 }

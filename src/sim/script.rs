@@ -12,6 +12,7 @@
 //! run                     until nothing is on its way
 //! run 300ms               so long, whatever happens
 //! crash 1; restart 1      pause 1; resume 1; slow 1: its syncs end only by  sync 1 ; fast 1
+//! room 1 500              its disk is short of room, it can store so many bytes;  room 1  enough
 //! lag 1 20ms              its applying takes so long from now on
 //! clock 1 2000            goes so many ppm too fast from now on
 //! show; count             what each replica knows; what was sent since the last count
@@ -61,6 +62,8 @@ pub enum Statement {
     Sync(NodeId),
     /// Lets its syncs end by themselves.
     Fast(NodeId),
+    /// Gives its disk so little room, or enough.
+    Room(NodeId, Option<u64>),
     /// Makes its applying take so long.
     Lag(NodeId, Duration),
     /// Sets the rate of its clock.
@@ -199,6 +202,11 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         "slow" => Ok(Statement::Slow(one()?)),
         "sync" => Ok(Statement::Sync(one()?)),
         "fast" => Ok(Statement::Fast(one()?)),
+        "room" => match rest {
+            [id] => Ok(Statement::Room(node(id)?, None)),
+            [id, bytes] => Ok(Statement::Room(node(id)?, Some(number(bytes)?))),
+            _ => Err("write: room 1 500, or room 1".to_owned()),
+        },
         "lag" => match rest {
             [id, time] => Ok(Statement::Lag(node(id)?, span(time)?)),
             _ => Err("write: lag 1 20ms".to_owned()),

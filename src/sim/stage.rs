@@ -11,7 +11,7 @@ use super::script::{Catch, Cluster, ScriptError, Statement, Which, Wish, parse};
 use super::trace::{Trace, message_text};
 use super::world::{Door, Happening, World};
 use crate::kv::{Command, Operation};
-use crate::raft::{ClientRequest, Envelope, PeerStatus, RequestKind, RoleName};
+use crate::raft::{ClientRequest, DiskRoom, Envelope, PeerStatus, RequestKind, RoleName};
 use crate::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey, Term};
 
 /// Events after which a `run` is given up: something talks without end.
@@ -171,6 +171,10 @@ impl Stage {
             Statement::Fast(id) => {
                 self.world.node_mut(*id).held.syncs = false;
                 self.world.sync(*id)?;
+            }
+            Statement::Room(id, bytes) => {
+                let room = DiskRoom { low: bytes.is_some(), bytes: bytes.unwrap_or(0) };
+                self.world.room(*id, room)?;
             }
             Statement::Lag(id, span) => {
                 self.world.node_mut(*id).paces.apply = Pace::always(*span);

@@ -16,8 +16,8 @@ use super::trace::Trace;
 use crate::config::Config;
 use crate::kv::Outcome;
 use crate::raft::{
-    AppendJob, ClientRequest, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason, Replica,
-    RequestKind, RoleName,
+    AppendJob, ClientRequest, DiskRoom, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason,
+    Replica, RequestKind, RoleName,
 };
 use crate::record::EntryKind;
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
@@ -323,6 +323,15 @@ impl World {
             self.synced(place)?;
         }
         Ok(())
+    }
+
+    /// A replica hears how much room its disk has.
+    ///
+    /// # Errors
+    /// If a rule was broken.
+    pub fn room(&mut self, id: NodeId, room: DiskRoom) -> Result<(), Violation> {
+        let place = self.place(id);
+        self.arrives(place, Msg::DiskRoom(room))
     }
 
     /// Ends the sync that a script holds, and begins the next one if something waits.

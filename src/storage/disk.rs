@@ -5,8 +5,10 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::StorageError;
+use super::reserve::{RESERVE_FILE, Reserve, Room, is_full};
 
 /// One folder of files.
 ///
@@ -177,6 +179,8 @@ pub struct RealDisk {
     handle: File,
     /// Its lock ends when it is closed, also by the process's death.
     lock: File,
+    /// Shared by all that have this folder open. Locked only when a file is made or room measured.
+    reserve: Arc<Mutex<Reserve>>,
 }
 
 impl RealDisk {
@@ -202,7 +206,10 @@ impl RealDisk {
             .open(&path)
             .map_err(|source| failed("opening", &path, source))?;
         match lock.try_lock() {
-            Ok(()) => Ok(RealDisk { folder: folder.to_owned(), handle, lock }),
+            Ok(()) => {
+                let reserve = Arc::new(Mutex::new(Reserve::of(folder)));
+                Ok(RealDisk { folder: folder.to_owned(), handle, lock, reserve })
+            }
             Err(TryLockError::WouldBlock) => {
                 Err(StorageError::Locked { folder: folder.display().to_string() })
             }
@@ -219,7 +226,57 @@ impl RealDisk {
             file.try_clone().map_err(|source| failed("opening once more", &self.folder, source))
         };
         let (handle, lock) = (again(&self.handle)?, again(&self.lock)?);
-        Ok(RealDisk { folder: self.folder.clone(), handle, lock })
+        let reserve = Arc::clone(&self.reserve);
+        Ok(RealDisk { folder: self.folder.clone(), handle, lock, reserve })
+    }
+
+    /// From now on so many bytes are held in reserve, as far as there is room: files that must be
+    /// made take what they need of it when there is no other.
+    ///
+    /// # Errors
+    /// If its file can't be made or changed.
+    pub fn keep_reserve(&self, bytes: u64) -> Result<(), StorageError> {
+        let mut reserve = self.reserve();
+        let kept = reserve.want(bytes).and_then(|()| reserve.refill());
+        kept.map_err(|source| failed("keeping in reserve", &self.folder, source))
+    }
+
+    /// Makes the reserve whole again, as far as there is room.
+    ///
+    /// # Errors
+    /// If its file can't be changed.
+    pub fn refill_reserve(&self) -> Result<(), StorageError> {
+        let refilled = self.reserve().refill();
+        refilled.map_err(|source| failed("keeping in reserve", &self.folder, source))
+    }
+
+    /// How much room there is.
+    ///
+    /// # Errors
+    /// If the system doesn't say.
+    pub fn room(&self) -> Result<Room, StorageError> {
+        let counts = rustix::fs::fstatvfs(&self.handle)
+            .map_err(|source| failed("measuring the room in", &self.folder, source.into()))?;
+        let free = counts.f_bavail.saturating_mul(counts.f_frsize);
+        Ok(Room { free, held: self.reserve().held() })
+    }
+
+    fn reserve(&self) -> MutexGuard<'_, Reserve> {
+        self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what needs so much room, if need be with the reserve's.
+    fn with_reserve<T>(
+        &self,
+        bytes: u64,
+        mut make: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            match make() {
+                Err(error) if is_full(&error) && self.reserve().give_up(bytes)? => {}
+                made => return made,
+            }
+        }
     }
 
     /// Where it is.
@@ -279,7 +336,7 @@ impl Disk for RealDisk {
         let mut names = Vec::new();
         for file in fs::read_dir(&self.folder)? {
             let name = file?.file_name().to_string_lossy().into_owned();
-            if name != LOCK_FILE {
+            if name != LOCK_FILE && name != RESERVE_FILE {
                 names.push(name);
             }
         }
@@ -293,9 +350,10 @@ impl Disk for RealDisk {
 
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<RealFile> {
         let path = self.folder.join(name);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let options = OpenOptions::new().read(true).write(true).create_new(true).clone();
+        let file = self.with_reserve(0, || options.open(&path))?;
         if bytes > 0 {
-            set_aside(&file, bytes)?;
+            self.with_reserve(bytes, || set_aside(&file, bytes))?;
         }
         Ok(RealFile::new(file, &path))
     }
@@ -393,15 +451,17 @@ fn make_and_sync(folder: &Path) -> io::Result<()> {
 
 /// Gives a new file its length, and its room if the file system can set it aside: then no later
 /// write can fail for want of it, and none changes the file's size, which a sync would have to
-/// write too.
-fn set_aside(file: &File, bytes: u64) -> io::Result<()> {
+/// write too. Whether it could.
+pub(super) fn set_aside(file: &File, bytes: u64) -> io::Result<bool> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::retry_on_intr;
     // A signal may interrupt it, one that stops the process and lets it go on among them.
     match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, bytes)) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         // Some file systems can't. What is lost is speed and an early "no space", not safety.
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(bytes),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            file.set_len(bytes).map(|()| false)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -32,6 +32,7 @@ pub mod mem_disk;
 mod meta;
 mod peers;
 mod recovery;
+mod reserve;
 mod sector;
 mod segment;
 mod snapshots;
@@ -42,6 +43,7 @@ pub use log::{Log, LogOptions, LogStats};
 pub use mem_disk::MemDisk;
 pub use peers::{PeerNotes, Sighting};
 pub use recovery::check_segment;
+pub use reserve::{RESERVE_FILE, Room};
 pub use snapshots::{Loaded, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots};
 
 use crate::types::NodeId;

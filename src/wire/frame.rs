@@ -258,6 +258,7 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
                 RefusalReason::NotLeader => 0,
                 RefusalReason::Replaced => 1,
                 RefusalReason::Busy => 2,
+                RefusalReason::DiskFull => 3,
             });
         }
         Frame::AskReadIndex { ticket } => out.put_u64_le(*ticket),
@@ -405,6 +406,7 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
                 0 => RefusalReason::NotLeader,
                 1 => RefusalReason::Replaced,
                 2 => RefusalReason::Busy,
+                3 => RefusalReason::DiskFull,
                 _ => return Err(FrameError::Body(kind)),
             };
             Frame::Refused { key, reason }

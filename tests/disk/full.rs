@@ -5,20 +5,22 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use super::client::Client;
-use super::replicas::{Cluster, free_port};
-use super::{EXIT_DISK, LARGE, assert_holds, write};
+use super::replicas::{Cluster, PATIENCE, free_port};
+use super::{EXIT_DISK, LARGE, assert_holds, info, key, lead, value, write};
 
 /// A namespace with a small file system mounted over a folder.
 struct SmallDisk(Child);
 
 impl SmallDisk {
-    /// Room for two segments, mounted over a replica's folder, with what that folder held.
-    fn over(folder: &std::path::Path) -> Option<SmallDisk> {
-        let script = "mkdir $0.copy && cp -a $0/. $0.copy && mount -t tmpfs -o size=40m tmpfs $0 \
+    /// So much room mounted over the folder of a replica that does not run, with what that held.
+    fn over(cluster: &Cluster, at: usize, size: &str) -> Option<SmallDisk> {
+        let folder = cluster.replica_folder(at);
+        let script = "mkdir $0.copy && cp -a $0/. $0.copy && mount -t tmpfs -o size=$1 tmpfs $0 \
                       && cp -a $0.copy/. $0 && echo ready && exec cat";
         let mut child = Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "--", "sh", "-c", script])
             .arg(folder)
+            .arg(size)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -28,7 +30,12 @@ impl SmallDisk {
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout).read_line(&mut line).ok()?;
         let disk = SmallDisk(child);
-        (line == "ready\n").then_some(disk)
+        if line != "ready\n" {
+            // Nothing that could be installed: containers often forbid it.
+            eprintln!("skipped: this system lets nobody mount a small file system");
+            return None;
+        }
+        Some(disk)
     }
 
     /// A command inside.
@@ -38,6 +45,33 @@ impl SmallDisk {
         command.arg(self.0.id().to_string()).arg("--");
         command
     }
+
+    /// Starts the replica whose folder this is over.
+    fn start(&self, cluster: &mut Cluster, at: usize) {
+        let served = cluster.command(at);
+        let mut command = self.enter();
+        command.arg(served.get_program()).args(served.get_args());
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        cluster.start_as(at, command);
+    }
+
+    /// Takes all the room that there is, with a file that is nobody's here.
+    fn fill(&self, cluster: &Cluster, at: usize) {
+        let mut fill = self.enter();
+        let to = format!("of={}", foreign(cluster, at).display());
+        fill.args(["dd", "if=/dev/zero", &to, "bs=64k"]).stderr(Stdio::null());
+        assert!(!fill.status().unwrap().success(), "it never became full");
+    }
+
+    /// Gives that room back.
+    fn free(&self, cluster: &Cluster, at: usize) {
+        let status = self.enter().arg("rm").arg(foreign(cluster, at)).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+fn foreign(cluster: &Cluster, at: usize) -> std::path::PathBuf {
+    cluster.replica_folder(at).join("foreign")
 }
 
 impl Drop for SmallDisk {
@@ -67,25 +101,16 @@ fn a_limit_on_the_size_of_files_is_told() {
     assert!(text.contains("limited/segment-"), "{text}");
 }
 
+/// As if no room were kept: the replica ends when it needs some and there is none.
 #[test]
 fn a_full_disk_is_told_and_what_was_acknowledged_is_there_when_it_has_room_again() {
-    let mut cluster = Cluster::start(1, "auto");
+    let mut cluster = Cluster::start_with(1, "auto", &["--disk-reserve", "0"]);
     cluster.wait_until_all_serve();
     cluster.kill(0);
     let folder = cluster.replica_folder(0);
-    let Some(disk) = SmallDisk::over(&folder) else {
-        // Nothing that could be installed: containers often forbid it.
-        eprintln!("skipped: this system lets nobody mount a small file system");
-        return;
-    };
-    let start = |cluster: &mut Cluster| {
-        let served = cluster.command(0);
-        let mut command = disk.enter();
-        command.arg(served.get_program()).args(served.get_args());
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
-        cluster.start_as(0, command);
-    };
-    start(&mut cluster);
+    // Room for two segments.
+    let Some(disk) = SmallDisk::over(&cluster, 0, "40m") else { return };
+    disk.start(&mut cluster, 0);
     cluster.wait_until_all_serve();
     let acknowledged = write(&cluster, 0, 0, 100, LARGE);
     assert!((16..40).contains(&acknowledged), "{acknowledged}\n{}", cluster.logs());
@@ -94,7 +119,7 @@ fn a_full_disk_is_told_and_what_was_acknowledged_is_there_when_it_has_room_again
     let place = folder.display().to_string();
     assert!(logs.contains("make room on the disk") && logs.contains(&place), "{logs}");
     // As long as there is no room it serves what it has, until it needs more.
-    start(&mut cluster);
+    disk.start(&mut cluster, 0);
     cluster.wait_for("a start on a full disk", || {
         let client = Client::connect(cluster.address(0));
         client.ok()?.call(&[b"GET", b"key0"]).ok().filter(|reply| reply.starts_with(b"$1048576"))
@@ -104,9 +129,161 @@ fn a_full_disk_is_told_and_what_was_acknowledged_is_there_when_it_has_room_again
     let mut grow = disk.enter();
     grow.args(["mount", "-o", "remount,size=200m"]).arg(&folder);
     assert!(grow.status().unwrap().success());
-    start(&mut cluster);
+    disk.start(&mut cluster, 0);
     cluster.wait_until_all_serve();
     assert_holds(&cluster, 0, acknowledged, LARGE, "with room again");
     assert_eq!(write(&cluster, 0, acknowledged, acknowledged + 20, LARGE), acknowledged + 20);
     assert_holds(&cluster, 0, acknowledged + 20, LARGE, "with more than fitted before");
+}
+
+/// Writes, each to a key of its own, and what became of them.
+#[derive(Default)]
+struct Outcomes {
+    done: Vec<usize>,
+    refused: Vec<usize>,
+}
+
+impl Outcomes {
+    /// Writes one value. Whether it was done; else it was refused for want of room, and nothing
+    /// else may happen.
+    #[track_caller]
+    fn write(&mut self, client: &mut Client, cluster: &Cluster) -> bool {
+        let number = self.done.len() + self.refused.len();
+        let reply = client.call(&[b"SET", &key(number), &value(number, SMALL)]);
+        let reply = reply.unwrap_or_else(|error| panic!("{error}\n{}", cluster.logs()));
+        let done = reply == b"+OK\r\n";
+        assert!(
+            done || reply.starts_with(b"-MISCONF "),
+            "{}\n{}",
+            reply.escape_ascii(),
+            cluster.logs()
+        );
+        if done { &mut self.done } else { &mut self.refused }.push(number);
+        done
+    }
+
+    /// All that was done must be there, and nothing that was refused.
+    #[track_caller]
+    fn check(&self, cluster: &Cluster, at: usize, case: &str) {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        let mut get = |number: &usize| client.call(&[b"GET", &key(*number)]).unwrap();
+        for number in &self.done {
+            let head = format!("${SMALL}\r\n").into_bytes();
+            let wanted = [head, value(*number, SMALL), b"\r\n".to_vec()].concat();
+            assert!(get(number) == wanted, "{case}: write {number} is lost\n{}", cluster.logs());
+        }
+        for number in &self.refused {
+            assert_eq!(get(number), b"$-1\r\n", "{case}: write {number} was refused");
+        }
+    }
+}
+
+const SMALL: usize = 1_000;
+const RESERVE: &[&str] = &["--disk-reserve", "32mb"];
+
+/// `INFO` is a moment late.
+fn wait_until_disk_is(cluster: &Cluster, at: usize, state: &str) {
+    cluster.wait_for(state, || info(cluster, at, "disk_state").filter(|there| there == state));
+}
+
+/// A replica alone, under load while somebody else takes all the room there is.
+#[test]
+fn want_of_room_is_foreseen_and_service_comes_back_with_it() {
+    let mut cluster = Cluster::start_with(1, "auto", RESERVE);
+    cluster.wait_until_all_serve();
+    cluster.kill(0);
+    let Some(disk) = SmallDisk::over(&cluster, 0, "96m") else { return };
+    disk.start(&mut cluster, 0);
+    cluster.wait_until_all_serve();
+    let mut outcomes = Outcomes::default();
+    let mut client = Client::connect(cluster.address(0)).unwrap();
+    for round in 0..2 {
+        for _ in 0..100 {
+            assert!(outcomes.write(&mut client, &cluster), "there is room");
+        }
+        wait_until_disk_is(&cluster, 0, "ok");
+        std::thread::scope(|scope| {
+            scope.spawn(|| disk.fill(&cluster, 0));
+            while outcomes.write(&mut client, &cluster) {}
+        });
+        wait_until_disk_is(&cluster, 0, "low");
+        assert!(!outcomes.write(&mut client, &cluster));
+        outcomes.check(&cluster, 0, "while the disk is full");
+        // Nor does a snapshot take what room is left.
+        let reply = client.call(&[b"BGSAVE"]).unwrap();
+        assert_eq!(reply, b"+Background saving started\r\n");
+        cluster.wait_for("a snapshot that is not taken", || {
+            info(&cluster, 0, "rdb_last_bgsave_status").filter(|status| status == "err")
+        });
+        if round == 1 {
+            // It starts on a full disk, too.
+            cluster.kill(0);
+            disk.start(&mut cluster, 0);
+            cluster.wait_for("a start on a full disk", || {
+                let mut client = Client::connect(cluster.address(0)).ok()?;
+                client.call(&[b"GET", &key(0)]).ok().filter(|reply| reply.starts_with(b"$1000"))
+            });
+            wait_until_disk_is(&cluster, 0, "low");
+            client = Client::connect(cluster.address(0)).unwrap();
+            assert!(!outcomes.write(&mut client, &cluster), "it is still full");
+        }
+        disk.free(&cluster, 0);
+        cluster.wait_for("room", || outcomes.write(&mut client, &cluster).then_some(()));
+        wait_until_disk_is(&cluster, 0, "ok");
+    }
+    assert!(cluster.runs(0), "{}", cluster.logs());
+    let logs = cluster.logs();
+    for words in ["the disk is short of room", "the disk has room again"] {
+        assert!(logs.contains(words), "{logs}");
+    }
+    cluster.kill(0);
+    disk.start(&mut cluster, 0);
+    cluster.wait_until_all_serve();
+    outcomes.check(&cluster, 0, "after a restart");
+    eprintln!("{} writes done, {} refused", outcomes.done.len(), outcomes.refused.len());
+}
+
+/// The others have room: no client sees anything of it.
+#[test]
+fn a_leader_short_of_room_hands_over_and_is_spared() {
+    let mut cluster = Cluster::start_with(3, "auto", RESERVE);
+    cluster.wait_until_all_serve();
+    let victim = cluster.leader();
+    cluster.kill(victim);
+    let Some(disk) = SmallDisk::over(&cluster, victim, "96m") else { return };
+    disk.start(&mut cluster, victim);
+    cluster.wait_until_all_serve();
+    lead(&mut cluster, victim);
+    let mut outcomes = Outcomes::default();
+    let mut client = Client::connect(cluster.address((victim + 1) % 3)).unwrap();
+    let write = |client: &mut Client, outcomes: &mut Outcomes, cluster: &Cluster| {
+        assert!(outcomes.write(client, cluster), "refused\n{}", cluster.logs());
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| disk.fill(&cluster, victim));
+        let end = std::time::Instant::now() + PATIENCE;
+        while cluster.leader_but(victim).is_none() {
+            assert!(std::time::Instant::now() < end, "it leads on\n{}", cluster.logs());
+            write(&mut client, &mut outcomes, &cluster);
+        }
+    });
+    for _ in 0..200 {
+        write(&mut client, &mut outcomes, &cluster);
+    }
+    wait_until_disk_is(&cluster, victim, "low");
+    let leader = cluster.leader_but(victim).unwrap();
+    let field = format!("raft_peer_{}", victim + 1);
+    cluster.wait_for("the leader's word", || {
+        info(&cluster, leader, &field).filter(|facts| facts.ends_with("disk=low"))
+    });
+    outcomes.check(&cluster, leader, "while one disk is full");
+    disk.free(&cluster, victim);
+    wait_until_disk_is(&cluster, victim, "ok");
+    write(&mut client, &mut outcomes, &cluster);
+    cluster.wait_for("a replica that has all again", || {
+        let applied = |at| info(&cluster, at, "raft_applied_index");
+        (applied(victim)? == applied(leader)?).then_some(())
+    });
+    outcomes.check(&cluster, victim, "with room again");
+    assert!(cluster.runs(victim), "{}", cluster.logs());
 }

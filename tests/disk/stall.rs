@@ -1,24 +1,15 @@
 //! A disk that hangs: no call fails, some take seconds. Each replica in turn runs with a log whose
 //! syncs hang now and then; clients go on writing by the others.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::replicas::Cluster;
-use super::{assert_holds, key, strace_is_there, traced, value};
+use super::{assert_holds, info, key, lead, strace_is_there, traced, value};
 
 /// Every so many syncs of a thread one hangs for so long.
 const HANG_EVERY: &str = "inject=fdatasync:delay_exit=2500000:when=150+150";
 const BYTES: usize = 100;
-
-/// A field of `INFO`, as text.
-fn info(cluster: &Cluster, at: usize, field: &str) -> Option<String> {
-    let reply = Client::connect(cluster.address(at)).ok()?.call(&[b"INFO"]).ok()?;
-    let text = String::from_utf8(reply).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    Some(line.unwrap_or_else(|| panic!("no {field} in {text}")).to_owned())
-}
 
 fn count(cluster: &Cluster, at: usize, field: &str) -> u64 {
     info(cluster, at, field).map_or(0, |text| text.parse().unwrap())
@@ -108,21 +99,6 @@ fn hang(threads: &'static str) {
     }
     for at in 0..3 {
         assert_holds(&cluster, at, written, BYTES, "after hangs of one disk");
-    }
-}
-
-/// Has a replica lead, by killing whoever else does.
-fn lead(cluster: &mut Cluster, wanted: usize) {
-    loop {
-        let leader = cluster.leader();
-        if leader == wanted {
-            return;
-        }
-        cluster.kill(leader);
-        cluster.wait_for("another leader", || cluster.leader_but(leader));
-        cluster.restart();
-        cluster.wait_until_all_serve();
-        thread::sleep(Duration::from_millis(100));
     }
 }
 

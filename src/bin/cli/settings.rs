@@ -15,6 +15,8 @@ use bowline::types::NodeId;
 
 /// Below that a replica would do little else than take snapshots.
 const SNAPSHOT_LOG_BYTES_MIN: u64 = 64 << 10;
+/// With less, the log's next segment might not fit.
+const DISK_RESERVE_MIN: u64 = 16 << 20;
 /// Before the names of variables.
 const PREFIX: &str = "BOWLINE_";
 /// Highest number of a replica: what a log takes.
@@ -88,6 +90,11 @@ pub(crate) struct ServerArguments {
     /// [default: no].
     #[arg(long, value_name = "YES|NO")]
     enable_debug_command: Option<String>,
+    /// Room on the replica's disk that is left alone, such as 128mb: with less it refuses writes
+    /// while it leads, and serves reads and votes. Up to 32mb of it are held by a file. With 0 the
+    /// disk is used up, and then the replica ends [default: 128mb].
+    #[arg(long, value_name = "BYTES")]
+    disk_reserve: Option<String>,
     /// Where clients of other replicas are sent to reach this one [default: --listen].
     #[arg(long, value_name = "HOST:PORT")]
     announce: Option<String>,
@@ -153,6 +160,7 @@ impl ServerArguments {
             ("sentinel-listen", None, self.sentinel_listen.clone()),
             ("sentinel-name", Some("mymaster"), self.sentinel_name.clone()),
             ("enable-debug-command", Some("no"), self.enable_debug_command.clone()),
+            ("disk-reserve", Some("128mb"), self.disk_reserve.clone()),
             ("announce", None, self.announce.clone()),
             ("leader-wait-ms", Some("2000"), self.leader_wait_ms.clone()),
             ("command-deadline-ms", Some("4000"), self.command_deadline_ms.clone()),
@@ -330,6 +338,9 @@ impl Settings {
                 "yes" => Some(true),
                 "no" => Some(false),
                 _ => None,
+            })?,
+            disk_reserve: self.read("disk-reserve", "0, or 16mb or more", |text| {
+                parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= DISK_RESERVE_MIN)
             })?,
             patience: Patience {
                 leader_wait: millis("leader-wait-ms")?,

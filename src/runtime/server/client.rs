@@ -144,6 +144,8 @@ pub(super) enum Reason {
     Refused,
     /// Too much is under way.
     Busy,
+    /// Disks are short of room.
+    DiskFull,
     /// Nobody leads.
     NoLeader,
     /// Its fate is not known.
@@ -561,6 +563,7 @@ impl Reason {
         match self {
             Reason::Refused => Failure::Lost,
             Reason::Busy => Failure::Busy,
+            Reason::DiskFull => Failure::DiskFull,
             Reason::NoLeader => Failure::NoLeader,
             Reason::Uncertain => Failure::Uncertain { index: None },
         }

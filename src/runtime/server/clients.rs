@@ -526,13 +526,13 @@ impl Clients {
         }
     }
 
-    /// Too much is under way where a request was handed on. Not the last word if there are other
-    /// copies of it.
-    pub(super) fn busy(&mut self, key: RequestKey) {
+    /// A request was refused where it was handed on. Not the last word if there are other copies
+    /// of it.
+    pub(super) fn refused(&mut self, key: RequestKey, reason: Reason) {
         let Some(flight) = self.flights.get(key) else { return };
         let client = self.connected.get_mut(flight.place);
         if client.is_some_and(|client| client.id == key.client && !client.has_copies(flight.slot)) {
-            self.fail(key, Reason::Busy);
+            self.fail(key, reason);
         }
     }
 
@@ -541,6 +541,7 @@ impl Clients {
         match reason {
             Reason::Uncertain => self.counts.uncertain.add_one(),
             Reason::NoLeader => self.counts.cluster_down.add_one(),
+            Reason::DiskFull => self.counts.disk_full.add_one(),
             Reason::Refused | Reason::Busy => {}
         }
         if let Some(flight) = self.flights.get(key) {

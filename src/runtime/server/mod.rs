@@ -58,8 +58,9 @@ use super::clock::Clock;
 use super::core::{Core, UnlessLeading};
 use super::ears::Ears;
 use super::log_writer::LogWriter;
+use super::room::{RoomWatch, held_of};
 use super::snapshots::{self, Found, SnapshotBoard, Snapshots};
-use super::status::{Board, Counts};
+use super::status::{Board, Counts, RoomBoard};
 use super::wake::Wake;
 use super::{RunError, Stages, Threads, run, seed, system};
 
@@ -103,6 +104,8 @@ pub struct ServerOptions {
     pub sentinel_name: String,
     /// Whether clients may use `DEBUG`.
     pub debug: bool,
+    /// Below so many bytes of room on its disk a replica refuses writes; 0 for never.
+    pub disk_reserve: u64,
     /// How long clients wait.
     pub patience: Patience,
 }
@@ -125,7 +128,8 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         let cluster = options.cluster.expect("to bootstrap goes with a cluster's id");
         bootstrap(&options.folder, cluster, options.id)?;
     }
-    let Opened { log, durable, identity, notes, files, store, last_saved } = open(options)?;
+    let room = Arc::new(RoomBoard::new(options.disk_reserve));
+    let Opened { log, durable, identity, notes, files, store, last_saved } = open(options, &room)?;
     tracing::info!(
         replica = %options.id,
         cluster = format_args!("{:032x}", identity.cluster),
@@ -194,6 +198,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         inbound,
         board: Arc::clone(&board),
         saved: Arc::clone(&saved),
+        room: Arc::clone(&room),
         counts: Arc::clone(counts),
     })
     .map_err(parts)?;
@@ -207,11 +212,16 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
             board,
             Arc::clone(counts),
         ),
-        log_writer: LogWriter::durable(log, ends.log_writer, Arc::clone(counts)),
+        log_writer: LogWriter::durable(
+            log,
+            RoomWatch::new(Arc::clone(&room)),
+            ends.log_writer,
+            Arc::clone(counts),
+        ),
         applier: Applier::new(Answering::AsOrigin(origin), ends.applier)
             .with(store, last_saved, Saving::new(options.snapshot_log_bytes, Arc::clone(&saved)))
             .heard_by(ears),
-        snapshots: Some(Snapshots::new(files, saved, ends.snapshots, Arc::clone(counts))),
+        snapshots: Some(Snapshots::new(files, saved, room, ends.snapshots, Arc::clone(counts))),
     };
     run(stages, fused).map_err(system("waiting for messages"))
 }
@@ -230,13 +240,17 @@ struct Opened {
 }
 
 /// Reads the folder: the latest snapshot, and the log behind it.
-fn open(options: &ServerOptions) -> Result<Opened, RunError> {
+fn open(options: &ServerOptions, room: &RoomBoard) -> Result<Opened, RunError> {
     let disk = RealDisk::open(&options.folder)?;
     let beside = disk.beside()?;
     let Found { files, latest } = snapshots::load(disk.beside()?)?;
     let snapshot = latest.as_ref().map(|(id, _)| *id);
     let (log, durable, identity) =
         Log::open(disk, options.cluster, options.id, LogOptions::default(), snapshot)?;
+    // Not before: what there is of it may be needed for that.
+    beside.keep_reserve(held_of(options.disk_reserve))?;
+    // Before anybody asks.
+    room.write(beside.room()?);
     let notes = PeerNotes::open(beside, identity)?;
     let (last_saved, store) = latest.map_or_else(
         || (EntryId::ZERO, Store::default()),

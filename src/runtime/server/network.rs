@@ -20,13 +20,13 @@ use crate::runtime::channels::{
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::snapshots::{SnapshotBoard, SnapshotFacts};
-use crate::runtime::status::{Board, Counts};
+use crate::runtime::status::{Board, Counts, RoomBoard};
 use crate::runtime::wake::Wake;
 use crate::runtime::{Flow, NetworkStage};
 use crate::types::{ClientId, Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::{Attempt, Frame};
 
-use super::client::Pending;
+use super::client::{Pending, Reason};
 use super::clients::Clients;
 use super::flights::{origin_of, parts_of, request_id};
 use super::inbound::Inbound;
@@ -80,6 +80,7 @@ pub(super) struct Parts {
     pub(super) inbound: Inbound,
     pub(super) board: Arc<Board>,
     pub(super) saved: Arc<SnapshotBoard>,
+    pub(super) room: Arc<RoomBoard>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -244,6 +245,9 @@ impl ServerNetwork {
         let context = &mut parts.clients.context;
         context.snapshot = Saved::from(parts.saved.read());
         context.log_syncs = parts.counts.log_syncs.get();
+        context.disk_free = parts.room.read().free;
+        context.disk_reserve = parts.room.reserve;
+        context.disk_refused = parts.counts.disk_full.get();
         if let Some(status) = status {
             context.first_index = status.base.index.next();
             context.term = status.term;
@@ -439,7 +443,8 @@ impl ServerNetwork {
                 | Msg::Applied { .. }
                 | Msg::SnapshotTaken(_)
                 | Msg::ChunkStored(_)
-                | Msg::Installed(_) => {
+                | Msg::Installed(_)
+                | Msg::DiskRoom(_) => {
                     self.parts.counts.arrivals_dropped.add_one();
                 }
             }
@@ -518,7 +523,8 @@ impl ServerNetwork {
         taken_back: &mut Vec<RequestKey>,
     ) {
         match reason {
-            RefusalReason::Busy => self.parts.clients.busy(key),
+            RefusalReason::Busy => self.parts.clients.refused(key, Reason::Busy),
+            RefusalReason::DiskFull => self.parts.clients.refused(key, Reason::DiskFull),
             RefusalReason::NotLeader | RefusalReason::Replaced => taken_back.push(key),
         }
     }
