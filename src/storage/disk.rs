@@ -1,5 +1,6 @@
-//! What a log needs of a disk, and the machine's own disk. The only file of `storage` that touches
-//! the machine.
+//! What a log needs of a disk, and the machine's own disk. With `reserve` the only file of `storage`
+//! that touches the machine.
+#![allow(clippy::disallowed_types, reason = "stages on several threads share one reserve")]
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -274,7 +275,7 @@ impl RealDisk {
         loop {
             match make() {
                 Err(error) if is_full(&error) && self.reserve().give_up(bytes)? => {}
-                made => return made,
+                result => return result,
             }
         }
     }

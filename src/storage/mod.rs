@@ -13,7 +13,7 @@
 //! | `snapshots` | [`Snapshots`]: the state's snapshots in files, the log's other half |
 //! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
 //!
-//! Everything but `disk` is pure over the trait: the simulator and the crash tests run the same
+//! Everything but `disk` and `reserve` is pure over the trait: the simulator and the crash tests run the same
 //! code over [`MemDisk`]. What holds:
 //!
 //! - What a returned [`Log::sync`] covers survives any power cut after it.

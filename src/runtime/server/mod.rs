@@ -202,6 +202,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         counts: Arc::clone(counts),
     })
     .map_err(parts)?;
+    let watch = RoomWatch::new(Arc::clone(&room));
     let stages = Stages {
         network,
         core: Core::new(
@@ -212,12 +213,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
             board,
             Arc::clone(counts),
         ),
-        log_writer: LogWriter::durable(
-            log,
-            RoomWatch::new(Arc::clone(&room)),
-            ends.log_writer,
-            Arc::clone(counts),
-        ),
+        log_writer: LogWriter::durable(log, watch, ends.log_writer, Arc::clone(counts)),
         applier: Applier::new(Answering::AsOrigin(origin), ends.applier)
             .with(store, last_saved, Saving::new(options.snapshot_log_bytes, Arc::clone(&saved)))
             .heard_by(ears),
