@@ -1,5 +1,5 @@
-//! What a log needs of a disk, and the machine's own disk. With `reserve` the only file of `storage`
-//! that touches the machine.
+//! What a log needs of a disk, and the machine's own disk. With `reserve` the only file of
+//! `storage` that touches the machine.
 #![allow(clippy::disallowed_types, reason = "stages on several threads share one reserve")]
 
 use std::fs::{self, File, OpenOptions, TryLockError};
