@@ -339,9 +339,7 @@ impl Settings {
                 "no" => Some(false),
                 _ => None,
             })?,
-            disk_reserve: self.read("disk-reserve", "0, or 16mb or more", |text| {
-                parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= DISK_RESERVE_MIN)
-            })?,
+            disk_reserve: self.read("disk-reserve", "0, or 16mb or more", read_reserve)?,
             patience: Patience {
                 leader_wait: millis("leader-wait-ms")?,
                 command_deadline: millis("command-deadline-ms")?,
@@ -357,6 +355,10 @@ impl Settings {
 
 fn read_id(text: &str) -> Option<NodeId> {
     text.parse().ok().filter(|id| (1..=ID_MAX).contains(id)).map(NodeId)
+}
+
+fn read_reserve(text: &str) -> Option<u64> {
+    parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= DISK_RESERVE_MIN)
 }
 
 fn read_number(text: &str) -> Option<u64> {

@@ -146,12 +146,10 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         Replica::new(options.id, &peers, options.config.clone(), seed(), durable, clock.now());
     let parts = |error| system("setting up the network")(error);
     let poll = mio::Poll::new().map_err(parts)?;
-    let waker = mio::Waker::new(poll.registry(), WAKER).map_err(parts)?;
-    let wake = Arc::new(Wake::new(waker));
+    let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), WAKER).map_err(parts)?));
     let fused = options.threads.are_fused();
     let ends = channels::channels(&wake, fused);
-    let board = Arc::new(Board::default());
-    let saved = Arc::new(SnapshotBoard::default());
+    let (board, saved) = (Arc::<Board>::default(), Arc::<SnapshotBoard>::default());
     let origin = origin_of(options.id, identity.incarnation);
     let announce = options.announce.clone().unwrap_or_else(|| options.listen.to_string());
     let introduction = Hello {
