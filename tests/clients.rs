@@ -122,6 +122,29 @@ fn redis_py_is_content() {
     assert!(output(script).contains("is content"));
 }
 
+/// What README.md shows of requests that are done once, as it stands there.
+#[test]
+fn the_example_of_the_readme_counts_each_visit_once() {
+    let python = installed("python/bin/python");
+    if !is_there("redis-py", command(&python, &["-c", "import redis"])) {
+        return;
+    }
+    let readme = include_str!("../README.md");
+    let begin = readme.find("```python\n").expect("there is one example in Python");
+    let example = readme[begin..].lines().skip(1).take_while(|line| *line != "```");
+    let example: Vec<&str> = example.collect();
+    let cluster = Cluster::start();
+    for port in cluster.port_words() {
+        let example = example.join("\n").replace("7001", &port);
+        let checks = "assert once(client, session, 1, 'INCR', 'visits') == 1\n\
+                      assert client.get('visits') == b'2', client.get('visits')\n\
+                      assert client.delete('visits') == 1\n\
+                      print('counted')";
+        let script = format!("{example}\n{checks}");
+        assert_eq!(output(command(&python, &["-c", &script])), "counted\n");
+    }
+}
+
 #[test]
 fn ioredis_is_content() {
     let folder = installed("");

@@ -7,6 +7,8 @@ mod door;
 mod forms;
 #[path = "redis/grammar.rs"]
 mod grammar;
+#[path = "redis/once.rs"]
+mod once;
 #[path = "redis/random.rs"]
 mod random;
 #[path = "redis/reference.rs"]
@@ -115,7 +117,7 @@ fn request() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let names = prop::sample::select(vec![
         "set", "get", "mset", "incrby", "client", "cluster", "command", "config", "info", "hello",
         "role", "auth", "select", "function", "flushall", "append", "exists", "nonesuch", "multi",
-        "exec", "discard", "watch", "unwatch",
+        "exec", "discard", "watch", "unwatch", "once",
     ]);
     let word = prop_oneof![
         2 => prop::sample::select(vec![

@@ -24,6 +24,11 @@ impl Digest {
         self.0 = self.0.wrapping_sub(fingerprint);
     }
 
+    /// That of both together.
+    pub(super) fn and(self, other: Digest) -> Digest {
+        Digest(self.0.wrapping_add(other.0))
+    }
+
     /// The number of the state at `place`.
     pub(super) fn at(self, place: u64) -> u64 {
         mix(self.0, place)

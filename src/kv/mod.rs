@@ -19,6 +19,7 @@ mod keyspace;
 mod lists;
 mod number;
 mod object;
+mod once;
 mod outcome;
 mod scan;
 mod sessions;

@@ -5,13 +5,15 @@
 //!  | magic | version | last entry | digest | pairs | clock |
 //!  +-------+---------+------------+--------+-------+-------+
 //!  +------+-------+--------+-----------+--------+       blocks: 1, 4, 4, length and 4 bytes;
-//!  | kind | count | length |   items   | crc32c |       pairs, then requests, then the end
+//!  | kind | count | length |   items   | crc32c |       pairs, requests, sessions if any, the end
 //!  +------+-------+--------+-----------+--------+
 //! ```
 //!
 //! Little endian. The checksum of a block goes on from that of the block before, the first one from
 //! the header: so blocks can't be left out, repeated or changed round. Two replicas with equal
 //! states may write their pairs in different orders; it is the digest that is equal.
+
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -20,6 +22,7 @@ use crate::types::{ClientId, EntryId, Index, RequestId, RequestKey};
 use super::digest::Digest;
 use super::expiry::Millis;
 use super::object::{Kind, Object};
+use super::once::Session;
 use super::outcome::{Double, Outcome, Refusal};
 use super::store::{Pair, Restored, Store, digest_of};
 use super::view::View;
@@ -37,6 +40,7 @@ const BLOCK_BYTES_MAX: usize = 160 << 20;
 
 const PAIRS: u8 = 1;
 const REQUESTS: u8 = 2;
+const SESSIONS: u8 = 3;
 /// Leaves room for kinds to come.
 const END: u8 = 9;
 
@@ -172,10 +176,11 @@ impl Blocks {
         sink(&self.block);
     }
 
-    /// Ends the pairs, writes the requests and the end.
+    /// Ends the pairs, writes the requests, the sessions and the end.
     fn rest<'r>(
         &mut self,
         requests: impl Iterator<Item = (&'r RequestKey, &'r Outcome)>,
+        sessions: &[(u64, Arc<Session>)],
         sink: Sink<'_>,
     ) {
         self.end(sink);
@@ -184,6 +189,13 @@ impl Blocks {
             self.request(key, outcome, sink);
         }
         self.end(sink);
+        if !sessions.is_empty() {
+            self.begin(SESSIONS);
+            for (number, session) in sessions {
+                self.item(sink, |block| session.write(*number, block));
+            }
+            self.end(sink);
+        }
         self.begin(END);
         self.end(sink);
     }
@@ -198,7 +210,7 @@ impl Store {
         for pair in self.pairs() {
             blocks.pair(pair, sink);
         }
-        blocks.rest(self.remembered(), sink);
+        blocks.rest(self.remembered(), &self.once.share(), sink);
         SnapshotMark { last, bytes: blocks.bytes, checksum: blocks.chain }
     }
 }
@@ -225,7 +237,7 @@ impl SnapshotWriter {
     /// Writes the next part; what the snapshot is told by, if that was the last one. Not to be
     /// called again then.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
-        let View { last, digest, clock, key_count, tables, remembered } = &mut self.view;
+        let View { last, digest, clock, key_count, tables, remembered, sessions } = &mut self.view;
         let blocks = self.blocks.get_or_insert_with(|| {
             let mut blocks = Blocks::header(*last, *digest, *key_count, *clock, sink);
             blocks.begin(PAIRS);
@@ -237,7 +249,7 @@ impl SnapshotWriter {
             }
             return None;
         }
-        blocks.rest(remembered.iter(), sink);
+        blocks.rest(remembered.iter(), sessions, sink);
         Some(SnapshotMark { last: *last, bytes: blocks.bytes, checksum: blocks.chain })
     }
 }
@@ -409,6 +421,14 @@ impl SnapshotReader {
                 let fresh = self.store.as_mut().is_none_or(|it| it.restore_request(key, outcome));
                 fresh.then_some(())
             }
+            SESSIONS => {
+                let (number, session) = Session::read(&mut items)?;
+                if let Some(store) = &mut self.store {
+                    return store.once.insert(number, session).then_some(());
+                }
+                self.digest.add(session.print(number));
+                Some(())
+            }
             _ => None,
         });
         if read.is_none() || !items.is_empty() {
@@ -472,7 +492,8 @@ fn take_value(from: &mut &[u8]) -> Option<Option<Bytes>> {
     })
 }
 
-fn put_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
+/// Writes an outcome.
+pub(super) fn put_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
     match outcome {
         Outcome::Done => out.put_u8(0),
         Outcome::Value(value) => {
@@ -540,7 +561,8 @@ fn put_outcome_pairs(kind: u8, pairs: &[(Outcome, Outcome)], out: &mut Vec<u8>) 
 /// How deep outcomes lie in one another: what a transaction's reply holds, and one more.
 const OUTCOME_DEPTH_MAX: usize = 6;
 
-fn take_outcome(from: &mut &[u8]) -> Option<Outcome> {
+/// Reads what [`put_outcome`] wrote.
+pub(super) fn take_outcome(from: &mut &[u8]) -> Option<Outcome> {
     take_outcome_in(from, 0)
 }
 
@@ -610,6 +632,7 @@ mod tests {
         let mut store = Store::default();
         let key: &[u8] = b"key";
         let condition = Condition::IfAbsent;
+        let add = Operation::Add { key: b"count", amount: -5 }.encode();
         for (number, operation) in [
             Operation::Put { key, value: b"value" },
             Operation::Delete { key: b"nothing" },
@@ -621,6 +644,10 @@ mod tests {
             Operation::Take { key: b"count" },
             Operation::Add { key: b"count", amount: i64::MAX },
             Operation::Add { key: b"count", amount: 1 },
+            Operation::OpenSession,
+            Operation::OpenSession,
+            Operation::Once { session: 11, sequence: 1, operation: &add },
+            Operation::Once { session: 11, sequence: 1, operation: &add },
         ]
         .into_iter()
         .enumerate()
@@ -652,16 +679,26 @@ mod tests {
         let bytes = bytes_of(&store);
         for piece in [1, 7, 100, bytes.len()] {
             let (mut copy, mark) = read(&bytes, piece).unwrap();
-            assert_eq!((mark.last, mark.bytes), (EntryId::new(3, 10), bytes.len() as u64));
+            assert_eq!((mark.last, mark.bytes), (EntryId::new(3, 14), bytes.len() as u64));
             assert_eq!((copy.digest(), copy.key_count()), (store.digest(), store.key_count()));
             assert!(copy.remembered().eq(store.remembered()));
             let retry = Command {
                 key: RequestKey { client: ClientId(1), request: RequestId([5; 16]) },
                 operation: Operation::Add { key: b"count", amount: 5 },
             };
-            assert!(copy.apply(Index(11), &retry.encode()).repeated);
+            assert!(copy.apply(Index(15), &retry.encode()).repeated);
+            // What was done in a session is not done again.
+            assert_eq!(copy.session_count(), 2);
+            let operation = &Operation::Add { key: b"count", amount: -5 }.encode();
+            let retry = Command {
+                key: RequestKey { client: ClientId(2), request: RequestId([1; 16]) },
+                operation: Operation::Once { session: 11, sequence: 1, operation },
+            };
+            let outcome = copy.apply(Index(16), &retry.encode()).outcome;
+            assert_eq!(outcome, Outcome::Integer(i64::MAX - 5));
+            assert_eq!(copy.string(b"count").unwrap(), Some(&b"9223372036854775802"[..]));
         }
-        assert_eq!(store.apply(Index(11), b"nonsense").outcome, Outcome::Malformed);
+        assert_eq!(store.apply(Index(15), b"nonsense").outcome, Outcome::Malformed);
         let empty = bytes_of(&Store::default());
         assert_eq!(read(&empty, 64).unwrap().1.last, EntryId::new(3, 0));
     }

@@ -17,6 +17,7 @@ use super::digest::{Digest, fingerprint, key_number, mix};
 use super::events::Events;
 use super::expiry::{Expiry, Millis};
 use super::object::{Content, Kind, Object};
+use super::once;
 use super::outcome::Outcome;
 use super::sessions::{REMEMBERED_MAX, Sessions};
 use super::shards::Shards;
@@ -53,6 +54,8 @@ pub struct Store {
     pair_bytes: usize,
     pub(super) expiry: Expiry,
     sessions: Sessions,
+    /// The sessions that clients opened.
+    pub(super) once: once::Sessions,
     /// The log's clock.
     pub(super) clock: Millis,
     pub(super) events: Events,
@@ -182,6 +185,7 @@ impl Store {
             pair_bytes: 0,
             expiry: Expiry::default(),
             sessions: Sessions::new(requests),
+            once: once::Sessions::default(),
             clock: 0,
             events: Events::default(),
             applied_index: Index::ZERO,
@@ -192,6 +196,13 @@ impl Store {
     #[cfg(feature = "mutants")]
     pub fn forgetful() -> Store {
         Store::remembering(0)
+    }
+
+    /// Breaks rule C6: forgets which sessions clients have, as a store would whose snapshots have
+    /// none.
+    #[cfg(feature = "mutants")]
+    pub fn forget_sessions(&mut self) {
+        self.once = once::Sessions::default();
     }
 
     /// Applies the command entry at `index`, the place right after the last one.
@@ -297,7 +308,7 @@ impl Store {
 
     /// The same, if the state were that at `index` and the log's clock there.
     pub(super) fn digest_as(&self, index: Index, clock: Millis) -> u64 {
-        digest_of(self.digest, index, clock)
+        digest_of(self.digest.and(self.once.digest()), index, clock)
     }
 
     /// How many keys have a value.
@@ -307,7 +318,7 @@ impl Store {
 
     /// Bytes of memory that the state takes, about. Costs nothing to ask.
     pub fn memory(&self) -> usize {
-        self.pair_bytes + self.pairs.table_bytes() + self.sessions.memory()
+        self.pair_bytes + self.pairs.table_bytes() + self.sessions.memory() + self.once.bytes()
     }
 
     /// What came of a request, if it is remembered.
@@ -321,9 +332,9 @@ impl Store {
     pub fn view(&mut self, last: EntryId) -> View {
         assert_eq!(last.index, self.applied_index, "the state ends with another entry");
         let (digest, key_count) = (self.digest(), self.key_count());
-        let remembered = self.sessions.share();
-        let clock = self.clock;
-        View { last, digest, clock, key_count, tables: self.pairs.share(), remembered }
+        let (remembered, sessions) = (self.sessions.share(), self.once.share());
+        let (clock, tables) = (self.clock, self.pairs.share());
+        View { last, digest, clock, key_count, tables, remembered, sessions }
     }
 
     /// See [`Shards::some_table`].
@@ -463,7 +474,10 @@ impl Store {
                 self.tell(channel, message);
                 Outcome::Done
             }
-            Operation::OpenSession | Operation::Once { .. } => Outcome::Malformed,
+            Operation::OpenSession => self.open_session(),
+            Operation::Once { session, sequence, operation } => {
+                self.do_once(session, sequence, operation, chance)
+            }
             Operation::Get { .. }
             | Operation::GetMany { .. }
             | Operation::Exists { .. }

@@ -1,5 +1,7 @@
 //! Several operations at one moment, and what keys are watched by.
 
+use bytes::Bytes;
+
 use super::command::Operation;
 use super::digest::mix;
 use super::items::Items;
@@ -7,7 +9,8 @@ use super::outcome::Outcome;
 use super::store::Store;
 use super::verbs::{Answer, Row, Run, Words};
 
-pub(super) const VERBS: Row = &[("revisions", Run::Read(revisions))];
+pub(super) const VERBS: Row =
+    &[("revisions", Run::Read(revisions)), ("refuse", Run::Write(refuse))];
 
 impl Store {
     /// Does one operation after another, if the keys that were watched are as they were.
@@ -62,10 +65,14 @@ fn revisions(store: &Store, words: &Words<'_>) -> Answer {
     Ok(Outcome::List(words.rest(0).iter().map(revision).collect()))
 }
 
+/// Gives the error that it is told, for what must be answered under a number and can't be done.
+/// Said by doors; clients have no command for it.
+fn refuse(_store: &mut Store, words: &Words<'_>) -> Answer {
+    Ok(Outcome::Error(Bytes::copy_from_slice(words.get(0)?)))
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::super::command::{Command, CommandError};
     use super::super::items::ItemsBuffer;
     use super::super::store::tests::Feeder;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::types::EntryId;
 
 use super::expiry::Millis;
+use super::once::Session;
 use super::sessions::Memory;
 use super::shards::Table;
 
@@ -21,6 +22,8 @@ pub struct View {
     pub(super) tables: Vec<Arc<Table>>,
     /// The requests remembered.
     pub(super) remembered: Memory,
+    /// The sessions that clients opened.
+    pub(super) sessions: Vec<(u64, Arc<Session>)>,
 }
 
 impl View {

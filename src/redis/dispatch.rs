@@ -246,6 +246,21 @@ impl<'c> Call<'c> {
         (length > most).then_some((length, most))
     }
 
+    /// The command or subcommand of another request that is part of this one; else the error is
+    /// written to `out`.
+    pub(super) fn find_within(
+        &mut self,
+        request: Request<'_>,
+        out: &mut BytesMut,
+    ) -> Option<&'static Spec> {
+        let mut writer = Writer::new(out, self.connection.version);
+        let connection = &mut *self.connection;
+        let (last_command, last_command_at) = (connection.last_command, connection.last_command_at);
+        let found = connection.choose(request, self.context, &mut writer).ok();
+        (connection.last_command, connection.last_command_at) = (last_command, last_command_at);
+        found
+    }
+
     /// Does what is to be done about another request that is part of this one. What it asks of the
     /// store goes to `batch`, its reply to `out`.
     pub(super) fn within(

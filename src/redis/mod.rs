@@ -40,6 +40,7 @@ mod dispatch;
 mod failure;
 mod hello;
 mod info;
+mod once;
 mod pubsub;
 mod save;
 mod sentinel;

@@ -365,7 +365,7 @@ fn every_reply_is_redis_s_own() {
 
 /// What Redis has since 7.2. Those of a Sentinel it has in a process of its own, and DEBUG has no
 /// table there.
-const LATER: &[&str] = &["client|setinfo", "client|no-touch"];
+const LATER: &[&str] = &["client|setinfo", "client|no-touch", "once"];
 
 #[test]
 fn the_table_of_commands_says_what_redis_says() {

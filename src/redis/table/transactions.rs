@@ -1,9 +1,13 @@
 //! Commands that make several one.
 
-use super::super::transactions;
-use super::{ALL_KEYS, Spec, command};
+use super::super::{once, transactions};
+use super::{ALL_KEYS, Keys, Spec, command};
 
 const FAST: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
+
+/// Behind the session, the number and the command's name; of nearly all that write it is the first
+/// key.
+const FOURTH_KEY: Keys = Keys { first: 4, last: 4, step: 1 };
 
 /// In order of their names.
 pub(super) const COMMANDS: &[Spec] = &[
@@ -25,6 +29,13 @@ pub(super) const COMMANDS: &[Spec] = &[
         .since("1.2.0", "transactions")
         .costs("O(1)")
         .about("Queues what comes behind it, until EXEC."),
+    command("once", -2, once::once)
+        .keys_at(FOURTH_KEY)
+        .flags(&["write", "denyoom", "no_multi"])
+        .categories(&["transaction"])
+        .since("7.2.0", "transactions")
+        .costs("That of the command")
+        .about("Does a command of a session once, however often it is sent; OPEN opens one."),
     command("unwatch", 1, transactions::unwatch)
         .flags(FAST)
         .categories(&["transaction"])

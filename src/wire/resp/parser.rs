@@ -106,6 +106,12 @@ impl<'a> Request<'a> {
         Request { bytes, arguments }
     }
 
+    /// The request within this one whose name is at `first`, if there is such a word.
+    pub fn from(self, first: usize) -> Option<Request<'a>> {
+        let arguments = self.arguments.get(first..).filter(|rest| !rest.is_empty())?;
+        Some(Request { bytes: self.bytes, arguments })
+    }
+
     /// How many arguments there are, with the name.
     #[expect(clippy::len_without_is_empty, reason = "a request is never empty")]
     pub fn len(&self) -> usize {
