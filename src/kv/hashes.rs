@@ -126,6 +126,10 @@ impl Content for Hash {
         self.fields.is_empty()
     }
 
+    fn encoding(&self) -> &'static str {
+        if self.is_large { "hashtable" } else { "listpack" }
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         out.put_u8(self.is_large.into());
         out.put_u64_le(self.fields.len() as u64);

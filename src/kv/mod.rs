@@ -5,6 +5,8 @@
 //! consensus core: a command is bytes to the log, and the log is a row of indexes to the store.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod bitfields;
+mod bits;
 mod chance;
 mod command;
 mod digest;
@@ -15,7 +17,9 @@ mod generic;
 pub mod glob;
 mod hashes;
 mod items;
+mod keys;
 mod keyspace;
+mod lcs;
 mod lists;
 mod number;
 mod object;

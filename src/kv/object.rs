@@ -43,6 +43,8 @@ pub(super) trait Content: Default + Clone {
     fn bytes(&self) -> usize;
     /// Whether nothing is in it: then its key goes.
     fn is_empty(&self) -> bool;
+    /// What Redis calls the way in which it keeps such a content, by its default limits.
+    fn encoding(&self) -> &'static str;
     /// Writes all that is in it, for a snapshot.
     fn write(&self, out: &mut Vec<u8>);
     /// Reads what `write` wrote; `None` if it can't have written that.
@@ -86,6 +88,14 @@ impl Object {
             Object::Hash(hash) => hash.bytes(),
             Object::Set(set) => set.bytes(),
             Object::List(list) => list.bytes(),
+        }
+    }
+
+    pub(super) fn encoding(&self) -> &'static str {
+        match self {
+            Object::Hash(hash) => hash.encoding(),
+            Object::Set(set) => set.encoding(),
+            Object::List(list) => list.encoding(),
         }
     }
 

@@ -90,6 +90,10 @@ pub enum Refusal {
     TooManyKeys,
     /// A limit must not be below 0.
     NegativeLimit,
+    /// The sum would be infinite, or none.
+    NotFinite,
+    /// Both keys are one, and must not be.
+    SameObject,
 }
 
 impl Refusal {
@@ -109,6 +113,8 @@ impl Refusal {
         Refusal::NoKeys,
         Refusal::TooManyKeys,
         Refusal::NegativeLimit,
+        Refusal::NotFinite,
+        Refusal::SameObject,
     ];
 }
 

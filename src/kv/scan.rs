@@ -41,6 +41,8 @@ pub(super) struct Options<'w> {
     /// How many to look at, about; at least one.
     pub(super) count: usize,
     pattern: Option<&'w [u8]>,
+    /// The name of the kind of values that is wanted.
+    pub(super) kind: Option<&'w [u8]>,
 }
 
 impl<'w> Options<'w> {
@@ -49,7 +51,16 @@ impl<'w> Options<'w> {
     /// # Errors
     /// If there are others.
     pub(super) fn read(words: &Words<'w>, from: usize) -> Result<Options<'w>, Refusal> {
-        let mut options = Options { count: COUNT, pattern: None };
+        let options = Options::read_of_keys(words, from)?;
+        if options.kind.is_some() { Err(Refusal::Syntax) } else { Ok(options) }
+    }
+
+    /// The same, and `[TYPE kind]`, which only keys have.
+    ///
+    /// # Errors
+    /// If there are others.
+    pub(super) fn read_of_keys(words: &Words<'w>, from: usize) -> Result<Options<'w>, Refusal> {
+        let mut options = Options { count: COUNT, pattern: None, kind: None };
         for pair in words.rest(from).chunks(2) {
             let [name, value] = pair else { return Err(Refusal::Syntax) };
             if name.eq_ignore_ascii_case(b"COUNT") {
@@ -58,6 +69,8 @@ impl<'w> Options<'w> {
                 options.count = count.ok_or(Refusal::Syntax)?;
             } else if name.eq_ignore_ascii_case(b"MATCH") {
                 options.pattern = Some(value);
+            } else if name.eq_ignore_ascii_case(b"TYPE") {
+                options.kind = Some(value);
             } else {
                 return Err(Refusal::Syntax);
             }

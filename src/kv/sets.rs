@@ -42,6 +42,9 @@ pub(super) const SCANNED_AT_ONCE_MAX: usize = 128;
 /// Most members that are told at random with some of them several times.
 pub(super) const REPEATED_MAX: usize = 1 << 20;
 
+/// Most numbers that Redis keeps as such.
+const NUMBERS_MAX: usize = 512;
+
 /// Different members, in the order in which they came; one that goes leaves its place to the last.
 /// So no member ever moves to a higher place: [`sscan`] depends on that.
 ///
@@ -124,6 +127,12 @@ impl Content for Set {
 
     fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    fn encoding(&self) -> &'static str {
+        let numbers = self.len() <= NUMBERS_MAX
+            && self.members.iter().all(|member| parse_integer(member).is_some());
+        if numbers { "intset" } else { "hashtable" }
     }
 
     fn write(&self, out: &mut Vec<u8>) {

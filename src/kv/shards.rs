@@ -15,6 +15,10 @@ const SHARDS: usize = 4_096;
 /// Bits of a key's number that a table does not use to find a place or to tell keys apart.
 const SHARD_SHIFT: u32 = 40;
 
+/// How many ranks there are. A key's rank is the last bits of its number: those that choose its
+/// table come first in it, so ranks and tables are in the same order.
+pub(super) const RANKS: u64 = (SHARDS as u64) << SHARD_SHIFT;
+
 /// The pairs whose keys' numbers agree in some bits.
 pub(super) type Table = HashTable<Pair>;
 
@@ -92,6 +96,17 @@ impl Shards {
         let mut tables = from.iter().chain(before).map(Share::get);
         let table = tables.find(|table| table.iter().any(&wanted));
         table.into_iter().flat_map(Table::iter).filter(move |pair| wanted(pair))
+    }
+
+    /// The pairs of one table whose rank is that or a later one, in no order, and the first rank
+    /// of the next table in which there is anything; [`RANKS`] if there is none.
+    pub(super) fn table_from(&self, rank: u64) -> (Vec<&Pair>, u64) {
+        let place = place(rank);
+        let pairs = self.tables[place].get().iter().filter(|pair| pair.rank() >= rank);
+        let mut behind = (place + 1..SHARDS).zip(&self.tables[place + 1..]);
+        let next = behind.find(|(_, table)| !table.get().is_empty());
+        let next = next.map_or(RANKS, |(place, _)| (place as u64) << SHARD_SHIFT);
+        (pairs.collect(), next)
     }
 
     /// How many there are.

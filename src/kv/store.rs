@@ -16,11 +16,12 @@ use super::command::{Command, CommandError, Operation};
 use super::digest::{Digest, fingerprint, key_number, mix};
 use super::events::Events;
 use super::expiry::{Expiry, Millis};
+use super::number::parse_integer;
 use super::object::{Content, Kind, Object};
 use super::once;
 use super::outcome::Outcome;
 use super::sessions::{REMEMBERED_MAX, Sessions};
-use super::shards::Shards;
+use super::shards::{RANKS, Shards};
 use super::slot::slot_of;
 use super::verbs::Words;
 use super::view::View;
@@ -31,6 +32,8 @@ pub const WARMED_MAX: usize = 16;
 /// What a piece of memory takes besides the bytes in it, about: the allocator's share, and what it
 /// is rounded up by.
 const PIECE_BYTES: usize = 16;
+/// Longest string that Redis keeps beside what it knows of it.
+const EMBEDDED_MAX: usize = 44;
 
 /// What came of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,12 +122,27 @@ impl Pair {
         self.object.as_ref().map_or(Kind::String, Object::kind)
     }
 
+    /// What Redis would call the way in which it keeps this value.
+    pub(super) fn encoding(&self) -> &'static str {
+        match &self.object {
+            Some(object) => object.encoding(),
+            None if parse_integer(self.value()).is_some() => "int",
+            None if self.value().len() <= EMBEDDED_MAX => "embstr",
+            None => "raw",
+        }
+    }
+
     pub(super) fn revision(&self) -> u64 {
         self.revision.0
     }
 
     pub(super) fn end(&self) -> Option<Millis> {
         self.end.map(NonZeroU64::get)
+    }
+
+    /// Its place in the order of all pairs.
+    pub(super) fn rank(&self) -> u64 {
+        self.number & (RANKS - 1)
     }
 
     /// Whether its time is over.
@@ -344,6 +362,33 @@ impl Store {
         wanted: impl Fn(&Pair) -> bool,
     ) -> impl Iterator<Item = &Pair> {
         self.pairs.some_table(number, wanted)
+    }
+
+    /// See [`Shards::table_from`].
+    pub(super) fn table_from(&self, rank: u64) -> (Vec<&Pair>, u64) {
+        self.pairs.table_from(rank)
+    }
+
+    /// Whether a pair is there no more, though it was not removed yet.
+    pub(super) fn has_ended(&self, pair: &Pair) -> bool {
+        pair.has_ended(self.clock)
+    }
+
+    /// Puts what a key holds under another, with its end; what that held is gone. False if there
+    /// is no such key.
+    pub(super) fn copy(&mut self, from: &[u8], to: &[u8]) -> bool {
+        let Some(pair) = self.pair(from) else { return false };
+        let (value, end, object) = (pair.shared_value(), pair.end(), pair.object.clone());
+        match object {
+            None => self.put_until(to, &value, end),
+            Some(object) => {
+                let number = key_number(to);
+                let print = object_print(number, &object);
+                let bytes = Bytes::copy_from_slice(to);
+                self.place(to, number, print, end, Some(object), |_| bytes);
+            }
+        }
+        true
     }
 
     /// All pairs, in an order that says nothing.

@@ -1,14 +1,30 @@
 //! What can be done with a value beyond setting it, as Redis does it with strings. Called by the
 //! store when it applies an entry; like all of it, the same on every replica.
 
+use std::ops::Range;
+
+use bytes::Bytes;
+
 use super::command::Condition;
 use super::expiry::{From, Millis, Unit, invalid, moment};
+use super::extended::Extended;
 use super::number::parse_integer;
 use super::outcome::{Outcome, Refusal};
 use super::store::Store;
 use super::verbs::{Answer, Row, Run, Words};
 
-pub(super) const VERBS: Row = &[("set", Run::Write(set_with_options))];
+pub(super) const VERBS: Row = &[
+    ("set", Run::Write(set_with_options)),
+    ("setex", Run::Write(setex)),
+    ("psetex", Run::Write(psetex)),
+    ("getex", Run::Write(getex)),
+    ("msetnx", Run::Write(msetnx)),
+    ("setrange", Run::Write(setrange)),
+    ("getrange", Run::Read(getrange)),
+    ("substr", Run::Read(getrange)),
+    ("incrbyfloat", Run::Write(incrbyfloat)),
+    ("delex", Run::Write(delex)),
+];
 
 /// Most bytes of a value. Redis's default for its longest string; part of the state machine, so
 /// no replica may have another.
@@ -161,13 +177,162 @@ fn set_with_options(store: &mut Store, words: &Words<'_>) -> Answer {
         if matches!(end, End::At(..)) {
             store.note("expire", key);
         }
-        // It may be over already: then it is gone with the next entry, and nobody sees it.
+        // It may be over already: then nobody sees it, and it is gone with the next entry.
     }
     Ok(match (tell_old, sets) {
         (true, _) => Outcome::Value(old.flatten()),
         (false, true) => Outcome::Done,
         (false, false) => Outcome::Unchanged,
     })
+}
+
+/// `SETEX key seconds value`
+fn setex(store: &mut Store, words: &Words<'_>) -> Answer {
+    set_for(store, words, "setex", "EX")
+}
+
+/// `PSETEX key milliseconds value`
+fn psetex(store: &mut Store, words: &Words<'_>) -> Answer {
+    set_for(store, words, "psetex", "PX")
+}
+
+fn set_for(store: &mut Store, words: &Words<'_>, command: &str, unit: &str) -> Answer {
+    let (key, number, value) = (words.get(0)?, words.integer(1)?, words.get(2)?);
+    let Some(until) = until(store, number, unit) else { return Ok(invalid(command)) };
+    store.put_until(key, value, Some(until));
+    store.note("set", key);
+    store.note("expire", key);
+    Ok(Outcome::Done)
+}
+
+/// `GETEX key [EX seconds | PX milliseconds | EXAT seconds | PXAT milliseconds | PERSIST]`
+fn getex(store: &mut Store, words: &Words<'_>) -> Answer {
+    let key = words.get(0)?;
+    let (mut end, mut stays) = (End::Kept, false);
+    let mut options = words.rest(1).iter();
+    while let Some(option) = options.next() {
+        if option.eq_ignore_ascii_case(b"PERSIST") && end == End::Kept {
+            stays = true;
+            continue;
+        }
+        // What was said last, if anything.
+        let mut said = if end == End::Kept { End::Never } else { end };
+        if stays || !said.take(option, options.as_slice().first()) {
+            return Err(Refusal::Syntax);
+        }
+        end = said;
+        options.next();
+    }
+    let value = store.shared_string(key)?;
+    if value.is_none() {
+        return Ok(Outcome::Value(None));
+    }
+    if let End::At(unit, number) = end {
+        let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
+        let Some(until) = until(store, number, unit) else { return Ok(invalid("getex")) };
+        if until <= store.clock() {
+            store.delete(key);
+        } else {
+            store.set_end(key, Some(until));
+            store.note("expire", key);
+        }
+    } else if stays && store.end_of(key).is_some() {
+        store.set_end(key, None);
+        store.note("persist", key);
+    }
+    Ok(Outcome::Value(value))
+}
+
+/// `MSETNX key value [key value ...]`
+#[allow(clippy::unnecessary_wraps, reason = "as all verbs")]
+fn msetnx(store: &mut Store, words: &Words<'_>) -> Answer {
+    let (pairs, []) = words.rest(0).as_chunks::<2>() else {
+        return Ok(Outcome::wrong_number("msetnx"));
+    };
+    if pairs.iter().any(|[key, _]| store.pair(key).is_some()) {
+        return Ok(Outcome::flag(false));
+    }
+    for [key, value] in pairs {
+        store.put(key, value);
+        store.note("set", key);
+    }
+    Ok(Outcome::flag(true))
+}
+
+/// `SETRANGE key offset value`
+fn setrange(store: &mut Store, words: &Words<'_>) -> Answer {
+    let (key, from, value) = (words.get(0)?, words.integer(1)?, words.get(2)?);
+    let Ok(from) = usize::try_from(from) else {
+        return Ok(Outcome::error("ERR offset is out of range"));
+    };
+    let old = store.string(key)?.unwrap_or_default();
+    if value.is_empty() {
+        return Ok(Outcome::count(old.len()));
+    }
+    let until = from.saturating_add(value.len());
+    if until > VALUE_BYTES_MAX {
+        return Err(Refusal::TooLong);
+    }
+    let mut new = Vec::with_capacity(until.max(old.len()));
+    new.extend_from_slice(old);
+    new.resize(until.max(old.len()), 0);
+    new[from..until].copy_from_slice(value);
+    store.put_within(key, &new);
+    store.note("setrange", key);
+    Ok(Outcome::count(new.len()))
+}
+
+/// `GETRANGE key start end` and `SUBSTR`, as it was once called.
+fn getrange(store: &Store, words: &Words<'_>) -> Answer {
+    let (first, last) = (words.integer(1)?, words.integer(2)?);
+    let value = store.shared_string(words.get(0)?)?.unwrap_or_default();
+    let range = range(first, last, value.len());
+    Ok(Outcome::Value(Some(range.map_or_else(Bytes::new, |range| value.slice(range)))))
+}
+
+/// Which of so many are meant by a first and a last, which count from the end if negative; `None`
+/// if none is.
+pub(super) fn range(first: i64, last: i64, length: usize) -> Option<Range<usize>> {
+    if first < 0 && last < 0 && first > last {
+        return None;
+    }
+    let length = i64::try_from(length).ok()?;
+    let place = |at: i64| if at < 0 { (length + at).max(0) } else { at };
+    let (first, last) = (place(first), place(last).min(length - 1));
+    (first <= last).then(|| Some(usize::try_from(first).ok()?..usize::try_from(last).ok()? + 1))?
+}
+
+/// `INCRBYFLOAT key increment`
+fn incrbyfloat(store: &mut Store, words: &Words<'_>) -> Answer {
+    let (key, increment) = (words.get(0)?, words.get(1)?);
+    let parse = |text| Extended::parse(text).ok_or(Refusal::NotAFloat);
+    let old = store.string(key)?.map(parse).transpose()?;
+    let increment = parse(increment)?;
+    let sum = old.map_or(increment, |old| old + increment);
+    if sum.is_infinite() {
+        return Err(Refusal::NotFinite);
+    }
+    let sum = sum.to_string();
+    store.put_within(key, sum.as_bytes());
+    store.note("incrbyfloat", key);
+    Ok(Outcome::Value(Some(Bytes::from(sum))))
+}
+
+/// `DELEX key [IFEQ text | IFNE text]`, of Redis 8.4.
+fn delex(store: &mut Store, words: &Words<'_>) -> Answer {
+    let key = words.get(0)?;
+    let (equal, text) = match *words.rest(1) {
+        [] => return Ok(Outcome::flag(store.delete(key))),
+        [condition, text] if condition.eq_ignore_ascii_case(b"IFEQ") => (true, text),
+        [condition, text] if condition.eq_ignore_ascii_case(b"IFNE") => (false, text),
+        [_, _] => return Ok(Outcome::error("ERR Invalid condition. Use IFEQ or IFNE")),
+        _ => return Ok(Outcome::wrong_number("delex")),
+    };
+    let goes = store.string(key)?.is_some_and(|old| (old == text) == equal);
+    if goes {
+        store.delete(key);
+    }
+    Ok(Outcome::flag(goes))
 }
 
 /// A moment in the words of `SET`; `None` if it can't be one.
@@ -187,7 +352,6 @@ mod tests {
     use super::*;
     use crate::kv::{Command, ItemsBuffer, Operation};
     use crate::types::{ClientId, RequestId, RequestKey};
-    use bytes::Bytes;
 
     /// Applies operations one after another, each under a name of its own.
     #[derive(Default)]

@@ -4,12 +4,17 @@
 
 use std::fmt;
 
+use super::bitfields;
+use super::bits;
 use super::command::CommandError;
 use super::expiry;
 use super::generic;
 use super::hashes;
 use super::items::Items;
+use super::keys;
+use super::lcs;
 use super::lists;
+use super::number::parse_integer;
 use super::outcome::{Outcome, Refusal};
 use super::sets;
 use super::store::Store;
@@ -31,6 +36,10 @@ const ROWS: &[Row] = &[
     sets::VERBS,
     transactions::VERBS,
     lists::VERBS,
+    bits::VERBS,
+    bitfields::VERBS,
+    lcs::VERBS,
+    keys::VERBS,
 ];
 
 /// How a verb is done.
@@ -71,6 +80,19 @@ impl<'a> Words<'a> {
     /// If there are not so many: the door checks that, but bytes in a log may say anything.
     pub(super) fn get(&self, at: usize) -> Result<&'a [u8], Refusal> {
         self.words.get(at).copied().ok_or(Refusal::Syntax)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// The whole number at that place.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub(super) fn integer(&self, at: usize) -> Result<i64, Refusal> {
+        parse_integer(self.get(at)?).ok_or(Refusal::NotAnInteger)
     }
 
     /// Those from there on; none if there are not so many.

@@ -6,12 +6,11 @@
 
 use std::time::Duration;
 
-use crate::kv::parse_integer;
+use crate::kv::{glob, parse_integer};
 use crate::wire::resp::Limits;
 
 use super::dispatch::{Call, Record, Step};
 use super::pubsub::KeyEvents;
-use crate::kv::glob;
 
 /// One replica's settings.
 #[derive(Debug, Clone)]

@@ -195,6 +195,8 @@ fn refusal_text(refusal: Refusal) -> &'static str {
         Refusal::NoKeys => "ERR numkeys should be greater than 0",
         Refusal::TooManyKeys => "ERR Number of keys can't be greater than number of args",
         Refusal::NegativeLimit => "ERR LIMIT can't be negative",
+        Refusal::NotFinite => "ERR increment would produce NaN or Infinity",
+        Refusal::SameObject => "ERR source and destination objects are the same",
     }
 }
 

@@ -10,6 +10,7 @@ mod generic;
 mod hashes;
 mod lists;
 mod sets;
+mod strings;
 mod transactions;
 
 use std::sync::LazyLock;
@@ -221,6 +222,7 @@ const ROOMS: &[&[Spec]] = &[
     lists::COMMANDS,
     sets::COMMANDS,
     transactions::COMMANDS,
+    strings::COMMANDS,
 ];
 
 static ALL: LazyLock<Vec<&Spec>> = LazyLock::new(|| {

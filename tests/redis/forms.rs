@@ -24,8 +24,12 @@ pub(crate) const WORDS: &[(&str, &[&[&[u8]]])] = &[
     ("few", &[&[b"1", b"1", b"2", b"2", b"3"], &[b"0", b"-1", b"x", b"100"]]),
     ("bit", &[&[b"0", b"1"], &[b"2", b"-1", b"x", b""]]),
     ("offset", &[&[b"0", b"1", b"5", b"7", b"8", b"13", b"40", b"100"], FAR_OFFSETS]),
+    ("field", &[&[b"u1", b"i1", b"u4", b"i5", b"u8", b"i8", b"u13", b"u63", b"i64"], NO_FIELDS]),
+    ("amount", &[AMOUNTS, VALUES]),
+    ("place", &[&[b"0", b"1", b"#0", b"#1", b"#2", b"8", b"9", b"30"], NO_PLACES]),
+    ("at", &[&[b"0", b"1", b"5", b"7", b"8", b"13", b"40", b"100"], NO_PLACES]),
     ("pattern", &[PATTERNS]),
-    ("cursor", &[&[b"0"], &[b"x", b"-1", b"18446744073709551616"]]),
+    ("cursor", &[&[b"0"], &[b"x", b"", b" 0", b"0x", b"18446744073709551616"]]),
     ("type", &[&[b"string", b"hash", b"list", b"set", b"zset", b"STRING"], &[b"nonesuch"]]),
     ("seconds", &[SECONDS, NO_SECONDS]),
     ("millis", &[MILLIS, NO_SECONDS]),
@@ -67,7 +71,6 @@ const VALUES: &[&[u8]] = &[
     b"inf",
     b"-inf",
     b"9223372036854775807",
-    b"-9223372036854775808",
     b"9223372036854775808",
     b"1e400",
     b"\x00\xff\r\n",
@@ -115,6 +118,25 @@ const FLOATS: &[&[u8]] = &[
 const FAR_OFFSETS: &[&[u8]] =
     &[b"-1", b"4294967296", b"536870912", b"9223372036854775807", b"x", b"", b"01", b"1.5"];
 
+/// Without the least number there is, which Redis takes for a large one where it saturates fields.
+const AMOUNTS: &[&[u8]] = &[
+    b"0",
+    b"1",
+    b"-1",
+    b"3",
+    b"-7",
+    b"100",
+    b"-129",
+    b"9223372036854775807",
+    b"-9223372036854775000",
+    b"4294967296",
+];
+
+const NO_PLACES: &[&[u8]] =
+    &[b"-1", b"4294967296", b"9223372036854775807", b"#4294967296", b"x", b"", b"01", b"1.5", b"#"];
+
+const NO_FIELDS: &[&[u8]] = &[b"u64", b"i65", b"i0", b"u", b"", b"x8", b"U8", b"u-1", b"i08"];
+
 const PATTERNS: &[&[u8]] = &[
     b"*", b"*", b"s*", b"?1", b"[hs]*", b"[^s]?", b"s[1-2]", b"", b"\\s1", b"s\\", b"[s", b"*1*",
     b"never", b"a*", b"[a-c]", b"?",
@@ -144,6 +166,7 @@ const MS: i64 = 20_000;
 /// The rooms, by the names that `BOWLINE_REDIS_ROOM` takes.
 pub(crate) const ROOMS: &[(&str, &[Form])] = &[
     ("strings", STRINGS),
+    ("bits", BITS),
     ("keys", KEYS),
     ("hashes", HASHES),
     ("sets", SETS),
@@ -178,6 +201,33 @@ const STRINGS: &[Form] = &[
     same("DECR str"),
     same("INCRBY str int"),
     same("DECRBY str int"),
+    same("SETEX str seconds value"),
+    same("PSETEX str millis value"),
+    same("GETEX str [PERSIST|EX seconds|PX millis|EXAT second|PXAT milli]"),
+    same("GETEX str [PERSIST|EX seconds|PX millis|EXAT second|PXAT milli|value ...]"),
+    same("MSETNX key value [key value ...]"),
+    same("SETRANGE str offset value"),
+    same("GETRANGE str index index"),
+    same("SUBSTR str index index"),
+    same("INCRBYFLOAT str float"),
+    same("INCRBYFLOAT str float"),
+    same("LCS str str [LEN|IDX|MINMATCHLEN count|WITHMATCHLEN ...]"),
+    same("LCS str str [LEN|IDX [MINMATCHLEN count] [WITHMATCHLEN]]"),
+];
+
+const BITS: &[Form] = &[
+    same("SETBIT str at bit"),
+    same("GETBIT str at"),
+    same("BITCOUNT str [index index [BYTE|BIT|value]]"),
+    same("BITPOS str bit [index [index [BYTE|BIT|value]]]"),
+    same("BITOP (AND|OR|XOR|NOT|value) str str [str ...]"),
+    same("BITFIELD str [GET field place|SET field place amount|INCRBY field place amount ...]"),
+    same("BITFIELD str OVERFLOW (WRAP|SAT|FAIL) (SET|INCRBY) field place amount"),
+    same("BITFIELD str [(SET|INCRBY) field place amount|OVERFLOW (WRAP|SAT|FAIL|value) ...]"),
+    same("BITFIELD_RO str [GET field place ...]"),
+    same("BITFIELD_RO str GET field place [SET field place amount]"),
+    same("SET str value"),
+    same("GET str"),
 ];
 
 const KEYS: &[Form] = &[
@@ -199,6 +249,19 @@ const KEYS: &[Form] = &[
     near(MS, "PTTL key"),
     near(S, "EXPIRETIME key"),
     near(MS, "PEXPIRETIME key"),
+    same("RENAME key key"),
+    same("RENAMENX key key"),
+    same("COPY key key [REPLACE|DB bit ...]"),
+    same("TOUCH key [key ...]"),
+    any_order("KEYS pattern"),
+    any_order("SCAN cursor COUNT 1000 [MATCH pattern|TYPE type ...]"),
+    shape("SCAN cursor [COUNT count|MATCH pattern|value ...]"),
+    shape("OBJECT ENCODING key"),
+    shape("OBJECT REFCOUNT key"),
+    shape("OBJECT IDLETIME key"),
+    same("OBJECT FREQ key"),
+    same("OBJECT value key"),
+    shape("MEMORY USAGE key"),
 ];
 
 const HASHES: &[Form] = &[

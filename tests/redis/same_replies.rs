@@ -263,6 +263,30 @@ COMMAND LIST FILTERBY MODULE none
 COMMAND LIST FILTERBY nonsense x
 COMMAND LIST nonsense
 COMMAND DOCS nonsense
+SET e 123
+OBJECT ENCODING e
+OBJECT REFCOUNT e
+SET e 12345678901234567890
+OBJECT ENCODING e
+OBJECT REFCOUNT e
+SET e 99999
+OBJECT REFCOUNT e
+SET e "a text of forty-four bytes: it is embedded st"
+OBJECT ENCODING e
+SET e "a text of forty-five bytes: it stands alone.."
+OBJECT ENCODING e
+OBJECT FREQ e
+OBJECT FREQ nothing
+OBJECT IDLETIME e
+OBJECT ENCODING
+OBJECT ENCODING e e
+OBJECT nonsense e
+HSET eh f v
+OBJECT ENCODING eh
+HSET eh f "a field of sixty-four bytes is packed, but sixty-five are too many"
+OBJECT ENCODING eh
+BITFIELD
+BITOP AND a
 TIME extra
 ROLE extra
 READONLY extra
@@ -365,7 +389,7 @@ fn every_reply_is_redis_s_own() {
 
 /// What Redis has since 7.2. Those of a Sentinel it has in a process of its own, and DEBUG has no
 /// table there.
-const LATER: &[&str] = &["client|setinfo", "client|no-touch", "once"];
+const LATER: &[&str] = &["client|setinfo", "client|no-touch", "delex", "once"];
 
 #[test]
 fn the_table_of_commands_says_what_redis_says() {

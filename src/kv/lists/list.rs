@@ -359,6 +359,10 @@ impl Content for List {
         self.length == 0
     }
 
+    fn encoding(&self) -> &'static str {
+        "quicklist"
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.length as u64);
         self.from(0).for_each(|value| put_bytes(value, out));

@@ -2,13 +2,20 @@
 
 use super::super::{calls, commands, strings};
 use super::{
-    ALL_KEYS, ONE_KEY, READ_FAST, SECOND_KEY, Spec, command, subcommand, timed_verb, verb,
+    ALL_KEYS, ONE_KEY, READ_FAST, SECOND_KEY, Spec, TWO_KEYS, command, subcommand, timed_verb, verb,
 };
 /// Frees no memory of the server's for long, and adds none.
 const CHANGE_FAST: &[&str] = &["write", "fast"];
 
 /// In order of their names.
 pub(super) const COMMANDS: &[Spec] = &[
+    verb("copy", -3)
+        .keys_at(TWO_KEYS)
+        .flags(&["write", "denyoom"])
+        .categories(&["keyspace"])
+        .since("6.2.0", "generic")
+        .costs("O(1)")
+        .about("Copies what a key holds to another key."),
     command("del", -2, strings::del)
         .keys_at(ALL_KEYS)
         .flags(&["write"])
@@ -44,10 +51,20 @@ pub(super) const COMMANDS: &[Spec] = &[
         .since("7.0.0", "generic")
         .costs("O(1)")
         .about("Tells when a key ends, in seconds since 1970."),
+    verb("keys", 2)
+        .flags(&["readonly"])
+        .categories(&["keyspace", "dangerous"])
+        .since("1.0.0", "generic")
+        .costs("O(N), N being the number of all keys; everybody waits")
+        .about("Tells all keys that fit a pattern."),
     command("memory", -2, commands::help)
         .since("4.0.0", "server")
         .about("Commands about what takes memory.")
         .with(MEMORY),
+    command("object", -2, commands::help)
+        .since("2.2.3", "generic")
+        .about("Commands about how values are kept.")
+        .with(OBJECT),
     verb("persist", 2)
         .keys_at(ONE_KEY)
         .flags(CHANGE_FAST)
@@ -89,6 +106,33 @@ pub(super) const COMMANDS: &[Spec] = &[
         .since("1.0.0", "generic")
         .costs("O(1)")
         .about("Tells some key."),
+    verb("rename", 3)
+        .keys_at(TWO_KEYS)
+        .flags(&["write"])
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Gives a key another name, whatever had that."),
+    verb("renamenx", 3)
+        .keys_at(TWO_KEYS)
+        .flags(CHANGE_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Gives a key another name that is free."),
+    verb("scan", -2)
+        .flags(&["readonly"])
+        .categories(&["keyspace"])
+        .since("2.8.0", "generic")
+        .costs("O(N), N being the number of keys looked at, 16384 at most")
+        .about("Goes through all keys, some at a time."),
+    command("touch", -2, strings::exists)
+        .keys_at(ALL_KEYS)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("3.2.1", "generic")
+        .costs("O(N), N being the number of keys")
+        .about("Tells how many of the keys exist."),
     timed_verb("ttl", 2)
         .keys_at(ONE_KEY)
         .flags(READ_FAST)
@@ -124,3 +168,28 @@ const MEMORY: &[Spec] = &[
         .about("Tells how much memory a key takes, about.")
         .does("memory|usage"),
 ];
+
+const OBJECT: &[Spec] = &[
+    of_value("encoding", "object|encoding", "2.2.3").about("Tells how Redis would keep a value."),
+    of_value("freq", "object|freq", "4.0.0")
+        .about("Says that nobody counts how often a key is read."),
+    subcommand("help", "object|help", 2, commands::help)
+        .flags(&["loading", "stale"])
+        .categories(&["keyspace"])
+        .since("6.2.0", "generic")
+        .costs("O(1)")
+        .about("Tells the subcommands."),
+    of_value("idletime", "object|idletime", "2.2.3")
+        .about("Tells 0: nobody keeps when a key is read."),
+    of_value("refcount", "object|refcount", "2.2.3").about("Tells how many keys share a value."),
+];
+
+const fn of_value(name: &'static str, full_name: &'static str, since: &'static str) -> Spec {
+    subcommand(name, full_name, 3, calls::of_subcommand)
+        .does(full_name)
+        .keys_at(SECOND_KEY)
+        .flags(&["readonly"])
+        .categories(&["keyspace"])
+        .since(since, "generic")
+        .costs("O(1)")
+}
