@@ -2,6 +2,8 @@
 //! Asserts what is true, never how long it took.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
+#[path = "cluster/accounts.rs"]
+mod accounts;
 #[path = "cluster/channels.rs"]
 mod channels;
 #[path = "cluster/client.rs"]
@@ -14,6 +16,8 @@ mod endings;
 mod leases;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/promises.rs"]
+mod promises;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;

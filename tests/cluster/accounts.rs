@@ -1,0 +1,281 @@
+//! Money that many clients move at once: by WATCH, MULTI and EXEC between keys, and by SET ... IFEQ
+//! within one. Each keeps a trace in what it writes, from which the order of all transfers can be
+//! read: done again in that order, they must give what was read and what is there in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::client::{Client, command};
+
+const ACCOUNTS: u64 = 4;
+const START: i64 = 1_000;
+const JOURNAL: &[u8] = b"journal";
+const PURSES: &[u8] = b"purses";
+const BREATH: Duration = Duration::from_millis(3);
+
+/// What all clients saw.
+#[derive(Default)]
+pub(crate) struct Transfers {
+    /// Counts what begins and what ends: no two of these are at the same moment.
+    moment: AtomicU64,
+    /// By name: when it began and, if it was acknowledged, when that was.
+    known: Mutex<BTreeMap<String, (u64, Option<u64>)>>,
+    /// Of transfers within one key: what was there before, by what was to be there then.
+    before: Mutex<BTreeMap<String, String>>,
+    /// Of these what was acknowledged.
+    swapped: Mutex<BTreeSet<String>>,
+    pub(crate) conflicts: AtomicU64,
+    pub(crate) uncertain: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+/// What came of an attempt.
+enum Fate {
+    Done,
+    Conflict,
+    Refused,
+    Unknown,
+}
+
+fn account(number: u64) -> Vec<u8> {
+    format!("account{number}").into_bytes()
+}
+
+/// Sets all up, where nobody else is yet.
+pub(crate) fn open(address: SocketAddr) {
+    let mut client = Client::connect(address).unwrap();
+    for number in 0..ACCOUNTS {
+        let start = START.to_string();
+        assert_eq!(client.call(&[b"SET", &account(number), start.as_bytes()]).unwrap(), b"+OK\r\n");
+    }
+    let purses = first_purses();
+    assert_eq!(client.call(&[b"SET", PURSES, purses.as_bytes()]).unwrap(), b"+OK\r\n");
+}
+
+fn first_purses() -> String {
+    written("begin", &(0..ACCOUNTS).map(|_| START).collect::<Vec<_>>())
+}
+
+fn written(name: &str, purses: &[i64]) -> String {
+    let purses: Vec<String> = purses.iter().map(i64::to_string).collect();
+    format!("{name} {}", purses.join(" "))
+}
+
+fn read_purses(text: &str) -> Vec<i64> {
+    text.split(' ').skip(1).map(|number| number.parse().unwrap()).collect()
+}
+
+/// The text of a bulk string; `None` for an error reply or null.
+fn bulk(reply: &[u8]) -> Option<String> {
+    if reply[0] != b'$' || reply == b"$-1\r\n" {
+        return None;
+    }
+    let start = reply.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    Some(String::from_utf8(reply[start..reply.len() - 2].to_vec()).unwrap())
+}
+
+fn fate_of(reply: &[u8]) -> Fate {
+    let starts = |word: &[u8]| reply.starts_with(word);
+    if starts(b"*-1\r\n") || starts(b"$-1\r\n") {
+        Fate::Conflict
+    } else if starts(b"+OK\r\n") || starts(b"*3\r\n+OK\r\n+OK\r\n:") {
+        Fate::Done
+    } else if [&b"-CLUSTERDOWN "[..], b"-TRYAGAIN ", b"-EXECABORT "].iter().any(|it| starts(it)) {
+        Fate::Refused
+    } else {
+        assert!(starts(b"-UNCERTAIN "), "{}", String::from_utf8_lossy(reply));
+        Fate::Unknown
+    }
+}
+
+impl Transfers {
+    fn now(&self) -> u64 {
+        self.moment.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn count(&self, fate: &Fate) {
+        let counter = match fate {
+            Fate::Done => return,
+            Fate::Conflict => &self.conflicts,
+            Fate::Refused => &self.refused,
+            Fate::Unknown => &self.uncertain,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One client until told to stop; it connects again when its replica was killed.
+    pub(crate) fn run(&self, address: SocketAddr, name: &str, stop: &AtomicBool) {
+        let mut number = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let connected = Client::connect(address).and_then(|mut client| {
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    let name = format!("{name}.{number}");
+                    match number % 4 {
+                        0 => Transfers::look(&mut client)?,
+                        1 => self.swap(&mut client, &name, number)?,
+                        _ => self.transfer(&mut client, &name, number)?,
+                    }
+                    thread::sleep(BREATH);
+                }
+                Ok(())
+            });
+            if connected.is_err() {
+                thread::sleep(BREATH * 5);
+            }
+        }
+    }
+
+    /// Whom a transfer concerns, and how much it moves.
+    fn draw(number: u64) -> (u64, u64, i64) {
+        let drawn = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+        let (from, amount) = (drawn % ACCOUNTS, i64::try_from(drawn / 64 % 9).unwrap() + 1);
+        (from, (from + 1 + drawn / 8 % (ACCOUNTS - 1)) % ACCOUNTS, amount)
+    }
+
+    /// Between two keys. All of it may go in one packet but for what depends on what was read.
+    fn transfer(&self, client: &mut Client, name: &str, number: u64) -> io::Result<()> {
+        let (from, to, amount) = Transfers::draw(number);
+        let (from_key, to_key) = (account(from), account(to));
+        let mut ask = command(&[b"WATCH", &from_key, &to_key]);
+        ask.extend(command(&[b"MGET", &from_key, &to_key]));
+        client.send(&ask)?;
+        let watching = client.reply()? == b"+OK\r\n";
+        let reply = String::from_utf8(client.reply()?).unwrap();
+        if !watching || !reply.starts_with('*') {
+            client.call(&[b"UNWATCH"])?;
+            self.count(&Fate::Refused);
+            return Ok(());
+        }
+        let held: Vec<i64> =
+            reply.lines().skip(2).step_by(2).map(|it| it.parse().unwrap()).collect();
+        let entry = format!("{name} {from} {} {to} {} {amount};", held[0], held[1]);
+        let mut ask = command(&[b"MULTI"]);
+        ask.extend(command(&[b"SET", &from_key, (held[0] - amount).to_string().as_bytes()]));
+        ask.extend(command(&[b"SET", &to_key, (held[1] + amount).to_string().as_bytes()]));
+        ask.extend(command(&[b"APPEND", JOURNAL, entry.as_bytes()]));
+        ask.extend(command(&[b"EXEC"]));
+        self.known.lock().unwrap().insert(name.to_owned(), (self.now(), None));
+        let heard = client.send(&ask).and_then(|()| {
+            for _ in 0..4 {
+                client.reply()?;
+            }
+            client.reply()
+        });
+        let fate = heard.as_ref().map_or(Fate::Unknown, |reply| fate_of(reply));
+        self.count(&fate);
+        let mut known = self.known.lock().unwrap();
+        match fate {
+            Fate::Done => known.get_mut(name).unwrap().1 = Some(self.now()),
+            // Certainly not there, and never will be.
+            Fate::Conflict | Fate::Refused => drop(known.remove(name)),
+            Fate::Unknown => {}
+        }
+        heard.map(drop)
+    }
+
+    /// Within one key.
+    fn swap(&self, client: &mut Client, name: &str, number: u64) -> io::Result<()> {
+        let Some(old) = bulk(&client.call(&[b"GET", PURSES])?) else {
+            self.count(&Fate::Refused);
+            return Ok(());
+        };
+        let (from, to, amount) = Transfers::draw(number);
+        let mut purses = read_purses(&old);
+        purses[usize::try_from(from).unwrap()] -= amount;
+        purses[usize::try_from(to).unwrap()] += amount;
+        let new = written(name, &purses);
+        self.before.lock().unwrap().insert(new.clone(), old.clone());
+        let heard = client.call(&[b"SET", PURSES, new.as_bytes(), b"IFEQ", old.as_bytes()]);
+        let fate = heard.as_ref().map_or(Fate::Unknown, |reply| fate_of(reply));
+        self.count(&fate);
+        if let Fate::Done = fate {
+            self.swapped.lock().unwrap().insert(new);
+        }
+        heard.map(drop)
+    }
+
+    /// Reads all accounts at one moment, in two ways: the sum is always the same.
+    fn look(client: &mut Client) -> io::Result<()> {
+        let keys: Vec<Vec<u8>> = (0..ACCOUNTS).map(account).collect();
+        let mut words: Vec<&[u8]> = vec![b"MGET"];
+        words.extend(keys.iter().map(Vec::as_slice));
+        let mut ask = command(&words);
+        ask.extend(command(&[b"MULTI"]));
+        for key in &keys {
+            ask.extend(command(&[b"GET", key]));
+        }
+        ask.extend(command(&[b"EXEC"]));
+        client.send(&ask)?;
+        let first = client.reply()?;
+        for _ in 0..=ACCOUNTS {
+            client.reply()?;
+        }
+        for reply in [first, client.reply()?] {
+            let reply = String::from_utf8(reply).unwrap();
+            if reply.starts_with('*') {
+                let held = reply.lines().skip(2).step_by(2);
+                let sum: i64 = held.map(|number| number.parse::<i64>().unwrap()).sum();
+                assert_eq!(sum, START * i64::try_from(ACCOUNTS).unwrap(), "{reply}");
+            }
+        }
+        Ok(())
+    }
+
+    /// After all is over: holds what is there against what was seen. How many transfers of each
+    /// kind were acknowledged.
+    pub(crate) fn judge(&self, addresses: &[SocketAddr]) -> [usize; 2] {
+        let mut client = Client::connect(addresses[0]).unwrap();
+        let journal = bulk(&client.call(&[b"GET", JOURNAL]).unwrap()).unwrap_or_default();
+        let known = self.known.lock().unwrap();
+        let mut held = vec![START; usize::try_from(ACCOUNTS).unwrap()];
+        let (mut seen, mut latest_begin) = (BTreeSet::new(), 0);
+        for entry in journal.split_terminator(';') {
+            let words: Vec<&str> = entry.split(' ').collect();
+            let numbers: Vec<i64> =
+                words[1..].iter().map(|number| number.parse().unwrap()).collect();
+            let [from, from_held, to, to_held, amount] = numbers[..] else { panic!("{entry}") };
+            let (from, to) = (usize::try_from(from).unwrap(), usize::try_from(to).unwrap());
+            // It saw what the one before it left, so nothing was lost in between.
+            assert_eq!((held[from], held[to]), (from_held, to_held), "{entry} in {journal}");
+            (held[from], held[to]) = (from_held - amount, to_held + amount);
+            assert!(seen.insert(words[0]), "{entry} is there twice");
+            let (begin, end) = known.get(words[0]).unwrap_or_else(|| panic!("refused: {entry}"));
+            // None was over before one began that comes before it.
+            assert!(end.is_none_or(|end| end > latest_begin), "{entry} comes too late");
+            latest_begin = latest_begin.max(*begin);
+        }
+        let acknowledged = known.iter().filter(|(_, (_, end))| end.is_some());
+        let acknowledged: Vec<&String> = acknowledged.map(|(name, _)| name).collect();
+        for name in &acknowledged {
+            assert!(seen.contains(name.as_str()), "{name} was acknowledged and is lost");
+        }
+        let swapped = self.swapped.lock().unwrap();
+        let before = self.before.lock().unwrap();
+        let mut there = bulk(&client.call(&[b"GET", PURSES]).unwrap()).unwrap();
+        let sum: i64 = read_purses(&there).iter().sum();
+        assert_eq!(sum, START * i64::try_from(ACCOUNTS).unwrap());
+        let mut chain = BTreeSet::new();
+        while there != first_purses() {
+            let old = before.get(&there).unwrap_or_else(|| panic!("nobody wrote {there}"));
+            assert!(chain.insert(there.clone()), "a circle");
+            there.clone_from(old);
+        }
+        for new in swapped.iter() {
+            assert!(chain.contains(new), "{new} was acknowledged and is lost");
+        }
+        for address in addresses {
+            let mut client = Client::connect(*address).unwrap();
+            for (number, held) in (0..).zip(&held) {
+                let there = bulk(&client.call(&[b"GET", &account(number)]).unwrap());
+                assert_eq!(there, Some(held.to_string()), "at {address}");
+            }
+        }
+        [acknowledged.len(), swapped.len()]
+    }
+}
