@@ -15,7 +15,7 @@ mod transactions;
 
 use std::sync::LazyLock;
 
-use crate::kv::{Verb, parse_integer};
+use crate::kv::Verb;
 
 use super::calls;
 use super::dispatch::{Call, Step};
@@ -186,7 +186,7 @@ impl Spec {
         let counted = match usize::from(self.counted_at) {
             0 => 0..0,
             at => {
-                let count = usize::try_from(parse_integer(word(at)?)?).ok()?;
+                let count = digits_at_start(word(at)?);
                 let behind = words - 1 - at;
                 (1..=behind).contains(&count).then_some(at + 1..at + 1 + count)?
             }
@@ -210,6 +210,14 @@ impl Spec {
     pub(super) fn subcommand(&self, name: &[u8]) -> Option<&'static Spec> {
         self.subcommands.iter().find(|spec| spec.name.as_bytes() == name)
     }
+}
+
+/// How many keys a word says there are, as C's `atoi` reads it for Redis: what does not belong to
+/// the number does not matter, and no number is 0.
+fn digits_at_start(word: &[u8]) -> usize {
+    let word = word.trim_ascii_start();
+    let digits = word.strip_prefix(b"+").unwrap_or(word).iter().take_while(|b| b.is_ascii_digit());
+    digits.fold(0, |sum: usize, digit| sum.saturating_mul(10).saturating_add((digit - b'0').into()))
 }
 
 /// The rooms that have commands.

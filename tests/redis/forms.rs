@@ -18,6 +18,8 @@ pub(crate) const WORDS: &[(&str, &[&[&[u8]]])] = &[
     ("float", &[FLOATS, VALUES]),
     ("member", &[&[b"a", b"b", b"c", b"d", b"e", b"1", b"2"], VALUES]),
     ("count", &[&[b"0", b"1", b"1", b"2", b"3", b"5", b"10", b"-1", b"-2", b"-4"], INTEGERS]),
+    // Without the least number there is, whose sign Redis turns and does not get a count.
+    ("rank", &[&[b"1", b"2", b"3", b"-1", b"-2", b"-3"], &[b"0", b"x", b"9223372036854775807"]]),
     ("index", &[&[b"0", b"1", b"2", b"3", b"5", b"-1", b"-2", b"-3", b"-5", b"100"], INTEGERS]),
     // Not far below 0: Redis tells a set's members so many times.
     ("some", &[&[b"0", b"1", b"2", b"3", b"10", b"-1", b"-2", b"-4"], NO_NUMBER]),
@@ -254,7 +256,7 @@ const KEYS: &[Form] = &[
     same("COPY key key [REPLACE|DB bit ...]"),
     same("TOUCH key [key ...]"),
     any_order("KEYS pattern"),
-    any_order("SCAN cursor COUNT 1000 [MATCH pattern|TYPE type ...]"),
+    any_order("SCAN cursor COUNT 1000 [MATCH pattern|TYPE type ...] ; EXISTS key"),
     shape("SCAN cursor [COUNT count|MATCH pattern|value ...]"),
     shape("OBJECT ENCODING key"),
     shape("OBJECT REFCOUNT key"),
@@ -333,7 +335,7 @@ const LISTS: &[Form] = &[
     same("RPOPLPUSH list list'"),
     same("LMOVE list list (LEFT|RIGHT) (LEFT|RIGHT)"),
     same("LMOVE list list' (LEFT|RIGHT) (LEFT|RIGHT)"),
-    same("LPOS list member [RANK count|COUNT count|MAXLEN count ...]"),
+    same("LPOS list member [RANK rank|COUNT count|MAXLEN count ...]"),
     same("LMPOP few list [list ...] (LEFT|RIGHT) [COUNT count] ; LLEN list'"),
     same("COMMAND GETKEYS LMPOP few list [list ...] LEFT").once_in(4),
 ];
