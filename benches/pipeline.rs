@@ -115,6 +115,7 @@ impl Cluster {
                 threads: Threads::Dedicated,
                 clients_max: 100,
                 clients_bytes_max: 1 << 30,
+                memory_max: 0,
                 idle_seconds_max: 0,
                 snapshot_log_bytes: 1 << 40,
                 disk_reserve: 0,

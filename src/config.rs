@@ -176,6 +176,21 @@ impl Config {
         }
     }
 
+    /// The same where so many bytes of memory may be in use in all, 0 for any number: the log in
+    /// memory stays within a quarter of them, unless no snapshot can be taken.
+    #[must_use]
+    pub fn within_memory(self, bytes: u64) -> Config {
+        if bytes == 0 {
+            return self;
+        }
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Config {
+            log_bytes_kept: self.log_bytes_kept.min(bytes / 16),
+            log_bytes_max: self.log_bytes_max.min(bytes / 4),
+            ..self
+        }
+    }
+
     /// The defaults under the course's simulator, where every message between replicas counts
     /// and up to half of them are lost.
     #[must_use]

@@ -141,6 +141,126 @@ fn lengths_that_are_only_claimed_cost_nothing() {
     drop((crowd, peers));
 }
 
+const OUT_OF_MEMORY: &[u8] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n";
+
+/// A value of 64 KiB, so many of them and about what one takes in the log and in the state.
+const LARGE: &[u8] = &[b'x'; 64 << 10];
+
+fn large_key(number: usize) -> Vec<u8> {
+    format!("large:{number}").into_bytes()
+}
+
+/// Writes large values one after the other until one is refused: how many were taken, and why it
+/// ended.
+fn write_until_refused(client: &mut Client, most: usize) -> (usize, Vec<u8>) {
+    for number in 0..most {
+        let reply = client.call(&[b"SET", &large_key(number), LARGE]).unwrap();
+        if reply != b"+OK\r\n" {
+            return (number, reply);
+        }
+    }
+    panic!("{most} large values were taken");
+}
+
+#[test]
+fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
+    let limits = &["--memory-max", "32mb", "--snapshot-log-bytes", "1mb"];
+    let cluster = Cluster::start_with(3, "auto", limits);
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut clients: Vec<Client> =
+        (0..3).map(|at| Client::connect(cluster.address(at)).unwrap()).collect();
+    let (written, why) = write_until_refused(&mut clients[(leader + 1) % 3], 512);
+    assert_eq!(why, OUT_OF_MEMORY);
+    assert!(written >= 256, "refused after {written} values, half of what is allowed");
+    for client in &mut clients {
+        cluster.wait_for("a replica that is full", || {
+            (client.call(&[b"SET", b"k", b"v"]).unwrap() == OUT_OF_MEMORY).then_some(())
+        });
+        assert_eq!(client.call(&[b"GET", &large_key(written)]).unwrap(), b"$-1\r\n");
+        assert_eq!(client.call(&[b"STRLEN", &large_key(0)]).unwrap(), b":65536\r\n");
+        assert_eq!(client.call(&[b"INCR", b"n"]).unwrap(), OUT_OF_MEMORY);
+        assert_eq!(client.call(&[b"DEL", b"nothing"]).unwrap(), b":0\r\n");
+        let dataset: u64 = info(client, "used_memory_dataset").parse().unwrap();
+        let used: u64 = info(client, "used_memory").parse().unwrap();
+        let resident: u64 = info(client, "used_memory_rss").parse().unwrap();
+        let values = (written * LARGE.len()) as u64;
+        assert!(dataset >= values && dataset < values + 4 * MIB, "{dataset} for {values}");
+        assert!(used >= dataset && (resident == 0 || used <= resident), "{used}, {resident}");
+    }
+    for number in 0..written / 2 {
+        let at = number % 3;
+        assert_eq!(clients[at].call(&[b"DEL", &large_key(number)]).unwrap(), b":1\r\n");
+    }
+    for (at, client) in clients.iter_mut().enumerate() {
+        cluster.wait_for("room", || {
+            let reply = client.call(&[b"SET", b"k", at.to_string().as_bytes()]).unwrap();
+            (reply == b"+OK\r\n").then_some(())
+        });
+    }
+    // One whose clients have room asks a leader that has none.
+    assert_eq!(clients[leader].call(&[b"CONFIG", b"SET", b"maxmemory", b"1"]).unwrap(), b"+OK\r\n");
+    let follower = &mut clients[(leader + 1) % 3];
+    cluster.wait_for("a leader that is full", || {
+        (follower.call(&[b"SET", b"k", b"w"]).unwrap() == OUT_OF_MEMORY).then_some(())
+    });
+    assert_eq!(follower.call(&[b"APPEND", b"k", b"w"]).unwrap(), OUT_OF_MEMORY);
+    assert_eq!(follower.call(&[b"DEL", b"k"]).unwrap(), b":1\r\n");
+    assert_eq!(follower.call(&[b"EXISTS", b"k"]).unwrap(), b":0\r\n");
+    let policy = [&b"CONFIG"[..], b"SET", b"maxmemory-policy", b"allkeys-lru"];
+    assert!(follower.call(&policy).unwrap().starts_with(b"-ERR CONFIG SET failed"));
+    assert_eq!(clients[leader].call(&[b"CONFIG", b"SET", b"maxmemory", b"0"]).unwrap(), b"+OK\r\n");
+    let follower = &mut clients[(leader + 1) % 3];
+    cluster.wait_for("a leader without a limit", || {
+        (follower.call(&[b"SET", b"k", b"w"]).unwrap() == b"+OK\r\n").then_some(())
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_log_that_no_snapshot_cuts_stays_within_its_share_of_memory() {
+    use rustix::process::{Pid, Rlimit, prlimit};
+
+    let limits = &["--memory-max", "128mb", "--snapshot-log-bytes", "1mb"];
+    let cluster = Cluster::start_with(3, "auto", limits);
+    cluster.wait_until_all_serve();
+    // Segments of the log fit, and no snapshot of 20 MiB does.
+    let allow_files_of = |bytes| {
+        for at in 0..3 {
+            let process = i32::try_from(cluster.process(at)).unwrap();
+            let limit = Rlimit { current: bytes, maximum: None };
+            prlimit(Pid::from_raw(process), Resource::Fsize, limit).unwrap();
+        }
+    };
+    allow_files_of(Some(17 * MIB));
+    let leader = cluster.leader();
+    let mut client = Client::connect(cluster.address(leader)).unwrap();
+    let mut refused = None;
+    let mut most = 0;
+    for number in 0..2_000_usize {
+        let reply = client.call(&[b"SET", &large_key(number % 320), LARGE]).unwrap();
+        most = most.max(info(&mut client, "used_memory_log").parse::<u64>().unwrap());
+        if reply != b"+OK\r\n" {
+            refused = Some(reply);
+            break;
+        }
+    }
+    let refused = refused.expect("two thousand values were taken");
+    assert!(refused.starts_with(b"-TRYAGAIN "), "{}", refused.escape_ascii());
+    assert!(most > 56 * MIB && most < 72 * MIB, "{most} bytes of log, where 64 MiB are its share");
+    assert_eq!(info(&mut client, "rdb_last_bgsave_status"), "err");
+    assert_eq!(client.call(&[b"STRLEN", &large_key(1)]).unwrap(), b":65536\r\n");
+    allow_files_of(None);
+    cluster.wait_for("a log that was cut, by itself", || {
+        (client.call(&[b"SET", b"k", b"v"]).unwrap() == b"+OK\r\n").then_some(())
+    });
+    cluster.wait_for("most of it gone", || {
+        let log: u64 = info(&mut client, "used_memory_log").parse().unwrap();
+        client.call(&[b"SET", b"k", b"v"]).unwrap();
+        (log < 40 * MIB).then_some(())
+    });
+}
+
 #[test]
 fn a_crowd_that_reads_nothing_stays_within_its_memory() {
     let cluster = Cluster::start_with(3, "auto", &["--clients-memory", "64mb"]);

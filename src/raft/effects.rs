@@ -124,6 +124,9 @@ pub enum RefusalReason {
     Busy,
     /// There is too little room on the disks that would have to hold it.
     DiskFull,
+    /// It would add to what is in memory, and that is full. Said by the driver: the core knows
+    /// nothing of memory.
+    OutOfMemory,
 }
 
 impl ApplyJob {

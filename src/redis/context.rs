@@ -53,8 +53,16 @@ pub struct Context {
     pub run_id: u128,
     /// Bytes that all clients together hold, at a recent moment.
     pub clients_bytes: u64,
-    /// Bytes of memory in use, 0 if unknown.
+    /// Bytes of memory that the state takes.
+    pub dataset_bytes: u64,
+    /// Those that the log does.
+    pub log_bytes: u64,
+    /// Both, and what clients hold.
     pub used_memory: u64,
+    /// What the system has given the process, 0 if unknown.
+    pub resident_bytes: u64,
+    /// Whether so much is in use that no command may add to it.
+    pub is_full: bool,
     /// Its snapshots, at a recent moment.
     pub snapshot: Saved,
     /// How its disk is.
@@ -160,7 +168,11 @@ impl Context {
             process_id: 0,
             run_id: 0,
             clients_bytes: 0,
+            dataset_bytes: 0,
+            log_bytes: 0,
             used_memory: 0,
+            resident_bytes: 0,
+            is_full: false,
             snapshot: Saved::default(),
             disk: DiskState::Well,
             disk_free: 0,

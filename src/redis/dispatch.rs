@@ -13,6 +13,7 @@ use crate::wire::resp::{Request, Version, Writer};
 use super::client::{ClientQuery, Killing};
 use super::connection::Connection;
 use super::context::Context;
+use super::failure::Failure;
 use super::pubsub::{self, Interest};
 use super::settings::Settings;
 use super::shape::{Kind, Shape};
@@ -24,6 +25,32 @@ const QUOTED_BYTES_MAX: usize = 128;
 
 /// Commands that are not queued behind `MULTI`.
 const AT_ONCE: &[&str] = &["exec", "discard", "multi", "watch", "quit", "reset"];
+
+/// Redis's word for commands that may add to what is in memory.
+const DENIED_WHEN_FULL: &str = "denyoom";
+
+/// Whether a command may add to what is in memory. A payload that is none adds nothing.
+pub fn may_grow(payload: &[u8]) -> bool {
+    Command::decode(payload).is_ok_and(|command| grows(&command.operation))
+}
+
+fn grows(operation: &Operation<'_>) -> bool {
+    let inner = |bytes| Operation::decode(bytes).is_ok_and(|operation| grows(&operation));
+    match operation {
+        Operation::Put { .. }
+        | Operation::Set { .. }
+        | Operation::Append { .. }
+        | Operation::Add { .. }
+        | Operation::PutMany { .. }
+        | Operation::Transfer { .. }
+        | Operation::OpenSession => true,
+        Operation::Call { verb, .. } => table::find(verb.name().as_bytes())
+            .is_none_or(|spec| spec.flags.contains(&DENIED_WHEN_FULL)),
+        Operation::Transaction { operations, .. } => operations.iter().any(inner),
+        Operation::Once { operation, .. } => inner(operation),
+        _ => false,
+    }
+}
 
 /// What a door does with a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,6 +166,11 @@ impl Connection {
         if let Some(moved) = context.moved(slot) {
             self.transaction.abort();
             writer.error(moved.to_string().as_bytes());
+            return Step::Done;
+        }
+        if context.is_full && spec.flags.contains(&DENIED_WHEN_FULL) {
+            self.transaction.abort();
+            writer.error(Failure::OutOfMemory.to_string().as_bytes());
             return Step::Done;
         }
         let batch = None;

@@ -20,6 +20,8 @@ pub enum Failure<'a> {
     Busy,
     /// Disks are short of room; not applied.
     DiskFull,
+    /// It would add to what is in memory, of which no more may be used; not applied.
+    OutOfMemory,
     /// Its entry was replaced by another leader's; not applied, and never will be.
     Lost,
     /// It was on its way when the time was over or the leader changed: it may have been applied,
@@ -57,6 +59,10 @@ impl fmt::Display for Failure<'_> {
                 "MISCONF there is too little room on the cluster's disks, so writes are refused \
                  until there is more (INFO persistence); nothing was done",
             ),
+            // Redis's own words.
+            Failure::OutOfMemory => {
+                f.write_str("OOM command not allowed when used memory > 'maxmemory'.")
+            }
             Failure::Lost => f.write_str("TRYAGAIN the leader changed; nothing was done"),
             Failure::Uncertain { index: Some(index) } => {
                 write!(f, "UNCERTAIN may or may not have been applied, index={index}")
@@ -92,6 +98,7 @@ mod tests {
         for (failure, wanted) in [
             (Failure::NoLeader, "-CLUSTERDOWN "),
             (Failure::Busy, "-TRYAGAIN "),
+            (Failure::OutOfMemory, "-OOM command not allowed when used memory > 'maxmemory'.\r\n"),
             (Failure::Lost, "-TRYAGAIN "),
             (Failure::DiskFull, "-MISCONF "),
             (

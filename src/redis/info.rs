@@ -97,7 +97,9 @@ fn clients(text: &mut Text, context: &Context, settings: &Settings) {
 
 fn memory(text: &mut Text, context: &Context, settings: &Settings) {
     text.field("used_memory", context.used_memory);
-    text.field("used_memory_rss", context.used_memory);
+    text.field("used_memory_rss", context.resident_bytes);
+    text.field("used_memory_dataset", context.dataset_bytes);
+    text.field("used_memory_log", context.log_bytes);
     text.field("maxmemory", settings.value("maxmemory"));
     text.field("maxmemory_policy", settings.value("maxmemory-policy"));
     text.field("mem_fragmentation_ratio", "1.00");

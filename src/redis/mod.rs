@@ -54,7 +54,7 @@ mod transactions;
 pub use client::{ClientList, ClientQuery, Killing};
 pub use connection::{Buffered, Connection};
 pub use context::{Context, Node, Saved, Traffic};
-pub use dispatch::{Record, Step};
+pub use dispatch::{Record, Step, may_grow};
 pub use failure::Failure;
 pub use pubsub::{Interest, KeyEvents, Listener, Subscriptions, write_message};
 pub use sentinel::{SWITCH_CHANNEL, switch_message};

@@ -59,6 +59,7 @@ enum Kind {
 }
 
 /// The limits on clients, which have an effect. All others are only kept.
+const MEMORY_MAX: &str = "maxmemory";
 const CLIENTS_MAX: &str = "maxclients";
 const CLIENTS_BYTES_MAX: &str = "maxmemory-clients";
 const IDLE_SECONDS_MAX: &str = "timeout";
@@ -76,23 +77,15 @@ pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
 const LONG: Kind = Kind::Within(0, i64::MAX as u64);
 const TIME_LIMIT: Kind = LONG;
 const NUMBER: Kind = Kind::Within(0, i32::MAX as u64);
-const POLICIES: Kind = Kind::Word(&[
-    "volatile-lru",
-    "volatile-lfu",
-    "volatile-random",
-    "volatile-ttl",
-    "allkeys-lru",
-    "allkeys-lfu",
-    "allkeys-random",
-    "noeviction",
-]);
+/// Nothing is ever thrown away to make room: a replicated store keeps what it acknowledged.
+const POLICIES: Kind = Kind::Word(&["noeviction"]);
 
 const KEPT: &[(&str, Kind, &str)] = &[
     ("save", Kind::SavePoints, ""),
     ("appendonly", Kind::YesOrNo, "yes"),
     ("appendfsync", Kind::Word(&["everysec", "always", "no"]), "always"),
     ("auto-aof-rewrite-percentage", NUMBER, "100"),
-    ("maxmemory", Kind::Bytes, "0"),
+    (MEMORY_MAX, Kind::Bytes, "0"),
     ("maxmemory-policy", POLICIES, "noeviction"),
     ("maxmemory-samples", Kind::Within(1, i32::MAX as u64), "5"),
     (IDLE_SECONDS_MAX, NUMBER, "0"),
@@ -156,6 +149,18 @@ impl Settings {
     /// What is told of keys.
     pub fn key_events(&self) -> KeyEvents {
         KeyEvents::read(self.value(KEY_EVENTS)).unwrap_or_default()
+    }
+
+    /// So many bytes of memory may be in use at the start before commands that add to it are
+    /// refused; 0 for any number.
+    pub fn allow_memory(&mut self, bytes: u64) {
+        let kept = self.kept.iter_mut().find(|kept| kept.name == MEMORY_MAX);
+        kept.expect("it is in the list").value = bytes.to_string();
+    }
+
+    /// The same, as it is now.
+    pub fn memory_max(&self) -> u64 {
+        self.number(MEMORY_MAX)
     }
 
     /// Most clients at a time.

@@ -18,6 +18,7 @@ use super::channels::{
     Answer, Applied, ApplierEnds, ApplyBatch, Install, ReadsAt, ReplyBatch, SnapshotWork,
 };
 use super::ears::Ears;
+use super::memory::MemoryBoard;
 use super::snapshots::SnapshotBoard;
 
 /// Bytes of a request's id that say where it came in.
@@ -56,6 +57,8 @@ pub(super) struct Saving {
     pub(super) log_bytes: u64,
     /// What the snapshots stage has and does.
     pub(super) board: Arc<SnapshotBoard>,
+    /// What the state and the log may take.
+    pub(super) memory: Arc<MemoryBoard>,
     /// Bytes of the log applied since the last one.
     since: u64,
     /// Somebody wants one now.
@@ -63,14 +66,20 @@ pub(super) struct Saving {
 }
 
 impl Saving {
-    pub(super) fn new(log_bytes: u64, board: Arc<SnapshotBoard>) -> Saving {
-        Saving { log_bytes, board, since: 0, wanted: false }
+    pub(super) fn new(
+        log_bytes: u64,
+        board: Arc<SnapshotBoard>,
+        memory: Arc<MemoryBoard>,
+    ) -> Saving {
+        Saving { log_bytes, board, memory, since: 0, wanted: false }
     }
 
     /// Whether it is time. A large snapshot is taken less often, so that the disk does not write
-    /// ever more for each byte that comes in; and one that failed is not long waited with.
+    /// ever more for each byte that comes in, as long as the log has its room in memory; and one
+    /// that failed is not long waited with.
     fn is_due(&self) -> bool {
         let due = self.log_bytes.max(self.board.bytes() / 2);
+        let due = due.min(self.memory.log_bytes_max() / 4);
         let due = if self.board.has_failed() { due / 8 } else { due };
         (self.wanted || self.since > due) && !self.board.is_taking()
     }
@@ -96,6 +105,7 @@ impl Applier {
         assert_eq!(store.applied_index(), last.index, "a store that ends elsewhere");
         self.store = store;
         self.last = last;
+        saving.memory.note_store(self.store.memory());
         self.saving = Some(saving);
         self
     }
@@ -138,6 +148,9 @@ impl Applier {
         replies.key_count = self.store.key_count();
         replies.ending_count = self.store.ending_count();
         replies.digest = self.store.digest();
+        if let Some(saving) = &self.saving {
+            saving.memory.note_store(self.store.memory());
+        }
         replies.events = self.store.take_events();
         replies.applied.clock = self.store.clock();
         replies.applied.next_end = self.store.next_end();
@@ -363,7 +376,7 @@ mod tests {
 
     fn saving(log_bytes: u64) -> (Saving, Arc<SnapshotBoard>) {
         let board = Arc::new(SnapshotBoard::default());
-        (Saving::new(log_bytes, Arc::clone(&board)), board)
+        (Saving::new(log_bytes, Arc::clone(&board), Arc::default()), board)
     }
 
     #[test]

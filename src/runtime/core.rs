@@ -20,6 +20,7 @@ use super::channels::{
 };
 use super::clock::Clock;
 use super::log_clock::LogClock;
+use super::memory::MemoryBoard;
 use super::status::{Board, Counts};
 
 /// How soon the core tries again to hand on what a full queue did not take.
@@ -32,6 +33,8 @@ const BOARD_INTERVAL: Duration = Duration::from_millis(100);
 const TIGHT_SEGMENTS_MIN: u64 = 4;
 const LOW_SEGMENTS_MIN: u64 = 2;
 const CUT_INTERVAL: Duration = Duration::from_secs(20);
+/// How often a snapshot is asked for by which a full log could be cut.
+const FULL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What becomes of a client's request at a replica that does not lead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +71,10 @@ pub(super) struct Core {
     /// is not known here yet that it was applied: that news takes another way.
     taken: Option<SnapshotId>,
     handed_on: HandedOn,
+    /// What the log may take in memory.
+    memory: Arc<MemoryBoard>,
+    /// When a snapshot was last asked for because the log is full.
+    cut_wanted_at: Option<Instant>,
     /// What becomes of a client's request while this replica does not lead.
     unless_leading: UnlessLeading,
     /// Who leads, as the network knows: nobody, while this replica hands its lead over.
@@ -129,6 +136,8 @@ impl Core {
             under_way: 0,
             taken: None,
             handed_on: HandedOn::default(),
+            memory: Arc::default(),
+            cut_wanted_at: None,
             unless_leading,
             lead: Lead::default(),
             log_clock: LogClock::default(),
@@ -139,6 +148,13 @@ impl Core {
             board_at: Instant::ZERO,
             counts,
         }
+    }
+
+    /// With who says what the log may take in memory.
+    pub(super) fn within(mut self, memory: Arc<MemoryBoard>) -> Core {
+        memory.note_log(self.replica.log().bytes());
+        self.memory = memory;
+        self
     }
 
     /// The one receive in which the core blocks: until something comes, or until the replica's
@@ -307,8 +323,18 @@ impl Core {
             self.refuse(request.key, RefusalReason::NotLeader);
             return;
         }
-        if self.under_way >= JOB_BYTES_MAX {
+        // Where no snapshot can be taken, for want of room on disk perhaps, the log can't be cut:
+        // then it must not grow for ever. Reads add nothing to it.
+        let log_is_full = self.replica.log().bytes() as u64 >= self.memory.log_bytes_max();
+        let is_due = |at| self.now.since(at) >= FULL_LOG_INTERVAL;
+        if log_is_full && self.cut_wanted_at.is_none_or(is_due) {
+            self.cut_wanted_at = Some(self.now);
+            self.applies.save = true;
+        }
+        if self.under_way >= JOB_BYTES_MAX || log_is_full {
             match message {
+                Msg::Client(ClientRequest { kind: RequestKind::Read, .. })
+                    if self.under_way < JOB_BYTES_MAX => {}
                 Msg::Client(request) => {
                     self.counts.requests_busy.add_one();
                     self.refuse(request.key, RefusalReason::Busy);
@@ -410,6 +436,7 @@ impl Core {
         if self.now >= self.board_at + BOARD_INTERVAL {
             self.board_at = self.now;
             self.board.write(self.replica.status());
+            self.memory.note_log(self.replica.log().bytes());
         }
         append_or_take(&mut self.departures.peers, &mut self.effects.send);
         append_or_take(&mut self.departures.refusals, &mut self.effects.refusals);
@@ -696,6 +723,46 @@ mod tests {
         assert_eq!(core.under_way, JOB_BYTES_MAX - 1);
         core.run_once(Some(CoreItem::Messages(vec![Msg::Peer(append(2))])));
         assert_eq!(core.counts.appends_dropped.get(), 1, "there is room again");
+    }
+
+    #[test]
+    fn a_log_that_can_not_be_cut_takes_in_no_more_than_its_share() {
+        let (core, network, log_writer, _applier) = leading_core(3);
+        let memory = Arc::new(MemoryBoard::default());
+        let mut core = core.within(Arc::clone(&memory));
+        // The least that a log may take.
+        memory.allow(1);
+        let most = usize::try_from(memory.log_bytes_max()).unwrap();
+        let write = |number: u8, kind| {
+            let key = RequestKey { client: ClientId(1), request: RequestId([number; 16]) };
+            let payload = Bytes::from(vec![0; 1 << 20]);
+            Msg::Client(ClientRequest { key, kind, payload })
+        };
+        let mut refused = 0;
+        for number in 0..100 {
+            core.under_way = 0;
+            core.run_once(Some(CoreItem::Messages(vec![write(number, RequestKind::Write)])));
+            let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
+            let done = jobs.map(|job| {
+                let last = job.entries.last().map(crate::record::Entry::id);
+                Persisted { sequence: job.sequence, last }
+            });
+            let completions = done.collect();
+            core.run_once(Some(CoreItem::Persisted { completions, bytes: 0 }));
+            refused += network.departures.try_iter().map(|it| it.refusals.len()).sum::<usize>();
+        }
+        let bytes = core.replica.log().bytes();
+        assert!(bytes >= most && bytes < most + (2 << 20), "{bytes} of {most}");
+        assert!(refused >= 30, "{refused} refused");
+        assert!(core.cut_wanted_at.is_some(), "it wants to be cut");
+        core.under_way = 0;
+        let last = core.replica.log().last();
+        core.admit(write(200, RequestKind::Read));
+        core.admit(Msg::Peer(append(0)));
+        assert_eq!((core.replica.log().last(), core.effects.refusals.len()), (last, 0));
+        memory.allow(4 * most as u64);
+        core.admit(write(201, RequestKind::Write));
+        assert_eq!(core.replica.log().last().index, last.index.next(), "there is room again");
     }
 
     #[test]

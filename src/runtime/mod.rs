@@ -30,6 +30,7 @@ mod ears;
 mod lines;
 mod log_clock;
 mod log_writer;
+mod memory;
 mod network;
 mod room;
 mod server;

@@ -259,6 +259,7 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
                 RefusalReason::Replaced => 1,
                 RefusalReason::Busy => 2,
                 RefusalReason::DiskFull => 3,
+                RefusalReason::OutOfMemory => 4,
             });
         }
         Frame::AskReadIndex { ticket } => out.put_u64_le(*ticket),
@@ -407,6 +408,7 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
                 1 => RefusalReason::Replaced,
                 2 => RefusalReason::Busy,
                 3 => RefusalReason::DiskFull,
+                4 => RefusalReason::OutOfMemory,
                 _ => return Err(FrameError::Body(kind)),
             };
             Frame::Refused { key, reason }
@@ -495,6 +497,7 @@ mod tests {
                 payload: Bytes::new(),
             },
             Frame::Refused { key: key(), reason: RefusalReason::Busy },
+            Frame::Refused { key: key(), reason: RefusalReason::OutOfMemory },
             Frame::AskReadIndex { ticket: 11 },
             Frame::ReadIndex { ticket: 11, index: Some(Index(5)) },
             Frame::ReadIndex { ticket: 12, index: None },

@@ -67,6 +67,12 @@ pub(crate) struct ServerArguments {
     /// changes it for a replica that runs [default: 256mb].
     #[arg(long, value_name = "BYTES")]
     clients_memory: Option<String>,
+    /// Memory that may be in use, such as 4gb, before commands that add to it are refused with
+    /// Redis's OOM error; reads, DEL and so on go on. 0 for any amount. It counts keys and values,
+    /// the log in memory, and what clients hold. `CONFIG SET maxmemory` changes it for a replica
+    /// that runs [default: 0].
+    #[arg(long, value_name = "BYTES")]
+    memory_max: Option<String>,
     /// Seconds after which a client that is idle is closed, 0 for never [default: 0].
     #[arg(long, value_name = "SECONDS")]
     client_timeout_s: Option<String>,
@@ -154,6 +160,7 @@ impl ServerArguments {
             ("reads", Some("index"), self.reads.clone()),
             ("clients-max", Some("10000"), self.clients_max.clone()),
             ("clients-memory", Some("256mb"), self.clients_memory.clone()),
+            ("memory-max", Some("0"), self.memory_max.clone()),
             ("client-timeout-s", Some("0"), self.client_timeout_s.clone()),
             ("request-timeout-s", Some("30"), self.request_timeout_s.clone()),
             ("snapshot-log-bytes", Some("64mb"), self.snapshot_log_bytes.clone()),
@@ -249,6 +256,18 @@ impl Settings {
         })
     }
 
+    /// How the core behaves.
+    fn core_config(&self, snapshot_log_bytes: u64, memory_max: u64) -> anyhow::Result<Config> {
+        Ok(Config {
+            lease_reads: self.read("reads", "index or lease", |text| match text {
+                "index" => Some(false),
+                "lease" => Some(true),
+                _ => None,
+            })?,
+            ..Config::server().with_snapshots_after(snapshot_log_bytes).within_memory(memory_max)
+        })
+    }
+
     /// What they mean.
     pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
         let id = self.read("id", "the number of this replica, such as 1", read_id)?;
@@ -295,6 +314,7 @@ impl Settings {
         let snapshot_log_bytes = self.read("snapshot-log-bytes", "64kb or more", |text| {
             parse_bytes(text).filter(|bytes| *bytes >= SNAPSHOT_LOG_BYTES_MIN)
         })?;
+        let memory_max = self.read("memory-max", "a size such as 4gb, or 0", parse_bytes)?;
         Ok(ServerOptions {
             id,
             listen,
@@ -307,19 +327,13 @@ impl Settings {
             folder,
             cluster: if bootstrap { Some(cluster.unwrap_or_else(derived)) } else { cluster },
             bootstrap,
-            config: Config {
-                lease_reads: self.read("reads", "index or lease", |text| match text {
-                    "index" => Some(false),
-                    "lease" => Some(true),
-                    _ => None,
-                })?,
-                ..Config::server().with_snapshots_after(snapshot_log_bytes)
-            },
+            config: self.core_config(snapshot_log_bytes, memory_max)?,
             threads: self.read("threads", how, |text| text.parse::<Threads>().ok())?,
             clients_max: self.read("clients-max", number, read_number)?,
             clients_bytes_max: self.read("clients-memory", "16mb or more", |text| {
                 parse_bytes(text).filter(|bytes| *bytes >= CLIENTS_BYTES_MIN)
             })?,
+            memory_max,
             idle_seconds_max: self.read(
                 "client-timeout-s",
                 "a number of seconds, or 0 for never",

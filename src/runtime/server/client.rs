@@ -146,6 +146,8 @@ pub(super) enum Reason {
     Busy,
     /// Disks are short of room.
     DiskFull,
+    /// The leader's memory is full.
+    OutOfMemory,
     /// Nobody leads.
     NoLeader,
     /// Its fate is not known.
@@ -564,6 +566,7 @@ impl Reason {
             Reason::Refused => Failure::Lost,
             Reason::Busy => Failure::Busy,
             Reason::DiskFull => Failure::DiskFull,
+            Reason::OutOfMemory => Failure::OutOfMemory,
             Reason::NoLeader => Failure::NoLeader,
             Reason::Uncertain => Failure::Uncertain { index: None },
         }

@@ -484,6 +484,21 @@ impl Clients {
         again
     }
 
+    /// State and log take so much memory now.
+    pub(super) fn note_memory(&mut self, store_bytes: u64, log_bytes: u64) {
+        let context = &mut self.context;
+        context.dataset_bytes = store_bytes;
+        context.log_bytes = log_bytes;
+        context.used_memory = store_bytes + log_bytes + context.clients_bytes;
+        let most = self.settings.memory_max();
+        context.is_full = most > 0 && context.used_memory > most;
+    }
+
+    /// What the operator allows for all; 0 for any amount.
+    pub(super) fn memory_max(&self) -> u64 {
+        self.settings.memory_max()
+    }
+
     /// Whether something waits to be handed on.
     pub(super) fn has_waiting(&self) -> bool {
         !self.to_dispatch.is_empty()
@@ -542,7 +557,7 @@ impl Clients {
             Reason::Uncertain => self.counts.uncertain.add_one(),
             Reason::NoLeader => self.counts.cluster_down.add_one(),
             Reason::DiskFull => self.counts.disk_full.add_one(),
-            Reason::Refused | Reason::Busy => {}
+            Reason::Refused | Reason::Busy | Reason::OutOfMemory => {}
         }
         if let Some(flight) = self.flights.get(key) {
             self.finish(flight, key, |client| client.fail(flight.slot, reason));

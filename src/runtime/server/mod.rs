@@ -58,6 +58,7 @@ use super::clock::Clock;
 use super::core::{Core, UnlessLeading};
 use super::ears::Ears;
 use super::log_writer::LogWriter;
+use super::memory::MemoryBoard;
 use super::room::{RoomWatch, held_of};
 use super::snapshots::{self, Found, SnapshotBoard, Snapshots};
 use super::status::{Board, Counts, RoomBoard};
@@ -93,6 +94,9 @@ pub struct ServerOptions {
     pub clients_max: u64,
     /// Most bytes of memory that all clients together may hold.
     pub clients_bytes_max: u64,
+    /// So many bytes of memory may be in use before commands that add to it are refused; 0 for any
+    /// number. It counts the state, the log in memory, and what clients hold.
+    pub memory_max: u64,
     /// Seconds after which a client that is idle is closed; 0 for never.
     pub idle_seconds_max: u64,
     /// Bytes of the log behind one snapshot at which the next is taken, or half of the snapshot if
@@ -150,6 +154,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let fused = options.threads.are_fused();
     let ends = channels::channels(&wake, fused);
     let (board, saved) = (Arc::<Board>::default(), Arc::<SnapshotBoard>::default());
+    let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&saved)));
     let origin = origin_of(options.id, identity.incarnation);
     let announce = options.announce.clone().unwrap_or_else(|| options.listen.to_string());
     let introduction = Hello {
@@ -166,18 +171,13 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let mut context = context(options, identity.cluster, &announce, clock.now());
     context.note_applied(last_saved.index);
     note_state(&mut context, &store);
-    let folder = options.folder.display().to_string();
-    let host = options.listen.ip().to_string();
-    let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
-    let clients_max = descriptors::reserve(options.clients_max, options.peers.len());
-    settings.allow_clients(clients_max, options.clients_bytes_max, options.idle_seconds_max);
     let ears = Arc::new(Ears::default());
     let clients = Clients::new(
         Flights::new(origin),
         CLIENTS_FROM,
         options.patience,
         context,
-        settings,
+        settings(options),
         Arc::clone(&ears),
         Arc::clone(counts),
     );
@@ -197,10 +197,12 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         board: Arc::clone(&board),
         saved: Arc::clone(&saved),
         room: Arc::clone(&room),
+        memory: Arc::clone(&memory),
         counts: Arc::clone(counts),
     })
     .map_err(parts)?;
     let watch = RoomWatch::new(Arc::clone(&room));
+    let saving = Saving::new(options.snapshot_log_bytes, Arc::clone(&saved), Arc::clone(&memory));
     let stages = Stages {
         network,
         core: Core::new(
@@ -210,10 +212,11 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
             UnlessLeading::Refuse,
             board,
             Arc::clone(counts),
-        ),
+        )
+        .within(memory),
         log_writer: LogWriter::durable(log, watch, ends.log_writer, Arc::clone(counts)),
         applier: Applier::new(Answering::AsOrigin(origin), ends.applier)
-            .with(store, last_saved, Saving::new(options.snapshot_log_bytes, Arc::clone(&saved)))
+            .with(store, last_saved, saving)
             .heard_by(ears),
         snapshots: Some(Snapshots::new(files, saved, room, ends.snapshots, Arc::clone(counts))),
     };
@@ -273,6 +276,17 @@ fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError>
         };
         RunError::Listen { whom, address, source, advice }
     })
+}
+
+/// What `CONFIG` begins with.
+fn settings(options: &ServerOptions) -> Settings {
+    let folder = options.folder.display().to_string();
+    let host = options.listen.ip().to_string();
+    let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
+    let clients_max = descriptors::reserve(options.clients_max, options.peers.len());
+    settings.allow_memory(options.memory_max);
+    settings.allow_clients(clients_max, options.clients_bytes_max, options.idle_seconds_max);
+    settings
 }
 
 /// What clients are told of a state that was found.

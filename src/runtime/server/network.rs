@@ -14,11 +14,12 @@ use mio::{Events, Poll, Token};
 use crate::raft::{
     ClientRequest, DiskState, Envelope, Msg, Refusal, RefusalReason, RequestKind, RoleName,
 };
-use crate::redis::{Node, SWITCH_CHANNEL, Saved, switch_message};
+use crate::redis::{Node, SWITCH_CHANNEL, Saved, may_grow, switch_message};
 use crate::runtime::channels::{
     Applied, CoreItem, Forwarded, Lead, NetworkEnds, QUEUE_LEN, ReadsAt,
 };
 use crate::runtime::clock::Clock;
+use crate::runtime::memory::MemoryBoard;
 use crate::runtime::snapshots::{SnapshotBoard, SnapshotFacts};
 use crate::runtime::status::{Board, Counts, RoomBoard};
 use crate::runtime::wake::Wake;
@@ -81,6 +82,7 @@ pub(super) struct Parts {
     pub(super) board: Arc<Board>,
     pub(super) saved: Arc<SnapshotBoard>,
     pub(super) room: Arc<RoomBoard>,
+    pub(super) memory: Arc<MemoryBoard>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -221,6 +223,8 @@ impl ServerNetwork {
         parts.clients.context.now = now;
         parts.clients.context.wall_clock =
             SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (store_bytes, log_bytes) = parts.memory.store_and_log();
+        parts.clients.note_memory(store_bytes, log_bytes);
         let registry = parts.poll.registry();
         parts.links.connect(now, registry);
         parts.inbound.expire(now, registry);
@@ -242,12 +246,14 @@ impl ServerNetwork {
         self.facts_at = Some(now);
         let parts = &mut self.parts;
         let status = parts.board.read();
+        parts.memory.allow(parts.clients.memory_max());
         let context = &mut parts.clients.context;
         context.snapshot = Saved::from(parts.saved.read());
         context.log_syncs = parts.counts.log_syncs.get();
         context.disk_free = parts.room.read().free;
         context.disk_reserve = parts.room.reserve;
         context.disk_refused = parts.counts.disk_full.get();
+        context.resident_bytes = resident_bytes();
         if let Some(status) = status {
             context.first_index = status.base.index.next();
             context.term = status.term;
@@ -320,6 +326,13 @@ impl ServerNetwork {
                 // A peer speaks for its own clients only.
                 Frame::Forward { key, .. } if parts_of(key.request).0 != from => {
                     self.parts.counts.ignored.add_one();
+                }
+                // Whoever passed it on may have room where this replica has none.
+                Frame::Forward { key, attempt: Attempt::First { .. }, payload }
+                    if leads && self.parts.clients.context.is_full && may_grow(&payload) =>
+                {
+                    let reason = RefusalReason::OutOfMemory;
+                    self.parts.links.send(from, &Frame::Refused { key, reason });
                 }
                 Frame::Forward { key, attempt, payload } if leads => {
                     let request = ClientRequest { key, kind: RequestKind::Write, payload };
@@ -525,6 +538,7 @@ impl ServerNetwork {
         match reason {
             RefusalReason::Busy => self.parts.clients.refused(key, Reason::Busy),
             RefusalReason::DiskFull => self.parts.clients.refused(key, Reason::DiskFull),
+            RefusalReason::OutOfMemory => self.parts.clients.refused(key, Reason::OutOfMemory),
             RefusalReason::NotLeader | RefusalReason::Replaced => taken_back.push(key),
         }
     }
@@ -688,6 +702,14 @@ impl From<SnapshotFacts> for Saved {
         let SnapshotFacts { index, bytes, saved_at, taking, failed } = facts;
         Saved { index: Index(index), bytes, saved_at, taking, failed }
     }
+}
+
+/// Memory that the system has given this process, 0 if it does not say.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
 
 /// In the place of a client: a peer that asks for a read index. Clients are counted from 1.
