@@ -19,7 +19,7 @@ use super::trace::Trace;
 use super::workload::{ACCOUNT_START, Order, Workload, is_account};
 use super::world::{Answer, Door, Happening, World};
 use crate::config::Config;
-use crate::raft::{DiskRoom, Envelope};
+use crate::raft::Envelope;
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire;
 
@@ -294,7 +294,7 @@ impl FaultRun {
             Alarm::Answer(answer) => self.workload.hear(&answer, &mut self.orders)?,
             Alarm::Fault if self.core.is_none() => {
                 let fault = *self.dice.pick(&self.plan.faults);
-                self.happen(fault)?;
+                self.happen(fault);
                 self.next_fault();
             }
             Alarm::Resume(id) if self.world.node(id).held.everything => {
@@ -330,7 +330,7 @@ impl FaultRun {
         leader.unwrap_or_else(|| *self.dice.pick(&self.plan.ids))
     }
 
-    fn happen(&mut self, fault: Fault) -> Result<(), Violation> {
+    fn happen(&mut self, fault: Fault) {
         match fault {
             Fault::Split | Fault::Isolate | Fault::Deafen | Fault::CutSome => self.cut(fault),
             Fault::Heal => {
@@ -371,11 +371,6 @@ impl FaultRun {
                 node.paces.sync = if now_slow { slow } else { self.plan.paces.sync };
                 let how = if now_slow { "slow" } else { "well" };
                 self.note(format_args!("{}'s disk is {how}", id.0));
-                if self.plan.load.clients % 2 == 1 {
-                    // And short of room, for some entries more or for none.
-                    let bytes = 200 * (self.world.events() % 3);
-                    self.world.room(id, DiskRoom { low: now_slow, bytes })?;
-                }
             }
             Fault::Clock => {
                 let id = self.victim();
@@ -392,7 +387,6 @@ impl FaultRun {
                 self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
             }
         }
-        Ok(())
     }
 
     fn cut(&mut self, fault: Fault) {
@@ -504,9 +498,6 @@ impl FaultRun {
             }
         }
         self.workload.stop(&ids);
-        for id in self.plan.ids.clone() {
-            self.world.room(id, DiskRoom { low: false, bytes: 0 })?;
-        }
         for id in ids {
             let node = self.world.node_mut(id);
             node.paces = Paces { sync: fast(node.paces.sync), ..self.plan.paces };
