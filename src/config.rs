@@ -365,6 +365,8 @@ pub enum Mutant {
     VoteUnderLease,
     /// C6: retried requests are applied again.
     ApplyTwice,
+    /// C6: a state that comes from a snapshot knows no sessions.
+    ForgetSessions,
 }
 
 #[cfg(test)]

@@ -103,6 +103,7 @@ mutants! {
     a_lease_that_lasts_too_long: LeaseTooLong, Partitions, 5;
     a_vote_while_a_lease_may_last: VoteUnderLease, Mixed, 9;
     a_retry_applied_again: ApplyTwice, Mixed, 4;
+    sessions_that_are_forgotten: ForgetSessions, Snapshots, 2;
 }
 
 /// Prints the list anew. Does nothing unless it is asked to by `MUTANTS_SEARCH`.

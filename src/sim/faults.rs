@@ -233,6 +233,7 @@ impl Plan {
                     max: config.election_timeout_max * 2,
                 },
                 give_up_permille: if course { 200 } else { 20 },
+                promises: profile == Profile::Snapshots,
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: dice.chance(250),

@@ -9,8 +9,11 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::checker::{Violation, demand};
-use crate::kv::{Applied, Command, Operation, Outcome};
+use crate::kv::{Applied, Command, Items, Operation, Outcome};
 use crate::types::{Index, NodeId, RequestKey};
+
+/// So many replies of a session are kept.
+const SESSION_REPLIES: usize = 64;
 
 /// All requests of a run and what came of them.
 #[derive(Debug, Default)]
@@ -40,6 +43,8 @@ struct Model {
     /// What each place of the log gave; `None` where there was no command.
     results: Vec<Option<Applied>>,
     remembered: HashMap<RequestKey, Outcome, FixedState>,
+    /// What came of each session's requests, in order of their numbers from 1.
+    sessions: BTreeMap<u64, Vec<Outcome>>,
 }
 
 impl Promises {
@@ -72,7 +77,7 @@ impl Promises {
         }
         let expected = self.model.results.get(place).and_then(Option::as_ref);
         demand!(
-            applied == expected,
+            is_same(applied, expected),
             "C6: replica {id} got {applied:?} from entry {index}, where a plain model gets \
              {expected:?}"
         );
@@ -105,7 +110,8 @@ impl Promises {
     ) -> Result<(), Violation> {
         let told = self.model.remembered.get(&key);
         demand!(
-            told == Some(outcome),
+            told == Some(outcome)
+                || matches!((told, outcome), (Some(Outcome::Error(_)), Outcome::Error(_))),
             "C5: replica {id} answers {key:?} with {outcome:?}, its effect was {told:?}"
         );
         Ok(())
@@ -185,7 +191,14 @@ impl Model {
         if let Some(outcome) = self.remembered.get(&key) {
             return Applied { key, outcome: outcome.clone(), repeated: true };
         }
-        let outcome = match operation {
+        let outcome = self.perform(index, operation);
+        self.remembered.insert(key, outcome.clone());
+        Applied { key, outcome, repeated: false }
+    }
+
+    fn perform(&mut self, index: Index, operation: Operation<'_>) -> Outcome {
+        match operation {
+            Operation::Get { key: pair } => Outcome::Value(self.newest(pair)),
             Operation::Put { key: pair, value } => {
                 self.set(index, pair, Some(Bytes::copy_from_slice(value)));
                 Outcome::Done
@@ -198,10 +211,60 @@ impl Model {
             Operation::Transfer { from, to, amount } => {
                 Outcome::Transferred(self.transfer(index, from, to, amount).is_some())
             }
+            Operation::Add { key: pair, amount } => {
+                let held = self.newest(pair).and_then(|value| number(&value)).unwrap_or(0);
+                let sum = held.cast_signed() + amount;
+                self.set(index, pair, Some(Bytes::from(sum.to_string())));
+                Outcome::Integer(sum)
+            }
+            Operation::Transaction { watched, operations } => {
+                if !self.are_as_they_were(watched, index) {
+                    return Outcome::NoList;
+                }
+                let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
+                Outcome::List(inner.map(|one| self.perform(index, one)).collect())
+            }
+            Operation::OpenSession => {
+                self.sessions.insert(index.0, Vec::new());
+                Outcome::Integer(index.0.cast_signed())
+            }
+            Operation::Once { session, sequence, operation } => {
+                let Some(there) = self.sessions.get(&session) else { return error("NOSESSION") };
+                let done = there.len() as u64;
+                if sequence > done + 1 {
+                    return error("SEQGAP");
+                }
+                if sequence <= done {
+                    let at = usize::try_from(sequence - 1).expect("numbers begin with 1");
+                    let kept = there.len() - at <= SESSION_REPLIES;
+                    return if kept { there[at].clone() } else { error("STALESEQ") };
+                }
+                let outcome =
+                    self.perform(index, Operation::decode(operation).expect("an operation"));
+                self.sessions.entry(session).or_default().push(outcome.clone());
+                outcome
+            }
             other => unreachable!("the workload asks for no {other:?}"),
-        };
-        self.remembered.insert(key, outcome.clone());
-        Applied { key, outcome, repeated: false }
+        }
+    }
+
+    /// Whether keys have the revisions that they were watched by, before the entry at `index`, or
+    /// within it.
+    fn are_as_they_were(&self, watched: Items<'_>, index: Index) -> bool {
+        watched
+            .pairs()
+            .all(|(key, revision)| revision == self.revision(key, index).to_le_bytes().as_slice())
+    }
+
+    /// Which entry gave a key the value that it has at `state`; 0 if it has none.
+    fn revision(&self, key: &[u8], state: Index) -> u64 {
+        self.at(key, state).filter(|(_, value)| value.is_some()).map_or(0, |(index, _)| index.0)
+    }
+
+    fn at(&self, key: &[u8], state: Index) -> Option<&(Index, Option<Bytes>)> {
+        let versions = self.versions.get(key)?;
+        let length = versions.partition_point(|(index, _)| *index <= state);
+        versions[..length].last()
     }
 
     fn transfer(&mut self, index: Index, from: &[u8], to: &[u8], amount: u64) -> Option<()> {
@@ -228,14 +291,44 @@ impl Model {
     }
 
     fn read(&self, payload: &[u8], state: Index) -> Outcome {
-        let Ok(Command { operation: Operation::Get { key }, .. }) = Command::decode(payload) else {
-            return Outcome::Malformed;
-        };
-        let value = self.versions.get(key).and_then(|versions| {
-            let length = versions.partition_point(|(index, _)| *index <= state);
-            versions[..length].last()?.1.clone()
-        });
-        Outcome::Value(value)
+        Command::decode(payload)
+            .map_or(Outcome::Malformed, |command| self.read_one(command.operation, state))
+    }
+
+    fn read_one(&self, operation: Operation<'_>, state: Index) -> Outcome {
+        match operation {
+            Operation::Get { key } => {
+                Outcome::Value(self.at(key, state).and_then(|(_, value)| value.clone()))
+            }
+            Operation::Call { verb, words } if verb.name() == "revisions" => {
+                let revision = |key| self.revision(key, state).cast_signed();
+                Outcome::List(words.iter().map(revision).map(Outcome::Integer).collect())
+            }
+            Operation::Transaction { watched, .. } if !self.are_as_they_were(watched, state) => {
+                Outcome::NoList
+            }
+            Operation::Transaction { operations, .. } => {
+                let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
+                Outcome::List(inner.map(|one| self.read_one(one, state)).collect())
+            }
+            _ => Outcome::Malformed,
+        }
+    }
+}
+
+/// What a refused request of a session is told begins like this; more the model does not know.
+fn error(code: &'static str) -> Outcome {
+    Outcome::Error(Bytes::from_static(code.as_bytes()))
+}
+
+fn is_same(one: Option<&Applied>, other: Option<&Applied>) -> bool {
+    let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);
+    match (one, other) {
+        (
+            Some(Applied { key, outcome: Outcome::Error(text), repeated }),
+            Some(Applied { key: known, outcome: Outcome::Error(wanted), repeated: again }),
+        ) => (key, repeated) == (known, again) && code(text) == code(wanted),
+        _ => one == other,
     }
 }
 

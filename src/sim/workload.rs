@@ -15,7 +15,7 @@ use super::dice::Dice;
 use super::linear::{Call, History, OperationId, Reply};
 use super::machine::Pace;
 use super::world::{Answer, AnswerKind, Door};
-use crate::kv::{Command, Operation, Outcome};
+use crate::kv::{Command, ItemsBuffer, Operation, Outcome, Verb};
 use crate::raft::{ClientRequest, RequestKind};
 use crate::types::{ClientId, NodeId, RequestId, RequestKey};
 
@@ -23,6 +23,8 @@ use crate::types::{ClientId, NodeId, RequestId, RequestKey};
 pub const ACCOUNT_START: u64 = 100;
 /// The key that shows, after all faults, that a value can be put and read.
 const FRESH: &str = "fresh";
+/// What sessions count in.
+const COUNT: &[u8] = b"count";
 /// Number of the first client; below are the replicas'.
 const FIRST_CLIENT: u32 = 0x100;
 
@@ -44,6 +46,8 @@ pub struct Load {
     pub patience: Pace,
     /// Chance that it then gives up and goes on with something else, in a thousand.
     pub give_up_permille: u32,
+    /// Whether they also watch accounts and move money in transactions, and count in sessions.
+    pub promises: bool,
 }
 
 /// What the driver has to do for a client.
@@ -94,6 +98,10 @@ struct Client {
     planned: VecDeque<Wish>,
     /// Whom it was told to ask.
     leader: Option<NodeId>,
+    /// Its session, and the number of its latest request there with the answer to it.
+    session: Option<u64>,
+    sequence: u64,
+    sum: Option<i64>,
     turn: u32,
 }
 
@@ -104,6 +112,16 @@ enum Wish {
     Put(String, String),
     Delete(String),
     Transfer(String, String, u64),
+    /// Opens a session.
+    Open,
+    /// Counts, as the session's request of that number.
+    Once(u64, u64),
+    /// Asks for the revisions of two accounts, to move something between them.
+    Watch([String; 2], u64),
+    /// Reads them, if they are as they were.
+    Look([String; 2], [u64; 2], u64),
+    /// Sets them, if they are as they were.
+    Move([String; 2], [u64; 2], [u64; 2]),
 }
 
 /// A request without an answer.
@@ -189,7 +207,10 @@ impl Workload {
         if let Some(open) = self.open.remove(&key) {
             let client = &mut self.clients[open.client];
             client.waits_for = None;
-            if matches!(&open.wish, Wish::Put(pair, _) | Wish::Get(pair) if pair == FRESH) {
+            let insists = matches!(open.wish, Wish::Once(..));
+            if insists
+                || matches!(&open.wish, Wish::Put(pair, _) | Wish::Get(pair) if pair == FRESH)
+            {
                 client.planned.push_front(open.wish);
             }
             self.wake_later(open.client, Duration::ZERO, out);
@@ -214,6 +235,10 @@ impl Workload {
         let Some(key) = self.clients[client].waits_for else { return self.begin_next(client, out) };
         if self.dice.chance(self.load.give_up_permille) && !self.stopped {
             self.clients[client].waits_for = None;
+            if let Some(wish @ Wish::Once(..)) = self.open.get(&key).map(|open| open.wish.clone()) {
+                // Who counts insists: the same request again, by another name.
+                self.clients[client].planned.push_front(wish);
+            }
             return self.begin_next(client, out);
         }
         if self.door == Door::Connection {
@@ -235,6 +260,9 @@ impl Workload {
 
     fn draw_wish(&mut self, client: usize) -> Wish {
         self.serial += 1;
+        if self.load.promises && client >= self.load.readers && self.dice.chance(300) {
+            return self.draw_promise(client);
+        }
         let key = format!("k{}", self.dice.below(self.load.keys));
         let number = self.dice.below(if client < self.load.readers { 35 } else { 100 });
         match number {
@@ -251,6 +279,23 @@ impl Workload {
         }
     }
 
+    /// Something of what is promised beside single keys.
+    fn draw_promise(&mut self, client: usize) -> Wish {
+        if self.load.accounts > 0 && self.dice.chance(500) {
+            let from = self.dice.below(self.load.accounts);
+            let to = self.dice.below(self.load.accounts);
+            return Wish::Watch([account(from), account(to)], self.dice.below(ACCOUNT_START));
+        }
+        let client = &mut self.clients[client];
+        let Some(session) = client.session else { return Wish::Open };
+        // Now and then one that was answered, as if the answer had been lost.
+        if client.sequence == 0 || client.sum.is_some() && !self.dice.chance(300) {
+            client.sequence += 1;
+            client.sum = None;
+        }
+        Wish::Once(session, client.sequence)
+    }
+
     /// Begins an operation under a new key.
     fn ask(&mut self, client: usize, wish: Wish, out: &mut Vec<Order>) {
         self.serial += 1;
@@ -261,7 +306,45 @@ impl Workload {
         let number = FIRST_CLIENT + u32::try_from(client).expect("a few clients");
         let key = RequestKey { client: ClientId(number), request: RequestId(name) };
         let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let (mut watched, mut list) = (ItemsBuffer::default(), ItemsBuffer::default());
+        match &wish {
+            Wish::Watch(pairs, _) => pairs.iter().for_each(|pair| list.push(pair.as_bytes())),
+            Wish::Look(pairs, revisions, _) | Wish::Move(pairs, revisions, _) => {
+                for (pair, revision) in pairs.iter().zip(revisions) {
+                    watched.push(pair.as_bytes());
+                    watched.push(&revision.to_le_bytes());
+                }
+            }
+            _ => {}
+        }
+        match &wish {
+            Wish::Look(pairs, ..) => pairs.iter().for_each(|pair| {
+                list.push(&Operation::Get { key: pair.as_bytes() }.encode());
+            }),
+            Wish::Move(pairs, _, values) => {
+                for (pair, value) in pairs.iter().zip(values) {
+                    let value = value.to_string();
+                    let (key, value) = (pair.as_bytes(), value.as_bytes());
+                    list.push(&Operation::Put { key, value }.encode());
+                }
+                list.push(&Operation::Get { key: pairs[0].as_bytes() }.encode());
+            }
+            _ => {}
+        }
+        let add = Operation::Add { key: COUNT, amount: 1 }.encode();
         let (operation, call) = match &wish {
+            Wish::Open => (Operation::OpenSession, None),
+            Wish::Once(session, sequence) => {
+                (Operation::Once { session: *session, sequence: *sequence, operation: &add }, None)
+            }
+            Wish::Watch(..) => {
+                let verb = Verb::named("revisions").expect("there is such a verb");
+                (Operation::Call { verb, words: list.items() }, None)
+            }
+            Wish::Look(..) | Wish::Move(..) => {
+                let (watched, operations) = (watched.items(), list.items());
+                (Operation::Transaction { watched, operations }, None)
+            }
             Wish::Get(pair) => (Operation::Get { key: pair.as_bytes() }, Some((pair, Call::Get))),
             Wish::Put(pair, value) => (
                 Operation::Put { key: pair.as_bytes(), value: value.as_bytes() },
@@ -366,12 +449,74 @@ impl Workload {
             (Wish::Put(..), Outcome::Done) => Reply::Done,
             (Wish::Delete(_), Outcome::Deleted(was)) => Reply::Deleted(*was),
             (Wish::Transfer(..), Outcome::Transferred(_)) => return Ok(()),
+            (
+                Wish::Open | Wish::Once(..) | Wish::Watch(..) | Wish::Look(..) | Wish::Move(..),
+                _,
+            ) => {
+                return self.note_promise(open, outcome);
+            }
             (wish, outcome) => {
                 return Err(Violation(format!("C8: {wish:?} was answered with {outcome:?}")));
             }
         };
         if let Some(operation) = open.operation {
             self.history.answer(operation, reply);
+        }
+        Ok(())
+    }
+}
+
+impl Workload {
+    fn note_promise(&mut self, open: &Open, outcome: &Outcome) -> Result<(), Violation> {
+        let client = &mut self.clients[open.client];
+        match (&open.wish, outcome) {
+            // A later one of the same client may have been answered first.
+            (Wish::Open, Outcome::Integer(number)) => {
+                client.session = Some(number.cast_unsigned());
+                (client.sequence, client.sum) = (0, None);
+            }
+            (Wish::Once(session, sequence), Outcome::Integer(sum)) => {
+                if (client.session, client.sequence) == (Some(*session), *sequence) {
+                    demand!(
+                        client.sum.is_none_or(|known| known == *sum),
+                        "C6: request {sequence} of session {session} was answered with {:?}, and \
+                         again with {sum}",
+                        client.sum
+                    );
+                    client.sum = Some(*sum);
+                }
+            }
+            // A late copy of one that was answered long ago.
+            (Wish::Once(_, sequence), Outcome::Error(text))
+                if *sequence < client.sequence && text.starts_with(b"STALESEQ ") => {}
+            (Wish::Watch(pairs, amount), Outcome::List(revisions)) => {
+                if let [Outcome::Integer(from), Outcome::Integer(to)] = revisions[..] {
+                    let revisions = [from.cast_unsigned(), to.cast_unsigned()];
+                    client.planned.push_back(Wish::Look(pairs.clone(), revisions, *amount));
+                }
+            }
+            (Wish::Look(pairs, revisions, amount), Outcome::List(values)) => {
+                let held = |value: &Outcome| match value {
+                    Outcome::Value(Some(value)) => std::str::from_utf8(value).ok()?.parse().ok(),
+                    _ => None,
+                };
+                let held: Vec<Option<u64>> = values.iter().map(held).collect();
+                if let [Some(from), Some(to)] = held[..]
+                    && from >= *amount
+                    && pairs[0] != pairs[1]
+                {
+                    let values = [from - amount, to + amount];
+                    client.planned.push_back(Wish::Move(pairs.clone(), *revisions, values));
+                }
+            }
+            (Wish::Move(..), Outcome::List(outcomes)) => demand!(
+                matches!(outcomes[..], [Outcome::Done, Outcome::Done, Outcome::Value(Some(_))]),
+                "C8: a transaction gave {outcomes:?}"
+            ),
+            (Wish::Look(..) | Wish::Move(..), Outcome::NoList) => {}
+            (wish, outcome) => {
+                return Err(Violation(format!("C8: {wish:?} was answered with {outcome:?}")));
+            }
         }
         Ok(())
     }
@@ -401,6 +546,7 @@ mod tests {
             accounts: 1,
             think: Pace::always(Duration::from_millis(1)),
             patience: Pace::always(Duration::from_secs(1)),
+            promises: false,
             give_up_permille: 0,
         };
         Workload::new(door, load, &IDS, Dice::new(1))

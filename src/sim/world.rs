@@ -265,6 +265,10 @@ impl World {
         if node.config.mutant == Some(crate::config::Mutant::ApplyTwice) {
             node.store = crate::kv::Store::forgetful();
         }
+        #[cfg(feature = "mutants")]
+        if node.config.mutant == Some(crate::config::Mutant::ForgetSessions) {
+            node.store.forget_sessions();
+        }
         let seed = node.dice.number();
         let now = node.clock.read(self.now);
         let snapshot = node.snapshots.latest.as_ref().map(|latest| latest.id);
@@ -623,6 +627,10 @@ impl World {
         };
         if id.last.index > node.store.applied_index() {
             node.store = store;
+            #[cfg(feature = "mutants")]
+            if node.config.mutant == Some(crate::config::Mutant::ForgetSessions) {
+                node.store.forget_sessions();
+            }
             self.installed += 1;
             self.checker.applied(node.id, id.last.index, node.store.digest())?;
         }
