@@ -423,7 +423,8 @@ fn lmpop(store: &mut Store, words: &Words<'_>) -> Answer {
 mod tests {
     use super::super::store::tests::Feeder;
     use super::*;
-    use crate::kv::Operation;
+    use crate::kv::{Operation, SnapshotReader, SnapshotWriter};
+    use crate::types::{EntryId, Term};
 
     fn values(feeder: &mut Feeder, key: &str) -> Vec<String> {
         match feeder.call("lrange", &[key, "0", "-1"]) {
@@ -538,5 +539,33 @@ mod tests {
         assert_eq!(copy.call("rpop", &["l", "600"]), popped);
         assert_eq!(copy.store.digest(), feeder.store.digest());
         assert_eq!(values(&mut copy, "l"), values(&mut feeder, "l"));
+    }
+
+    #[test]
+    fn a_view_stays_as_it_was_while_its_list_and_its_hash_change() {
+        let mut feeder = Feeder::new();
+        for number in 0..1_500 {
+            let number = number.to_string();
+            feeder.call("rpush", &["l", &number]);
+            feeder.call("hset", &["h", &number, &number]);
+        }
+        let before = feeder.store.digest();
+        let last = EntryId { term: Term(1), index: feeder.store.applied_index() };
+        let mut writer = SnapshotWriter::new(feeder.store.view(last));
+        let (mut reader, mut turn) = (SnapshotReader::default(), 0);
+        while writer.write(&mut |piece| reader.feed(piece).unwrap()).is_none() {
+            let number = (turn * 7 % 1_500).to_string();
+            match turn % 5 {
+                0 => feeder.call("linsert", &["l", "BEFORE", &number, "new"]),
+                1 => feeder.call("lrem", &["l", "-1", &number]),
+                2 => feeder.call("hset", &["h", &number, "other", "new", &number]),
+                3 => feeder.call("hdel", &["h", &number]),
+                _ => feeder.call("lmove", &["l", "l", "LEFT", "RIGHT"]),
+            };
+            turn += 1;
+        }
+        assert!(turn > 1_000 && feeder.store.digest() != before);
+        assert_eq!(reader.finish().unwrap().0.digest(), before);
+        assert_eq!(feeder.restored().store.digest(), feeder.store.digest());
     }
 }

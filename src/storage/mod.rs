@@ -13,8 +13,8 @@
 //! | `snapshots` | [`Snapshots`]: the state's snapshots in files, the log's other half |
 //! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
 //!
-//! Everything but `disk` and `reserve` is pure over the trait: the simulator and the crash tests run
-//! the same code over [`MemDisk`]. What holds:
+//! Everything but `disk` and `reserve` is pure over the trait: the simulator and the crash tests
+//! run the same code over [`MemDisk`]. What holds:
 //!
 //! - What a returned [`Log::sync`] covers survives any power cut after it.
 //! - A power cut in the middle of a sync leaves a beginning of the log; what it tore is cut off.
