@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::hashes::Hash;
 use super::lists::List;
 use super::sets::Set;
+use super::sorted_sets::SortedSet;
 
 /// What a key holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Kind {
     Set,
     /// Values in an order.
     List,
+    /// Members in the order of their scores.
+    SortedSet,
 }
 
 /// A value that is no string. Shared with views of the state; copied when it is changed meanwhile.
@@ -26,6 +29,7 @@ pub(super) enum Object {
     Hash(Arc<Hash>),
     Set(Arc<Set>),
     List(Arc<List>),
+    SortedSet(Arc<SortedSet>),
 }
 
 /// One kind of value.
@@ -53,7 +57,8 @@ pub(super) trait Content: Default + Clone {
 
 impl Kind {
     /// All kinds, by the byte that stands for each in a snapshot.
-    pub(super) const ALL: &[Kind] = &[Kind::String, Kind::Hash, Kind::Set, Kind::List];
+    pub(super) const ALL: &[Kind] =
+        &[Kind::String, Kind::Hash, Kind::Set, Kind::List, Kind::SortedSet];
 
     /// What Redis calls it.
     pub fn name(self) -> &'static str {
@@ -62,6 +67,7 @@ impl Kind {
             Kind::Hash => "hash",
             Kind::Set => "set",
             Kind::List => "list",
+            Kind::SortedSet => "zset",
         }
     }
 }
@@ -72,6 +78,7 @@ impl Object {
             Object::Hash(_) => Kind::Hash,
             Object::Set(_) => Kind::Set,
             Object::List(_) => Kind::List,
+            Object::SortedSet(_) => Kind::SortedSet,
         }
     }
 
@@ -80,6 +87,7 @@ impl Object {
             Object::Hash(hash) => hash.digest(),
             Object::Set(set) => set.digest(),
             Object::List(list) => list.digest(),
+            Object::SortedSet(set) => set.digest(),
         }
     }
 
@@ -88,6 +96,7 @@ impl Object {
             Object::Hash(hash) => hash.bytes(),
             Object::Set(set) => set.bytes(),
             Object::List(list) => list.bytes(),
+            Object::SortedSet(set) => set.bytes(),
         }
     }
 
@@ -104,6 +113,7 @@ impl Object {
             Object::Hash(hash) => hash.write(out),
             Object::Set(set) => set.write(out),
             Object::List(list) => list.write(out),
+            Object::SortedSet(set) => set.write(out),
         }
     }
 
@@ -114,6 +124,7 @@ impl Object {
             Kind::Hash => Hash::read(from).map(|hash| Object::Hash(Arc::new(hash))),
             Kind::Set => Set::read(from).map(|set| Object::Set(Arc::new(set))),
             Kind::List => List::read(from).map(|list| Object::List(Arc::new(list))),
+            Kind::SortedSet => SortedSet::read(from).map(|set| Object::SortedSet(Arc::new(set))),
         }
     }
 }

@@ -94,6 +94,26 @@ pub enum Refusal {
     NotFinite,
     /// Both keys are one, and must not be.
     SameObject,
+    /// The sum of scores would be no number.
+    ScoreNaN,
+    /// A weight is no number.
+    WeightNotAFloat,
+    /// An end of a range of scores is no number.
+    EndNotAFloat,
+    /// An end of a range of members does not begin as one.
+    EndNotLex,
+    /// Only if it is there, and only if it is not.
+    AbsentAndPresent,
+    /// Conditions that exclude each other.
+    ManyConditions,
+    /// One member can be added to, not several.
+    ManyIncrements,
+    /// A range of places has no limit.
+    LimitOfPlaces,
+    /// A range of members tells no scores.
+    ScoresOfLex,
+    /// It takes a count above 0.
+    NoCount,
 }
 
 impl Refusal {
@@ -115,6 +135,16 @@ impl Refusal {
         Refusal::NegativeLimit,
         Refusal::NotFinite,
         Refusal::SameObject,
+        Refusal::ScoreNaN,
+        Refusal::WeightNotAFloat,
+        Refusal::EndNotAFloat,
+        Refusal::EndNotLex,
+        Refusal::AbsentAndPresent,
+        Refusal::ManyConditions,
+        Refusal::ManyIncrements,
+        Refusal::LimitOfPlaces,
+        Refusal::ScoresOfLex,
+        Refusal::NoCount,
     ];
 }
 

@@ -17,6 +17,7 @@ use super::lists;
 use super::number::parse_integer;
 use super::outcome::{Outcome, Refusal};
 use super::sets;
+use super::sorted_sets;
 use super::store::Store;
 use super::strings;
 use super::transactions;
@@ -40,6 +41,7 @@ const ROWS: &[Row] = &[
     bitfields::VERBS,
     lcs::VERBS,
     keys::VERBS,
+    sorted_sets::VERBS,
 ];
 
 /// How a verb is done.

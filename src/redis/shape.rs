@@ -197,6 +197,22 @@ fn refusal_text(refusal: Refusal) -> &'static str {
         Refusal::NegativeLimit => "ERR LIMIT can't be negative",
         Refusal::NotFinite => "ERR increment would produce NaN or Infinity",
         Refusal::SameObject => "ERR source and destination objects are the same",
+        Refusal::ScoreNaN => "ERR resulting score is not a number (NaN)",
+        Refusal::WeightNotAFloat => "ERR weight value is not a float",
+        Refusal::EndNotAFloat => "ERR min or max is not a float",
+        Refusal::EndNotLex => "ERR min or max not valid string range item",
+        Refusal::AbsentAndPresent => "ERR XX and NX options at the same time are not compatible",
+        Refusal::ManyConditions => {
+            "ERR GT, LT, and/or NX options at the same time are not compatible"
+        }
+        Refusal::ManyIncrements => "ERR INCR option supports a single increment-element pair",
+        Refusal::LimitOfPlaces => {
+            "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX"
+        }
+        Refusal::ScoresOfLex => {
+            "ERR syntax error, WITHSCORES not supported in combination with BYLEX"
+        }
+        Refusal::NoCount => "ERR count should be greater than 0",
     }
 }
 

@@ -10,6 +10,7 @@ mod generic;
 mod hashes;
 mod lists;
 mod sets;
+mod sorted_sets;
 mod strings;
 mod transactions;
 
@@ -229,6 +230,7 @@ const ROOMS: &[&[Spec]] = &[
     hashes::COMMANDS,
     lists::COMMANDS,
     sets::COMMANDS,
+    sorted_sets::COMMANDS,
     transactions::COMMANDS,
     strings::COMMANDS,
 ];

@@ -23,6 +23,11 @@ pub(crate) const WORDS: &[(&str, &[&[&[u8]]])] = &[
     ("index", &[&[b"0", b"1", b"2", b"3", b"5", b"-1", b"-2", b"-3", b"-5", b"100"], INTEGERS]),
     // Not far below 0: Redis tells a set's members so many times.
     ("some", &[&[b"0", b"1", b"2", b"3", b"10", b"-1", b"-2", b"-4"], NO_NUMBER]),
+    ("score", &[SCORES, NO_NUMBER]),
+    ("smin", &[&[b"-inf", b"0", b"(0", b"1", b"(1", b"-5", b"0.1", b"(-inf"], ENDS]),
+    ("smax", &[&[b"+inf", b"inf", b"2", b"(2", b"3.0e3", b"5", b"(5", b"0.3"], ENDS]),
+    ("lmin", &[&[b"-", b"[a", b"(a", b"[b", b"(1", b"[", b"("], ENDS]),
+    ("lmax", &[&[b"+", b"[d", b"(d", b"[c", b"(e", b"[2", b"(zz"], ENDS]),
     ("few", &[&[b"1", b"1", b"2", b"2", b"3"], &[b"0", b"-1", b"x", b"100"]]),
     ("bit", &[&[b"0", b"1"], &[b"2", b"-1", b"x", b""]]),
     ("offset", &[&[b"0", b"1", b"5", b"7", b"8", b"13", b"40", b"100"], FAR_OFFSETS]),
@@ -117,6 +122,34 @@ const FLOATS: &[&[u8]] = &[
     b"123456789.123",
 ];
 
+/// Without -0 and what is between 10^17 and 2^62, which Redis keeps or writes in another way in
+/// large sets than in small ones.
+const SCORES: &[&[u8]] = &[
+    b"0",
+    b"1",
+    b"1",
+    b"2",
+    b"3",
+    b"-1",
+    b"-5",
+    b"0.1",
+    b"0.2",
+    b"3.1",
+    b"1e19",
+    b"1e300",
+    b"inf",
+    b"-inf",
+    b"1e-5",
+    b"0x1p3",
+    b"12345678901234567",
+    b"0.3e-7",
+];
+
+const ENDS: &[&[u8]] = &[
+    b"", b"(", b"[", b"-", b"+", b"+x", b"x", b"nan", b"(nan", b" 1", b"1 ", b"1e400", b"(a",
+    b"[\xff", b"+\x00x", b"1\x00x", b"-inf", b"+inf", b"[zz", b"0x10",
+];
+
 const FAR_OFFSETS: &[&[u8]] =
     &[b"-1", b"4294967296", b"536870912", b"9223372036854775807", b"x", b"", b"01", b"1.5"];
 
@@ -173,6 +206,7 @@ pub(crate) const ROOMS: &[(&str, &[Form])] = &[
     ("hashes", HASHES),
     ("sets", SETS),
     ("lists", LISTS),
+    ("zsets", SORTED_SETS),
     ("connections", CONNECTIONS),
 ];
 
@@ -185,6 +219,7 @@ pub(crate) const LAST: &[Form] = &[
     pairs("HGETALL key"),
     any_order("SMEMBERS key"),
     same("LRANGE key 0 -1"),
+    same("ZRANGE key 0 -1 WITHSCORES"),
 ];
 
 const STRINGS: &[Form] = &[
@@ -338,6 +373,50 @@ const LISTS: &[Form] = &[
     same("LPOS list member [RANK rank|COUNT count|MAXLEN count ...]"),
     same("LMPOP few list [list ...] (LEFT|RIGHT) [COUNT count] ; LLEN list'"),
     same("COMMAND GETKEYS LMPOP few list [list ...] LEFT").once_in(4),
+];
+
+const SORTED_SETS: &[Form] = &[
+    same("ZADD zset [NX|XX|GT|LT|CH] score member [score member ...]"),
+    same("ZADD zset score member [score member ...]"),
+    same("ZADD zset [NX|XX|GT|LT|CH|INCR ...] score member [score member ...]"),
+    same("ZINCRBY zset score member"),
+    same("ZREM zset member [member ...]"),
+    same("ZCARD zset"),
+    same("ZSCORE zset member"),
+    same("ZMSCORE zset member [member ...]"),
+    same("(ZRANK|ZREVRANK) zset member"),
+    same("ZCOUNT zset smin smax"),
+    same("ZRANGE zset index index [REV|WITHSCORES ...]"),
+    same("ZRANGE zset smin smax BYSCORE [WITHSCORES] [LIMIT count count]"),
+    same("ZRANGE zset smax smin BYSCORE REV [LIMIT count count] [WITHSCORES]"),
+    same("ZRANGE zset smin smax [BYSCORE|REV|LIMIT count count|WITHSCORES ...]"),
+    same("ZRANGESTORE zset zset smin smax [BYSCORE|REV|LIMIT count count|WITHSCORES ...]"),
+    same("ZREVRANGE zset index index [WITHSCORES|REV|LIMIT count count ...]"),
+    same("ZRANGEBYSCORE zset smin smax [WITHSCORES|LIMIT count count ...]"),
+    same("ZREVRANGEBYSCORE zset smax smin [WITHSCORES|LIMIT count count ...]"),
+    same("ZREMRANGEBYRANK zset index index"),
+    same("ZREMRANGEBYSCORE zset smin smax"),
+    same("(ZPOPMIN|ZPOPMAX) zset [count]"),
+    same("ZMPOP few zset [zset] (MIN|MAX) [COUNT count]"),
+    shape("ZRANDMEMBER zset [some [WITHSCORES]]"),
+    same("(ZUNION|ZINTER) 2 zset zset [WEIGHTS score score] [AGGREGATE (SUM|(MIN|MAX))]"),
+    same("(ZUNION|ZINTER) few zset zset [WEIGHTS score score|AGGREGATE MAX|WITHSCORES ...]"),
+    same("(ZUNION|ZINTER) 2 zset set [WITHSCORES]"),
+    same("(ZUNIONSTORE|ZINTERSTORE) zset 2 zset zset [WEIGHTS score score] [AGGREGATE MIN]"),
+    same("(ZUNIONSTORE|ZINTERSTORE) zset few zset key [WEIGHTS score score]"),
+    same("ZDIFF few zset zset [WITHSCORES]"),
+    same("ZDIFFSTORE zset few zset zset [key]"),
+    same("ZINTERCARD few zset zset [set] [LIMIT count]"),
+    any_order("ZSCAN zset (0|X) [MATCH pattern] COUNT 1000 ; ZCARD zset'"),
+    // By bytes only where all scores are equal: else Redis does not say what comes.
+    same(
+        "DEL zset ; ZADD zset' 0 member 0 member 0 member 0 member ; ZRANGEBYLEX zset' lmin lmax \
+          [LIMIT count count] ; ZREVRANGEBYLEX zset' lmax lmin [LIMIT count count] ; ZLEXCOUNT \
+          zset' lmin lmax ; ZRANGE zset' lmin lmax BYLEX [WITHSCORES] ; ZRANGESTORE key zset' \
+          lmax lmin BYLEX REV ; ZREMRANGEBYLEX zset' lmin lmax",
+    ),
+    same("COMMAND GETKEYS ZUNIONSTORE zset few zset [zset]").once_in(4),
+    same("COMMAND GETKEYS (ZUNION|ZMPOP) few zset [zset ...]").once_in(4),
 ];
 
 const CONNECTIONS: &[Form] = &[

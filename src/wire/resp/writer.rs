@@ -5,6 +5,8 @@ use std::io::Write as _;
 
 use bytes::{BufMut, BytesMut};
 
+use crate::kv::write_double;
+
 /// Which version of the protocol a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Version {
@@ -142,15 +144,9 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A number with a fraction.
+    /// A number with a fraction, in as many digits as Redis 7.0 writes.
     pub fn double(&mut self, number: f64) {
-        let text = if number.is_infinite() {
-            (if number > 0.0 { "inf" } else { "-inf" }).to_owned()
-        } else if number.is_nan() {
-            "nan".to_owned()
-        } else {
-            number.to_string()
-        };
+        let text = write_double(number);
         match self.version {
             Version::Two => self.bulk(text.as_bytes()),
             Version::Three => self.line(b',', text.as_bytes()),
@@ -237,6 +233,8 @@ mod tests {
         check(|writer| writer.push(2), "*2\r\n", ">2\r\n");
         check(|writer| writer.boolean(true), ":1\r\n", "#t\r\n");
         check(|writer| writer.boolean(false), ":0\r\n", "#f\r\n");
+        let long = ("$19\r\n0.10000000000000001\r\n", ",0.10000000000000001\r\n");
+        check(|writer| writer.double(0.1), long.0, long.1);
         check(|writer| writer.double(1.5), "$3\r\n1.5\r\n", ",1.5\r\n");
         check(|writer| writer.double(f64::NEG_INFINITY), "$4\r\n-inf\r\n", ",-inf\r\n");
         check(|writer| writer.double(f64::INFINITY), "$3\r\ninf\r\n", ",inf\r\n");
