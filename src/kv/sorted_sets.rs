@@ -64,7 +64,8 @@ const MEMBER_BYTES: usize = 160;
 /// The first change while a view has it copies the table (not the members' bytes, and of the order
 /// only what lies on the way to the change): some 40 ns a member.
 ///
-/// Invariant: both hold the same members with the same scores, and no score is "not a number" or -0.
+/// Invariant: both hold the same members with the same scores, of which none is "not a number" or
+/// -0.
 /// `digest` is the sum of the members' fingerprints, `bytes` of what they take. The table's own
 /// order, in which one that goes leaves its place to the last, is the same on every replica: it is
 /// that of the log, and snapshots keep it.

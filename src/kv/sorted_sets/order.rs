@@ -372,7 +372,8 @@ mod tests {
                     }
                     Change::Remove(at) if !row.is_empty() => {
                         let gone = row.remove(at % row.len());
-                        prop_assert_eq!(order.place(gone.score, &gone.member), at % (row.len() + 1));
+                        let place = order.place(gone.score, &gone.member);
+                        prop_assert_eq!(place, at % (row.len() + 1));
                         order.remove(gone.score, &gone.member);
                     }
                     Change::Remove(_) => {}
