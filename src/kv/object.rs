@@ -105,6 +105,7 @@ impl Object {
             Object::Hash(hash) => hash.encoding(),
             Object::Set(set) => set.encoding(),
             Object::List(list) => list.encoding(),
+            Object::SortedSet(set) => set.encoding(),
         }
     }
 

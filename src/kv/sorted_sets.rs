@@ -16,6 +16,7 @@ use indexmap::IndexMap;
 use super::digest::{Digest, fingerprint, key_number};
 use super::object::{Content, Object};
 use super::outcome::{Double, Outcome};
+use super::sets::SCANNED_AT_ONCE_MAX;
 use super::snapshot::{put_bytes, take_bytes};
 use super::store::Store;
 use super::verbs::{Row, Run};
@@ -58,6 +59,9 @@ pub(super) const VERBS: Row = &[
 
 /// What a member takes in memory beside its bytes, about.
 const MEMBER_BYTES: usize = 160;
+
+/// Longest member of a set that Redis packs.
+const PACKED_BYTES_MAX: usize = 64;
 
 /// Members with their scores: found by their bytes in a table, and by place or score in an order.
 ///
@@ -106,6 +110,12 @@ impl SortedSet {
 
     pub(super) fn len(&self) -> usize {
         self.scores.len()
+    }
+
+    /// Whether Redis would pack it, if it never was larger.
+    fn is_packed(&self) -> bool {
+        let is_short = |member: &Bytes| member.len() <= PACKED_BYTES_MAX;
+        self.len() <= SCANNED_AT_ONCE_MAX && self.scores.keys().all(is_short)
     }
 
     fn score(&self, member: &[u8]) -> Option<f64> {
@@ -195,6 +205,10 @@ impl Content for SortedSet {
 
     fn is_empty(&self) -> bool {
         self.scores.is_empty()
+    }
+
+    fn encoding(&self) -> &'static str {
+        if self.is_packed() { "listpack" } else { "skiplist" }
     }
 
     fn write(&self, out: &mut Vec<u8>) {

@@ -10,9 +10,6 @@ use super::super::verbs::{Answer, Words};
 use super::order::Scored;
 use super::{Change, SortedSet, text, text_and_score, told};
 
-/// Longest member of a set that Redis packs.
-const PACKED_BYTES_MAX: usize = 64;
-
 /// `ZADD key [NX | XX] [GT | LT] [CH] [INCR] score member [score member ...]`
 pub(super) fn zadd(store: &mut Store, words: &Words<'_>) -> Answer {
     add(store, words, false)
@@ -325,8 +322,7 @@ pub(super) fn zscan(store: &Store, words: &Words<'_>) -> Answer {
     let options = Options::read(words, 2)?;
     if set.len() <= super::super::sets::SCANNED_AT_ONCE_MAX {
         // In order and, if no member is long, with whole numbers in full, as Redis does it.
-        let is_packed = set.iter().all(|(member, _)| member.len() <= PACKED_BYTES_MAX);
-        let write = if is_packed { write_whole } else { write_double };
+        let write = if set.is_packed() { write_whole } else { write_double };
         let all = set.order.range(0..set.len()).map(|scored| (&scored.member, &scored.score));
         return Ok(scan_reply(0, all, &options, write));
     }
