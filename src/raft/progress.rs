@@ -239,13 +239,21 @@ impl Progress {
         }
     }
 
-    /// Records how much of the snapshot the peer has. False if it speaks of another.
+    /// Records how much of the snapshot the peer has. False if it speaks of another. A peer that
+    /// had all of it and has nothing any more is sent the latest instead.
     pub(super) fn stored(&mut self, snapshot: SnapshotId, received: u64) -> bool {
         match &mut self.state {
             State::Snapshot(transfer) if transfer.snapshot == snapshot => {
+                let was_whole = transfer.received == snapshot.bytes;
                 transfer.received = received;
                 transfer.tries = 0;
                 self.awaiting_since = None;
+                if was_whole && received == 0 {
+                    // It had all, and threw it away: what our disk gives is damaged, or its disk
+                    // is. By now there may be another snapshot than this one.
+                    self.state = State::Probe;
+                    self.next_index = self.match_index.next();
+                }
                 true
             }
             _ => false,

@@ -357,6 +357,7 @@ impl Checker {
                 demand!(
                     successor.is_some_and(|there| {
                         there.disk.last() == now.last
+                            || now.last.index <= there.snapshots.end()
                             || there.disk.image().hard_state.term > now.term
                     }),
                     "L9: replica {id} hands over to {}, whose disk does not end with {}",

@@ -10,11 +10,11 @@ use bytes::{Bytes, BytesMut};
 use super::checker::{Violation, demand};
 use super::dice::Dice;
 use super::faults::{Fault, Plan, Profile, draw_origin, draw_rate};
-use super::files::DiskFaults;
 use super::linear;
 use super::machine::{Clock, Disk, Pace};
 use super::network::{Fate, LinkQuality, Network};
 use super::node::Paces;
+use super::tally::{Kind, Tally};
 use super::trace::Trace;
 use super::workload::{ACCOUNT_START, Order, Workload, is_account};
 use super::world::{Answer, Door, Happening, World};
@@ -45,7 +45,7 @@ pub struct Summary {
     /// A digest of all that was sent and answered, and when: equal for equal runs.
     pub fingerprint: u64,
     /// What went wrong with disks, in profiles that run the storage code.
-    pub disks: DiskFaults,
+    pub disks: Tally,
 }
 
 /// A run that broke a rule.
@@ -62,11 +62,18 @@ pub struct Failure {
 /// The driver's alarms.
 #[derive(Debug)]
 enum Alarm {
-    Wake { client: usize, turn: u32 },
+    Wake {
+        client: usize,
+        turn: u32,
+    },
     Answer(Answer),
     Fault,
     Resume(NodeId),
     Restart(NodeId),
+    /// The operator has put back what was damaged.
+    Restore(NodeId),
+    /// There is room on the disk again.
+    Room(NodeId),
 }
 
 /// Whom a request was sent to.
@@ -155,6 +162,7 @@ impl FaultRun {
     fn play(&mut self) -> Result<Summary, Violation> {
         for id in self.plan.ids.clone() {
             self.world.start(id)?;
+            self.world.node_mut(id).disk.may_rot = self.plan.may_rot;
         }
         self.workload.begin(&mut self.orders);
         self.give_orders();
@@ -166,8 +174,8 @@ impl FaultRun {
         self.demand_progress()?;
         self.judge()?;
         let (answered, refused) = self.workload.heard();
-        let mut disks = DiskFaults::default();
-        self.world.nodes().iter().for_each(|node| disks.add(&node.disk.faults()));
+        let mut disks = Tally::default();
+        self.world.nodes().iter().for_each(|node| disks.add(&node.disk.tally()));
         Ok(Summary {
             virtual_time: self.world.now().since(Instant::ZERO),
             events: self.world.events(),
@@ -193,6 +201,9 @@ impl FaultRun {
         if let Happening::Alarm(number) = self.world.advance()? {
             let alarm = self.alarms.remove(&number).expect("an alarm goes off once");
             self.on_alarm(alarm)?;
+        }
+        for id in std::mem::take(&mut self.world.stopped) {
+            self.start_later(id);
         }
         self.carry_messages()?;
         self.carry_answers();
@@ -307,7 +318,18 @@ impl FaultRun {
                     self.restart(id)?;
                 }
             }
-            Alarm::Fault | Alarm::Resume(_) | Alarm::Restart(_) => {}
+            Alarm::Restore(id) if self.world.node(id).replica.is_none() => {
+                if self.core.is_none() {
+                    self.note(format_args!("{}'s files are as they were", id.0));
+                    self.world.node_mut(id).disk.restore();
+                    self.restart(id)?;
+                }
+            }
+            Alarm::Room(id) => {
+                self.note(format_args!("there is room on {}'s disk", id.0));
+                self.world.node_mut(id).disk.make_room();
+            }
+            Alarm::Fault | Alarm::Resume(_) | Alarm::Restart(_) | Alarm::Restore(_) => {}
         }
         self.give_orders();
         Ok(())
@@ -369,9 +391,17 @@ impl FaultRun {
                 let node = self.world.node_mut(id);
                 let now_slow = node.paces.sync != slow;
                 node.paces.sync = if now_slow { slow } else { self.plan.paces.sync };
+                if now_slow {
+                    node.disk.count(Kind::SlowDisk);
+                }
                 let how = if now_slow { "slow" } else { "well" };
                 self.note(format_args!("{}'s disk is {how}", id.0));
             }
+            Fault::Stall
+            | Fault::FailDisk
+            | Fault::FillDisk
+            | Fault::SpoilSnapshot
+            | Fault::RotSnapshot => self.harm_disk(fault),
             Fault::Clock => {
                 let id = self.victim();
                 let rate = draw_rate(self.plan.drift_ppm, &mut self.dice);
@@ -386,6 +416,32 @@ impl FaultRun {
                 self.note(format_args!("{loss_permille} of 1000 messages are lost"));
                 self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
             }
+        }
+    }
+
+    /// Lets the disk of a replica that runs go wrong.
+    fn harm_disk(&mut self, fault: Fault) {
+        let id = self.victim();
+        let now = self.world.now();
+        let node = self.world.node_mut(id);
+        if node.replica.is_none() {
+            return;
+        }
+        self.note(format_args!("{}'s disk: {fault:?}", id.0));
+        let node = self.world.node_mut(id);
+        match fault {
+            Fault::Stall => {
+                let most = self.plan.config.election_timeout_max;
+                node.stalled = Some(self.dice.span(most, most * 3));
+            }
+            Fault::FailDisk => node.disk.fail_soon(&mut self.dice),
+            Fault::FillDisk => {
+                node.disk.fill(&mut self.dice);
+                let at = now + self.plan.outage.draw(&mut self.dice);
+                self.set_alarm(at, Alarm::Room(id));
+            }
+            Fault::SpoilSnapshot => node.disk.spoil_snapshot(&mut self.dice),
+            _ => node.disk.rot_snapshot(&mut self.dice),
         }
     }
 
@@ -430,19 +486,14 @@ impl FaultRun {
 
     fn crash(&mut self, id: NodeId) {
         if self.world.node(id).replica.is_some() {
-            // A replica whose log is damaged never comes back: the others must be a majority.
-            let lost = self.world.nodes().iter().filter(|node| node.disk.is_refused()).count();
-            let may_rot = (lost + 1) * 2 < self.plan.ids.len();
-            self.world.node_mut(id).disk.may_rot = may_rot;
             self.world.crash(id);
-            self.world.node_mut(id).disk.may_rot = false;
-            if self.world.node(id).disk.is_refused() {
-                self.note(format_args!("{}'s log is damaged", id.0));
-                return;
-            }
-            let at = self.world.now() + self.plan.outage.draw(&mut self.dice);
-            self.set_alarm(at, Alarm::Restart(id));
+            self.start_later(id);
         }
+    }
+
+    fn start_later(&mut self, id: NodeId) {
+        let at = self.world.now() + self.plan.outage.draw(&mut self.dice);
+        self.set_alarm(at, Alarm::Restart(id));
     }
 
     /// Starts a replica after a crash; its machine's clock may have a new origin.
@@ -454,7 +505,17 @@ impl FaultRun {
             draw_rate(self.plan.drift_ppm, &mut self.dice),
         );
         self.world.node_mut(id).clock = clock;
-        self.world.start(id)
+        if self.world.node(id).disk.may_rot && self.dice.chance(250) {
+            self.world.put_back_a_copy(id)?;
+        }
+        self.world.start(id)?;
+        if self.world.node(id).disk.is_refused() {
+            let away = self.plan.outage.draw(&mut self.dice) * 3;
+            self.set_alarm(self.world.now() + away, Alarm::Restore(id));
+        } else if self.world.node(id).replica.is_none() {
+            self.start_later(id);
+        }
+        Ok(())
     }
 
     // The second phase.
@@ -466,10 +527,7 @@ impl FaultRun {
         let mut ids = self.plan.ids.clone();
         self.dice.shuffle(&mut ids);
         let majority = ids.len() / 2 + 1;
-        // Those whose logs are damaged are not among them.
-        ids.sort_by_key(|&id| self.world.node(id).disk.is_refused());
-        let lost = ids.iter().filter(|&&id| self.world.node(id).disk.is_refused()).count();
-        let rest = ids.split_off(majority + self.dice.place(ids.len() - lost - majority + 1));
+        let rest = ids.split_off(majority + self.dice.place(ids.len() - majority + 1));
         ids.sort_unstable();
         self.note(format_args!("faults end for {}", names(&ids)));
         self.core = Some(ids.clone());
@@ -498,11 +556,21 @@ impl FaultRun {
             }
         }
         self.workload.stop(&ids);
+        for &id in &rest {
+            // Nor can a member whom a leader outside sends a snapshot that is damaged there.
+            self.world.node_mut(id).disk.restore();
+        }
         for id in ids {
             let node = self.world.node_mut(id);
             node.paces = Paces { sync: fast(node.paces.sync), ..self.plan.paces };
+            node.stalled = None;
+            node.disk.calm();
             if node.replica.is_none() {
                 self.restart(id)?;
+                demand!(
+                    self.world.node(id).replica.is_some(),
+                    "D2: replica {id} does not start, though all is well with its disk"
+                );
             } else if node.held.everything {
                 self.world.resume(id)?;
             }

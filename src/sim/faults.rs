@@ -25,11 +25,12 @@ pub enum Profile {
     Partitions,
     /// Replicas crash and start again, and their disks are slow.
     Crashes,
-    /// The same with each log in files, by the storage code, on a disk that tears at a crash what
-    /// was not synced, fails, is full and rots; in some seeds on a bad network.
+    /// The same with each folder in files, by the storage code, on a disk that tears at a crash
+    /// what was not synced, fails, stalls, is full, rots, and is put back from a copy; in some
+    /// seeds on a bad network, and in some with snapshots.
     Storage,
     /// Anything, and replicas take snapshots and cut their logs, so that those that were away are
-    /// sent snapshots.
+    /// sent snapshots; in most seeds in files, on such a disk.
     Snapshots,
     /// Clocks go wrong within the bound, while replicas pause and links are cut; leases are on.
     Clocks,
@@ -58,6 +59,16 @@ pub enum Fault {
     CrashAll,
     /// Make a disk slow, or as fast as before.
     SlowDisk,
+    /// Let one sync take longer than any election.
+    Stall,
+    /// Let an operation of a disk fail.
+    FailDisk,
+    /// Leave no room on a disk, for a while.
+    FillDisk,
+    /// Let a write of a snapshot go wrong without anybody's being told.
+    SpoilSnapshot,
+    /// Damage a snapshot while its replica runs.
+    RotSnapshot,
     /// Change the rate of a clock, within the bound.
     Clock,
     /// Lose more messages for a while, or as many as before.
@@ -97,6 +108,8 @@ pub struct Plan {
     pub through_wire: bool,
     /// Size of the segments of logs in files, where logs are in files.
     pub segment_bytes: Option<u64>,
+    /// Whether folders are damaged while their replicas are down.
+    pub may_rot: bool,
     /// How replicas take snapshots, if they do.
     pub snapshots: Option<SnapshotPlan>,
 }
@@ -143,11 +156,12 @@ enum Trouble {
     Disks,
     Pauses,
     Clocks,
+    Files,
 }
 
 impl Profile {
     fn draw_troubles(self, dice: &mut Dice) -> Vec<Trouble> {
-        use Trouble::{Clocks, Crashes, Disks, Network, Partitions, Pauses};
+        use Trouble::{Clocks, Crashes, Disks, Files, Network, Partitions, Pauses};
         match self {
             Profile::Mixed | Profile::Snapshots => [
                 (Network, 600),
@@ -156,18 +170,22 @@ impl Profile {
                 (Disks, 500),
                 (Pauses, 400),
                 (Clocks, 500),
+                (Files, if self == Profile::Snapshots { 600 } else { 0 }),
             ]
             .into_iter()
+            .filter(|&(_, permille)| permille > 0)
             .filter_map(|(trouble, permille)| dice.chance(permille).then_some(trouble))
             .collect(),
             Profile::Quiet => vec![],
             Profile::Network => vec![Network],
             Profile::Partitions => vec![Partitions],
             Profile::Crashes => vec![Crashes, Disks],
-            Profile::Storage => [(Crashes, 1_000), (Disks, 700), (Network, 400), (Partitions, 300)]
-                .into_iter()
-                .filter_map(|(trouble, permille)| dice.chance(permille).then_some(trouble))
-                .collect(),
+            Profile::Storage => {
+                [(Crashes, 1_000), (Disks, 700), (Network, 400), (Partitions, 300), (Files, 800)]
+                    .into_iter()
+                    .filter_map(|(trouble, permille)| dice.chance(permille).then_some(trouble))
+                    .collect()
+            }
             Profile::Clocks => vec![Pauses, Clocks, Partitions],
         }
     }
@@ -223,6 +241,7 @@ impl Plan {
                 clients: usize::try_from(clients).expect("9"),
                 readers: dice.place(usize::try_from(clients).expect("9")),
                 keys: dice.between(2, 5),
+                padding: 0,
                 accounts: dice.between(0, 4),
                 think: Pace {
                     min: Duration::ZERO,
@@ -240,7 +259,10 @@ impl Plan {
             segment_bytes: (profile == Profile::Storage
                 || profile == Profile::Snapshots && dice.chance(700))
             .then(|| *dice.pick(&[2 << 10, 8 << 10, 64 << 10])),
-            snapshots: (profile == Profile::Snapshots).then(|| {
+            may_rot: has(Trouble::Files),
+            snapshots: (profile == Profile::Snapshots
+                || profile == Profile::Storage && !course && dice.chance(600))
+            .then(|| {
                 config.log_bytes_kept = *dice.pick(&[0, 500, 4 << 10]);
                 config.log_bytes_max = config.log_bytes_kept * dice.place(3);
                 SnapshotPlan {
@@ -250,7 +272,17 @@ impl Plan {
             }),
             config,
         };
-        if profile == Profile::Snapshots && plan.segment_bytes.is_some() {
+        if profile == Profile::Storage {
+            // So that blocks are of several sectors, of which some are torn.
+            plan.load.padding = *dice.pick(&[0, 0, 300, 1_500]);
+            // Where a disk is slow the whole window is sent again and again: with one record a
+            // message that would be millions of messages that say nothing new.
+            plan.config.inflight_appends_max = plan.config.inflight_appends_max.min(16);
+            plan.config.uncommitted_bytes_max += plan.load.padding * 4;
+            // Quick readers are most of the work, and do nothing to disks.
+            plan.load.readers = plan.load.readers.min(usize::from(dice.chance(200)));
+        }
+        if plan.snapshots.is_some() && plan.segment_bytes.is_some() {
             // So that crashes come while a log is cut or begins anew.
             plan.paces.sync =
                 Pace { min: Duration::from_micros(10), max: Duration::from_millis(20) };
@@ -345,8 +377,8 @@ fn draw_paces(slow: bool, dice: &mut Dice) -> Paces {
 
 fn draw_faults(troubles: &[Trouble], dice: &mut Dice) -> Vec<Fault> {
     use Fault::{
-        Clock, Crash, CrashAll, CrashLeader, CutSome, Deafen, Heal, Isolate, Pause, SlowDisk,
-        Split, Weather,
+        Clock, Crash, CrashAll, CrashLeader, CutSome, Deafen, FailDisk, FillDisk, Heal, Isolate,
+        Pause, RotSnapshot, SlowDisk, Split, SpoilSnapshot, Stall, Weather,
     };
     let has = |trouble| troubles.contains(&trouble);
     let mut faults = Vec::new();
@@ -367,6 +399,9 @@ fn draw_faults(troubles: &[Trouble], dice: &mut Dice) -> Vec<Fault> {
     add(has(Trouble::Pauses), &[Pause]);
     add(has(Trouble::Clocks), &[Clock]);
     add(has(Trouble::Network) && dice.chance(300), &[Weather]);
+    for fault in [Stall, FailDisk, FillDisk, SpoilSnapshot, RotSnapshot] {
+        add(has(Trouble::Files) && dice.chance(500), &[fault]);
+    }
     faults
 }
 

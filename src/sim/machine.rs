@@ -5,8 +5,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::dice::Dice;
-use super::files::{DiskFaults, Files, Reopened};
+use super::files::{Files, Found, Opening, Work};
+use super::snapshots::Snapshot;
+use super::tally::{Kind, Tally};
+use crate::kv::Store;
 use crate::raft::{AppendJob, Durable, HardState, SnapshotId};
+use crate::storage::StorageError;
 use crate::types::{EntryId, Index, Instant, NodeId};
 
 /// A replica's monotonic clock: its own origin and its own rate.
@@ -92,16 +96,37 @@ pub struct Disk {
     waiting: VecDeque<AppendJob>,
     /// How many of the waiting jobs the sync under way covers.
     syncing: usize,
-    /// The log in files, in profiles that run the storage code; `image` is then what it must hold.
+    /// The folder, in profiles that run the storage code; `image` is then what it must hold.
     files: Option<Files>,
     /// Whether the jobs that are being synced are in the files.
     in_files: bool,
-    /// How the files broke their promise, if they did.
-    broken: Option<String>,
+    /// After a crash of files: all that the log may hold, what it must hold first.
+    possible: Vec<(Durable, EntryId)>,
+    /// All snapshots that files may hold.
+    snapshots: Vec<SnapshotId>,
     /// Whether the files may be damaged while the replica is down.
     pub may_rot: bool,
-    /// The files were damaged, and were refused: the replica does not start again.
-    refused: bool,
+    /// An operation failed: the process ends.
+    failed: bool,
+}
+
+/// What a replica starts with.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) durable: Durable,
+    /// The state in its snapshot, where that is in a file.
+    pub(super) store: Option<Store>,
+}
+
+/// How a start goes.
+#[derive(Debug)]
+pub(super) enum Started {
+    /// Well.
+    With(Box<Start>),
+    /// Not now: why.
+    NotNow(String),
+    /// The files broke their promise: how.
+    Broken(String),
 }
 
 impl Disk {
@@ -115,19 +140,24 @@ impl Disk {
         Disk { files: Some(files), ..Disk::default() }
     }
 
-    /// How the log in files broke its promise, if it did.
-    pub fn broken(&self) -> Option<&str> {
-        self.broken.as_deref()
-    }
-
-    /// Whether the files were damaged, so that the replica must not start again.
+    /// Whether the files were damaged, and the replica did not start for that.
     pub fn is_refused(&self) -> bool {
-        self.refused
+        self.files.as_ref().is_some_and(Files::is_refused)
     }
 
-    /// How often the files went wrong, by how.
-    pub fn faults(&self) -> DiskFaults {
-        self.files.as_ref().map(|files| files.faults).unwrap_or_default()
+    /// The folder, in profiles that run the storage code.
+    pub(super) fn files(&mut self) -> Option<&mut Files> {
+        self.files.as_mut()
+    }
+
+    /// The same to look at.
+    pub(super) fn folder(&self) -> Option<&Files> {
+        self.files.as_ref()
+    }
+
+    /// How often the files went wrong, by how, and what it came to.
+    pub fn tally(&self) -> Tally {
+        self.files.as_ref().map(|files| files.tally).unwrap_or_default()
     }
 
     /// What would survive a crash now.
@@ -136,10 +166,14 @@ impl Disk {
     }
 
     /// What a replica finds that starts now and has this snapshot: the entries behind it. Where
-    /// the log does not hold its end, it begins anew there.
-    pub(super) fn open(&mut self, snapshot: Option<SnapshotId>) -> Durable {
-        follow(&mut self.image, &mut self.base, snapshot);
-        behind(&self.image, snapshot)
+    /// the log does not hold its end, it begins anew there. In files another snapshot may be found,
+    /// and is the latest then.
+    pub(super) fn open(&mut self, latest: &mut Option<SnapshotId>, dice: &mut Dice) -> Started {
+        if self.files.is_some() {
+            return self.open_files(latest, dice);
+        }
+        follow(&mut self.image, &mut self.base, *latest);
+        Started::With(Box::new(Start { durable: behind(&self.image, *latest), store: None }))
     }
 
     /// The entry right before the first one that it holds.
@@ -174,7 +208,7 @@ impl Disk {
 
     /// Begins a sync if none is under way and something waits. True if it did.
     pub fn begin_sync(&mut self) -> bool {
-        if self.syncing > 0 || self.waiting.is_empty() {
+        if self.syncing > 0 || self.waiting.is_empty() || self.failed {
             return false;
         }
         self.syncing = self.waiting.len();
@@ -184,16 +218,75 @@ impl Disk {
 
     /// Ends the sync under way for its first job; `None` once all its jobs are done. The job's
     /// messages may leave then.
-    pub fn end_sync(&mut self) -> Option<AppendJob> {
+    ///
+    /// # Errors
+    /// If it failed, and the process must end.
+    pub fn end_sync(&mut self) -> Result<Option<AppendJob>, StorageError> {
+        if self.syncing == 0 || self.failed {
+            return Ok(None);
+        }
         let jobs = self.waiting.iter().take(self.syncing);
-        self.syncing = self.syncing.checked_sub(1)?;
         if let Some(files) = self.files.as_mut().filter(|_| !self.in_files) {
-            files.sync(jobs).expect("a disk in memory fails only where it is told to");
+            files.sync(jobs)?;
             self.in_files = true;
         }
+        self.syncing -= 1;
         let job = self.waiting.pop_front().expect("a sync covers jobs that wait");
         store(&mut self.image, &mut self.base, &job, job.entries.len());
-        Some(job)
+        Ok(Some(job))
+    }
+
+    /// A sync takes longer than any election.
+    pub(super) fn note_stall(&mut self) {
+        self.count(Kind::Stall);
+    }
+
+    /// Something is wrong with the disk that is not in the files.
+    pub(super) fn count(&mut self, kind: Kind) {
+        if let Some(files) = &mut self.files {
+            files.tally.inject(kind, 1);
+        }
+    }
+
+    /// Lets an operation fail soon.
+    pub(super) fn fail_soon(&mut self, dice: &mut Dice) {
+        self.files.iter_mut().for_each(|files| files.fail_soon(dice));
+    }
+
+    /// Leaves little room.
+    pub(super) fn fill(&mut self, dice: &mut Dice) {
+        self.files.iter_mut().for_each(|files| files.fill(dice));
+    }
+
+    /// There is room again.
+    pub(super) fn make_room(&mut self) {
+        self.files.iter_mut().for_each(Files::make_room);
+    }
+
+    /// Lets the next write of a snapshot go wrong without anybody's being told.
+    pub(super) fn spoil_snapshot(&mut self, dice: &mut Dice) {
+        self.files.iter_mut().for_each(|files| files.spoil_snapshot(dice));
+    }
+
+    /// Damages a snapshot while the replica runs.
+    pub(super) fn rot_snapshot(&mut self, dice: &mut Dice) {
+        self.files.iter_mut().for_each(|files| files.rot_snapshot(dice));
+    }
+
+    /// What was damaged is as it was.
+    pub(super) fn restore(&mut self) {
+        self.files.iter_mut().for_each(Files::restore);
+    }
+
+    /// Nothing goes wrong any more, and what was damaged is as it was.
+    pub(super) fn calm(&mut self) {
+        self.may_rot = false;
+        self.files.iter_mut().for_each(Files::calm);
+    }
+
+    /// An operation has failed: nothing is written any more.
+    pub(super) fn fail(&mut self) {
+        self.failed = true;
     }
 
     /// Whether a sync is under way.
@@ -218,12 +311,17 @@ impl Disk {
         self.syncing = 0;
     }
 
-    /// Cuts the power, on a disk that also holds this snapshot. Whatever was not synced may be
-    /// there or not: up to a place that the dice choose it is, also in the middle of a job; nothing
-    /// behind that place is.
-    pub fn crash(&mut self, snapshot: Option<SnapshotId>, dice: &mut Dice) {
+    /// Cuts the power, on a disk whose latest snapshot is this one, while `own` is being written.
+    /// Whatever was not synced may be there or not: up to a place that the dice choose it is, also
+    /// in the middle of a job; nothing behind that place is.
+    pub(super) fn crash(
+        &mut self,
+        latest: Option<SnapshotId>,
+        own: Option<&Snapshot>,
+        dice: &mut Dice,
+    ) {
         if self.files.is_some() {
-            self.crash_files(snapshot, dice);
+            self.crash_files(latest, own, dice);
             return;
         }
         let written = dice.place(self.syncing + 1);
@@ -244,7 +342,7 @@ impl Disk {
 impl Disk {
     /// The same for files. There a sync is one block, which is found whole or not at all, and a
     /// log that begins anew does so between two of them.
-    fn crash_files(&mut self, snapshot: Option<SnapshotId>, dice: &mut Dice) {
+    fn crash_files(&mut self, latest: Option<SnapshotId>, own: Option<&Snapshot>, dice: &mut Dice) {
         let jobs = self.waiting.iter().take(self.syncing);
         let mut possible = vec![(self.image.clone(), self.base)];
         let (mut image, mut base) = possible[0].clone();
@@ -261,32 +359,94 @@ impl Disk {
         if self.in_files {
             possible.drain(..possible.len() - 1);
         }
+        self.possible = possible;
         let files = self.files.as_mut().expect("only called with files");
-        match files.crash(jobs.filter(|_| !self.in_files), snapshot, self.may_rot, dice) {
-            Reopened::Holds(found) => {
-                let held = possible.into_iter().find_map(|(mut image, mut base)| {
-                    follow(&mut image, &mut base, snapshot);
-                    (behind(&image, snapshot) == found).then_some((image, base))
-                });
-                if let Some(held) = held {
-                    (self.image, self.base) = held;
-                } else {
-                    self.broken = Some(format!(
-                        "vouched for {:?} and {} entries behind {}, found {:?} and {} behind {:?}",
-                        self.image.hard_state,
-                        self.image.entries.len(),
-                        self.base,
-                        found.hard_state,
-                        found.entries.len(),
-                        snapshot.map(|snapshot| snapshot.last),
-                    ));
+        self.snapshots.retain(|id| latest.is_some_and(|latest| id.last.index < latest.last.index));
+        self.snapshots.extend(latest);
+        let jobs = jobs.filter(|_| !self.in_files);
+        files.end(&Work { jobs, latest, own, stopped: self.failed }, dice);
+        self.snapshots.extend(files.take_finished());
+        self.lose_unsynced();
+        self.failed = false;
+    }
+
+    fn open_files(&mut self, latest: &mut Option<SnapshotId>, dice: &mut Dice) -> Started {
+        if self.possible.is_empty() {
+            self.possible.push((self.image.clone(), self.base));
+        }
+        let holds = |(image, base): &(Durable, EntryId), last: EntryId| {
+            *base == last || image.entries.iter().any(|entry| entry.id() == last)
+        };
+        let log_holds_latest =
+            latest.is_none_or(|latest| self.possible.iter().all(|one| holds(one, latest.last)));
+        let may_rot = self.may_rot;
+        if may_rot && dice.chance(250) {
+            let files = self.files.as_mut().expect("only called with files");
+            if let Some((what, result)) = files.put_files_back(dice) {
+                let wrong = match result {
+                    Ok(found) => self.mismatch(&found, *latest),
+                    Err(error) if error.is_damage() => None,
+                    Err(error) => Some(format!("are taken for something else: {error}")),
+                };
+                if let Some(wrong) = wrong {
+                    return Started::Broken(format!("{what}: {wrong}"));
                 }
             }
-            Reopened::Refused => self.refused = true,
-            Reopened::Broken(how) => self.broken = Some(how),
         }
-        self.waiting.clear();
-        self.syncing = 0;
+        let files = self.files.as_mut().expect("only called with files");
+        match files.open(*latest, may_rot, log_holds_latest, dice) {
+            Opening::Holds(found) => {
+                if let Some(wrong) = self.mismatch(&found, *latest) {
+                    return Started::Broken(wrong);
+                }
+                (self.image, self.base) = self.held(&found).expect("it was just looked for");
+                self.possible.clear();
+                let (id, store) = found.snapshot.unzip();
+                *latest = id;
+                let store = Some(store.unwrap_or_default());
+                Started::With(Box::new(Start { durable: found.durable, store }))
+            }
+            Opening::NoRoom => Started::NotNow("there is no room".to_owned()),
+            Opening::Refused(error) => Started::NotNow(error.to_string()),
+            Opening::Broken(how) => Started::Broken(how),
+        }
+    }
+
+    /// What the log was at the crash, if that gives what was found.
+    fn held(&self, found: &Found) -> Option<(Durable, EntryId)> {
+        let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
+        let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+        let fitting = self.possible.iter().filter_map(|(image, base)| {
+            let (mut image, mut base) = (image.clone(), *base);
+            follow(&mut image, &mut base, snapshot);
+            let fits = base.index <= end && behind(&image, snapshot) == found.durable;
+            fits.then_some((image, base))
+        });
+        // Behind a snapshot a log that has begun anew looks like one that holds its end. What may
+        // be there still is taken to be there: it is found again if the snapshot is not.
+        fitting.max_by_key(|(image, _)| image.entries.len())
+    }
+
+    /// How what was found breaks the promise, if it does.
+    fn mismatch(&self, found: &Found, latest: Option<SnapshotId>) -> Option<String> {
+        let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
+        let is_known = snapshot.is_none_or(|id| self.snapshots.contains(&id));
+        let end = |snapshot: Option<SnapshotId>| snapshot.map(|snapshot| snapshot.last.index);
+        if !is_known || !found.may_be_older && end(snapshot) < end(latest) {
+            return Some(format!("the latest snapshot is {latest:?}, found {snapshot:?}"));
+        }
+        if self.held(found).is_none() {
+            return Some(format!(
+                "vouched for {:?} and {} entries behind {}, found {:?} and {} behind {:?}",
+                self.image.hard_state,
+                self.image.entries.len(),
+                self.base,
+                found.durable.hard_state,
+                found.durable.entries.len(),
+                snapshot.map(|snapshot| snapshot.last),
+            ));
+        }
+        None
     }
 }
 
@@ -370,6 +530,10 @@ mod tests {
         }
     }
 
+    fn ended(disk: &mut Disk) -> Option<AppendJob> {
+        disk.end_sync().expect("memory does not fail")
+    }
+
     fn ids(disk: &Disk) -> Vec<(u64, u64)> {
         disk.image.entries.iter().map(|entry| (entry.index().0, entry.term().0)).collect()
     }
@@ -382,11 +546,11 @@ mod tests {
         assert!(disk.begin_sync());
         disk.write(job(2, 2, &[(2, 2)]));
         assert!(!disk.begin_sync(), "one is under way");
-        assert_eq!(disk.end_sync().map(|job| job.sequence), Some(JobSequence(1)));
-        assert_eq!(disk.end_sync(), None);
+        assert_eq!(ended(&mut disk).map(|job| job.sequence), Some(JobSequence(1)));
+        assert_eq!(ended(&mut disk), None);
         assert_eq!(ids(&disk), [(1, 1), (2, 1)]);
         assert!(disk.begin_sync());
-        assert_eq!(disk.end_sync().map(|job| job.sequence), Some(JobSequence(2)));
+        assert_eq!(ended(&mut disk).map(|job| job.sequence), Some(JobSequence(2)));
         assert_eq!(ids(&disk), [(1, 1), (2, 2)]);
         assert!(disk.holds(EntryId::new(2, 2)) && !disk.holds(EntryId::new(1, 2)));
     }
@@ -400,7 +564,7 @@ mod tests {
             disk.write(job(2, 2, &[(2, 2)]));
             assert!(disk.begin_sync());
             disk.write(job(3, 3, &[(3, 3)]));
-            disk.crash(None, &mut Dice::new(seed));
+            disk.crash(None, None, &mut Dice::new(seed));
             assert_eq!(disk.unsynced(), 0);
             seen.insert((disk.image.hard_state.term.0, ids(&disk)));
         }

@@ -19,7 +19,8 @@
 //! |---|---|
 //! | [`world`] | replicas on simulated machines, and what happens to them; `queue`: when |
 //! | [`node`], [`machine`] | one replica with all that it runs on; clocks and disks |
-//! | `files` | such a machine's log in the storage code that ships |
+//! | `files` | such a machine's folder in the storage code that ships, and how it rots |
+//! | [`tally`] | what went wrong with disks, and what it came to |
 //! | [`snapshots`] | the snapshots that a replica takes, sends and is sent |
 //! | [`network`] | what becomes of each message on each link |
 //! | [`checker`], [`promises`] | the safety rules, about replicas and about what clients are told |
@@ -39,7 +40,7 @@ pub mod course_run;
 pub mod dice;
 pub mod fault_run;
 pub mod faults;
-pub mod files;
+mod files;
 pub mod game;
 pub mod histogram;
 pub mod linear;
@@ -56,6 +57,7 @@ pub mod script;
 pub mod snapshots;
 pub mod stage;
 pub mod table;
+pub mod tally;
 pub mod trace;
 pub mod workload;
 pub mod world;

@@ -1,6 +1,7 @@
 //! A replica with all that it runs on: core, state machine, clock, disk, and what waits for it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use super::dice::Dice;
 use super::machine::{Clock, Disk, Pace};
@@ -70,6 +71,12 @@ pub struct Node {
     pub paces: Paces,
     /// What is held back of its doings.
     pub held: Held,
+    /// How long the next sync takes, if it is to stall.
+    pub stalled: Option<Duration>,
+    /// Each opening of its folder: in which incarnation, and what it says of itself.
+    pub(super) openings: Vec<(u64, (u64, Vec<u64>))>,
+    /// The incarnation of each peer that was heard last.
+    pub(super) heard: BTreeMap<NodeId, u64>,
     pub(super) peers: Vec<NodeId>,
     pub(super) config: Config,
     pub(super) dice: Dice,
@@ -103,6 +110,9 @@ impl Node {
             clock: Clock::new(Instant::ZERO, Instant::ZERO, 0),
             paces: Paces::AT_ONCE,
             held: Held::default(),
+            stalled: None,
+            openings: Vec::new(),
+            heard: BTreeMap::new(),
             peers: ids.iter().copied().filter(|&other| other != id).collect(),
             config: config.clone(),
             dice: dice.split(),

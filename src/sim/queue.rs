@@ -9,14 +9,45 @@ use crate::types::Instant;
 /// Something that will happen to a replica (by its place), or an alarm of the driver's.
 #[derive(Debug)]
 pub(super) enum Event {
-    Deliver { place: usize, envelope: Envelope },
-    Request { place: usize, request: ClientRequest },
-    Step { place: usize, incarnation: u64 },
-    Timer { place: usize, incarnation: u64 },
-    Synced { place: usize, incarnation: u64 },
-    Apply { place: usize, incarnation: u64 },
-    Taken { place: usize, incarnation: u64 },
-    Install { place: usize, incarnation: u64 },
+    /// `sender` is the incarnation of the replica that sent it.
+    Deliver {
+        place: usize,
+        sender: u64,
+        envelope: Envelope,
+    },
+    Request {
+        place: usize,
+        request: ClientRequest,
+    },
+    Step {
+        place: usize,
+        incarnation: u64,
+    },
+    Timer {
+        place: usize,
+        incarnation: u64,
+    },
+    Synced {
+        place: usize,
+        incarnation: u64,
+    },
+    Apply {
+        place: usize,
+        incarnation: u64,
+    },
+    Taken {
+        place: usize,
+        incarnation: u64,
+    },
+    Install {
+        place: usize,
+        incarnation: u64,
+    },
+    /// Its disk failed.
+    Stop {
+        place: usize,
+        incarnation: u64,
+    },
     Alarm(u64),
 }
 

@@ -1,13 +1,16 @@
 //! A simulated replica's snapshots: what it took itself, what it puts together from a leader's
-//! chunks, and what it reads for followers. The bytes are those of the server (`kv`); only their
-//! home is memory, where what is whole is durable.
+//! chunks, and what it reads for followers. The bytes are those of the server (`kv`). Their home is
+//! memory, where what is whole is durable; or in files (`files`), and then only what is durable is
+//! known here.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::machine::Disk;
 use crate::kv::{SnapshotError, SnapshotMark, SnapshotReader, Store};
 use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
+use crate::storage::StorageError;
 use crate::types::{EntryId, Index, NodeId};
 
 /// How a replica takes and sends snapshots.
@@ -32,7 +35,9 @@ pub struct Snapshots {
     /// When to take one; `None` for never.
     pub plan: Option<SnapshotPlan>,
     /// The latest that is durable.
-    pub(super) latest: Option<Snapshot>,
+    pub(super) latest: Option<SnapshotId>,
+    /// It, in memory.
+    kept: Option<Snapshot>,
     /// Taken, and durable in a while.
     pub(super) in_the_making: Option<Snapshot>,
     /// A leader's, as far as it has come. Whole it is taken in, in a while.
@@ -55,15 +60,37 @@ impl Snapshots {
         true
     }
 
-    /// The one in the making is durable now.
-    pub(super) fn taken(&mut self) -> Option<SnapshotId> {
-        let made = self.in_the_making.take()?;
-        self.keep(made.clone());
-        Some(made.id)
+    /// The one in the making is durable now, unless it had to be given up.
+    ///
+    /// # Errors
+    /// If the process must end.
+    pub(super) fn taken(&mut self, disk: &mut Disk) -> Result<Option<SnapshotId>, StorageError> {
+        let Some(made) = self.in_the_making.take() else { return Ok(None) };
+        match disk.files() {
+            Some(files) => {
+                if !files.save(&made)? {
+                    return Ok(None);
+                }
+                self.is_durable(made.id);
+            }
+            None => self.keep(made.clone()),
+        }
+        Ok(Some(made.id))
     }
 
-    /// Takes in a chunk. What to tell the core, and whether all are here now.
-    pub(super) fn store_chunk(&mut self, chunk: &SnapshotChunk) -> (ChunkStored, bool) {
+    /// Takes in a chunk. What to tell the core, and whether all are here now; `None` if it can't be
+    /// kept.
+    ///
+    /// # Errors
+    /// If the process must end.
+    pub(super) fn store_chunk(
+        &mut self,
+        disk: &mut Disk,
+        chunk: &SnapshotChunk,
+    ) -> Result<Option<(ChunkStored, bool)>, StorageError> {
+        if let Some(files) = disk.files() {
+            return files.store_chunk(chunk);
+        }
         let SnapshotChunk { snapshot, round, offset, ref chunk } = *chunk;
         let known = self.incoming.as_ref().is_some_and(|(id, _)| *id == snapshot);
         if !known {
@@ -76,34 +103,48 @@ impl Snapshots {
         }
         let received = bytes.len() as u64;
         let whole = !whole_before && received == snapshot.bytes;
-        (ChunkStored { snapshot, round, received }, whole)
+        Ok(Some((ChunkStored { snapshot, round, received }, whole)))
     }
 
     /// Reads the leader's snapshot that is whole, and keeps it.
     ///
     /// # Errors
-    /// If its bytes are no snapshot.
-    pub(super) fn install(&mut self) -> Option<Result<(SnapshotId, Store), SnapshotError>> {
-        let (id, bytes) = self.incoming.take()?;
+    /// If the process must end.
+    pub(super) fn install(
+        &mut self,
+        disk: &mut Disk,
+    ) -> Result<Option<(SnapshotId, Store)>, StorageError> {
+        if let Some(files) = disk.files() {
+            let installed = files.install()?;
+            if let Some((id, _)) = &installed {
+                self.is_durable(*id);
+            }
+            return Ok(installed);
+        }
+        let Some((id, bytes)) = self.incoming.take() else { return Ok(None) };
         if bytes.len() as u64 != id.bytes {
             // Another one has begun meanwhile.
             self.incoming = Some((id, bytes));
-            return None;
+            return Ok(None);
         }
-        let read = read(&bytes);
-        if let Ok((_, found)) = &read {
-            assert_eq!(*found, id, "a snapshot that is another than it was said to be");
-            self.keep(Snapshot { id, bytes: Bytes::from(bytes) });
-        }
-        Some(read.map(|(store, _)| (id, store)))
+        let (store, found) = read(&bytes).expect("nothing happens to it on its way");
+        assert_eq!(found, id, "a snapshot that is another than it was said to be");
+        self.keep(Snapshot { id, bytes: Bytes::from(bytes) });
+        Ok(Some((id, store)))
     }
 
     /// Puts the chunk into a message that lacks it, if this replica has that snapshot.
-    pub(super) fn fill(&mut self, envelope: &mut Envelope) -> bool {
+    pub(super) fn fill(&mut self, disk: &mut Disk, envelope: &mut Envelope) -> bool {
         let Some(plan) = self.plan else { return false };
         let PeerMsg::InstallSnapshot(install) = &mut envelope.message else { return false };
+        if let Some(files) = disk.files() {
+            let (id, offset) = (install.snapshot, install.offset);
+            let chunk = files.read_chunk(envelope.to, id, offset, plan.chunk_bytes);
+            install.chunk = chunk.clone().unwrap_or_default();
+            return chunk.is_some();
+        }
         if self.outgoing.get(&envelope.to).is_none_or(|out| out.id != install.snapshot) {
-            let Some(latest) = self.latest.clone().filter(|it| it.id == install.snapshot) else {
+            let Some(latest) = self.kept.clone().filter(|it| it.id == install.snapshot) else {
                 return false;
             };
             self.outgoing.insert(envelope.to, latest);
@@ -117,7 +158,7 @@ impl Snapshots {
 
     /// Up to here the log is in a durable snapshot.
     pub(super) fn end(&self) -> Index {
-        self.latest.as_ref().map_or(Index::ZERO, |latest| latest.id.last.index)
+        self.latest.map_or(Index::ZERO, |latest| latest.last.index)
     }
 
     /// What only the memory held is gone.
@@ -127,16 +168,25 @@ impl Snapshots {
         self.outgoing.clear();
     }
 
-    /// The state in the latest.
+    /// The state in the latest, where that is in memory.
     pub(super) fn load(&self) -> Store {
         let read = |snapshot: &Snapshot| read(&snapshot.bytes).expect("it was whole when kept").0;
-        self.latest.as_ref().map_or_else(Store::default, read)
+        self.kept.as_ref().map_or_else(Store::default, read)
     }
 
     fn keep(&mut self, snapshot: Snapshot) {
-        if self.latest.as_ref().is_none_or(|latest| latest.id.last.index < snapshot.id.last.index) {
-            self.latest = Some(snapshot);
+        if self.is_durable(snapshot.id) {
+            self.kept = Some(snapshot);
         }
+    }
+
+    /// True if it is the latest now.
+    fn is_durable(&mut self, id: SnapshotId) -> bool {
+        let is_latest = self.latest.is_none_or(|latest| latest.last.index < id.last.index);
+        if is_latest {
+            self.latest = Some(id);
+        }
+        is_latest
     }
 }
 
@@ -147,6 +197,6 @@ fn read(bytes: &[u8]) -> Result<(Store, SnapshotId), SnapshotError> {
     Ok((store, id_of(mark)))
 }
 
-fn id_of(mark: SnapshotMark) -> SnapshotId {
+pub(super) fn id_of(mark: SnapshotMark) -> SnapshotId {
     SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
 }

@@ -38,6 +38,8 @@ pub struct Load {
     pub readers: usize,
     /// Keys that they put, get and delete.
     pub keys: u64,
+    /// Bytes that each value has besides what tells it from others.
+    pub padding: usize,
     /// Accounts that they move money between.
     pub accounts: u64,
     /// From an answer to the next request. Readers are much quicker.
@@ -103,6 +105,8 @@ struct Client {
     sequence: u64,
     sum: Option<i64>,
     turn: u32,
+    /// It was just refused: to ask again is no patience lost.
+    refused: bool,
 }
 
 /// What a client wants.
@@ -233,7 +237,10 @@ impl Workload {
             return;
         }
         let Some(key) = self.clients[client].waits_for else { return self.begin_next(client, out) };
-        if self.dice.chance(self.load.give_up_permille) && !self.stopped {
+        let refused = std::mem::take(&mut self.clients[client].refused);
+        // Who gave up after each of hundreds of refusals would leave more writes behind of which
+        // nobody knows whether they happened than can be judged.
+        if self.dice.chance(self.load.give_up_permille) && !self.stopped && !refused {
             self.clients[client].waits_for = None;
             if let Some(wish @ Wish::Once(..)) = self.open.get(&key).map(|open| open.wish.clone()) {
                 // Who counts insists: the same request again, by another name.
@@ -267,7 +274,7 @@ impl Workload {
         let number = self.dice.below(if client < self.load.readers { 35 } else { 100 });
         match number {
             0..35 => Wish::Get(key),
-            35..70 => Wish::Put(key, format!("v{}", self.serial)),
+            35..70 => Wish::Put(key, format!("v{}{:.<2$}", self.serial, "", self.load.padding)),
             70..80 => Wish::Delete(key),
             _ if self.load.accounts == 0 => Wish::Get(key),
             80..92 => {
@@ -423,6 +430,7 @@ impl Workload {
                     }
                 }
                 if waits {
+                    self.clients[client].refused = true;
                     // At once to a leader that was named, else after a while.
                     let millis = if answer.leader.is_some() { 1 } else { 50 };
                     let after = self.dice.span(Duration::ZERO, Duration::from_millis(millis));
@@ -543,6 +551,7 @@ mod tests {
             clients: 1,
             readers: 0,
             keys: 2,
+            padding: 0,
             accounts: 1,
             think: Pace::always(Duration::from_millis(1)),
             patience: Pace::always(Duration::from_secs(1)),

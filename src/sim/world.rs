@@ -9,9 +9,12 @@
 
 use super::checker::{Checker, Violation, demand};
 use super::dice::Dice;
+use super::files::Files;
+use super::machine::Started;
 use super::node::{Due, Held, Node};
 use super::promises::Promises;
 use super::queue::{Event, Queue};
+use super::tally::Kind;
 use super::trace::Trace;
 use crate::config::Config;
 use crate::kv::Outcome;
@@ -20,6 +23,7 @@ use crate::raft::{
     Replica, RequestKind, RoleName,
 };
 use crate::record::EntryKind;
+use crate::storage::StorageError;
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
 /// Messages that a replica's socket holds while nobody reads it; more are lost.
@@ -84,6 +88,8 @@ pub struct World {
     pub checker: Checker,
     /// Rules about clients.
     pub promises: Promises,
+    /// Replicas whose disks failed, so that they ended, since the driver last took them.
+    pub stopped: Vec<NodeId>,
     /// Where events are written down, if anywhere.
     pub trace: Trace,
     effects: Effects,
@@ -104,6 +110,7 @@ impl World {
             answers: Vec::new(),
             checker: Checker::new(ids.len(), config),
             promises: Promises::default(),
+            stopped: Vec::new(),
             trace: Trace::default(),
             effects: Effects::default(),
             events: 0,
@@ -166,7 +173,8 @@ impl World {
     /// Lets a message arrive.
     pub fn deliver(&mut self, at: Instant, envelope: Envelope) {
         let place = self.place(envelope.to);
-        self.queue.push(at.max(self.now), Event::Deliver { place, envelope });
+        let sender = self.nodes[self.place(envelope.from)].incarnation;
+        self.queue.push(at.max(self.now), Event::Deliver { place, sender, envelope });
     }
 
     /// Lets a client's request arrive.
@@ -197,7 +205,11 @@ impl World {
         self.events += 1;
         match event {
             Event::Alarm(number) => return Ok(Happening::Alarm(number)),
-            Event::Deliver { place, envelope } => self.arrives(place, Msg::Peer(envelope))?,
+            Event::Deliver { place, sender, envelope } => {
+                if self.believes(place, envelope.from, sender)? {
+                    self.arrives(place, Msg::Peer(envelope))?;
+                }
+            }
             Event::Request { place, request } => self.asked(place, request)?,
             Event::Step { place, incarnation } => {
                 if self.nodes[place].incarnation == incarnation {
@@ -243,12 +255,20 @@ impl World {
                     self.install(place)?;
                 }
             }
+            Event::Stop { place, incarnation } => {
+                if self.nodes[place].incarnation == incarnation {
+                    let id = self.nodes[place].id;
+                    self.crash(id);
+                    self.stopped.push(id);
+                }
+            }
         }
         Ok(Happening::Inside)
     }
 
     /// Starts a replica that has never run or has crashed. Its clock shows what the machine's
-    /// clock shows then; `seed` is for its own draws.
+    /// clock shows then; `seed` is for its own draws. It stays down if its folder is damaged, or
+    /// there is no room in it.
     ///
     /// # Errors
     /// If its disk does not hold what it had promised.
@@ -256,11 +276,22 @@ impl World {
         let place = self.place(id);
         let node = &mut self.nodes[place];
         assert!(node.replica.is_none(), "replica {id} runs");
-        if let Some(broken) = node.disk.broken() {
-            return Err(Violation(format!("D5: the log of replica {id}: {broken}")));
-        }
+        let start = match node.disk.open(&mut node.snapshots.latest, &mut node.dice) {
+            Started::With(start) => start,
+            Started::NotNow(why) => {
+                self.trace.note(self.now, format_args!("{} does not start: {why}", id.0));
+                return Ok(());
+            }
+            Started::Broken(how) => {
+                return Err(Violation(format!("D5: the folder of replica {id}: {how}")));
+            }
+        };
         node.incarnation += 1;
-        node.store = node.snapshots.load();
+        if let Some(files) = node.disk.folder() {
+            node.openings.push((node.incarnation, files.opening()));
+        }
+        node.store = start.store.unwrap_or_else(|| node.snapshots.load());
+        let state = (node.store.applied_index(), node.store.digest());
         #[cfg(feature = "mutants")]
         if node.config.mutant == Some(crate::config::Mutant::ApplyTwice) {
             node.store = crate::kv::Store::forgetful();
@@ -271,13 +302,98 @@ impl World {
         }
         let seed = node.dice.number();
         let now = node.clock.read(self.now);
-        let snapshot = node.snapshots.latest.as_ref().map(|latest| latest.id);
-        let durable = node.disk.open(snapshot);
-        node.replica = Some(Replica::new(id, &node.peers, node.config.clone(), seed, durable, now));
+        let (peers, config) = (&node.peers, node.config.clone());
+        node.replica = Some(Replica::new(id, peers, config, seed, start.durable, now));
         node.timer_at = Instant::MAX;
         self.trace.started(self.now, &self.nodes[place]);
         self.checker.on_start(&self.nodes[place])?;
+        if state.0 > Index::ZERO {
+            self.checker.applied(id, state.0, state.1)?;
+        }
         self.set_timer(place);
+        Ok(())
+    }
+
+    /// Whether a replica believes a message of this incarnation of a peer. It looks at a peer that
+    /// has started anew as the server looks at a hello: whether it can be what it was before.
+    fn believes(&mut self, place: usize, from: NodeId, sender: u64) -> Result<bool, Violation> {
+        let from_place = self.place(from);
+        let node = &self.nodes[place];
+        // A crash counts too, and what left before it is of the incarnation before.
+        let sender = sender - u64::from(sender.is_multiple_of(2));
+        let heard = node.heard.get(&from).copied().unwrap_or(0);
+        if node.replica.is_none() || node.disk.folder().is_none() || sender <= heard {
+            return Ok(true);
+        }
+        let openings = &self.nodes[from_place].openings;
+        let found = openings.iter().find(|(incarnation, _)| *incarnation == sender);
+        let (incarnation, numbers) = found.expect("it had opened its folder").1.clone();
+        // A connection ends with its process: what came late over one that this replica has
+        // never heard over need not be believed.
+        let latest = self.nodes[from_place].incarnation;
+        let node = &mut self.nodes[place];
+        let files = node.disk.files().expect("it was just looked at");
+        match files.hear(from, incarnation, &numbers) {
+            Ok(false) if sender < latest => return Ok(false),
+            Ok(believed) => {
+                demand!(
+                    believed,
+                    "D6: replica {} does not believe {from}, which has only started again",
+                    node.id
+                );
+                node.heard.insert(from, sender);
+            }
+            Err(error) => {
+                self.fail(place, &error);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A replica's disk failed: its process ends.
+    fn fail(&mut self, place: usize, error: &StorageError) {
+        let node = &mut self.nodes[place];
+        node.disk.fail();
+        self.trace.note(self.now, format_args!("{}'s disk failed: {error}", node.id.0));
+        self.queue.push(self.now, Event::Stop { place, incarnation: node.incarnation });
+    }
+
+    /// Puts an older copy of a replica's folder in its place while it is down, and lets it say
+    /// hello to all others. Who has heard of what the copy has forgotten must not believe it; if
+    /// all have, that is one more such copy. Then the folder is put back.
+    ///
+    /// # Errors
+    /// If somebody believes it who must not.
+    pub fn put_back_a_copy(&mut self, id: NodeId) -> Result<(), Violation> {
+        let place = self.place(id);
+        let Some(files) = self.nodes[place].disk.files() else { return Ok(()) };
+        let ghost = match files.put_back() {
+            None => return Ok(()),
+            Some(Ok(ghost)) => ghost,
+            Some(Err(error)) => {
+                return Err(Violation(format!("D6: an older copy of replica {id}: {error}")));
+            }
+        };
+        let mut denied = true;
+        for other in self.nodes.iter().filter(|other| other.id != id) {
+            let folder = other.disk.folder().expect("all have folders or none");
+            let knows = folder.has_noted(id) > ghost.copied_at;
+            denied &= knows;
+            let believes = folder.believes(id, &ghost);
+            demand!(
+                !knows || believes != Some(true),
+                "D6: replica {} believes a copy of replica {id}'s folder that was opened {} times, \
+                 and had heard of opening {}",
+                other.id,
+                ghost.copied_at,
+                folder.has_noted(id)
+            );
+        }
+        if denied && self.nodes.len() > 1 {
+            self.nodes[place].disk.files().expect("it was just there").note_denied();
+            self.trace.note(self.now, format_args!("nobody believes an old copy of {}", id.0));
+        }
         Ok(())
     }
 
@@ -288,9 +404,11 @@ impl World {
         let node = &mut self.nodes[place];
         node.replica = None;
         node.incarnation += 1;
-        let snapshot = node.snapshots.latest.as_ref().map(|latest| latest.id);
-        node.disk.crash(snapshot, &mut node.dice);
+        let snapshots = &node.snapshots;
+        node.disk.crash(snapshots.latest, snapshots.in_the_making.as_ref(), &mut node.dice);
         node.snapshots.crash();
+        node.heard.clear();
+        node.stalled = None;
         node.inbox.clear();
         node.connections.clear();
         node.applying.clear();
@@ -462,13 +580,21 @@ impl World {
             self.answer(place, refusal.key, refusal.leader, kind);
         }
         for mut envelope in effects.chunks_to_send.drain(..) {
-            if self.nodes[place].snapshots.fill(&mut envelope) {
+            let node = &mut self.nodes[place];
+            if node.snapshots.fill(&mut node.disk, &mut envelope) {
                 self.send(place, envelope)?;
             }
         }
         for chunk in effects.chunks.drain(..) {
             let node = &mut self.nodes[place];
-            let (stored, whole) = node.snapshots.store_chunk(&chunk);
+            let (stored, whole) = match node.snapshots.store_chunk(&mut node.disk, &chunk) {
+                Ok(Some(stored)) => stored,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.fail(place, &error);
+                    break;
+                }
+            };
             node.inbox.push_back(Msg::ChunkStored(stored));
             if whole && !node.due.install {
                 node.due.install = true;
@@ -519,11 +645,18 @@ impl World {
         if !node.disk.begin_sync() || node.held.syncs {
             return Ok(());
         }
-        if node.paces.sync.is_zero() {
+        if node.paces.sync.is_zero() && node.stalled.is_none() {
             return self.end_sync(place);
         }
         node.due.sync = true;
-        let at = self.now + node.paces.sync.draw(&mut node.dice);
+        let length = match node.stalled.take() {
+            Some(length) => {
+                node.disk.note_stall();
+                length
+            }
+            None => node.paces.sync.draw(&mut node.dice),
+        };
+        let at = self.now + length;
         self.queue.push(at, Event::Synced { place, incarnation: node.incarnation });
         Ok(())
     }
@@ -540,8 +673,16 @@ impl World {
 
     /// What a sync made durable may be vouched for, job by job.
     fn end_sync(&mut self, place: usize) -> Result<(), Violation> {
-        while let Some(job) = self.nodes[place].disk.end_sync() {
+        loop {
             let node = &mut self.nodes[place];
+            let job = match node.disk.end_sync() {
+                Ok(Some(job)) => job,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.fail(place, &error);
+                    return Ok(());
+                }
+            };
             self.trace.synced(self.now, node, &job);
             self.checker.on_synced(node)?;
             for envelope in job.release {
@@ -551,7 +692,6 @@ impl World {
             let persisted = Persisted { sequence: job.sequence, last };
             self.nodes[place].inbox.push_back(Msg::Persisted(persisted));
         }
-        Ok(())
     }
 
     /// The apply stage does all its jobs.
@@ -606,7 +746,14 @@ impl World {
         if node.held.everything {
             return Ok(());
         }
-        let Some(id) = node.snapshots.taken() else { return Ok(()) };
+        let id = match node.snapshots.taken(&mut node.disk) {
+            Ok(Some(id)) => id,
+            Ok(None) => return self.given_up(place),
+            Err(error) => {
+                self.fail(place, &error);
+                return Ok(());
+            }
+        };
         self.trace.note(self.now, format_args!("{} has a snapshot up to {}", node.id.0, id.last));
         node.inbox.push_back(Msg::SnapshotTaken(id));
         self.step_soon(place)
@@ -618,11 +765,12 @@ impl World {
         if node.held.everything {
             return Ok(());
         }
-        let (id, store) = match node.snapshots.install() {
-            None => return Ok(()),
-            Some(Ok(installed)) => installed,
-            Some(Err(error)) => {
-                return Err(Violation(format!("D8: replica {} was sent: {error}", node.id)));
+        let (id, store) = match node.snapshots.install(&mut node.disk) {
+            Ok(None) => return self.given_up(place),
+            Ok(Some(installed)) => installed,
+            Err(error) => {
+                self.fail(place, &error);
+                return Ok(());
             }
         };
         if id.last.index > node.store.applied_index() {
@@ -637,6 +785,23 @@ impl World {
         self.trace.note(self.now, format_args!("{} takes in {}", node.id.0, id.last));
         node.inbox.push_back(Msg::Installed(id));
         self.step_soon(place)
+    }
+
+    /// A snapshot was given up. If its bytes were wrong, some disk must have damaged it.
+    fn given_up(&mut self, place: usize) -> Result<(), Violation> {
+        let folder = self.nodes[place].disk.files();
+        let Some(error) = folder.and_then(Files::take_bad_snapshot) else { return Ok(()) };
+        let harmful = [Kind::RottenSnapshot, Kind::BadSnapshotWrite];
+        let is_harmed = |node: &Node| {
+            let tally = node.disk.tally();
+            harmful.iter().any(|&kind| tally.injected(kind) > 0)
+        };
+        demand!(
+            self.nodes.iter().any(is_harmed),
+            "D8: replica {} was sent or made a bad snapshot: {error}",
+            self.nodes[place].id
+        );
+        Ok(())
     }
 
     fn apply_entry(

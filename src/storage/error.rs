@@ -165,6 +165,19 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether files are not as they were written, and are named for it.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            StorageError::Damaged { .. }
+                | StorageError::Missing { .. }
+                | StorageError::NoIdentity { .. }
+                | StorageError::RolledBack { .. }
+                | StorageError::Uncovered { .. }
+                | StorageError::SnapshotLost { .. }
+        )
+    }
+
     /// Whether all that was wrong is that there was no room.
     pub fn is_no_room(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};

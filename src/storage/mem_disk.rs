@@ -40,6 +40,48 @@ enum Trouble {
     Failure,
 }
 
+/// What an operation does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Doing {
+    Write,
+    Sync,
+    Names,
+}
+
+/// How an append goes wrong without anybody's being told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadAppend {
+    /// A bit of it is another.
+    FlippedBit,
+    /// Nothing of it is written: zeros are where it should be.
+    Lost,
+    /// It is written over what is at the beginning of the file, and zeros are where it should be.
+    Misdirected,
+}
+
+/// How often what went wrong with a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mishaps {
+    /// A write failed, after a part of it.
+    pub failed_writes: u64,
+    /// A sync of a file failed.
+    pub failed_syncs: u64,
+    /// A change of names failed, or their sync.
+    pub failed_names: u64,
+    /// There was no room for a file or more of it.
+    pub no_room: u64,
+    /// Appends that went wrong without anybody's being told.
+    pub bad_appends: u64,
+    /// Writes of which a power cut left some sectors, but not all.
+    pub torn: u64,
+    /// Writes of which a power cut left nothing.
+    pub lost: u64,
+    /// New or changed names that a power cut has undone.
+    pub names_lost: u64,
+    /// Files that were deleted, and were there again after a power cut.
+    pub names_back: u64,
+}
+
 /// The disk.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
@@ -56,8 +98,9 @@ pub struct MemDisk {
     lies: bool,
     /// How many numbers were drawn; a copy of the disk goes on by another count.
     drawn: u64,
-    /// Changes of names that power cuts have undone.
-    names_lost: u64,
+    /// What is to happen to the next append, if anything.
+    bad_append: Option<BadAppend>,
+    mishaps: Mishaps,
 }
 
 impl MemDisk {
@@ -106,23 +149,53 @@ impl MemDisk {
     /// changes the disk has made: 0 none of them, n - 1 all.
     pub fn restart(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
         for inode in &mut self.inodes {
-            inode.lose_power(choose);
+            inode.lose_power(choose, &mut self.mishaps);
         }
         for change in std::mem::take(&mut self.unsynced_names) {
             if choose(2) == 1 {
                 change.make(&mut self.durable_names);
+            } else if matches!(change, NameChange::Delete(_)) {
+                self.mishaps.names_back += 1;
             } else {
-                self.names_lost += 1;
+                self.mishaps.names_lost += 1;
             }
         }
         self.names = self.durable_names.clone();
-        self.power_is_out = false;
-        self.trouble = None;
+        self.end_process();
     }
 
-    /// How many changes of names power cuts have undone.
-    pub fn names_lost(&self) -> u64 {
-        self.names_lost
+    /// What went wrong so far.
+    pub fn mishaps(&self) -> Mishaps {
+        self.mishaps
+    }
+
+    /// Lets the next append go wrong, and say that it went well.
+    pub fn spoil_append(&mut self, how: BadAppend) {
+        self.bad_append = Some(how);
+    }
+
+    /// Nothing is to go wrong any more, and there is room.
+    pub fn calm(&mut self) {
+        (self.trouble, self.bad_append, self.capacity) = (None, None, None);
+    }
+
+    /// What is drawn from now on was drawn by neither of the two before.
+    pub fn go_on_drawing_from(&mut self, other: &MemDisk) {
+        self.drawn = self.drawn.max(other.drawn) + (1 << 32);
+    }
+
+    /// The files as they are now, all of them durable: what an operator copies.
+    #[must_use]
+    pub fn copy(&self) -> MemDisk {
+        let mut copy = MemDisk::default();
+        for (name, &inode) in &self.names {
+            let live = self.inodes[inode].live.clone();
+            copy.inodes.push(Inode { durable: live.clone(), live, ..Inode::default() });
+            copy.names.insert(name.clone(), copy.inodes.len() - 1);
+        }
+        copy.durable_names.clone_from(&copy.names);
+        copy.drawn = self.drawn;
+        copy
     }
 
     /// The length of all files together.
@@ -133,8 +206,24 @@ impl MemDisk {
     /// Ends the process that uses the disk, without a power cut: all that was written stays, and
     /// is as unsynced as it was.
     pub fn kill(&mut self) {
+        self.end_process();
+    }
+
+    /// Nobody has a file open any more: those without a name are gone.
+    fn end_process(&mut self) {
         self.power_is_out = false;
         self.trouble = None;
+        self.bad_append = None;
+        let mut named = vec![false; self.inodes.len()];
+        self.names.values().chain(self.durable_names.values()).for_each(|&at| named[at] = true);
+        for change in &self.unsynced_names {
+            if let NameChange::Create(_, at) | NameChange::Rename(_, _, at) = change {
+                named[*at] = true;
+            }
+        }
+        for (inode, _) in self.inodes.iter_mut().zip(named).filter(|(_, named)| !named) {
+            *inode = Inode::default();
+        }
     }
 
     /// Changes a file's bytes behind everybody's back, durably: damage, or a copy put back.
@@ -158,7 +247,7 @@ impl MemDisk {
     }
 
     /// Counts an operation. What is to happen at it, if anything.
-    fn begin(&mut self) -> io::Result<Option<Trouble>> {
+    fn begin(&mut self, doing: Doing) -> io::Result<Option<Trouble>> {
         if self.power_is_out {
             return Err(io::Error::other("the power is out"));
         }
@@ -166,6 +255,14 @@ impl MemDisk {
         self.operations += 1;
         let trouble = self.trouble.filter(|(at, _)| *at == number).map(|(_, trouble)| trouble);
         self.power_is_out = trouble == Some(Trouble::PowerCut);
+        if trouble == Some(Trouble::Failure) {
+            let mishaps = &mut self.mishaps;
+            *match doing {
+                Doing::Write => &mut mishaps.failed_writes,
+                Doing::Sync => &mut mishaps.failed_syncs,
+                Doing::Names => &mut mishaps.failed_names,
+            } += 1;
+        }
         Ok(trouble)
     }
 
@@ -175,7 +272,7 @@ impl MemDisk {
 
     /// Makes a change of names, which is not durable before the next sync of them.
     fn change_names(&mut self, change: NameChange) -> io::Result<()> {
-        let trouble = self.begin()?;
+        let trouble = self.begin(Doing::Names)?;
         if trouble != Some(Trouble::Failure) {
             change.make(&mut self.names);
             self.unsynced_names.push(change);
@@ -183,9 +280,10 @@ impl MemDisk {
         outcome(trouble)
     }
 
-    fn check_room(&self, more: u64) -> io::Result<()> {
+    fn check_room(&mut self, more: u64) -> io::Result<()> {
         match self.capacity {
             Some(capacity) if self.used_bytes() + more > capacity => {
+                self.mishaps.no_room += 1;
                 Err(io::Error::from(io::ErrorKind::StorageFull))
             }
             _ => Ok(()),
@@ -219,9 +317,23 @@ impl NameChange {
 }
 
 impl Inode {
+    /// Makes something else of what is to be appended.
+    fn spoil(&mut self, how: BadAppend, bytes: &mut [u8]) {
+        match how {
+            BadAppend::FlippedBit => bytes[bytes.len() / 2] ^= 4,
+            BadAppend::Lost => bytes.fill(0),
+            BadAppend::Misdirected => {
+                let there = bytes.len().min(self.live.len());
+                self.live[..there].copy_from_slice(&bytes[..there]);
+                self.unsynced.push((0, bytes[..there].to_vec()));
+                bytes.fill(0);
+            }
+        }
+    }
+
     /// Makes some of the unsynced writes durable, for each sector a beginning of those that
     /// touched it, and forgets the rest.
-    fn lose_power(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
+    fn lose_power(&mut self, choose: &mut dyn FnMut(usize) -> usize, mishaps: &mut Mishaps) {
         let lengths = std::mem::take(&mut self.lengths);
         if !lengths.is_empty() {
             // The length is noted apart from the contents: what is missing of these reads as zeros.
@@ -240,8 +352,14 @@ impl Inode {
                 touched.entry(sector).or_default().push(write);
             }
         }
+        // Of each write how many sectors are there, and how many should be.
+        let mut kept = vec![(0, 0); self.unsynced.len()];
         for (sector, writes) in touched {
             let made = choose(writes.len() + 1);
+            for (place, &write) in writes.iter().enumerate() {
+                kept[write].0 += usize::from(place < made);
+                kept[write].1 += 1;
+            }
             for &write in writes.iter().take(made) {
                 let (offset, bytes) = &self.unsynced[write];
                 let from = (sector * SECTOR_BYTES).max(*offset);
@@ -251,6 +369,10 @@ impl Inode {
                     self.durable[from..to].copy_from_slice(&bytes[from - offset..to - offset]);
                 }
             }
+        }
+        for (there, all) in kept {
+            mishaps.lost += u64::from(there == 0 && all > 0);
+            mishaps.torn += u64::from(there > 0 && there < all);
         }
         self.unsynced.clear();
         self.live.clone_from(&self.durable);
@@ -289,7 +411,7 @@ impl Disk for MemDisk {
     }
 
     fn write_at(&mut self, file: &mut usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let trouble = self.begin()?;
+        let trouble = self.begin(Doing::Write)?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let inode = &mut self.inodes[*file];
         assert!(offset + bytes.len() <= inode.live.len(), "a write behind a file's end");
@@ -303,12 +425,17 @@ impl Disk for MemDisk {
 
     fn append(&mut self, file: &mut usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.check_room(bytes.len() as u64)?;
-        let trouble = self.begin()?;
+        let trouble = self.begin(Doing::Write)?;
         let inode = &mut self.inodes[*file];
         assert!(offset == inode.live.len() as u64, "an append at {offset} is not at the end");
         let written = if trouble == Some(Trouble::Failure) { bytes.len() / 2 } else { bytes.len() };
-        inode.unsynced.push((inode.live.len(), bytes[..written].to_vec()));
-        inode.live.extend_from_slice(&bytes[..written]);
+        let mut written = bytes[..written].to_vec();
+        if let Some(how) = self.bad_append.take_if(|_| !written.is_empty()) {
+            self.mishaps.bad_appends += 1;
+            inode.spoil(how, &mut written);
+        }
+        inode.live.extend_from_slice(&written);
+        inode.unsynced.push((inode.live.len() - written.len(), written));
         inode.lengths.push(inode.live.len());
         outcome(trouble)
     }
@@ -330,7 +457,7 @@ impl Disk for MemDisk {
     }
 
     fn sync(&mut self, file: &mut usize) -> io::Result<()> {
-        let trouble = self.begin()?;
+        let trouble = self.begin(Doing::Sync)?;
         let inode = &mut self.inodes[*file];
         match trouble {
             None if self.lies => {}
@@ -362,12 +489,14 @@ impl Disk for MemDisk {
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {
-        let trouble = self.begin()?;
+        let trouble = self.begin(Doing::Names)?;
         // Where it fails the changes wait on: names are in the file system's journal, which does
         // not forget them as it does pages.
         if trouble.is_none() {
-            self.durable_names.clone_from(&self.names);
-            self.unsynced_names.clear();
+            for change in self.unsynced_names.drain(..) {
+                change.make(&mut self.durable_names);
+            }
+            debug_assert_eq!(self.durable_names, self.names);
         }
         outcome(trouble)
     }

@@ -14,7 +14,7 @@
 //! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
 //!
 //! Everything but `disk` and `reserve` is pure over the trait: the simulator and the crash tests
-//! run the same code over [`MemDisk`]. What holds:
+//! run the same code over [`MemDisk`], all of it over one ([`SharedDisk`]). What holds:
 //!
 //! - What a returned [`Log::sync`] covers survives any power cut after it.
 //! - A power cut in the middle of a sync leaves a beginning of the log; what it tore is cut off.
@@ -35,15 +35,17 @@ mod recovery;
 mod reserve;
 mod sector;
 mod segment;
+pub mod shared_disk;
 mod snapshots;
 
 pub use disk::{Disk, RealDisk, make_folder};
 pub use error::StorageError;
 pub use log::{Log, LogOptions, LogStats};
-pub use mem_disk::MemDisk;
+pub use mem_disk::{BadAppend, MemDisk, Mishaps};
 pub use peers::{PeerNotes, Sighting};
 pub use recovery::check_segment;
 pub use reserve::{RESERVE_FILE, Room};
+pub use shared_disk::SharedDisk;
 pub use snapshots::{Loaded, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots};
 
 use crate::types::NodeId;

@@ -3,100 +3,17 @@
 //! them and begins it anew, with several of these under way at a time.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io;
-use std::rc::Rc;
 
 use bowline::raft::{Durable, HardState, SnapshotId};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::sim::dice::Dice;
 use bowline::storage::{
-    Disk, Loaded, Log, MemDisk, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots,
-    StorageError,
+    Loaded, Log, SharedDisk, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots, StorageError,
 };
 use bowline::types::{EntryId, Index, Term};
 
 use crate::workload::{CLUSTER, ME, OPTIONS, draw_payload};
-
-/// One disk that the log and the snapshots both have a handle of.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Handle(pub(crate) Rc<RefCell<MemDisk>>);
-
-impl Handle {
-    /// A copy of the disk as it is.
-    pub(crate) fn snapshot(&self) -> MemDisk {
-        self.0.borrow().clone()
-    }
-
-    pub(crate) fn new(disk: MemDisk) -> Handle {
-        Handle(Rc::new(RefCell::new(disk)))
-    }
-}
-
-impl Disk for Handle {
-    type File = usize;
-
-    fn describe(&self, name: &str) -> String {
-        self.0.borrow().describe(name)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.0.borrow().list()
-    }
-
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.0.borrow().read(name)
-    }
-
-    fn create(&mut self, name: &str, bytes: u64) -> io::Result<usize> {
-        self.0.borrow_mut().create(name, bytes)
-    }
-
-    fn open(&mut self, name: &str) -> io::Result<usize> {
-        self.0.borrow_mut().open(name)
-    }
-
-    fn write_at(&mut self, file: &mut usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.borrow_mut().write_at(file, offset, bytes)
-    }
-
-    fn append(&mut self, file: &mut usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.borrow_mut().append(file, offset, bytes)
-    }
-
-    fn open_to_read(&self, name: &str) -> io::Result<usize> {
-        self.0.borrow().open_to_read(name)
-    }
-
-    fn length(&self, file: &usize) -> io::Result<u64> {
-        self.0.borrow().length(file)
-    }
-
-    fn read_at(&self, file: &usize, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.0.borrow().read_at(file, offset, bytes)
-    }
-
-    fn sync(&mut self, file: &mut usize) -> io::Result<()> {
-        self.0.borrow_mut().sync(file)
-    }
-
-    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        self.0.borrow_mut().rename(from, to)
-    }
-
-    fn delete(&mut self, name: &str) -> io::Result<()> {
-        self.0.borrow_mut().delete(name)
-    }
-
-    fn sync_dir(&mut self) -> io::Result<()> {
-        self.0.borrow_mut().sync_dir()
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.0.borrow_mut().draw()
-    }
-}
 
 /// The state after these entries, and what the snapshot of it is: the end, a checksum over all
 /// entries, filler, and a checksum over all that.
@@ -205,7 +122,7 @@ impl Account {
     /// One process's life: it opens the folder, finds what it must, and works for so many steps.
     pub(crate) fn live(
         &mut self,
-        disk: &Handle,
+        disk: &SharedDisk,
         seed: u64,
         steps: usize,
     ) -> Result<(), StorageError> {
@@ -312,8 +229,8 @@ impl Account {
     /// Opens the folder, which must hold what was vouched for, or what was on its way.
     pub(crate) fn open(
         &mut self,
-        disk: &Handle,
-    ) -> Result<(Log<Handle>, Snapshots<Handle>), StorageError> {
+        disk: &SharedDisk,
+    ) -> Result<(Log<SharedDisk>, Snapshots<SharedDisk>), StorageError> {
         let mut snapshots = Snapshots::open(disk.clone())?;
         let Loaded { latest, damaged } = snapshots.load(Check::default)?;
         assert!(damaged.is_empty(), "{damaged:?}");
@@ -358,7 +275,7 @@ impl Account {
 
     fn finish(
         &mut self,
-        snapshots: &mut Snapshots<Handle>,
+        snapshots: &mut Snapshots<SharedDisk>,
         writer: SnapshotWriter<usize>,
         id: SnapshotId,
     ) -> Result<(), StorageError> {
@@ -434,7 +351,7 @@ fn agreement(one: &Whole, other: &Whole) -> Index {
 
 /// Writes some of what is left of a snapshot, perhaps all of it.
 fn write_rest(
-    snapshots: &mut Snapshots<Handle>,
+    snapshots: &mut Snapshots<SharedDisk>,
     writer: &mut SnapshotWriter<usize>,
     bytes: &[u8],
     dice: &mut Dice,

@@ -5,11 +5,13 @@
 use bowline::raft::{Durable, HardState, SnapshotId};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::sim::dice::Dice;
-use bowline::storage::{Disk as _, Log, MemDisk, SnapshotSource, Snapshots, StorageError};
+use bowline::storage::{
+    Disk as _, Log, MemDisk, SharedDisk, SnapshotSource, Snapshots, StorageError,
+};
 use bowline::types::{EntryId, Index, Term};
 
 use crate::Luck;
-use crate::both::{Account, Check, Counts, Handle, snapshot_of};
+use crate::both::{Account, Check, Counts, snapshot_of};
 use crate::workload::{CLUSTER, ME, OPTIONS};
 
 const STEPS: usize = 150;
@@ -19,7 +21,7 @@ const SEEDS: std::ops::Range<u64> = 0..4;
 fn broken_life(seed: u64, trouble: impl FnOnce(&mut MemDisk)) -> (MemDisk, Account) {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     trouble(&mut disk);
-    let disk = Handle::new(disk);
+    let disk = SharedDisk::new(disk);
     let error = account.live(&disk, seed, STEPS).expect_err("something goes wrong in this life");
     assert_is_the_disks(&error);
     (disk.snapshot(), account)
@@ -32,16 +34,16 @@ fn assert_is_the_disks(error: &StorageError) {
 
 /// Two more lives, which must find what they must. Only the first one works.
 fn go_on(disk: MemDisk, account: &mut Account, seed: u64, case: &str) {
-    let disk = Handle::new(disk);
+    let disk = SharedDisk::new(disk);
     let error = account.live(&disk, seed + 100, 12).err();
     assert!(error.is_none(), "seed {seed}, {case}: {}", error.unwrap());
-    Luck::Nothing.restart(&mut disk.0.borrow_mut());
+    Luck::Nothing.restart(&mut disk.disk());
     let error = account.live(&disk, seed + 200, 0).err();
     assert!(error.is_none(), "seed {seed}, again after {case}: {}", error.unwrap());
 }
 
 fn operations_of(seed: u64) -> u64 {
-    let (disk, mut account) = (Handle::default(), Account::default());
+    let (disk, mut account) = (SharedDisk::default(), Account::default());
     account.live(&disk, seed, STEPS).expect("nothing goes wrong");
     disk.snapshot().operations()
 }
@@ -80,12 +82,12 @@ fn a_power_cut_while_a_folder_is_opened_after_one_leaves_both_too() {
     for cut in 0..operations_of(seed) {
         let (mut disk, account) = broken_life(seed, |disk| disk.cut_at(cut));
         Luck::Some(dice.number()).restart(&mut disk);
-        let opened = Handle::new(disk.clone());
+        let opened = SharedDisk::new(disk.clone());
         account.clone().live(&opened, seed, 0).unwrap();
         for operation in disk.operations()..opened.snapshot().operations() {
             let (mut disk, mut account) = (disk.clone(), account.clone());
             disk.cut_at(operation);
-            let disk = Handle::new(disk);
+            let disk = SharedDisk::new(disk);
             assert_is_the_disks(&account.live(&disk, seed, 0).unwrap_err());
             let mut disk = disk.snapshot();
             Luck::Some(dice.number()).restart(&mut disk);
@@ -112,16 +114,18 @@ fn a_process_killed_or_a_disk_that_fails_at_any_operation_leaves_both_too() {
 
 /// A folder made by hand.
 struct Folder {
-    disk: Handle,
-    log: Log<Handle>,
-    snapshots: Snapshots<Handle>,
+    disk: SharedDisk,
+    log: Log<SharedDisk>,
+    snapshots: Snapshots<SharedDisk>,
     history: Vec<Entry>,
 }
 
 /// What is found in a folder: the log's half, and how many snapshots are damaged.
 type Found = Result<(Durable, usize), StorageError>;
 
-fn open(disk: &Handle) -> Result<(Log<Handle>, Snapshots<Handle>, Durable, usize), StorageError> {
+type Folders = (Log<SharedDisk>, Snapshots<SharedDisk>, Durable, usize);
+
+fn open(disk: &SharedDisk) -> Result<Folders, StorageError> {
     let mut snapshots = Snapshots::open(disk.clone())?;
     let loaded = snapshots.load(Check::default)?;
     for error in &loaded.damaged {
@@ -133,12 +137,12 @@ fn open(disk: &Handle) -> Result<(Log<Handle>, Snapshots<Handle>, Durable, usize
 }
 
 fn found(disk: &MemDisk) -> Found {
-    open(&Handle::new(disk.clone())).map(|(_, _, durable, damaged)| (durable, damaged))
+    open(&SharedDisk::new(disk.clone())).map(|(_, _, durable, damaged)| (durable, damaged))
 }
 
 impl Folder {
     fn new() -> Folder {
-        let disk = Handle::default();
+        let disk = SharedDisk::default();
         Log::bootstrap(&mut disk.clone(), CLUSTER, ME).unwrap();
         let (log, snapshots, ..) = open(&disk).unwrap();
         Folder { disk, log, snapshots, history: Vec::new() }
@@ -212,7 +216,7 @@ fn a_damaged_snapshot_gives_way_to_the_one_before_if_the_log_reaches_back() {
         assert_eq!((durable.snapshot, damaged), (Some(first), 1), "bit {bit}");
         assert_eq!(durable.entries, folder.history[10..], "bit {bit}");
     }
-    let disk = Handle::new(folder.with(latest, |bytes| bytes.truncate(600)));
+    let disk = SharedDisk::new(folder.with(latest, |bytes| bytes.truncate(600)));
     let (log, snapshots, ..) = open(&disk).unwrap();
     let mut folder = Folder { disk, log, snapshots, history: folder.history };
     let second = folder.take(18);

@@ -182,6 +182,9 @@ pub(super) fn faults(
             wall.as_secs_f64(),
             total.virtual_time.as_secs_f64() / wall.as_secs_f64(),
         );
+        if !total.disks.is_empty() {
+            println!("{}", total.disks.table());
+        }
     }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -197,6 +200,7 @@ fn total(passed: &[Summary]) -> Summary {
         total.handovers += summary.handovers;
         total.answered += summary.answered;
         total.refused += summary.refused;
+        total.disks.add(&summary.disks);
     }
     total
 }

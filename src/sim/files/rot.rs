@@ -1,0 +1,266 @@
+//! What goes wrong with a folder at rest: bits that flip, writes that are gone or somewhere else
+//! though their sync had returned, files that vanish, and older copies that are put back. All of it
+//! in a way that must be noticed; what nothing can notice is not done: the very last block lost,
+//! for nothing can tell whether its sync had returned, and a leader's snapshot gone as a whole
+//! before the log has followed it.
+
+use super::super::dice::Dice;
+use super::super::tally::{Effect, Kind};
+use super::{Files, Found, open_folder};
+use crate::storage::mem_disk::SECTOR_BYTES;
+use crate::storage::{Disk as _, Identity, MemDisk, PeerNotes, SharedDisk, StorageError};
+use crate::types::NodeId;
+
+/// Damage that was done.
+#[derive(Debug)]
+pub(super) struct Damage {
+    /// What, in words.
+    pub(super) what: String,
+    /// In the log, the meta record or the notes, which are always read: so it must be refused.
+    pub(super) in_log: bool,
+    /// In the latest snapshot: so that must be found damaged, or all be refused.
+    pub(super) in_latest: bool,
+}
+
+/// An older copy of the folder that was put back and opened.
+#[derive(Debug)]
+pub(in crate::sim) struct Ghost {
+    /// How often the folder had been opened when the copy was made.
+    pub(in crate::sim) copied_at: u64,
+    /// What its hello says.
+    pub(in crate::sim) incarnation: u64,
+    pub(in crate::sim) openings: Vec<u64>,
+}
+
+impl Files {
+    /// Puts back what was damaged, as an operator may do who has the file from this very disk.
+    pub(in crate::sim) fn restore(&mut self) {
+        for (name, bytes) in std::mem::take(&mut self.undamaged) {
+            let is_there = self.folder.list().expect("memory does not fail").contains(&name);
+            if self.process.is_none() {
+                self.folder.disk().replace(&name, Some(bytes));
+            } else if is_there {
+                // Only a snapshot is damaged while the replica runs.
+                self.folder.disk().tamper(&name, |there| *there = bytes);
+            }
+        }
+        if std::mem::take(&mut self.is_refused) {
+            for &kind in self.since.iter().filter(|kind| kind.is_damage()) {
+                self.tally.cause(kind, Effect::Restored);
+            }
+            self.since.retain(|kind| !kind.is_damage());
+        }
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        self.folder.read(name).expect("memory does not fail")
+    }
+
+    fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        if !self.undamaged.iter().any(|(known, _)| known == name) {
+            self.undamaged.push((name.to_owned(), self.read(name)));
+        }
+        self.folder.disk().tamper(name, change);
+    }
+
+    fn harm(&mut self, kind: Kind) {
+        self.tally.inject(kind, 1);
+        self.note(kind);
+    }
+
+    /// Damages the files of a replica that is down.
+    pub(super) fn rot(&mut self, log_holds_latest: bool, dice: &mut Dice) -> Option<Damage> {
+        let names = self.names_that_count();
+        let name = dice.pick(&names).clone();
+        let latest = names.iter().filter(|name| is_snapshot(name)).max();
+        let damage = |what: String, places: &[&str]| Damage {
+            what,
+            in_log: places.iter().any(|name| !is_snapshot(name)),
+            in_latest: places.iter().any(|name| Some(*name) == latest.map(String::as_str)),
+        };
+        let bytes = self.read(&name);
+        match dice.below(10) {
+            0..4 => {
+                let bit = dice.place(bytes.len() * 8);
+                self.tamper(&name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+                self.harm(Kind::FlippedBit);
+                return Some(damage(format!("bit {bit} of {name}, flipped,"), &[&name]));
+            }
+            4 if name != "peers" && (!is_snapshot(&name) || log_holds_latest) => {
+                // Of a snapshot nothing says that it was there, nor of a segment that was just
+                // made, and in which nothing was written yet.
+                let is_new = bytes.iter().skip(SECTOR_BYTES).all(|&byte| byte == 0);
+                let is_told = name == "meta" || !is_snapshot(&name) && !is_new;
+                let places: &[&str] = if is_told { &[&name] } else { &[] };
+                self.undamaged.push((name.clone(), bytes));
+                self.folder.disk().replace(&name, None);
+                self.harm(Kind::VanishedFile);
+                return Some(damage(format!("{name}, vanished,"), places));
+            }
+            _ => {}
+        }
+        // The others concern a sector that was written and synced, and is not of the very last
+        // block.
+        let sector = self.written_sector(&names, &name, dice)?;
+        let place = sector * SECTOR_BYTES..((sector + 1) * SECTOR_BYTES).min(bytes.len());
+        if dice.chance(500) {
+            self.tamper(&name, |bytes| bytes[place].fill(0));
+            self.harm(Kind::LostWrite);
+            return Some(damage(format!("sector {sector} of {name}, lost,"), &[&name]));
+        }
+        let content = bytes[place.clone()].to_vec();
+        let other = dice.pick(&names).clone();
+        let there = self.read(&other);
+        let targets = there.len() / SECTOR_BYTES;
+        if targets == 0 || content.len() < SECTOR_BYTES {
+            return None;
+        }
+        let target = dice.place(targets);
+        let target_place = target * SECTOR_BYTES..(target + 1) * SECTOR_BYTES;
+        if there[target_place.clone()] == content[..] {
+            return None;
+        }
+        self.tamper(&other, |bytes| bytes[target_place].copy_from_slice(&content));
+        let mut places = vec![other.as_str()];
+        // There it is, and where it should be it is in some cases too: then it was written twice.
+        let is_gone = dice.chance(500) && !(other == name && target == sector);
+        if is_gone {
+            self.tamper(&name, |bytes| bytes[place].fill(0));
+            places.push(&name);
+        }
+        self.harm(Kind::MisdirectedWrite);
+        let what = format!("sector {sector} of {name}, written to sector {target} of {other},");
+        Some(damage(what, &places))
+    }
+
+    /// Files but those that were never completed, and those that a snapshot took the place of.
+    fn names_that_count(&self) -> Vec<String> {
+        let mut names = self.folder.list().expect("memory does not fail");
+        names.retain(|name| name.strip_suffix(".new").is_none());
+        let opened = SharedDisk::new(self.folder.disk().copy());
+        opened.disk().set_capacity(None);
+        if open_folder(&opened, self.replica, self.options).is_ok() {
+            let left = opened.list().expect("memory does not fail");
+            names.retain(|name| left.contains(name));
+        }
+        names
+    }
+
+    fn written_sector(&self, names: &[String], name: &str, dice: &mut Dice) -> Option<usize> {
+        let bytes = self.read(name);
+        let block = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().expect("4 bytes"));
+        let is_last_segment = names.iter().rfind(|name| name.starts_with("segment-"));
+        let last = (is_last_segment.map(String::as_str) == Some(name))
+            .then(|| bytes.chunks(SECTOR_BYTES).map(block).max())
+            .flatten();
+        let written: Vec<usize> = bytes
+            .chunks(SECTOR_BYTES)
+            .enumerate()
+            .filter(|(sector, content)| {
+                content.iter().any(|&byte| byte != 0)
+                    && (*sector == 0 || last.is_none() || Some(block(content)) != last)
+            })
+            .map(|(sector, _)| sector)
+            .collect();
+        (!written.is_empty()).then(|| *dice.pick(&written))
+    }
+
+    /// Damages a snapshot while the replica runs, and may be sending it.
+    pub(in crate::sim) fn rot_snapshot(&mut self, dice: &mut Dice) {
+        let mut names = self.folder.list().expect("memory does not fail");
+        names.retain(|name| is_snapshot(name) && name.strip_suffix(".new").is_none());
+        if names.is_empty() {
+            return;
+        }
+        let name = dice.pick(&names).clone();
+        let bit = dice.place(self.read(&name).len() * 8);
+        self.tamper(&name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+        self.harm(Kind::RottenSnapshot);
+    }
+
+    /// Puts an older copy of the whole folder back, and opens it. Everything is as before
+    /// afterwards.
+    pub(in crate::sim) fn put_back(&mut self) -> Option<Result<Ghost, StorageError>> {
+        let (copy, copied_at) = self.copy.take()?;
+        let mut copy = copy.copy();
+        // What is drawn anew is another number than was drawn then.
+        copy.go_on_drawing_from(&self.folder.disk());
+        let opened = open_folder(&SharedDisk::new(copy), self.replica, self.options);
+        Some(opened.map(|opened| {
+            let log = &opened.process.log;
+            let incarnation = log.identity().incarnation;
+            Ghost { copied_at, incarnation, openings: log.openings().to_vec() }
+        }))
+    }
+
+    /// Whether this replica believes who says that it is `peer`; `None` if it can't say, as it does
+    /// not start itself.
+    pub(in crate::sim) fn believes(&self, peer: NodeId, ghost: &Ghost) -> Option<bool> {
+        let seen = if let Some(process) = &self.process {
+            process.notes.of(peer)
+        } else {
+            let owner = Identity { cluster: super::CLUSTER, replica: self.replica, incarnation: 0 };
+            PeerNotes::open(self.folder.disk().copy(), owner).ok()?.of(peer)
+        };
+        Some(seen.is_none_or(|seen| seen.can_become(ghost.incarnation, &ghost.openings)))
+    }
+
+    /// How often the peer's folder had been opened when this replica last heard of that.
+    pub(in crate::sim) fn has_noted(&self, peer: NodeId) -> u64 {
+        self.noted.get(&peer).copied().unwrap_or(0)
+    }
+
+    /// The ghost was denied by all.
+    pub(in crate::sim) fn note_denied(&mut self) {
+        self.tally.inject(Kind::OldCopy, 1);
+        self.tally.cause(Kind::OldCopy, Effect::Denied);
+    }
+
+    /// Puts older copies of some files back, and opens the folder. Everything is as before
+    /// afterwards. What was done, and what came of it; the caller says whether that is right.
+    pub(in crate::sim) fn put_files_back(
+        &mut self,
+        dice: &mut Dice,
+    ) -> Option<(String, Result<Found, StorageError>)> {
+        let (copy, _) = self.copy.as_ref()?;
+        let mut mixed = self.folder.disk().copy();
+        let mut older = Vec::new();
+        for name in copy.list().expect("memory does not fail") {
+            let bytes = copy.read(&name).expect("memory does not fail");
+            // Notes are for others to be told by; whoever has old ones only remembers less.
+            let same = mixed.read(&name).is_ok_and(|there| there == bytes);
+            if !same && name != "peers" && name.strip_suffix(".new").is_none() && dice.chance(400) {
+                replace(&mut mixed, &name, bytes);
+                older.push(name);
+            }
+        }
+        let is_log = |name: &String| name == "meta" || name.starts_with("segment-");
+        let log_of = |disk: &MemDisk| {
+            let mut names = disk.list().expect("memory does not fail");
+            names.retain(|name| is_log(name));
+            names.into_iter().map(|name| (disk.read(&name).ok(), name)).collect::<Vec<_>>()
+        };
+        // All of an older log is what only peers can tell.
+        if older.is_empty() || older.iter().any(is_log) && log_of(&mixed) == log_of(copy) {
+            return None;
+        }
+        let opened = open_folder(&SharedDisk::new(mixed), self.replica, self.options);
+        self.tally.inject(Kind::OldFiles, 1);
+        let effect = if opened.is_ok() { Effect::Whole } else { Effect::Refused };
+        self.tally.cause(Kind::OldFiles, effect);
+        let found = opened.map(|opened| Found {
+            durable: opened.durable,
+            snapshot: opened.snapshot,
+            may_be_older: true,
+        });
+        Some((format!("older copies of {}", older.join(", ")), found))
+    }
+}
+
+fn replace(disk: &mut MemDisk, name: &str, bytes: Vec<u8>) {
+    disk.replace(name, Some(bytes));
+}
+
+fn is_snapshot(name: &str) -> bool {
+    name.starts_with("snapshot-")
+}
