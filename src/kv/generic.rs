@@ -80,8 +80,13 @@ fn copy(store: &mut Store, words: &Words<'_>) -> Answer {
         } else if option.eq_ignore_ascii_case(b"DB")
             && let Some(number) = options.next()
         {
-            let number = parse_integer(number).and_then(|number| i32::try_from(number).ok());
-            if number.ok_or(Refusal::NotAnInteger)? != 0 {
+            let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
+            if i32::try_from(number).is_err() {
+                return Ok(Outcome::error(
+                    "ERR value is out of range, value must between -2147483648 and 2147483647",
+                ));
+            }
+            if number != 0 {
                 return Ok(Outcome::error("ERR DB index is out of range"));
             }
         } else {
