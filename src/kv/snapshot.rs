@@ -35,8 +35,9 @@ const BLOCK_HEAD_BYTES: usize = 1 + 4 + 4;
 const CHECKSUM_BYTES: usize = 4;
 /// A block is closed when it has grown to this.
 const BLOCK_BYTES: usize = 64 << 10;
-/// Longest block that is read: one item of a key and a value, and the block before it.
-const BLOCK_BYTES_MAX: usize = 160 << 20;
+/// Longest block that is read: one item, which is a key and all that it holds, and the block before
+/// it. Memory for it is taken as its bytes come, not by what it claims.
+const BLOCK_BYTES_MAX: usize = 3 << 30;
 
 const PAIRS: u8 = 1;
 const REQUESTS: u8 = 2;

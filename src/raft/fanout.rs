@@ -60,6 +60,7 @@ impl Leader {
     pub(super) fn replicate(&mut self, shared: &mut Shared, out: &mut Effects) {
         self.measure_loss(shared);
         for progress in &mut self.progress {
+            progress.end_rest(shared.now);
             progress.expire(shared.now, &shared.config);
         }
         self.send_snapshots(shared, out);

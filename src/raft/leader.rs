@@ -11,7 +11,7 @@ use crate::types::{Index, Instant, NodeId, Round};
 
 use super::effects::{Effects, RefusalReason};
 use super::handover::Handover;
-use super::message::{AppendOutcome, AppendReply, ClientRequest, PeerMsg, RequestKind};
+use super::message::{AppendOutcome, AppendReply, ClientRequest, DiskState, PeerMsg, RequestKind};
 use super::progress::Progress;
 use super::quorum::{REPLICAS_MAX, reached_by_quorum};
 use super::reads::{self, Reads};
@@ -167,21 +167,24 @@ impl Leader {
             return;
         }
         progress.heard(shared.now, reply.round, sent_at, &shared.config);
-        progress.disk = reply.disk;
         match reply.outcome {
             AppendOutcome::Match { index } => {
-                if progress.acknowledge(index, shared.now) {
+                let news = progress.acknowledge(index, shared.now);
+                progress.note_disk(reply.disk, news, shared.now, &shared.config);
+                if news {
                     self.advance_commit(shared);
                 }
             }
             AppendOutcome::Reject { refused, hint } => {
                 let agreement = shared.log.last_agreement(hint);
-                if progress.rejected(refused, agreement) {
+                let lacks = progress.rejected(refused, agreement);
+                progress.note_disk(reply.disk, false, shared.now, &shared.config);
+                if !lacks {
+                    shared.counters.stale += 1;
+                } else if reply.disk != DiskState::Low {
                     // It lives and has just said what it lacks: it gets that at once, whatever
                     // may still be hoped of others.
                     self.owe(from);
-                } else {
-                    shared.counters.stale += 1;
                 }
             }
         }

@@ -79,6 +79,8 @@ pub(super) struct Progress {
     pub(super) heard_at: Instant,
     /// How its disk is, as it last said.
     pub(super) disk: DiskState,
+    /// Until then it gets no entries: it has just said that it is short of room, and took none.
+    held_until: Option<Instant>,
     /// The latest round answered.
     pub(super) acked_round: Round,
     /// Messages sent since the last answer.
@@ -116,6 +118,7 @@ impl Progress {
             shown_commit_index: Index::ZERO,
             heard_at: now,
             disk: DiskState::Well,
+            held_until: None,
             acked_round: Round(0),
             unanswered: 0,
             backoff: 0,
@@ -284,8 +287,27 @@ impl Progress {
         self.check();
     }
 
+    /// Notes what an answer says of its disk. One that is short of room and takes nothing is not
+    /// sent the same again at once, for it would answer as soon: it has rest for a heartbeat.
+    pub(super) fn note_disk(&mut self, disk: DiskState, news: bool, now: Instant, config: &Config) {
+        self.disk = disk;
+        if disk != DiskState::Low || news {
+            self.held_until = None;
+        } else if !self.inflights.is_empty() || self.state == State::Probe {
+            self.held_until.get_or_insert(now + config.heartbeat_interval);
+        }
+    }
+
+    /// Its rest may be over.
+    pub(super) fn end_rest(&mut self, now: Instant) {
+        self.held_until = self.held_until.filter(|until| now < *until);
+    }
+
     /// Whether one more append with entries may leave.
     pub(super) fn has_room(&self, config: &Config) -> bool {
+        if self.held_until.is_some() {
+            return false;
+        }
         match self.state {
             State::Probe => self.awaiting_since.is_none(),
             State::Replicate => {

@@ -46,6 +46,8 @@ enum Kind {
     KeyEvents,
     /// One of these words.
     Word(&'static [&'static str]),
+    /// What gives way when memory is full.
+    Policy,
     /// Pairs of seconds and changes, as Redis saves after.
     SavePoints,
     /// A number from -1.
@@ -78,7 +80,17 @@ const LONG: Kind = Kind::Within(0, i64::MAX as u64);
 const TIME_LIMIT: Kind = LONG;
 const NUMBER: Kind = Kind::Within(0, i32::MAX as u64);
 /// Nothing is ever thrown away to make room: a replicated store keeps what it acknowledged.
-const POLICIES: Kind = Kind::Word(&["noeviction"]);
+/// What may give way when memory is full, as Redis names it; here it is always the last.
+const POLICIES: &[&str] = &[
+    "volatile-lru",
+    "volatile-lfu",
+    "volatile-random",
+    "volatile-ttl",
+    "allkeys-lru",
+    "allkeys-lfu",
+    "allkeys-random",
+    "noeviction",
+];
 
 const KEPT: &[(&str, Kind, &str)] = &[
     ("save", Kind::SavePoints, ""),
@@ -86,7 +98,7 @@ const KEPT: &[(&str, Kind, &str)] = &[
     ("appendfsync", Kind::Word(&["everysec", "always", "no"]), "always"),
     ("auto-aof-rewrite-percentage", NUMBER, "100"),
     (MEMORY_MAX, Kind::Bytes, "0"),
-    ("maxmemory-policy", POLICIES, "noeviction"),
+    ("maxmemory-policy", Kind::Policy, "noeviction"),
     ("maxmemory-samples", Kind::Within(1, i32::MAX as u64), "5"),
     (IDLE_SECONDS_MAX, NUMBER, "0"),
     (CLIENTS_MAX, Kind::Within(1, u32::MAX as u64), "10000"),
@@ -300,6 +312,13 @@ impl Kind {
                     .map(|word| (*word).to_owned())
                     .ok_or_else(|| format!("argument(s) must be one of the following: {}", words()))
             }
+            Kind::Policy if text.eq_ignore_ascii_case("noeviction") => Ok("noeviction".to_owned()),
+            Kind::Policy => match Kind::Word(POLICIES).read(value) {
+                Ok(_) => {
+                    Err("no key gives way to another here, only noeviction is true".to_owned())
+                }
+                Err(why) => Err(why),
+            },
             Kind::SavePoints => {
                 let numbers: Vec<Option<i64>> =
                     text.split_ascii_whitespace().map(|word| word.parse().ok()).collect();
