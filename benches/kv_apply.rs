@@ -177,12 +177,12 @@ fn views(c: &mut Criterion) {
     group.finish();
 }
 
-/// Fields of hashes and values of lists, beside the puts above: of many small ones, and of a single
-/// one.
+/// Fields of hashes, values of lists and members of sets, beside the puts above: of many small
+/// ones, and of a single one.
 fn collections(c: &mut Criterion) {
     let mut group = c.benchmark_group("kv_apply");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let ways: [(&str, Make); 4] = [
+    let ways: [(&str, Make); 6] = [
         ("hset", |feeder, key| feeder.call("hset", &[key, b"field", VALUE])),
         ("hset_one_hash", |feeder, key| feeder.call("hset", &[b"one", key, VALUE])),
         ("lpush_lpop", |feeder, key| {
@@ -193,6 +193,11 @@ fn collections(c: &mut Criterion) {
             }
         }),
         ("lpush_one_list", |feeder, _| feeder.call("lpush", &[b"one", VALUE])),
+        ("sadd_one_set", |feeder, key| feeder.call("sadd", &[b"one", key])),
+        ("zadd_one_set", |feeder, key| {
+            let score: u32 = feeder.random.random();
+            feeder.call("zadd", &[b"one", score.to_string().as_bytes(), key])
+        }),
     ];
     for keys in [1_000, 100_000] {
         for (name, make) in ways {
