@@ -49,7 +49,7 @@ const NUMBERS_MAX: usize = 512;
 /// So no member ever moves to a higher place: [`sscan`] depends on that.
 ///
 /// The first change while a view has it copies the whole: a table and the handles of all members,
-/// not their bytes, which costs some 40 ns a member.
+/// not their bytes, which takes time in proportion to their number.
 ///
 /// Invariant: `digest` is the sum of the members' fingerprints, `bytes` of what they take. The
 /// order is the same on every replica: it is that of the log, and snapshots keep it.

@@ -66,7 +66,7 @@ const PACKED_BYTES_MAX: usize = 64;
 /// Members with their scores: found by their bytes in a table, and by place or score in an order.
 ///
 /// The first change while a view has it copies the table (not the members' bytes, and of the order
-/// only what lies on the way to the change): some 40 ns a member.
+/// only what lies on the way to the change), in time in proportion to the number of members.
 ///
 /// Invariant: both hold the same members with the same scores, of which none is "not a number" or
 /// -0.
