@@ -95,6 +95,32 @@ fn redis_cli_pipes_in_order() {
 }
 
 #[test]
+fn redis_cli_looks_at_all_keys() {
+    if !is_there("redis-cli", command("redis-cli", &["--version"])) {
+        return;
+    }
+    let cluster = Cluster::start();
+    for port in cluster.port_words() {
+        let ask = |words: &[&str]| output(command("redis-cli", &[&["-p", &port], words].concat()));
+        ask(&["flushall"]);
+        for number in 0..40 {
+            ask(&["set", &format!("string:{number}"), "value"]);
+        }
+        ask(&["rpush", "list", "a", "b", "c"]);
+        ask(&["hset", "hash", "field", "value"]);
+        ask(&["sadd", "set", "a", "b"]);
+        ask(&["zadd", "sorted", "1", "a"]);
+        let found = ask(&["--bigkeys"]);
+        assert!(found.contains("Sampled 44 keys in the keyspace!"), "{found}");
+        for line in ["1 lists with 3 items", "1 sets with 2 members", "40 strings with 200 bytes"] {
+            assert!(found.contains(line), "no {line:?} in {found}");
+        }
+        assert!(ask(&["--memkeys"]).contains("Sampled 44 keys"));
+        assert_eq!(ask(&["--scan", "--pattern", "string:*"]).lines().count(), 40);
+    }
+}
+
+#[test]
 fn redis_benchmark_runs_through() {
     if !is_there("redis-benchmark", command("redis-benchmark", &["--version"])) {
         return;

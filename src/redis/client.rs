@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::kv::parse_integer;
 use crate::wire::resp::{Version, Writer};
 
-use super::connection::{Buffered, Connection};
+use super::connection::{Buffered, Connection, Replies};
 use super::context::Context;
 use super::dispatch::{Call, Step};
 
@@ -168,6 +168,26 @@ pub(super) fn kill(call: &mut Call<'_>) -> Step {
         }
     }
     Step::Kill(Box::new(killing))
+}
+
+/// `CLIENT REPLY <ON | OFF | SKIP>`
+pub(super) fn reply(call: &mut Call<'_>) -> Step {
+    let word = call.argument(2);
+    let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
+    let replies = &mut call.connection.replies;
+    if is("ON") {
+        *replies = Replies::default();
+        return call.ok();
+    }
+    if is("OFF") {
+        (replies.off, replies.muted) = (true, true);
+    } else if is("SKIP") {
+        // Where there are none at all, none is left out.
+        (replies.skip_next, replies.muted) = (!replies.off, true);
+    } else {
+        return call.error(&"ERR syntax error");
+    }
+    Step::Done
 }
 
 /// `CLIENT NO-EVICT <ON | OFF>` and `NO-TOUCH`: no client is closed to make room for keys here, and

@@ -10,6 +10,24 @@ use super::pubsub::{Interest, Listening};
 use super::table::Spec;
 use super::transactions::Transaction;
 
+/// Whether a client wants replies (`CLIENT REPLY`).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Replies {
+    /// None until it says otherwise.
+    pub(super) off: bool,
+    /// None to the next request.
+    pub(super) skip_next: bool,
+    /// None to the present one.
+    pub(super) muted: bool,
+}
+
+impl Replies {
+    /// A request begins.
+    pub(super) fn begin(&mut self) {
+        self.muted = self.off || std::mem::take(&mut self.skip_next);
+    }
+}
+
 /// The protocol's state of one client connection.
 #[derive(Debug, Clone)]
 pub struct Connection {
@@ -29,6 +47,7 @@ pub struct Connection {
     /// It came in where this replica is a Sentinel and nothing else.
     pub(super) asks_sentinel: bool,
     pub(super) transaction: Transaction,
+    pub(super) replies: Replies,
     pub(super) since: Instant,
     /// The table's row for the last request that has one.
     pub(super) last_found: Option<&'static Spec>,
@@ -63,6 +82,7 @@ impl Connection {
             listening: Listening::default(),
             asks_sentinel: false,
             transaction: Transaction::default(),
+            replies: Replies::default(),
             since: now,
             last_found: None,
             last_command: "NULL",
@@ -99,6 +119,11 @@ impl Connection {
         self.listening.bytes() + self.transaction.held_bytes()
     }
 
+    /// Whether the client wants no reply to the last request (`CLIENT REPLY`).
+    pub fn is_muted(&self) -> bool {
+        self.replies.muted
+    }
+
     /// The full name of the last command that there is.
     pub fn last_command(&self) -> &'static str {
         self.last_command
@@ -116,6 +141,7 @@ impl Connection {
         self.follows_hints = false;
         self.reads_anywhere = false;
         self.transaction.discard();
+        self.replies = Replies::default();
     }
 
     /// Its line in `CLIENT LIST`. Fields of what does not exist here have the values that mean

@@ -133,6 +133,7 @@ impl Connection {
         settings: &'c mut Settings,
         out: &'c mut BytesMut,
     ) -> Step {
+        self.replies.begin();
         let mut writer = Writer::new(out, self.version);
         let spec = match self.choose(request, context, &mut writer) {
             Ok(spec) => spec,
@@ -254,7 +255,7 @@ impl<'c> Call<'c> {
     /// Hands an operation to the core; or, if this request is part of another, adds it to that
     /// one's.
     pub(super) fn submit(&mut self, operation: Operation<'_>, kind: Kind) -> Step {
-        let shape = Shape { kind, version: self.writer.version() };
+        let shape = Shape { kind, version: self.writer.version(), muted: false };
         if let Some(batch) = &mut self.batch {
             batch.operations.push(&operation.encode());
             let (kind, payload) = (RequestKind::Write, Bytes::new());

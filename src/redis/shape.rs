@@ -18,6 +18,8 @@ const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
 pub struct Shape {
     pub(super) kind: Kind,
     pub(super) version: Version,
+    /// The client wants no reply.
+    pub(super) muted: bool,
 }
 
 /// What a command makes of its outcome.
@@ -63,6 +65,16 @@ impl Part {
 }
 
 impl Shape {
+    /// The client wants no reply (`CLIENT REPLY`).
+    pub fn mute(&mut self) {
+        self.muted = true;
+    }
+
+    /// Whether it wants none.
+    pub fn is_muted(&self) -> bool {
+        self.muted
+    }
+
     /// How many bytes the reply has, about, and not less than it takes in memory before it is
     /// written.
     pub fn reply_bytes(&self, outcome: &Outcome) -> usize {
@@ -223,13 +235,13 @@ mod tests {
     #[track_caller]
     fn check(kind: Kind, outcome: &Outcome, wanted: &str) {
         let mut out = BytesMut::new();
-        Shape { kind, version: Version::Two }.encode(outcome, &mut out);
+        Shape { kind, version: Version::Two, muted: false }.encode(outcome, &mut out);
         assert_eq!(out.escape_ascii().to_string(), wanted.escape_debug().to_string());
     }
 
     #[test]
     fn many_values_count_even_where_they_are_small_or_none() {
-        let shape = Shape { kind: Kind::Plain, version: Version::Two };
+        let shape = Shape { kind: Kind::Plain, version: Version::Two, muted: false };
         let values = vec![None; 1_000];
         let held = size_of_val(&values[..]);
         assert!(shape.reply_bytes(&Outcome::Values(values)) >= held);

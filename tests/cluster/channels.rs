@@ -138,3 +138,21 @@ fn who_listens_and_does_not_read_is_closed() {
     assert!(end.is_some(), "it goes on");
     assert_eq!(client.call(&[b"PUBLISH", b"news", b"again"]).unwrap(), b":0\r\n");
 }
+
+/// A client that wants no replies gets none, to what the door answers and to what the store does,
+/// and every one that it does want, at each replica.
+#[test]
+fn who_wants_no_replies_gets_none() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    for at in 0..3 {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        let lines = "CLIENT REPLY OFF\r\nSET a 1\r\nINCR a\r\nGET a\r\nNONESUCH\r\nPING\r\n\
+                     CLIENT REPLY ON\r\nCLIENT REPLY SKIP\r\nINCR a\r\nGET a\r\n\
+                     CLIENT REPLY SKIP\r\nPING\r\nCLIENT REPLY NO\r\n";
+        client.send(lines.as_bytes()).unwrap();
+        assert_eq!(client.reply().unwrap(), b"+OK\r\n");
+        assert_eq!(client.reply().unwrap(), b"$1\r\n3\r\n");
+        assert_eq!(client.reply().unwrap(), b"-ERR syntax error\r\n");
+    }
+}

@@ -290,6 +290,12 @@ static CLIENT: &[Spec] = &[
         .since("7.2.0", "connection")
         .costs("O(1)")
         .about("Changes nothing here, where the use of keys is not counted."),
+    subcommand("reply", "client|reply", 3, client::reply)
+        .flags(ABOUT_CLIENTS)
+        .categories(&["connection"])
+        .since("3.2.0", "connection")
+        .costs("O(1)")
+        .about("Says whether the client wants replies."),
     subcommand("setinfo", "client|setinfo", 4, client::setinfo)
         .flags(ABOUT_CLIENTS)
         .categories(&["connection"])

@@ -390,6 +390,8 @@ impl Client {
             State::Flying(pending) => (pending, true),
             State::Done(_) => return false,
         };
+        let muted = pending.shape.is_muted();
+        let reply = if muted { Reply::Written(Bytes::new()) } else { reply };
         self.request_bytes -= pending.payload.len();
         self.reply_bytes += reply.bytes();
         there.state = State::Done(reply);

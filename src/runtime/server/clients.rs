@@ -350,6 +350,9 @@ impl Clients {
             Step::Submit { kind, payload, mut shape, hint, hold } => {
                 shape.list_clients(|query| list_clients(&mut self.connected, query, &self.context));
                 let client = self.connected.get_mut(place).expect("it was found a moment ago");
+                if client.connection.is_muted() {
+                    shape.mute();
+                }
                 let slot = client.next_slot();
                 client.held_by = hold.then_some(slot);
                 let arrived = self.context.now;
@@ -426,6 +429,10 @@ impl Clients {
             return;
         }
         let client = self.connected.get_mut(place).expect("it was found a moment ago");
+        if client.connection.is_muted() {
+            self.aside.clear();
+            return;
+        }
         if client.is_owed_nothing() {
             client.socket.outbox.open().extend_from_slice(&self.aside);
         } else {
