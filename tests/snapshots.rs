@@ -268,8 +268,9 @@ fn kill_rounds(threads: &'static str) {
             }
             if round % 4 == 0 {
                 // Until it lacks what is in no log any more.
+                let living = (victims[0] + 1) % 3;
                 cluster.wait_for("a log that was cut", || {
-                    info(addresses[leader], "raft_first_index").filter(|first| *first > reached)
+                    info(addresses[living], "raft_first_index").filter(|first| *first > reached)
                 });
             } else {
                 thread::sleep(LOAD);

@@ -59,7 +59,7 @@ impl PartialEq for Double {
 impl Eq for Double {}
 
 /// Why a command can't be done, with the values there are or at all. New ones go to the end of
-/// [`Refusal::ALL`]: the place there is the byte in snapshots.
+/// `Refusal::ALL`: the place there is the byte in snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The value, or an argument, is no whole number of 64 bits.
