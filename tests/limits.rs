@@ -150,16 +150,29 @@ fn large_key(number: usize) -> Vec<u8> {
     format!("large:{number}").into_bytes()
 }
 
-/// Writes large values one after the other until one is refused: how many were taken, and why it
-/// ended.
-fn write_until_refused(client: &mut Client, most: usize) -> (usize, Vec<u8>) {
-    for number in 0..most {
-        let reply = client.call(&[b"SET", &large_key(number), LARGE]).unwrap();
-        if reply != b"+OK\r\n" {
-            return (number, reply);
+/// In so many rounds, one after the other, every replica refuses: then none has a log that is still
+/// to be cut, and takes something in once it is.
+const FULL_ROUNDS: usize = 10;
+
+/// Writes large values at one replica after the other until all refuse them, for the reason wanted;
+/// how many were taken.
+fn write_until_all_refuse(cluster: &Cluster, clients: &mut [Client], why: &[u8]) -> usize {
+    let (mut written, mut rounds) = (0, 0);
+    cluster.wait_for("replicas that are full", || {
+        rounds += 1;
+        for client in &mut *clients {
+            let reply = loop {
+                let reply = client.call(&[b"SET", &large_key(written), LARGE]).unwrap();
+                if reply != b"+OK\r\n" {
+                    break reply;
+                }
+                (written, rounds) = (written + 1, 0);
+            };
+            assert_eq!(reply.escape_ascii().to_string(), why.escape_ascii().to_string());
         }
-    }
-    panic!("{most} large values were taken");
+        (rounds >= FULL_ROUNDS).then_some(())
+    });
+    written
 }
 
 #[test]
@@ -170,13 +183,12 @@ fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
     let leader = cluster.leader();
     let mut clients: Vec<Client> =
         (0..3).map(|at| Client::connect(cluster.address(at)).unwrap()).collect();
-    let (written, why) = write_until_refused(&mut clients[(leader + 1) % 3], 512);
-    assert_eq!(why, OUT_OF_MEMORY);
+    clients.rotate_left((leader + 1) % 3);
+    let written = write_until_all_refuse(&cluster, &mut clients, OUT_OF_MEMORY);
+    clients.rotate_right((leader + 1) % 3);
     assert!(written >= 256, "refused after {written} values, half of what is allowed");
     for client in &mut clients {
-        cluster.wait_for("a replica that is full", || {
-            (client.call(&[b"SET", b"k", b"v"]).unwrap() == OUT_OF_MEMORY).then_some(())
-        });
+        assert_eq!(client.call(&[b"SET", b"k", b"v"]).unwrap(), OUT_OF_MEMORY);
         assert_eq!(client.call(&[b"GET", &large_key(written)]).unwrap(), b"$-1\r\n");
         assert_eq!(client.call(&[b"STRLEN", &large_key(0)]).unwrap(), b":65536\r\n");
         assert_eq!(client.call(&[b"INCR", b"n"]).unwrap(), OUT_OF_MEMORY);

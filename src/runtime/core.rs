@@ -325,16 +325,17 @@ impl Core {
         }
         // Where no snapshot can be taken, for want of room on disk perhaps, the log can't be cut:
         // then it must not grow for ever. Reads add nothing to it.
-        let log_is_full = self.replica.log().bytes() as u64 >= self.memory.log_bytes_max();
+        let log_bytes = self.replica.log().bytes() as u64;
+        let log_is_full = log_bytes >= self.memory.log_bytes_max();
         let is_due = |at| self.now.since(at) >= FULL_LOG_INTERVAL;
         if log_is_full && self.cut_wanted_at.is_none_or(is_due) {
             self.cut_wanted_at = Some(self.now);
             self.applies.save = true;
         }
-        if self.under_way >= JOB_BYTES_MAX || log_is_full {
+        let is_behind = self.under_way >= JOB_BYTES_MAX;
+        if is_behind || log_is_full {
             match message {
-                Msg::Client(ClientRequest { kind: RequestKind::Read, .. })
-                    if self.under_way < JOB_BYTES_MAX => {}
+                Msg::Client(ClientRequest { kind: RequestKind::Read, .. }) if !is_behind => {}
                 Msg::Client(request) => {
                     self.counts.requests_busy.add_one();
                     self.refuse(request.key, RefusalReason::Busy);
@@ -344,7 +345,9 @@ impl Core {
                 Msg::Peer(Envelope {
                     message: PeerMsg::AppendEntries(AppendEntries { ref entries, .. }),
                     ..
-                }) if !entries.is_empty() => {
+                }) if !entries.is_empty()
+                    && (is_behind || log_bytes >= self.memory.appended_bytes_max()) =>
+                {
                     self.counts.appends_dropped.add_one();
                     return;
                 }

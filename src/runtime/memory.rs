@@ -49,15 +49,23 @@ impl MemoryBoard {
         (self.store_bytes.load(Ordering::Relaxed), self.log_bytes.load(Ordering::Relaxed))
     }
 
-    /// Bytes of the log in memory at which no more is taken in: half of what the operator allows,
-    /// within the bounds above. Snapshots are taken long before, so it is reached only where they
-    /// fail.
+    /// Bytes of the log in memory at which a leader takes no more writes in: half of what the
+    /// operator allows, within the bounds above. Snapshots are taken long before, so it is reached
+    /// only where they fail.
     pub(super) fn log_bytes_max(&self) -> u64 {
         let most = LOG_BYTES_MAX.max(self.saved.bytes());
         match self.most_bytes.load(Ordering::Relaxed) {
             0 => most,
             allowed => most.min(allowed / 2).max(LOG_BYTES_MIN),
         }
+    }
+
+    /// Bytes of the log in memory at which a follower drops appends. More, for replicas cut their
+    /// logs at places of their own: a leader that takes a write in can't know that the others would
+    /// not, and nobody could tell what becomes of it.
+    pub(super) fn appended_bytes_max(&self) -> u64 {
+        let most = self.log_bytes_max();
+        most + most / 4
     }
 }
 
