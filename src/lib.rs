@@ -4,7 +4,7 @@
 //! or, with the same code, by a deterministic simulator. Dependencies point one way only, which
 //! `tests/tidy.rs` checks:
 //!
-//! `types <- {config, record} <- {raft, kv} <- {wire, storage} <- {redis, sim} <- runtime
+//! `types <- {config, record} <- {raft, kv} <- {wire, storage} <- {redis, saved} <- sim <- runtime
 //! <- processes <- bin`
 
 pub mod config;
@@ -14,6 +14,7 @@ pub mod raft;
 pub mod record;
 pub mod redis;
 pub mod runtime;
+pub mod saved;
 pub mod sim;
 pub mod storage;
 pub mod types;

@@ -12,11 +12,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::RecvTimeoutError;
 
-use crate::kv::{SnapshotMark, SnapshotReader, SnapshotWriter, Store, View};
+use crate::kv::{SnapshotWriter, Store, View};
 use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
-use crate::storage::{
-    self, RealDisk, SnapshotCheck, SnapshotSource, Snapshots as Files, StorageError,
-};
+use crate::saved::{Load, Look, id_of};
+use crate::storage::{self, RealDisk, SnapshotSource, Snapshots as Files, StorageError};
 
 use super::channels::{CoreItem, Install, QUEUE_LEN, SnapshotEnds, SnapshotNews, SnapshotWork};
 use super::log_writer::fail;
@@ -104,43 +103,6 @@ impl SnapshotBoard {
             failed: self.failed.load(Ordering::Relaxed),
         }
     }
-}
-
-/// Makes a state of a snapshot's bytes.
-#[derive(Default)]
-struct Load(SnapshotReader);
-
-impl SnapshotCheck for Load {
-    type Whole = Store;
-
-    fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
-        self.0.feed(piece).map_err(|error| error.to_string())
-    }
-
-    fn finish(self) -> Result<(SnapshotId, Store), String> {
-        let (store, mark) = self.0.finish().map_err(|error| error.to_string())?;
-        Ok((id_of(mark), store))
-    }
-}
-
-/// Only looks whether bytes are a snapshot: a second state would need as much memory as the first.
-struct Look(SnapshotReader);
-
-impl SnapshotCheck for Look {
-    type Whole = ();
-
-    fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
-        self.0.feed(piece).map_err(|error| error.to_string())
-    }
-
-    fn finish(self) -> Result<(SnapshotId, ()), String> {
-        let mark = self.0.mark().map_err(|error| error.to_string())?;
-        Ok((id_of(mark), ()))
-    }
-}
-
-fn id_of(mark: SnapshotMark) -> SnapshotId {
-    SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
 }
 
 /// What a replica finds of its snapshots when it starts.
@@ -310,7 +272,7 @@ impl Snapshots {
         drop(source);
         let id = id_of(mark);
         self.hold_outgoing();
-        match self.files.finish(file, id, Look(SnapshotReader::checking())) {
+        match self.files.finish(file, id, Look::default()) {
             Ok(()) => {
                 tracing::info!(last = %id.last, bytes = id.bytes, "a snapshot is taken");
                 if let Some(latest) = self.files.latest() {

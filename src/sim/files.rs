@@ -12,13 +12,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::dice::Dice;
-use super::snapshots::{Snapshot, id_of};
+use super::snapshots::Snapshot;
 use super::tally::{Effect, Kind, Tally};
-use crate::kv::{SnapshotReader, Store};
+use crate::kv::Store;
 use crate::raft::{AppendJob, ChunkStored, Durable, SnapshotChunk, SnapshotId};
+use crate::saved::{Load, Look};
 use crate::storage::{
     BadAppend, Identity, Log, LogOptions, MemDisk, Mishaps, PeerNotes, SharedDisk, Sighting,
-    SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots, StorageError,
+    SnapshotSource, SnapshotWriter, Snapshots, StorageError,
 };
 use crate::types::NodeId;
 
@@ -35,38 +36,6 @@ const OPEN_OPERATIONS_MAX: u64 = 26;
 const OPEN_ANEW_OPERATIONS_MAX: u64 = 46;
 /// Bytes of a snapshot that are written at once.
 const PIECE_BYTES: usize = 700;
-
-/// Makes a state of a snapshot's bytes.
-#[derive(Default)]
-struct Load(SnapshotReader);
-
-impl SnapshotCheck for Load {
-    type Whole = Store;
-
-    fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
-        self.0.feed(piece).map_err(|error| error.to_string())
-    }
-
-    fn finish(self) -> Result<(SnapshotId, Store), String> {
-        let (store, mark) = self.0.finish().map_err(|error| error.to_string())?;
-        Ok((id_of(mark), store))
-    }
-}
-
-/// Only looks whether bytes are a snapshot.
-struct Look(SnapshotReader);
-
-impl SnapshotCheck for Look {
-    type Whole = ();
-
-    fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
-        self.0.feed(piece).map_err(|error| error.to_string())
-    }
-
-    fn finish(self) -> Result<(SnapshotId, ()), String> {
-        Ok((id_of(self.0.mark().map_err(|error| error.to_string())?), ()))
-    }
-}
 
 /// A leader's snapshot, as far as it has come.
 #[derive(Debug)]
@@ -320,7 +289,7 @@ impl Files {
         }
         hold(snapshots, outgoing);
         self.finished.push(snapshot.id);
-        snapshots.finish(file, snapshot.id, Look(SnapshotReader::checking()))?;
+        snapshots.finish(file, snapshot.id, Look::default())?;
         self.tally.taken += 1;
         Ok(())
     }

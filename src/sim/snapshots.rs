@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::machine::Disk;
-use crate::kv::{SnapshotError, SnapshotMark, SnapshotReader, Store};
+use crate::kv::{SnapshotError, SnapshotReader, Store};
 use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
+use crate::saved::id_of;
 use crate::storage::StorageError;
 use crate::types::{EntryId, Index, NodeId};
 
@@ -195,8 +196,4 @@ fn read(bytes: &[u8]) -> Result<(Store, SnapshotId), SnapshotError> {
     reader.feed(bytes)?;
     let (store, mark) = reader.finish()?;
     Ok((store, id_of(mark)))
-}
-
-pub(super) fn id_of(mark: SnapshotMark) -> SnapshotId {
-    SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
 }

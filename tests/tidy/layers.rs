@@ -12,9 +12,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("kv", &["types", "config", "record"]),
     ("wire", &["types", "config", "record", "raft", "kv"]),
     ("storage", &["types", "config", "record", "raft"]),
-    ("sim", &["types", "config", "record", "raft", "kv", "wire", "storage"]),
+    ("saved", &["raft", "kv", "storage"]),
+    ("sim", &["types", "config", "record", "raft", "kv", "wire", "storage", "saved"]),
     ("redis", &["types", "config", "record", "raft", "kv", "wire"]),
-    ("runtime", &["types", "config", "record", "raft", "kv", "wire", "storage", "redis"]),
+    ("runtime", &["types", "config", "record", "raft", "kv", "wire", "storage", "saved", "redis"]),
     (
         "processes",
         &["types", "config", "record", "raft", "kv", "wire", "storage", "sim", "runtime"],
