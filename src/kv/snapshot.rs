@@ -4,7 +4,7 @@
 //!  +-------+---------+------------+--------+-------+-------+  header: 16, 4, 16, 8, 8, 8 bytes
 //!  | magic | version | last entry | digest | pairs | clock |
 //!  +-------+---------+------------+--------+-------+-------+
-//!  +------+-------+--------+-----------+--------+       blocks: 1, 4, 4, length and 4 bytes;
+//!  +------+-------+--------+-----------+--------+       blocks: 1, 4, 8, length and 4 bytes;
 //!  | kind | count | length |   items   | crc32c |       pairs, requests, sessions if any, the end
 //!  +------+-------+--------+-----------+--------+
 //! ```
@@ -28,16 +28,14 @@ use super::store::{Pair, Restored, Store, digest_of};
 use super::view::View;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8;
 /// Bytes of a block before its items, and behind them.
-const BLOCK_HEAD_BYTES: usize = 1 + 4 + 4;
+const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;
 const CHECKSUM_BYTES: usize = 4;
-/// A block is closed when it has grown to this.
+/// A block is closed when it has grown to this. Longer ones hold one item that is larger: a key
+/// with all that it holds, which is as large as memory lets it be.
 const BLOCK_BYTES: usize = 64 << 10;
-/// Longest block that is read: one item, which is a key and all that it holds, and the block before
-/// it. Memory for it is taken as its bytes come, not by what it claims.
-const BLOCK_BYTES_MAX: usize = 3 << 30;
 
 const PAIRS: u8 = 1;
 const REQUESTS: u8 = 2;
@@ -169,8 +167,7 @@ impl Blocks {
         let length = self.block.len() - BLOCK_HEAD_BYTES;
         self.block[0] = self.kind;
         self.block[1..5].copy_from_slice(&self.count.to_le_bytes());
-        let length = u32::try_from(length).expect("a block is closed long before");
-        self.block[5..9].copy_from_slice(&length.to_le_bytes());
+        self.block[5..13].copy_from_slice(&(length as u64).to_le_bytes());
         self.chain = crc32c::crc32c_append(self.chain, &self.block);
         self.block.put_u32_le(self.chain);
         self.bytes += self.block.len() as u64;
@@ -388,17 +385,16 @@ impl SnapshotReader {
         let Some(head) = self.buffer.first_chunk::<BLOCK_HEAD_BYTES>() else { return Ok(false) };
         let mut fields = &head[..];
         let (kind, count) = (fields.get_u8(), fields.get_u32_le());
-        let length = fields.get_u32_le() as usize;
+        let length = fields.get_u64_le();
         if self.ended || kind < self.kind || kind > END {
             return Err(self.damaged("its kind is out of place"));
         }
-        if length > BLOCK_BYTES_MAX {
-            return Err(self.damaged("it claims to be longer than blocks are"));
-        }
-        let whole = BLOCK_HEAD_BYTES + length + CHECKSUM_BYTES;
-        if self.buffer.len() < whole {
+        // Memory is taken as bytes come, whatever a damaged length claims: then they end too early.
+        let around = (BLOCK_HEAD_BYTES + CHECKSUM_BYTES) as u64;
+        let whole = length.checked_add(around).and_then(|whole| usize::try_from(whole).ok());
+        let Some(whole) = whole.filter(|whole| *whole <= self.buffer.len()) else {
             return Ok(false);
-        }
+        };
         let (body, checksum) = self.buffer[..whole].split_at(whole - CHECKSUM_BYTES);
         self.chain = crc32c::crc32c_append(self.chain, body);
         if checksum != self.chain.to_le_bytes() {
