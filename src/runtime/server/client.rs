@@ -321,8 +321,8 @@ impl Client {
     /// is no room for: it is done again when there is.
     pub(super) fn answer(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
-        let (shape, put_back) = match &self.slots[at].state {
-            State::Waiting(pending) => (&pending.shape, false),
+        let (shape, kind, put_back) = match &self.slots[at].state {
+            State::Waiting(pending) => (&pending.shape, pending.kind, false),
             State::Flying(pending) => {
                 let none_later = self.slots.range(at + 1..).all(|later| {
                     later.handed_on.is_none() || !matches!(later.state, State::Done(_))
@@ -330,7 +330,7 @@ impl Client {
                 let no_room = self.landing || !self.has_room_for(slot);
                 let reads = pending.kind == RequestKind::Read;
                 // Not behind the back of a later one, which was answered from an older state.
-                (&pending.shape, no_room && reads && none_later)
+                (&pending.shape, pending.kind, no_room && reads && none_later)
             }
             State::Done(_) => return false,
         };
@@ -348,7 +348,12 @@ impl Client {
         let bytes = shape.reply_bytes(&outcome);
         let reply = if bytes > self.room.reply_bytes {
             let most = self.room.reply_bytes;
-            let text = format!("-ERR the reply has {bytes} bytes, where {most} are allowed\r\n");
+            // Who hears any other error takes it that nothing was done.
+            let code = match kind {
+                RequestKind::Read => "ERR",
+                RequestKind::Write => "UNCERTAIN applied, but",
+            };
+            let text = format!("-{code} the reply has {bytes} bytes, where {most} are allowed\r\n");
             Reply::Written(text.into())
         } else if self.held_by == Some(slot) {
             let (shape, mut out) = (shape.clone(), BytesMut::new());

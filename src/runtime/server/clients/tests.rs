@@ -288,6 +288,16 @@ fn a_reply_that_is_too_long_is_refused_and_the_connection_goes_on() {
         &mut client,
         "-ERR the reply has 10485856 bytes, where 8388608 are allowed\r\n+PONG\r\n",
     );
+    // A write was done for all that, which `ERR` would deny.
+    client.write_all(b"GETDEL a\r\nPING\r\n").unwrap();
+    let handed_on = door.hand_on_some();
+    let value = Some(Bytes::from(vec![b'x'; 9 << 20]));
+    door.clients.answer(handed_on[0].key, Outcome::Value(value));
+    door.expect(
+        &mut client,
+        "-UNCERTAIN applied, but the reply has 9437216 bytes, where 8388608 are allowed\r\n\
+         +PONG\r\n",
+    );
 }
 
 #[test]
