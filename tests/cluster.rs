@@ -38,7 +38,7 @@ use std::time::Duration;
 use bowline::sim::linear::STEPS_MAX;
 
 use client::{Client, command};
-use load::Notes;
+use load::{Notes, StopAtEnd};
 use replicas::{Cluster, PATIENCE, free_port};
 
 /// Rounds of killing in each test; each kind of round comes up once in four.
@@ -57,6 +57,7 @@ fn kill_rounds(threads: &'static str) {
         let notes = Notes::default();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _stop = StopAtEnd(&stop);
             for (name, address) in (0..).zip([0, 1, 2, 0].map(|at| addresses[at])) {
                 let (notes, stop) = (&notes, &stop);
                 scope.spawn(move || load::run(address, name, round, notes, stop));
@@ -69,7 +70,6 @@ fn kill_rounds(threads: &'static str) {
             cluster.restart();
             cluster.wait_until_all_serve();
             thread::sleep(LOAD);
-            stop.store(true, Ordering::Relaxed);
         });
         load::read_all(&addresses, round, &notes);
         let acknowledged = notes.acknowledged.load(Ordering::Relaxed);

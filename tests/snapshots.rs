@@ -20,7 +20,7 @@ use bowline::sim::linear::STEPS_MAX;
 use rustix::process::{Pid, Signal, kill_process};
 
 use client::{Client, command};
-use load::Notes;
+use load::{Notes, StopAtEnd};
 use replicas::Cluster;
 
 /// The log is cut so often that every test sees it many times.
@@ -233,15 +233,6 @@ fn fill(address: SocketAddr, stop: &AtomicBool) {
     }
 }
 
-/// Tells the clients to stop.
-struct StopAtEnd<'s>(&'s AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Kills while snapshots are taken, sent and taken in.
 fn kill_rounds(threads: &'static str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
@@ -257,7 +248,6 @@ fn kill_rounds(threads: &'static str) {
                 scope.spawn(move || load::run(*address, name, round, notes, stop));
                 scope.spawn(move || fill(*address, stop));
             }
-            // Also when what follows fails.
             let _stop = StopAtEnd(&stop);
             thread::sleep(LOAD);
             let leader = cluster.leader();

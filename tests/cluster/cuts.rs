@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bowline::sim::linear::STEPS_MAX;
 
 use crate::client::{Client, command};
-use crate::load::{self, Notes};
+use crate::load::{self, Notes, StopAtEnd};
 use crate::replicas::Cluster;
 use crate::resident_bytes;
 use crate::wires::{Flow, Wires};
@@ -27,15 +27,6 @@ const CALM: Duration = Duration::from_millis(1_500);
 /// and for peers, and what the allocator keeps.
 const MEMORY_MAX: u64 = 448 << 20;
 
-/// Stops clients, also when a test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Each load has keys of its own, for what it reads must come from it.
 static ROUND: AtomicU64 = AtomicU64::new(0);
 
@@ -46,7 +37,7 @@ fn under_load(cluster: &Cluster, test: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
     thread::scope(|scope| {
-        let _stop = Stop(&stop);
+        let _stop = StopAtEnd(&stop);
         for (name, address) in (0..).zip([0, 1, 2].map(|at| addresses[at])) {
             let (notes, stop) = (&notes, &stop);
             scope.spawn(move || load::run(address, name, round, notes, stop));
@@ -271,7 +262,7 @@ fn writes_forwarded_over_links_that_break_again_and_again_are_done_once() {
     let stop = AtomicBool::new(false);
     let (least, most) = thread::scope(|scope| {
         let counting = scope.spawn(|| count(address, &stop));
-        let _stop = Stop(&stop);
+        let _stop = StopAtEnd(&stop);
         for round in 0..30 {
             for flow in [Flow::Cut, Flow::Open] {
                 wires.set_from(follower, flow);
@@ -403,7 +394,7 @@ fn the_largest_values_delay_no_heartbeat() {
         let leader = cluster.leader();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
-            let _stop = Stop(&stop);
+            let _stop = StopAtEnd(&stop);
             for at in 0..3 {
                 let (stop, address) = (&stop, cluster.address(at));
                 scope.spawn(move || {

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::client::Client;
+use crate::load::StopAtEnd;
 use crate::replicas::{Cluster, PATIENCE};
 
 /// How far each replica's wall clock is off.
@@ -129,6 +130,7 @@ fn keys_stay_ended(threads: &'static str) {
     let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
     let (stop, ended) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         for name in 0..4 {
             let (addresses, stop, ended) = (&addresses, &stop, &ended);
             scope.spawn(move || set_and_look(addresses, name, stop, ended));
@@ -142,7 +144,6 @@ fn keys_stay_ended(threads: &'static str) {
             cluster.start_as(leader, command);
         }
         thread::sleep(PAUSE);
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(ended.load(Ordering::Relaxed) > 10, "next to nothing was tried");
     cluster.wait_until_all_serve();

@@ -20,6 +20,15 @@ const PIPELINE: u64 = 8;
 /// A breath between pipelines, so that a round stays small enough to be judged.
 const BREATH: Duration = Duration::from_millis(4);
 
+/// Tells clients to stop, also when the test fails meanwhile: it would wait for them for ever else.
+pub(crate) struct StopAtEnd<'s>(pub(crate) &'s AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What clients of all rounds saw.
 #[derive(Default)]
 pub(crate) struct Notes {

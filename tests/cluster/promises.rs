@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::accounts::{self, Transfers};
 use crate::client::Client;
-use crate::load;
+use crate::load::{self, StopAtEnd};
 use crate::replicas::{Cluster, free_port};
 use crate::wires::{Flow, Wires};
 use crate::{LOAD, ROUNDS_VARIABLE};
@@ -134,6 +134,7 @@ fn rounds(threads: &'static str) {
     let (mut asked_once, mut asked_plainly) = (0, 0);
     thread::scope(|scope| {
         let (stop, addresses) = (&stop, &addresses[..]);
+        let _stop = StopAtEnd(stop);
         for name in 0..4 {
             let transfers = &transfers;
             let address = addresses[name % 3];
