@@ -23,6 +23,9 @@ use crate::raft::Envelope;
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire;
 
+/// As a chunk this is any snapshot as a whole.
+const WHOLE_BYTES: usize = 1 << 20;
+
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -559,6 +562,12 @@ impl FaultRun {
         for &id in &rest {
             // Nor can a member whom a leader outside sends a snapshot that is damaged there.
             self.world.node_mut(id).disk.restore();
+        }
+        for id in self.plan.ids.clone() {
+            // A leader outside may lose one chunk in three: of a hundred small ones too many.
+            if let Some(plan) = &mut self.world.node_mut(id).snapshots.plan {
+                plan.chunk_bytes = WHOLE_BYTES;
+            }
         }
         for id in ids {
             let node = self.world.node_mut(id);
