@@ -87,6 +87,7 @@ fn disks_that_tear_fail_fill_and_rot_break_no_rule() {
         (Kind::VanishedFile, Effect::Refused),
         (Kind::RottenSnapshot, Effect::Refused),
         (Kind::RottenSnapshot, Effect::GivenUp),
+        (Kind::RottenSnapshot, Effect::Replaced),
         (Kind::BadSnapshotWrite, Effect::GivenUp),
         (Kind::OldFiles, Effect::Refused),
         (Kind::OldCopy, Effect::Denied),
@@ -106,9 +107,21 @@ fn seeds_that_have_failed_hold() {
         // take longer than anybody waits.
         (Profile::Storage, 1_805),
         (Profile::Storage, 203_199),
+        // Such a leader had more entries to bring over than its window let it in that time.
+        (Profile::Storage, 1_000_526),
+        // A copy of the whole log was taken for a part of it, for it had an unfinished file more.
+        (Profile::Storage, 1_009_651),
+        // The first segments were deleted since a meta record said so whose name was not durable.
+        (Profile::Storage, 1_019_040),
+        // A snapshot that rotted and then vanished was put back as it had rotted.
+        (Profile::Storage, 1_021_557),
+        // A snapshot whose name a power cut had undone came back in a copy.
+        (Profile::Storage, 1_021_994),
         // One key with more operations than the check of histories can do.
         (Profile::Storage, 50_934),
         (Profile::Storage, 52_817),
+        // A client that had nothing to do any more was planned something by a late answer, and slept on.
+        (Profile::Snapshots, 906),
     ] {
         let result = fault_run::run(profile, seed, Trace::default(), &|_| ());
         assert!(

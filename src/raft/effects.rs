@@ -27,6 +27,10 @@ pub struct Effects {
     /// [`Msg::ChunkStored`](super::Msg) sooner or later, and once the snapshot is whole, checked,
     /// on disk and in the state machine, [`Msg::Installed`](super::Msg).
     pub chunks: Vec<SnapshotChunk>,
+    /// Snapshots of this replica of which a peer had all chunks and threw them away, as it does
+    /// where they are none together. The driver looks whether they are still whole on its disk;
+    /// where the latest is not, it takes another, that ends no earlier.
+    pub doubted: Vec<SnapshotId>,
 }
 
 /// Names a snapshot. Those of two replicas that end with the same entry hold the same state but
@@ -145,5 +149,6 @@ impl Effects {
             && self.refusals.is_empty()
             && self.chunks_to_send.is_empty()
             && self.chunks.is_empty()
+            && self.doubted.is_empty()
     }
 }

@@ -9,7 +9,7 @@ use crate::config::Mutant;
 use crate::record::EntryKind;
 use crate::types::{Index, Instant, NodeId, Round};
 
-use super::effects::{Effects, RefusalReason};
+use super::effects::{Effects, RefusalReason, SnapshotId};
 use super::handover::Handover;
 use super::message::{AppendOutcome, AppendReply, ClientRequest, DiskState, PeerMsg, RequestKind};
 use super::progress::Progress;
@@ -49,6 +49,8 @@ pub(super) struct Leader {
     pub(super) owed: Vec<NodeId>,
     /// Since when a living peer has not been shown the commit index, if one has not.
     pub(super) unshown_since: Option<Instant>,
+    /// Snapshots that a peer had and threw away.
+    pub(super) doubted: Vec<SnapshotId>,
     /// Kept between batches for its memory.
     pub(super) order: Vec<usize>,
     /// How far it has come with handing its lead over.
@@ -75,6 +77,7 @@ impl Leader {
             tried_round: Round(0),
             owed: Vec::new(),
             unshown_since: None,
+            doubted: Vec::new(),
             order: Vec::new(),
             handover: Handover::default(),
         }

@@ -46,6 +46,17 @@ pub(super) struct Transfer {
     tries: u32,
 }
 
+/// What a peer's word about a snapshot means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stored {
+    /// So much of what it is being sent is there.
+    Here,
+    /// It had all, and has thrown it away.
+    ThrownAway,
+    /// It speaks of another than it is being sent.
+    Another,
+}
+
 /// So many times in a row a chunk is waited for in vain; then the latest snapshot is taken.
 const CHUNK_TRIES: u32 = 8;
 
@@ -242,9 +253,9 @@ impl Progress {
         }
     }
 
-    /// Records how much of the snapshot the peer has. False if it speaks of another. A peer that
-    /// had all of it and has nothing any more is sent the latest instead.
-    pub(super) fn stored(&mut self, snapshot: SnapshotId, received: u64) -> bool {
+    /// Records how much of the snapshot the peer has. A peer that had all of it and has nothing
+    /// any more is sent the latest instead.
+    pub(super) fn stored(&mut self, snapshot: SnapshotId, received: u64) -> Stored {
         match &mut self.state {
             State::Snapshot(transfer) if transfer.snapshot == snapshot => {
                 let was_whole = transfer.received == snapshot.bytes;
@@ -252,15 +263,30 @@ impl Progress {
                 transfer.tries = 0;
                 self.awaiting_since = None;
                 if was_whole && received == 0 {
-                    // It had all, and threw it away: what our disk gives is damaged, or its disk
-                    // is. By now there may be another snapshot than this one.
-                    self.state = State::Probe;
-                    self.next_index = self.match_index.next();
+                    // What our disk gives is damaged, or its disk is. By now there may be another
+                    // snapshot than this one.
+                    self.give_transfer_up();
+                    return Stored::ThrownAway;
                 }
-                true
+                Stored::Here
             }
-            _ => false,
+            _ => Stored::Another,
         }
+    }
+
+    /// Gives a transfer up of which nothing has arrived, if there is a later snapshot than that.
+    pub(super) fn prefer(&mut self, latest: SnapshotId) {
+        if let State::Snapshot(Transfer { snapshot, received: 0, .. }) = self.state
+            && snapshot != latest
+        {
+            self.give_transfer_up();
+        }
+    }
+
+    fn give_transfer_up(&mut self) {
+        self.state = State::Probe;
+        self.awaiting_since = None;
+        self.next_index = self.match_index.next();
     }
 
     /// Gives up what was on its way for too long: it is sent again from the match index on.

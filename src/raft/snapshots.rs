@@ -15,7 +15,7 @@ use super::leader::Leader;
 use super::message::{
     AppendOutcome, AppendReply, ChunkStored, InstallReply, InstallSnapshot, PeerMsg,
 };
-use super::progress::Progress;
+use super::progress::{Progress, Stored};
 use super::shared::Shared;
 
 /// Entries let go of at the end of one batch: to free all of a long log at once would take
@@ -36,7 +36,8 @@ impl Shared {
             "a snapshot up to {:?}, which the log contradicts",
             snapshot.last
         );
-        if self.snapshot.is_none_or(|latest| latest.last.index < snapshot.last.index) {
+        // One that ends where the latest does was taken since that is damaged.
+        if self.snapshot.is_none_or(|latest| latest.last.index <= snapshot.last.index) {
             self.snapshot = Some(snapshot);
         }
     }
@@ -139,8 +140,12 @@ impl Leader {
     /// each of them the next chunk if it is time.
     pub(super) fn send_snapshots(&mut self, shared: &mut Shared, out: &mut Effects) {
         let base = shared.log.base().index;
+        out.doubted.append(&mut self.doubted);
         for position in 0..self.progress.len() {
             let progress = &mut self.progress[position];
+            if let Some(snapshot) = shared.snapshot {
+                progress.prefer(snapshot);
+            }
             if progress.lacks_compacted(base) {
                 let snapshot = shared.snapshot.expect("a log is compacted behind a snapshot");
                 progress.begin_transfer(snapshot, shared.now);
@@ -175,8 +180,10 @@ impl Leader {
             return;
         }
         progress.heard(shared.now, reply.round, sent_at, &shared.config);
-        if !progress.stored(reply.snapshot, reply.received) {
-            shared.counters.stale += 1;
+        match progress.stored(reply.snapshot, reply.received) {
+            Stored::Here => {}
+            Stored::ThrownAway => self.doubted.push(reply.snapshot),
+            Stored::Another => shared.counters.stale += 1,
         }
     }
 

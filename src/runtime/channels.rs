@@ -124,6 +124,8 @@ pub(super) struct RoomNews {
 pub(super) enum SnapshotNews {
     /// One of this replica's own state is durable.
     Taken(SnapshotId),
+    /// The latest is damaged: another is needed.
+    Lost,
     /// So much of a leader's is here.
     Stored(ChunkStored),
     /// A leader's is durable, and this is the state in it, for the applier.
@@ -146,6 +148,8 @@ pub(super) enum SnapshotWork {
     Send(Vec<Envelope>),
     /// From the core: chunks of a leader's snapshot.
     Keep(Vec<SnapshotChunk>),
+    /// From the core: what a follower had and threw away may be damaged here.
+    LookAgain(Vec<SnapshotId>),
     /// From the applier: the state as it is now, to be written.
     Take(Box<View>),
     /// From the applier: a state that is not needed any more. To free a large one takes longer

@@ -278,6 +278,7 @@ impl Core {
                 self.taken = Some(snapshot);
                 self.note_taken();
             }
+            SnapshotNews::Lost => self.applies.save = true,
             SnapshotNews::Stored(stored) => self.handle(Msg::ChunkStored(stored)),
             SnapshotNews::Whole(install) => {
                 let end = |install: &Install| install.snapshot.last.index;
@@ -446,6 +447,10 @@ impl Core {
         if !self.effects.chunks_to_send.is_empty() {
             let envelopes = std::mem::take(&mut self.effects.chunks_to_send);
             self.give_snapshots(SnapshotWork::Send(envelopes));
+        }
+        if !self.effects.doubted.is_empty() {
+            let doubted = std::mem::take(&mut self.effects.doubted);
+            self.give_snapshots(SnapshotWork::LookAgain(doubted));
         }
         if !self.effects.chunks.is_empty() {
             let chunks = std::mem::take(&mut self.effects.chunks);

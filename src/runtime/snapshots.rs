@@ -210,6 +210,11 @@ impl Snapshots {
                         self.keep(&chunk);
                     }
                 }
+                Some(SnapshotWork::LookAgain(doubted)) => {
+                    for id in doubted {
+                        self.look_again(id);
+                    }
+                }
                 Some(SnapshotWork::Take(view)) => self.take(*view),
                 Some(SnapshotWork::Free(store)) => drop(store),
                 None => break,
@@ -326,6 +331,15 @@ impl Snapshots {
         });
         if let Err(refused) = self.ends.to_network.try_send(envelopes) {
             self.counts.departures_dropped.add(refused.into_inner().len());
+        }
+    }
+
+    /// A follower had all of a snapshot and threw it away. Where it is damaged here too, the state
+    /// in memory is not, and another is taken of that.
+    fn look_again(&mut self, id: SnapshotId) {
+        if let Err(error) = self.files.look_again(id, Look::default()) {
+            tracing::error!("another snapshot is taken, for the latest is lost: {error}");
+            self.tell_core(SnapshotNews::Lost);
         }
     }
 

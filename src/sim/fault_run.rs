@@ -101,6 +101,9 @@ struct FaultRun {
     next_alarm: u64,
     /// Who could be asked, once only a majority counts.
     core: Option<Vec<NodeId>>,
+    /// Others may still be heard then, and one of them may lead.
+    outsiders: bool,
+    calm_since: Instant,
     /// Whom each request was last sent to.
     asked: BTreeMap<RequestKey, Asked>,
     orders: Vec<Order>,
@@ -156,6 +159,8 @@ impl FaultRun {
             alarms: BTreeMap::new(),
             next_alarm: 0,
             core: None,
+            outsiders: false,
+            calm_since: Instant::ZERO,
             asked: BTreeMap::new(),
             orders: Vec::new(),
             fingerprint: 0,
@@ -534,9 +539,10 @@ impl FaultRun {
         ids.sort_unstable();
         self.note(format_args!("faults end for {}", names(&ids)));
         self.core = Some(ids.clone());
+        self.calm_since = self.world.now();
         // A leader outside may lead on for good; at most so much of what it sends is lost, or it
         // would need longer than anybody waits here.
-        let loss_permille = self.plan.quality.loss_permille.min(300);
+        let loss_permille = self.plan.quality.loss_permille.min(150);
         self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
         let clean = clean(&self.plan);
         for &one in &ids {
@@ -546,6 +552,7 @@ impl FaultRun {
             }
         }
         let fate_of_rest = self.dice.below(3);
+        self.outsiders = fate_of_rest > 1 && !rest.is_empty();
         for &id in &rest {
             match fate_of_rest {
                 0 if self.world.node(id).replica.is_some() => self.world.crash(id),
@@ -559,10 +566,6 @@ impl FaultRun {
             }
         }
         self.workload.stop(&ids);
-        for &id in &rest {
-            // Nor can a member whom a leader outside sends a snapshot that is damaged there.
-            self.world.node_mut(id).disk.restore();
-        }
         for id in self.plan.ids.clone() {
             // A leader outside may lose one chunk in three: of a hundred small ones too many.
             if let Some(plan) = &mut self.world.node_mut(id).snapshots.plan {
@@ -588,7 +591,8 @@ impl FaultRun {
     }
 
     fn demand_progress(&mut self) -> Result<(), Violation> {
-        let end = self.world.now() + self.plan.patience();
+        // Over a bad link one message at a time takes its time.
+        let end = self.world.now() + self.plan.patience() * if self.outsiders { 3 } else { 1 };
         let mut probed = false;
         loop {
             self.forget_the_lost();
@@ -626,7 +630,7 @@ impl FaultRun {
         Violation(format!(
             "L3: no progress {:?} after the faults ended{}; waiting: {waiting:?}; owed: {:?}; {}; \
              replicas:\n  {}",
-            self.plan.patience(),
+            self.world.now().since(self.calm_since),
             if probed { ", a fresh put and get hang" } else { "" },
             self.owed().map(|key| (key, self.asked[&key])),
             self.disagreement().unwrap_or_else(|| "the replicas agree".to_owned()),

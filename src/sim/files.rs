@@ -423,6 +423,15 @@ impl Files {
         snapshots.read(id, offset, bytes_max).ok().flatten()
     }
 
+    /// Whether a snapshot that a follower threw away is the latest, and damaged.
+    pub(super) fn is_lost(&mut self, id: SnapshotId) -> bool {
+        let lost = self.process().snapshots.look_again(id, Look::default()).is_err();
+        if lost {
+            self.tally.cause(Kind::RottenSnapshot, Effect::Replaced);
+        }
+        lost
+    }
+
     // Peers.
 
     /// A peer calls for the first time since it or this replica started. Whether it is believed.

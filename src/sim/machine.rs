@@ -361,11 +361,12 @@ impl Disk {
         }
         self.possible = possible;
         let files = self.files.as_mut().expect("only called with files");
-        self.snapshots.retain(|id| latest.is_some_and(|latest| id.last.index < latest.last.index));
         self.snapshots.extend(latest);
         let jobs = jobs.filter(|_| !self.in_files);
         files.end(&Work { jobs, latest, own, stopped: self.failed }, dice);
+        // One that a power cut has undone since may still be found, in a copy that is put back.
         self.snapshots.extend(files.take_finished());
+        self.snapshots.dedup();
         self.lose_unsynced();
         self.failed = false;
     }

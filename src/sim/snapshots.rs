@@ -43,6 +43,8 @@ pub struct Snapshots {
     pub(super) in_the_making: Option<Snapshot>,
     /// A leader's, as far as it has come. Whole it is taken in, in a while.
     incoming: Option<(SnapshotId, Vec<u8>)>,
+    /// The latest is damaged: another is to be taken at once.
+    lost: bool,
     /// Read for followers, whatever became the latest since.
     outgoing: BTreeMap<NodeId, Snapshot>,
 }
@@ -52,13 +54,22 @@ impl Snapshots {
     /// making. True if it did.
     pub(super) fn take(&mut self, store: &Store, last: EntryId) -> bool {
         let Some(plan) = self.plan else { return false };
-        if self.in_the_making.is_some() || last.index.0 < self.end().0 + plan.every {
+        let due = self.lost || last.index.0 >= self.end().0 + plan.every;
+        if self.in_the_making.is_some() || !due {
             return false;
         }
         let mut bytes = Vec::new();
         let id = id_of(store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece)));
         self.in_the_making = Some(Snapshot { id, bytes: Bytes::from(bytes) });
         true
+    }
+
+    /// Whether a snapshot that a follower threw away is damaged on this disk, too. Then it is time
+    /// for another.
+    pub(super) fn is_lost(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
+        let lost = disk.files().is_some_and(|files| files.is_lost(id));
+        self.lost |= lost;
+        lost
     }
 
     /// The one in the making is durable now, unless it had to be given up.
@@ -165,6 +176,7 @@ impl Snapshots {
     /// What only the memory held is gone.
     pub(super) fn crash(&mut self) {
         self.in_the_making = None;
+        self.lost = false;
         self.incoming = None;
         self.outgoing.clear();
     }
@@ -183,9 +195,12 @@ impl Snapshots {
 
     /// True if it is the latest now.
     fn is_durable(&mut self, id: SnapshotId) -> bool {
-        let is_latest = self.latest.is_none_or(|latest| latest.last.index < id.last.index);
+        let end = |latest: SnapshotId| latest.last.index;
+        let is_latest = self.latest.is_none_or(|latest| {
+            end(latest) < id.last.index || self.lost && end(latest) == id.last.index
+        });
         if is_latest {
-            self.latest = Some(id);
+            (self.latest, self.lost) = (Some(id), false);
         }
         is_latest
     }

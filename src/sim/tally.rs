@@ -67,6 +67,8 @@ pub enum Effect {
     Older,
     /// A snapshot was not finished, or not taken in, and nothing else changed.
     GivenUp,
+    /// A leader's own snapshot was found damaged as a follower threw it away, and another was taken.
+    Replaced,
     /// The replica was sent a snapshot after its next start.
     CaughtUp,
     /// No peer believed the replica.
@@ -140,7 +142,7 @@ impl Kind {
 
 impl Effect {
     /// All of them, in the order of the table.
-    pub const ALL: [Effect; 9] = [
+    pub const ALL: [Effect; 10] = [
         Effect::Stopped,
         Effect::Whole,
         Effect::Cut,
@@ -148,6 +150,7 @@ impl Effect {
         Effect::Restored,
         Effect::Older,
         Effect::GivenUp,
+        Effect::Replaced,
         Effect::CaughtUp,
         Effect::Denied,
     ];
@@ -162,6 +165,7 @@ impl Effect {
             Effect::Restored => "restored",
             Effect::Older => "older one",
             Effect::GivenUp => "given up",
+            Effect::Replaced => "replaced",
             Effect::CaughtUp => "caught up",
             Effect::Denied => "denied",
         }

@@ -415,6 +415,9 @@ impl Workload {
                     let think = self.load.think.draw(&mut self.dice);
                     let after = if client < self.load.readers { think / 8 } else { think };
                     self.wake_later(client, after, out);
+                } else if self.stopped && self.clients[client].waits_for.is_none() {
+                    // It had given that up and done all else, and now there is more to do.
+                    self.wake_later(client, Duration::ZERO, out);
                 }
             }
             AnswerKind::Refused(_) => {

@@ -24,7 +24,7 @@ use crate::raft::{
 };
 use crate::record::EntryKind;
 use crate::storage::StorageError;
-use crate::types::{Index, Instant, NodeId, RequestKey, Term};
+use crate::types::{EntryId, Index, Instant, NodeId, RequestKey, Term};
 
 /// Messages that a replica's socket holds while nobody reads it; more are lost.
 const INBOX_MAX: usize = 10_000;
@@ -585,6 +585,15 @@ impl World {
                 self.send(place, envelope)?;
             }
         }
+        for id in effects.doubted.drain(..) {
+            let node = &mut self.nodes[place];
+            if node.snapshots.is_lost(&mut node.disk, id) {
+                self.trace.note(self.now, format_args!("{} has lost {}", node.id.0, id.last));
+                let index = node.store.applied_index();
+                let last = node.replica.as_ref().map(|replica| replica.log().id_at(index));
+                self.take_snapshot(place, last.expect("it runs"));
+            }
+        }
         for chunk in effects.chunks.drain(..) {
             let node = &mut self.nodes[place];
             let (stored, whole) = match node.snapshots.store_chunk(&mut node.disk, &chunk) {
@@ -726,18 +735,23 @@ impl World {
             }
         }
         if let Some(last) = last {
-            let node = &mut self.nodes[place];
-            node.inbox.push_back(Msg::Applied { index: last.index });
-            if node.snapshots.take(&node.store, last) {
-                node.due.taken = true;
-                let at = self.now + node.paces.sync.draw(&mut node.dice);
-                self.queue.push(at, Event::Taken { place, incarnation: node.incarnation });
-            }
+            self.nodes[place].inbox.push_back(Msg::Applied { index: last.index });
+            self.take_snapshot(place, last);
             if !self.nodes[place].paces.apply.is_zero() {
                 return self.step_soon(place);
             }
         }
         Ok(())
+    }
+
+    /// Takes a snapshot of the state, which ends with this entry, if it is time.
+    fn take_snapshot(&mut self, place: usize, last: EntryId) {
+        let node = &mut self.nodes[place];
+        if node.snapshots.take(&node.store, last) {
+            node.due.taken = true;
+            let at = self.now + node.paces.sync.draw(&mut node.dice);
+            self.queue.push(at, Event::Taken { place, incarnation: node.incarnation });
+        }
     }
 
     /// A snapshot that was taken is durable.

@@ -147,12 +147,13 @@ impl<D: Disk> Log<D> {
         check_owner(&disk.describe(META_FILE), owner, &expected)?;
         let replay = read_segments(&disk, &names, &meta)?;
         check_covered(&disk, &names, &replay, snapshot)?;
+        // What a killed process wrote and did not sync is read back all the same, out of memory.
+        // Nothing may be vouched for that the disk does not hold, and nothing deleted since a meta
+        // record or a snapshot says so whose name is not durable.
+        disk.sync_dir().map_err(|source| io(&disk, "syncing", "", source))?;
         for name in names.iter().filter(|name| is_left_over(name, &meta)) {
             disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
         }
-        // What a killed process wrote and did not sync is read back all the same, out of memory.
-        // Nothing may be vouched for that the disk does not hold.
-        disk.sync_dir().map_err(|source| io(&disk, "syncing", "", source))?;
         let mut stats = LogStats::default();
         let mut bases = replay.bases.clone();
         let segment = if let Some(header) = replay.header {
@@ -665,6 +666,43 @@ mod tests {
         assert_eq!(durable.hard_state, term(4));
         assert_eq!(durable.entries, [entries(3, 1..50), entries(4, 50..60)].concat());
         assert!(log.stats().segments > 1, "a block larger than a segment got one of its own");
+    }
+
+    /// A meta record may be read out of memory whose name is not on the disk: a killed process had
+    /// put it there, and did not come to sync the folder.
+    #[test]
+    fn nothing_is_deleted_since_a_meta_record_says_so_that_is_not_durable() {
+        let mut disk = MemDisk::default();
+        Log::bootstrap(&mut disk, 9, NodeId(1)).unwrap();
+        let (mut log, ..) = opened(&mut disk);
+        for first in (1..400).step_by(40) {
+            log.append(Some(term(3)), &entries(3, first..first + 40)).unwrap();
+            log.sync().unwrap();
+        }
+        assert!(log.stats().segments > 5);
+        // The meta record is made, written, synced and renamed; then the folder's sync fails.
+        log.disk_mut().fail_in(4);
+        let error = log.compact_to(Index(300)).unwrap_err().to_string();
+        assert!(error.contains("syncing the folder"), "{error}");
+        drop(log);
+        disk.kill();
+        let last = EntryId::new(3, 300);
+        let snapshot = Some(SnapshotId { last, bytes: 1, checksum: 1 });
+        for cut in 0..40 {
+            for luck in 0..20 {
+                let mut disk = disk.clone();
+                disk.cut_in(cut);
+                let _ = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, snapshot);
+                let mut state = cut * 20 + luck;
+                disk.restart(&mut |states| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(luck + 1);
+                    usize::try_from(state >> 33).unwrap() % states
+                });
+                let opened = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, snapshot);
+                let (_, durable, _) = opened.unwrap_or_else(|error| panic!("cut {cut}: {error}"));
+                assert_eq!(durable.entries.len(), 100, "cut {cut}");
+            }
+        }
     }
 
     #[test]

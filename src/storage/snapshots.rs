@@ -102,6 +102,8 @@ pub struct Snapshots<D: Disk> {
     latest: Option<SnapshotId>,
     /// The one before it, while it is there.
     previous: Option<SnapshotId>,
+    /// What was the latest, and is damaged: only one that ends no earlier takes its place.
+    lost: Option<SnapshotId>,
     /// Open to be read by followers.
     open: Vec<Reading<D::File>>,
 }
@@ -127,7 +129,7 @@ impl<D: Disk> Snapshots<D> {
                 delete(&mut disk, &name)?;
             }
         }
-        Ok(Snapshots { disk, latest: None, previous: None, open: Vec::new() })
+        Ok(Snapshots { disk, latest: None, previous: None, lost: None, open: Vec::new() })
     }
 
     /// Reads and checks the latest snapshot, and where that is damaged the one before it. To be
@@ -161,6 +163,32 @@ impl<D: Disk> Snapshots<D> {
     /// The latest that is whole and durable.
     pub fn latest(&self) -> Option<SnapshotId> {
         self.latest
+    }
+
+    /// Reads a snapshot again that somebody doubts. The latest counts no more if it is damaged or
+    /// can't be read: nobody is sent it again, and one with the same end may take its place. Its
+    /// file stays until one has, so that nobody takes an older one for all that there was.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn look_again<C: SnapshotCheck>(
+        &mut self,
+        id: SnapshotId,
+        check: C,
+    ) -> Result<(), StorageError> {
+        if self.latest != Some(id) {
+            return Ok(());
+        }
+        let name = file_name(id.last);
+        let error = match self.read_whole(&name, id.last, check) {
+            Ok((found, _)) if found == id => return Ok(()),
+            Ok(_) => self.other_than(&name, id),
+            Err(error) => error,
+        };
+        self.open.retain(|reading| reading.id != id);
+        self.lost = Some(id);
+        self.latest = self.previous.take();
+        Err(error)
     }
 
     /// Begins one, of which nothing is known but who makes it. An unfinished one of the same source
@@ -243,12 +271,12 @@ impl<D: Disk> Snapshots<D> {
             Ok((found, whole)) if found == id => whole,
             other => {
                 delete(&mut self.disk, new)?;
-                let what = format!("it is another than {id:?}");
-                let file = self.disk.describe(new);
-                return Err(other.err().unwrap_or(StorageError::Snapshot { file, what }));
+                return Err(other.err().unwrap_or_else(|| self.other_than(new, id)));
             }
         };
-        if self.latest.is_some_and(|latest| latest.last.index >= id.last.index) {
+        if self.latest.is_some_and(|latest| latest.last.index >= id.last.index)
+            || self.lost.is_some_and(|lost| lost.last.index > id.last.index)
+        {
             delete(&mut self.disk, new)?;
             return Ok(whole);
         }
@@ -256,6 +284,7 @@ impl<D: Disk> Snapshots<D> {
         self.disk.rename(new, &name).map_err(io(&self.disk, "renaming", new))?;
         self.disk.sync_dir().map_err(io(&self.disk, "syncing", ""))?;
         self.previous = self.latest.replace(id);
+        self.lost = None;
         let previous = self.previous;
         for other in list(&self.disk)? {
             let is_kept = |last| last == id.last || previous.is_some_and(|it| it.last == last);
@@ -321,6 +350,11 @@ impl<D: Disk> Snapshots<D> {
     /// Gives the disk back.
     pub fn into_disk(self) -> D {
         self.disk
+    }
+
+    fn other_than(&self, name: &str, id: SnapshotId) -> StorageError {
+        let what = format!("it is another than {id:?}");
+        StorageError::Snapshot { file: self.disk.describe(name), what }
     }
 
     /// Reads a whole file through a check. Its name must tell its end.

@@ -396,6 +396,32 @@ fn a_snapshot_is_read_while_it_is_replaced_and_for_a_while_after() {
 }
 
 #[test]
+fn a_latest_that_is_damaged_while_it_is_in_use_counts_no_more_and_is_replaced() {
+    let mut folder = Folder::new();
+    folder.write(1, 1, 20);
+    let (before, latest) = (folder.take(5), folder.take(12));
+    assert!(folder.snapshots.look_again(latest, Check::default()).is_ok());
+    assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_some());
+    folder.disk.disk().tamper(&folder.files("snapshot-")[1], |bytes| bytes[100] ^= 1);
+    assert!(folder.snapshots.look_again(before, Check::default()).is_ok(), "nobody needs it");
+    let error = folder.snapshots.look_again(latest, Check::default()).unwrap_err();
+    assert!(matches!(error, StorageError::Snapshot { .. }), "{error}");
+    assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_none(), "sent to nobody");
+    assert_eq!(folder.files("snapshot-").len(), 2, "what a start must name is still there");
+    // One that ends before it would leave a gap to the log.
+    let (id, bytes) = snapshot_of(&folder.history[..8], 900);
+    let mut writer = folder.snapshots.begin(SnapshotSource::Incoming).unwrap();
+    folder.snapshots.write(&mut writer, &bytes).unwrap();
+    folder.snapshots.finish(writer, id, Check::default()).unwrap();
+    assert_eq!(folder.snapshots.latest(), Some(before));
+    // The same again takes its place.
+    assert_eq!(folder.take(12), latest);
+    assert_eq!(folder.snapshots.latest(), Some(latest));
+    assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_some());
+    assert_eq!(found(&folder.disk.snapshot()).unwrap().1, 0);
+}
+
+#[test]
 fn a_folder_stays_small_however_much_is_written() {
     let mut folder = Folder::new();
     for round in 1..=50 {

@@ -33,16 +33,14 @@ pub(in crate::sim) struct Ghost {
 }
 
 impl Files {
-    /// Puts back what was damaged, as an operator may do who has the file from this very disk.
+    /// Puts back what was damaged, as an operator may do who has the file from this very disk, and
+    /// whose replica does not start. One that runs has to help itself.
     pub(in crate::sim) fn restore(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
         for (name, bytes) in std::mem::take(&mut self.undamaged) {
-            let is_there = self.folder.list().expect("memory does not fail").contains(&name);
-            if self.process.is_none() {
-                self.folder.disk().replace(&name, Some(bytes));
-            } else if is_there {
-                // Only a snapshot is damaged while the replica runs.
-                self.folder.disk().tamper(&name, |there| *there = bytes);
-            }
+            self.folder.disk().replace(&name, Some(bytes));
         }
         if std::mem::take(&mut self.is_refused) {
             for &kind in self.since.iter().filter(|kind| kind.is_damage()) {
@@ -56,10 +54,15 @@ impl Files {
         self.folder.read(name).expect("memory does not fail")
     }
 
-    fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    /// Remembers a file as it is, unless it was damaged before.
+    fn keep_undamaged(&mut self, name: &str) {
         if !self.undamaged.iter().any(|(known, _)| known == name) {
             self.undamaged.push((name.to_owned(), self.read(name)));
         }
+    }
+
+    fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        self.keep_undamaged(name);
         self.folder.disk().tamper(name, change);
     }
 
@@ -70,7 +73,7 @@ impl Files {
 
     /// Damages the files of a replica that is down.
     pub(super) fn rot(&mut self, log_holds_latest: bool, dice: &mut Dice) -> Option<Damage> {
-        let names = self.names_that_count();
+        let names = self.names_that_count(&self.folder.disk().copy());
         let name = dice.pick(&names).clone();
         let latest = names.iter().filter(|name| is_snapshot(name)).max();
         let damage = |what: String, places: &[&str]| Damage {
@@ -92,7 +95,7 @@ impl Files {
                 let is_new = bytes.iter().skip(SECTOR_BYTES).all(|&byte| byte == 0);
                 let is_told = name == "meta" || !is_snapshot(&name) && !is_new;
                 let places: &[&str] = if is_told { &[&name] } else { &[] };
-                self.undamaged.push((name.clone(), bytes));
+                self.keep_undamaged(&name);
                 self.folder.disk().replace(&name, None);
                 self.harm(Kind::VanishedFile);
                 return Some(damage(format!("{name}, vanished,"), places));
@@ -134,11 +137,10 @@ impl Files {
     }
 
     /// Files but those that were never completed, and those that a snapshot took the place of.
-    fn names_that_count(&self) -> Vec<String> {
-        let mut names = self.folder.list().expect("memory does not fail");
+    fn names_that_count(&self, disk: &MemDisk) -> Vec<String> {
+        let mut names = disk.list().expect("memory does not fail");
         names.retain(|name| name.strip_suffix(".new").is_none());
-        let opened = SharedDisk::new(self.folder.disk().copy());
-        opened.disk().set_capacity(None);
+        let opened = SharedDisk::new(disk.copy());
         if open_folder(&opened, self.replica, self.options).is_ok() {
             let left = opened.list().expect("memory does not fail");
             names.retain(|name| left.contains(name));
@@ -236,9 +238,8 @@ impl Files {
         }
         let is_log = |name: &String| name == "meta" || name.starts_with("segment-");
         let log_of = |disk: &MemDisk| {
-            let mut names = disk.list().expect("memory does not fail");
-            names.retain(|name| is_log(name));
-            names.into_iter().map(|name| (disk.read(&name).ok(), name)).collect::<Vec<_>>()
+            let names = self.names_that_count(disk).into_iter().filter(is_log);
+            names.map(|name| (disk.read(&name).ok(), name)).collect::<Vec<_>>()
         };
         // All of an older log is what only peers can tell.
         if older.is_empty() || older.iter().any(is_log) && log_of(&mixed) == log_of(copy) {
