@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use super::number::parse_integer;
 use super::outcome::{Outcome, Refusal};
-use super::store::{Pair, Store};
+use super::pair::Pair;
+use super::store::Store;
 use super::verbs::{Answer, Row, Run, Words};
 
 pub(super) const VERBS: Row = &[

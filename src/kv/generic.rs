@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::number::parse_integer;
 use super::outcome::{Outcome, Refusal};
-use super::store::{Pair, Store};
+use super::pair::Pair;
+use super::store::Store;
 use super::verbs::{Answer, Row, Run, Words};
 
 pub(super) const VERBS: Row = &[
@@ -30,7 +31,7 @@ fn kind(store: &Store, words: &Words<'_>) -> Answer {
 #[allow(clippy::unnecessary_wraps, reason = "as all verbs")]
 fn random_key(store: &Store, words: &Words<'_>) -> Answer {
     let near = store.some_table(words.chance, |pair| store.pair(pair.key()).is_some());
-    let next = near.min_by_key(|pair| pair.number ^ words.chance.rotate_left(32));
+    let next = near.min_by_key(|pair| pair.number() ^ words.chance.rotate_left(32));
     Ok(Outcome::Value(next.map(Pair::shared_key)))
 }
 

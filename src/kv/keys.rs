@@ -7,9 +7,10 @@
 
 use super::glob;
 use super::outcome::Outcome;
+use super::pair::Pair;
 use super::scan::{self, Options};
 use super::shards::RANKS;
-use super::store::{Pair, Store};
+use super::store::Store;
 use super::verbs::{Answer, Row, Run, Words};
 
 pub(super) const VERBS: Row = &[("keys", Run::Read(keys)), ("scan", Run::Read(scan_keys))];

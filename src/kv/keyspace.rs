@@ -8,7 +8,8 @@ use bytes::Bytes;
 use super::expiry::Millis;
 use super::object::{Content, Kind};
 use super::outcome::Refusal;
-use super::store::{Pair, Store};
+use super::pair::Pair;
+use super::store::Store;
 
 impl Store {
     /// The log's clock: milliseconds since 1970.

@@ -26,6 +26,7 @@ mod number;
 mod object;
 mod once;
 mod outcome;
+mod pair;
 mod scan;
 mod sessions;
 mod sets;

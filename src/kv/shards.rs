@@ -7,8 +7,8 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use super::pair::Pair;
 use super::share::Share;
-use super::store::Pair;
 
 /// How many tables there are. A power of two.
 const SHARDS: usize = 4_096;
@@ -63,7 +63,7 @@ impl Shards {
     ) {
         let table = self.tables[place(number)].get_mut();
         let (before, bytes) = (table.len(), table.allocation_size());
-        put(table.entry(number, is_it, |pair| pair.number));
+        put(table.entry(number, is_it, Pair::number));
         self.count += table.len() - before;
         self.table_bytes += table.allocation_size() - bytes;
     }

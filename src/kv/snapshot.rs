@@ -24,7 +24,8 @@ use super::expiry::Millis;
 use super::object::{Kind, Object};
 use super::once::Session;
 use super::outcome::{Double, Outcome, Refusal};
-use super::store::{Pair, Restored, Store, digest_of};
+use super::pair::{Held, Pair};
+use super::store::{Restored, Store, digest_of};
 use super::view::View;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
@@ -458,12 +459,12 @@ fn take_pair<'b>(from: &mut &'b [u8]) -> Option<Restored<'b>> {
     let revision = Index(from.try_get_u64_le().ok()?);
     let end = Some(from.try_get_u64_le().ok()?).filter(|end| *end != 0);
     let key = take_bytes(from)?;
-    let (value, object) = if kind == Kind::String {
-        (take_bytes(from)?, None)
+    let held = if kind == Kind::String {
+        Held::String(take_bytes(from)?)
     } else {
-        (&[][..], Some(Object::read(kind, from)?))
+        Held::Object(Object::read(kind, from)?)
     };
-    Some(Restored { key, value, revision, end, object })
+    Some(Restored { key, held, revision, end })
 }
 
 fn take_key(from: &mut &[u8]) -> Option<RequestKey> {

@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::hint::black_box;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,27 +12,21 @@ use hashbrown::hash_table::Entry;
 use crate::types::{EntryId, Index, RequestKey};
 
 use super::command::{Command, CommandError, Operation};
-use super::digest::{Digest, fingerprint, key_number, mix};
+use super::digest::{Digest, key_number, mix};
 use super::events::Events;
 use super::expiry::{Expiry, Millis};
-use super::number::parse_integer;
-use super::object::{Content, Kind, Object};
+use super::object::{Content, Object};
 use super::once;
 use super::outcome::Outcome;
+use super::pair::{Facts, Held, Pair};
 use super::sessions::{REMEMBERED_MAX, Sessions};
-use super::shards::{RANKS, Shards};
+use super::shards::Shards;
 use super::slot::slot_of;
 use super::verbs::Words;
 use super::view::View;
 
 /// Most commands that [`Store::warm`] takes: about as many waits as a processor has at once.
 pub const WARMED_MAX: usize = 16;
-
-/// What a piece of memory takes besides the bytes in it, about: the allocator's share, and what it
-/// is rounded up by.
-const PIECE_BYTES: usize = 16;
-/// Longest string that Redis keeps beside what it knows of it.
-const EMBEDDED_MAX: usize = 44;
 
 /// What came of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,121 +58,11 @@ pub struct Store {
     applied_index: Index,
 }
 
-/// A key and what it holds. A string is behind its key in one piece of memory: whoever looks up
-/// the one is about to read or write the other, and on its way here each piece costs a wait for
-/// memory.
-#[derive(Clone)]
-pub(super) struct Pair {
-    bytes: Bytes,
-    key_bytes: usize,
-    /// Of the key: where it is in the table.
-    pub(super) number: u64,
-    /// Kept so that the value need not be read again to be taken off the digest.
-    fingerprint: u64,
-    /// The entry that changed it last.
-    revision: Index,
-    /// When it ends, if it does.
-    end: Option<NonZeroU64>,
-    /// `None` for a string.
-    object: Option<Object>,
-}
-
-impl Pair {
-    pub(super) fn key(&self) -> &[u8] {
-        &self.bytes[..self.key_bytes]
-    }
-
-    /// The string, if it holds one; else nothing.
-    pub(super) fn value(&self) -> &[u8] {
-        &self.bytes[self.key_bytes..]
-    }
-
-    /// The same, sharing the pair's memory.
-    pub(super) fn shared_value(&self) -> Bytes {
-        self.bytes.slice(self.key_bytes..)
-    }
-
-    /// The key, sharing the pair's memory.
-    pub(super) fn shared_key(&self) -> Bytes {
-        self.bytes.slice(..self.key_bytes)
-    }
-
-    /// Bytes of memory it takes, about.
-    pub(super) fn memory(&self) -> usize {
-        size_of::<Pair>() + self.bytes_behind()
-    }
-
-    /// Those that it points to.
-    fn bytes_behind(&self) -> usize {
-        self.bytes.len() + PIECE_BYTES + self.object().map_or(0, Object::bytes)
-    }
-
-    pub(super) fn object(&self) -> Option<&Object> {
-        self.object.as_ref()
-    }
-
-    pub(super) fn kind(&self) -> Kind {
-        self.object.as_ref().map_or(Kind::String, Object::kind)
-    }
-
-    /// What Redis would call the way in which it keeps this value.
-    pub(super) fn encoding(&self) -> &'static str {
-        match &self.object {
-            Some(object) => object.encoding(),
-            None if parse_integer(self.value()).is_some() => "int",
-            None if self.value().len() <= EMBEDDED_MAX => "embstr",
-            None => "raw",
-        }
-    }
-
-    pub(super) fn revision(&self) -> u64 {
-        self.revision.0
-    }
-
-    pub(super) fn end(&self) -> Option<Millis> {
-        self.end.map(NonZeroU64::get)
-    }
-
-    /// Its place in the order of all pairs.
-    pub(super) fn rank(&self) -> u64 {
-        self.number & (RANKS - 1)
-    }
-
-    /// Whether its time is over.
-    fn has_ended(&self, clock: Millis) -> bool {
-        self.end().is_some_and(|end| end <= clock)
-    }
-
-    /// Its number in the digest, anew.
-    fn print(&self) -> u64 {
-        let content = match &self.object {
-            None => fingerprint(self.number, self.value()),
-            Some(object) => object_print(self.number, object),
-        };
-        with_end(content, self.end)
-    }
-}
-
-/// The number of a pair with an object, as long as it does not end.
-fn object_print(number: u64, object: &Object) -> u64 {
-    mix(mix(number, object.kind() as u64 + 1), object.digest())
-}
-
-/// The number of a pair, by that of the same without an end.
-fn with_end(content: u64, end: Option<NonZeroU64>) -> u64 {
-    end.map_or(content, |end| mix(content, end.get()))
-}
-
 /// A state's number by its pairs', its place in the log and the log's clock.
 pub(super) fn digest_of(pairs: Digest, index: Index, clock: Millis) -> u64 {
     let there = pairs.at(index.0);
     // As it always was where no clock has come by.
     if clock == 0 { there } else { mix(there, clock) }
-}
-
-/// A moment as it is kept. There is no key that ended before 1970.
-fn moment(end: Option<Millis>) -> Option<NonZeroU64> {
-    end.map(|end| NonZeroU64::new(end).unwrap_or(NonZeroU64::MIN))
 }
 
 /// The number by which a request's chances are decided: no other request has the same.
@@ -271,12 +154,12 @@ impl Store {
         }
         let mut pairs = [None; WARMED_MAX];
         for (pair, number) in pairs.iter_mut().zip(numbers) {
-            let find = |number| self.pairs.find(number, |pair| pair.number == number);
-            *pair = number.and_then(find);
+            // The first of that number in its table is the one, in all likelihood.
+            *pair = number.and_then(|number| self.pairs.find(number, |_| true));
         }
         for pair in pairs.into_iter().flatten() {
             // Used for something, or the compiler would leave it out.
-            black_box((pair.bytes.first().copied(), pair.bytes.last().copied()));
+            black_box((pair.revision(), pair.value().last().copied()));
         }
     }
 
@@ -378,16 +261,9 @@ impl Store {
     /// is no such key.
     pub(super) fn copy(&mut self, from: &[u8], to: &[u8]) -> bool {
         let Some(pair) = self.pair(from) else { return false };
-        let (value, end, object) = (pair.shared_value(), pair.end(), pair.object.clone());
-        match object {
-            None => self.put_until(to, &value, end),
-            Some(object) => {
-                let number = key_number(to);
-                let print = object_print(number, &object);
-                let bytes = Bytes::copy_from_slice(to);
-                self.place(to, number, print, end, Some(object), |_| bytes);
-            }
-        }
+        let (pair, end) = (pair.clone(), pair.end());
+        let held = pair.object().cloned().map_or(Held::String(pair.value()), Held::Object);
+        self.place(to, held, end);
         true
     }
 
@@ -403,21 +279,11 @@ impl Store {
 
     /// Puts back a pair of a snapshot. False if the key is there already.
     pub(super) fn restore_pair(&mut self, restored: Restored<'_>) -> bool {
-        let Restored { key, value, revision, end, object } = restored;
-        let number = key_number(key);
-        let fresh = self.pairs.find(number, |pair| pair.key() == key).is_none();
+        let Restored { key, held, revision, end } = restored;
+        let is_it = |pair: &Pair| pair.key() == key;
+        let fresh = self.pairs.find(key_number(key), is_it).is_none();
         let applied = std::mem::replace(&mut self.applied_index, revision);
-        match object {
-            None => {
-                let print = fingerprint(number, value);
-                self.place(key, number, print, end, None, |_| [key, value].concat().into());
-            }
-            Some(object) => {
-                let print = object_print(number, &object);
-                let bytes = Bytes::copy_from_slice(key);
-                self.place(key, number, print, end, Some(object), |_| bytes);
-            }
-        }
+        self.place(key, held, end);
         self.applied_index = applied;
         fresh
     }
@@ -549,12 +415,7 @@ impl Store {
 
     /// The same, and the key ends at a moment, or never.
     pub(super) fn put_until(&mut self, key: &[u8], value: &[u8], end: Option<Millis>) {
-        let number = key_number(key);
-        let print = fingerprint(number, value);
-        self.place(key, number, print, end, None, |old| match old {
-            Some(old) => overwritten(old, key, value),
-            None => [key, value].concat().into(),
-        });
+        self.place(key, Held::String(value), end);
     }
 
     /// The same, and the key ends when it did before.
@@ -565,18 +426,14 @@ impl Store {
     /// Makes a key's string longer, which ends when it did; its length then.
     pub(super) fn extend(&mut self, key: &[u8], more: &[u8]) -> usize {
         let (old, end) = self.pair(key).map_or((&[][..], None), |pair| (pair.value(), pair.end()));
-        let bytes = Bytes::from([key, old, more].concat());
-        let (number, value) = (key_number(key), &bytes[key.len()..]);
-        let (print, length) = (fingerprint(number, value), value.len());
-        self.place(key, number, print, end, None, |_| bytes);
-        length
+        let value = [old, more].concat();
+        self.place(key, Held::String(&value), end);
+        value.len()
     }
 
     /// A key that holds this object and does not end.
     pub(super) fn begin(&mut self, key: &[u8], object: Object) {
-        let number = key_number(key);
-        let print = object_print(number, &object);
-        self.place(key, number, print, None, Some(object), |_| Bytes::copy_from_slice(key));
+        self.place(key, Held::Object(object), None);
     }
 
     /// Changes the content of a key that is there and holds one of this kind. See
@@ -589,16 +446,18 @@ impl Store {
         let is_it = |pair: &Pair| pair.key() == key;
         let pair = self.pairs.find_mut(key_number(key), is_it).expect("the key is there");
         self.pair_bytes -= pair.bytes_behind();
-        let object = pair.object.as_mut().and_then(C::of_mut).expect("it is of that kind");
-        let content = Arc::make_mut(object);
-        let (result, changed) = change(content);
-        let is_empty = content.is_empty();
+        let change = |object: &mut Object| {
+            let content = Arc::make_mut(C::of_mut(object)?);
+            let (result, changed) = change(content);
+            Some((result, changed, content.is_empty()))
+        };
+        let done = pair.change_object(change).flatten();
+        let (result, changed, is_empty) = done.expect("it is of that kind");
         self.pair_bytes += pair.bytes_behind();
         if changed {
-            self.digest.remove(pair.fingerprint);
-            pair.fingerprint = pair.print();
-            pair.revision = self.applied_index;
-            self.digest.add(pair.fingerprint);
+            self.digest.remove(pair.fingerprint());
+            pair.has_changed(self.applied_index);
+            self.digest.add(pair.fingerprint());
         }
         if is_empty {
             self.remove(key);
@@ -611,55 +470,41 @@ impl Store {
         let is_it = |pair: &Pair| pair.key() == key;
         let pair = self.pairs.find_mut(key_number(key), is_it).expect("the key is there");
         let before = pair.end();
-        pair.end = moment(end);
-        self.expiry.moved(pair.number, before, pair.end());
-        self.digest.remove(pair.fingerprint);
-        pair.fingerprint = pair.print();
-        pair.revision = self.applied_index;
-        self.digest.add(pair.fingerprint);
+        self.digest.remove(pair.fingerprint());
+        pair.set_end(end);
+        pair.has_changed(self.applied_index);
+        self.expiry.moved(key_number(key), before, pair.end());
+        self.digest.add(pair.fingerprint());
     }
 
-    /// Puts a pair in, whose bytes `make` gives for those that are there. `print` is its number as
-    /// if it never ended.
-    fn place(
-        &mut self,
-        key: &[u8],
-        number: u64,
-        print: u64,
-        end: Option<Millis>,
-        object: Option<Object>,
-        make: impl FnOnce(Option<Bytes>) -> Bytes,
-    ) {
-        let (end, revision) = (moment(end), self.applied_index);
-        let fingerprint = with_end(print, end);
+    /// Puts a pair in, or another value in the place of what the key held.
+    fn place(&mut self, key: &[u8], held: Held<'_>, end: Option<Millis>) {
+        let number = key_number(key);
+        let facts = Facts::new(held.print(number), end, self.applied_index);
         let (digest, expiry) = (&mut self.digest, &mut self.expiry);
         let pair_bytes = &mut self.pair_bytes;
-        let to = end.map(NonZeroU64::get);
+        digest.add(facts.fingerprint());
         self.pairs.put(
             number,
             |pair| pair.key() == key,
             |place| match place {
                 Entry::Occupied(mut place) => {
                     let pair = place.get_mut();
-                    digest.remove(pair.fingerprint);
-                    expiry.moved(number, pair.end(), to);
+                    digest.remove(pair.fingerprint());
                     *pair_bytes -= pair.bytes_behind();
-                    let bytes = make(Some(std::mem::take(&mut pair.bytes)));
-                    let key_bytes = key.len();
-                    *pair = Pair { bytes, key_bytes, number, fingerprint, revision, end, object };
+                    let before = pair.end();
+                    pair.replace(held, facts);
+                    expiry.moved(number, before, pair.end());
                     *pair_bytes += pair.bytes_behind();
                 }
                 Entry::Vacant(place) => {
-                    expiry.moved(number, None, to);
-                    let (bytes, key_bytes) = (make(None), key.len());
-                    let pair =
-                        Pair { bytes, key_bytes, number, fingerprint, revision, end, object };
+                    let pair = Pair::new(key, held, facts);
+                    expiry.moved(number, None, pair.end());
                     *pair_bytes += pair.bytes_behind();
                     place.insert(pair);
                 }
             },
         );
-        self.digest.add(fingerprint);
     }
 
     /// Removes a key on a client's behalf; whether it was there.
@@ -682,7 +527,7 @@ impl Store {
 
     /// Removes the key of that number that ends at that moment; the key.
     pub(super) fn take_ended(&mut self, number: u64, end: Millis) -> Bytes {
-        let is_it = |pair: &Pair| pair.number == number && pair.end() == Some(end);
+        let is_it = |pair: &Pair| pair.end() == Some(end) && pair.number() == number;
         let pair = self.pairs.remove(number, is_it).expect("each key that ends is there");
         self.gone(&pair);
         pair.shared_key()
@@ -690,8 +535,8 @@ impl Store {
 
     /// A pair has been taken out.
     fn gone(&mut self, pair: &Pair) {
-        self.digest.remove(pair.fingerprint);
-        self.expiry.moved(pair.number, pair.end(), None);
+        self.digest.remove(pair.fingerprint());
+        self.expiry.moved(pair.number(), pair.end(), None);
         self.pair_bytes -= pair.bytes_behind();
     }
 
@@ -725,35 +570,17 @@ impl Store {
 /// A pair as it was in a snapshot.
 pub(super) struct Restored<'r> {
     pub(super) key: &'r [u8],
-    /// The string; empty with an object.
-    pub(super) value: &'r [u8],
+    pub(super) held: Held<'r>,
     pub(super) revision: Index,
     pub(super) end: Option<Millis>,
-    pub(super) object: Option<Object>,
 }
 
 impl Restored<'_> {
     /// Its number in the digest.
     pub(super) fn print(&self) -> u64 {
-        let number = key_number(self.key);
-        let content = match &self.object {
-            None => fingerprint(number, self.value),
-            Some(object) => object_print(number, object),
-        };
-        with_end(content, moment(self.end))
+        let content = self.held.print(key_number(self.key));
+        Facts::new(content, self.end, self.revision).fingerprint()
     }
-}
-
-/// The pair with another value; in the memory of the old one, if that fits and no reply that is on
-/// its way still has it.
-fn overwritten(old: Bytes, key: &[u8], value: &[u8]) -> Bytes {
-    if old.len() == key.len() + value.len()
-        && let Ok(mut bytes) = old.try_into_mut()
-    {
-        bytes[key.len()..].copy_from_slice(value);
-        return bytes.freeze();
-    }
-    [key, value].concat().into()
 }
 
 impl fmt::Debug for Store {
