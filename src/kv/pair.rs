@@ -1,6 +1,6 @@
 //! A key and what it holds, in one piece of memory: whoever looks up the one is about to read or
-//! write the other, and on its way here each piece costs a wait for memory. What a table keeps of it
-//! is two words, so that tables are small and a table that has to be copied is copied fast.
+//! write the other, and on its way here each piece costs a wait for memory. What a table keeps of
+//! it is two words, so that tables are small and a table that has to be copied is copied fast.
 
 use std::num::NonZeroU64;
 

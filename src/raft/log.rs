@@ -11,6 +11,9 @@ use crate::config::{Config, Mutant};
 use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::types::{EntryId, Index, Term};
 
+/// So many entries a log has room for, whatever it holds.
+const LENGTH_MIN: usize = 1_024;
+
 /// A replica's log, as far as it is kept.
 ///
 /// Invariant: `entries[i]` has index `base.index + 1 + i`; terms never fall, from the base's on;
@@ -192,12 +195,17 @@ impl LogTail {
             self.base = entry.id();
             self.bytes -= entry.record().len();
         }
+        // A log that was long for a while does not keep the room for it.
+        let length = self.entries.len().max(LENGTH_MIN);
+        if self.entries.capacity() / 4 > length {
+            self.entries.shrink_to(2 * length);
+        }
     }
 
     /// The log begins anew behind `last`, the end of a snapshot: what it held can't be told from
     /// what would contradict it.
     pub fn restart(&mut self, last: EntryId) {
-        self.entries.clear();
+        self.entries = VecDeque::new();
         self.bytes = 0;
         self.base = last;
         self.durable_index = last.index;

@@ -78,6 +78,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("toml", &["bin"]),
     ("tracing", &["runtime", "bin"]),
     ("tracing_subscriber", &["bin"]),
+    ("triomphe", &["kv"]),
     ("thiserror", &["config", "record", "kv", "wire", "storage", "sim", "runtime", "processes"]),
 ];
 
