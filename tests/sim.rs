@@ -109,8 +109,10 @@ fn seeds_that_have_failed_hold() {
         (Profile::Storage, 203_199),
         // Such a leader had more entries to bring over than its window let it in that time.
         (Profile::Storage, 1_000_526),
+        (Profile::Storage, 1_060_358),
         // A copy of the whole log was taken for a part of it, for it had an unfinished file more.
         (Profile::Storage, 1_009_651),
+        (Profile::Storage, 1_009_408),
         // The first segments were deleted since a meta record said so whose name was not durable.
         (Profile::Storage, 1_019_040),
         // A snapshot that rotted and then vanished was put back as it had rotted.

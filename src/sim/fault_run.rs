@@ -141,6 +141,8 @@ impl FaultRun {
             node.paces = plan.paces;
             if let Some(bytes) = plan.segment_bytes {
                 node.disk = Disk::with_files(id, bytes);
+                #[cfg(feature = "mutants")]
+                node.disk.files().expect("it was made so").set_mutant(plan.config.mutant);
             }
             node.snapshots.plan = plan.snapshots;
             node.clock = Clock::new(
@@ -543,7 +545,9 @@ impl FaultRun {
         // A leader outside may lead on for good; at most so much of what it sends is lost, or it
         // would need longer than anybody waits here.
         let loss_permille = self.plan.quality.loss_permille.min(150);
-        self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
+        // And none of it is late by several elections, or it would wait as long for each answer.
+        let quality = LinkQuality { loss_permille, late_permille: 0, ..self.plan.quality };
+        self.network.set_quality(quality);
         let clean = clean(&self.plan);
         for &one in &ids {
             for &other in ids.iter().filter(|&&other| other != one) {

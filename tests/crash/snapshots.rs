@@ -402,7 +402,8 @@ fn a_latest_that_is_damaged_while_it_is_in_use_counts_no_more_and_is_replaced() 
     let (before, latest) = (folder.take(5), folder.take(12));
     assert!(folder.snapshots.look_again(latest, Check::default()).is_ok());
     assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_some());
-    folder.disk.disk().tamper(&folder.files("snapshot-")[1], |bytes| bytes[100] ^= 1);
+    let name = folder.files("snapshot-").remove(1);
+    folder.disk.disk().tamper(&name, |bytes| bytes[100] ^= 1);
     assert!(folder.snapshots.look_again(before, Check::default()).is_ok(), "nobody needs it");
     let error = folder.snapshots.look_again(latest, Check::default()).unwrap_err();
     assert!(matches!(error, StorageError::Snapshot { .. }), "{error}");
