@@ -367,6 +367,42 @@ pub enum Mutant {
     ApplyTwice,
     /// C6: a state that comes from a snapshot knows no sessions.
     ForgetSessions,
+    /// S10: the end of a sync counts for an entry that was replaced meanwhile.
+    SyncOfReplaced,
+    /// D1: a sync that failed is taken for done.
+    IgnoreFailedSync,
+    /// D1: the last block is not written again at a start, though its sync may have failed.
+    TrustLastBlock,
+    /// D3: the folder is not synced after a segment got its name.
+    UnsyncedSegmentName,
+    /// D3: the folder is not synced after a record took the place of the one before.
+    UnsyncedRecordName,
+    /// D3: the folder is not synced after a snapshot got its name.
+    UnsyncedSnapshotName,
+    /// D3: at a start files are deleted before the folder is synced that says so.
+    DeleteBeforeSync,
+    /// D4: a sector's checksum is not looked at.
+    IgnoreSectorChecksum,
+    /// D4: what a block and a segment follow is not looked at.
+    IgnoreChain,
+    /// D5: a missing sector is taken for a torn tail whatever is written behind it.
+    CutDamage,
+    /// D5: a sector that is damaged is taken for one that was torn.
+    CutDamagedSector,
+    /// D6: nobody remembers which openings of other replicas it has heard.
+    BelieveOldCopy,
+    /// D8: the log is let go when a snapshot is begun.
+    DropLogEarly,
+    /// D8: a snapshot counts before it is synced.
+    UnsyncedSnapshot,
+    /// D8: the latest snapshot is removed when the next one is begun.
+    RemoveLatestEarly,
+    /// D8: a leader's snapshot takes the place of a state that has come further.
+    InstallOlder,
+    /// D8: chunks of another snapshot are put to those that are here.
+    MixChunks,
+    /// D8: a snapshot's checksums are not looked at.
+    IgnoreSnapshotChecksum,
 }
 
 #[cfg(test)]

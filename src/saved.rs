@@ -19,6 +19,26 @@ impl Default for Look {
     }
 }
 
+#[cfg(feature = "mutants")]
+impl Load {
+    /// One that believes checksums as they are written.
+    pub fn trusting() -> Load {
+        let mut reader = SnapshotReader::default();
+        reader.trust();
+        Load(reader)
+    }
+}
+
+#[cfg(feature = "mutants")]
+impl Look {
+    /// The same.
+    pub fn trusting() -> Look {
+        let mut reader = SnapshotReader::checking();
+        reader.trust();
+        Look(reader)
+    }
+}
+
 impl SnapshotCheck for Load {
     type Whole = Store;
 

@@ -15,13 +15,25 @@
 //! ```
 //!
 //! A mutant that no seed up to [`SEEDS_MAX`] notices is a hole in the simulator. Close that.
+//!
+//! Rules of storage are in the list with the profiles that run its code over a disk in memory. Two
+//! are not, for others stand before them: the chain of blocks (see the test of it), and that a
+//! snapshot which ends before the latest is not kept. The core asks for no chunks of such a one,
+//! and a start takes the one that ends last, whatever else is there; the rule itself is held by
+//! `crash::snapshots::a_snapshot_that_is_not_what_it_should_be_changes_nothing`. The checksum of a
+//! record is the network's: on disk its sectors' and the chain cover it
+//! (`record::tests::every_flipped_bit_and_every_cut_is_noticed`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bowline::config::{Config, Mutant};
+use bowline::raft::HardState;
+use bowline::record::{EntryKind, RecordBuffer};
 use bowline::sim::fault_run;
 use bowline::sim::faults::Profile;
 use bowline::sim::trace::Trace;
+use bowline::storage::{Disk as _, Log, LogOptions, MemDisk};
+use bowline::types::{EntryId, NodeId, Term};
 
 /// Every mutant is noticed by a seed from 1 up to this one.
 const SEEDS_MAX: u64 = 500;
@@ -91,19 +103,72 @@ mutants! {
     an_acknowledgement_before_it_is_durable: AcknowledgeBeforeSync, Mixed, 1;
     an_acknowledgement_of_what_was_not_checked: AcknowledgeOwnLast, Mixed, 37;
     a_leader_that_counts_itself_before_its_disk: CountSelfEarly, Mixed, 2;
-    an_earlier_term_committed_by_counting: CommitOldTerms, Mixed, 9;
-    a_vote_for_a_shorter_log: VoteForShorterLog, Mixed, 52;
+    an_earlier_term_committed_by_counting: CommitOldTerms, Mixed, 7;
+    a_vote_for_a_shorter_log: VoteForShorterLog, Mixed, 40;
     half_taken_for_a_quorum: HalfIsQuorum, Mixed, 1;
     a_repeated_append_that_truncates: TruncateAlways, Mixed, 1;
     a_conflict_that_stays: KeepConflicts, Mixed, 3;
-    an_answer_of_an_earlier_term_that_counts: AnswerOfOldTerm, Mixed, 378;
-    a_commit_index_taken_uncut: CommitUncut, Mixed, 32;
-    a_read_before_an_entry_of_the_own_term: ReadBeforeOwnTerm, Mixed, 18;
-    a_read_confirmed_by_an_older_round: ReadOnOldRound, Mixed, 32;
+    an_answer_of_an_earlier_term_that_counts: AnswerOfOldTerm, Mixed, 281;
+    a_commit_index_taken_uncut: CommitUncut, Mixed, 19;
+    a_read_before_an_entry_of_the_own_term: ReadBeforeOwnTerm, Mixed, 9;
+    a_read_confirmed_by_an_older_round: ReadOnOldRound, Mixed, 41;
     a_lease_that_lasts_too_long: LeaseTooLong, Partitions, 5;
-    a_vote_while_a_lease_may_last: VoteUnderLease, Mixed, 9;
+    a_vote_while_a_lease_may_last: VoteUnderLease, Mixed, 8;
     a_retry_applied_again: ApplyTwice, Mixed, 4;
-    sessions_that_are_forgotten: ForgetSessions, Snapshots, 2;
+    sessions_that_are_forgotten: ForgetSessions, Snapshots, 4;
+    a_vote_shown_before_it_is_durable_in_files: VoteBeforeSync, Storage, 1;
+    an_acknowledgement_before_it_is_durable_in_files: AcknowledgeBeforeSync, Storage, 1;
+    the_end_of_a_sync_of_a_replaced_entry: SyncOfReplaced, Storage, 148;
+    a_failed_sync_that_is_taken_for_done: IgnoreFailedSync, Storage, 71;
+    a_last_block_that_is_trusted: TrustLastBlock, Storage, 99;
+    a_segments_name_that_is_not_durable: UnsyncedSegmentName, Storage, 180;
+    a_records_name_that_is_not_durable: UnsyncedRecordName, Storage, 2;
+    a_snapshots_name_that_is_not_durable: UnsyncedSnapshotName, Storage, 6;
+    files_deleted_before_the_folder_is_synced: DeleteBeforeSync, Storage, 228;
+    a_checksum_that_is_not_looked_at: IgnoreSectorChecksum, Storage, 11;
+    a_torn_tail_with_blocks_behind_it: CutDamage, Storage, 127;
+    a_damaged_sector_that_is_cut: CutDamagedSector, Storage, 11;
+    an_old_copy_that_is_believed: BelieveOldCopy, Storage, 12;
+    a_log_dropped_before_its_snapshot: DropLogEarly, Storage, 3;
+    a_snapshot_that_is_not_synced: UnsyncedSnapshot, Storage, 1;
+    a_latest_snapshot_removed_before_the_next: RemoveLatestEarly, Storage, 1;
+    an_older_snapshot_that_takes_the_states_place: InstallOlder, Snapshots, 91;
+    chunks_of_two_snapshots: MixChunks, Snapshots, 3;
+    a_snapshot_whose_checksum_is_not_looked_at: IgnoreSnapshotChecksum, Snapshots, 71;
+}
+
+/// [`Mutant::IgnoreChain`] is not in the list, for the simulator can't notice: a sector's checksum
+/// depends on where it stands and in which segment of whose log, so one that is misdirected, stale
+/// or left over is found by that. The chain is for what was written at the same place in another
+/// life of the same folder: two copies were both gone on with, and then a file of one is found
+/// among those of the other.
+#[test]
+fn a_segment_of_another_life_of_the_folder_is_told_by_the_chain_alone() {
+    let options = LogOptions { segment_bytes: 4 << 10 };
+    let open = |disk: &mut MemDisk| Log::open(disk, None, NodeId(1), options, None).map(|_| ());
+    let mut first = MemDisk::default();
+    Log::bootstrap(&mut first, 7, NodeId(1)).expect("memory does not fail");
+    let mut second = first.clone();
+    for (disk, content) in [(&mut first, 1), (&mut second, 2)] {
+        let (mut log, ..) =
+            Log::open(disk, None, NodeId(1), options, None).expect("memory does not fail");
+        let hard_state = HardState { term: Term(1), voted_for: None };
+        let mut buffer = RecordBuffer::default();
+        for index in 1..20 {
+            let id = EntryId::new(1, index);
+            let entry = buffer.encode(id, EntryKind::Command, &[content; 400]);
+            log.append(Some(hard_state), &[entry]).expect("memory does not fail");
+            log.sync().expect("memory does not fail");
+        }
+        assert!(log.stats().segments > 2);
+    }
+    let other = second.read("segment-0000000002").expect("memory does not fail");
+    first.replace("segment-0000000002", Some(other));
+    for mutant in [None, Some(Mutant::IgnoreChain)] {
+        let mut disk = first.clone();
+        disk.set_mutant(mutant);
+        assert_eq!(open(&mut disk).is_ok(), mutant.is_some(), "{mutant:?}");
+    }
 }
 
 /// Prints the list anew. Does nothing unless it is asked to by `MUTANTS_SEARCH`.
@@ -112,7 +177,8 @@ fn search() {
     if std::env::var_os("MUTANTS_SEARCH").is_none() {
         return;
     }
-    for &hunt in ALL {
+    let only = std::env::var("MUTANTS_ONLY").unwrap_or_default();
+    for &hunt in ALL.iter().filter(|hunt| format!("{:?}", hunt.mutant).contains(&only)) {
         let Hunt { mutant, profile } = hunt;
         match hunt.search() {
             Some((seed, what)) => println!("{mutant:?}, {profile:?}, {seed}; // {what}"),

@@ -476,7 +476,7 @@ proptest! {
                 Change::Durable(which) if !syncs.is_empty() => {
                     let done = syncs.remove(which.index(syncs.len()));
                     model.mark_durable(done.term.0, usize::try_from(done.index.0).unwrap());
-                    log.mark_durable(done);
+                    log.mark_durable(done, &Config::server());
                 }
                 Change::Durable(_) => {}
             }

@@ -400,7 +400,7 @@ impl Shared {
         self.durable_job = persisted.sequence;
         self.disk.finished(self.now, self.durable_job < self.last_job);
         if let Some(last) = persisted.last {
-            self.log.mark_durable(last);
+            self.log.mark_durable(last, &self.config);
         }
     }
 

@@ -14,12 +14,13 @@ use bytes::Bytes;
 use super::dice::Dice;
 use super::snapshots::Snapshot;
 use super::tally::{Effect, Kind, Tally};
+use crate::config::Mutant;
 use crate::kv::Store;
 use crate::raft::{AppendJob, ChunkStored, Durable, SnapshotChunk, SnapshotId};
 use crate::saved::{Load, Look};
 use crate::storage::{
-    BadAppend, Identity, Log, LogOptions, MemDisk, Mishaps, PeerNotes, SharedDisk, Sighting,
-    SnapshotSource, SnapshotWriter, Snapshots, StorageError,
+    BadAppend, Disk as _, Identity, Log, LogOptions, MemDisk, Mishaps, PeerNotes, SharedDisk,
+    Sighting, SnapshotSource, SnapshotWriter, Snapshots, StorageError,
 };
 use crate::types::NodeId;
 
@@ -143,6 +144,12 @@ impl Files {
             finished: Vec::new(),
             noted: BTreeMap::new(),
         }
+    }
+
+    /// Has it break a rule.
+    #[cfg(feature = "mutants")]
+    pub(super) fn set_mutant(&mut self, mutant: Option<Mutant>) {
+        self.folder.disk().set_mutant(mutant);
     }
 
     /// Whether its damage was the last that was seen of it.
@@ -289,7 +296,7 @@ impl Files {
         }
         hold(snapshots, outgoing);
         self.finished.push(snapshot.id);
-        snapshots.finish(file, snapshot.id, Look::default())?;
+        snapshots.finish(file, snapshot.id, look(&self.folder))?;
         self.tally.taken += 1;
         Ok(())
     }
@@ -336,7 +343,9 @@ impl Files {
         chunk: &SnapshotChunk,
     ) -> Result<(ChunkStored, bool), StorageError> {
         let SnapshotChunk { snapshot, round, offset, ref chunk } = *chunk;
-        if self.process().incoming.as_ref().is_none_or(|incoming| incoming.id != snapshot) {
+        let mixes = self.folder.mutant() == Some(Mutant::MixChunks);
+        let is_another = |incoming: &Incoming| incoming.id != snapshot && !mixes;
+        if self.process().incoming.as_ref().is_none_or(is_another) {
             self.forget_incoming()?;
             let process = self.process();
             let file = Some(process.snapshots.begin(SnapshotSource::Incoming)?);
@@ -392,7 +401,7 @@ impl Files {
         let (id, Some(file)) = (there.id, there.file.take()) else { return Ok(None) };
         hold(snapshots, outgoing);
         self.finished.push(id);
-        let finished = snapshots.finish(file, id, Load::default());
+        let finished = snapshots.finish(file, id, load(&self.folder));
         if finished.is_err() {
             // It comes again, from the beginning.
             *incoming = None;
@@ -425,7 +434,10 @@ impl Files {
 
     /// Whether a snapshot that a follower threw away is the latest, and damaged.
     pub(super) fn is_lost(&mut self, id: SnapshotId) -> bool {
-        let lost = self.process().snapshots.look_again(id, Look::default()).is_err();
+        let lost = self
+            .process
+            .as_mut()
+            .is_some_and(|process| process.snapshots.look_again(id, look(&self.folder)).is_err());
         if lost {
             self.tally.cause(Kind::RottenSnapshot, Effect::Replaced);
         }
@@ -510,6 +522,10 @@ impl Files {
                 self.folder.disk().fail_in(operations);
                 true
             }
+            3 => {
+                self.folder.disk().fail_names();
+                true
+            }
             _ => {
                 self.folder.disk().cut_in(operations);
                 false
@@ -558,7 +574,9 @@ impl Files {
         log_holds_latest: bool,
         dice: &mut Dice,
     ) -> Opening {
-        while may_rot && dice.chance(200) {
+        // Names that a killed process has left as they are in memory only are what an opening must
+        // beware of.
+        while may_rot && dice.chance(if self.has_unsynced_names() { 800 } else { 200 }) {
             self.cut_opening(latest, dice);
         }
         let damage = if may_rot && !self.is_refused && dice.chance(200) {
@@ -621,11 +639,16 @@ impl Files {
         Found { durable, snapshot, may_be_older: damaged }
     }
 
+    fn has_unsynced_names(&self) -> bool {
+        self.folder.disk().has_unsynced_names()
+    }
+
     /// Tries to open the folder, and the power fails, or an operation.
     fn cut_opening(&mut self, latest: Option<SnapshotId>, dice: &mut Dice) {
         let longest = latest.map_or(OPEN_OPERATIONS_MAX, |_| OPEN_ANEW_OPERATIONS_MAX);
-        let operations = dice.below(longest);
-        let fails = dice.chance(300);
+        let unsynced = self.has_unsynced_names();
+        let operations = dice.below(if unsynced { 4 } else { longest });
+        let fails = !unsynced && dice.chance(300);
         if fails {
             self.folder.disk().fail_in(operations);
         } else {
@@ -639,6 +662,26 @@ impl Files {
         drop(opened);
         self.stop(fails, dice);
     }
+}
+
+/// Who reads a snapshot and makes a state of it.
+fn load(folder: &SharedDisk) -> Load {
+    #[cfg(feature = "mutants")]
+    if folder.mutant() == Some(Mutant::IgnoreSnapshotChecksum) {
+        return Load::trusting();
+    }
+    let _ = folder;
+    Load::default()
+}
+
+/// Who only looks whether it is one.
+fn look(folder: &SharedDisk) -> Look {
+    #[cfg(feature = "mutants")]
+    if folder.mutant() == Some(Mutant::IgnoreSnapshotChecksum) {
+        return Look::trusting();
+    }
+    let _ = folder;
+    Look::default()
 }
 
 /// Has what is being sent stay open when another snapshot is finished.
@@ -664,7 +707,7 @@ fn open_folder(
     options: LogOptions,
 ) -> Result<Opened, StorageError> {
     let mut snapshots = Snapshots::open(folder.clone())?;
-    let loaded = snapshots.load(Load::default)?;
+    let loaded = snapshots.load(|| load(folder))?;
     let latest = loaded.latest.as_ref().map(|(id, _)| *id);
     let (log, durable, identity): (_, _, Identity) =
         Log::open(folder.clone(), Some(CLUSTER), replica, options, latest)?;

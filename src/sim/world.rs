@@ -16,7 +16,7 @@ use super::promises::Promises;
 use super::queue::{Event, Queue};
 use super::tally::Kind;
 use super::trace::Trace;
-use crate::config::Config;
+use crate::config::{Config, Mutant};
 use crate::kv::Outcome;
 use crate::raft::{
     AppendJob, ClientRequest, DiskRoom, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason,
@@ -293,11 +293,11 @@ impl World {
         node.store = start.store.unwrap_or_else(|| node.snapshots.load());
         let state = (node.store.applied_index(), node.store.digest());
         #[cfg(feature = "mutants")]
-        if node.config.mutant == Some(crate::config::Mutant::ApplyTwice) {
+        if node.config.mutant == Some(Mutant::ApplyTwice) {
             node.store = crate::kv::Store::forgetful();
         }
         #[cfg(feature = "mutants")]
-        if node.config.mutant == Some(crate::config::Mutant::ForgetSessions) {
+        if node.config.mutant == Some(Mutant::ForgetSessions) {
             node.store.forget_sessions();
         }
         let seed = node.dice.number();
@@ -751,6 +751,11 @@ impl World {
             node.due.taken = true;
             let at = self.now + node.paces.sync.draw(&mut node.dice);
             self.queue.push(at, Event::Taken { place, incarnation: node.incarnation });
+            if node.config.breaks(Mutant::DropLogEarly)
+                && let Some(made) = &node.snapshots.in_the_making
+            {
+                node.inbox.push_back(Msg::SnapshotTaken(made.id));
+            }
         }
     }
 
@@ -787,10 +792,11 @@ impl World {
                 return Ok(());
             }
         };
-        if id.last.index > node.store.applied_index() {
+        let older = id.last.index <= node.store.applied_index();
+        if !older || node.config.breaks(Mutant::InstallOlder) {
             node.store = store;
             #[cfg(feature = "mutants")]
-            if node.config.mutant == Some(crate::config::Mutant::ForgetSessions) {
+            if node.config.mutant == Some(Mutant::ForgetSessions) {
                 node.store.forget_sessions();
             }
             self.installed += 1;

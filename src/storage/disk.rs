@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::config::Mutant;
+
 use super::error::StorageError;
 use super::reserve::{RESERVE_FILE, Reserve, Room, is_full};
 
@@ -102,6 +104,12 @@ pub trait Disk {
 
     /// A number that nobody has drawn before, to tell one process from another.
     fn draw(&mut self) -> u64;
+
+    /// The rule that whoever stores something here is to break: only in the simulator, and only
+    /// with the feature `mutants`.
+    fn mutant(&self) -> Option<Mutant> {
+        None
+    }
 }
 
 impl<D: Disk> Disk for &mut D {
@@ -165,6 +173,10 @@ impl<D: Disk> Disk for &mut D {
 
     fn draw(&mut self) -> u64 {
         (**self).draw()
+    }
+
+    fn mutant(&self) -> Option<Mutant> {
+        (**self).mutant()
     }
 }
 

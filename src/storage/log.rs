@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::config::Mutant;
 use crate::raft::{Durable, HardState, SnapshotId};
 use crate::record::{Entry, RECORD_BYTES_MAX};
 use crate::types::{EntryId, Index, NodeId, Term};
@@ -147,11 +148,15 @@ impl<D: Disk> Log<D> {
         check_owner(&disk.describe(META_FILE), owner, &expected)?;
         let replay = read_segments(&disk, &names, &meta)?;
         check_covered(&disk, &names, &replay, snapshot)?;
+        let early = disk.mutant() == Some(Mutant::DeleteBeforeSync);
+        for name in names.iter().filter(|name| early && is_left_over(name, &meta)) {
+            disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
+        }
         // What a killed process wrote and did not sync is read back all the same, out of memory.
         // Nothing may be vouched for that the disk does not hold, and nothing deleted since a meta
         // record or a snapshot says so whose name is not durable.
         disk.sync_dir().map_err(|source| io(&disk, "syncing", "", source))?;
-        for name in names.iter().filter(|name| is_left_over(name, &meta)) {
+        for name in names.iter().filter(|name| !early && is_left_over(name, &meta)) {
             disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
         }
         let mut stats = LogStats::default();
@@ -387,7 +392,10 @@ impl<D: Disk> Log<D> {
         let name = segment::file_name(segment.number);
         disk.write_at(&mut segment.file, offset, image)
             .map_err(|source| io(disk, "writing to", &name, source))?;
-        disk.sync(&mut segment.file).map_err(|source| io(disk, "syncing", &name, source))?;
+        let synced = disk.sync(&mut segment.file);
+        if disk.mutant() != Some(Mutant::IgnoreFailedSync) {
+            synced.map_err(|source| io(disk, "syncing", &name, source))?;
+        }
         segment.next += as_sectors(sectors);
         segment.blocks += 1;
         self.chain = chain;
@@ -509,6 +517,7 @@ fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Meta, StorageError> 
 /// Reads all segments and holds them against the meta record.
 fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Replay, StorageError> {
     let mut replay = Replay::new(meta.identity, meta.first);
+    replay.mutant = disk.mutant();
     let numbers = names.iter().filter_map(|name| segment::number_of(name));
     let numbers: Vec<u64> = numbers.filter(|&number| number >= meta.first).collect();
     let count = numbers.last().copied().unwrap_or(0).max(meta.last);
@@ -574,8 +583,10 @@ fn reopen<D: Disk>(
     // A sync that failed may have thrown away what it was to write, and a new process reads it
     // out of memory all the same, and syncs it with success. That can be the last block only: it is
     // written again as it is, and then the sync is worth something.
-    disk.write_at(&mut file, place(replay.last_block), &replay.last_image)
-        .map_err(|source| io(disk, "writing the last block again to", &name, source))?;
+    if disk.mutant() != Some(Mutant::TrustLastBlock) {
+        disk.write_at(&mut file, place(replay.last_block), &replay.last_image)
+            .map_err(|source| io(disk, "writing the last block again to", &name, source))?;
+    }
     let torn = (replay.torn_end - replay.end) as usize;
     if torn > 0 {
         disk.write_at(&mut file, place(replay.end), &vec![0; torn * SECTOR_BYTES])
@@ -608,7 +619,9 @@ fn make_segment<D: Disk>(
         .map_err(|source| io(disk, "writing to", &unfinished, source))?;
     disk.sync(&mut file).map_err(|source| io(disk, "syncing", &unfinished, source))?;
     disk.rename(&unfinished, &name).map_err(|source| io(disk, "renaming", &unfinished, source))?;
-    disk.sync_dir().map_err(|source| io(disk, "syncing", "", source))?;
+    if disk.mutant() != Some(Mutant::UnsyncedSegmentName) {
+        disk.sync_dir().map_err(|source| io(disk, "syncing", "", source))?;
+    }
     Ok(Segment {
         file,
         number: header.number,

@@ -94,6 +94,8 @@ pub struct MemDisk {
     power_is_out: bool,
     /// Most bytes that all files may have together, if there is a bound.
     capacity: Option<u64>,
+    /// The next sync of names is to fail.
+    names_fail: bool,
     /// Whether syncs of files say that they were done, and were not.
     lies: bool,
     /// How many numbers were drawn; a copy of the disk goes on by another count.
@@ -101,9 +103,17 @@ pub struct MemDisk {
     /// What is to happen to the next append, if anything.
     bad_append: Option<BadAppend>,
     mishaps: Mishaps,
+    #[cfg(feature = "mutants")]
+    mutant: Option<crate::config::Mutant>,
 }
 
 impl MemDisk {
+    /// Has whoever stores something here break a rule.
+    #[cfg(feature = "mutants")]
+    pub fn set_mutant(&mut self, mutant: Option<crate::config::Mutant>) {
+        self.mutant = mutant;
+    }
+
     /// How many operations that change something there were: each is a place where the power
     /// may fail.
     pub fn operations(&self) -> u64 {
@@ -131,6 +141,16 @@ impl MemDisk {
     /// The same, counted from the next operation on.
     pub fn fail_in(&mut self, operations: u64) {
         self.fail_at(self.operations + operations);
+    }
+
+    /// Lets the next sync of names fail: names are read back that a power cut may still undo.
+    pub fn fail_names(&mut self) {
+        self.names_fail = true;
+    }
+
+    /// Whether a power cut may undo changes of names.
+    pub fn has_unsynced_names(&self) -> bool {
+        !self.unsynced_names.is_empty()
     }
 
     /// Lets syncs of files succeed without doing anything, as some disks do that hold back what
@@ -177,6 +197,7 @@ impl MemDisk {
     /// Nothing is to go wrong any more, and there is room.
     pub fn calm(&mut self) {
         (self.trouble, self.bad_append, self.capacity) = (None, None, None);
+        self.names_fail = false;
     }
 
     /// What is drawn from now on was drawn by neither of the two before.
@@ -195,6 +216,8 @@ impl MemDisk {
         }
         copy.durable_names.clone_from(&copy.names);
         copy.drawn = self.drawn;
+        #[cfg(feature = "mutants")]
+        copy.set_mutant(self.mutant);
         copy
     }
 
@@ -214,6 +237,7 @@ impl MemDisk {
         self.power_is_out = false;
         self.trouble = None;
         self.bad_append = None;
+        self.names_fail = false;
         let mut named = vec![false; self.inodes.len()];
         self.names.values().chain(self.durable_names.values()).for_each(|&at| named[at] = true);
         for change in &self.unsynced_names {
@@ -489,6 +513,9 @@ impl Disk for MemDisk {
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.names_fail) {
+            self.fail_in(0);
+        }
         let trouble = self.begin(Doing::Names)?;
         // Where it fails the changes wait on: names are in the file system's journal, which does
         // not forget them as it does pages.
@@ -504,6 +531,11 @@ impl Disk for MemDisk {
     fn draw(&mut self) -> u64 {
         self.drawn += 1;
         self.drawn
+    }
+
+    #[cfg(feature = "mutants")]
+    fn mutant(&self) -> Option<crate::config::Mutant> {
+        self.mutant
     }
 }
 

@@ -14,6 +14,7 @@
 //! What it can't do: a peer that was down or cut off while the lost openings ran has never heard of
 //! them. If such peers and the old copy are a majority by themselves, nobody is there to object.
 
+use crate::config::Mutant;
 use crate::types::NodeId;
 
 use super::Identity;
@@ -93,6 +94,9 @@ impl<D: Disk> PeerNotes<D> {
 
     /// What is known of a peer, if it has ever called.
     pub fn of(&self, peer: NodeId) -> Option<Sighting> {
+        if self.disk.mutant() == Some(Mutant::BelieveOldCopy) {
+            return None;
+        }
         self.sightings.iter().find(|sighting| sighting.peer == peer).copied()
     }
 

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::config::Mutant;
 use crate::raft::{Durable, HardState};
 use crate::record::Entry;
 use crate::types::{EntryId, Index, Term};
@@ -53,6 +54,8 @@ pub(super) struct Replay {
     pub(super) last_block: u32,
     /// The sectors of that block as they are.
     pub(super) last_image: Vec<u8>,
+    /// The rule that is to be broken, if any.
+    pub(super) mutant: Option<Mutant>,
 }
 
 impl Replay {
@@ -74,6 +77,7 @@ impl Replay {
             torn_end: 0,
             last_block: 0,
             last_image: Vec::new(),
+            mutant: None,
         }
     }
 
@@ -96,7 +100,8 @@ impl Replay {
             let what = format!("{} bytes where {} sectors belong", bytes.len(), header.sectors);
             return Err(damaged(header.sectors, what));
         }
-        let sectors = Sectors { salt: header.salt(), count: header.sectors, bytes };
+        let (salt, count, mutant) = (header.salt(), header.sectors, self.mutant);
+        let sectors = Sectors { salt, count, bytes, mutant };
         file.clone_into(&mut self.file);
         if self.header.is_none() {
             (self.chain, self.incarnation) = (header.chain, header.incarnation);
@@ -165,6 +170,9 @@ impl Replay {
             let what = format!("it ends after {blocks} blocks, {file} continues {before}");
             return damaged(&self.file, self.end, what);
         }
+        if self.mutant == Some(Mutant::IgnoreChain) {
+            return Ok(());
+        }
         if (before, header.chain) != (blocks, self.chain) {
             let what = format!(
                 "it continues {before} blocks with chain {:08x}, but {} has {blocks} with {:08x}: \
@@ -203,7 +211,7 @@ impl Replay {
     fn block(&mut self, stream: &[u8]) -> Result<(), String> {
         let header = BlockHeader::decode(stream)?;
         let chain = segment::chain(self.chain, stream);
-        if chain != header.chain {
+        if chain != header.chain && self.mutant != Some(Mutant::IgnoreChain) {
             return Err(format!(
                 "the block does not follow the one before it: chain {:08x}, expected {chain:08x}",
                 header.chain
@@ -274,6 +282,7 @@ struct Sectors<'a> {
     salt: u32,
     count: u32,
     bytes: &'a [u8],
+    mutant: Option<Mutant>,
 }
 
 /// What is at the place of a block.
@@ -292,7 +301,14 @@ impl Sectors<'_> {
     }
 
     fn read(&self, number: u32) -> Sector<'_> {
-        sector::read(self.salt, number, self.image(number, number + 1))
+        let bytes = self.image(number, number + 1);
+        match sector::read(self.salt, number, bytes) {
+            Sector::Damaged if self.mutant == Some(Mutant::IgnoreSectorChecksum) => {
+                sector::read_unchecked(bytes)
+            }
+            Sector::Damaged if self.mutant == Some(Mutant::CutDamagedSector) => Sector::Unwritten,
+            found => found,
+        }
     }
 
     /// The block `number`, which begins at the sector `first`.
@@ -342,6 +358,9 @@ impl Sectors<'_> {
             match self.read(at) {
                 Sector::Unwritten => {}
                 Sector::Written { block, .. } if block == number => torn_end = at + 1,
+                Sector::Written { .. } if self.mutant == Some(Mutant::CutDamage) => {
+                    torn_end = at + 1;
+                }
                 Sector::Written { block, .. } => {
                     let what = format!(
                         "zeros in block {number}, which was whole when block {block} was begun"

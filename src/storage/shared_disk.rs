@@ -92,4 +92,9 @@ impl Disk for SharedDisk {
     fn draw(&mut self) -> u64 {
         self.disk().draw()
     }
+
+    #[cfg(feature = "mutants")]
+    fn mutant(&self) -> Option<crate::config::Mutant> {
+        self.0.borrow().mutant()
+    }
 }

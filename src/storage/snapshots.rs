@@ -19,6 +19,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use crate::config::Mutant;
 use crate::raft::SnapshotId;
 use crate::types::EntryId;
 
@@ -207,7 +208,9 @@ impl<D: Disk> Snapshots<D> {
             // yet whether it can do without.
             let older = end_of(&name)
                 .is_some_and(|last| self.latest.is_some_and(|it| last.index < it.last.index));
-            if name == new || (older && Some(&name) != latest.as_ref()) {
+            let early = self.disk.mutant() == Some(Mutant::RemoveLatestEarly)
+                && Some(&name) == latest.as_ref();
+            if name == new || (older && Some(&name) != latest.as_ref()) || early {
                 delete(&mut self.disk, &name)?;
             }
         }
@@ -260,7 +263,10 @@ impl<D: Disk> Snapshots<D> {
         check: C,
     ) -> Result<C::Whole, StorageError> {
         let new = writer.source.file_name();
-        let synced = self.sync(&mut writer);
+        let synced = match self.disk.mutant() {
+            Some(Mutant::UnsyncedSnapshot) => Ok(()),
+            _ => self.sync(&mut writer),
+        };
         drop(writer);
         if synced.is_err() {
             // Perhaps there was no room for it: then it must not go on taking what there is.
@@ -282,7 +288,9 @@ impl<D: Disk> Snapshots<D> {
         }
         let name = file_name(id.last);
         self.disk.rename(new, &name).map_err(io(&self.disk, "renaming", new))?;
-        self.disk.sync_dir().map_err(io(&self.disk, "syncing", ""))?;
+        if self.disk.mutant() != Some(Mutant::UnsyncedSnapshotName) {
+            self.disk.sync_dir().map_err(io(&self.disk, "syncing", ""))?;
+        }
         self.previous = self.latest.replace(id);
         self.lost = None;
         let previous = self.previous;

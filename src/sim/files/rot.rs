@@ -73,7 +73,7 @@ impl Files {
 
     /// Damages the files of a replica that is down.
     pub(super) fn rot(&mut self, log_holds_latest: bool, dice: &mut Dice) -> Option<Damage> {
-        let names = self.names_that_count(&self.folder.disk().copy());
+        let names = self.names_that_count();
         let name = dice.pick(&names).clone();
         let latest = names.iter().filter(|name| is_snapshot(name)).max();
         let damage = |what: String, places: &[&str]| Damage {
@@ -137,10 +137,10 @@ impl Files {
     }
 
     /// Files but those that were never completed, and those that a snapshot took the place of.
-    fn names_that_count(&self, disk: &MemDisk) -> Vec<String> {
-        let mut names = disk.list().expect("memory does not fail");
+    fn names_that_count(&self) -> Vec<String> {
+        let mut names = self.folder.list().expect("memory does not fail");
         names.retain(|name| name.strip_suffix(".new").is_none());
-        let opened = SharedDisk::new(disk.copy());
+        let opened = SharedDisk::new(self.folder.disk().copy());
         if open_folder(&opened, self.replica, self.options).is_ok() {
             let left = opened.list().expect("memory does not fail");
             names.retain(|name| left.contains(name));
@@ -238,8 +238,11 @@ impl Files {
         }
         let is_log = |name: &String| name == "meta" || name.starts_with("segment-");
         let log_of = |disk: &MemDisk| {
-            let names = self.names_that_count(disk).into_iter().filter(is_log);
-            names.map(|name| (disk.read(&name).ok(), name)).collect::<Vec<_>>()
+            let first = disk.read("meta").map(|meta| first_segment(&meta)).unwrap_or_default();
+            let mut names = disk.list().expect("memory does not fail");
+            names.retain(|name| is_log(name) && name.strip_suffix(".new").is_none());
+            names.retain(|name| name == "meta" || *name >= first);
+            names.into_iter().map(|name| (disk.read(&name).ok(), name)).collect::<Vec<_>>()
         };
         // All of an older log is what only peers can tell.
         if older.is_empty() || older.iter().any(is_log) && log_of(&mixed) == log_of(copy) {
@@ -260,6 +263,12 @@ impl Files {
 
 fn replace(disk: &mut MemDisk, name: &str, bytes: Vec<u8>) {
     disk.replace(name, Some(bytes));
+}
+
+/// The first segment that a meta record wants.
+fn first_segment(meta: &[u8]) -> String {
+    let number = u64::from_le_bytes(meta[58..66].try_into().expect("eight bytes"));
+    format!("segment-{number:010}")
 }
 
 fn is_snapshot(name: &str) -> bool {
