@@ -122,7 +122,7 @@ fn seeds_that_have_failed_hold() {
         // One key with more operations than the check of histories can do.
         (Profile::Storage, 50_934),
         (Profile::Storage, 52_817),
-        // A client that had nothing to do any more was planned something by a late answer, and slept on.
+        // A client with nothing to do any more slept on when a late answer gave it something.
         (Profile::Snapshots, 906),
     ] {
         let result = fault_run::run(profile, seed, Trace::default(), &|_| ());

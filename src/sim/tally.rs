@@ -67,7 +67,7 @@ pub enum Effect {
     Older,
     /// A snapshot was not finished, or not taken in, and nothing else changed.
     GivenUp,
-    /// A leader's own snapshot was found damaged as a follower threw it away, and another was taken.
+    /// A leader's snapshot that a follower threw away was found damaged, and another was taken.
     Replaced,
     /// The replica was sent a snapshot after its next start.
     CaughtUp,
