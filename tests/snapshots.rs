@@ -12,6 +12,7 @@ mod replicas;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -34,7 +35,7 @@ const LOAD: Duration = Duration::from_millis(300);
 const BULK_KEYS: usize = 64;
 const BULK_BYTES: usize = 16 << 10;
 /// What a segment of the log takes, at least.
-const SEGMENT_BYTES: u64 = 16 << 20;
+const SEGMENT_BYTES: u64 = 8 << 20;
 
 fn bulk_key(number: usize) -> Vec<u8> {
     format!("bulk:{}", number % BULK_KEYS).into_bytes()
@@ -88,16 +89,19 @@ fn said(cluster: &Cluster, words: &str) -> usize {
     (0..3).map(log).sum()
 }
 
-/// Names and sizes of the files in a replica's folder.
+/// Names and sizes of the files in a replica's folder, but for the reserve.
 fn files(cluster: &Cluster, at: usize) -> Vec<(String, u64)> {
-    let mut files = Vec::new();
+    let (mut files, mut seen) = (Vec::new(), Vec::new());
     for file in fs::read_dir(cluster.replica_folder(at)).unwrap() {
         let file = file.unwrap();
         if file.file_name() == bowline::storage::RESERVE_FILE {
             continue;
         }
-        // It may be gone by now.
-        if let Ok(about) = file.metadata() {
+        // It may be gone by now, or be there under another name.
+        if let Ok(about) = file.metadata()
+            && !seen.contains(&about.ino())
+        {
+            seen.push(about.ino());
             files.push((file.file_name().into_string().unwrap(), about.len()));
         }
     }
@@ -113,12 +117,12 @@ fn the_folder_stays_small_and_all_is_there_after_a_restart() {
     write_bulk(&mut Client::connect(cluster.address(0)).unwrap(), 0..written);
     for at in 0..3 {
         // What is cut goes with the next writes.
-        cluster.wait_for("a folder of three segments and two snapshots", || {
+        cluster.wait_for("a folder of three segments and a snapshot", || {
             let mut client = Client::connect(cluster.address(at)).ok()?;
             client.call(&[b"SET", b"more", b"1"]).ok()?;
             let bytes: u64 = files(&cluster, at).iter().map(|(_, bytes)| bytes).sum();
             let live = (BULK_KEYS * BULK_BYTES) as u64;
-            let bound = 3 * SEGMENT_BYTES + 3 * live;
+            let bound = 3 * SEGMENT_BYTES + live + live / 8;
             assert!(bound < log_bytes, "the test writes too little");
             (bytes < bound).then_some(())
         });
@@ -140,6 +144,69 @@ fn the_folder_stays_small_and_all_is_there_after_a_restart() {
         read_bulk(cluster.address(at), written);
         assert!(info(cluster.address(at), "raft_snapshot_index").unwrap() > 0);
     }
+}
+
+/// The most bytes of each replica's folder until told to stop, and how often they were counted.
+fn most_bytes(cluster: &Cluster, stop: &AtomicBool) -> ([u64; 3], usize) {
+    let (mut most, mut count) = ([0; 3], 0);
+    while !stop.load(Ordering::Relaxed) {
+        for (at, most) in most.iter_mut().enumerate() {
+            *most = files(cluster, at).iter().map(|(_, bytes)| bytes).sum::<u64>().max(*most);
+        }
+        count += 1;
+        thread::sleep(Duration::from_millis(2));
+    }
+    (most, count)
+}
+
+/// As `src/runtime/saving.rs` has it: two snapshots, and a log that is not left behind by them,
+/// though it is written as fast as it can be.
+#[test]
+fn a_folder_is_bounded_at_all_times_however_fast_is_written() {
+    const KEYS: usize = 512;
+    const WRITES: usize = 16 * KEYS;
+    const LOG_BYTES: u64 = 1 << 20;
+    let cluster = Cluster::start_with(3, "auto", &["--snapshot-log-bytes", "1mb"]);
+    cluster.wait_until_all_serve();
+    let stop = AtomicBool::new(false);
+    let (most, count) = thread::scope(|scope| {
+        let counter = scope.spawn(|| most_bytes(&cluster, &stop));
+        let _stop = StopAtEnd(&stop);
+        let writers = (0..2).map(|writer| {
+            let address = cluster.address(cluster.leader());
+            scope.spawn(move || {
+                let mut client = Client::connect(address).unwrap();
+                for from in (writer..WRITES / 16).step_by(2) {
+                    let numbers = from * 16..from * 16 + 16;
+                    let sets = numbers.clone().flat_map(|number| {
+                        let key = format!("key:{:012}", number % KEYS);
+                        command(&[b"SET", key.as_bytes(), &bulk_value(number)])
+                    });
+                    client.send(&sets.collect::<Vec<u8>>()).unwrap();
+                    for _ in numbers {
+                        assert_eq!(client.reply().unwrap(), b"+OK\r\n");
+                    }
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        counter.join().unwrap()
+    });
+    let written = (WRITES * BULK_BYTES) as u64;
+    let snapshot = (KEYS * (BULK_BYTES + 32)) as u64;
+    let log = LOG_BYTES.max(snapshot / 16 * 7);
+    // What comes in one write of the log, and what is made while the files are counted.
+    let one_write = 2 * 16 * BULK_BYTES as u64;
+    let bound = 2 * snapshot + log + log / 4 + 3 * SEGMENT_BYTES + 4 * one_write;
+    eprintln!("{most:?} of at most {bound} bytes in {count} samples, {written} written");
+    assert!(2 * bound < written, "{written} bytes are too few to show anything");
+    assert!(count > 100, "the files were counted {count} times");
+    assert!(most.iter().all(|most| *most > snapshot), "{most:?}");
+    assert!(most.iter().all(|most| *most <= bound), "{most:?} above {bound}\n{}", cluster.logs());
+    assert!(said(&cluster, "a snapshot is taken") > 3 * 5, "{}", cluster.logs());
 }
 
 #[test]

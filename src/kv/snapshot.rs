@@ -9,7 +9,17 @@
 //!  +------+-------+--------+-----------+--------+
 //! ```
 //!
-//! Little endian. The checksum of a block goes on from that of the block before, the first one from
+//! Little endian; lengths and what is often small in as few bytes as it needs. A pair:
+//!
+//! ```text
+//!  +------+-----+------+------------+-----------+  age: varint of 4 times the number of entries
+//!  | age  | end | kind | key length | key bytes |  since its revision, and 2 if it has an end, 1 if
+//!  +------+-----+------+------------+-----------+  it is no string; end, kind: then only
+//!                      | value length | value bytes |  or what its kind writes
+//! ```
+//!
+//! So a string costs 7 bytes beside its key and value, and a snapshot of many small ones little
+//! more than they do: a folder holds two for a while. The checksum of a block goes on from that of the block before, the first one from
 //! the header: so blocks can't be left out, repeated or changed round. Two replicas with equal
 //! states may write their pairs in different orders; it is the digest that is equal.
 
@@ -29,7 +39,7 @@ use super::store::{Restored, Store, digest_of};
 use super::view::View;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8;
 /// Bytes of a block before its items, and behind them.
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;
@@ -37,6 +47,11 @@ const CHECKSUM_BYTES: usize = 4;
 /// A block is closed when it has grown to this. Longer ones hold one item that is larger: a key
 /// with all that it holds, which is as large as memory lets it be.
 const BLOCK_BYTES: usize = 64 << 10;
+
+/// What stands below a pair's age.
+const FLAG_BITS: u32 = 2;
+const HAS_END: u64 = 2;
+const IS_OBJECT: u64 = 1;
 
 const PAIRS: u8 = 1;
 const REQUESTS: u8 = 2;
@@ -103,6 +118,8 @@ struct Blocks {
     kind: u8,
     count: u32,
     chain: u32,
+    /// The last entry that is in the state.
+    last: Index,
 }
 
 impl Blocks {
@@ -124,7 +141,8 @@ impl Blocks {
         header.put_u64_le(clock);
         sink(&header);
         let chain = crc32c::crc32c(&header);
-        Blocks { bytes: HEADER_BYTES as u64, chain, ..Blocks::default() }
+        let bytes = HEADER_BYTES as u64;
+        Blocks { bytes, chain, last: last.index, ..Blocks::default() }
     }
 
     fn begin(&mut self, kind: u8) {
@@ -144,12 +162,20 @@ impl Blocks {
     }
 
     fn pair(&mut self, pair: &Pair, sink: Sink<'_>) {
+        let age = self.last.0.checked_sub(pair.revision()).expect("the state has come that far");
         self.item(sink, |block| {
-            block.put_u8(pair.kind() as u8);
-            block.put_u64_le(pair.revision());
-            block.put_u64_le(pair.end().unwrap_or(0));
+            let (end, object) = (pair.end(), pair.object());
+            let flags =
+                HAS_END * u64::from(end.is_some()) + IS_OBJECT * u64::from(object.is_some());
+            put_number(age << FLAG_BITS | flags, block);
+            if let Some(end) = end {
+                put_number(end, block);
+            }
+            if object.is_some() {
+                block.put_u8(pair.kind() as u8);
+            }
             put_bytes(pair.key(), block);
-            match pair.object() {
+            match object {
                 None => put_bytes(pair.value(), block),
                 Some(object) => object.write(block),
             }
@@ -218,6 +244,7 @@ impl Store {
 #[derive(Debug)]
 pub struct SnapshotWriter {
     view: View,
+    tables: u64,
     /// `None` before the first part.
     blocks: Option<Blocks>,
 }
@@ -225,7 +252,12 @@ pub struct SnapshotWriter {
 impl SnapshotWriter {
     /// Of that state.
     pub fn new(view: View) -> SnapshotWriter {
-        SnapshotWriter { view, blocks: None }
+        SnapshotWriter { tables: view.tables.len() as u64, view, blocks: None }
+    }
+
+    /// How many tables are written, and of how many: about how far it has come.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.tables - self.view.tables.len() as u64, self.tables)
     }
 
     /// The last entry that is in it.
@@ -427,10 +459,11 @@ impl SnapshotReader {
             return Err(self.damaged("its checksum is another"));
         }
         let mut items = &self.buffer[BLOCK_HEAD_BYTES..whole - CHECKSUM_BYTES];
+        let last = self.header.map_or(Index::ZERO, |header| header.last.index);
         // Checked bytes, which a block's writer would not write otherwise.
         let read = (0..count).try_for_each(|_| match kind {
             PAIRS => {
-                let pair = take_pair(&mut items)?;
+                let pair = take_pair(&mut items, last)?;
                 self.pairs += 1;
                 if let Some(store) = &mut self.store {
                     return store.restore_pair(pair).then_some(());
@@ -465,29 +498,64 @@ impl SnapshotReader {
     }
 }
 
+/// Writes a number in as many groups of seven bits as it needs, the lowest first; all but the last
+/// have the highest bit set.
+fn put_number(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    out.push(number.to_le_bytes()[0]);
+}
+
+/// Reads what [`put_number`] wrote.
+fn take_number(from: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let byte = from.try_get_u8().ok()?;
+        let bits = u64::from(byte & 0x7F);
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        number |= bits << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
 /// Writes a byte string behind its length.
 pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    out.put_u32_le(u32::try_from(bytes.len()).expect("limits keep keys and values far below"));
+    put_number(bytes.len() as u64, out);
     out.put_slice(bytes);
 }
 
 /// Reads what [`put_bytes`] wrote.
 pub(super) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
-    let length = from.try_get_u32_le().ok()? as usize;
+    let length = usize::try_from(take_number(from)?).ok()?;
     let (bytes, rest) = from.split_at_checked(length)?;
     *from = rest;
     Some(bytes)
 }
 
-fn take_pair<'b>(from: &mut &'b [u8]) -> Option<Restored<'b>> {
-    let kind = *Kind::ALL.get(usize::from(from.try_get_u8().ok()?))?;
-    let revision = Index(from.try_get_u64_le().ok()?);
-    let end = Some(from.try_get_u64_le().ok()?).filter(|end| *end != 0);
+/// Reads a pair of a state that ends with the entry `last`.
+fn take_pair<'b>(from: &mut &'b [u8], last: Index) -> Option<Restored<'b>> {
+    let head = take_number(from)?;
+    let revision = Index(last.0.checked_sub(head >> FLAG_BITS)?);
+    let end = match head & HAS_END {
+        0 => None,
+        _ => Some(take_number(from).filter(|end| *end != 0)?),
+    };
+    let kind = match head & IS_OBJECT {
+        0 => None,
+        _ => Some(*Kind::ALL.get(usize::from(from.try_get_u8().ok()?))?),
+    };
     let key = take_bytes(from)?;
-    let held = if kind == Kind::String {
-        Held::String(take_bytes(from)?)
-    } else {
-        Held::Object(Object::read(kind, from)?)
+    let held = match kind {
+        None => Held::String(take_bytes(from)?),
+        Some(Kind::String) => return None,
+        Some(kind) => Held::Object(Object::read(kind, from)?),
     };
     Some(Restored { key, held, revision, end })
 }

@@ -508,7 +508,10 @@ impl Shared {
         let entries: Vec<Entry> =
             self.unwritten_from.take().map_or_else(Vec::new, |from| self.log.tail(from));
         // It goes along with what there is to write, unless the room is needed.
-        let base = self.log.base().index;
+        // In memory more is kept, for slow followers; a start gives nothing back of what is in the
+        // snapshot.
+        let saved = self.snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+        let base = self.log.base().index.max(saved.min(self.log.durable_index()));
         let compact_to = (base > self.compacted_to).then_some(base);
         if entries.is_empty()
             && !self.hard_state_changed

@@ -18,8 +18,7 @@ use super::channels::{
     Answer, Applied, ApplierEnds, ApplyBatch, Install, ReadsAt, ReplyBatch, SnapshotWork,
 };
 use super::ears::Ears;
-use super::memory::MemoryBoard;
-use super::snapshots::SnapshotBoard;
+use super::saving::Saving;
 
 /// Bytes of a request's id that say where it came in.
 pub(super) const ORIGIN_BYTES: usize = 8;
@@ -43,46 +42,13 @@ pub(super) struct Applier {
     last: EntryId,
     /// When snapshots are taken; `None` for never.
     saving: Option<Saving>,
+    /// Somebody wants one now.
+    save: bool,
     /// Who listens at this replica.
     ears: Arc<Ears>,
     ends: ApplierEnds,
     /// A pass on a shared thread was put off.
     put_off: bool,
-}
-
-/// When snapshots are taken.
-#[derive(Debug)]
-pub(super) struct Saving {
-    /// Once more than so many bytes of the log were applied since the last one.
-    pub(super) log_bytes: u64,
-    /// What the snapshots stage has and does.
-    pub(super) board: Arc<SnapshotBoard>,
-    /// What the state and the log may take.
-    pub(super) memory: Arc<MemoryBoard>,
-    /// Bytes of the log applied since the last one.
-    since: u64,
-    /// Somebody wants one now.
-    wanted: bool,
-}
-
-impl Saving {
-    pub(super) fn new(
-        log_bytes: u64,
-        board: Arc<SnapshotBoard>,
-        memory: Arc<MemoryBoard>,
-    ) -> Saving {
-        Saving { log_bytes, board, memory, since: 0, wanted: false }
-    }
-
-    /// Whether it is time. A large snapshot is taken less often, so that the disk does not write
-    /// ever more for each byte that comes in, as long as the log has its room in memory; and one
-    /// that failed is not long waited with.
-    fn is_due(&self) -> bool {
-        let due = self.log_bytes.max(self.board.bytes() / 2);
-        let due = due.min(self.memory.log_bytes_max() / 4);
-        let due = if self.board.has_failed() { due / 8 } else { due };
-        (self.wanted || self.since > due) && !self.board.is_taking()
-    }
 }
 
 impl Applier {
@@ -94,6 +60,7 @@ impl Applier {
             early: Vec::new(),
             last: EntryId::ZERO,
             saving: None,
+            save: false,
             ears: Arc::default(),
             ends,
             put_off: false,
@@ -105,7 +72,7 @@ impl Applier {
         assert_eq!(store.applied_index(), last.index, "a store that ends elsewhere");
         self.store = store;
         self.last = last;
-        saving.memory.note_store(self.store.memory());
+        saving.memory().note_store(self.store.memory());
         self.saving = Some(saving);
         self
     }
@@ -149,7 +116,7 @@ impl Applier {
         replies.ending_count = self.store.ending_count();
         replies.digest = self.store.digest();
         if let Some(saving) = &self.saving {
-            saving.memory.note_store(self.store.memory());
+            saving.memory().note_store(self.store.memory());
         }
         replies.events = self.store.take_events();
         replies.applied.clock = self.store.clock();
@@ -162,17 +129,19 @@ impl Applier {
 
     /// Hands a view of the state over, if it is time.
     fn take_snapshot(&mut self) {
-        let Some(saving) = &mut self.saving else { return };
-        if !saving.is_due() || self.last == EntryId::ZERO || self.ends.to_snapshots.is_full() {
+        let Some(saving) = &self.saving else { return };
+        if !saving.is_due(self.save)
+            || self.last == EntryId::ZERO
+            || self.ends.to_snapshots.is_full()
+        {
             return;
         }
-        saving.board.begin();
+        saving.begin();
         let view = Box::new(self.store.view(self.last));
         if self.ends.to_snapshots.try_send(SnapshotWork::Take(view)).is_ok() {
-            saving.since = 0;
-            saving.wanted = false;
+            self.save = false;
         } else {
-            saving.board.end(false);
+            saving.give_up(false);
         }
     }
 
@@ -182,8 +151,8 @@ impl Applier {
         if snapshot.last.index > self.store.applied_index() {
             std::mem::swap(&mut self.store, &mut store);
             self.last = snapshot.last;
-            if let Some(saving) = &mut self.saving {
-                saving.since = 0;
+            if let Some(saving) = &self.saving {
+                saving.installed();
             }
         }
         replies.applied.merge(Applied { installed: Some(snapshot), ..Applied::default() });
@@ -196,9 +165,7 @@ impl Applier {
         if let Some(install) = batch.install {
             self.install(*install, replies);
         }
-        if let Some(saving) = &mut self.saving {
-            saving.wanted |= batch.save;
-        }
+        self.save |= batch.save;
         let last = batch.job.entries.last().map(|committed| committed.entry.index());
         // What is in a snapshot that was taken in meanwhile is known to be applied by that.
         let index = last.filter(|last| *last > self.store.applied_index());
@@ -229,9 +196,6 @@ impl Applier {
                 continue;
             }
             self.last = entry.id();
-            if let Some(saving) = &mut self.saving {
-                saving.since += entry.record().len() as u64;
-            }
             if entry.kind() == EntryKind::NoOperation {
                 self.store.skip(entry.index());
                 continue;
@@ -305,6 +269,7 @@ mod tests {
     use crate::raft::{ApplyJob, RequestKind, SnapshotId};
     use crate::record::RecordBuffer;
     use crate::runtime::channels::{Ends, QUEUE_LEN, channels};
+    use crate::runtime::snapshots::SnapshotBoard;
     use crate::runtime::wake::tests::unused_wake;
     use crate::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey};
     use bytes::Bytes;
@@ -374,11 +339,6 @@ mod tests {
         assert_eq!(replies.applied.index, Some(Index(1)));
     }
 
-    fn saving(log_bytes: u64) -> (Saving, Arc<SnapshotBoard>) {
-        let board = Arc::new(SnapshotBoard::default());
-        (Saving::new(log_bytes, Arc::clone(&board), Arc::default()), board)
-    }
-
     #[test]
     fn a_leaders_snapshot_takes_the_place_of_the_state() {
         let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
@@ -419,10 +379,13 @@ mod tests {
     #[test]
     fn a_snapshot_is_taken_by_size_or_when_asked_for_one_at_a_time() {
         let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
-        let (saving, board) = saving(500);
+        let board = Arc::new(SnapshotBoard::default());
+        let saving = Saving::new(800, Arc::clone(&board), Arc::default());
         let applier = Applier::new(Answering::AsLeader, ends);
-        let mut applier = applier.with(Store::default(), EntryId::ZERO, saving);
+        let mut applier = applier.with(Store::default(), EntryId::ZERO, saving.clone());
         let mut taken = |from: u64, save| {
+            // Each time the log has grown by 400 bytes.
+            saving.note_end(from.next_multiple_of(2) * 200);
             let entries = vec![put(from, &[1; 100], true), put(from + 1, &[1; 100], true)];
             applier.run_once(ApplyBatch { save, ..batch(entries, vec![], 1) });
             network.replies.try_recv().unwrap();
@@ -436,11 +399,11 @@ mod tests {
         assert_eq!(taken(3, false), Some(4));
         assert!(board.is_taking());
         assert_eq!(taken(5, true), None, "one is being taken");
-        board.end(false);
+        saving.succeed();
         assert_eq!(taken(7, false), Some(8), "asked for meanwhile");
-        board.end(true);
+        saving.give_up(true);
         assert_eq!(taken(9, false), Some(10), "the last one failed, so soon");
-        board.end(false);
+        saving.succeed();
         assert_eq!(taken(11, false), None);
     }
 

@@ -8,6 +8,7 @@
 //! replica that can't know must not vouch for anything (safety.md D1).
 
 use std::sync::Arc;
+use std::thread;
 
 use crossbeam::channel::RecvTimeoutError;
 
@@ -17,7 +18,8 @@ use crate::storage::{Log, RealDisk, StorageError};
 use super::channels::{AppendBatch, CoreItem, LogWriterEnds};
 use super::course::NeverRestarts;
 use super::room::{INTERVAL, RoomWatch};
-use super::status::Counts;
+use super::saving::Saving;
+use super::status::{Counts, RoomBoard};
 
 /// Exit code of a process whose disk failed.
 const EXIT_DISK: i32 = 74;
@@ -32,6 +34,8 @@ pub(super) struct LogWriter {
     put_off: bool,
     /// How much room the disk has; `None` where there is no disk.
     room: Option<RoomWatch>,
+    /// What the log is cut behind, and must not leave behind; `None` likewise.
+    saving: Option<Saving>,
     counts: Arc<Counts>,
 }
 
@@ -43,17 +47,21 @@ impl LogWriter {
         ends: LogWriterEnds,
         counts: Arc<Counts>,
     ) -> LogWriter {
-        LogWriter { log: None, ends, put_off: false, room: None, counts }
+        LogWriter { log: None, ends, put_off: false, room: None, saving: None, counts }
     }
 
     /// A writer that makes durable what it vouches for.
     pub(super) fn durable(
         log: Log<RealDisk>,
-        room: RoomWatch,
+        room: &Arc<RoomBoard>,
+        saving: &Saving,
         ends: LogWriterEnds,
-        counts: Arc<Counts>,
+        counts: &Arc<Counts>,
     ) -> LogWriter {
-        LogWriter { log: Some(Box::new(log)), ends, put_off: false, room: Some(room), counts }
+        saving.note_end(log.stats().end);
+        let room = Some(RoomWatch::new(Arc::clone(room)));
+        let (log, saving, counts) = (Some(Box::new(log)), Some(saving.clone()), Arc::clone(counts));
+        LogWriter { log, ends, put_off: false, room, saving, counts }
     }
 
     /// Whether it never waits for a disk, so that it may share a thread with the core.
@@ -66,7 +74,13 @@ impl LogWriter {
         loop {
             self.measure_room();
             match self.ends.jobs.recv_timeout(INTERVAL) {
-                Ok(batch) => self.run_once(batch),
+                Ok(batch) => {
+                    // More may come meanwhile, and is then written with it.
+                    if let Some(delay) = self.saving.as_ref().and_then(Saving::delay) {
+                        thread::sleep(delay);
+                    }
+                    self.run_once(batch);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -122,6 +136,9 @@ impl LogWriter {
         if let Some(log) = &mut self.log {
             self.counts.log_syncs.add(log.is_waiting().into());
             log.sync().unwrap_or_else(|error| fail(&error));
+            if let Some(saving) = &self.saving {
+                saving.note_end(log.stats().end);
+            }
         }
         // The messages leave after the sync and not with the write: a follower that lost power in
         // between would come back without entries it had vouched for.
@@ -191,8 +208,14 @@ mod tests {
     #[test]
     fn every_job_is_completed_in_order_and_lets_go_what_waited() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
-        let mut log_writer =
-            LogWriter { log: None, ends, put_off: false, room: None, counts: Arc::default() };
+        let mut log_writer = LogWriter {
+            log: None,
+            ends,
+            put_off: false,
+            room: None,
+            saving: None,
+            counts: Arc::default(),
+        };
         let batch = |jobs, bytes| AppendBatch { jobs, bytes };
         core.to_log_writer.send(batch(vec![job(3, Some(9))], 30)).unwrap();
         log_writer.run_once(batch(vec![job(1, Some(7)), job(2, None)], 12));
@@ -239,8 +262,14 @@ mod tests {
     #[test]
     fn what_a_full_network_does_not_take_is_dropped_and_counted_but_completed() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
-        let mut log_writer =
-            LogWriter { log: None, ends, put_off: false, room: None, counts: Arc::default() };
+        let mut log_writer = LogWriter {
+            log: None,
+            ends,
+            put_off: false,
+            room: None,
+            saving: None,
+            counts: Arc::default(),
+        };
         for sequence in 1..=QUEUE_LEN as u64 + 1 {
             log_writer.run_once(AppendBatch { jobs: vec![job(sequence, None)], bytes: 1 });
             assert!(core.inbox.try_recv().is_ok(), "job {sequence} is not completed");

@@ -33,6 +33,7 @@ mod log_writer;
 mod memory;
 mod network;
 mod room;
+mod saving;
 mod server;
 mod snapshots;
 mod status;

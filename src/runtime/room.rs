@@ -16,7 +16,7 @@ pub(super) const INTERVAL: Duration = Duration::from_millis(100);
 /// How often the core is told that room is scarce, though nothing has changed.
 const REMIND_INTERVAL: Duration = Duration::from_secs(5);
 /// Most bytes that a file holds in reserve: for the log's next segments, whatever others do.
-const HELD_BYTES_MAX: u64 = 32 << 20;
+const HELD_BYTES_MAX: u64 = 16 << 20;
 /// What small files may need.
 const SMALL_FILES_BYTES: u64 = 2 << 20;
 

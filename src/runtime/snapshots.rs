@@ -2,8 +2,8 @@
 //! behind, and puts a leader's together. It owns their files beside the log, and has a thread of
 //! its own in every arrangement, for to write, read and check them takes seconds.
 //!
-//! What it does may be late, but must not make others late: it writes slowly and in small pieces,
-//! syncs them on the way, and lets every other thread go first.
+//! What it does may be late, but must not make others late: it writes in small pieces, slowly as long
+//! as the log grows slowly (`saving.rs`), syncs them on the way, and lets every other thread go first.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -15,21 +15,27 @@ use crossbeam::channel::RecvTimeoutError;
 use crate::kv::{SnapshotWriter, Store, View};
 use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
 use crate::saved::{Load, Look, id_of};
-use crate::storage::{self, RealDisk, SnapshotSource, Snapshots as Files, StorageError};
+use crate::storage::{
+    self, RealDisk, SnapshotCheck, SnapshotSource, Snapshots as Files, StorageError,
+};
 
 use super::channels::{CoreItem, Install, QUEUE_LEN, SnapshotEnds, SnapshotNews, SnapshotWork};
 use super::log_writer::fail;
+use super::saving::Saving;
 use super::status::{Counts, RoomBoard};
 
 /// Bytes of a snapshot in one message to a follower.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes written at once, and the pause behind them: at most 64 MiB a second, so that the log's
-/// syncs find a disk that is not busy, and clients a processor.
+/// syncs find a disk that is not busy, and clients a processor. There is none while the log grows
+/// so fast that the snapshot would be late.
 const SLICE_BYTES: usize = 256 << 10;
 const SLICE_INTERVAL: Duration = Duration::from_millis(4);
 /// A snapshot that was asked for within this stays readable, whatever was taken since: the core
 /// asks for the next chunk of one for some seconds before it takes a later one instead.
 const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(10);
+/// A leader that has sent nothing for so long sends its snapshot from the beginning, or another's.
+const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(10);
 /// How much this thread lets others go first, where the system has such a thing.
 const NICENESS: i32 = 10;
 
@@ -69,24 +75,19 @@ impl SnapshotBoard {
         self.taking.load(Ordering::Relaxed)
     }
 
-    /// Whether the last attempt to take one failed.
-    pub(super) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
-    }
-
     /// The latest one's size.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// None is being taken any more.
+    /// None is being taken any more; whether that was a failure.
     pub(super) fn end(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
         self.taking.store(false, Ordering::Relaxed);
     }
 
     /// There is a new one.
-    fn note(&self, latest: SnapshotId) {
+    pub(super) fn note(&self, latest: SnapshotId) {
         self.index.store(latest.last.index.0, Ordering::Relaxed);
         self.bytes.store(latest.bytes, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -138,6 +139,8 @@ struct Incoming {
     /// `None` once it is whole, and handed on.
     file: Option<Writer>,
     received: u64,
+    /// When its last chunk came.
+    heard_at: Instant,
 }
 
 /// The stage.
@@ -149,22 +152,44 @@ pub(super) struct Snapshots {
     outgoing: Vec<(SnapshotId, Instant)>,
     /// A leader's that there was no room for, so that it is told of once.
     refused: Option<SnapshotId>,
-    board: Arc<SnapshotBoard>,
+    saving: Saving,
     room: Arc<RoomBoard>,
     ends: SnapshotEnds,
     counts: Arc<Counts>,
 }
 
+/// Reads a snapshot back, and tells how far it has come.
+struct ReadBack<'s> {
+    look: Look,
+    saving: &'s Saving,
+    bytes: u64,
+    of: u64,
+}
+
+impl SnapshotCheck for ReadBack<'_> {
+    type Whole = ();
+
+    fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
+        self.bytes += piece.len() as u64;
+        self.saving.note_read(self.bytes, self.of);
+        self.look.feed(piece)
+    }
+
+    fn finish(self) -> Result<(SnapshotId, ()), String> {
+        self.look.finish()
+    }
+}
+
 impl Snapshots {
     pub(super) fn new(
         files: Files<RealDisk>,
-        board: Arc<SnapshotBoard>,
+        saving: Saving,
         room: Arc<RoomBoard>,
         ends: SnapshotEnds,
         counts: Arc<Counts>,
     ) -> Snapshots {
         if let Some(latest) = files.latest() {
-            board.note(latest);
+            saving.board().note(latest);
         }
         Snapshots {
             files,
@@ -172,7 +197,7 @@ impl Snapshots {
             incoming: None,
             outgoing: Vec::new(),
             refused: None,
-            board,
+            saving,
             room,
             ends,
             counts,
@@ -231,8 +256,16 @@ impl Snapshots {
     // This replica's own.
 
     fn take(&mut self, view: View) {
+        if let Some(Incoming { file: Some(_), heard_at, .. }) = &self.incoming {
+            if heard_at.elapsed() < SENT_AGAIN_WITHIN {
+                // It is further than this one would be, and three at once are too many.
+                self.saving.give_up(false);
+                return;
+            }
+            self.forget_incoming();
+        }
         // About as large as the last one: where that does not fit, this one is not begun.
-        if !self.room.fits_snapshot(self.board.bytes()) {
+        if !self.room.fits_snapshot(self.saving.board().bytes()) {
             self.do_without_room();
             return;
         }
@@ -266,10 +299,13 @@ impl Snapshots {
             abandoned.unwrap_or_else(|error| fail(&error));
             return;
         }
+        let (tables, of) = source.progress();
+        self.saving.note_written(tables, of);
         slice.clear();
         slice.shrink_to(SLICE_BYTES * 2);
         let Some(mark) = mark else {
-            taking.next_at = Instant::now() + SLICE_INTERVAL;
+            let pause = if self.saving.is_late() { Duration::ZERO } else { SLICE_INTERVAL };
+            taking.next_at = Instant::now() + pause;
             self.taking = Some(taking);
             return;
         };
@@ -277,13 +313,13 @@ impl Snapshots {
         drop(source);
         let id = id_of(mark);
         self.hold_outgoing();
-        match self.files.finish(file, id, Look::default()) {
+        let look = Look::default();
+        let read_back = ReadBack { look, saving: &self.saving, bytes: 0, of: id.bytes };
+        match self.files.finish(file, id, read_back) {
             Ok(()) => {
                 tracing::info!(last = %id.last, bytes = id.bytes, "a snapshot is taken");
-                if let Some(latest) = self.files.latest() {
-                    self.board.note(latest);
-                }
-                self.board.end(false);
+                self.note_latest();
+                self.saving.succeed();
                 self.tell_core(SnapshotNews::Taken(id));
             }
             Err(error) => self.do_without(&error),
@@ -298,14 +334,22 @@ impl Snapshots {
             fail(error);
         }
         tracing::error!("a snapshot could not be taken, so the log grows: {error}");
-        self.board.end(true);
+        self.saving.give_up(true);
     }
 
     /// A snapshot was not taken, or not to its end, for what room there is has to be left.
     fn do_without_room(&self) {
         let free_bytes = self.room.read().free;
         tracing::warn!(free_bytes, "there is no room for a snapshot, so the log is not cut");
-        self.board.end(true);
+        self.saving.give_up(true);
+    }
+
+    /// There is a new one, whole and read back: the one before is not needed any more.
+    fn note_latest(&mut self) {
+        if let Some(latest) = self.files.latest() {
+            self.saving.board().note(latest);
+        }
+        self.files.drop_previous().unwrap_or_else(|error| fail(&error));
     }
 
     // For followers.
@@ -359,6 +403,7 @@ impl Snapshots {
         let SnapshotChunk { snapshot, round, offset, ref chunk } = *chunk;
         if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot) {
             self.forget_incoming();
+            self.forget_taking();
             if !self.room.fits_snapshot(snapshot.bytes) {
                 if self.refused.replace(snapshot) != Some(snapshot) {
                     let free_bytes = self.room.read().free;
@@ -372,12 +417,15 @@ impl Snapshots {
                 Ok(file) => {
                     tracing::info!(last = %snapshot.last, bytes = snapshot.bytes,
                         "a leader sends its snapshot");
-                    self.incoming = Some(Incoming { snapshot, file: Some(file), received: 0 });
+                    let heard_at = Instant::now();
+                    let file = Some(file);
+                    self.incoming = Some(Incoming { snapshot, file, received: 0, heard_at });
                 }
                 Err(error) => return refuse(&error),
             }
         }
         let Some(incoming) = &mut self.incoming else { return };
+        incoming.heard_at = Instant::now();
         if let Some(file) = &mut incoming.file
             && incoming.received == offset
             && !chunk.is_empty()
@@ -405,9 +453,7 @@ impl Snapshots {
             Ok(store) => {
                 tracing::info!(last = %snapshot.last, keys = store.key_count(),
                     "a leader's snapshot is here");
-                if let Some(latest) = self.files.latest() {
-                    self.board.note(latest);
-                }
+                self.note_latest();
                 let install = Box::new(Install { snapshot, store });
                 self.tell_core(SnapshotNews::Whole(install));
             }
@@ -416,6 +462,14 @@ impl Snapshots {
                 self.incoming = None;
                 refuse(&error);
             }
+        }
+    }
+
+    /// What a leader sends is further than what this replica has of its own.
+    fn forget_taking(&mut self) {
+        if let Some(Taking { file, .. }) = self.taking.take() {
+            self.files.abandon(file).unwrap_or_else(|error| fail(&error));
+            self.saving.give_up(false);
         }
     }
 

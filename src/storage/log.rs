@@ -30,7 +30,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> LogOptions {
-        LogOptions { segment_bytes: 16 << 20 }
+        LogOptions { segment_bytes: 8 << 20 }
     }
 }
 
@@ -43,6 +43,9 @@ pub struct LogStats {
     pub bytes: u64,
     /// Records in them.
     pub records: u64,
+    /// How long the log is, from the first segment that was there when it was opened on: with its
+    /// headers and with what is left empty at segments' ends, but without what lies ahead.
+    pub end: u64,
     /// Segments there are.
     pub segments: u64,
     /// How many were deleted from the front.
@@ -168,6 +171,7 @@ impl<D: Disk> Log<D> {
             bases.push_back((1, Index::ZERO));
             make_segment(&mut disk, &first_segment(&meta, options))?
         };
+        stats.end = replay.bytes_before + bytes_of(segment.next);
         let mut ahead = Meta { last: segment.number, ..meta.clone() };
         if replay.incarnation > meta.identity.incarnation {
             // Nobody was told of that opening.
@@ -398,6 +402,7 @@ impl<D: Disk> Log<D> {
         }
         segment.next += as_sectors(sectors);
         segment.blocks += 1;
+        self.stats.end += bytes_of(as_sectors(sectors));
         self.chain = chain;
         self.written_by = incarnation;
         (self.durable_last, self.durable_state) = (self.last, self.hard_state);
@@ -431,7 +436,9 @@ impl<D: Disk> Log<D> {
             restart: snapshot_end.is_some(),
             ..first_segment(&self.meta, self.options)
         };
+        self.stats.end += bytes_of(self.segment.sectors - self.segment.next);
         self.segment = make_segment(&mut self.disk, &header)?;
+        self.stats.end += bytes_of(self.segment.next);
         self.bases.push_back((header.number, header.base.index));
         self.meta.last = header.number;
         self.meta.write(&mut self.disk)
@@ -477,6 +484,10 @@ fn is_left_over(name: &str, meta: &Meta) -> bool {
 
 fn io<D: Disk>(disk: &D, doing: &'static str, name: &str, source: std::io::Error) -> StorageError {
     StorageError::Io { doing, file: disk.describe(name), source }
+}
+
+fn bytes_of(sectors: u32) -> u64 {
+    u64::from(sectors) * SECTOR_BYTES as u64
 }
 
 fn as_sectors(count: usize) -> u32 {

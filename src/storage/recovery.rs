@@ -42,6 +42,8 @@ pub(super) struct Replay {
     pub(super) next: u64,
     /// Of each segment read its number, and the last index before it.
     pub(super) bases: VecDeque<(u64, Index)>,
+    /// Bytes of the segments before the last.
+    pub(super) bytes_before: u64,
     /// How many blocks the last segment has.
     pub(super) blocks: u32,
     /// The last segment's header.
@@ -71,6 +73,7 @@ impl Replay {
             next: first,
             bases: VecDeque::new(),
             restarted: None,
+            bytes_before: 0,
             blocks: 0,
             header: None,
             end: 0,
@@ -103,6 +106,9 @@ impl Replay {
         let (salt, count, mutant) = (header.salt(), header.sectors, self.mutant);
         let sectors = Sectors { salt, count, bytes, mutant };
         file.clone_into(&mut self.file);
+        if let Some(before) = self.header {
+            self.bytes_before += u64::from(before.sectors) * SECTOR_BYTES as u64;
+        }
         if self.header.is_none() {
             (self.chain, self.incarnation) = (header.chain, header.incarnation);
             self.durable.hard_state = header.hard_state;

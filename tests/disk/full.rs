@@ -88,8 +88,8 @@ fn a_limit_on_the_size_of_files_is_told() {
     let mut served = cluster.command_at(0, free_port(), free_port());
     served.arg("--bootstrap");
     let mut command = Command::new("sh");
-    // In blocks of 512 or 1,024 bytes; a segment has 16 MiB.
-    command.args(["-c", "ulimit -f 8192; exec \"$@\"", "sh"]).arg(served.get_program());
+    // In blocks of 512 or 1,024 bytes; a segment has 8 MiB.
+    command.args(["-c", "ulimit -f 4096; exec \"$@\"", "sh"]).arg(served.get_program());
     let old = cluster.replica_folder(0);
     let words = served.get_args().map(|word| if word == old { folder.as_os_str() } else { word });
     command.args(words).stdin(Stdio::piped());
@@ -109,7 +109,7 @@ fn a_full_disk_is_told_and_what_was_acknowledged_is_there_when_it_has_room_again
     cluster.kill(0);
     let folder = cluster.replica_folder(0);
     // Room for two segments.
-    let Some(disk) = SmallDisk::over(&cluster, 0, "40m") else { return };
+    let Some(disk) = SmallDisk::over(&cluster, 0, "20m") else { return };
     disk.start(&mut cluster, 0);
     cluster.wait_until_all_serve();
     let acknowledged = write(&cluster, 0, 0, 100, LARGE);
@@ -122,7 +122,7 @@ fn a_full_disk_is_told_and_what_was_acknowledged_is_there_when_it_has_room_again
     disk.start(&mut cluster, 0);
     cluster.wait_for("a start on a full disk", || {
         let client = Client::connect(cluster.address(0));
-        client.ok()?.call(&[b"GET", b"key0"]).ok().filter(|reply| reply.starts_with(b"$1048576"))
+        client.ok()?.call(&[b"GET", b"key0"]).ok().filter(|reply| reply.starts_with(b"$524288"))
     });
     assert_holds(&cluster, 0, acknowledged, LARGE, "while the disk is full");
     cluster.kill(0);

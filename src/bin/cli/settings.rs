@@ -80,8 +80,8 @@ pub(crate) struct ServerArguments {
     /// KiB of it [default: 30].
     #[arg(long, value_name = "SECONDS")]
     request_timeout_s: Option<String>,
-    /// How much the log grows before the next snapshot is taken and the log is cut behind it, such
-    /// as 64mb. A snapshot of more than twice that is taken less often [default: 64mb].
+    /// How much the log may grow before the next snapshot is whole and the log is cut behind it,
+    /// such as 64mb; 7/16 of the snapshot if that is more [default: 64mb].
     #[arg(long, value_name = "BYTES")]
     snapshot_log_bytes: Option<String>,
     /// Where this replica says that it is a Sentinel, for clients that ask for the role of whom
@@ -97,7 +97,7 @@ pub(crate) struct ServerArguments {
     #[arg(long, value_name = "YES|NO")]
     enable_debug_command: Option<String>,
     /// Room on the replica's disk that is left alone, such as 128mb: with less it refuses writes
-    /// while it leads, and serves reads and votes. Up to 32mb of it are held by a file. With 0 the
+    /// while it leads, and serves reads and votes. Up to 16mb of it are held by a file. With 0 the
     /// disk is used up, and then the replica ends [default: 128mb].
     #[arg(long, value_name = "BYTES")]
     disk_reserve: Option<String>,

@@ -52,14 +52,15 @@ use self::inbound::Inbound;
 use self::links::Links;
 use self::listener::Listener;
 use self::network::{CLIENTS_FROM, INBOUND_FROM, LINKS_FROM, Parts, ServerNetwork, WAKER};
-use super::applier::{Answering, Applier, Saving};
+use super::applier::{Answering, Applier};
 use super::channels;
 use super::clock::Clock;
 use super::core::{Core, UnlessLeading};
 use super::ears::Ears;
 use super::log_writer::LogWriter;
 use super::memory::MemoryBoard;
-use super::room::{RoomWatch, held_of};
+use super::room::held_of;
+use super::saving::Saving;
 use super::snapshots::{self, Found, SnapshotBoard, Snapshots};
 use super::status::{Board, Counts, RoomBoard};
 use super::wake::Wake;
@@ -99,7 +100,7 @@ pub struct ServerOptions {
     pub memory_max: u64,
     /// Seconds after which a client that is idle is closed; 0 for never.
     pub idle_seconds_max: u64,
-    /// Bytes of the log behind one snapshot at which the next is taken, or half of the snapshot if
+    /// Bytes of the log behind one snapshot at which the next is whole, or 7/16 of the snapshot if
     /// that is more.
     pub snapshot_log_bytes: u64,
     /// Where this replica is a Sentinel and nothing else, if anywhere.
@@ -201,7 +202,6 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         counts: Arc::clone(counts),
     })
     .map_err(parts)?;
-    let watch = RoomWatch::new(Arc::clone(&room));
     let saving = Saving::new(options.snapshot_log_bytes, Arc::clone(&saved), Arc::clone(&memory));
     let stages = Stages {
         network,
@@ -214,11 +214,11 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
             Arc::clone(counts),
         )
         .within(memory),
-        log_writer: LogWriter::durable(log, watch, ends.log_writer, Arc::clone(counts)),
+        log_writer: LogWriter::durable(log, &room, &saving, ends.log_writer, counts),
         applier: Applier::new(Answering::AsOrigin(origin), ends.applier)
-            .with(store, last_saved, saving)
+            .with(store, last_saved, saving.clone())
             .heard_by(ears),
-        snapshots: Some(Snapshots::new(files, saved, room, ends.snapshots, Arc::clone(counts))),
+        snapshots: Some(Snapshots::new(files, saving, room, ends.snapshots, Arc::clone(counts))),
     };
     run(stages, fused).map_err(system("waiting for messages"))
 }

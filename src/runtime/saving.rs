@@ -1,0 +1,277 @@
+//! When snapshots are taken, how fast they are written, and what waits for them: so that a
+//! replica's folder stays small, however much is written and however fast.
+//!
+//! While a snapshot is taken a folder holds the latest one, as far as it has come the next one, and
+//! the log from where the latest ends: each about as large as the state, and the log as large as is
+//! allowed here, seven sixteenths of the state or `--snapshot-log-bytes`, whichever is more. So with a
+//! state that takes S bytes as a snapshot, a folder stays under
+//!
+//! ```text
+//!   2 S + L + L/4 + 2 segments + the reserve     where L = max(7/16 S, --snapshot-log-bytes)
+//! ```
+//!
+//! plus what comes in one write of the log, and a mebibyte. A snapshot is begun early enough to be
+//! whole before the log has grown to L: the earlier, the more the log grew during the last one. It
+//! is written slowly, and without a pause as soon as the log gains on it. Where that is not enough,
+//! for the disk or the processors are busy, the log writer waits for it, a little longer for each
+//! piece that the log is ahead: so clients wait as they would for a slower disk, and no longer than
+//! [`DELAY_MAX`] at a time, which no follower takes for a dead leader. Nobody waits where none is
+//! being taken, be it for want of room or because it failed; then other bounds hold (`memory.rs`).
+//!
+//! All of this is arithmetic over words that the log writer, the applier and the snapshots stage
+//! share. What the log has grown by is counted in bytes of its files: a small write alone fills a
+//! sector.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::memory::MemoryBoard;
+use super::snapshots::SnapshotBoard;
+
+/// A snapshot's parts: so many are written, and so many are there when it was read back too.
+pub(super) const WRITTEN: u64 = 768;
+const PARTS: u64 = 1_024;
+/// How far the log may be ahead of a snapshot that is being taken before it waits, at least.
+const SLACK_BYTES_MIN: u64 = 1 << 20;
+/// How long the log writer waits when it is so far ahead once more.
+const DELAY: Duration = Duration::from_millis(60);
+/// And at most, whatever it is ahead.
+const DELAY_MAX: Duration = Duration::from_millis(200);
+
+/// Where log and snapshots stand, in bytes that the log is long.
+#[derive(Debug, Default)]
+struct Places {
+    /// The log's end.
+    end: AtomicU64,
+    /// Its end when the latest snapshot was begun.
+    cut: AtomicU64,
+    /// Its end when one was last begun, whatever came of it.
+    begun: AtomicU64,
+    /// What it grew by while the latest was taken.
+    grown: AtomicU64,
+    /// How many parts of the one being taken are done.
+    done: AtomicU64,
+}
+
+/// When snapshots are taken, and at which pace. Clones share everything.
+#[derive(Clone, Debug)]
+pub(super) struct Saving {
+    /// What the log may grow by, at least.
+    log_bytes: u64,
+    /// What the snapshots stage has and does.
+    board: Arc<SnapshotBoard>,
+    /// What the state and the log may take in memory.
+    memory: Arc<MemoryBoard>,
+    places: Arc<Places>,
+}
+
+fn get(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+fn set(word: &AtomicU64, value: u64) {
+    word.store(value, Ordering::Relaxed);
+}
+
+impl Saving {
+    pub(super) fn new(
+        log_bytes: u64,
+        board: Arc<SnapshotBoard>,
+        memory: Arc<MemoryBoard>,
+    ) -> Saving {
+        Saving { log_bytes, board, memory, places: Arc::default() }
+    }
+
+    /// What the snapshots stage has and does.
+    pub(super) fn board(&self) -> &SnapshotBoard {
+        &self.board
+    }
+
+    /// What state and log take in memory.
+    pub(super) fn memory(&self) -> &MemoryBoard {
+        &self.memory
+    }
+
+    /// The log is so long.
+    pub(super) fn note_end(&self, end: u64) {
+        set(&self.places.end, end);
+    }
+
+    /// What the log may grow by from where one snapshot ends until the next is whole. More for a
+    /// large one, so that the disk does not write ever more for each byte that comes in, as long
+    /// as the log has its room in memory.
+    fn allowed(&self) -> u64 {
+        let wanted = self.log_bytes.max(self.board.bytes() / 16 * 7);
+        wanted.min(self.memory.log_bytes_max() / 4)
+    }
+
+    /// How far the log is from where the latest snapshot ends.
+    fn since(&self) -> u64 {
+        get(&self.places.end).saturating_sub(get(&self.places.cut))
+    }
+
+    /// Whether it is time to take one. One that failed, or was put off, is not tried again at once,
+    /// and not long waited with.
+    pub(super) fn is_due(&self, wanted: bool) -> bool {
+        if self.board.is_taking() {
+            return false;
+        }
+        let allowed = self.allowed();
+        let growth = get(&self.places.grown).saturating_mul(5) / 4;
+        let begin_at = allowed - growth.clamp(allowed / 8, allowed / 2);
+        let (cut, begun) = (get(&self.places.cut), get(&self.places.begun));
+        let since_try = get(&self.places.end).saturating_sub(begun);
+        let rested = begun == cut || since_try > allowed / 8;
+        wanted || self.since() > begin_at && rested
+    }
+
+    /// One is begun.
+    pub(super) fn begin(&self) {
+        set(&self.places.done, 0);
+        set(&self.places.begun, get(&self.places.end));
+        self.board.begin();
+    }
+
+    /// So many parts of it are done, of [`WRITTEN`] or behind them.
+    pub(super) fn note_written(&self, share: u64, of: u64) {
+        set(&self.places.done, share.min(of) * WRITTEN / of.max(1));
+    }
+
+    /// So much of it was read back.
+    pub(super) fn note_read(&self, bytes: u64, of: u64) {
+        set(&self.places.done, WRITTEN + bytes.min(of) * (PARTS - WRITTEN) / of.max(1));
+    }
+
+    /// It is whole, and the log can be cut behind it.
+    pub(super) fn succeed(&self) {
+        let begun = get(&self.places.begun);
+        set(&self.places.grown, get(&self.places.end).saturating_sub(begun));
+        set(&self.places.cut, begun);
+        self.board.end(false);
+    }
+
+    /// It will not be taken. It failed, or was put off for something else.
+    pub(super) fn give_up(&self, failed: bool) {
+        self.board.end(failed);
+    }
+
+    /// A leader's snapshot took the place of the state, and the log begins anew.
+    pub(super) fn installed(&self) {
+        let end = get(&self.places.end);
+        set(&self.places.cut, end);
+        set(&self.places.begun, end);
+    }
+
+    /// By how much the log is ahead of the snapshot that is being taken: if it grows by what is
+    /// still allowed while the rest is taken, by nothing.
+    fn ahead(&self) -> u64 {
+        if !self.board.is_taking() {
+            return 0;
+        }
+        let before = get(&self.places.begun).saturating_sub(get(&self.places.cut));
+        let rest = self.allowed().saturating_sub(before);
+        let now = before + rest / PARTS * get(&self.places.done);
+        self.since().saturating_sub(now)
+    }
+
+    /// Whether the snapshot that is being taken must be hurried with.
+    pub(super) fn is_late(&self) -> bool {
+        self.ahead() > 0
+    }
+
+    /// How long the log writer waits for it before it writes on.
+    pub(super) fn delay(&self) -> Option<Duration> {
+        let slack = (self.allowed() / 16).max(SLACK_BYTES_MIN);
+        let too_much = self.ahead().checked_sub(slack)?;
+        let times = u32::try_from(too_much * 16 / slack + 1).unwrap_or(u32::MAX);
+        Some((DELAY / 16).saturating_mul(times).min(DELAY_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::SnapshotId;
+
+    const MIB: u64 = 1 << 20;
+
+    fn saving(snapshot_mib: u64) -> Saving {
+        let board = Arc::new(SnapshotBoard::default());
+        board.note(SnapshotId { bytes: snapshot_mib * MIB, ..SnapshotId::default() });
+        let memory = Arc::new(MemoryBoard::new(0, Arc::clone(&board)));
+        Saving::new(64 * MIB, board, memory)
+    }
+
+    /// How long the log is, in MiB, when the next one is begun.
+    fn begun_at(saving: &Saving, from: u64) -> u64 {
+        let is_due = |mib: &u64| {
+            saving.note_end(mib * MIB);
+            saving.is_due(false)
+        };
+        let found = (from..from + 1_000).find(is_due).expect("it is begun one day");
+        saving.begin();
+        found
+    }
+
+    #[test]
+    fn the_more_the_log_grew_during_the_last_one_the_earlier_the_next_is_begun() {
+        let saving = saving(160);
+        // 80 MiB are allowed; an eighth is left for what nobody knows yet.
+        assert_eq!(begun_at(&saving, 0), 71);
+        assert!(!saving.is_due(false) && !saving.is_due(true), "one is being taken");
+        saving.note_end(75 * MIB);
+        saving.succeed();
+        assert_eq!(begun_at(&saving, 75), 71 + 71, "it grew by 4 MiB");
+        saving.note_end(162 * MIB);
+        saving.succeed();
+        assert_eq!(begun_at(&saving, 162), 142 + 56, "by 20, and 25 are left for it");
+        saving.note_end(298 * MIB);
+        saving.succeed();
+        assert!(saving.is_due(false), "by 100, so it is time, as it is after 40");
+        saving.installed();
+        assert!(!saving.is_due(false) && saving.is_due(true), "asked for");
+    }
+
+    #[test]
+    fn one_that_failed_is_tried_again_soon_but_not_at_once() {
+        let saving = saving(0);
+        let first = begun_at(&saving, 0);
+        assert_eq!(first, 57);
+        saving.give_up(true);
+        assert!(!saving.is_due(false) && saving.is_due(true));
+        assert_eq!(begun_at(&saving, first), first + 9);
+        saving.succeed();
+        assert_eq!(begun_at(&saving, first + 9), first + 9 + 57);
+    }
+
+    #[test]
+    fn the_log_waits_for_a_snapshot_that_it_would_leave_behind() {
+        let saving = saving(160);
+        assert_eq!(begun_at(&saving, 0), 71);
+        assert!(!saving.is_late());
+        saving.note_end(72 * MIB);
+        assert!(saving.is_late(), "nothing is written yet");
+        assert_eq!(saving.delay(), None, "but it is hurried with first");
+        saving.note_written(1, 2);
+        assert!(!saving.is_late(), "three eighths of what is to be done, of 9 MiB");
+        saving.note_end(90 * MIB);
+        let early = saving.delay().unwrap();
+        saving.note_written(2, 2);
+        let late = saving.delay().unwrap();
+        assert!(late < early && early < DELAY_MAX, "{late:?}, {early:?}");
+        saving.note_read(160, 160);
+        assert!(saving.delay().unwrap() < late);
+        saving.note_end(900 * MIB);
+        assert_eq!(saving.delay(), Some(DELAY_MAX));
+        saving.give_up(true);
+        assert_eq!((saving.is_late(), saving.delay()), (false, None), "there is none to wait for");
+    }
+
+    #[test]
+    fn memory_bounds_what_the_log_may_grow_by() {
+        let board = Arc::new(SnapshotBoard::default());
+        let memory = Arc::new(MemoryBoard::new(256 * MIB, Arc::clone(&board)));
+        assert_eq!(Saving::new(64 * MIB, board, memory).allowed(), 32 * MIB);
+    }
+}
