@@ -124,11 +124,13 @@ fn the_folder_stays_small_and_all_is_there_after_a_restart() {
             let live = (BULK_KEYS * BULK_BYTES) as u64;
             let bound = 3 * SEGMENT_BYTES + live + live / 8;
             assert!(bound < log_bytes, "the test writes too little");
-            (bytes < bound).then_some(())
+            // One that is late has a small folder too.
+            let first = info(cluster.address(at), "raft_first_index")?;
+            (bytes < bound && first > written as u64 / 2).then_some(())
         });
         let first = info(cluster.address(at), "raft_first_index").unwrap();
         let snapshot = info(cluster.address(at), "raft_snapshot_index").unwrap();
-        assert!(first > written as u64 / 2 && first <= snapshot + 1, "{first}, {snapshot}");
+        assert!(first <= snapshot + 1, "{first}, {snapshot}");
         let bytes = info(cluster.address(at), "raft_snapshot_bytes").unwrap();
         let name = format!("snapshot-{snapshot:020}");
         let on_disk = files(&cluster, at).into_iter().find(|(file, _)| file.starts_with(&name));
