@@ -9,19 +9,21 @@
 //!  +------+-------+--------+-----------+--------+
 //! ```
 //!
-//! Little endian; lengths and what is often small in as few bytes as it needs. A pair:
+//! Little endian; lengths and what is often small take as few bytes as they need. A pair:
 //!
 //! ```text
-//!  +------+-----+------+------------+-----------+  age: varint of 4 times the number of entries
-//!  | age  | end | kind | key length | key bytes |  since its revision, and 2 if it has an end, 1 if
-//!  +------+-----+------+------------+-----------+  it is no string; end, kind: then only
-//!                      | value length | value bytes |  or what its kind writes
+//!  +------+-----+------+------------+-----+--------------+-------+  head: 4 times the entries
+//!  | head | end | kind | key length | key | value length | value |  since its revision, and 2
+//!  +------+-----+------+------------+-----+--------------+-------+  with an end, 1 if no string
 //! ```
 //!
-//! So a string costs 7 bytes beside its key and value, and a snapshot of many small ones little
-//! more than they do: a folder holds two for a while. The checksum of a block goes on from that of the block before, the first one from
-//! the header: so blocks can't be left out, repeated or changed round. Two replicas with equal
-//! states may write their pairs in different orders; it is the digest that is equal.
+//! `end` and `kind` are there only where `head` says so; other kinds write what they hold in the
+//! place of a value. So a string costs 7 bytes beside its key and value: a folder holds two
+//! snapshots for a while.
+//!
+//! The checksum of a block goes on from that of the block before, the first one from the header: so
+//! blocks can't be left out, repeated or changed round. Two replicas with equal states may write
+//! their pairs in different orders; it is the digest that is equal.
 
 use std::sync::Arc;
 

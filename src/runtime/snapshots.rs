@@ -2,8 +2,9 @@
 //! behind, and puts a leader's together. It owns their files beside the log, and has a thread of
 //! its own in every arrangement, for to write, read and check them takes seconds.
 //!
-//! What it does may be late, but must not make others late: it writes in small pieces, slowly as long
-//! as the log grows slowly (`saving.rs`), syncs them on the way, and lets every other thread go first.
+//! What it does may be late, but must not make others late: it writes in small pieces, slowly as
+//! long as the log grows slowly (`saving.rs`), syncs them on the way, and lets every other thread go
+//! first.
 
 use std::io::ErrorKind;
 use std::sync::Arc;

@@ -10,8 +10,8 @@
 //! One is written under a temporary name, synced, read back and checked, renamed, and its name made
 //! durable; then it counts (safety.md D8), and the one before it may go
 //! ([`Snapshots::drop_previous`]). It goes at the latest when the next is begun: so there are never
-//! more than two, the one in the making included. What goes wrong with a temporary file touches none
-//! that counts.
+//! more than two, the one in the making included. What goes wrong with a temporary file touches
+//! none that counts.
 //!
 //! A snapshot may be read while it is replaced: what was read for a follower since stays open,
 //! though it has no name any more.
@@ -309,8 +309,8 @@ impl<D: Disk> Snapshots<D> {
     }
 
     /// Deletes the snapshot before the latest, for the latest was read back: as large as it is, and
-    /// for as long as it would lie there, it costs more than it is good for. A leader's followers go
-    /// on reading it where [`Snapshots::read`] has opened it.
+    /// for as long as it would lie there, it costs more than it is good for. A leader's followers
+    /// go on reading it where [`Snapshots::read`] has opened it.
     ///
     /// # Errors
     /// If it can't be deleted.
