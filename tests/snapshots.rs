@@ -10,6 +10,9 @@ mod load;
 #[allow(dead_code, reason = "shared with tests/cluster.rs")]
 mod replicas;
 
+#[path = "snapshots/points.rs"]
+mod points;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;

@@ -543,13 +543,13 @@ pub(super) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
 
 /// Reads a pair of a state that ends with the entry `last`.
 fn take_pair<'b>(from: &mut &'b [u8], last: Index) -> Option<Restored<'b>> {
-    let head = take_number(from)?;
-    let revision = Index(last.0.checked_sub(head >> FLAG_BITS)?);
-    let end = match head & HAS_END {
+    let first = take_number(from)?;
+    let revision = Index(last.0.checked_sub(first >> FLAG_BITS)?);
+    let end = match first & HAS_END {
         0 => None,
         _ => Some(take_number(from).filter(|end| *end != 0)?),
     };
-    let kind = match head & IS_OBJECT {
+    let kind = match first & IS_OBJECT {
         0 => None,
         _ => Some(*Kind::ALL.get(usize::from(from.try_get_u8().ok()?))?),
     };

@@ -3,8 +3,8 @@
 //! its own in every arrangement, for to write, read and check them takes seconds.
 //!
 //! What it does may be late, but must not make others late: it writes in small pieces, slowly as
-//! long as the log grows slowly (`saving.rs`), syncs them on the way, and lets every other thread go
-//! first.
+//! long as the log grows slowly (`saving.rs`), syncs them on the way, and lets every other thread
+//! go first.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crossbeam::channel::RecvTimeoutError;
 use crate::kv::{SnapshotWriter, Store, View};
 use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
 use crate::saved::{Load, Look, id_of};
+use crate::storage::failpoint::reach;
 use crate::storage::{
     self, RealDisk, SnapshotCheck, SnapshotSource, Snapshots as Files, StorageError,
 };
@@ -436,6 +437,7 @@ impl Snapshots {
                 return refuse(&error);
             }
             incoming.received += chunk.len() as u64;
+            reach("snapshot-incoming", "chunk-kept");
         }
         let received = incoming.received;
         self.tell_core(SnapshotNews::Stored(ChunkStored { snapshot, round, received }));
@@ -456,6 +458,7 @@ impl Snapshots {
                     "a leader's snapshot is here");
                 self.note_latest();
                 let install = Box::new(Install { snapshot, store });
+                reach("snapshot-incoming", "read");
                 self.tell_core(SnapshotNews::Whole(install));
             }
             Err(error) => {

@@ -10,6 +10,7 @@ use crate::types::{EntryId, Index, NodeId, Term};
 use super::Identity;
 use super::disk::Disk;
 use super::error::StorageError;
+use super::failpoint::reach;
 use super::meta::{META_FILE, META_FILE_NEW, Meta};
 use super::recovery::{Replay, check_hard_state};
 use super::sector::{self, SECTOR_BYTES, sectors_for};
@@ -303,8 +304,10 @@ impl<D: Disk> Log<D> {
         // Until all has gone well.
         self.failed = true;
         self.begin_segment(1, Some(last))?;
+        reach("log", "begun-anew");
         (self.last, self.durable_last) = (last, last);
         self.delete_before(self.segment.number)?;
+        reach("log", "begun-anew-alone");
         self.stats.restarts += 1;
         self.failed = false;
         Ok(())
@@ -449,10 +452,12 @@ impl<D: Disk> Log<D> {
     fn delete_before(&mut self, first: u64) -> Result<(), StorageError> {
         self.meta.first = first;
         self.meta.write(&mut self.disk)?;
+        reach("log", "cut-noted");
         while self.bases[0].0 < first {
             let name = segment::file_name(self.bases[0].0);
             let disk = &mut self.disk;
             disk.delete(&name).map_err(|source| io(disk, "deleting", &name, source))?;
+            reach("log", "segment-deleted");
             self.bases.pop_front();
             self.stats.segments_deleted += 1;
         }

@@ -11,10 +11,11 @@
 //! | `recovery` | from the bytes of all segments to the log, or to what is wrong with them |
 //! | `log` | [`Log`]: bootstrap, open, append, sync |
 //! | `snapshots` | [`Snapshots`]: the state's snapshots in files, the log's other half |
+//! | [`failpoint`] | where tests let a process kill itself |
 //! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
 //!
-//! Everything but `disk` and `reserve` is pure over the trait: the simulator and the crash tests
-//! run the same code over [`MemDisk`], all of it over one ([`SharedDisk`]). What holds:
+//! Everything but `disk`, `reserve` and `failpoint` is pure over the trait: the simulator and the
+//! crash tests run the same code over [`MemDisk`], all of it over one ([`SharedDisk`]). What holds:
 //!
 //! - What a returned [`Log::sync`] covers survives any power cut after it.
 //! - A power cut in the middle of a sync leaves a beginning of the log; what it tore is cut off.
@@ -27,6 +28,7 @@
 
 pub mod disk;
 mod error;
+pub mod failpoint;
 mod log;
 pub mod mem_disk;
 mod meta;

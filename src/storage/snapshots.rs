@@ -26,6 +26,7 @@ use crate::types::EntryId;
 
 use super::disk::Disk;
 use super::error::StorageError;
+use super::failpoint::reach;
 
 const PREFIX: &str = "snapshot-";
 /// How many bytes are written before they are synced: a sync of very much at once would let the
@@ -66,6 +67,14 @@ impl SnapshotSource {
         match self {
             SnapshotSource::Own => "snapshot-own.new",
             SnapshotSource::Incoming => "snapshot-incoming.new",
+        }
+    }
+
+    /// How the places are called at which it can be killed (`failpoint.rs`).
+    const fn place(self) -> &'static str {
+        match self {
+            SnapshotSource::Own => "snapshot-own",
+            SnapshotSource::Incoming => "snapshot-incoming",
         }
     }
 }
@@ -217,6 +226,7 @@ impl<D: Disk> Snapshots<D> {
         }
         self.previous = None;
         let file = self.disk.create(new, 0).map_err(io(&self.disk, "making", new))?;
+        reach(source.place(), "made");
         Ok(SnapshotWriter { file, source, bytes: 0, synced_bytes: 0 })
     }
 
@@ -237,6 +247,7 @@ impl<D: Disk> Snapshots<D> {
             name,
         ))?;
         writer.bytes += bytes.len() as u64;
+        reach(writer.source.place(), "written");
         if writer.bytes - writer.synced_bytes >= UNSYNCED_BYTES_MAX {
             self.sync(writer)?;
         }
@@ -263,7 +274,7 @@ impl<D: Disk> Snapshots<D> {
         id: SnapshotId,
         check: C,
     ) -> Result<C::Whole, StorageError> {
-        let new = writer.source.file_name();
+        let (new, place) = (writer.source.file_name(), writer.source.place());
         let synced = match self.disk.mutant() {
             Some(Mutant::UnsyncedSnapshot) => Ok(()),
             _ => self.sync(&mut writer),
@@ -274,6 +285,7 @@ impl<D: Disk> Snapshots<D> {
             delete(&mut self.disk, new)?;
         }
         synced?;
+        reach(place, "synced");
         let whole = match self.read_whole(new, id.last, check) {
             Ok((found, whole)) if found == id => whole,
             other => {
@@ -287,11 +299,14 @@ impl<D: Disk> Snapshots<D> {
             delete(&mut self.disk, new)?;
             return Ok(whole);
         }
+        reach(place, "verified");
         let name = file_name(id.last);
         self.disk.rename(new, &name).map_err(io(&self.disk, "renaming", new))?;
+        reach(place, "renamed");
         if self.disk.mutant() != Some(Mutant::UnsyncedSnapshotName) {
             self.disk.sync_dir().map_err(io(&self.disk, "syncing", ""))?;
         }
+        reach(place, "durable");
         self.previous = self.latest.replace(id);
         self.lost = None;
         let previous = self.previous;
@@ -316,7 +331,9 @@ impl<D: Disk> Snapshots<D> {
     /// If it can't be deleted.
     pub fn drop_previous(&mut self) -> Result<(), StorageError> {
         let Some(previous) = self.previous.take() else { return Ok(()) };
-        delete(&mut self.disk, &file_name(previous.last))
+        delete(&mut self.disk, &file_name(previous.last))?;
+        reach("snapshot", "previous-deleted");
+        Ok(())
     }
 
     /// Throws away one in the making.

@@ -41,7 +41,9 @@ use crate::kv::Store;
 use crate::raft::{DiskState, Durable, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, Node, Settings};
-use crate::storage::{Identity, Log, LogOptions, PeerNotes, RealDisk, Snapshots as Files};
+use crate::storage::{
+    Identity, Log, LogOptions, PeerNotes, RealDisk, Snapshots as Files, failpoint,
+};
 use crate::types::{EntryId, Instant, NodeId};
 use crate::wire::frame::{Hello, Lane};
 use crate::wire::resp::Limits;
@@ -238,6 +240,10 @@ struct Opened {
 
 /// Reads the folder: the latest snapshot, and the log behind it.
 fn open(options: &ServerOptions, room: &RoomBoard) -> Result<Opened, RunError> {
+    if let Ok(chosen) = std::env::var(failpoint::VARIABLE) {
+        tracing::warn!("this process kills itself at {chosen}: a test wants it");
+        failpoint::choose(&chosen);
+    }
     let disk = RealDisk::open(&options.folder)?;
     let beside = disk.beside()?;
     let Found { files, latest } = snapshots::load(disk.beside()?)?;
