@@ -57,6 +57,10 @@ pub(super) enum Stored {
     Another,
 }
 
+/// After so many waits in a row in which it said nothing at all a peer is only asked now and then,
+/// with one append, where it stands: to send all that it lacks each time would cost the others
+/// more the more that is, and whoever stands still has no use for it.
+const PROBED_AFTER: u32 = 3;
 /// So many times in a row a chunk is waited for in vain; then the latest snapshot is taken.
 const CHUNK_TRIES: u32 = 8;
 
@@ -299,7 +303,12 @@ impl Progress {
         self.inflights.clear();
         self.inflight_bytes = 0;
         match &mut self.state {
-            State::Replicate => self.next_index = self.match_index.next(),
+            State::Replicate => {
+                self.next_index = self.match_index.next();
+                if self.backoff >= PROBED_AFTER {
+                    self.state = State::Probe;
+                }
+            }
             State::Snapshot(transfer) => {
                 transfer.tries += 1;
                 // The driver may not have that snapshot any more.
