@@ -159,3 +159,58 @@ fn files_are_durable_before_anything_counts_on_them_and_writes_before_they_are_a
     }
     assert!(acknowledged >= 60, "only {acknowledged} acknowledgements were seen");
 }
+
+#[test]
+fn a_snapshot_is_durable_and_read_back_before_the_one_before_and_the_log_behind_it_go() {
+    if !strace_is_there() {
+        return;
+    }
+    let mut cluster = Cluster::start_with(1, "dedicated", &["--snapshot-log-bytes", "64kb"]);
+    cluster.wait_until_all_serve();
+    cluster.kill(0);
+    let notes = cluster.folder.path().join("strace");
+    let watched = "trace=pread64,pwrite64,fdatasync,fsync,/^rename,/^unlink";
+    cluster.start_as(0, traced(&["-e", watched], &notes, &cluster.command(0)));
+    cluster.wait_until_all_serve();
+    let mut client = Client::connect(cluster.address(0)).unwrap();
+    for number in 0..60 {
+        let reply = client.call(&[b"SET", &key(number % 4), &value(number, LARGE)]).unwrap();
+        assert_eq!(reply, b"+OK\r\n");
+    }
+    cluster.kill(0);
+    cluster.wait_for("the last word of strace", || {
+        Client::connect(cluster.address(0)).is_err().then_some(())
+    });
+    let text = fs::read_to_string(&notes).unwrap();
+    let calls = calls(text.rsplit_once('\n').unwrap().0);
+    let (mut durable, mut snapshots_gone, mut segments_gone) = (0, 0, 0);
+    for (at, call) in calls.iter().enumerate() {
+        let before = calls[..at].iter().rev().filter(|it| !it.begins && it.thread == call.thread);
+        if call.begins && call.is("rename") && call.names()[0].ends_with("/snapshot-own.new") {
+            let new = call.names()[0];
+            let mut of_it = before.filter(|it| it.file() == new).peekable();
+            assert!(
+                of_it.peek().is_some_and(|it| it.is("pread64")),
+                "not read back: {}",
+                call.text
+            );
+            let last = of_it.find(|it| !it.is("pread64"));
+            assert!(last.is_some_and(|it| it.is("fdatasync")), "not synced: {}", call.text);
+            let of_thread = |it: &&Call| !it.begins && it.thread == call.thread;
+            let mut after = calls[at..].iter().filter(of_thread).skip(1);
+            // Killed in between, it has done nothing that counts on the name.
+            let Some(next) = after.next() else { continue };
+            assert!(next.is("fsync") && next.file() == parent(new), "{}", next.text);
+            durable += 1;
+        } else if call.begins && call.is("unlink") {
+            let name = call.names()[0].rsplit_once('/').unwrap().1;
+            snapshots_gone += usize::from(name.starts_with("snapshot-0"));
+            segments_gone += usize::from(name.starts_with("segment-"));
+            let synced = calls[..at].iter().filter(|it| !it.begins && it.is("rename"));
+            let renamed = synced.filter(|it| it.names()[0].ends_with("/snapshot-own.new")).count();
+            assert!(!name.starts_with("snapshot-0") || renamed > snapshots_gone, "{}", call.text);
+            assert!(!name.starts_with("segment-") || durable > 0, "{}", call.text);
+        }
+    }
+    assert!(durable > 3 && snapshots_gone > 2 && segments_gone > 1, "{durable} were durable");
+}
