@@ -75,8 +75,10 @@ impl LogWriter {
             self.measure_room();
             match self.ends.jobs.recv_timeout(INTERVAL) {
                 Ok(batch) => {
-                    // More may come meanwhile, and is then written with it.
-                    if let Some(delay) = self.saving.as_ref().and_then(Saving::delay) {
+                    // More may come meanwhile, and is then written with it. A vote does not wait.
+                    let votes = batch.jobs.iter().any(|job| job.hard_state.is_some());
+                    let saving = self.saving.as_ref().filter(|_| !votes);
+                    if let Some(delay) = saving.and_then(Saving::delay) {
                         thread::sleep(delay);
                     }
                     self.run_once(batch);

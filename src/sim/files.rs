@@ -757,7 +757,10 @@ mod tests {
     #[test]
     fn a_disk_that_says_synced_and_has_not_is_found_out() {
         assert!((0..20).all(|seed| after_crash(false, seed) == Ok(5)));
-        let found_out = (0..20).filter(|&seed| after_crash(true, seed).is_err()).count();
-        assert!(found_out >= 10, "only {found_out} of 20 crashes show it");
+        let crashes: Vec<_> = (0..20).map(|seed| after_crash(true, seed)).collect();
+        // What got lost is noticed; in about every other crash nothing gets lost.
+        assert!(crashes.iter().all(|crash| crash.as_ref().map_or(true, |&entries| entries == 5)));
+        let found_out = crashes.iter().filter(|crash| crash.is_err()).count();
+        assert!(found_out >= 5, "only {found_out} of 20 crashes show it");
     }
 }
