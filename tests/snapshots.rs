@@ -85,11 +85,12 @@ fn info(address: SocketAddr, field: &str) -> Option<u64> {
 
 /// How often the replicas' logs say these words.
 fn said(cluster: &Cluster, words: &str) -> usize {
-    let log = |at: usize| {
-        let path = cluster.folder.path().join(format!("replica-{}.log", at + 1));
-        fs::read_to_string(path).unwrap().matches(words).count()
-    };
-    (0..3).map(log).sum()
+    (0..3).map(|at| said_by(cluster, at, words)).sum()
+}
+
+fn said_by(cluster: &Cluster, at: usize, words: &str) -> usize {
+    let path = cluster.folder.path().join(format!("replica-{}.log", at + 1));
+    fs::read_to_string(path).unwrap().matches(words).count()
 }
 
 /// Names and sizes of the files in a replica's folder, but for the reserve.
@@ -169,8 +170,10 @@ fn most_bytes(cluster: &Cluster, stop: &AtomicBool) -> ([u64; 3], usize) {
 #[test]
 fn a_folder_is_bounded_at_all_times_however_fast_is_written() {
     const KEYS: usize = 512;
-    const WRITES: usize = 16 * KEYS;
+    const WRITES: usize = 32 * KEYS;
     const LOG_BYTES: u64 = 1 << 20;
+    // What is on its way to the log at most, by `src/runtime/channels.rs`.
+    const UNDER_WAY: u64 = 32 << 20;
     let cluster = Cluster::start_with(3, "auto", &["--snapshot-log-bytes", "1mb"]);
     cluster.wait_until_all_serve();
     let stop = AtomicBool::new(false);
@@ -189,7 +192,11 @@ fn a_folder_is_bounded_at_all_times_however_fast_is_written() {
                     });
                     client.send(&sets.collect::<Vec<u8>>()).unwrap();
                     for _ in numbers {
-                        assert_eq!(client.reply().unwrap(), b"+OK\r\n");
+                        let reply = client.reply().unwrap();
+                        // More than a stage may have under way is refused. A leader may change.
+                        let others = [&b"-TRYAGAIN"[..], b"-UNCERTAIN", b"-CLUSTERDOWN"];
+                        let is_other = others.iter().any(|other| reply.starts_with(other));
+                        assert!(is_other || reply == b"+OK\r\n", "{}", reply.escape_ascii());
                     }
                 }
             })
@@ -203,14 +210,19 @@ fn a_folder_is_bounded_at_all_times_however_fast_is_written() {
     let written = (WRITES * BULK_BYTES) as u64;
     let snapshot = (KEYS * (BULK_BYTES + 32)) as u64;
     let log = LOG_BYTES.max(snapshot / 16 * 7);
-    // What comes in one write of the log, and what is made while the files are counted.
-    let one_write = 2 * 16 * BULK_BYTES as u64;
-    let bound = 2 * snapshot + log + log / 4 + 3 * SEGMENT_BYTES + 4 * one_write;
+    let bound = 2 * snapshot + log + log / 4 + 3 * SEGMENT_BYTES + UNDER_WAY;
     eprintln!("{most:?} of at most {bound} bytes in {count} samples, {written} written");
     assert!(2 * bound < written, "{written} bytes are too few to show anything");
     assert!(count > 100, "the files were counted {count} times");
     assert!(most.iter().all(|most| *most > snapshot), "{most:?}");
-    assert!(most.iter().all(|most| *most <= bound), "{most:?} above {bound}\n{}", cluster.logs());
+    // A follower has as much more on its way from its leader; and the bound is none for whoever
+    // fell so far behind that the leader sent it a snapshot.
+    let leader = cluster.leader();
+    for (at, most) in most.iter().enumerate() {
+        let bound = if at == leader { bound } else { bound + UNDER_WAY };
+        let fell_behind = said_by(&cluster, at, "a leader sends its snapshot") > 0;
+        assert!(*most <= bound || fell_behind, "{at}: {most} above {bound}\n{}", cluster.logs());
+    }
     assert!(said(&cluster, "a snapshot is taken") > 3 * 5, "{}", cluster.logs());
 }
 

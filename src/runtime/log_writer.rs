@@ -24,6 +24,10 @@ use super::status::{Counts, RoomBoard};
 /// Exit code of a process whose disk failed.
 const EXIT_DISK: i32 = 74;
 
+/// One pass takes no more jobs in when it has so many bytes: between passes it is seen whether the
+/// log is to wait for a snapshot, and a sync of that much is as good as one of more.
+const PASS_BYTES: usize = 2 << 20;
+
 /// The stage.
 pub(super) struct LogWriter {
     /// `None` only under a simulator that never restarts what it has killed: then jobs complete at
@@ -133,6 +137,9 @@ impl LogWriter {
                 } else {
                     released.append(&mut job.release);
                 }
+            }
+            if bytes >= PASS_BYTES {
+                break;
             }
         }
         if let Some(log) = &mut self.log {

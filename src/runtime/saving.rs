@@ -10,13 +10,16 @@
 //!   2 S + L + L/4 + 2 segments + the reserve     L = max(7/16 S, --snapshot-log-bytes)
 //! ```
 //!
-//! plus what comes in one write of the log, and a mebibyte. A snapshot is begun early enough to be
-//! whole before the log has grown to L: the earlier, the more the log grew during the last one. It
-//! is written slowly, and without a pause as soon as the log gains on it. Where that is not enough,
-//! for the disk or the processors are busy, the log writer waits for it, a little longer for each
-//! piece that the log is ahead: so clients wait as they would for a slower disk, and no longer than
-//! [`DELAY_MAX`] at a time, which no follower takes for a dead leader. Nobody waits where none is
-//! being taken, be it for want of room or because it failed; then other bounds hold (`memory.rs`).
+//! plus what is on its way to the log, 32 MiB at most. Not so for a replica that takes in a
+//! leader's snapshot: its log was seen to become longer meanwhile, which is not explained yet.
+//!
+//! A snapshot is begun early enough to be whole before the log has grown to L: the earlier, the
+//! more the log grew during the last one. It is written slowly, and without a pause as soon as the
+//! log gains on it. Where that is not enough, for the disk or the processors are busy, the log
+//! writer waits for it, a little longer for each piece that the log is ahead: so clients wait as
+//! they would for a slower disk, and no longer than [`DELAY_MAX`] at a time, which no follower
+//! takes for a dead leader. Nobody waits where none is being taken, be it for want of room or because it
+//! failed; then other bounds hold (`memory.rs`).
 //!
 //! All of this is arithmetic over words that the log writer, the applier and the snapshots stage
 //! share. What the log has grown by is counted in bytes of its files: a small write alone fills a
