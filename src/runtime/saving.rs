@@ -18,8 +18,8 @@
 //! log gains on it. Where that is not enough, for the disk or the processors are busy, the log
 //! writer waits for it, a little longer for each piece that the log is ahead: so clients wait as
 //! they would for a slower disk, and no longer than [`DELAY_MAX`] at a time, which no follower
-//! takes for a dead leader. Nobody waits where none is being taken, be it for want of room or because it
-//! failed; then other bounds hold (`memory.rs`).
+//! takes for a dead leader. Nobody waits where none is being taken, be it for want of room or
+//! because it failed; then other bounds hold (`memory.rs`).
 //!
 //! All of this is arithmetic over words that the log writer, the applier and the snapshots stage
 //! share. What the log has grown by is counted in bytes of its files: a small write alone fills a
