@@ -770,7 +770,8 @@ mod tests {
         assert_eq!((core.replica.log().last(), core.effects.refusals.len()), (last, 0));
         memory.allow(4 * most as u64);
         core.admit(write(201, RequestKind::Write));
-        assert_eq!(core.replica.log().last().index, last.index.next(), "there is room again");
+        // The log's clock may have come first, if the last entry is old.
+        assert!(core.replica.log().last().index > last.index, "there is room again");
     }
 
     #[test]
