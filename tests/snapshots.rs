@@ -85,12 +85,11 @@ fn info(address: SocketAddr, field: &str) -> Option<u64> {
 
 /// How often the replicas' logs say these words.
 fn said(cluster: &Cluster, words: &str) -> usize {
-    (0..3).map(|at| said_by(cluster, at, words)).sum()
-}
-
-fn said_by(cluster: &Cluster, at: usize, words: &str) -> usize {
-    let path = cluster.folder.path().join(format!("replica-{}.log", at + 1));
-    fs::read_to_string(path).unwrap().matches(words).count()
+    let log = |at: usize| {
+        let path = cluster.folder.path().join(format!("replica-{}.log", at + 1));
+        fs::read_to_string(path).unwrap().matches(words).count()
+    };
+    (0..3).map(log).sum()
 }
 
 /// Names and sizes of the files in a replica's folder, but for the reserve.
@@ -193,10 +192,9 @@ fn a_folder_is_bounded_at_all_times_however_fast_is_written() {
                     client.send(&sets.collect::<Vec<u8>>()).unwrap();
                     for _ in numbers {
                         let reply = client.reply().unwrap();
-                        // More than a stage may have under way is refused. A leader may change.
-                        let others = [&b"-TRYAGAIN"[..], b"-UNCERTAIN", b"-CLUSTERDOWN"];
-                        let is_other = others.iter().any(|other| reply.starts_with(other));
-                        assert!(is_other || reply == b"+OK\r\n", "{}", reply.escape_ascii());
+                        // More than a stage may have under way is refused, and not done.
+                        let is_refused = reply.starts_with(b"-TRYAGAIN");
+                        assert!(is_refused || reply == b"+OK\r\n", "{}", reply.escape_ascii());
                     }
                 }
             })
@@ -210,18 +208,17 @@ fn a_folder_is_bounded_at_all_times_however_fast_is_written() {
     let written = (WRITES * BULK_BYTES) as u64;
     let snapshot = (KEYS * (BULK_BYTES + 32)) as u64;
     let log = LOG_BYTES.max(snapshot / 16 * 7);
-    let bound = 2 * snapshot + log + log / 4 + 3 * SEGMENT_BYTES + UNDER_WAY;
+    // What comes in one append, and what is made while the files are counted.
+    let bound = 2 * snapshot + log + log / 4 + 4 * SEGMENT_BYTES + (2 << 20);
     eprintln!("{most:?} of at most {bound} bytes in {count} samples, {written} written");
-    assert!(2 * bound < written, "{written} bytes are too few to show anything");
+    assert!(3 * bound < written, "{written} bytes are too few to show anything");
     assert!(count > 100, "the files were counted {count} times");
     assert!(most.iter().all(|most| *most > snapshot), "{most:?}");
-    // A follower has as much more on its way from its leader; and the bound is none for whoever
-    // fell so far behind that the leader sent it a snapshot.
+    // What a leader takes in while its log waits makes its segments longer.
     let leader = cluster.leader();
     for (at, most) in most.iter().enumerate() {
-        let bound = if at == leader { bound } else { bound + UNDER_WAY };
-        let fell_behind = said_by(&cluster, at, "a leader sends its snapshot") > 0;
-        assert!(*most <= bound || fell_behind, "{at}: {most} above {bound}\n{}", cluster.logs());
+        let bound = if at == leader { bound + UNDER_WAY } else { bound };
+        assert!(*most <= bound, "{at}: {most} above {bound}\n{}", cluster.logs());
     }
     assert!(said(&cluster, "a snapshot is taken") > 3 * 5, "{}", cluster.logs());
 }

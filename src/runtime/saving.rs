@@ -7,11 +7,11 @@
 //! with a state that takes S bytes as a snapshot, a folder stays under
 //!
 //! ```text
-//!   2 S + L + L/4 + 2 segments + the reserve     L = max(7/16 S, --snapshot-log-bytes)
+//!   2 S + L + L/4 + 4 segments + the reserve     L = max(7/16 S, --snapshot-log-bytes)
 //! ```
 //!
-//! plus what is on its way to the log, 32 MiB at most. Not so for a replica that takes in a
-//! leader's snapshot: its log was seen to become longer meanwhile, which is not explained yet.
+//! plus, at a leader, what is on its way to the log, 32 MiB at most: it makes segments longer, and
+//! while it waits nothing is cut.
 //!
 //! A snapshot is begun early enough to be whole before the log has grown to L: the earlier, the
 //! more the log grew during the last one. It is written slowly, and without a pause as soon as the

@@ -258,9 +258,11 @@ impl Snapshots {
     // This replica's own.
 
     fn take(&mut self, view: View) {
-        if let Some(Incoming { file: Some(_), heard_at, .. }) = &self.incoming {
-            if heard_at.elapsed() < SENT_AGAIN_WITHIN {
-                // It is further than this one would be, and three at once are too many.
+        if let Some(Incoming { file: Some(_), snapshot, heard_at, .. }) = &self.incoming {
+            // Three at once are too many. If this state has come as far by the log meanwhile, the
+            // leader sends no more of its own, and that one would be waited for in vain.
+            let is_further = snapshot.last.index > view.last().index;
+            if is_further && heard_at.elapsed() < SENT_AGAIN_WITHIN {
                 self.saving.give_up(false);
                 return;
             }
