@@ -38,6 +38,9 @@ const SLICE_INTERVAL: Duration = Duration::from_millis(4);
 const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(10);
 /// A leader that has sent nothing for so long sends its snapshot from the beginning, or another's.
 const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(10);
+/// So long after another snapshot was wanted in the place of a lost one it is wanted again, if
+/// there is still none.
+const LOST_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How much this thread lets others go first, where the system has such a thing.
 const NICENESS: i32 = 10;
 
@@ -154,6 +157,8 @@ pub(super) struct Snapshots {
     outgoing: Vec<(SnapshotId, Instant)>,
     /// A leader's that there was no room for, so that it is told of once.
     refused: Option<SnapshotId>,
+    /// When the core was last told that the latest is lost.
+    lost_at: Option<Instant>,
     saving: Saving,
     room: Arc<RoomBoard>,
     ends: SnapshotEnds,
@@ -199,6 +204,7 @@ impl Snapshots {
             incoming: None,
             outgoing: Vec::new(),
             refused: None,
+            lost_at: None,
             saving,
             room,
             ends,
@@ -360,6 +366,7 @@ impl Snapshots {
 
     /// Fills chunks in and sends them.
     fn send(&mut self, mut envelopes: Vec<Envelope>) {
+        let mut lost = false;
         envelopes.retain_mut(|envelope| {
             let PeerMsg::InstallSnapshot(install) = &mut envelope.message else { return false };
             self.outgoing.retain(|(id, _)| *id != install.snapshot);
@@ -369,8 +376,12 @@ impl Snapshots {
                     install.chunk = chunk;
                     true
                 }
-                // The core asks for a later one in the end.
-                Ok(None) => false,
+                // The core asks for a later one in the end. If that was to be taken since this is
+                // lost, and could not, it is tried again: perhaps nothing else calls for one.
+                Ok(None) => {
+                    lost |= self.files.is_lost(install.snapshot);
+                    false
+                }
                 Err(error) => {
                     tracing::error!("a snapshot can't be read for a follower: {error}");
                     false
@@ -380,6 +391,14 @@ impl Snapshots {
         if let Err(refused) = self.ends.to_network.try_send(envelopes) {
             self.counts.departures_dropped.add(refused.into_inner().len());
         }
+        if lost && self.lost_at.is_none_or(|at| at.elapsed() >= LOST_AGAIN_AFTER) {
+            self.tell_lost();
+        }
+    }
+
+    fn tell_lost(&mut self) {
+        self.lost_at = Some(Instant::now());
+        self.tell_core(SnapshotNews::Lost);
     }
 
     /// A follower had all of a snapshot and threw it away. Where it is damaged here too, the state
@@ -387,7 +406,7 @@ impl Snapshots {
     fn look_again(&mut self, id: SnapshotId) {
         if let Err(error) = self.files.look_again(id, Look::default()) {
             tracing::error!("another snapshot is taken, for the latest is lost: {error}");
-            self.tell_core(SnapshotNews::Lost);
+            self.tell_lost();
         }
     }
 

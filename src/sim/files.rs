@@ -444,6 +444,11 @@ impl Files {
         lost
     }
 
+    /// Whether it was found to be lost, and none has taken its place yet.
+    pub(super) fn is_lost_still(&self, id: SnapshotId) -> bool {
+        self.process.as_ref().is_some_and(|process| process.snapshots.is_lost(id))
+    }
+
     // Peers.
 
     /// A peer calls for the first time since it or this replica started. Whether it is believed.

@@ -72,6 +72,14 @@ impl Snapshots {
         lost
     }
 
+    /// Whether it was found to be so, and none has taken its place yet: the one that was to may
+    /// have been given up.
+    pub(super) fn is_lost_still(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
+        let lost = disk.files().is_some_and(|files| files.is_lost_still(id));
+        self.lost |= lost;
+        lost
+    }
+
     /// The one in the making is durable now, unless it had to be given up.
     ///
     /// # Errors

@@ -583,15 +583,17 @@ impl World {
             let node = &mut self.nodes[place];
             if node.snapshots.fill(&mut node.disk, &mut envelope) {
                 self.send(place, envelope)?;
+            } else if let PeerMsg::InstallSnapshot(install) = &envelope.message
+                && node.snapshots.is_lost_still(&mut node.disk, install.snapshot)
+            {
+                self.take_another(place);
             }
         }
         for id in effects.doubted.drain(..) {
             let node = &mut self.nodes[place];
             if node.snapshots.is_lost(&mut node.disk, id) {
                 self.trace.note(self.now, format_args!("{} has lost {}", node.id.0, id.last));
-                let index = node.store.applied_index();
-                let last = node.replica.as_ref().map(|replica| replica.log().id_at(index));
-                self.take_snapshot(place, last.expect("it runs"));
+                self.take_another(place);
             }
         }
         for chunk in effects.chunks.drain(..) {
@@ -742,6 +744,14 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Takes a snapshot in the place of one that is lost.
+    fn take_another(&mut self, place: usize) {
+        let node = &self.nodes[place];
+        let index = node.store.applied_index();
+        let last = node.replica.as_ref().map(|replica| replica.log().id_at(index));
+        self.take_snapshot(place, last.expect("it runs"));
     }
 
     /// Takes a snapshot of the state, which ends with this entry, if it is time.

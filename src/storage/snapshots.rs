@@ -202,6 +202,11 @@ impl<D: Disk> Snapshots<D> {
         Err(error)
     }
 
+    /// Whether it was found to be damaged, and none has taken its place yet.
+    pub fn is_lost(&self, id: SnapshotId) -> bool {
+        self.lost == Some(id)
+    }
+
     /// Begins one, of which nothing is known but who makes it. An unfinished one of the same source
     /// is thrown away, and so are all whole ones but the latest, to make room.
     ///
