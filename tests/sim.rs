@@ -115,6 +115,8 @@ fn seeds_that_have_failed_hold() {
         (Profile::Storage, 1_009_408),
         // The first segments were deleted since a meta record said so whose name was not durable.
         (Profile::Storage, 1_019_040),
+        // A misdirected write put right what had rotted before.
+        (Profile::Storage, 4_002_087),
         // A snapshot that rotted and then vanished was put back as it had rotted.
         (Profile::Storage, 1_021_557),
         // A snapshot whose name a power cut had undone came back in a copy.

@@ -61,6 +61,11 @@ impl Files {
         }
     }
 
+    fn is_undamaged(&self, name: &str) -> bool {
+        let before = self.undamaged.iter().find(|(known, _)| known == name);
+        before.is_none_or(|(_, bytes)| *bytes == self.read(name))
+    }
+
     fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         self.keep_undamaged(name);
         self.folder.disk().tamper(name, change);
@@ -131,6 +136,8 @@ impl Files {
             self.tamper(&name, |bytes| bytes[place].fill(0));
             places.push(&name);
         }
+        // What was damaged there before may be whole again now.
+        places.retain(|name| !self.is_undamaged(name));
         self.harm(Kind::MisdirectedWrite);
         let what = format!("sector {sector} of {name}, written to sector {target} of {other},");
         Some(damage(what, &places))
