@@ -640,7 +640,7 @@ impl Files {
             }
         }
         self.process = Some(process);
-        self.undamaged.clear();
+        self.forget_undamaged();
         Found { durable, snapshot, may_be_older: damaged }
     }
 

@@ -61,6 +61,17 @@ impl Files {
         }
     }
 
+    /// The folder was opened: what was damaged did no harm, and is gone or never read again. But for
+    /// a snapshot that was passed over, which lies there as it is.
+    pub(super) fn forget_undamaged(&mut self) {
+        let names = self.folder.list().expect("memory does not fail");
+        let mut undamaged = std::mem::take(&mut self.undamaged);
+        undamaged.retain(|(name, bytes)| {
+            is_snapshot(name) && names.contains(name) && self.read(name) != *bytes
+        });
+        self.undamaged = undamaged;
+    }
+
     fn is_undamaged(&self, name: &str) -> bool {
         let before = self.undamaged.iter().find(|(known, _)| known == name);
         before.is_none_or(|(_, bytes)| *bytes == self.read(name))
