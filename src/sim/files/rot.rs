@@ -61,8 +61,8 @@ impl Files {
         }
     }
 
-    /// The folder was opened: what was damaged did no harm, and is gone or never read again. But for
-    /// a snapshot that was passed over, which lies there as it is.
+    /// The folder was opened: what was damaged did no harm, and is gone or never read again. But
+    /// for a snapshot that was passed over, which lies there as it is.
     pub(super) fn forget_undamaged(&mut self) {
         let names = self.folder.list().expect("memory does not fail");
         let mut undamaged = std::mem::take(&mut self.undamaged);
