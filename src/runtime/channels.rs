@@ -44,6 +44,9 @@
 //! - `replies`, [`ReplyBatch`]: the applier waits for the network, which takes none while its
 //!   socket is full.
 //!
+//! While the log writer is some mebibytes behind, what is committed waits at the core, and with it
+//! the clients: they go as fast as this log, not as fast as the others' logs.
+//!
 //! What waits at the core is bounded, too: it counts the bytes of all jobs that are under way, and
 //! at [`JOB_BYTES_MAX`] it drops appends of peers and answers requests busy, both counted. So a
 //! stuck log writer or applier, or a simulator that reads nothing, ends in refusals and not in

@@ -51,10 +51,14 @@ pub(super) enum UnlessLeading {
 const AGAIN_ENTRIES_MAX: u64 = 60_000;
 const _: () = assert!(AGAIN_ENTRIES_MAX < crate::kv::REMEMBERED_MAX as u64);
 
+/// While the log is so far behind, nothing that is committed is applied and answered, though others
+/// have it: or clients would go on as fast as those are, until this log has no more room.
+const APPENDS_AHEAD_BYTES: usize = 4 << 20;
+
 /// The stage.
 ///
 /// Invariant: `under_way` is the sum of the sizes of all jobs handed on, or waiting to be, whose
-/// completion has not come back.
+/// completion has not come back; `appends_under_way` is what of it is the log's.
 pub(super) struct Core {
     replica: Replica,
     clock: Clock,
@@ -67,6 +71,7 @@ pub(super) struct Core {
     appends: AppendBatch,
     applies: ApplyBatch,
     under_way: usize,
+    appends_under_way: usize,
     /// A snapshot of this replica's own state that is durable, but ends with an entry of which it
     /// is not known here yet that it was applied: that news takes another way.
     taken: Option<SnapshotId>,
@@ -134,6 +139,7 @@ impl Core {
             appends: AppendBatch::default(),
             applies: ApplyBatch::default(),
             under_way: 0,
+            appends_under_way: 0,
             taken: None,
             handed_on: HandedOn::default(),
             memory: Arc::default(),
@@ -218,6 +224,7 @@ impl Core {
                 }
                 Some(CoreItem::Persisted { completions, bytes }) => {
                     self.give_back(bytes);
+                    self.appends_under_way -= bytes;
                     for completion in completions {
                         self.handle(Msg::Persisted(completion));
                     }
@@ -459,6 +466,7 @@ impl Core {
         if let Some(job) = self.effects.append.take() {
             let bytes = append_bytes(&job);
             self.under_way += bytes;
+            self.appends_under_way += bytes;
             self.appends.bytes += bytes;
             self.appends.jobs.push(job);
         }
@@ -509,7 +517,7 @@ impl Core {
     /// but a peer for the rest. Stops if the network has ended without a word.
     fn hand_on(&mut self) -> Flow {
         self.handed_on = HandedOn::default();
-        if !self.applies.is_empty() {
+        if !self.applies.is_empty() && self.appends_under_way < APPENDS_AHEAD_BYTES {
             let mut batch = std::mem::take(&mut self.applies);
             batch.leader = self.replica.named_leader();
             self.handed_on.applies =
@@ -709,6 +717,25 @@ mod tests {
         let place = core.replica.log().last().index.0 - 1;
         assert_eq!((place, place - oldest), (last + 1, AGAIN_ENTRIES_MAX));
         assert!(AGAIN_ENTRIES_MAX < crate::kv::REMEMBERED_MAX as u64);
+    }
+
+    #[test]
+    fn what_is_committed_waits_for_a_log_that_is_far_behind() {
+        let (mut core, _network, log_writer, applier) = quiet_core();
+        let mut job = append_job(1);
+        let mut buffer = RecordBuffer::default();
+        let payload = vec![0; APPENDS_AHEAD_BYTES];
+        let entry = buffer.encode(EntryId::new(1, 1), EntryKind::Command, &payload);
+        job.entries.push(entry);
+        core.effects.append = Some(job);
+        let entry = buffer.encode(EntryId::new(1, 1), EntryKind::NoOperation, b"");
+        core.effects.apply.entries.push(Committed { entry, as_leader: false });
+        core.collect();
+        core.hand_on();
+        let bytes = log_writer.jobs.try_recv().unwrap().bytes;
+        assert!(applier.jobs.try_recv().is_err(), "it waits");
+        core.run_once(Some(CoreItem::Persisted { completions: vec![], bytes }));
+        assert_eq!(applier.jobs.try_recv().unwrap().job.entries.len(), 1);
     }
 
     #[test]

@@ -10,15 +10,15 @@
 //!   2 S + L + L/4 + 4 segments + the reserve     L = max(7/16 S, --snapshot-log-bytes)
 //! ```
 //!
-//! plus, at a leader, what is on its way to the log, 32 MiB at most: it makes segments longer, and
-//! while it waits nothing is cut.
+//! plus what comes in one append: a segment ends behind it, however long it is then.
 //!
 //! A snapshot is begun early enough to be whole before the log has grown to L: the earlier, the
 //! more the log grew during the last one. It is written slowly, and without a pause as soon as the
 //! log gains on it. Where that is not enough, for the disk or the processors are busy, the log
 //! writer waits for it, a little longer for each piece that the log is ahead: so clients wait as
 //! they would for a slower disk, and no longer than [`DELAY_MAX`] at a time, which no follower
-//! takes for a dead leader. Nobody waits where none is being taken, be it for want of room or
+//! takes for a dead leader. The core answers nobody while the log is too far behind it (`core.rs`).
+//! Nobody waits where none is being taken, be it for want of room or
 //! because it failed; then other bounds hold (`memory.rs`).
 //!
 //! All of this is arithmetic over words that the log writer, the applier and the snapshots stage
