@@ -100,10 +100,17 @@ fn assert_holds(cluster: &Cluster, at: usize, count: usize, bytes: usize, case: 
 
 /// A field of `INFO`, as text.
 fn info(cluster: &Cluster, at: usize, field: &str) -> Option<String> {
+    let text = info_text(cluster, at)?;
+    Some(field_of(&text, field).unwrap_or_else(|| panic!("no {field} in {text}")))
+}
+
+fn info_text(cluster: &Cluster, at: usize) -> Option<String> {
     let reply = Client::connect(cluster.address(at)).ok()?.call(&[b"INFO"]).ok()?;
-    let text = String::from_utf8(reply).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    Some(line.unwrap_or_else(|| panic!("no {field} in {text}")).to_owned())
+    Some(String::from_utf8(reply).unwrap())
+}
+
+fn field_of(text: &str, field: &str) -> Option<String> {
+    text.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.to_owned()))
 }
 
 /// Has a replica lead, by killing whoever else does.

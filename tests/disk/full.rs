@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::client::Client;
 use super::replicas::{Cluster, PATIENCE, free_port};
-use super::{EXIT_DISK, LARGE, assert_holds, info, key, lead, value, write};
+use super::{EXIT_DISK, LARGE, assert_holds, field_of, info, info_text, key, lead, value, write};
 
 /// A namespace with a small file system mounted over a folder.
 struct SmallDisk(Child);
@@ -274,7 +274,8 @@ fn a_leader_short_of_room_hands_over_and_is_spared() {
     let leader = cluster.leader_but(victim).unwrap();
     let field = format!("raft_peer_{}", victim + 1);
     cluster.wait_for("the leader's word", || {
-        info(&cluster, leader, &field).filter(|facts| facts.ends_with("disk=low"))
+        // A new leader tells of its peers a moment after it tells that it leads.
+        field_of(&info_text(&cluster, leader)?, &field).filter(|facts| facts.ends_with("disk=low"))
     });
     outcomes.check(&cluster, leader, "while one disk is full");
     disk.free(&cluster, victim);
