@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::replicas::Cluster;
-use super::{assert_holds, info, key, lead, strace_is_there, traced, value};
+use super::{assert_holds, field_of, info, info_text, key, lead, strace_is_there, traced, value};
 
 /// Every so many syncs of a thread one hangs for so long.
 const HANG_EVERY: &str = "inject=fdatasync:delay_exit=2500000:when=150+150";
@@ -41,9 +41,12 @@ fn write_through_a_hang(cluster: &Cluster, victim: usize, from: usize) -> Seen {
         last = Instant::now();
         if looked.elapsed() > Duration::from_millis(100) {
             looked = Instant::now();
-            let state = info(cluster, victim, "disk_state").unwrap();
+            // Of one moment: a disk may hang again between two answers.
+            let text = info_text(cluster, victim).unwrap();
+            let state = field_of(&text, "disk_state").unwrap();
             seen.stalled |= state == "stalled";
-            if state == "ok" && count(cluster, victim, "disk_stalls") > before {
+            let stalls: u64 = field_of(&text, "disk_stalls").unwrap().parse().unwrap();
+            if state == "ok" && stalls > before {
                 return seen;
             }
             last = Instant::now();
