@@ -5,14 +5,11 @@
 //! only, and never at or below the commit index. What lies at or below the base is committed and
 //! in a snapshot.
 
-use std::collections::VecDeque;
-
 use crate::config::{Config, Mutant};
 use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::types::{EntryId, Index, Term};
 
-/// So many entries a log has room for, whatever it holds.
-const LENGTH_MIN: usize = 1_024;
+use super::entries::Entries;
 
 /// A replica's log, as far as it is kept.
 ///
@@ -23,7 +20,7 @@ const LENGTH_MIN: usize = 1_024;
 pub struct LogTail {
     /// The entry right before the first one kept.
     base: EntryId,
-    entries: VecDeque<Entry>,
+    entries: Entries,
     bytes: usize,
     durable_index: Index,
     buffer: RecordBuffer,
@@ -106,7 +103,7 @@ impl LogTail {
         let agrees = |there: EntryId| there.index <= hint.index && there.term <= hint.term;
         let count = self.entries.partition_point(|entry| agrees(entry.id()));
         match count.checked_sub(1) {
-            Some(position) => self.entries[position].id(),
+            Some(position) => self.entries.get(position).expect("it was counted").id(),
             None if agrees(self.base) => self.base,
             None => EntryId::ZERO,
         }
@@ -114,10 +111,10 @@ impl LogTail {
 
     /// Entries from `from` on, as many as fit both limits, but one at least where there is one.
     pub fn slice(&self, from: Index, count_max: usize, bytes_max: usize) -> Vec<Entry> {
-        let start = self.position(from).unwrap_or(0).min(self.entries.len());
+        let start = self.position(from).unwrap_or(0);
         let mut bytes = 0;
         self.entries
-            .range(start..)
+            .from(start)
             .take(count_max)
             .take_while(|entry| {
                 let first = bytes == 0;
@@ -197,17 +194,12 @@ impl LogTail {
             self.base = entry.id();
             self.bytes -= entry.record().len();
         }
-        // A log that was long for a while does not keep the room for it.
-        let length = self.entries.len().max(LENGTH_MIN);
-        if self.entries.capacity() / 4 > length {
-            self.entries.shrink_to(2 * length);
-        }
     }
 
     /// The log begins anew behind `last`, the end of a snapshot: what it held can't be told from
     /// what would contradict it.
     pub fn restart(&mut self, last: EntryId) {
-        self.entries = VecDeque::new();
+        self.entries = Entries::default();
         self.bytes = 0;
         self.base = last;
         self.durable_index = last.index;
@@ -227,7 +219,8 @@ impl LogTail {
 
     fn truncate_from(&mut self, index: Index) {
         let count = self.position(index).expect("what lies at the base or before it is committed");
-        for entry in self.entries.drain(count.min(self.entries.len())..) {
+        while self.entries.len() > count {
+            let entry = self.entries.pop_back().expect("its length says so");
             self.bytes -= entry.record().len();
         }
         self.durable_index = self.durable_index.min(index.previous());

@@ -20,6 +20,7 @@
 
 mod candidate;
 mod effects;
+mod entries;
 mod fanout;
 mod follower;
 mod handover;

@@ -1,4 +1,4 @@
-//! What a log needs of a disk, and the machine's own disk. With `reserve` the only file of
+//! What a log needs of a disk, and the machine's own disk. With `reserve` and `letting_go` all of
 //! `storage` that touches the machine.
 #![allow(clippy::disallowed_types, reason = "stages on several threads share one reserve")]
 
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::config::Mutant;
 
 use super::error::StorageError;
+use super::letting_go::LettingGo;
 use super::reserve::{RESERVE_FILE, Reserve, Room, is_full};
 
 /// One folder of files.
@@ -96,6 +97,14 @@ pub trait Disk {
     /// If that is not possible.
     fn delete(&mut self, name: &str) -> io::Result<()>;
 
+    /// Deletes a file that nobody has open. Its room may come back a little later.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn let_go(&mut self, name: &str) -> io::Result<()> {
+        self.delete(name)
+    }
+
     /// Makes durable which names there are.
     ///
     /// # Errors
@@ -167,6 +176,10 @@ impl<D: Disk> Disk for &mut D {
         (**self).delete(name)
     }
 
+    fn let_go(&mut self, name: &str) -> io::Result<()> {
+        (**self).let_go(name)
+    }
+
     fn sync_dir(&mut self) -> io::Result<()> {
         (**self).sync_dir()
     }
@@ -194,6 +207,7 @@ pub struct RealDisk {
     lock: File,
     /// Shared by all that have this folder open. Locked only when a file is made or room measured.
     reserve: Arc<Mutex<Reserve>>,
+    letting_go: Arc<LettingGo>,
 }
 
 impl RealDisk {
@@ -221,7 +235,8 @@ impl RealDisk {
         match lock.try_lock() {
             Ok(()) => {
                 let reserve = Arc::new(Mutex::new(Reserve::of(folder)));
-                Ok(RealDisk { folder: folder.to_owned(), handle, lock, reserve })
+                let letting_go = Arc::default();
+                Ok(RealDisk { folder: folder.to_owned(), handle, lock, reserve, letting_go })
             }
             Err(TryLockError::WouldBlock) => {
                 Err(StorageError::Locked { folder: folder.display().to_string() })
@@ -240,7 +255,8 @@ impl RealDisk {
         };
         let (handle, lock) = (again(&self.handle)?, again(&self.lock)?);
         let reserve = Arc::clone(&self.reserve);
-        Ok(RealDisk { folder: self.folder.clone(), handle, lock, reserve })
+        let letting_go = Arc::clone(&self.letting_go);
+        Ok(RealDisk { folder: self.folder.clone(), handle, lock, reserve, letting_go })
     }
 
     /// From now on so many bytes are held in reserve, as far as there is room: files that must be
@@ -278,7 +294,8 @@ impl RealDisk {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what needs so much room, if need be with the reserve's.
+    /// Does what needs so much room, if need be with that of what is being deleted, and with the
+    /// reserve's.
     fn with_reserve<T>(
         &self,
         bytes: u64,
@@ -286,6 +303,7 @@ impl RealDisk {
     ) -> io::Result<T> {
         loop {
             match make() {
+                Err(error) if is_full(&error) && self.letting_go.finish() => {}
                 Err(error) if is_full(&error) && self.reserve().give_up(bytes)? => {}
                 result => return result,
             }
@@ -417,6 +435,16 @@ impl Disk for RealDisk {
 
     fn delete(&mut self, name: &str) -> io::Result<()> {
         fs::remove_file(self.folder.join(name))
+    }
+
+    fn let_go(&mut self, name: &str) -> io::Result<()> {
+        let path = self.folder.join(name);
+        let file = OpenOptions::new().write(true).open(&path);
+        fs::remove_file(path)?;
+        if let Ok(file) = file {
+            self.letting_go.free(file);
+        }
+        Ok(())
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {

@@ -456,7 +456,7 @@ impl<D: Disk> Log<D> {
         while self.bases[0].0 < first {
             let name = segment::file_name(self.bases[0].0);
             let disk = &mut self.disk;
-            disk.delete(&name).map_err(|source| io(disk, "deleting", &name, source))?;
+            disk.let_go(&name).map_err(|source| io(disk, "deleting", &name, source))?;
             reach("log", "segment-deleted");
             self.bases.pop_front();
             self.stats.segments_deleted += 1;

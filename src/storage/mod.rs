@@ -11,10 +11,11 @@
 //! | `recovery` | from the bytes of all segments to the log, or to what is wrong with them |
 //! | `log` | [`Log`]: bootstrap, open, append, sync |
 //! | `snapshots` | [`Snapshots`]: the state's snapshots in files, the log's other half |
+//! | `letting_go` | deletes large files a piece at a time |
 //! | [`failpoint`] | where tests let a process kill itself |
 //! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
 //!
-//! Everything but `disk`, `reserve` and `failpoint` is pure over the trait: the simulator and the
+//! Everything but `disk`, `reserve`, `letting_go` and `failpoint` is pure over the trait: the simulator and the
 //! crash tests run the same code over [`MemDisk`], all of it over one ([`SharedDisk`]). What holds:
 //!
 //! - What a returned [`Log::sync`] covers survives any power cut after it.
@@ -29,6 +30,7 @@
 pub mod disk;
 mod error;
 pub mod failpoint;
+mod letting_go;
 mod log;
 pub mod mem_disk;
 mod meta;

@@ -226,7 +226,7 @@ impl<D: Disk> Snapshots<D> {
             let early = self.disk.mutant() == Some(Mutant::RemoveLatestEarly)
                 && Some(&name) == latest.as_ref();
             if name == new || (older && Some(&name) != latest.as_ref()) || early {
-                delete(&mut self.disk, &name)?;
+                self.let_go(&name)?;
             }
         }
         self.previous = None;
@@ -318,7 +318,7 @@ impl<D: Disk> Snapshots<D> {
         for other in list(&self.disk)? {
             let is_kept = |last| last == id.last || previous.is_some_and(|it| it.last == last);
             if end_of(&other).is_some_and(|last| !is_kept(last)) {
-                delete(&mut self.disk, &other)?;
+                self.let_go(&other)?;
             }
         }
         self.open.retain(|reading| reading.in_use);
@@ -336,7 +336,7 @@ impl<D: Disk> Snapshots<D> {
     /// If it can't be deleted.
     pub fn drop_previous(&mut self) -> Result<(), StorageError> {
         let Some(previous) = self.previous.take() else { return Ok(()) };
-        delete(&mut self.disk, &file_name(previous.last))?;
+        self.let_go(&file_name(previous.last))?;
         reach("snapshot", "previous-deleted");
         Ok(())
     }
@@ -348,7 +348,15 @@ impl<D: Disk> Snapshots<D> {
     pub fn abandon(&mut self, writer: SnapshotWriter<D::File>) -> Result<(), StorageError> {
         let name = writer.source.file_name();
         drop(writer);
-        delete(&mut self.disk, name)
+        self.let_go(name)
+    }
+
+    /// Deletes a file: at leisure, if no follower is sent what is in it.
+    fn let_go(&mut self, name: &str) -> Result<(), StorageError> {
+        if self.open.iter().any(|reading| file_name(reading.id.last) == name) {
+            return delete(&mut self.disk, name);
+        }
+        self.disk.let_go(name).map_err(io(&self.disk, "deleting", name))
     }
 
     /// Up to `bytes_max` bytes of a snapshot from `offset` on, for a follower; `None` if it is

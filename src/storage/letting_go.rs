@@ -1,0 +1,151 @@
+//! Files that are deleted a piece at a time. A file system that is told to free a hundred megabytes
+//! at once, and to tell its disk of it (`discard`), lets every sync wait meanwhile: 20 to 30 ms for
+//! a snapshot of 150 MB (perf/README.md). So the name goes at once, and the room behind it in small
+//! pieces, from a thread that has nothing else to do.
+//!
+//! A crash in between leaves a file without a name, which file systems free when they are mounted.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+/// Files that are no larger are not worth it.
+const PIECE_BYTES: u64 = 2 << 20;
+/// The pause behind each piece: 128 MiB a second.
+const PAUSE: Duration = Duration::from_millis(16);
+/// So many files wait; what comes when there are more is freed at once.
+const QUEUE_LEN: usize = 256;
+
+enum Work {
+    Free(File),
+    /// To be told when all before it is done.
+    Tell(SyncSender<()>),
+}
+
+/// The thread and what it has to do. It starts with the first file, and ends when this is dropped
+/// and all is freed.
+#[derive(Debug, Default)]
+pub(super) struct LettingGo {
+    queue: OnceLock<Option<SyncSender<Work>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Files that are not freed yet.
+    left: AtomicUsize,
+    /// Somebody waits for the room.
+    hurry: AtomicBool,
+}
+
+impl LettingGo {
+    /// Frees what a file holds that has no name any more, and that nobody else reads.
+    pub(super) fn free(&self, file: File) {
+        if file.metadata().is_ok_and(|about| about.len() <= PIECE_BYTES) {
+            return;
+        }
+        let queue = self.queue.get_or_init(|| {
+            let (queue, work) = sync_channel(QUEUE_LEN);
+            let shared = Arc::clone(&self.shared);
+            let started =
+                thread::Builder::new().name("letting-go".into()).spawn(move || run(&work, &shared));
+            started.ok().map(|_| queue)
+        });
+        let Some(queue) = queue else { return };
+        self.shared.left.fetch_add(1, Ordering::Relaxed);
+        // Where there is no place for it, it is closed here, and so freed.
+        if queue.try_send(Work::Free(file)).is_err() {
+            self.shared.left.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Frees all of it now, for somebody needs the room. False if there was nothing.
+    pub(super) fn finish(&self) -> bool {
+        let Some(Some(queue)) = self.queue.get() else { return false };
+        if self.shared.left.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        self.shared.hurry.store(true, Ordering::Relaxed);
+        let (done, all_done) = sync_channel(1);
+        let finished = queue.send(Work::Tell(done)).is_ok() && all_done.recv().is_ok();
+        self.shared.hurry.store(false, Ordering::Relaxed);
+        finished
+    }
+}
+
+fn run(work: &Receiver<Work>, shared: &Shared) {
+    for work in work {
+        match work {
+            Work::Free(file) => {
+                // If it can't be cut it is closed now, and freed as a whole.
+                let _ = shrink(&file, || {
+                    if !shared.hurry.load(Ordering::Relaxed) {
+                        thread::sleep(PAUSE);
+                    }
+                });
+                drop(file);
+                shared.left.fetch_sub(1, Ordering::Relaxed);
+            }
+            // Who asked may have given up.
+            Work::Tell(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// Cuts a file down to nothing, its end first.
+fn shrink(file: &File, mut pause: impl FnMut()) -> io::Result<()> {
+    let mut left = file.metadata()?.len();
+    while left > 0 {
+        left = left.saturating_sub(PIECE_BYTES);
+        file.set_len(left)?;
+        pause();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    fn file_of(bytes: u64) -> (File, File) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(bytes).unwrap();
+        (file.try_clone().unwrap(), file)
+    }
+
+    #[test]
+    fn a_file_shrinks_piece_by_piece() {
+        let (seen, file) = file_of(2 * PIECE_BYTES + 1);
+        let mut lengths = Vec::new();
+        shrink(&file, || lengths.push(seen.metadata().unwrap().size())).unwrap();
+        assert_eq!(lengths, [PIECE_BYTES + 1, 1, 0]);
+    }
+
+    #[test]
+    fn who_needs_the_room_has_it_at_once() {
+        let letting_go = LettingGo::default();
+        assert!(!letting_go.finish(), "there is nothing");
+        // Some minutes' worth.
+        let files: Vec<_> = (0..4).map(|_| file_of(16 << 30)).collect();
+        let (seen, files): (Vec<_>, Vec<_>) = files.into_iter().unzip();
+        for file in files {
+            letting_go.free(file);
+        }
+        assert!(letting_go.finish());
+        assert!(seen.iter().all(|file| file.metadata().unwrap().len() == 0));
+        assert!(!letting_go.finish(), "all is done");
+    }
+
+    #[test]
+    fn small_files_take_no_thread() {
+        let letting_go = LettingGo::default();
+        let (seen, file) = file_of(PIECE_BYTES);
+        letting_go.free(file);
+        assert!(!letting_go.finish() && seen.metadata().unwrap().len() == PIECE_BYTES);
+    }
+}
