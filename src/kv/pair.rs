@@ -1,6 +1,10 @@
 //! A key and what it holds, in one piece of memory: whoever looks up the one is about to read or
 //! write the other, and on its way here each piece costs a wait for memory. What a table keeps of
-//! it is two words, so that tables are small and a table that has to be copied is copied fast.
+//! it is one word, so that tables are small and a table that has to be copied is copied fast.
+//!
+//! ```text
+//! count 8 | length 8 | fingerprint 8 | about 8 | object 8 | [end 8] [key's length 4] key string
+//! ```
 
 use std::num::NonZeroU64;
 
@@ -18,7 +22,7 @@ use super::shards::RANKS;
 /// What a piece of memory takes besides what is in it, about: the allocator's share, and what it
 /// is rounded up by.
 const PIECE_BYTES: usize = 16;
-/// What a piece begins with besides its facts: how many share it, and its length.
+/// What a piece begins with besides its header: how many share it, and its length.
 const COUNT_BYTES: usize = 16;
 /// Longest string that Redis keeps beside what it knows of it.
 const EMBEDDED_MAX: usize = 44;
@@ -31,17 +35,25 @@ const SMALL: usize = 512;
 /// A key and what it holds. Its memory may be shared with views of the state and with replies; then
 /// it is copied when it is changed.
 #[derive(Clone)]
-pub(super) enum Pair {
-    /// The key, and behind it the string.
-    String { key_bytes: u32, piece: ThinArc<Facts, u8> },
-    /// The key, and the object before it.
-    Object(ThinArc<ObjectFacts, u8>),
+pub(super) struct Pair(ThinArc<Header, u8>);
+
+/// What stands in front of a pair's bytes.
+#[derive(Clone)]
+struct Header {
+    /// Its number in the digest, kept so that the value need not be read again to be taken off it.
+    fingerprint: u64,
+    about: About,
+    /// Nothing, if it holds a string.
+    object: Option<Box<Object>>,
 }
 
-/// What there is to know of a pair besides its bytes.
+/// The entry that changed a pair last, and how its bytes lie, in one word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct About(u64);
+
+/// What there is to know of a pair besides what it holds.
 #[derive(Clone, Copy)]
 pub(super) struct Facts {
-    /// Its number in the digest, kept so that the value need not be read again to be taken off it.
     fingerprint: u64,
     /// The entry that changed it last.
     revision: Index,
@@ -49,16 +61,55 @@ pub(super) struct Facts {
     end: Option<NonZeroU64>,
 }
 
-#[derive(Clone)]
-pub(super) struct ObjectFacts {
-    facts: Facts,
-    object: Object,
-}
-
 /// What a key is to hold.
 pub(super) enum Held<'h> {
     String(&'h [u8]),
     Object(Object),
+}
+
+impl About {
+    /// Enough for a million entries a second, for a century.
+    const REVISION_BITS: u32 = 52;
+    /// A longer key's length stands before it.
+    const SHORT_KEY_MAX: usize = (1 << 11) - 2;
+    const LONG_KEY: u64 = (1 << 11) - 1;
+    const HAS_END: u64 = 1 << 63;
+    const END_BYTES: usize = size_of::<u64>();
+    const LENGTH_BYTES: usize = size_of::<u32>();
+
+    fn new(key: &[u8], facts: &Facts) -> About {
+        let length =
+            if key.len() > About::SHORT_KEY_MAX { About::LONG_KEY } else { key.len() as u64 };
+        let end = if facts.end.is_some() { About::HAS_END } else { 0 };
+        About(length << About::REVISION_BITS | end).at(facts.revision)
+    }
+
+    /// The same of a pair that another entry changed.
+    fn at(self, revision: Index) -> About {
+        assert!(revision.0 >> About::REVISION_BITS == 0, "no log has {revision:?}");
+        About(self.0 >> About::REVISION_BITS << About::REVISION_BITS | revision.0)
+    }
+
+    fn revision(self) -> u64 {
+        self.0 & ((1 << About::REVISION_BITS) - 1)
+    }
+
+    /// Whether the bytes begin with when the pair ends.
+    fn has_end(self) -> bool {
+        self.0 & About::HAS_END != 0
+    }
+
+    /// Where in `bytes` the key begins, and where it ends.
+    fn key(self, bytes: &[u8]) -> (usize, usize) {
+        let start = if self.has_end() { About::END_BYTES } else { 0 };
+        let length = self.0 >> About::REVISION_BITS & About::LONG_KEY;
+        if length < About::LONG_KEY {
+            return (start, start + length as usize);
+        }
+        let key = start + About::LENGTH_BYTES;
+        let length = bytes[start..key].try_into().expect("as many bytes");
+        (key, key + u32::from_le_bytes(length) as usize)
+    }
 }
 
 impl Held<'_> {
@@ -73,48 +124,64 @@ impl Held<'_> {
 
 impl Pair {
     pub(super) fn new(key: &[u8], held: Held<'_>, facts: Facts) -> Pair {
-        match held {
-            Held::String(value) => {
-                Pair::String { key_bytes: length(key), piece: joined(key, value, facts) }
-            }
-            Held::Object(object) => {
-                Pair::Object(ThinArc::from_header_and_slice(ObjectFacts { facts, object }, key))
-            }
-        }
+        let (object, value) = match held {
+            Held::String(value) => (None, value),
+            Held::Object(object) => (Some(Box::new(object)), &[][..]),
+        };
+        let about = About::new(key, &facts);
+        let header = Header { fingerprint: facts.fingerprint, about, object };
+        let end = facts.end.map(|end| end.get().to_le_bytes());
+        let end = end.as_ref().map_or(&[][..], |end| end);
+        let length = u32::try_from(key.len()).expect("a command is far shorter than 4 GiB");
+        let length = length.to_le_bytes();
+        let length = if key.len() > About::SHORT_KEY_MAX { &length[..] } else { &[] };
+        Pair(joined(header, [end, length, key, value]))
     }
 
     /// Holds something else from now on; in the memory that it has, if that fits and nobody shares
     /// it.
     pub(super) fn replace(&mut self, held: Held<'_>, facts: Facts) {
-        if let (Pair::String { key_bytes, piece }, Held::String(value)) = (&mut *self, &held) {
-            let key_bytes = *key_bytes as usize;
-            let written = piece.with_arc_mut(|piece| {
-                let fits = piece.length() == key_bytes + value.len();
-                let piece = Arc::get_mut(piece).filter(|_| fits)?;
-                piece.slice_mut()[key_bytes..].copy_from_slice(value);
-                *piece.header_mut() = facts;
-                Some(())
-            });
-            if written.is_some() {
-                return;
-            }
+        if let Held::String(value) = &held
+            && self.rewrite(value, facts)
+        {
+            return;
         }
         *self = Pair::new(self.key(), held, facts);
     }
 
+    /// Whether that was possible in the memory that it has.
+    fn rewrite(&mut self, value: &[u8], facts: Facts) -> bool {
+        let about = self.about();
+        let (_, key_end) = about.key(&self.0.slice);
+        let fits = about.has_end() == facts.end.is_some()
+            && self.0.slice.len() == key_end + value.len()
+            && self.0.header.header.object.is_none();
+        fits && self.0.with_arc_mut(|piece| {
+            let Some(piece) = Arc::get_mut(piece) else { return false };
+            let bytes = piece.slice_mut();
+            bytes[key_end..].copy_from_slice(value);
+            if let Some(end) = facts.end {
+                write_end(bytes, end);
+            }
+            let header = piece.header_mut();
+            (header.fingerprint, header.about) = (facts.fingerprint, about.at(facts.revision));
+            true
+        })
+    }
+
+    fn about(&self) -> About {
+        self.0.header.header.about
+    }
+
     pub(super) fn key(&self) -> &[u8] {
-        match self {
-            Pair::String { key_bytes, piece } => &piece.slice[..*key_bytes as usize],
-            Pair::Object(piece) => &piece.slice,
-        }
+        let (start, end) = self.about().key(&self.0.slice);
+        &self.0.slice[start..end]
     }
 
     /// The string, if it holds one; else nothing.
     pub(super) fn value(&self) -> &[u8] {
-        match self {
-            Pair::String { key_bytes, piece } => &piece.slice[*key_bytes as usize..],
-            Pair::Object(_) => &[],
-        }
+        let (_, key_end) = self.about().key(&self.0.slice);
+        &self.0.slice[key_end..]
     }
 
     /// The string, to be kept.
@@ -132,18 +199,25 @@ impl Pair {
     }
 
     pub(super) fn object(&self) -> Option<&Object> {
-        match self {
-            Pair::String { .. } => None,
-            Pair::Object(piece) => Some(&piece.header.header.object),
-        }
+        self.0.header.header.object.as_deref()
     }
 
     /// Changes the object, if it holds one.
     pub(super) fn change_object<R>(&mut self, change: impl FnOnce(&mut Object) -> R) -> Option<R> {
-        match self {
-            Pair::String { .. } => None,
-            Pair::Object(piece) => Some(changed(piece, |facts| change(&mut facts.object))),
+        self.object()?;
+        self.change(|header| header.object.as_deref_mut().map(change))
+    }
+
+    /// Changes the header, or that of a copy if the piece is shared.
+    fn change<R>(&mut self, change: impl FnOnce(&mut Header) -> R) -> R {
+        if ThinArc::strong_count(&self.0) > 1 {
+            let header = self.0.header.header.clone();
+            self.0 = ThinArc::from_header_and_slice(header, &self.0.slice);
         }
+        // Nobody but us can share it anew.
+        self.0.with_arc_mut(|piece| {
+            change(Arc::get_mut(piece).expect("shared by nobody").header_mut())
+        })
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -160,31 +234,22 @@ impl Pair {
         }
     }
 
-    fn facts(&self) -> &Facts {
-        match self {
-            Pair::String { piece, .. } => &piece.header.header,
-            Pair::Object(piece) => &piece.header.header.facts,
-        }
-    }
-
-    fn change_facts(&mut self, change: impl FnOnce(&mut Facts)) {
-        match self {
-            Pair::String { piece, .. } => changed(piece, change),
-            Pair::Object(piece) => changed(piece, |facts| change(&mut facts.facts)),
-        }
-    }
-
     pub(super) fn revision(&self) -> u64 {
-        self.facts().revision.0
+        self.about().revision()
     }
 
     /// Its number in the digest.
     pub(super) fn fingerprint(&self) -> u64 {
-        self.facts().fingerprint
+        self.0.header.header.fingerprint
     }
 
     pub(super) fn end(&self) -> Option<Millis> {
-        self.facts().end.map(NonZeroU64::get)
+        self.moment().map(NonZeroU64::get)
+    }
+
+    fn moment(&self) -> Option<NonZeroU64> {
+        let bytes = self.0.slice.first_chunk().filter(|_| self.about().has_end());
+        bytes.and_then(|bytes| NonZeroU64::new(u64::from_le_bytes(*bytes)))
     }
 
     /// Whether its time is over.
@@ -194,13 +259,30 @@ impl Pair {
 
     /// Moves its end; the number in the digest is then another.
     pub(super) fn set_end(&mut self, end: Option<Millis>) {
-        self.change_facts(|facts| facts.end = moment(end));
+        let end = moment(end);
+        if let Some(end) = end
+            && self.about().has_end()
+            && self.0.with_arc_mut(|piece| {
+                Arc::get_mut(piece).map(|piece| write_end(piece.slice_mut(), end)).is_some()
+            })
+        {
+            return;
+        }
+        let facts =
+            Facts { fingerprint: self.fingerprint(), revision: Index(self.revision()), end };
+        let held = match self.object() {
+            None => Held::String(self.value()),
+            Some(object) => Held::Object(object.clone()),
+        };
+        *self = Pair::new(self.key(), held, facts);
     }
 
     /// What it holds was changed by the entry at `revision`: its number in the digest anew.
     pub(super) fn has_changed(&mut self, revision: Index) {
-        let fingerprint = self.print();
-        self.change_facts(|facts| (facts.fingerprint, facts.revision) = (fingerprint, revision));
+        let print = self.print();
+        self.change(|header| {
+            (header.fingerprint, header.about) = (print, header.about.at(revision));
+        });
     }
 
     fn print(&self) -> u64 {
@@ -209,7 +291,7 @@ impl Pair {
             None => fingerprint(number, self.value()),
             Some(object) => object_print(number, object),
         };
-        with_end(content, self.facts().end)
+        with_end(content, self.moment())
     }
 
     /// Of the key: where it is in the table.
@@ -229,14 +311,8 @@ impl Pair {
 
     /// Those that it points to.
     pub(super) fn bytes_behind(&self) -> usize {
-        let piece = match self {
-            Pair::String { piece, .. } => size_of::<Facts>() + piece.slice.len(),
-            Pair::Object(piece) => {
-                let ObjectFacts { object, .. } = &piece.header.header;
-                size_of::<ObjectFacts>() + piece.slice.len() + object.bytes()
-            }
-        };
-        COUNT_BYTES + piece + PIECE_BYTES
+        let object = self.object().map_or(0, |object| size_of::<Object>() + object.bytes());
+        COUNT_BYTES + size_of::<Header>() + self.0.slice.len() + PIECE_BYTES + object
     }
 }
 
@@ -262,29 +338,24 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// Changes the facts of a piece, or of a copy of it if it is shared.
-fn changed<H: Clone, R>(piece: &mut ThinArc<H, u8>, change: impl FnOnce(&mut H) -> R) -> R {
-    if ThinArc::strong_count(piece) > 1 {
-        *piece = ThinArc::from_header_and_slice(piece.header.header.clone(), &piece.slice);
-    }
-    // Nobody but us can share it anew.
-    piece.with_arc_mut(|piece| change(Arc::get_mut(piece).expect("shared by nobody").header_mut()))
+/// Writes when a pair ends in front of its bytes, where there is a place for it.
+fn write_end(bytes: &mut [u8], end: NonZeroU64) {
+    bytes[..About::END_BYTES].copy_from_slice(&end.get().to_le_bytes());
 }
 
-/// A piece with the key and the string behind it.
-fn joined(key: &[u8], value: &[u8], facts: Facts) -> ThinArc<Facts, u8> {
-    let length = key.len() + value.len();
+/// A piece with these bytes one behind the other.
+fn joined(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
     if length > SMALL {
-        return ThinArc::from_header_and_slice(facts, &[key, value].concat());
+        return ThinArc::from_header_and_slice(header, &parts.concat());
     }
     let mut bytes = [0; SMALL];
-    bytes[..key.len()].copy_from_slice(key);
-    bytes[key.len()..length].copy_from_slice(value);
-    ThinArc::from_header_and_slice(facts, &bytes[..length])
-}
-
-fn length(key: &[u8]) -> u32 {
-    u32::try_from(key.len()).expect("a command is far shorter than 4 GiB")
+    let mut end = 0;
+    for part in parts {
+        bytes[end..end + part.len()].copy_from_slice(part);
+        end += part.len();
+    }
+    ThinArc::from_header_and_slice(header, &bytes[..length])
 }
 
 /// The number of a pair with an object, as long as it does not end.
@@ -304,14 +375,17 @@ fn moment(end: Option<Millis>) -> Option<NonZeroU64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lists::List;
+    use super::super::object::Content as _;
+    use super::super::sets::Set;
     use super::*;
 
-    fn facts(print: u64) -> Facts {
+    fn facts_at(print: u64) -> Facts {
         Facts::new(print, None, Index(1))
     }
 
     fn string(key: &[u8], value: &[u8]) -> Pair {
-        Pair::new(key, Held::String(value), facts(1))
+        Pair::new(key, Held::String(value), facts_at(1))
     }
 
     fn place(pair: &Pair) -> *const u8 {
@@ -319,13 +393,51 @@ mod tests {
     }
 
     #[test]
-    fn a_table_keeps_two_words_of_a_pair() {
-        assert_eq!(size_of::<Pair>(), 16);
+    fn a_table_keeps_one_word_of_a_pair() {
+        assert_eq!((size_of::<Pair>(), size_of::<Header>()), (8, 24));
+    }
+
+    #[test]
+    fn ends_come_and_go_and_change_nothing_else() {
+        for key in [&b"k"[..], &[7; About::SHORT_KEY_MAX], &[7; About::SHORT_KEY_MAX + 1]] {
+            let mut pair = string(key, b"one");
+            pair.set_end(Some(u64::MAX));
+            assert_eq!((pair.end(), pair.key(), pair.value()), (Some(u64::MAX), key, &b"one"[..]));
+            let before = place(&pair);
+            pair.set_end(Some(6));
+            assert_eq!((pair.end(), place(&pair)), (Some(6), before), "there is a place for it");
+            let facts = Facts::new(2, Some(5), Index((1 << About::REVISION_BITS) - 1));
+            pair.replace(Held::String(b"two"), facts);
+            assert_eq!((pair.end(), pair.key(), pair.value()), (Some(5), key, &b"two"[..]));
+            assert_eq!((pair.revision(), place(&pair)), (facts.revision.0, before));
+            pair.replace(Held::String(b"six"), facts_at(3));
+            assert_eq!((pair.end(), pair.key(), pair.value()), (None, key, &b"six"[..]));
+            pair.set_end(Some(0));
+            assert_eq!(pair.end(), Some(1), "there is no end before 1970");
+            pair.set_end(None);
+            assert_eq!((pair.end(), pair.revision(), pair.value()), (None, 1, &b"six"[..]));
+        }
+    }
+
+    #[test]
+    fn an_object_stays_with_its_key_and_is_copied_where_somebody_looks() {
+        let (list, set) = (List::wrap(Default::default()), Set::wrap(Default::default()));
+        let mut pair = Pair::new(b"k", Held::Object(list), facts_at(1));
+        let view = pair.clone();
+        pair.change_object(|object| *object = set);
+        pair.has_changed(Index(2));
+        pair.set_end(Some(7));
+        assert_eq!((pair.key(), pair.end(), pair.revision()), (&b"k"[..], Some(7), 2));
+        assert_eq!((view.key(), view.end(), view.revision()), (&b"k"[..], None, 1));
+        assert!(view.kind() == Kind::List && pair.kind() == Kind::Set);
+        assert!(pair.value().is_empty());
+        pair.replace(Held::String(b""), facts_at(3));
+        assert!(pair.object().is_none() && pair.change_object(|_| ()).is_none());
     }
 
     #[test]
     fn key_and_string_of_any_length_come_back() {
-        for length in [0, 1, SMALL - 1, SMALL, SMALL + 1, 100_000] {
+        for length in [0, 1, SMALL - 1, SMALL, SMALL + 1, 2_046, 2_047, 2_048, 100_000] {
             let (long, short) = (vec![7; length], b"k");
             for (key, value) in [(&short[..], &long[..]), (&long, short), (&long, b"")] {
                 let pair = string(key, value);
@@ -340,9 +452,9 @@ mod tests {
     fn a_string_of_the_same_length_takes_the_place_of_the_one_before() {
         let mut pair = string(b"k", b"one");
         let before = place(&pair);
-        pair.replace(Held::String(b"two"), facts(2));
+        pair.replace(Held::String(b"two"), facts_at(2));
         assert_eq!((pair.value(), pair.fingerprint(), place(&pair)), (&b"two"[..], 2, before));
-        pair.replace(Held::String(b"three"), facts(3));
+        pair.replace(Held::String(b"three"), facts_at(3));
         assert_eq!((pair.key(), pair.value(), pair.fingerprint()), (&b"k"[..], &b"three"[..], 3));
     }
 
@@ -351,7 +463,7 @@ mod tests {
         let long = vec![1; COPIED_MAX + 1];
         let mut pair = string(b"k", &long);
         let (view, reply) = (pair.clone(), pair.shared_value());
-        pair.replace(Held::String(&vec![2; long.len()]), facts(2));
+        pair.replace(Held::String(&vec![2; long.len()]), facts_at(2));
         pair.set_end(Some(9));
         assert_eq!((view.value(), view.end(), view.fingerprint()), (&long[..], None, 1));
         assert_eq!(reply, long);

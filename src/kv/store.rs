@@ -471,7 +471,9 @@ impl Store {
         let pair = self.pairs.find_mut(key_number(key), is_it).expect("the key is there");
         let before = pair.end();
         self.digest.remove(pair.fingerprint());
+        self.pair_bytes -= pair.bytes_behind();
         pair.set_end(end);
+        self.pair_bytes += pair.bytes_behind();
         pair.has_changed(self.applied_index);
         self.expiry.moved(key_number(key), before, pair.end());
         self.digest.add(pair.fingerprint());
