@@ -50,7 +50,7 @@ const LOAD: Duration = Duration::from_millis(300);
 
 fn kill_rounds(threads: &'static str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
-    let mut cluster = Cluster::start(3, threads);
+    let mut cluster = Cluster::start_hasty(3, threads, &[]);
     cluster.wait_until_all_serve();
     let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
     for round in 0..rounds.unwrap_or(ROUNDS) {
@@ -130,7 +130,7 @@ fn every_replica_answers_in_order_and_the_same() {
 
 #[test]
 fn a_lone_majority_serves_and_a_lone_replica_does_not() {
-    let mut cluster = Cluster::start(3, "auto");
+    let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
     let others = [(leader + 1) % 3, (leader + 2) % 3];
@@ -148,7 +148,7 @@ fn a_lone_majority_serves_and_a_lone_replica_does_not() {
     assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n", "the connection stays open");
     cluster.restart();
     cluster.wait_until_all_serve();
-    assert_eq!(client.call(&[b"GET", b"after"]).unwrap(), b"$1\r\n1\r\n");
+    assert_eq!(client.insist(&[b"GET", b"after"]), b"$1\r\n1\r\n");
 }
 
 /// What a start that must be refused says.
@@ -356,6 +356,9 @@ impl Running {
     fn command(folder: &std::path::Path, port: u16) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
         command.args(["cluster", "--port", &port.to_string(), "--dir"]).arg(folder);
+        // As patient as the replicas of other tests.
+        command
+            .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")]);
         command.stdout(std::process::Stdio::piped());
         command
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 #[path = "cluster/client.rs"]
+#[allow(dead_code, reason = "shared with cluster.rs")]
 mod client;
 #[allow(dead_code, reason = "shared with cluster.rs, which also kills them")]
 #[path = "cluster/replicas.rs"]

@@ -307,7 +307,7 @@ fn fill(address: SocketAddr, stop: &AtomicBool) {
 /// Kills while snapshots are taken, sent and taken in.
 fn kill_rounds(threads: &'static str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
-    let mut cluster = Cluster::start_with(3, threads, OFTEN);
+    let mut cluster = Cluster::start_hasty(3, threads, OFTEN);
     cluster.wait_until_all_serve();
     let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
     for round in 0..rounds.unwrap_or(ROUNDS) {

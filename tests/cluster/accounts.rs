@@ -51,10 +51,10 @@ pub(crate) fn open(address: SocketAddr) {
     let mut client = Client::connect(address).unwrap();
     for number in 0..ACCOUNTS {
         let start = START.to_string();
-        assert_eq!(client.call(&[b"SET", &account(number), start.as_bytes()]).unwrap(), b"+OK\r\n");
+        assert_eq!(client.insist(&[b"SET", &account(number), start.as_bytes()]), b"+OK\r\n");
     }
     let purses = first_purses();
-    assert_eq!(client.call(&[b"SET", PURSES, purses.as_bytes()]).unwrap(), b"+OK\r\n");
+    assert_eq!(client.insist(&[b"SET", PURSES, purses.as_bytes()]), b"+OK\r\n");
 }
 
 fn first_purses() -> String {

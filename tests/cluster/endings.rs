@@ -114,7 +114,7 @@ fn keys_stay_ended(threads: &'static str) {
     if !faketime_is_there() {
         return;
     }
-    let mut cluster = Cluster::start(3, threads);
+    let mut cluster = Cluster::start_hasty(3, threads, &[]);
     cluster.wait_until_all_serve();
     for at in 0..3 {
         cluster.kill(at);

@@ -179,7 +179,7 @@ pub(crate) fn read_all(addresses: &[SocketAddr], round: u64, notes: &Notes) {
         for number in 0..SHARED_KEYS {
             let key = shared_key(round, number);
             let id = notes.history().call(key.clone(), Call::Get);
-            let reply = client.call(&[b"GET", &key]).unwrap();
+            let reply = client.insist(&[b"GET", &key]);
             notes.history().answer(id, Reply::Value(bulk(&reply)));
         }
     }
