@@ -51,6 +51,10 @@ enum Sent {
 }
 
 impl Notes {
+    pub(crate) fn is_any_acknowledged(&self) -> Option<()> {
+        (self.acknowledged.load(Ordering::Relaxed) > 0).then_some(())
+    }
+
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
