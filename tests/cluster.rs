@@ -339,20 +339,19 @@ fn a_shortage_of_file_descriptors_is_waited_out() {
 fn whoever_asks_for_the_slots_is_sent_to_the_leader() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
-    let leader = cluster.leader();
-    let mut client = Client::connect(cluster.address((leader + 1) % 3)).unwrap();
-    assert_eq!(client.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n", "forwarded");
-    let slots = client.call(&[b"CLUSTER", b"SLOTS"]).unwrap();
-    let slots = String::from_utf8_lossy(&slots).into_owned();
-    for port in &cluster.ports {
-        assert!(slots.contains(&format!(":{port}\r\n")), "{port} is not in {slots}");
-    }
-    // The leader may be another by now, on a busy machine even this very replica.
+    // Who leads may change at any time on a busy machine, so it is asked anew each time.
     cluster.wait_for("a hint to the leader", || {
+        let leader = cluster.leader();
+        let mut client = Client::connect(cluster.address((leader + 1) % 3)).unwrap();
+        assert_eq!(client.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n", "forwarded");
+        let slots = client.call(&[b"CLUSTER", b"SLOTS"]).unwrap();
+        let slots = String::from_utf8_lossy(&slots).into_owned();
+        let all = cluster.ports.iter().all(|port| slots.contains(&format!(":{port}\r\n")));
+        assert!(all || slots == "*0\r\n", "a port is not in {slots}");
         let moved = client.call(&[b"GET", b"k"]).unwrap();
         let moved = String::from_utf8_lossy(&moved).into_owned();
-        let address = format!(" 127.0.0.1:{}\r\n", cluster.ports[cluster.leader()]);
-        (moved.starts_with("-MOVED ") && moved.ends_with(&address)).then_some(())
+        let address = format!(" 127.0.0.1:{}\r\n", cluster.ports[leader]);
+        (all && moved.starts_with("-MOVED ") && moved.ends_with(&address)).then_some(())
     });
 }
 
