@@ -291,7 +291,7 @@ fn a_client_that_never_reads_costs_a_bounded_amount_and_nobody_else_anything() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // A machine that is busy with something else may cause an election too, but not every time.
-    let calm = (0..3).any(|_| feed_and_flood(&cluster));
+    let calm = (0..10).any(|_| feed_and_flood(&cluster));
     assert!(calm, "an election each time, for one client\n{}", cluster.logs());
 }
 

@@ -63,7 +63,7 @@ fn a_crowd_of_idle_connections_costs_little_and_delays_nobody() {
     let cluster = Cluster::start_with(3, "auto", &["--clients-max", "10050"]);
     cluster.wait_until_all_serve();
     // A machine that is busy with something else may cause an election too, but not every time.
-    let calm = (0..3).any(|_| gather_and_serve(&cluster));
+    let calm = (0..10).any(|_| gather_and_serve(&cluster));
     assert!(calm, "an election each time, for idle connections\n{}", cluster.logs());
 }
 

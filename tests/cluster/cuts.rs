@@ -57,7 +57,7 @@ fn under_load(cluster: &Cluster, test: impl FnOnce()) {
 /// Whether `test` comes out without an election that it should not cause. A machine that is busy
 /// with something else may cause one too, but not every time.
 fn is_calm(cluster: &Cluster, mut test: impl FnMut()) {
-    let calm = (0..4).any(|_| {
+    let calm = (0..10).any(|_| {
         let before = (cluster.leader(), cluster.term());
         test();
         cluster.wait_until_all_serve();
