@@ -158,10 +158,11 @@ fn rounds(threads: &'static str) {
         asked_once = counting.into_iter().map(|thread| thread.join().unwrap()).sum();
         asked_plainly = counting_plainly.join().unwrap();
     });
-    let acknowledged = transfers.judge(&addresses);
+    transfers.judge(&addresses);
+    let acknowledged = transfers.acknowledged();
     let get = |key: &[u8]| {
         let mut client = Client::connect(addresses[1]).unwrap();
-        let reply = String::from_utf8(client.call(&[b"GET", key]).unwrap()).unwrap();
+        let reply = String::from_utf8(client.insist(&[b"GET", key])).unwrap();
         reply.lines().nth(1).map_or(0, |number| number.parse::<u64>().unwrap())
     };
     let counts = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
