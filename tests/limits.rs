@@ -72,6 +72,12 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
     let count = crowd_size();
     let leader = cluster.leader();
     let mut good = Client::connect(cluster.address(leader)).unwrap();
+    let connected = |good: &mut Client, wanted: u64| {
+        let there = info(good, "connected_clients");
+        (there == wanted.to_string()).then_some(())
+    };
+    // That a client has gone the server hears a moment later.
+    cluster.wait_for("nobody else", || connected(&mut good, 1));
     let term = info(&mut good, "raft_term");
     let before = resident_bytes(cluster.process(leader));
     let mut crowd = Vec::new();
@@ -81,7 +87,7 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
         assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n");
         crowd.push(client);
     }
-    assert_eq!(info(&mut good, "connected_clients"), (count + 1).to_string());
+    cluster.wait_for("all of the crowd and nobody else", || connected(&mut good, count + 1));
     let busy_before = busy(cluster.process(leader));
     let span = Duration::from_secs(2);
     thread::sleep(span);
