@@ -241,19 +241,28 @@ fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
             (reply == b"+OK\r\n").then_some(())
         });
     }
-    // One whose clients have room asks a leader that has none.
-    assert_eq!(clients[leader].call(&[b"CONFIG", b"SET", b"maxmemory", b"1"]).unwrap(), b"+OK\r\n");
-    let follower = &mut clients[(leader + 1) % 3];
-    cluster.wait_for("a leader that is full", || {
-        (follower.call(&[b"SET", b"k", b"w"]).unwrap() == OUT_OF_MEMORY).then_some(())
+    // One whose clients have room asks a leader that has none, whoever leads by now.
+    let follower = cluster.wait_for("a leader that is full", || {
+        let leader = cluster.leader();
+        for (at, client) in clients.iter_mut().enumerate() {
+            let most: &[u8] = if at == leader { b"1" } else { b"32mb" };
+            let set = [&b"CONFIG"[..], b"SET", b"maxmemory", most];
+            assert_eq!(client.call(&set).unwrap(), b"+OK\r\n");
+        }
+        let at = (leader + 1) % 3;
+        let adding: [&[&[u8]]; 2] = [&[b"SET", b"k", b"w"], &[b"APPEND", b"k", b"w"]];
+        let refused = |words: &[&[u8]]| clients[at].call(words).unwrap() == OUT_OF_MEMORY;
+        adding.into_iter().all(refused).then_some(at)
     });
-    assert_eq!(follower.call(&[b"APPEND", b"k", b"w"]).unwrap(), OUT_OF_MEMORY);
+    let follower = &mut clients[follower];
     assert_eq!(follower.call(&[b"DEL", b"k"]).unwrap(), b":1\r\n");
     assert_eq!(follower.call(&[b"EXISTS", b"k"]).unwrap(), b":0\r\n");
     let policy = [&b"CONFIG"[..], b"SET", b"maxmemory-policy", b"allkeys-lru"];
     assert!(follower.call(&policy).unwrap().starts_with(b"-ERR CONFIG SET failed"));
-    assert_eq!(clients[leader].call(&[b"CONFIG", b"SET", b"maxmemory", b"0"]).unwrap(), b"+OK\r\n");
-    let follower = &mut clients[(leader + 1) % 3];
+    for client in &mut clients {
+        assert_eq!(client.call(&[b"CONFIG", b"SET", b"maxmemory", b"0"]).unwrap(), b"+OK\r\n");
+    }
+    let follower = &mut clients[(cluster.leader() + 1) % 3];
     cluster.wait_for("a leader without a limit", || {
         (follower.call(&[b"SET", b"k", b"w"]).unwrap() == b"+OK\r\n").then_some(())
     });
