@@ -82,12 +82,19 @@ fn read_bulk(address: SocketAddr, written: usize) {
     }
 }
 
-/// A number that `INFO` gives.
-fn info(address: SocketAddr, field: &str) -> Option<u64> {
+/// Numbers that `INFO` gives, all of one moment.
+fn infos<const N: usize>(address: SocketAddr, fields: [&str; N]) -> Option<[u64; N]> {
     let reply = Client::connect(address).ok()?.call(&[b"INFO"]).ok()?;
     let text = String::from_utf8(reply).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    Some(line.unwrap_or_else(|| panic!("no {field} in {text}")).parse().unwrap())
+    Some(fields.map(|field| {
+        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {field} in {text}")).parse().unwrap()
+    }))
+}
+
+/// One of them.
+fn info(address: SocketAddr, field: &str) -> Option<u64> {
+    infos(address, [field]).map(|[number]| number)
 }
 
 /// How often the replicas' logs say these words.
@@ -138,14 +145,16 @@ fn the_folder_stays_small_and_all_is_there_after_a_restart() {
             let first = info(cluster.address(at), "raft_first_index")?;
             (bytes < bound && first > written as u64 / 2).then_some(())
         });
-        let first = info(cluster.address(at), "raft_first_index").unwrap();
-        let snapshot = info(cluster.address(at), "raft_snapshot_index").unwrap();
-        assert!(first <= snapshot + 1, "{first}, {snapshot}");
-        let bytes = info(cluster.address(at), "raft_snapshot_bytes").unwrap();
-        let name = format!("snapshot-{snapshot:020}");
-        let on_disk = files(&cluster, at).into_iter().find(|(file, _)| file.starts_with(&name));
-        // Another may have been taken in between.
-        assert!(on_disk.is_none_or(|(_, length)| length == bytes), "{bytes} bytes");
+        // Where the next one is taken in between, what is told and what is there may differ.
+        cluster.wait_for("a file of the size that is told", || {
+            let fields = ["raft_first_index", "raft_snapshot_index", "raft_snapshot_bytes"];
+            let [first, snapshot, bytes] = infos(cluster.address(at), fields).unwrap();
+            assert!(first <= snapshot + 1, "{first}, {snapshot}");
+            let name = format!("snapshot-{snapshot:020}");
+            let files = files(&cluster, at);
+            let (_, length) = files.iter().find(|(file, _)| file.starts_with(&name))?;
+            (*length == bytes).then_some(())
+        });
     }
     for at in 0..3 {
         cluster.kill(at);
