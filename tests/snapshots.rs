@@ -239,9 +239,12 @@ fn a_snapshot_is_taken_when_asked_for() {
     cluster.wait_for("a snapshot", || {
         info(address, "raft_snapshot_index").filter(|index| *index >= applied)
     });
-    assert_ne!(client.call(&[b"LASTSAVE"]).unwrap(), b":0\r\n");
+    cluster
+        .wait_for("its time", || (client.call(&[b"LASTSAVE"]).unwrap() != b":0\r\n").then_some(()));
     assert_eq!(client.call(&[b"SAVE"]).unwrap(), b"+OK\r\n");
-    assert!(files(&cluster, 1).iter().any(|(name, _)| name.starts_with("snapshot-0")));
+    cluster.wait_for("its file", || {
+        files(&cluster, 1).iter().any(|(name, _)| name.starts_with("snapshot-0")).then_some(())
+    });
     cluster.kill(1);
     cluster.restart();
     cluster.wait_until_all_serve();
