@@ -1,9 +1,11 @@
 //! Real servers, each in the folder of its test on a port of its own. Where one is not installed
 //! its test is skipped and says so, but where the whole check runs (`BOWLINE_CLIENTS=required`).
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// A server; ends with the test.
@@ -28,9 +30,18 @@ impl Drop for Program {
     }
 }
 
+/// Below the ports that systems give to outgoing connections: one of those may be taken by a client
+/// of another test before the server is there.
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has one")
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let own = u16::try_from(std::process::id() % 1_500).expect("below 1,500") * 12;
+        let port = 12_000 + own + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 900;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Starts it and waits until it takes connections.
