@@ -394,11 +394,16 @@ fn bowline_is_measured_to_its_end() {
     let Some(mut bowline) = programs::bowline(&folder) else { return };
     serves(&folder, &bowline.url, "");
     // And without a server, in the middle of it.
-    let load = format!("load --target {} -w set --give-up 0.5 --json", bowline.url);
+    let before = bowline.applied();
+    let load = format!("load --target {} -w set --keys 50 --give-up 5 --json", bowline.url);
     let mut command = command(&folder, &format!("{load} --rate 200 --seconds 60 --history h"));
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().expect("perf was built");
-    std::thread::sleep(Duration::from_secs(2));
+    let mut child = command.spawn().expect("perf was built");
+    // All keys, a second that is not measured, and some of what is.
+    while bowline.applied() < before + 50 + 200 + 100 {
+        assert!(child.try_wait().expect("our own child").is_none(), "it ended by itself");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     bowline.kill();
     let record = record(&child.wait_with_output().expect("it ends"), 2);
     assert!(record["partial"].as_str().is_some_and(|why| why.contains("no good answer")));

@@ -15,6 +15,17 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// How many entries Bowline has applied.
+    pub(crate) fn applied(&self) -> u64 {
+        let address = self.url.strip_prefix("redis://").expect("it speaks that");
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.write_all(b"INFO raft\r\nQUIT\r\n").expect("it reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it answers and hangs up");
+        let applied = text.lines().find_map(|line| line.strip_prefix("raft_applied_index:"));
+        applied.unwrap_or_else(|| panic!("{text}")).parse().expect("a number")
+    }
+
     /// Ends it at once.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it is ours");
