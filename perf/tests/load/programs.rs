@@ -68,7 +68,7 @@ fn start(scheme: &str, address: SocketAddr, command: &mut Command) -> Option<Pro
     let program = Program { url: format!("{scheme}://{address}"), child };
     let started = Instant::now();
     while TcpStream::connect(address).is_err() {
-        assert!(started.elapsed() < Duration::from_secs(30), "{} is not up", program.url);
+        assert!(started.elapsed() < Duration::from_mins(2), "{} is not up", program.url);
         std::thread::sleep(Duration::from_millis(20));
     }
     Some(program)
@@ -82,6 +82,8 @@ pub(crate) fn bowline(folder: &Path) -> Option<Program> {
     command
         .args(["serve", "--id", "1", "--bootstrap"])
         .args(["--listen", &address.to_string(), "--peer-listen", &peers.to_string()])
+        // Nobody shall be told of a disk that takes seconds.
+        .args(["--leader-wait-ms", "60000", "--command-deadline-ms", "60000"])
         .args(["--peers", &format!("1={peers}"), "--dir"])
         .arg(folder.join("data"));
     start("redis", address, &mut command)
