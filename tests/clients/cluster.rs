@@ -33,8 +33,8 @@ impl Cluster {
             .args(["--sentinel-port", &(port + SENTINEL_PORT_OFFSET).to_string()])
             .arg("--dir")
             .arg(folder.path().join("data"))
-            // For each of its replicas: an election on a busy machine, or a disk that takes seconds,
-            // shall cost clients time and no errors.
+            // For each of its replicas: an election on a busy machine, or a disk that takes
+            // seconds, shall cost clients time and no errors.
             .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")])
             .stdout(Stdio::null())
             .spawn()
