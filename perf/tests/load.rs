@@ -237,12 +237,13 @@ fn a_server_too_slow_for_the_rate_is_a_missed_rate() {
 fn an_answer_that_never_comes_is_a_timeout() {
     let folder = folder("timeout");
     let server = Server::start(|number, _| if number == 50 { Reply::Never } else { Reply::Good });
-    // So long that nothing else takes it on a busy machine, and over before the run is.
-    let load = format!("load --target {} -w set -c 2 --warm-up 0 --timeout 4", server.url());
-    let output = perf(&folder, &format!("{load} --rate 50 --seconds 4 --json"));
+    // So long that nothing else takes it on a busy machine, and over well before the run is: else
+    // there would be no use for another connection.
+    let load = format!("load --target {} -w set -c 2 --warm-up 0 --timeout 3", server.url());
+    let output = perf(&folder, &format!("{load} --rate 30 --seconds 7 --json"));
     let record = record(&output, 1);
     assert_eq!(record["errors"], serde_json::json!({ "timeout": 1 }));
-    assert_eq!(record["counts"]["succeeded"], 199);
+    assert_eq!(record["counts"]["succeeded"], 209);
     assert_eq!(record["counts"]["reconnects"], 1);
 }
 
