@@ -359,7 +359,9 @@ fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
 #[test]
 fn a_forwarded_write_that_was_stuck_for_long_is_not_done_again() {
     let (mut cluster, wires) = Cluster::start_wired(3, "auto");
-    let bites = (0..8).any(|n| stuck_write(&mut cluster, &wires, format!("counter{n}").as_bytes()));
+    // Each second time the counter's own replica wins the election, on a busy machine more often.
+    let bites =
+        (0..40).any(|n| stuck_write(&mut cluster, &wires, format!("counter{n}").as_bytes()));
     assert!(bites, "no write was stuck as it should be\n{}", cluster.logs());
 }
 
