@@ -50,7 +50,7 @@ const LOAD: Duration = Duration::from_millis(300);
 
 fn kill_rounds(threads: &'static str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
-    let mut cluster = Cluster::start(3, threads);
+    let mut cluster = Cluster::start_hasty(3, threads, &[]);
     cluster.wait_until_all_serve();
     let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
     for round in 0..rounds.unwrap_or(ROUNDS) {
@@ -70,6 +70,7 @@ fn kill_rounds(threads: &'static str) {
             cluster.restart();
             cluster.wait_until_all_serve();
             thread::sleep(LOAD);
+            cluster.wait_for("an acknowledged write", || notes.is_any_acknowledged());
         });
         load::read_all(&addresses, round, &notes);
         let acknowledged = notes.acknowledged.load(Ordering::Relaxed);
@@ -80,7 +81,6 @@ fn kill_rounds(threads: &'static str) {
             notes.refused.load(Ordering::Relaxed),
             notes.uncertain.load(Ordering::Relaxed),
         );
-        assert!(acknowledged > 0, "no write was acknowledged\n{}", cluster.logs());
         if let Err(error) = notes.history().check(STEPS_MAX) {
             panic!("round {round}: {error}\n{}", cluster.logs());
         }
@@ -97,10 +97,15 @@ fn nothing_acknowledged_is_lost_when_replicas_are_killed_fused() {
     kill_rounds("fused");
 }
 
+/// What a client is told that sends much at once where the leader was lost in the middle of it.
+const REFUSED: &[u8] = b"-TRYAGAIN the leader changed; nothing was done\r\n";
+
 #[test]
 fn every_replica_answers_in_order_and_the_same() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
+    let bulk = |value: &str| format!("${}\r\n{value}\r\n", value.len()).into_bytes();
+    let mut there = b"$-1\r\n".to_vec();
     for at in 0..3 {
         let mut client = Client::connect(cluster.address(at)).unwrap();
         let mut bytes = Vec::new();
@@ -111,26 +116,43 @@ fn every_replica_answers_in_order_and_the_same() {
             bytes.extend(command(&[b"INCR", format!("counter{at}").as_bytes()]));
             bytes.extend(command(&[b"PING"]));
         }
+        let term = cluster.term();
         client.send(&bytes).unwrap();
+        let (mut count, mut refused) = (0, 0);
+        // The reply, unless it is that the leader was lost.
+        let mut hear = |client: &mut Client| {
+            let reply = client.reply().unwrap();
+            refused += usize::from(reply == REFUSED);
+            (reply != REFUSED).then_some(reply)
+        };
         for number in 0..500 {
-            let value = number.to_string();
-            assert_eq!(client.reply().unwrap(), b"+OK\r\n");
-            let bulk = format!("${}\r\n{value}\r\n", value.len());
-            assert_eq!(client.reply().unwrap(), bulk.as_bytes(), "at replica {}", at + 1);
-            assert_eq!(client.reply().unwrap(), format!(":{}\r\n", number + 1).as_bytes());
+            if let Some(reply) = hear(&mut client) {
+                assert_eq!(reply, b"+OK\r\n");
+                there = bulk(&number.to_string());
+            }
+            if let Some(reply) = hear(&mut client) {
+                assert_eq!(reply, there, "at replica {}", at + 1);
+            }
+            if let Some(reply) = hear(&mut client) {
+                count += 1;
+                assert_eq!(reply, format!(":{count}\r\n").as_bytes());
+            }
             assert_eq!(client.reply().unwrap(), b"+PONG\r\n");
         }
+        // A machine that is busy with something else may cause an election, and nothing else may
+        // be the reason.
+        assert!(refused == 0 || cluster.term() > term, "{refused} refused\n{}", cluster.logs());
         // Whoever stops sending still gets what it asked for.
         client.send(&command(&[b"GET", b"k"])).unwrap();
         client.stream.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(client.reply().unwrap(), b"$3\r\n499\r\n");
+        assert_eq!(client.reply().unwrap(), there);
         assert!(client.reply().is_err(), "the connection should have ended");
     }
 }
 
 #[test]
 fn a_lone_majority_serves_and_a_lone_replica_does_not() {
-    let mut cluster = Cluster::start(3, "auto");
+    let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
     let others = [(leader + 1) % 3, (leader + 2) % 3];
@@ -148,7 +170,7 @@ fn a_lone_majority_serves_and_a_lone_replica_does_not() {
     assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n", "the connection stays open");
     cluster.restart();
     cluster.wait_until_all_serve();
-    assert_eq!(client.call(&[b"GET", b"after"]).unwrap(), b"$1\r\n1\r\n");
+    assert_eq!(client.insist(&[b"GET", b"after"]), b"$1\r\n1\r\n");
 }
 
 /// What a start that must be refused says.
@@ -269,7 +291,7 @@ fn a_client_that_never_reads_costs_a_bounded_amount_and_nobody_else_anything() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // A machine that is busy with something else may cause an election too, but not every time.
-    let calm = (0..3).any(|_| feed_and_flood(&cluster));
+    let calm = (0..10).any(|_| feed_and_flood(&cluster));
     assert!(calm, "an election each time, for one client\n{}", cluster.logs());
 }
 
@@ -317,20 +339,19 @@ fn a_shortage_of_file_descriptors_is_waited_out() {
 fn whoever_asks_for_the_slots_is_sent_to_the_leader() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
-    let leader = cluster.leader();
-    let mut client = Client::connect(cluster.address((leader + 1) % 3)).unwrap();
-    assert_eq!(client.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n", "forwarded");
-    let slots = client.call(&[b"CLUSTER", b"SLOTS"]).unwrap();
-    let slots = String::from_utf8_lossy(&slots).into_owned();
-    for port in &cluster.ports {
-        assert!(slots.contains(&format!(":{port}\r\n")), "{port} is not in {slots}");
-    }
-    // The leader may be another by now, on a busy machine even this very replica.
+    // Who leads may change at any time on a busy machine, so it is asked anew each time.
     cluster.wait_for("a hint to the leader", || {
+        let leader = cluster.leader();
+        let mut client = Client::connect(cluster.address((leader + 1) % 3)).unwrap();
+        assert_eq!(client.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n", "forwarded");
+        let slots = client.call(&[b"CLUSTER", b"SLOTS"]).unwrap();
+        let slots = String::from_utf8_lossy(&slots).into_owned();
+        let all = cluster.ports.iter().all(|port| slots.contains(&format!(":{port}\r\n")));
+        assert!(all || slots == "*0\r\n", "a port is not in {slots}");
         let moved = client.call(&[b"GET", b"k"]).unwrap();
         let moved = String::from_utf8_lossy(&moved).into_owned();
-        let address = format!(" 127.0.0.1:{}\r\n", cluster.ports[cluster.leader()]);
-        (moved.starts_with("-MOVED ") && moved.ends_with(&address)).then_some(())
+        let address = format!(" 127.0.0.1:{}\r\n", cluster.ports[leader]);
+        (all && moved.starts_with("-MOVED ") && moved.ends_with(&address)).then_some(())
     });
 }
 
@@ -356,6 +377,9 @@ impl Running {
     fn command(folder: &std::path::Path, port: u16) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
         command.args(["cluster", "--port", &port.to_string(), "--dir"]).arg(folder);
+        // As patient as the replicas of other tests.
+        command
+            .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")]);
         command.stdout(std::process::Stdio::piped());
         command
     }

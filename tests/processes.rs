@@ -21,9 +21,10 @@ use tempfile::TempDir;
 const HABIT: &str = "BOWLINE_TEST_HABIT";
 const ARGUMENTS: &str = "BOWLINE_TEST_ARGUMENTS";
 
-/// Two seconds for five programs to start, one of requests.
+/// Four seconds for five programs to start and one and a half for the last answers, which is far
+/// more than they take, and one of requests.
 const SHORT: &str = r#"{
-    "lifetime": 5, "replicas": 5, "requests": 200, "mix": 0.5, "start_wait": 2, "end_wait": 0.3,
+    "lifetime": 5, "replicas": 5, "requests": 200, "mix": 0.5, "start_wait": 4, "end_wait": 1.5,
     "max_packets": 2000, "events": EVENTS,
     "tests": {
         "maximum_get_generation_fail_fraction": 1,

@@ -49,18 +49,25 @@ fn bulk_value(number: usize) -> Vec<u8> {
     format!("{number:08}").into_bytes().repeat(BULK_BYTES / 8)
 }
 
+/// Sends writes at once until all of them are acknowledged: those behind which others overtook them
+/// while the leader changed are refused, which says that they were not done.
+fn send_until_done(client: &mut Client, mut writes: Vec<Vec<u8>>) {
+    while !writes.is_empty() {
+        client.send(&writes.concat()).unwrap();
+        writes.retain(|_| {
+            let reply = client.reply().unwrap();
+            let refused = reply.starts_with(b"-TRYAGAIN ");
+            assert!(refused || reply == b"+OK\r\n", "{}", reply.escape_ascii());
+            refused
+        });
+    }
+}
+
 /// Writes the bulk values of these numbers, a few at a time. All must be acknowledged.
 fn write_bulk(client: &mut Client, numbers: std::ops::Range<usize>) {
+    let set = |number| command(&[b"SET", &bulk_key(number), &bulk_value(number)]);
     for start in numbers.clone().step_by(16) {
-        let some = start..numbers.end.min(start + 16);
-        let mut bytes = Vec::new();
-        for number in some.clone() {
-            bytes.extend(command(&[b"SET", &bulk_key(number), &bulk_value(number)]));
-        }
-        client.send(&bytes).unwrap();
-        for _ in some {
-            assert_eq!(client.reply().unwrap(), b"+OK\r\n");
-        }
+        send_until_done(client, (start..numbers.end.min(start + 16)).map(set).collect());
     }
 }
 
@@ -75,12 +82,19 @@ fn read_bulk(address: SocketAddr, written: usize) {
     }
 }
 
-/// A number that `INFO` gives.
-fn info(address: SocketAddr, field: &str) -> Option<u64> {
+/// Numbers that `INFO` gives, all of one moment.
+fn infos<const N: usize>(address: SocketAddr, fields: [&str; N]) -> Option<[u64; N]> {
     let reply = Client::connect(address).ok()?.call(&[b"INFO"]).ok()?;
     let text = String::from_utf8(reply).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    Some(line.unwrap_or_else(|| panic!("no {field} in {text}")).parse().unwrap())
+    Some(fields.map(|field| {
+        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {field} in {text}")).parse().unwrap()
+    }))
+}
+
+/// One of them.
+fn info(address: SocketAddr, field: &str) -> Option<u64> {
+    infos(address, [field]).map(|[number]| number)
 }
 
 /// How often the replicas' logs say these words.
@@ -131,14 +145,16 @@ fn the_folder_stays_small_and_all_is_there_after_a_restart() {
             let first = info(cluster.address(at), "raft_first_index")?;
             (bytes < bound && first > written as u64 / 2).then_some(())
         });
-        let first = info(cluster.address(at), "raft_first_index").unwrap();
-        let snapshot = info(cluster.address(at), "raft_snapshot_index").unwrap();
-        assert!(first <= snapshot + 1, "{first}, {snapshot}");
-        let bytes = info(cluster.address(at), "raft_snapshot_bytes").unwrap();
-        let name = format!("snapshot-{snapshot:020}");
-        let on_disk = files(&cluster, at).into_iter().find(|(file, _)| file.starts_with(&name));
-        // Another may have been taken in between.
-        assert!(on_disk.is_none_or(|(_, length)| length == bytes), "{bytes} bytes");
+        // Where the next one is taken in between, what is told and what is there may differ.
+        cluster.wait_for("a file of the size that is told", || {
+            let fields = ["raft_first_index", "raft_snapshot_index", "raft_snapshot_bytes"];
+            let [first, snapshot, bytes] = infos(cluster.address(at), fields).unwrap();
+            assert!(first <= snapshot + 1, "{first}, {snapshot}");
+            let name = format!("snapshot-{snapshot:020}");
+            let files = files(&cluster, at);
+            let (_, length) = files.iter().find(|(file, _)| file.starts_with(&name))?;
+            (*length == bytes).then_some(())
+        });
     }
     for at in 0..3 {
         cluster.kill(at);
@@ -182,15 +198,11 @@ fn a_folder_is_bounded_at_all_times_however_fast_is_written() {
             scope.spawn(move || {
                 let mut client = Client::connect(address).unwrap();
                 for from in (writer..WRITES / 16).step_by(2) {
-                    let numbers = from * 16..from * 16 + 16;
-                    let sets = numbers.clone().flat_map(|number| {
+                    let sets = (from * 16..from * 16 + 16).map(|number| {
                         let key = format!("key:{:012}", number % KEYS);
                         command(&[b"SET", key.as_bytes(), &bulk_value(number)])
                     });
-                    client.send(&sets.collect::<Vec<u8>>()).unwrap();
-                    for _ in numbers {
-                        assert_eq!(client.reply().unwrap(), b"+OK\r\n");
-                    }
+                    send_until_done(&mut client, sets.collect());
                 }
             })
         });
@@ -227,9 +239,12 @@ fn a_snapshot_is_taken_when_asked_for() {
     cluster.wait_for("a snapshot", || {
         info(address, "raft_snapshot_index").filter(|index| *index >= applied)
     });
-    assert_ne!(client.call(&[b"LASTSAVE"]).unwrap(), b":0\r\n");
+    cluster
+        .wait_for("its time", || (client.call(&[b"LASTSAVE"]).unwrap() != b":0\r\n").then_some(()));
     assert_eq!(client.call(&[b"SAVE"]).unwrap(), b"+OK\r\n");
-    assert!(files(&cluster, 1).iter().any(|(name, _)| name.starts_with("snapshot-0")));
+    cluster.wait_for("its file", || {
+        files(&cluster, 1).iter().any(|(name, _)| name.starts_with("snapshot-0")).then_some(())
+    });
     cluster.kill(1);
     cluster.restart();
     cluster.wait_until_all_serve();
@@ -260,12 +275,14 @@ fn stop_and_continue(cluster: &Cluster, written: &mut usize) -> bool {
         (reached >= info(cluster.address(leader), "raft_commit_index")?).then_some(())
     });
     read_bulk(cluster.address(away), *written);
+    // Another leader's log may reach further back.
+    let calm = info(cluster.address(leader), "raft_term") == term;
     assert!(
-        said(cluster, "a leader's snapshot is here") > installed,
+        !calm || said(cluster, "a leader's snapshot is here") > installed,
         "it came back by the log\n{}",
         cluster.logs()
     );
-    info(cluster.address(leader), "raft_term") == term
+    calm
 }
 
 fn comes_back(threads: &'static str) {
@@ -273,7 +290,7 @@ fn comes_back(threads: &'static str) {
     cluster.wait_until_all_serve();
     let mut written = 0;
     // A machine that is busy with something else may cause an election too, but not every time.
-    let calm = (0..3).any(|_| stop_and_continue(&cluster, &mut written));
+    let calm = (0..10).any(|_| stop_and_continue(&cluster, &mut written));
     assert!(calm, "an election each time\n{}", cluster.logs());
 }
 
@@ -307,7 +324,7 @@ fn fill(address: SocketAddr, stop: &AtomicBool) {
 /// Kills while snapshots are taken, sent and taken in.
 fn kill_rounds(threads: &'static str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
-    let mut cluster = Cluster::start_with(3, threads, OFTEN);
+    let mut cluster = Cluster::start_hasty(3, threads, OFTEN);
     cluster.wait_until_all_serve();
     let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
     for round in 0..rounds.unwrap_or(ROUNDS) {
@@ -328,11 +345,13 @@ fn kill_rounds(threads: &'static str) {
                 cluster.kill(*victim);
             }
             if round % 4 == 0 {
-                // Until it lacks what is in no log any more.
-                let living = (victims[0] + 1) % 3;
-                cluster.wait_for("a log that was cut", || {
-                    info(addresses[living], "raft_first_index").filter(|first| *first > reached)
-                });
+                // Until it lacks what is in no log any more, whoever leads when it comes back, and
+                // with what it took in after it was asked.
+                for living in [1, 2].map(|next| addresses[(victims[0] + next) % 3]) {
+                    cluster.wait_for("a log that was cut", || {
+                        info(living, "raft_first_index").filter(|first| *first > reached + 1_000)
+                    });
+                }
             } else {
                 thread::sleep(LOAD);
             }
@@ -345,6 +364,7 @@ fn kill_rounds(threads: &'static str) {
             }
             cluster.wait_until_all_serve();
             thread::sleep(LOAD);
+            cluster.wait_for("an acknowledged write", || notes.is_any_acknowledged());
         });
         load::read_all(&addresses, round, &notes);
         let acknowledged = notes.acknowledged.load(Ordering::Relaxed);
@@ -355,7 +375,6 @@ fn kill_rounds(threads: &'static str) {
             said(&cluster, "a snapshot is taken"),
             said(&cluster, "a leader's snapshot is here"),
         );
-        assert!(acknowledged > 0, "no write was acknowledged\n{}", cluster.logs());
         if let Err(error) = notes.history().check(STEPS_MAX) {
             panic!("round {round}: {error}\n{}", cluster.logs());
         }

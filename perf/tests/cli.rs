@@ -93,6 +93,8 @@ fn an_output_that_cannot_be_written_is_noticed_before_the_run() {
     let folder = folder("no_output");
     std::fs::write(folder.join("file"), "in the way").unwrap();
     let started = std::time::Instant::now();
-    refused(&folder, &["simple-1", "--out", "file/out"], &["file/out", "--out"]);
-    assert!(started.elapsed().as_secs() < 5);
+    // A run that would take minutes.
+    let run = ["simple-1", "--seconds", "1000000", "--out", "file/out"];
+    refused(&folder, &run, &["file/out", "--out"]);
+    assert!(started.elapsed().as_secs() < 60, "it was held");
 }

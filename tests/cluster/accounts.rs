@@ -51,10 +51,10 @@ pub(crate) fn open(address: SocketAddr) {
     let mut client = Client::connect(address).unwrap();
     for number in 0..ACCOUNTS {
         let start = START.to_string();
-        assert_eq!(client.call(&[b"SET", &account(number), start.as_bytes()]).unwrap(), b"+OK\r\n");
+        assert_eq!(client.insist(&[b"SET", &account(number), start.as_bytes()]), b"+OK\r\n");
     }
     let purses = first_purses();
-    assert_eq!(client.call(&[b"SET", PURSES, purses.as_bytes()]).unwrap(), b"+OK\r\n");
+    assert_eq!(client.insist(&[b"SET", PURSES, purses.as_bytes()]), b"+OK\r\n");
 }
 
 fn first_purses() -> String {
@@ -227,11 +227,40 @@ impl Transfers {
         Ok(())
     }
 
-    /// After all is over: holds what is there against what was seen. How many transfers of each
-    /// kind were acknowledged.
-    pub(crate) fn judge(&self, addresses: &[SocketAddr]) -> [usize; 2] {
-        let mut client = Client::connect(addresses[0]).unwrap();
-        let journal = bulk(&client.call(&[b"GET", JOURNAL]).unwrap()).unwrap_or_default();
+    /// How many transfers of each kind were acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> [usize; 2] {
+        let known = self.known.lock().unwrap();
+        let transfers = known.values().filter(|(_, end)| end.is_some()).count();
+        [transfers, self.swapped.lock().unwrap().len()]
+    }
+
+    /// After all is over: holds what is there, at each replica, against what was seen. All of it is
+    /// read at one moment, for what nobody knows the outcome of may still be done.
+    pub(crate) fn judge(&self, addresses: &[SocketAddr]) {
+        let accounts: Vec<Vec<u8>> = (0..ACCOUNTS).map(account).collect();
+        let mut words: Vec<&[u8]> = vec![b"MGET", JOURNAL, PURSES];
+        words.extend(accounts.iter().map(Vec::as_slice));
+        for address in addresses {
+            let reply = Client::connect(*address).unwrap().insist(&words);
+            let reply = String::from_utf8(reply).unwrap();
+            let all = reply.strip_prefix(&format!("*{}\r\n", words.len() - 1)).expect(&reply);
+            // Each is its length and itself, or null.
+            let mut lines = all.lines();
+            let mut next = || match lines.next().expect("one for each key") {
+                "$-1" => None,
+                _ => Some(lines.next().expect("it has a length")),
+            };
+            let (journal, purses) = (next().unwrap_or_default(), next().expect("it was opened"));
+            let held = self.judge_journal(journal);
+            self.judge_purses(purses);
+            for held in held {
+                assert_eq!(next(), Some(&*held.to_string()), "at {address}");
+            }
+        }
+    }
+
+    /// What all accounts hold after what the journal tells.
+    fn judge_journal(&self, journal: &str) -> Vec<i64> {
         let known = self.known.lock().unwrap();
         let mut held = vec![START; usize::try_from(ACCOUNTS).unwrap()];
         let (mut seen, mut latest_begin) = (BTreeSet::new(), 0);
@@ -250,16 +279,19 @@ impl Transfers {
             assert!(end.is_none_or(|end| end > latest_begin), "{entry} comes too late");
             latest_begin = latest_begin.max(*begin);
         }
-        let acknowledged = known.iter().filter(|(_, (_, end))| end.is_some());
-        let acknowledged: Vec<&String> = acknowledged.map(|(name, _)| name).collect();
-        for name in &acknowledged {
-            assert!(seen.contains(name.as_str()), "{name} was acknowledged and is lost");
+        for (name, (_, end)) in known.iter() {
+            let lost = end.is_some() && !seen.contains(name.as_str());
+            assert!(!lost, "{name} was acknowledged and is lost");
         }
+        held
+    }
+
+    fn judge_purses(&self, purses: &str) {
         let swapped = self.swapped.lock().unwrap();
         let before = self.before.lock().unwrap();
-        let mut there = bulk(&client.call(&[b"GET", PURSES]).unwrap()).unwrap();
-        let sum: i64 = read_purses(&there).iter().sum();
+        let sum: i64 = read_purses(purses).iter().sum();
         assert_eq!(sum, START * i64::try_from(ACCOUNTS).unwrap());
+        let mut there = purses.to_owned();
         let mut chain = BTreeSet::new();
         while there != first_purses() {
             let old = before.get(&there).unwrap_or_else(|| panic!("nobody wrote {there}"));
@@ -269,13 +301,5 @@ impl Transfers {
         for new in swapped.iter() {
             assert!(chain.contains(new), "{new} was acknowledged and is lost");
         }
-        for address in addresses {
-            let mut client = Client::connect(*address).unwrap();
-            for (number, held) in (0..).zip(&held) {
-                let there = bulk(&client.call(&[b"GET", &account(number)]).unwrap());
-                assert_eq!(there, Some(held.to_string()), "at {address}");
-            }
-        }
-        [acknowledged.len(), swapped.len()]
     }
 }

@@ -58,26 +58,48 @@ fn listeners_hear_the_same(threads: &'static str) {
         assert!(of_one.into_iter().eq(&wanted), "{name} out of order");
     }
 
-    let leader = cluster.leader();
-    let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    let others_of = |leader: usize| (0..3).filter(move |at| *at != leader);
     let mut watchers: Vec<Client> =
-        others.iter().map(|at| listen(&cluster, *at, &[b"SUBSCRIBE", b"+switch-master"])).collect();
-    let before = master(&cluster, others[0]).expect("somebody leads");
+        (0..3).map(|at| listen(&cluster, at, &[b"SUBSCRIBE", b"+switch-master"])).collect();
+    let leader = cluster.wait_for("one leader that all name", || {
+        let leader = cluster.leader();
+        let port = Some(cluster.ports[leader].to_string());
+        others_of(leader).all(|at| master(&cluster, at) == port).then_some(leader)
+    });
+    let others: Vec<usize> = others_of(leader).collect();
     cluster.kill(leader);
-    let news: Vec<String> =
-        watchers.iter_mut().map(|watcher| hear(watcher, 1).unwrap().remove(0)).collect();
-    assert_eq!(news[0], news[1]);
-    let told: Vec<&str> = news[0].split(' ').collect();
-    assert_eq!(told[..3], ["mymaster", "127.0.0.1", &before]);
-    // Who listens hears of it no later than who asks.
-    let began = Instant::now();
-    while master(&cluster, others[0]).as_deref() != Some(told[4]) {
-        assert!(began.elapsed() < PATIENCE, "{news:?} and another leader is named");
+    for at in &others {
+        follow(&cluster, *at, &mut watchers[*at], leader);
     }
     let mut client = Client::connect(cluster.address(others[1])).unwrap();
     assert_eq!(client.call(&[b"PUBLISH", b"other", b"after"]).unwrap(), b":1\r\n");
     for at in others {
         assert_eq!(hear(&mut listeners[at], 1).unwrap(), ["after"]);
+    }
+}
+
+/// Hears of the leaders after this one, one after the other, until it is one that the replica names
+/// that it was heard from: a busy machine may elect more than one.
+fn follow(cluster: &Cluster, at: usize, watcher: &mut Client, leader: usize) {
+    let mut named = cluster.ports[leader].to_string();
+    let mut heard = false;
+    let began = Instant::now();
+    while !heard || master(cluster, at) != Some(named.clone()) {
+        assert!(began.elapsed() < PATIENCE, "{named} was heard of, and another is named");
+        let asked = master(cluster, at);
+        if heard && (asked.is_none() || asked.as_ref() == Some(&named)) {
+            continue;
+        }
+        // Who listens hears of it no later than who asks.
+        let news = hear(watcher, 1).unwrap().remove(0);
+        let told: Vec<&str> = news.split(' ').collect();
+        assert_eq!(told[..2], ["mymaster", "127.0.0.1"], "{news}");
+        // There may have been elections before all named the same.
+        if told[2] == named {
+            (named, heard) = (told[4].to_owned(), true);
+        } else {
+            assert!(!heard, "{named} led before, and now: {news}");
+        }
     }
 }
 
@@ -129,10 +151,9 @@ fn who_listens_and_does_not_read_is_closed() {
     let mut deaf = listen(&cluster, 0, &[b"SUBSCRIBE", b"news"]);
     let mut client = Client::connect(cluster.address(0)).unwrap();
     let message = vec![b'x'; 1 << 20];
-    let began = Instant::now();
-    while client.call(&[b"PUBLISH", b"news", &message]).unwrap() == b":1\r\n" {
-        assert!(began.elapsed() < PATIENCE, "it still listens");
-    }
+    // What it may have unread is far less than a GiB.
+    let heard = |_: &i32| client.call(&[b"PUBLISH", b"news", &message]).unwrap() == b":1\r\n";
+    assert!((0..1_000).take_while(heard).count() < 1_000, "it still listens");
     // What was on its way comes, and then the end.
     let end = (0..1_000).find_map(|_| deaf.reply().err());
     assert!(end.is_some(), "it goes on");
@@ -146,13 +167,26 @@ fn who_wants_no_replies_gets_none() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     for at in 0..3 {
-        let mut client = Client::connect(cluster.address(at)).unwrap();
-        let lines = "CLIENT REPLY OFF\r\nSET a 1\r\nINCR a\r\nGET a\r\nNONESUCH\r\nPING\r\n\
-                     CLIENT REPLY ON\r\nCLIENT REPLY SKIP\r\nINCR a\r\nGET a\r\n\
-                     CLIENT REPLY SKIP\r\nPING\r\nCLIENT REPLY NO\r\n";
-        client.send(lines.as_bytes()).unwrap();
-        assert_eq!(client.reply().unwrap(), b"+OK\r\n");
-        assert_eq!(client.reply().unwrap(), b"$1\r\n3\r\n");
-        assert_eq!(client.reply().unwrap(), b"-ERR syntax error\r\n");
+        // An election on a busy machine may cost one of the writes in the middle.
+        cluster.wait_for("all of it in one term", || {
+            let term = cluster.term();
+            let sum = mostly_silent(&cluster, at);
+            let done = sum == b"$1\r\n3\r\n";
+            assert!(done || cluster.term() > term, "{}", sum.escape_ascii());
+            done.then_some(())
+        });
     }
+}
+
+/// Adds to a number without hearing of it; what it is then. All other replies must be there.
+fn mostly_silent(cluster: &Cluster, at: usize) -> Vec<u8> {
+    let mut client = Client::connect(cluster.address(at)).unwrap();
+    let lines = "CLIENT REPLY OFF\r\nSET a 1\r\nINCR a\r\nGET a\r\nNONESUCH\r\nPING\r\n\
+                 CLIENT REPLY ON\r\nCLIENT REPLY SKIP\r\nINCR a\r\nGET a\r\n\
+                 CLIENT REPLY SKIP\r\nPING\r\nCLIENT REPLY NO\r\n";
+    client.send(lines.as_bytes()).unwrap();
+    assert_eq!(client.reply().unwrap(), b"+OK\r\n");
+    let sum = client.reply().unwrap();
+    assert_eq!(client.reply().unwrap(), b"-ERR syntax error\r\n");
+    sum
 }

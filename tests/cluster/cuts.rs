@@ -46,9 +46,9 @@ fn under_load(cluster: &Cluster, test: impl FnOnce()) {
         test();
         cluster.wait_until_all_serve();
         thread::sleep(LOAD);
+        cluster.wait_for("an acknowledged write", || notes.is_any_acknowledged());
     });
     load::read_all(&addresses, round, &notes);
-    assert!(notes.acknowledged.load(Ordering::Relaxed) > 0, "no write was acknowledged");
     if let Err(error) = notes.history().check(STEPS_MAX) {
         panic!("{error}\n{}", cluster.logs());
     }
@@ -57,7 +57,7 @@ fn under_load(cluster: &Cluster, test: impl FnOnce()) {
 /// Whether `test` comes out without an election that it should not cause. A machine that is busy
 /// with something else may cause one too, but not every time.
 fn is_calm(cluster: &Cluster, mut test: impl FnMut()) {
-    let calm = (0..4).any(|_| {
+    let calm = (0..10).any(|_| {
         let before = (cluster.leader(), cluster.term());
         test();
         cluster.wait_until_all_serve();
@@ -191,11 +191,12 @@ fn a_leader_that_hears_nobody_gives_up_and_another_takes_over() {
     let (cluster, wires) = Cluster::start_wired(3, "auto");
     cluster.wait_until_all_serve();
     under_load(&cluster, || {
-        let leader = cluster.leader();
         let term = cluster.term();
+        let leader = cluster.leader();
         wires.set_to(leader, Flow::Held);
         others_serve(&cluster, leader);
-        assert!(cluster.leader_but(leader).is_some(), "whoever serves without it leads");
+        // Whoever serves without it leads, unless a busy machine elects the next one just now.
+        cluster.wait_for("another leader", || cluster.leader_but(leader));
         assert!(cluster.term() > term);
         wires.set_to(leader, Flow::Open);
     });
@@ -228,13 +229,17 @@ fn caught_up(cluster: &Cluster, at: usize) {
 }
 
 /// Adds to one counter through one replica, many at a time, until told to stop. Gives what the
-/// counter must be at least, and at most. Asserts that what it is told can be.
+/// counter must be at least, and at most. Asserts that what it is told can be. However slow the
+/// disk is, something is done.
 fn count(address: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
     const PIPELINE: usize = 16;
     let (mut last, mut done, mut unknown, mut skipped) = (0, 0, 0, 0);
     let mut client = Client::connect(address).unwrap();
     let bytes = command(&[b"INCR", b"counter"]).repeat(PIPELINE);
-    while !stop.load(Ordering::Relaxed) {
+    let mut after = 0;
+    while !stop.load(Ordering::Relaxed) || done == 0 {
+        after += i32::from(stop.load(Ordering::Relaxed));
+        assert!(after < 20, "all is well again, and nothing is done");
         client.send(&bytes).unwrap();
         for _ in 0..PIPELINE {
             let reply = shown(&client.reply().unwrap());
@@ -280,10 +285,10 @@ fn writes_forwarded_over_links_that_break_again_and_again_are_done_once() {
         stop.store(true, Ordering::Relaxed);
         counting.join().unwrap()
     });
-    let value = shown(&Client::connect(address).unwrap().call(&[b"INCR", b"counter"]).unwrap());
-    let value: u64 = value.trim_start_matches(':').trim_end().parse().unwrap();
-    eprintln!("{least} additions acknowledged, {} unknown, {} done", most - least, value - 1);
-    assert!(least > 0 && (least..=most).contains(&(value - 1)), "{least} to {most}: {value}");
+    let value = shown(&Client::connect(address).unwrap().insist(&[b"GET", b"counter"]));
+    let value: u64 = value.lines().nth(1).expect(&value).parse().unwrap();
+    eprintln!("{least} additions acknowledged, {} unknown, {value} done", most - least);
+    assert!(least > 0 && (least..=most).contains(&value), "{least} to {most}: {value}");
 }
 
 /// After so many writes, and some, the store forgets a request.
@@ -291,13 +296,20 @@ const FORGOTTEN_AFTER: u64 = 66_000;
 
 /// A write stays on its way to a leader that loses its lead, is done by another, is forgotten, and
 /// only then arrives at the first one, which leads again. False if the counter's own replica came
-/// to lead in between: then nothing was on its way any more.
+/// to lead in between, or nobody did for long: then nothing was on its way any more.
 fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
     cluster.wait_until_all_serve();
     let old = cluster.leader();
     let (follower, other) = ((old + 1) % 3, (old + 2) % 3);
     let mut client = Client::connect(cluster.address(follower)).unwrap();
-    assert_eq!(client.call(&[b"INCR", key]).unwrap(), b":1\r\n");
+    let passing = |reply: &str| {
+        ["-CLUSTERDOWN ", "-TRYAGAIN ", "-UNCERTAIN "].iter().any(|word| reply.starts_with(word))
+    };
+    let first = shown(&client.call(&[b"INCR", key]).unwrap());
+    assert!(first == ":1\r\n" || passing(&first), "{first}");
+    if passing(&first) {
+        return false;
+    }
     wires.set(follower, old, Flow::BulkHeld);
     client.send(&command(&[b"INCR", key])).unwrap();
     thread::sleep(LOAD);
@@ -306,7 +318,7 @@ fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
     wires.set_from(old, Flow::Open);
     // If it took too long on this machine nobody can say, and it may still be done.
     let known = reply == ":2\r\n";
-    assert!(known || reply.starts_with("-UNCERTAIN "), "{reply}");
+    assert!(known || passing(&reply), "{reply}");
     if cluster.wait_for("a new leader", || cluster.leader_but(old)) == follower {
         wires.set(follower, old, Flow::Open);
         return false;
@@ -339,8 +351,7 @@ fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
     wires.set(follower, old, Flow::Open);
     thread::sleep(LOAD);
     cluster.wait_until_all_serve();
-    let value = Client::connect(cluster.address(other)).unwrap().call(&[b"GET", key]);
-    let value = shown(&value.unwrap());
+    let value = shown(&Client::connect(cluster.address(other)).unwrap().insist(&[b"GET", key]));
     assert!(value == "$1\r\n2\r\n" || (!known && value == "$1\r\n1\r\n"), "{value}");
     known
 }
@@ -348,7 +359,9 @@ fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
 #[test]
 fn a_forwarded_write_that_was_stuck_for_long_is_not_done_again() {
     let (mut cluster, wires) = Cluster::start_wired(3, "auto");
-    let bites = (0..8).any(|n| stuck_write(&mut cluster, &wires, format!("counter{n}").as_bytes()));
+    // Each second time the counter's own replica wins the election, on a busy machine more often.
+    let bites =
+        (0..40).any(|n| stuck_write(&mut cluster, &wires, format!("counter{n}").as_bytes()));
     assert!(bites, "no write was stuck as it should be\n{}", cluster.logs());
 }
 
@@ -391,6 +404,7 @@ fn the_largest_values_delay_no_heartbeat() {
     cluster.wait_until_all_serve();
     let value = vec![b'x'; LARGE];
     is_calm(&cluster, || {
+        let term = cluster.term();
         let leader = cluster.leader();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -402,9 +416,10 @@ fn the_largest_values_delay_no_heartbeat() {
                     let key = format!("small{at}");
                     while !stop.load(Ordering::Relaxed) {
                         // Done, or refused while so much is under way, or behind it for too long:
-                        // all within the rules. What must not be is an election.
+                        // all within the rules. What must not be is an election; that there was
+                        // none is looked at below.
                         let reply = shown(&client.call(&[b"SET", key.as_bytes(), b"1"]).unwrap());
-                        let words = ["+OK", "-TRYAGAIN ", "-UNCERTAIN "];
+                        let words = ["+OK", "-TRYAGAIN ", "-UNCERTAIN ", "-CLUSTERDOWN "];
                         assert!(words.iter().any(|word| reply.starts_with(word)), "{reply}");
                     }
                 });
@@ -413,7 +428,8 @@ fn the_largest_values_delay_no_heartbeat() {
             for at in [leader, (leader + 1) % 3] {
                 let mut client = Client::connect(cluster.address(at)).unwrap();
                 let reply = shown(&client.call(&[b"SET", b"large", &value]).unwrap());
-                assert!(reply == "+OK\r\n" || reply.starts_with("-UNCERTAIN "), "{reply}");
+                let taken = reply == "+OK\r\n" || reply.starts_with("-UNCERTAIN ");
+                assert!(taken || cluster.term() > term, "{reply}");
             }
         });
     });

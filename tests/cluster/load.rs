@@ -51,6 +51,10 @@ enum Sent {
 }
 
 impl Notes {
+    pub(crate) fn is_any_acknowledged(&self) -> Option<()> {
+        (self.acknowledged.load(Ordering::Relaxed) > 0).then_some(())
+    }
+
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,7 +183,7 @@ pub(crate) fn read_all(addresses: &[SocketAddr], round: u64, notes: &Notes) {
         for number in 0..SHARED_KEYS {
             let key = shared_key(round, number);
             let id = notes.history().call(key.clone(), Call::Get);
-            let reply = client.call(&[b"GET", &key]).unwrap();
+            let reply = client.insist(&[b"GET", &key]);
             notes.history().answer(id, Reply::Value(bulk(&reply)));
         }
     }

@@ -120,6 +120,21 @@ fn disturb(cluster: &mut Cluster, wires: &Wires, round: u64) {
     cluster.wait_until_all_serve();
 }
 
+/// Waits until so much was tried that it shows something, however slow the disk is.
+fn go_on_until_enough(cluster: &Cluster, transfers: &Transfers) {
+    for count in (10..=50).step_by(10) {
+        cluster.wait_for("more transfers", || {
+            transfers.acknowledged().iter().all(|done| *done > count).then_some(())
+        });
+    }
+    cluster.wait_for("somebody in another's way", || {
+        (transfers.conflicts.load(Ordering::Relaxed) > 0).then_some(())
+    });
+    cluster.wait_for("a snapshot", || {
+        (0..3).any(|at| cluster.info::<u64>(at, "raft_snapshot_index") > 0).then_some(())
+    });
+}
+
 fn rounds(threads: &'static str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
@@ -154,14 +169,16 @@ fn rounds(threads: &'static str) {
             disturb(&mut cluster, &wires, round);
             thread::sleep(LOAD);
         }
+        go_on_until_enough(&cluster, &transfers);
         stop.store(true, Ordering::Relaxed);
         asked_once = counting.into_iter().map(|thread| thread.join().unwrap()).sum();
         asked_plainly = counting_plainly.join().unwrap();
     });
-    let acknowledged = transfers.judge(&addresses);
+    transfers.judge(&addresses);
+    let acknowledged = transfers.acknowledged();
     let get = |key: &[u8]| {
         let mut client = Client::connect(addresses[1]).unwrap();
-        let reply = String::from_utf8(client.call(&[b"GET", key]).unwrap()).unwrap();
+        let reply = String::from_utf8(client.insist(&[b"GET", key])).unwrap();
         reply.lines().nth(1).map_or(0, |number| number.parse::<u64>().unwrap())
     };
     let counts = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -179,9 +196,6 @@ fn rounds(threads: &'static str) {
     );
     assert_eq!(get(b"once"), asked_once, "counted otherwise than once\n{}", cluster.logs());
     assert!(get(b"plain") >= asked_plainly, "what was answered is there");
-    assert!(acknowledged.iter().all(|count| *count > 50), "{acknowledged:?}");
-    assert!(counts(&transfers.conflicts) > 0, "nobody came in another's way");
-    assert!((0..3).any(|at| cluster.info::<u64>(at, "raft_snapshot_index") > 0), "no snapshot");
     assert!(counts(&once.again) > 0, "nothing was sent again");
 }
 

@@ -30,6 +30,9 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// Time for an election, or for a disk that takes seconds, before a client is told of it.
+const PATIENT: &[&str] = &["--leader-wait-ms", "60000", "--command-deadline-ms", "60000"];
+
 /// Would else follow from the list of peers, which is not everywhere the same behind wires.
 const CLUSTER: &str = "000000000000000000000000feedbee5";
 
@@ -42,11 +45,14 @@ pub(crate) struct Cluster {
     peer_ports: Vec<u16>,
     threads: &'static str,
     flags: &'static [&'static str],
+    /// Deadlines of requests, where they are not the server's own.
+    deadlines: &'static [&'static str],
     children: Vec<Option<Child>>,
 }
 
 impl Cluster {
-    /// Starts `count` replicas on empty folders.
+    /// Starts `count` replicas on empty folders. They are patient: on a machine that is busy with
+    /// something else a leader may be lost, and another is found, without a client hearing of it.
     pub(crate) fn start(count: usize, threads: &'static str) -> Cluster {
         Cluster::start_with(count, threads, &[])
     }
@@ -57,16 +63,45 @@ impl Cluster {
         threads: &'static str,
         flags: &'static [&'static str],
     ) -> Cluster {
-        let peer_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
-        let found = peer_ports.clone();
-        Cluster::start_between(peer_ports, threads, flags, |_, to| found[to])
+        Cluster::start_all(Cluster::between_ports(count, threads, flags, PATIENT))
     }
 
-    /// `port` tells where one replica finds another.
+    /// Replicas with the deadlines that they have by themselves, for tests of what clients are told
+    /// then: these must be ready for it at any time.
+    pub(crate) fn start_hasty(
+        count: usize,
+        threads: &'static str,
+        flags: &'static [&'static str],
+    ) -> Cluster {
+        Cluster::start_all(Cluster::between_ports(count, threads, flags, &[]))
+    }
+
+    fn between_ports(
+        count: usize,
+        threads: &'static str,
+        flags: &'static [&'static str],
+        deadlines: &'static [&'static str],
+    ) -> Cluster {
+        let peer_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let found = peer_ports.clone();
+        Cluster::new(peer_ports, threads, flags, deadlines, |_, to| found[to])
+    }
+
+    /// Hasty ones; `port` tells where one replica finds another.
     pub(crate) fn start_between(
         peer_ports: Vec<u16>,
         threads: &'static str,
         flags: &'static [&'static str],
+        port: impl Fn(usize, usize) -> u16,
+    ) -> Cluster {
+        Cluster::start_all(Cluster::new(peer_ports, threads, flags, &[], port))
+    }
+
+    fn new(
+        peer_ports: Vec<u16>,
+        threads: &'static str,
+        flags: &'static [&'static str],
+        deadlines: &'static [&'static str],
         port: impl Fn(usize, usize) -> u16,
     ) -> Cluster {
         let count = peer_ports.len();
@@ -79,8 +114,11 @@ impl Cluster {
         let peers = (0..count).map(peers).collect();
         let folder = tempfile::tempdir().unwrap();
         let children = (0..count).map(|_| None).collect();
-        let mut cluster = Cluster { folder, ports, peers, peer_ports, threads, flags, children };
-        for at in 0..count {
+        Cluster { folder, ports, peers, peer_ports, threads, flags, deadlines, children }
+    }
+
+    fn start_all(mut cluster: Cluster) -> Cluster {
+        for at in 0..cluster.ports.len() {
             cluster.spawn(at, true);
         }
         cluster
@@ -109,6 +147,7 @@ impl Cluster {
             .arg("--dir")
             .arg(self.replica_folder(at))
             .args(self.flags)
+            .args(self.deadlines)
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
         command

@@ -57,7 +57,8 @@ impl Router {
     fn ask(&mut self, request: &Value) -> Value {
         let deadline = Instant::now() + PATIENCE;
         for attempt in 0.. {
-            let mid = format!("{:014}{attempt:02}", self.random.random_range(0..1_000_000_000_u64));
+            // Two that each take the other for the leader may send it to and fro for a while.
+            let mid = format!("{:010}{attempt:06}", self.random.random_range(0..1_000_000_000_u64));
             let mut request = request.clone();
             let to = self.leader;
             request["src"] = json!(CLIENT);

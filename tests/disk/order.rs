@@ -6,7 +6,7 @@ use std::fs;
 
 use super::client::Client;
 use super::replicas::Cluster;
-use super::{LARGE, key, strace_is_there, traced, value};
+use super::{LARGE, info, key, strace_is_there, traced, value};
 
 /// One finished call of a thread, as strace prints it: `name(arguments) = result`.
 struct Call {
@@ -173,9 +173,20 @@ fn a_snapshot_is_durable_and_read_back_before_the_one_before_and_the_log_behind_
     cluster.start_as(0, traced(&["-e", watched], &notes, &cluster.command(0)));
     cluster.wait_until_all_serve();
     let mut client = Client::connect(cluster.address(0)).unwrap();
-    for number in 0..60 {
+    let snapshot = || info(&cluster, 0, "raft_snapshot_index");
+    let segment = |number| cluster.replica_folder(0).join(format!("segment-{number:010}"));
+    let (mut latest, mut taken) = (snapshot(), 0);
+    // Some snapshots, which take longer where the disk is slow, and segments that go with them.
+    for number in 0.. {
         let reply = client.call(&[b"SET", &key(number % 4), &value(number, LARGE)]).unwrap();
         assert_eq!(reply, b"+OK\r\n");
+        if snapshot() != latest {
+            (latest, taken) = (snapshot(), taken + 1);
+        }
+        if number >= 60 && taken > 4 && !segment(1).exists() && !segment(2).exists() {
+            break;
+        }
+        assert!(number < 2_000, "{taken} snapshots in {number} writes\n{}", cluster.logs());
     }
     cluster.kill(0);
     cluster.wait_for("the last word of strace", || {

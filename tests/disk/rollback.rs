@@ -30,7 +30,7 @@ fn assert_refused(cluster: &Cluster, at: usize, peer: usize, case: &str) {
 
 #[test]
 fn a_folder_put_back_from_an_older_copy_is_refused_by_its_peers_over_all_restarts() {
-    let mut cluster = Cluster::start(3, "auto");
+    let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let (folder, old) = (cluster.replica_folder(0), cluster.folder.path().join("old"));
     let kept = cluster.folder.path().join("kept");

@@ -15,6 +15,11 @@ fn count(cluster: &Cluster, at: usize, field: &str) -> u64 {
     info(cluster, at, field).map_or(0, |text| text.parse().unwrap())
 }
 
+/// How often the disks of the others have hung, too: they may, where the disk is a slow one.
+fn stalls_but(cluster: &Cluster, victim: usize) -> u64 {
+    (1..3).map(|next| count(cluster, (victim + next) % 3, "disk_stalls")).sum()
+}
+
 /// What clients saw of one hang.
 #[derive(Default)]
 struct Seen {
@@ -24,7 +29,8 @@ struct Seen {
     stalled: bool,
 }
 
-/// Writes by another replica until the victim's disk has hung once more and is well again.
+/// Writes by another replica until the victim's disk has hung once more, for so long that it could
+/// be seen, and is well again.
 fn write_through_a_hang(cluster: &Cluster, victim: usize, from: usize) -> Seen {
     let writer = (victim + 1) % 3;
     let mut client = Client::connect(cluster.address(writer)).unwrap();
@@ -46,7 +52,8 @@ fn write_through_a_hang(cluster: &Cluster, victim: usize, from: usize) -> Seen {
             let state = field_of(&text, "disk_state").unwrap();
             seen.stalled |= state == "stalled";
             let stalls: u64 = field_of(&text, "disk_stalls").unwrap().parse().unwrap();
-            if state == "ok" && stalls > before {
+            // A slow disk may hang for a moment besides.
+            if state == "ok" && (stalls > before && seen.stalled || stalls > before + 3) {
                 return seen;
             }
             last = Instant::now();
@@ -73,6 +80,8 @@ fn hang(threads: &'static str) {
         }
         assert!(hangs < 12, "after 12 hangs: led and handed over {handed_over}");
         let handovers = count(&cluster, victim, "raft_handovers");
+        let others_hung = stalls_but(&cluster, victim);
+        let term = cluster.term();
         let led = cluster.leader() == victim;
         let seen = write_through_a_hang(&cluster, victim, written);
         eprintln!(
@@ -84,9 +93,14 @@ fn hang(threads: &'static str) {
         written = seen.written;
         assert!(seen.stalled, "INFO never said so\n{}", cluster.logs());
         if led {
-            // It may have lost its lead before its disk hung, and must not have it after that.
-            assert_ne!(cluster.leader(), victim, "{}", cluster.logs());
-            handed_over = count(&cluster, victim, "raft_handovers") > handovers;
+            // It may have lost its lead before its disk hung, or have been elected anew after that.
+            // Else it must have tried to hand it over, unless the others' disks hung as well; on a
+            // machine that is busy with something else that may fail, but not every time.
+            let tried = count(&cluster, victim, "raft_handovers") > handovers;
+            let lost = cluster.leader() != victim || cluster.term() > term;
+            let excused = stalls_but(&cluster, victim) > others_hung;
+            assert!(lost || tried || excused, "it led on\n{}", cluster.logs());
+            handed_over = lost && tried;
         } else {
             as_follower = true;
         }

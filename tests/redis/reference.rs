@@ -38,7 +38,7 @@ impl Reference {
             .spawn()
             .expect("it told its version");
         let reference = Reference { process, socket, _folder: folder };
-        let patience = Instant::now() + Duration::from_secs(20);
+        let patience = Instant::now() + Duration::from_mins(1);
         while UnixStream::connect(&reference.socket).is_err() {
             assert!(Instant::now() < patience, "redis-server does not listen");
             thread::sleep(Duration::from_millis(10));
@@ -49,7 +49,7 @@ impl Reference {
     /// A new connection.
     pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(&self.socket).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout of seconds");
+        stream.set_read_timeout(Some(Duration::from_mins(1))).expect("a timeout of seconds");
         stream
     }
 

@@ -18,7 +18,7 @@ use super::site::{self, Host};
 use super::usage::{Usage, usage};
 
 /// How long a system gets until it serves.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PATIENCE: Duration = Duration::from_mins(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A system and how it is set up.

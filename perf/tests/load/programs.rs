@@ -1,9 +1,11 @@
 //! Real servers, each in the folder of its test on a port of its own. Where one is not installed
 //! its test is skipped and says so, but where the whole check runs (`BOWLINE_CLIENTS=required`).
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// A server; ends with the test.
@@ -13,6 +15,17 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// How many entries Bowline has applied.
+    pub(crate) fn applied(&self) -> u64 {
+        let address = self.url.strip_prefix("redis://").expect("it speaks that");
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.write_all(b"INFO raft\r\nQUIT\r\n").expect("it reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it answers and hangs up");
+        let applied = text.lines().find_map(|line| line.strip_prefix("raft_applied_index:"));
+        applied.unwrap_or_else(|| panic!("{text}")).parse().expect("a number")
+    }
+
     /// Ends it at once.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it is ours");
@@ -28,9 +41,18 @@ impl Drop for Program {
     }
 }
 
+/// Below the ports that systems give to outgoing connections: one of those may be taken by a client
+/// of another test before the server is there.
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has one")
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let own = u16::try_from(std::process::id() % 1_500).expect("below 1,500") * 12;
+        let port = 12_000 + own + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 900;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Starts it and waits until it takes connections.
@@ -46,7 +68,7 @@ fn start(scheme: &str, address: SocketAddr, command: &mut Command) -> Option<Pro
     let program = Program { url: format!("{scheme}://{address}"), child };
     let started = Instant::now();
     while TcpStream::connect(address).is_err() {
-        assert!(started.elapsed() < Duration::from_secs(30), "{} is not up", program.url);
+        assert!(started.elapsed() < Duration::from_mins(2), "{} is not up", program.url);
         std::thread::sleep(Duration::from_millis(20));
     }
     Some(program)
@@ -60,6 +82,8 @@ pub(crate) fn bowline(folder: &Path) -> Option<Program> {
     command
         .args(["serve", "--id", "1", "--bootstrap"])
         .args(["--listen", &address.to_string(), "--peer-listen", &peers.to_string()])
+        // Nobody shall be told of a disk that takes seconds.
+        .args(["--leader-wait-ms", "60000", "--command-deadline-ms", "60000"])
         .args(["--peers", &format!("1={peers}"), "--dir"])
         .arg(folder.join("data"));
     start("redis", address, &mut command)
