@@ -421,7 +421,8 @@ mod tests {
 
     #[test]
     fn an_object_stays_with_its_key_and_is_copied_where_somebody_looks() {
-        let (list, set) = (List::wrap(Default::default()), Set::wrap(Default::default()));
+        let list = List::wrap(std::sync::Arc::default());
+        let set = Set::wrap(std::sync::Arc::default());
         let mut pair = Pair::new(b"k", Held::Object(list), facts_at(1));
         let view = pair.clone();
         pair.change_object(|object| *object = set);

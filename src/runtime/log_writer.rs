@@ -24,10 +24,6 @@ use super::status::{Counts, RoomBoard};
 /// Exit code of a process whose disk failed.
 const EXIT_DISK: i32 = 74;
 
-/// One pass takes no more jobs in when it has so many bytes: between passes it is seen whether the
-/// log is to wait for a snapshot, and a sync of that much is as good as one of more.
-const PASS_BYTES: usize = 2 << 20;
-
 /// The stage.
 pub(super) struct LogWriter {
     /// `None` only under a simulator that never restarts what it has killed: then jobs complete at
@@ -123,6 +119,7 @@ impl LogWriter {
         let mut bytes = 0;
         let mut compact_to = None;
         let waiting = self.ends.jobs.len();
+        let bytes_max = self.saving.as_ref().map_or(usize::MAX, Saving::pass_bytes);
         for batch in std::iter::once(first).chain(self.ends.jobs.try_iter().take(waiting)) {
             bytes += batch.bytes;
             for mut job in batch.jobs {
@@ -138,7 +135,7 @@ impl LogWriter {
                     released.append(&mut job.release);
                 }
             }
-            if bytes >= PASS_BYTES {
+            if bytes >= bytes_max {
                 break;
             }
         }

@@ -17,9 +17,10 @@
 //! log gains on it. Where that is not enough, for the disk or the processors are busy, the log
 //! writer waits for it, a little longer for each piece that the log is ahead: so clients wait as
 //! they would for a slower disk, and no longer than [`DELAY_MAX`] at a time, which no follower
-//! takes for a dead leader. The core answers nobody while the log is too far behind it (`core.rs`).
-//! Nobody waits where none is being taken, be it for want of room or
-//! because it failed; then other bounds hold (`memory.rs`).
+//! takes for a dead leader. (At 1 MiB a second it goes on whatever happens: a disk that takes a
+//! snapshot more slowly than that leaves the log behind, and the folder above its bound.) The core
+//! answers nobody while the log is too far behind it (`core.rs`). Nobody waits where none is being
+//! taken, be it for want of room or because it failed; then other bounds hold (`memory.rs`).
 //!
 //! All of this is arithmetic over words that the log writer, the applier and the snapshots stage
 //! share. What the log has grown by is counted in bytes of its files: a small write alone fills a
@@ -41,6 +42,9 @@ const SLACK_BYTES_MIN: u64 = 1 << 20;
 const DELAY: Duration = Duration::from_millis(60);
 /// And at most, whatever it is ahead.
 const DELAY_MAX: Duration = Duration::from_millis(200);
+/// One pass of the log writer takes no more in when it has so many bytes: between passes it is seen
+/// whether the log is to wait, and a sync of that much is as good as one of more.
+const PASS_BYTES: usize = 2 << 20;
 
 /// Where log and snapshots stand, in bytes that the log is long.
 #[derive(Debug, Default)]
@@ -185,10 +189,22 @@ impl Saving {
 
     /// How long the log writer waits for it before it writes on.
     pub(super) fn delay(&self) -> Option<Duration> {
+        Some(self.whole_delay()?.min(DELAY_MAX))
+    }
+
+    /// How much it writes before it asks again, for 2 MiB at most: what it does not wait any longer
+    /// it writes less. Never less than an eighth, so that clients hear something in time.
+    pub(super) fn pass_bytes(&self) -> usize {
+        let parts = self.whole_delay().map_or(1, |delay| delay.as_millis() / DELAY_MAX.as_millis());
+        PASS_BYTES >> parts.clamp(1, 8).ilog2()
+    }
+
+    /// How long it would wait if nobody took it for dead.
+    fn whole_delay(&self) -> Option<Duration> {
         let slack = (self.allowed() / 16).max(SLACK_BYTES_MIN);
         let too_much = self.ahead().checked_sub(slack)?;
         let times = u32::try_from(too_much * 16 / slack + 1).unwrap_or(u32::MAX);
-        Some((DELAY / 16).saturating_mul(times).min(DELAY_MAX))
+        Some((DELAY / 16).saturating_mul(times))
     }
 }
 
@@ -267,6 +283,7 @@ mod tests {
         assert!(saving.delay().unwrap() < late);
         saving.note_end(900 * MIB);
         assert_eq!(saving.delay(), Some(DELAY_MAX));
+        assert!(saving.pass_bytes() < PASS_BYTES);
         saving.give_up(true);
         assert_eq!((saving.is_late(), saving.delay()), (false, None), "there is none to wait for");
     }
