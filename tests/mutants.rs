@@ -36,7 +36,7 @@ use bowline::storage::{Disk as _, Log, LogOptions, MemDisk};
 use bowline::types::{EntryId, NodeId, Term};
 
 /// Every mutant is noticed by a seed from 1 up to this one.
-const SEEDS_MAX: u64 = 500;
+const SEEDS_MAX: u64 = 1_000;
 
 /// A mutant and the runs in which it is looked for.
 #[derive(Clone, Copy)]
@@ -124,7 +124,7 @@ mutants! {
     a_segments_name_that_is_not_durable: UnsyncedSegmentName, Storage, 180;
     a_records_name_that_is_not_durable: UnsyncedRecordName, Storage, 2;
     a_snapshots_name_that_is_not_durable: UnsyncedSnapshotName, Storage, 6;
-    files_deleted_before_the_folder_is_synced: DeleteBeforeSync, Storage, 228;
+    files_deleted_before_the_folder_is_synced: DeleteBeforeSync, Storage, 534;
     a_checksum_that_is_not_looked_at: IgnoreSectorChecksum, Storage, 11;
     a_torn_tail_with_blocks_behind_it: CutDamage, Storage, 127;
     a_damaged_sector_that_is_cut: CutDamagedSector, Storage, 11;

@@ -297,6 +297,7 @@ impl Files {
         hold(snapshots, outgoing);
         self.finished.push(snapshot.id);
         snapshots.finish(file, snapshot.id, look(&self.folder))?;
+        snapshots.drop_previous()?;
         self.tally.taken += 1;
         Ok(())
     }
@@ -406,7 +407,9 @@ impl Files {
             // It comes again, from the beginning.
             *incoming = None;
         }
-        Ok(Some((id, finished?)))
+        let store = finished?;
+        snapshots.drop_previous()?;
+        Ok(Some((id, store)))
     }
 
     /// How a snapshot was no whole one, though this disk has written it as it was.
