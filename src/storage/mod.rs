@@ -15,8 +15,9 @@
 //! | [`failpoint`] | where tests let a process kill itself |
 //! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
 //!
-//! Everything but `disk`, `reserve`, `letting_go` and `failpoint` is pure over the trait: the simulator and the
-//! crash tests run the same code over [`MemDisk`], all of it over one ([`SharedDisk`]). What holds:
+//! Everything but `disk`, `reserve`, `letting_go` and `failpoint` is pure over the trait: the
+//! simulator and the crash tests run the same code over [`MemDisk`], all of it over one
+//! ([`SharedDisk`]). What holds:
 //!
 //! - What a returned [`Log::sync`] covers survives any power cut after it.
 //! - A power cut in the middle of a sync leaves a beginning of the log; what it tore is cut off.
