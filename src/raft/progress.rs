@@ -61,6 +61,9 @@ pub(super) enum Stored {
 /// with one append, where it stands: to send all that it lacks each time would cost the others
 /// more the more that is, and whoever stands still has no use for it.
 const PROBED_AFTER: u32 = 3;
+/// So many bytes are worth a longer wait each time that they were waited for in vain, though the
+/// peer answers other messages: its disk is slow, and it has them already.
+const HEAVY_BYTES: usize = 256 << 10;
 /// So many times in a row a chunk is waited for in vain; then the latest snapshot is taken.
 const CHUNK_TRIES: u32 = 8;
 
@@ -102,6 +105,11 @@ pub(super) struct Progress {
     unanswered: u32,
     /// Times in a row that an answer was waited for in vain.
     backoff: u32,
+    /// Bytes of entries sent since the peer last had news of its log, or was given up on.
+    awaited_bytes: usize,
+    /// Times in a row that many bytes of entries were waited for in vain, whatever else was
+    /// answered.
+    heavy_tries: u32,
     /// Messages lost one way, in a thousand, over all living peers: decides how eagerly to
     /// send again.
     pub(super) loss_permille: u16,
@@ -137,6 +145,8 @@ impl Progress {
             acked_round: Round(0),
             unanswered: 0,
             backoff: 0,
+            awaited_bytes: 0,
+            heavy_tries: 0,
             loss_permille: 0,
             round_trip: None,
             unjudged: VecDeque::new(),
@@ -166,7 +176,8 @@ impl Progress {
         let min =
             if quick { config.retransmit_timeout_min_lossy } else { config.retransmit_timeout_min };
         let clamped = measured.clamp(min, config.retransmit_timeout_max);
-        (clamped * (1 << self.backoff.min(8))).min(config.retransmit_timeout_max)
+        let tries = self.backoff.max(self.heavy_tries);
+        (clamped * (1 << tries.min(8))).min(config.retransmit_timeout_max)
     }
 
     /// When waiting for an answer ends; `None` if none is waited for.
@@ -215,7 +226,7 @@ impl Progress {
     pub(super) fn begin_transfer(&mut self, snapshot: SnapshotId, now: Instant) {
         self.state = State::Snapshot(Transfer { snapshot, received: 0, next_at: now, tries: 0 });
         self.inflights.clear();
-        self.inflight_bytes = 0;
+        (self.inflight_bytes, self.awaited_bytes) = (0, 0);
         self.awaiting_since = None;
         self.next_index = self.match_index.next();
         self.check();
@@ -300,12 +311,15 @@ impl Progress {
         }
         self.awaiting_since = None;
         self.backoff += 1;
+        if std::mem::take(&mut self.awaited_bytes) > HEAVY_BYTES {
+            self.heavy_tries += 1;
+        }
         self.inflights.clear();
         self.inflight_bytes = 0;
         match &mut self.state {
             State::Replicate => {
                 self.next_index = self.match_index.next();
-                if self.backoff >= PROBED_AFTER {
+                if self.backoff.max(self.heavy_tries) >= PROBED_AFTER {
                     self.state = State::Probe;
                 }
             }
@@ -364,6 +378,7 @@ impl Progress {
         self.unanswered = self.unanswered.saturating_add(1);
         if let Some((last, bytes)) = entries {
             self.awaiting_since.get_or_insert(now);
+            self.awaited_bytes += bytes;
             if self.state == State::Replicate {
                 self.inflights.push_back(Inflight { last, bytes });
                 self.inflight_bytes += bytes;
@@ -397,10 +412,12 @@ impl Progress {
         if let Some(sent_at) = round_sent_at {
             self.sample(now.since(sent_at));
         }
-        // A chunk is answered when it is stored, which heartbeats sent after it don't wait for.
+        // A chunk is answered when it is stored, and many bytes of entries when they are on disk,
+        // which heartbeats sent after them don't wait for.
         if self.inflights.is_empty()
             && self.acked_round >= self.sent_round
             && !self.is_in_transfer()
+            && self.awaited_bytes <= HEAVY_BYTES
         {
             self.awaiting_since = None;
         }
@@ -410,6 +427,9 @@ impl Progress {
     pub(super) fn acknowledge(&mut self, acked: Index, now: Instant) -> bool {
         let news = acked > self.match_index;
         self.match_index = self.match_index.max(acked);
+        if news {
+            self.heavy_tries = 0;
+        }
         while self.inflights.front().is_some_and(|inflight| inflight.last <= acked) {
             let inflight = self.inflights.pop_front().expect("there is a front");
             self.inflight_bytes -= inflight.bytes;
@@ -420,12 +440,15 @@ impl Progress {
                 self.check();
                 return news;
             }
+            // It has answered, but nothing of what was sent to it is on its disk yet.
+            State::Probe if !news && self.heavy_tries >= PROBED_AFTER => return false,
             State::Probe | State::Snapshot(_) => {
                 self.state = State::Replicate;
                 self.next_index = self.match_index.next();
                 self.awaiting_since = None;
+                self.awaited_bytes = 0;
             }
-            State::Replicate => {}
+            State::Replicate => self.awaited_bytes = self.awaited_bytes.min(self.inflight_bytes),
         }
         // What is still on its way left later: with news its wait starts anew. Not with every
         // answer, or heartbeats would put off for ever what got lost.
@@ -449,7 +472,7 @@ impl Progress {
         }
         self.state = State::Probe;
         self.inflights.clear();
-        self.inflight_bytes = 0;
+        (self.inflight_bytes, self.awaited_bytes) = (0, 0);
         self.awaiting_since = None;
         // At least one step back, never below what is known to match.
         let back = agreement.index.next().min(refused);
@@ -530,6 +553,35 @@ mod tests {
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
+
+    /// A follower whose disk hangs answers heartbeats, and has all entries already.
+    #[test]
+    fn a_follower_with_a_slow_disk_is_not_sent_its_window_again_and_again() {
+        let config = Config::server();
+        let (bytes, last) = (config.append_bytes_max, Index(1_000));
+        let window = config.inflight_bytes_max;
+        let mut progress = Progress::new(NodeId(2), Index(1), Instant::ZERO);
+        assert!(progress.acknowledge(Index(1), Instant::ZERO));
+        let (mut now, mut round, mut sent) = (Instant::ZERO, Round(0), 0);
+        for tick in 0..5_000_u32 {
+            now = now + Duration::from_millis(1);
+            progress.expire(now, &config);
+            while progress.next_index() <= last && progress.has_room(&config) {
+                round = round.next();
+                progress.sent(now, round, Some((progress.next_index(), bytes)));
+                sent += bytes;
+            }
+            if tick % 50 == 0 {
+                round = round.next();
+                progress.sent(now, round, None);
+                progress.heard(now, round, Some(now), &config);
+                assert!(!progress.acknowledge(Index(1), now));
+            }
+        }
+        assert!(sent >= window && sent < 4 * window, "{sent} bytes, where a window has {window}");
+        assert!(progress.acknowledge(Index(10), now), "its disk writes again");
+        assert!(!progress.is_probing() && progress.has_room(&config));
+    }
 
     /// Bytes of one entry.
     const ENTRY_BYTES: usize = 10;
