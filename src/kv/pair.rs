@@ -6,6 +6,7 @@
 //! count 8 | length 8 | fingerprint 8 | about 8 | object 8 | [end 8] [key's length 4] key string
 //! ```
 
+use std::hint::black_box;
 use std::num::NonZeroU64;
 
 use bytes::Bytes;
@@ -292,6 +293,12 @@ impl Pair {
             Some(object) => object_print(number, object),
         };
         with_end(content, self.moment())
+    }
+
+    /// Has its memory fetched.
+    pub(super) fn fetch(&self) {
+        // Used for something, or the compiler would leave it out.
+        black_box((self.revision(), self.value().last().copied()));
     }
 
     /// Of the key: where it is in the table.

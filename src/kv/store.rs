@@ -3,7 +3,6 @@
 //! on every replica.
 
 use std::fmt;
-use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -157,10 +156,7 @@ impl Store {
             // The first of that number in its table is the one, in all likelihood.
             *pair = number.and_then(|number| self.pairs.find(number, |_| true));
         }
-        for pair in pairs.into_iter().flatten() {
-            // Used for something, or the compiler would leave it out.
-            black_box((pair.revision(), pair.value().last().copied()));
-        }
+        pairs.into_iter().flatten().for_each(Pair::fetch);
     }
 
     /// Passes over the entry at `index`, which is none of a client's.
