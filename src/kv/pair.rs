@@ -68,8 +68,10 @@ pub(super) enum Held<'h> {
     Object(Object),
 }
 
+/// No entry has a later index: enough for a million a second, for a century.
+pub(super) const REVISION_MAX: Index = Index((1 << About::REVISION_BITS) - 1);
+
 impl About {
-    /// Enough for a million entries a second, for a century.
     const REVISION_BITS: u32 = 52;
     /// A longer key's length stands before it.
     const SHORT_KEY_MAX: usize = (1 << 11) - 2;
@@ -87,12 +89,12 @@ impl About {
 
     /// The same of a pair that another entry changed.
     fn at(self, revision: Index) -> About {
-        assert!(revision.0 >> About::REVISION_BITS == 0, "no log has {revision:?}");
+        assert!(revision <= REVISION_MAX, "no log has {revision:?}");
         About(self.0 >> About::REVISION_BITS << About::REVISION_BITS | revision.0)
     }
 
     fn revision(self) -> u64 {
-        self.0 & ((1 << About::REVISION_BITS) - 1)
+        self.0 & REVISION_MAX.0
     }
 
     /// Whether the bytes begin with when the pair ends.
@@ -413,7 +415,7 @@ mod tests {
             let before = place(&pair);
             pair.set_end(Some(6));
             assert_eq!((pair.end(), place(&pair)), (Some(6), before), "there is a place for it");
-            let facts = Facts::new(2, Some(5), Index((1 << About::REVISION_BITS) - 1));
+            let facts = Facts::new(2, Some(5), REVISION_MAX);
             pair.replace(Held::String(b"two"), facts);
             assert_eq!((pair.end(), pair.key(), pair.value()), (Some(5), key, &b"two"[..]));
             assert_eq!((pair.revision(), place(&pair)), (facts.revision.0, before));

@@ -36,7 +36,7 @@ use super::expiry::Millis;
 use super::object::{Kind, Object};
 use super::once::Session;
 use super::outcome::{Double, Outcome, Refusal};
-use super::pair::{Held, Pair};
+use super::pair::{Held, Pair, REVISION_MAX};
 use super::store::{Restored, Store, digest_of};
 use super::view::View;
 
@@ -449,6 +449,9 @@ impl SnapshotReader {
             return Err(SnapshotError::Version { found });
         }
         let last = EntryId::new(bytes.get_u64_le(), bytes.get_u64_le());
+        if last.index > REVISION_MAX {
+            return Err(self.damaged("it ends where no log does"));
+        }
         let (digest, pairs) = (bytes.get_u64_le(), bytes.get_u64_le());
         let clock = bytes.get_u64_le();
         self.header = Some(Header { last, digest, pairs, clock });
@@ -811,6 +814,18 @@ mod tests {
         assert_eq!(store.apply(Index(15), b"nonsense").outcome, Outcome::Malformed);
         let empty = bytes_of(&Store::default());
         assert_eq!(read(&empty, 64).unwrap().1.last, EntryId::new(3, 0));
+    }
+
+    #[test]
+    fn an_end_that_no_log_reaches_is_refused() {
+        let mut bytes = bytes_of(&busy_store());
+        bytes[28..36].copy_from_slice(&u64::MAX.to_le_bytes());
+        let refused = read(&bytes, 64).map(drop);
+        assert!(matches!(refused, Err(SnapshotError::Damaged { .. })), "{refused:?}");
+        let last = EntryId { term: crate::types::Term(3), index: REVISION_MAX };
+        let blocks = Blocks::header(last, 0, 0, 0, &mut |header| bytes = header.to_vec());
+        assert_eq!(blocks.last, REVISION_MAX);
+        assert_eq!(read(&bytes, 64).map(drop), Err(SnapshotError::Short { bytes: 60 }));
     }
 
     #[test]
