@@ -181,6 +181,21 @@ fn refusal(command: Command) -> String {
 }
 
 #[test]
+fn a_start_waits_for_the_process_before_it_to_leave() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    cluster.kill(0);
+    // As one does that was killed and waits for its disk.
+    let held = fs::File::open(cluster.replica_folder(0).join("lock")).unwrap();
+    held.lock().unwrap();
+    cluster.restart();
+    thread::sleep(Duration::from_millis(500));
+    assert!(cluster.runs(0), "{}", cluster.logs());
+    drop(held);
+    cluster.wait_until_all_serve();
+}
+
+#[test]
 fn starts_that_can_not_be_right_are_refused_with_what_to_change() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();

@@ -35,6 +35,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{self, Duration};
 
 use crate::config::Config;
 use crate::kv::Store;
@@ -42,7 +44,7 @@ use crate::raft::{DiskState, Durable, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, Node, Settings};
 use crate::storage::{
-    Identity, Log, LogOptions, PeerNotes, RealDisk, Snapshots as Files, failpoint,
+    Identity, Log, LogOptions, PeerNotes, RealDisk, Snapshots as Files, StorageError, failpoint,
 };
 use crate::types::{EntryId, Instant, NodeId};
 use crate::wire::frame::{Hello, Lane};
@@ -69,6 +71,11 @@ use super::wake::Wake;
 use super::{RunError, Stages, Threads, run, seed, system};
 
 pub use self::clients::Patience;
+
+/// A process that was killed may be here for so long, for its disk's sake.
+const LEAVING_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has gone.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -244,7 +251,10 @@ fn open(options: &ServerOptions, room: &RoomBoard) -> Result<Opened, RunError> {
         tracing::warn!("this process kills itself at {chosen}: a test wants it");
         failpoint::choose(&chosen);
     }
-    let disk = RealDisk::open(&options.folder)?;
+    let disk = patiently(
+        || RealDisk::open(&options.folder),
+        |error| matches!(error, StorageError::Locked { .. }),
+    )?;
     let beside = disk.beside()?;
     let Found { files, latest } = snapshots::load(disk.beside()?)?;
     let snapshot = latest.as_ref().map(|(id, _)| *id);
@@ -272,8 +282,26 @@ pub fn bootstrap(folder: &Path, cluster: u128, id: NodeId) -> Result<(), RunErro
     Ok(Log::bootstrap(&mut disk, cluster, id)?)
 }
 
+/// Tries for some seconds what a process that was here before may still be in the way of: one that
+/// was killed while its disk took long holds its ports and its folder until the disk is done.
+fn patiently<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_in_the_way: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let until = time::Instant::now() + LEAVING_MAX;
+    loop {
+        match attempt() {
+            Err(error) if is_in_the_way(&error) && time::Instant::now() < until => {
+                thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
 fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
-    Listener::bind(address).map_err(|source| {
+    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    patiently(|| Listener::bind(address), is_taken).map_err(|source| {
         let advice = match source.kind() {
             io::ErrorKind::AddrInUse => "another process listens there; stop it, or choose another",
             io::ErrorKind::PermissionDenied => "choose a port above 1023",
