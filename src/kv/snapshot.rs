@@ -818,14 +818,15 @@ mod tests {
 
     #[test]
     fn an_end_that_no_log_reaches_is_refused() {
-        let mut bytes = bytes_of(&busy_store());
-        bytes[28..36].copy_from_slice(&u64::MAX.to_le_bytes());
-        let refused = read(&bytes, 64).map(drop);
-        assert!(matches!(refused, Err(SnapshotError::Damaged { .. })), "{refused:?}");
-        let last = EntryId { term: crate::types::Term(3), index: REVISION_MAX };
-        let blocks = Blocks::header(last, 0, 0, 0, &mut |header| bytes = header.to_vec());
-        assert_eq!(blocks.last, REVISION_MAX);
-        assert_eq!(read(&bytes, 64).map(drop), Err(SnapshotError::Short { bytes: 60 }));
+        let read_header = |index| {
+            let (last, mut bytes) = (EntryId { term: crate::types::Term(3), index }, Vec::new());
+            let _ = Blocks::header(last, 0, 0, 0, &mut |header| bytes.extend_from_slice(header));
+            read(&bytes, 64).map(drop)
+        };
+        let offset = HEADER_BYTES as u64;
+        assert_eq!(read_header(REVISION_MAX), Err(SnapshotError::Short { bytes: offset }));
+        let what = "it ends where no log does";
+        assert_eq!(read_header(REVISION_MAX.next()), Err(SnapshotError::Damaged { offset, what }));
     }
 
     #[test]

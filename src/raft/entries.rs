@@ -29,7 +29,7 @@ impl Entries {
     }
 
     /// All from `position` on.
-    pub(super) fn from(&self, position: usize) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter_from(&self, position: usize) -> impl Iterator<Item = &Entry> {
         let (piece, place) = self.place(position);
         let piece = piece.min(self.pieces.len());
         let first = self.pieces.get(piece).map_or(0, |first| place.min(first.len()));
@@ -146,7 +146,7 @@ mod tests {
                 prop_assert_eq!(pieces.back(), model.back());
                 for position in 0..model.len() + 6 {
                     prop_assert_eq!(pieces.get(position), model.get(position));
-                    let there: Vec<_> = pieces.from(position).collect();
+                    let there: Vec<_> = pieces.iter_from(position).collect();
                     let wanted: Vec<_> = model.iter().skip(position).collect();
                     prop_assert_eq!(there, wanted);
                     let bound = model.get(position).map_or(next, |entry| entry.index().0);

@@ -114,7 +114,7 @@ impl LogTail {
         let start = self.position(from).unwrap_or(0);
         let mut bytes = 0;
         self.entries
-            .from(start)
+            .iter_from(start)
             .take(count_max)
             .take_while(|entry| {
                 let first = bytes == 0;

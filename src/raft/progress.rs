@@ -225,9 +225,8 @@ impl Progress {
     /// From now on it is sent this snapshot.
     pub(super) fn begin_transfer(&mut self, snapshot: SnapshotId, now: Instant) {
         self.state = State::Snapshot(Transfer { snapshot, received: 0, next_at: now, tries: 0 });
-        self.inflights.clear();
-        (self.inflight_bytes, self.awaited_bytes) = (0, 0);
-        self.awaiting_since = None;
+        self.heavy_tries = 0;
+        self.forget_sent();
         self.next_index = self.match_index.next();
         self.check();
     }
@@ -309,13 +308,11 @@ impl Progress {
         if self.retransmit_at(config).is_none_or(|at| now < at) {
             return;
         }
-        self.awaiting_since = None;
         self.backoff += 1;
-        if std::mem::take(&mut self.awaited_bytes) > HEAVY_BYTES {
+        if self.awaited_bytes > HEAVY_BYTES {
             self.heavy_tries += 1;
         }
-        self.inflights.clear();
-        self.inflight_bytes = 0;
+        self.forget_sent();
         match &mut self.state {
             State::Replicate => {
                 self.next_index = self.match_index.next();
@@ -334,6 +331,13 @@ impl Progress {
             State::Probe => {}
         }
         self.check();
+    }
+
+    /// Nothing is waited for any more.
+    fn forget_sent(&mut self) {
+        self.inflights.clear();
+        (self.inflight_bytes, self.awaited_bytes) = (0, 0);
+        self.awaiting_since = None;
     }
 
     /// Notes what an answer says of its disk. One that is short of room and takes nothing is not
@@ -471,9 +475,7 @@ impl Progress {
             return false;
         }
         self.state = State::Probe;
-        self.inflights.clear();
-        (self.inflight_bytes, self.awaited_bytes) = (0, 0);
-        self.awaiting_since = None;
+        self.forget_sent();
         // At least one step back, never below what is known to match.
         let back = agreement.index.next().min(refused);
         self.next_index = back.max(self.match_index.next());

@@ -97,13 +97,11 @@ pub trait Disk {
     /// If that is not possible.
     fn delete(&mut self, name: &str) -> io::Result<()>;
 
-    /// Deletes a file that nobody has open. Its room may come back a little later.
+    /// Deletes a file that nobody has open. What is in it goes by and by, and its room comes back.
     ///
     /// # Errors
     /// If that is not possible.
-    fn let_go(&mut self, name: &str) -> io::Result<()> {
-        self.delete(name)
-    }
+    fn let_go(&mut self, name: &str) -> io::Result<()>;
 
     /// Makes durable which names there are.
     ///

@@ -5,8 +5,9 @@
 //!
 //! A crash in between leaves a file without a name, which file systems free when they are mounted.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -43,16 +44,20 @@ struct Shared {
 }
 
 impl LettingGo {
-    /// Frees what a file holds that has no name any more, and that nobody else reads.
+    /// Frees what a file holds that nobody else reads, if it has no name any more: it may be an
+    /// operator's copy by another one.
     pub(super) fn free(&self, file: File) {
-        if file.metadata().is_ok_and(|about| about.len() <= PIECE_BYTES) {
+        let is_ours = |about: &Metadata| about.nlink() == 0 && about.len() > PIECE_BYTES;
+        if !file.metadata().is_ok_and(|about| is_ours(&about)) {
             return;
         }
         let queue = self.queue.get_or_init(|| {
             let (queue, work) = sync_channel(QUEUE_LEN);
             let shared = Arc::clone(&self.shared);
-            let started =
-                thread::Builder::new().name("letting-go".into()).spawn(move || run(&work, &shared));
+            let pause = || thread::sleep(PAUSE);
+            let started = thread::Builder::new()
+                .name("letting-go".into())
+                .spawn(move || run(&work, &shared, pause));
             started.ok().map(|_| queue)
         });
         let Some(queue) = queue else { return };
@@ -77,14 +82,14 @@ impl LettingGo {
     }
 }
 
-fn run(work: &Receiver<Work>, shared: &Shared) {
+fn run(work: &Receiver<Work>, shared: &Shared, mut pause: impl FnMut()) {
     for work in work {
         match work {
             Work::Free(file) => {
                 // If it can't be cut it is closed now, and freed as a whole.
                 let _ = shrink(&file, || {
                     if !shared.hurry.load(Ordering::Relaxed) {
-                        thread::sleep(PAUSE);
+                        pause();
                     }
                 });
                 drop(file);
@@ -110,7 +115,6 @@ fn shrink(file: &File, mut pause: impl FnMut()) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt as _;
 
     fn file_of(bytes: u64) -> (File, File) {
         let file = tempfile::tempfile().unwrap();
@@ -127,18 +131,44 @@ mod tests {
     }
 
     #[test]
-    fn who_needs_the_room_has_it_at_once() {
+    fn it_takes_its_time_until_somebody_needs_the_room() {
+        let shared = Shared::default();
+        for (hurry, pauses) in [(false, 3), (true, 0)] {
+            shared.hurry.store(hurry, Ordering::Relaxed);
+            shared.left.store(1, Ordering::Relaxed);
+            let (seen, file) = file_of(2 * PIECE_BYTES + 1);
+            let (queue, work) = sync_channel(1);
+            queue.send(Work::Free(file)).unwrap();
+            drop(queue);
+            let mut count = 0;
+            run(&work, &shared, || count += 1);
+            assert_eq!((count, seen.metadata().unwrap().len()), (pauses, 0));
+            assert_eq!(shared.left.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn who_needs_the_room_waits_until_all_is_freed() {
         let letting_go = LettingGo::default();
         assert!(!letting_go.finish(), "there is nothing");
-        // Some minutes' worth.
-        let files: Vec<_> = (0..4).map(|_| file_of(16 << 30)).collect();
-        let (seen, files): (Vec<_>, Vec<_>) = files.into_iter().unzip();
+        let (seen, files): (Vec<_>, Vec<_>) = (0..4).map(|_| file_of(16 << 20)).unzip();
         for file in files {
             letting_go.free(file);
         }
         assert!(letting_go.finish());
         assert!(seen.iter().all(|file| file.metadata().unwrap().len() == 0));
         assert!(!letting_go.finish(), "all is done");
+    }
+
+    #[test]
+    fn a_file_that_has_another_name_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::create(folder.path().join("a copy")).unwrap();
+        file.set_len(2 * PIECE_BYTES).unwrap();
+        let seen = file.try_clone().unwrap();
+        let letting_go = LettingGo::default();
+        letting_go.free(file);
+        assert!(!letting_go.finish() && seen.metadata().unwrap().len() == 2 * PIECE_BYTES);
     }
 
     #[test]

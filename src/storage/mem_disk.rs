@@ -512,6 +512,14 @@ impl Disk for MemDisk {
         self.change_names(NameChange::Delete(name.to_owned()))
     }
 
+    /// Whoever has it open for all that finds nothing in it any more.
+    fn let_go(&mut self, name: &str) -> io::Result<()> {
+        let inode = self.inode_of(name)?;
+        self.delete(name)?;
+        self.inodes[inode].live.clear();
+        Ok(())
+    }
+
     fn sync_dir(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.names_fail) {
             self.fail_in(0);

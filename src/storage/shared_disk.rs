@@ -85,6 +85,10 @@ impl Disk for SharedDisk {
         self.disk().delete(name)
     }
 
+    fn let_go(&mut self, name: &str) -> io::Result<()> {
+        self.disk().let_go(name)
+    }
+
     fn sync_dir(&mut self) -> io::Result<()> {
         self.disk().sync_dir()
     }

@@ -294,14 +294,14 @@ impl<D: Disk> Snapshots<D> {
         let whole = match self.read_whole(new, id.last, check) {
             Ok((found, whole)) if found == id => whole,
             other => {
-                delete(&mut self.disk, new)?;
+                self.let_go(new)?;
                 return Err(other.err().unwrap_or_else(|| self.other_than(new, id)));
             }
         };
         if self.latest.is_some_and(|latest| latest.last.index >= id.last.index)
             || self.lost.is_some_and(|lost| lost.last.index > id.last.index)
         {
-            delete(&mut self.disk, new)?;
+            self.let_go(new)?;
             return Ok(whole);
         }
         reach(place, "verified");

@@ -31,6 +31,7 @@ mod read_asks;
 mod slab;
 mod socket;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -284,14 +285,18 @@ pub fn bootstrap(folder: &Path, cluster: u128, id: NodeId) -> Result<(), RunErro
 
 /// Tries for some seconds what a process that was here before may still be in the way of: one that
 /// was killed while its disk took long holds its ports and its folder until the disk is done.
-fn patiently<T, E>(
+fn patiently<T, E: fmt::Display>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_in_the_way: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
-    let until = time::Instant::now() + LEAVING_MAX;
+    let begun = time::Instant::now();
+    let mut told = false;
     loop {
         match attempt() {
-            Err(error) if is_in_the_way(&error) && time::Instant::now() < until => {
+            Err(error) if is_in_the_way(&error) && begun.elapsed() < LEAVING_MAX => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("{error}; waiting for it to go");
+                }
                 thread::sleep(PAUSE);
             }
             result => return result,
@@ -300,16 +305,24 @@ fn patiently<T, E>(
 }
 
 fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
-    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-    patiently(|| Listener::bind(address), is_taken).map_err(|source| {
-        let advice = match source.kind() {
-            io::ErrorKind::AddrInUse => "another process listens there; stop it, or choose another",
-            io::ErrorKind::PermissionDenied => "choose a port above 1023",
-            io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
-            _ => "choose another address",
-        };
-        RunError::Listen { whom, address, source, advice }
-    })
+    let bind = || {
+        Listener::bind(address).map_err(|source| {
+            let advice = match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "another process listens there; stop it, or choose another"
+                }
+                io::ErrorKind::PermissionDenied => "choose a port above 1023",
+                io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
+                _ => "choose another address",
+            };
+            RunError::Listen { whom, address, source, advice }
+        })
+    };
+    let is_taken = |error: &RunError| {
+        matches!(error, RunError::Listen { source, .. }
+            if source.kind() == io::ErrorKind::AddrInUse)
+    };
+    patiently(bind, is_taken)
 }
 
 /// What `CONFIG` begins with.
