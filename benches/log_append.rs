@@ -1,14 +1,17 @@
 //! The durable log on the machine's own disk: what a group commit costs by how much it gathers, and
-//! what the format alone costs, in memory.
+//! what the format alone costs, in memory; and how long syncs wait while a large file is deleted on
+//! another thread, as happens at the end of each snapshot.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline::raft::HardState;
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::storage::{Disk, Log, LogOptions, MemDisk, RealDisk};
 use bowline::types::{EntryId, NodeId, Term};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
+};
 
 /// A payload as the course's puts have it: key and value of 32 bytes.
 const PAYLOAD: &[u8] = &[7; 109];
@@ -68,6 +71,80 @@ fn append_and_sync(c: &mut Criterion) {
     group_commit(c, "append_in_memory", open(MemDisk::default(), true));
 }
 
+/// How a file is deleted while the log syncs.
+#[derive(Clone, Copy)]
+enum Deletion {
+    /// Unlinked as a whole: the file system frees all its blocks at once.
+    AtOnce,
+    /// Truncated piece by piece, then unlinked.
+    InPieces,
+    /// Not at all: the baseline.
+    None,
+}
+
+/// The longest of the log's syncs, one after the other, in the two seconds after the deletion of a
+/// file of 150 MiB has begun on another thread.
+fn longest_sync_beside(disk: &mut RealDisk, deletion: Deletion) -> Duration {
+    const FILE_BYTES: usize = 150 << 20;
+    const WRITE_BYTES: usize = 256 << 10;
+    const LOG_BYTES: u64 = 8 << 20;
+    let mut large = disk.create("large", 0).expect("the disk has space");
+    for offset in (0..FILE_BYTES).step_by(WRITE_BYTES) {
+        disk.append(&mut large, offset as u64, &[7; WRITE_BYTES]).expect("the disk has space");
+    }
+    disk.sync(&mut large).expect("the disk works");
+    drop(large);
+    let mut log = disk.create("log", LOG_BYTES).expect("the disk has space");
+    let mut offset = 0;
+    let mut sync = |disk: &mut RealDisk| {
+        let begun = Instant::now();
+        disk.write_at(&mut log, offset, &[1; 4_096]).expect("the disk works");
+        disk.sync(&mut log).expect("the disk works");
+        offset = (offset + 4_096) % LOG_BYTES;
+        begun.elapsed()
+    };
+    // The device may still be busy with the file's own blocks, which are not measured.
+    let settled = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < settled {
+        sync(disk);
+    }
+    let mut longest = Duration::ZERO;
+    let end = Instant::now() + Duration::from_secs(2);
+    std::thread::scope(|scope| {
+        let mut beside = disk.beside().expect("one more descriptor");
+        scope.spawn(move || match deletion {
+            Deletion::AtOnce => beside.delete("large").expect("the file exists"),
+            Deletion::InPieces => beside.let_go("large").expect("the file exists"),
+            Deletion::None => {}
+        });
+        while Instant::now() < end {
+            longest = longest.max(sync(disk));
+        }
+    });
+    disk.delete("log").expect("the file exists");
+    if matches!(deletion, Deletion::None) {
+        disk.delete("large").expect("the file exists");
+    }
+    longest
+}
+
+fn sync_beside_deletion(c: &mut Criterion) {
+    let folder = folder();
+    let mut disk = RealDisk::create(folder.path()).expect("the build's folder is writable");
+    let mut group = c.benchmark_group("longest_sync_beside_deletion");
+    group.sampling_mode(SamplingMode::Flat);
+    for (name, deletion) in
+        [("at_once", Deletion::AtOnce), ("in_pieces", Deletion::InPieces), ("none", Deletion::None)]
+    {
+        group.bench_function(name, |b| {
+            b.iter_custom(|times| {
+                (0..times).map(|_| longest_sync_beside(&mut disk, deletion)).sum()
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Quick rather than exact, as a disk's figures are anyway.
 fn quick() -> Criterion {
     Criterion::default()
@@ -80,6 +157,6 @@ fn quick() -> Criterion {
 criterion_group! {
     name = benches;
     config = quick();
-    targets = append_and_sync
+    targets = append_and_sync, sync_beside_deletion
 }
 criterion_main!(benches);
