@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use bowline::sim::course_run::{self, Options};
+use bowline::sim::coverage::{Coverage, Situation};
 use bowline::sim::fault_run;
 use bowline::sim::faults::Profile;
 use bowline::sim::scenario::{EventKind, Overrides, Scenario, names};
@@ -13,16 +14,21 @@ use bowline::sim::tally::{Effect, Kind, Tally};
 use bowline::sim::trace::Trace;
 use serde_json::Value;
 
-/// Runs seeds until one fails, and then shows why. Returns what went wrong with disks, and how many
-/// snapshots were taken in.
-fn hold(profile: Profile, seeds: u64) -> (Tally, u64) {
+/// What the runs of every profile reach.
+const ALWAYS: [Situation; 3] =
+    [Situation::Election, Situation::LeaseRead, Situation::ReadIndexRead];
+
+/// Runs seeds until one fails, and then shows why. All of them together must reach the situations
+/// of [`ALWAYS`] and those in `reached`. Returns the faults of their disks and how often each
+/// situation was reached.
+fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (Tally, Coverage) {
     let mut disks = Tally::default();
-    let mut installed = 0;
+    let mut coverage = Coverage::default();
     for seed in 1..=seeds {
         let result = fault_run::run(profile, seed, Trace::default(), &|_| ());
         if let Ok(summary) = result {
             disks.add(&summary.disks);
-            installed += summary.installed;
+            coverage.merge(&summary.coverage);
             continue;
         }
         let failure = fault_run::run(profile, seed, Trace::detailed(40), &|_| ())
@@ -37,39 +43,49 @@ fn hold(profile: Profile, seeds: u64) -> (Tally, u64) {
             profile.name()
         );
     }
-    (disks, installed)
+    for situation in ALWAYS.iter().chain(reached) {
+        assert!(
+            coverage.count(*situation) > 0,
+            "{seeds} seeds of {} reached no {}: {}",
+            profile.name(),
+            situation.name(),
+            coverage.line()
+        );
+    }
+    (disks, coverage)
 }
 
 #[test]
 fn mixed_faults_break_no_rule() {
-    hold(Profile::Mixed, 800);
+    hold(Profile::Mixed, 800, &[Situation::Resend]);
 }
 
 #[test]
 fn a_quiet_cluster_breaks_no_rule() {
-    hold(Profile::Quiet, 30);
+    hold(Profile::Quiet, 30, &[]);
 }
 
 #[test]
 fn a_bad_network_breaks_no_rule() {
-    hold(Profile::Network, 120);
+    hold(Profile::Network, 120, &[Situation::Resend]);
 }
 
 #[test]
 fn partitions_break_no_rule() {
-    hold(Profile::Partitions, 120);
+    hold(Profile::Partitions, 120, &[Situation::Resend]);
 }
 
 #[test]
 fn crashes_and_slow_disks_break_no_rule() {
-    hold(Profile::Crashes, 200);
+    hold(Profile::Crashes, 200, &[Situation::Resend]);
 }
 
 /// Storage code and protocol together, each kind of trouble with disks among it, and each coming to
 /// what it must.
 #[test]
 fn disks_that_tear_fail_fill_and_rot_break_no_rule() {
-    let (disks, _) = hold(Profile::Storage, 500);
+    let reached = [Situation::Resend, Situation::Install];
+    let (disks, _) = hold(Profile::Storage, 500, &reached);
     for kind in Kind::ALL {
         assert!(disks.injected(kind) > 0, "no {} in\n{}", kind.name(), disks.table());
     }
@@ -139,15 +155,16 @@ fn seeds_that_have_failed_hold() {
 
 #[test]
 fn snapshots_and_logs_cut_behind_them_break_no_rule() {
-    let (disks, installed) = hold(Profile::Snapshots, 200);
-    assert!(installed > 700, "only {installed} snapshots were taken in");
+    let (disks, coverage) = hold(Profile::Snapshots, 200, &[Situation::Resend]);
+    let installs = coverage.count(Situation::Install);
+    assert!(installs > 700, "only {installs} snapshots were installed");
     assert!(disks.restarts > 200 && disks.segments_deleted > 1_000, "{disks:?}");
     assert!(disks.cut_short > 20 && disks.injected(Kind::FlippedBit) > 0, "{disks:?}");
 }
 
 #[test]
 fn wrong_clocks_and_pauses_break_no_rule() {
-    hold(Profile::Clocks, 80);
+    hold(Profile::Clocks, 80, &[Situation::Resend]);
 }
 
 /// Every event of a run, as text.

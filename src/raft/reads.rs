@@ -49,6 +49,11 @@ impl Reads {
     pub(super) fn release(&mut self, shared: &mut Shared, confirmed: Round, lease_valid: bool) {
         while self.waiting.front().is_some_and(|read| lease_valid || read.round <= confirmed) {
             let read = self.waiting.pop_front().expect("there is a front");
+            if read.round <= confirmed {
+                shared.counters.read_index_reads += 1;
+            } else {
+                shared.counters.lease_reads += 1;
+            }
             shared.ready_reads.push(read.request);
         }
     }

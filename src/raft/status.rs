@@ -89,4 +89,8 @@ pub struct Counters {
     pub handovers: u64,
     /// Times its disk stalled.
     pub disk_stalls: u64,
+    /// Reads released under the lease before a quorum had confirmed their round.
+    pub lease_reads: u64,
+    /// Reads released because a quorum had confirmed their round.
+    pub read_index_reads: u64,
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::checker::{Violation, demand};
+use super::coverage::{Coverage, Situation};
 use super::dice::Dice;
 use super::faults::{Fault, Plan, Profile, draw_origin, draw_rate};
 use super::linear;
@@ -37,8 +38,6 @@ pub struct Summary {
     pub leaders: usize,
     /// Entries committed.
     pub committed: u64,
-    /// Snapshots that replicas took in from leaders.
-    pub installed: u64,
     /// Times that a leader told a successor to take over.
     pub handovers: usize,
     /// Requests answered.
@@ -49,6 +48,8 @@ pub struct Summary {
     pub fingerprint: u64,
     /// What went wrong with disks, in profiles that run the storage code.
     pub disks: Tally,
+    /// How often the situations were reached that the rules are about.
+    pub coverage: Coverage,
 }
 
 /// A run that broke a rule.
@@ -191,13 +192,20 @@ impl FaultRun {
             events: self.world.events(),
             leaders: self.world.checker.leader_count(),
             committed: self.world.checker.commit_index().0,
-            installed: self.world.installed(),
             handovers: self.world.checker.handover_count(),
             answered,
             refused,
             fingerprint: self.fingerprint,
             disks,
+            coverage: self.coverage(),
         })
+    }
+
+    fn coverage(&self) -> Coverage {
+        let mut coverage = self.world.coverage();
+        coverage.add(Situation::Election, self.world.checker.leader_count() as u64);
+        coverage.add(Situation::Resend, self.workload.resend_count());
+        coverage
     }
 
     fn run_until(&mut self, end: Instant) -> Result<(), Violation> {

@@ -21,6 +21,7 @@
 //! | [`node`], [`machine`] | one replica with all that it runs on; clocks and disks |
 //! | `files` | such a machine's folder in the storage code that ships, and how it rots |
 //! | [`tally`] | what went wrong with disks, and what it came to |
+//! | [`coverage`] | how often the situations came about that the rules are about |
 //! | [`snapshots`] | the snapshots that a replica takes, sends and is sent |
 //! | [`network`] | what becomes of each message on each link |
 //! | [`checker`], [`promises`] | the safety rules, about replicas and about what clients are told |
@@ -37,6 +38,7 @@
 pub mod checker;
 pub mod clients;
 pub mod course_run;
+pub mod coverage;
 pub mod dice;
 pub mod fault_run;
 pub mod faults;

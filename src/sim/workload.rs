@@ -89,6 +89,7 @@ pub struct Workload {
     stopped: bool,
     /// Answers heard, refusals apart.
     done: u64,
+    resent: u64,
     refused: u64,
 }
 
@@ -156,6 +157,7 @@ impl Workload {
             serial: 0,
             stopped: false,
             done: 0,
+            resent: 0,
             refused: 0,
         }
     }
@@ -231,6 +233,11 @@ impl Workload {
         (self.done, self.refused)
     }
 
+    /// Requests that were sent again.
+    pub fn resend_count(&self) -> u64 {
+        self.resent
+    }
+
     /// A client wakes up.
     pub fn wake(&mut self, client: usize, turn: u32, out: &mut Vec<Order>) {
         if self.clients[client].turn != turn {
@@ -249,6 +256,7 @@ impl Workload {
             return self.begin_next(client, out);
         }
         if self.door == Door::Connection {
+            self.resent += 1;
             self.send(client, key, out);
         } else {
             // Nothing is sent twice here. It can only wait on.

@@ -8,6 +8,7 @@
 //! [`World::deliver`].
 
 use super::checker::{Checker, Violation, demand};
+use super::coverage::{Coverage, Situation};
 use super::dice::Dice;
 use super::files::Files;
 use super::machine::Started;
@@ -94,7 +95,8 @@ pub struct World {
     pub trace: Trace,
     effects: Effects,
     events: u64,
-    installed: u64,
+    /// Without what the replicas that run have counted themselves.
+    coverage: Coverage,
 }
 
 impl World {
@@ -114,13 +116,17 @@ impl World {
             trace: Trace::default(),
             effects: Effects::default(),
             events: 0,
-            installed: 0,
+            coverage: Coverage::default(),
         }
     }
 
-    /// How many snapshots of leaders took the place of a replica's state.
-    pub fn installed(&self) -> u64 {
-        self.installed
+    /// How often the situations were reached that the rules about replicas are about.
+    pub fn coverage(&self) -> Coverage {
+        let mut coverage = self.coverage;
+        for replica in self.nodes.iter().filter_map(|node| node.replica.as_ref()) {
+            add_counters(&mut coverage, replica);
+        }
+        coverage
     }
 
     /// The true time.
@@ -402,7 +408,9 @@ impl World {
     pub fn crash(&mut self, id: NodeId) {
         let place = self.place(id);
         let node = &mut self.nodes[place];
-        node.replica = None;
+        if let Some(replica) = node.replica.take() {
+            add_counters(&mut self.coverage, &replica);
+        }
         node.incarnation += 1;
         let snapshots = &node.snapshots;
         node.disk.crash(snapshots.latest, snapshots.in_the_making.as_ref(), &mut node.dice);
@@ -809,7 +817,7 @@ impl World {
             if node.config.mutant == Some(Mutant::ForgetSessions) {
                 node.store.forget_sessions();
             }
-            self.installed += 1;
+            self.coverage.add(Situation::Install, 1);
             self.checker.applied(node.id, id.last.index, node.store.digest())?;
         }
         self.trace.note(self.now, format_args!("{} takes in {}", node.id.0, id.last));
@@ -884,6 +892,14 @@ impl World {
         }
     }
 }
+
+/// Adds what a replica has counted since it started.
+fn add_counters(coverage: &mut Coverage, replica: &Replica) {
+    let counters = replica.status().counters;
+    coverage.add(Situation::LeaseRead, counters.lease_reads);
+    coverage.add(Situation::ReadIndexRead, counters.read_index_reads);
+}
+
 /// Sender and term, if it is an append.
 fn append_of(message: &Msg) -> Option<(NodeId, Term)> {
     match message {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bowline::sim::course_run::{self, CourseRun};
+use bowline::sim::coverage::Situation;
 use bowline::sim::fault_run::{self, Failure, Summary};
 use bowline::sim::faults::Profile;
 use bowline::sim::report::{Report, Verdict};
@@ -166,7 +167,7 @@ pub(super) fn faults(
         let total = total(&passed);
         println!(
             "{}: {seeds} seeds, {} failed; {} entries committed, {} requests answered under {} \
-             leaders, {} times handed over{}; \
+             leaders, {} times handed over; \
              {:.0} s of virtual time in {:.1} s: {:.0} times as fast",
             profile.name(),
             failed.len(),
@@ -174,14 +175,11 @@ pub(super) fn faults(
             total.answered,
             total.leaders,
             total.handovers,
-            match total.installed {
-                0 => String::new(),
-                count => format!(", {count} snapshots taken in"),
-            },
             total.virtual_time.as_secs_f64(),
             wall.as_secs_f64(),
             total.virtual_time.as_secs_f64() / wall.as_secs_f64(),
         );
+        println!("reached: {}", total.coverage.line());
         if !total.disks.is_empty() {
             println!("{}", total.disks.table());
         }
@@ -196,11 +194,11 @@ fn total(passed: &[Summary]) -> Summary {
         total.events += summary.events;
         total.leaders += summary.leaders;
         total.committed += summary.committed;
-        total.installed += summary.installed;
         total.handovers += summary.handovers;
         total.answered += summary.answered;
         total.refused += summary.refused;
         total.disks.add(&summary.disks);
+        total.coverage.merge(&summary.coverage);
     }
     total
 }
@@ -231,13 +229,16 @@ fn faults_as_json(
             "replay": replay.to_string(),
         })
     });
+    let reached = Situation::ALL
+        .map(|situation| (situation.name().to_owned(), total.coverage.count(situation).into()));
+    let coverage = serde_json::Value::Object(reached.into_iter().collect());
     serde_json::json!({
         "profile": profile.name(),
         "seeds": passed.len() + failed.len(),
         "passed": failed.is_empty(),
         "failed": failing.collect::<Vec<_>>(),
         "committed": total.committed,
-        "installed": total.installed,
+        "coverage": coverage,
         "answered": total.answered,
         "refused": total.refused,
         "leaders": total.leaders,

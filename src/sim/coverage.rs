@@ -1,0 +1,98 @@
+//! How often fault runs reached the situations that their rules are about. A rule that no run puts
+//! to the test shows nothing, so tests assert that these counts are above zero in each profile.
+
+use std::fmt::Write as _;
+
+/// A situation in which a safety rule can be broken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Situation {
+    /// A replica became leader.
+    Election,
+    /// A leader answered a read under its lease, before a quorum had confirmed its round.
+    LeaseRead,
+    /// A read waited until a quorum confirmed the leader in a round begun after it arrived.
+    ReadIndexRead,
+    /// A client sent a request again that it had no answer to.
+    Resend,
+    /// A leader's snapshot took the place of a follower's state.
+    Install,
+}
+
+impl Situation {
+    /// All situations, in the order of the table.
+    pub const ALL: [Situation; 5] = [
+        Situation::Election,
+        Situation::LeaseRead,
+        Situation::ReadIndexRead,
+        Situation::Resend,
+        Situation::Install,
+    ];
+
+    /// The name in tables and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Situation::Election => "elections",
+            Situation::LeaseRead => "lease reads",
+            Situation::ReadIndexRead => "read-index reads",
+            Situation::Resend => "resends",
+            Situation::Install => "snapshot installs",
+        }
+    }
+}
+
+/// One count per [`Situation`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Coverage {
+    counts: [u64; Situation::ALL.len()],
+}
+
+impl Coverage {
+    /// How often `situation` was reached.
+    pub fn count(&self, situation: Situation) -> u64 {
+        self.counts[situation as usize]
+    }
+
+    /// Adds `times` to the count of `situation`.
+    pub fn add(&mut self, situation: Situation, times: u64) {
+        self.counts[situation as usize] += times;
+    }
+
+    /// Adds the counts of another run.
+    pub fn merge(&mut self, other: &Coverage) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+    }
+
+    /// All counts in one line, as `12 elections, 3 lease reads, ..`.
+    pub fn line(&self) -> String {
+        let mut line = String::new();
+        for situation in Situation::ALL {
+            let separator = if line.is_empty() { "" } else { ", " };
+            write!(line, "{separator}{} {}", self.count(situation), situation.name())
+                .expect("writing to a string cannot fail");
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_situation_has_its_own_count() {
+        for (position, situation) in Situation::ALL.into_iter().enumerate() {
+            assert_eq!(situation as usize, position, "{situation:?} is listed out of order");
+        }
+        let mut one = Coverage::default();
+        one.add(Situation::Resend, 2);
+        let mut total = one;
+        total.add(Situation::Election, 1);
+        total.merge(&one);
+        assert_eq!(total.count(Situation::Resend), 4);
+        assert_eq!(total.count(Situation::Election), 1);
+        assert_eq!(total.count(Situation::LeaseRead), 0);
+        assert!(total.line().starts_with("1 elections, 0 lease reads"), "{}", total.line());
+    }
+}
