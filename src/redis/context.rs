@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::raft::{DiskState, RoleName};
+use crate::raft::{Counters, DiskState, RoleName};
 use crate::types::{Index, Instant, NodeId, Term};
 
 use super::failure::Failure;
@@ -73,10 +73,8 @@ pub struct Context {
     pub disk_reserve: u64,
     /// How many writes of clients here were refused because disks were short of room.
     pub disk_refused: u64,
-    /// How often it has stalled since the start.
-    pub disk_stalls: u64,
-    /// How often this replica tried to hand its lead over since the start.
-    pub handovers: u64,
+    /// What the replica's core has counted since the start.
+    pub counters: Counters,
     /// Syncs of the log since the start.
     pub log_syncs: u64,
     /// What went through the door so far.
@@ -178,8 +176,7 @@ impl Context {
             disk_free: 0,
             disk_reserve: 0,
             disk_refused: 0,
-            disk_stalls: 0,
-            handovers: 0,
+            counters: Counters::default(),
             log_syncs: 0,
             traffic: Traffic::default(),
             debug: false,

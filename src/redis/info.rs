@@ -125,7 +125,7 @@ fn persistence(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("disk_free_bytes", context.disk_free);
     text.field("disk_reserve_bytes", context.disk_reserve);
     text.field("disk_refused_writes", context.disk_refused);
-    text.field("disk_stalls", context.disk_stalls);
+    text.field("disk_stalls", context.counters.disk_stalls);
 }
 
 fn disk_name(disk: DiskState) -> &'static str {
@@ -212,7 +212,9 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("raft_snapshot_index", context.snapshot.index);
     text.field("raft_snapshot_bytes", context.snapshot.bytes);
     text.field("raft_log_syncs", context.log_syncs);
-    text.field("raft_handovers", context.handovers);
+    text.field("raft_lease_reads", context.counters.lease_reads);
+    text.field("raft_read_index_reads", context.counters.read_index_reads);
+    text.field("raft_handovers", context.counters.handovers);
     for node in &context.nodes {
         if let Some(index) = node.match_index {
             let link = if node.connected { "connected" } else { "silent" };

@@ -260,8 +260,7 @@ impl ServerNetwork {
             context.role = status.role;
             context.durable_index = status.durable_index;
             context.disk = status.disk;
-            context.disk_stalls = status.counters.disk_stalls;
-            context.handovers = status.counters.handovers;
+            context.counters = status.counters;
             context.note_log(status.last.index, status.commit_index);
             for node in &mut context.nodes {
                 let peer = status.peers.iter().find(|peer| peer.id == node.id);
