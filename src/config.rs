@@ -363,6 +363,12 @@ pub enum Mutant {
     LeaseTooLong,
     /// C3: votes are given although a leader was heard within the lowest election timeout.
     VoteUnderLease,
+    /// A replica that lost its disk votes before it has rejoined.
+    VoteWhileRejoining,
+    /// A replica that lost its disk acknowledges entries once a majority has answered.
+    RejoinWithoutAll,
+    /// A replica that lost its disk is a full member again before it holds what it had forgotten.
+    RejoinBeforeCaughtUp,
     /// C6: retried requests are applied again.
     ApplyTwice,
     /// C6: a state that comes from a snapshot knows no sessions.

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use bowline::kv::{Command, Operation};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, HardState, InstallReply,
-    InstallSnapshot, PeerMsg, RefusalReason, RequestVote, SnapshotId, TimeoutNow, VoteReply,
+    InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
+    TimeoutNow, VoteReply,
 };
 use bowline::record::{EntryKind, RecordBuffer};
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
@@ -75,6 +76,7 @@ fn every_target_has_its_file_and_no_file_lacks_its_target() {
 }
 
 /// Well-formed inputs of every kind, from which a fuzzer starts.
+#[expect(clippy::too_many_lines, reason = "one list")]
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
     let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
@@ -122,6 +124,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let install = InstallSnapshot { term, round, snapshot, offset: 40, chunk };
     let stored = InstallReply { term, round, snapshot, received: 60 };
     let vote = RequestVote { term, pre: false, transfer: false, last };
+    let answer = RejoinReply { nonce: 77, term: last.term, leads: true, last };
     for (name, message) in [
         ("append", append(vec![first, second])),
         ("heartbeat", append(Vec::new())),
@@ -132,6 +135,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("vote_transfer", PeerMsg::RequestVote(RequestVote { transfer: true, ..vote })),
         ("timeout_now", PeerMsg::TimeoutNow(TimeoutNow { term, last })),
         ("vote_reply", PeerMsg::VoteReply(VoteReply { term: Term(3), pre: false, granted: true })),
+        ("rejoin", PeerMsg::Rejoin(Rejoin { nonce: 77, term, last })),
+        ("rejoin_reply", PeerMsg::RejoinReply(answer)),
         ("install", PeerMsg::InstallSnapshot(install)),
         ("install_reply", PeerMsg::InstallReply(stored)),
     ] {

@@ -114,6 +114,9 @@ mutants! {
     a_read_confirmed_by_an_older_round: ReadOnOldRound, Mixed, 41;
     a_lease_that_lasts_too_long: LeaseTooLong, Partitions, 5;
     a_vote_while_a_lease_may_last: VoteUnderLease, Mixed, 8;
+    a_vote_while_rejoining: VoteWhileRejoining, Crashes, 5;
+    a_rejoin_without_all_answers: RejoinWithoutAll, Mixed, 210;
+    a_rejoin_before_all_is_there: RejoinBeforeCaughtUp, Crashes, 5;
     a_retry_applied_again: ApplyTwice, Mixed, 4;
     sessions_that_are_forgotten: ForgetSessions, Snapshots, 4;
     a_vote_shown_before_it_is_durable_in_files: VoteBeforeSync, Storage, 1;

@@ -11,7 +11,8 @@ use bowline::config::Config;
 use bowline::kv::{Applied, Command, Operation, Outcome, Store};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, LogTail, PeerMsg, REPLICAS_MAX,
-    RequestKind, RequestVote, TimeoutNow, VoteReply, quorum, reached_by_quorum,
+    Rejoin, RejoinReply, RequestKind, RequestVote, TimeoutNow, VoteReply, quorum,
+    reached_by_quorum,
 };
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
@@ -99,9 +100,23 @@ fn vote() -> impl Strategy<Value = PeerMsg> {
     ]
 }
 
+fn rejoin() -> impl Strategy<Value = PeerMsg> {
+    prop_oneof![
+        (any::<u64>(), place(), 0_u64..9).prop_map(|(nonce, last, step)| {
+            let term = Term(last.term.0 + step);
+            PeerMsg::Rejoin(Rejoin { nonce, term, last })
+        }),
+        (any::<u64>(), place(), 0_u64..9, any::<bool>()).prop_map(|(nonce, last, step, leads)| {
+            let leads = leads && last.term > Term(0);
+            let term = Term(last.term.0 + if leads { 0 } else { step });
+            PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, last })
+        }),
+    ]
+}
+
 /// Any message that a replica may send.
 fn message() -> impl Strategy<Value = PeerMsg> {
-    prop_oneof![3 => append_entries(), 1 => append_reply(), 1 => vote()]
+    prop_oneof![3 => append_entries(), 1 => append_reply(), 1 => vote(), 1 => rejoin()]
 }
 
 fn peer_bytes(message: &PeerMsg) -> Bytes {

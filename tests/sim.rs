@@ -55,9 +55,17 @@ fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (Tally, Coverage
     (disks, coverage)
 }
 
+/// Every replica whose disk was lost has rejoined.
+#[track_caller]
+fn assert_all_rejoined(coverage: &Coverage) {
+    let (lost, back) = (coverage.count(Situation::DiskLoss), coverage.count(Situation::Rejoin));
+    assert!(lost > 0 && lost == back, "{}", coverage.line());
+}
+
 #[test]
 fn mixed_faults_break_no_rule() {
-    hold(Profile::Mixed, 800, &[Situation::Resend]);
+    let reached = [Situation::Resend, Situation::VoterDiskLoss];
+    assert_all_rejoined(&hold(Profile::Mixed, 800, &reached).1);
 }
 
 #[test]
@@ -77,7 +85,7 @@ fn partitions_break_no_rule() {
 
 #[test]
 fn crashes_and_slow_disks_break_no_rule() {
-    hold(Profile::Crashes, 200, &[Situation::Resend]);
+    assert_all_rejoined(&hold(Profile::Crashes, 200, &[Situation::Resend]).1);
 }
 
 /// Storage code and protocol together, each kind of trouble with disks among it, and each coming to
@@ -156,6 +164,7 @@ fn seeds_that_have_failed_hold() {
 #[test]
 fn snapshots_and_logs_cut_behind_them_break_no_rule() {
     let (disks, coverage) = hold(Profile::Snapshots, 200, &[Situation::Resend]);
+    assert_all_rejoined(&coverage);
     let installs = coverage.count(Situation::Install);
     assert!(installs > 700, "only {installs} snapshots were installed");
     assert!(disks.restarts > 200 && disks.segments_deleted > 1_000, "{disks:?}");

@@ -101,12 +101,15 @@ impl Candidate {
             PeerMsg::VoteReply(reply) => self.on_vote_reply(shared, from, *reply),
             // Its own vote of this term is given. Answers to appends are for a role it has left,
             // and what a leader of this term sends has made it a follower before it comes here.
+            // What is about rejoining never comes to a role.
             PeerMsg::RequestVote(_)
             | PeerMsg::AppendReply(_)
             | PeerMsg::AppendEntries(_)
             | PeerMsg::InstallReply(_)
             | PeerMsg::InstallSnapshot(_)
-            | PeerMsg::TimeoutNow(_) => {
+            | PeerMsg::TimeoutNow(_)
+            | PeerMsg::Rejoin(_)
+            | PeerMsg::RejoinReply(_) => {
                 shared.counters.stale += 1;
                 Transition::Stay
             }

@@ -82,6 +82,11 @@ pub struct AppendJob {
     pub compact_to: Option<Index>,
     /// Entries in order without gaps. The first replaces whatever the log held from its index on.
     pub entries: Vec<Entry>,
+    /// With this job a member that lost its disk has rejoined. Once everything else of this job
+    /// and of the ones before it is durable, the log writer removes the durable mark that says
+    /// that this replica is rejoining; only when that is durable too is the job done, and only
+    /// then do its messages leave.
+    pub rejoined: bool,
     /// Messages to peers that vouch for what this job and the ones before it make durable.
     pub release: Vec<Envelope>,
 }

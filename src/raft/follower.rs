@@ -75,8 +75,13 @@ impl Follower {
             PeerMsg::TimeoutNow(now) => return Follower::on_timeout_now(shared, from, now),
             PeerMsg::AppendEntries(append) => self.on_append_entries(shared, from, &append, out),
             PeerMsg::RequestVote(request) => self.on_request_vote(shared, from, request, out),
-            // Answers to a role that this replica has left.
-            PeerMsg::AppendReply(_) | PeerMsg::VoteReply(_) | PeerMsg::InstallReply(_) => {
+            // Answers to a role that this replica has left. What is about rejoining never comes to
+            // a role.
+            PeerMsg::AppendReply(_)
+            | PeerMsg::VoteReply(_)
+            | PeerMsg::InstallReply(_)
+            | PeerMsg::Rejoin(_)
+            | PeerMsg::RejoinReply(_) => {
                 shared.counters.stale += 1;
             }
             PeerMsg::InstallSnapshot(install) => {
@@ -90,8 +95,8 @@ impl Follower {
         if shared.now < self.election_at {
             return Transition::Stay;
         }
-        if shared.disk.is_stalled() {
-            // It could not even vote for itself: others may be better off.
+        if shared.disk.is_stalled() || shared.is_rejoining() {
+            // It could not even vote for itself, or must not: others may be better off.
             self.election_at = shared.now + shared.draw_election_timeout();
             return Transition::Stay;
         }

@@ -19,6 +19,7 @@ use super::leader::Leader;
 use super::message::{DiskState, PeerMsg, TimeoutNow};
 use super::progress::Progress;
 use super::quorum::quorum;
+use super::rejoin::REJOINING_HEARTBEATS;
 use super::replica::Transition;
 use super::shared::Shared;
 
@@ -107,16 +108,18 @@ impl Leader {
         }
     }
 
-    /// The follower that has come furthest, of those that answer and whose disks are well. Nobody
-    /// if those are no quorum without this replica: what they could not commit, or could not even
-    /// elect, is better off here.
+    /// The follower that has come furthest, of those that answer, may vote, and whose disks are
+    /// well. Nobody if those are no quorum without this replica: what they could not commit, or
+    /// could not even elect, is better off here.
     fn choose_successor(&self, shared: &Shared) -> Option<NodeId> {
         let patience = shared.config.heartbeat_interval * HEARD_HEARTBEATS;
+        let rejoin = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
         let fit: Vec<&Progress> = self
             .progress
             .iter()
             .filter(|there| shared.now.since(there.heard_at) <= patience)
             .filter(|there| there.disk == DiskState::Well && !there.is_in_transfer())
+            .filter(|there| there.asked_to_rejoin_at.is_none_or(|at| shared.now.since(at) > rejoin))
             .collect();
         if fit.len() < quorum(shared.replicas(), &shared.config) {
             return None;

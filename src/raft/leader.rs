@@ -99,8 +99,12 @@ impl Leader {
                     shared.id
                 )
             }
-            // Late votes, and a candidate of this very term that lost.
-            PeerMsg::VoteReply(_) | PeerMsg::RequestVote(_) => shared.counters.stale += 1,
+            // Late votes, and a candidate of this very term that lost. What is about rejoining
+            // never comes to a role.
+            PeerMsg::VoteReply(_)
+            | PeerMsg::RequestVote(_)
+            | PeerMsg::Rejoin(_)
+            | PeerMsg::RejoinReply(_) => shared.counters.stale += 1,
         }
         Transition::Stay
     }
@@ -149,7 +153,8 @@ impl Leader {
         self.owe(from);
     }
 
-    fn owe(&mut self, from: NodeId) {
+    /// Owes a peer an append at once.
+    pub(super) fn owe(&mut self, from: NodeId) {
         if !self.owed.contains(&from) {
             self.owed.push(from);
         }

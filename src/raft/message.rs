@@ -86,6 +86,34 @@ pub enum PeerMsg {
     InstallReply(InstallReply),
     /// A leader hands its lead over (thesis 3.10).
     TimeoutNow(TimeoutNow),
+    /// A member that lost its disk asks to rejoin.
+    Rejoin(Rejoin),
+    /// The answer to that.
+    RejoinReply(RejoinReply),
+}
+
+/// A member that lost its disk asks for what it may have forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejoin {
+    /// Different at each start of the sender's process; the answer echoes it.
+    pub nonce: u64,
+    /// The sender's term; 0 or an old one until all have answered.
+    pub term: Term,
+    /// The last entry that the sender holds now.
+    pub last: EntryId,
+}
+
+/// The answer to [`Rejoin`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RejoinReply {
+    /// Echo of the request's nonce.
+    pub nonce: u64,
+    /// The answering member's term; 0 if it never heard of an election.
+    pub term: Term,
+    /// Whether it leads that term.
+    pub leads: bool,
+    /// Its last entry.
+    pub last: EntryId,
 }
 
 /// A leader asks a follower to stand for election at once: it has all that the leader has, and the
@@ -224,6 +252,8 @@ impl PeerMsg {
             PeerMsg::InstallSnapshot(_) => "InstallSnapshot",
             PeerMsg::InstallReply(_) => "InstallReply",
             PeerMsg::TimeoutNow(_) => "TimeoutNow",
+            PeerMsg::Rejoin(_) => "Rejoin",
+            PeerMsg::RejoinReply(_) => "RejoinReply",
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | log compaction (§7): what may go, installing a leader's snapshot | `snapshots.rs` |
 //! | handing the lead over (thesis 3.10) because of the own disk | `handover.rs` |
 //! | disks that are stalled or short of room | `health.rs` |
+//! | rejoining with an empty disk, under the old id | `rejoin.rs` |
 //!
 //! Left out on purpose, until its issue comes: membership changes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -31,6 +32,7 @@ mod message;
 mod progress;
 mod quorum;
 mod reads;
+mod rejoin;
 mod replica;
 mod shared;
 mod snapshots;
@@ -44,9 +46,9 @@ pub use effects::{
 pub use log::{LogTail, Spliced};
 pub use message::{
     AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, DiskRoom, DiskState,
-    Envelope, InstallReply, InstallSnapshot, Msg, PeerMsg, Persisted, RequestKind, RequestVote,
-    TimeoutNow, VoteReply,
+    Envelope, InstallReply, InstallSnapshot, Msg, PeerMsg, Persisted, Rejoin, RejoinReply,
+    RequestKind, RequestVote, TimeoutNow, VoteReply,
 };
 pub use quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
 pub use replica::{Durable, Replica};
-pub use status::{Counters, PeerStatus, RoleName, Status};
+pub use status::{Counters, PeerStatus, RejoinStatus, RoleName, Status};

@@ -97,6 +97,8 @@ pub(super) struct Progress {
     pub(super) heard_at: Instant,
     /// How its disk is, as it last said.
     pub(super) disk: DiskState,
+    /// When it last asked to rejoin, because it had lost its disk.
+    pub(super) asked_to_rejoin_at: Option<Instant>,
     /// Until then it gets no entries: it has just said that it is short of room, and took none.
     held_until: Option<Instant>,
     /// The latest round answered.
@@ -141,6 +143,7 @@ impl Progress {
             shown_commit_index: Index::ZERO,
             heard_at: now,
             disk: DiskState::Well,
+            asked_to_rejoin_at: None,
             held_until: None,
             acked_round: Round(0),
             unanswered: 0,
@@ -483,6 +486,28 @@ impl Progress {
         true
     }
 
+    /// The peer lost its disk and holds nothing past `last` now, whatever it acknowledged before:
+    /// it is probed from there on. The only way in which a match index falls. A snapshot on its way
+    /// to it stays on its way, for the peer says itself how much of that is missing.
+    pub(super) fn reset(&mut self, last: Index) {
+        assert!(
+            last < self.match_index,
+            "peer {} is reset, but holds {last} entries of {} matching ones",
+            self.id,
+            self.match_index
+        );
+        self.match_index = Index::ZERO;
+        self.forget_sent();
+        (self.held_until, self.heavy_tries, self.backoff) = (None, 0, 0);
+        self.next_index = if self.is_in_transfer() {
+            Index::ZERO.next()
+        } else {
+            self.state = State::Probe;
+            self.next_index.min(last.next())
+        };
+        self.check();
+    }
+
     /// Whether the peer has left so many messages unanswered that it is most likely gone. Only
     /// decides how often and how soon it is asked.
     pub(super) fn is_silent(&self, loss_permille: u16) -> bool {
@@ -583,6 +608,37 @@ mod tests {
         assert!(sent >= window && sent < 4 * window, "{sent} bytes, where a window has {window}");
         assert!(progress.acknowledge(Index(10), now), "its disk writes again");
         assert!(!progress.is_probing() && progress.has_room(&config));
+    }
+
+    #[test]
+    fn a_peer_that_lost_its_disk_is_probed_from_its_last_entry_on() {
+        let (config, now) = (Config::server(), Instant::ZERO);
+        let mut progress = Progress::new(NodeId(2), Index(10), now);
+        progress.acknowledge(Index(10), now);
+        progress.sent(now, Round(1), Some((Index(14), 100)));
+        progress.reset(Index(3));
+        assert_eq!((progress.match_index(), progress.next_index()), (Index::ZERO, Index(4)));
+        assert!(progress.is_probing() && progress.has_room(&config));
+        assert!(progress.inflights.is_empty() && progress.inflight_bytes == 0);
+
+        let last = EntryId::new(1, 20);
+        let snapshot = SnapshotId { last, bytes: 100, checksum: 0 };
+        progress.begin_transfer(snapshot, now);
+        progress.sent_chunk(now, Round(2), &config);
+        progress.stored(snapshot, 50);
+        progress.acknowledge(Index(10), now);
+        progress.reset(Index::ZERO);
+        assert_eq!(progress.match_index(), Index::ZERO);
+        let later = now + config.snapshot_chunk_interval;
+        assert_eq!(progress.next_chunk(later), Some((snapshot, 50)), "the transfer goes on");
+    }
+
+    #[test]
+    #[should_panic(expected = "is reset, but holds")]
+    fn a_match_index_never_falls_without_need() {
+        let mut progress = Progress::new(NodeId(2), Index(10), Instant::ZERO);
+        progress.acknowledge(Index(10), Instant::ZERO);
+        progress.reset(Index(10));
     }
 
     /// Bytes of one entry.

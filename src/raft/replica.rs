@@ -13,9 +13,10 @@ use super::leader::Leader;
 use super::log::LogTail;
 use super::message::{
     AppendOutcome, AppendReply, ClientRequest, DiskState, Envelope, InstallReply, InstallSnapshot,
-    Msg, PeerMsg, RequestVote, TimeoutNow, VoteReply,
+    Msg, PeerMsg, Rejoin, RejoinReply, RequestVote, TimeoutNow, VoteReply,
 };
 use super::progress::Progress;
+use super::rejoin::{Answered, Rejoining};
 use super::shared::Shared;
 use super::status::{PeerStatus, RoleName, Status};
 
@@ -28,6 +29,9 @@ pub struct Durable {
     pub snapshot: Option<SnapshotId>,
     /// The log behind the snapshot's last entry, or from index 1, without gaps.
     pub entries: Vec<Entry>,
+    /// Whether the disk was lost and replaced, and the replica has not rejoined since: it has
+    /// forgotten votes and acknowledgements.
+    pub rejoining: bool,
 }
 
 /// What a role wants to become. Roles never build one another.
@@ -122,6 +126,7 @@ impl Replica {
                 }
             }
         }
+        self.note_caught_up();
         self.shared.refuse_replaced(out);
     }
 
@@ -135,6 +140,7 @@ impl Replica {
             Role::Leader(leader) => leader.handle_timeout(&mut self.shared),
         };
         self.enter(transition, out);
+        self.shared.ask_to_rejoin(out);
         self.shared.refuse_overdue(out);
     }
 
@@ -165,7 +171,8 @@ impl Replica {
             Role::Leader(leader) => leader.next_timeout(&self.shared),
         };
         let disk = self.shared.disk.watch_at(&self.shared.config);
-        role.min(self.shared.held_deadline()).min(disk)
+        let rejoin = self.shared.rejoining.as_ref().map_or(Instant::MAX, Rejoining::ask_at);
+        role.min(self.shared.held_deadline()).min(disk).min(rejoin)
     }
 
     /// Whom this replica names as leader: the one it knows or, while it knows none, the last one
@@ -253,6 +260,11 @@ impl Replica {
             applied_index: self.shared.applied_index(),
             disk: self.disk(),
             successor: self.successor(),
+            rejoining: self
+                .shared
+                .rejoining
+                .as_ref()
+                .map(|there| there.status(&self.shared.peers, self.shared.term())),
             peers: match &self.role {
                 Role::Leader(leader) => leader.progress.iter().map(peer_status).collect(),
                 Role::Follower(_) | Role::Candidate(_) => Vec::new(),
@@ -264,6 +276,11 @@ impl Replica {
     /// Asserts what must hold between any two steps.
     pub fn check(&self) {
         self.shared.check();
+        assert!(
+            !self.shared.is_rejoining() || matches!(self.role, Role::Follower(_)),
+            "replica {} is no follower, but is rejoining",
+            self.shared.id
+        );
         if let Role::Leader(leader) = &self.role {
             leader.check(&self.shared);
         }
@@ -293,6 +310,15 @@ impl Replica {
         if let Role::Candidate(candidate) = &mut self.role {
             candidate.note_heard(from);
         }
+        if self.shared.ignores_to_rejoin(&message) {
+            self.shared.counters.ignored_to_rejoin += 1;
+            return;
+        }
+        match message {
+            PeerMsg::Rejoin(rejoin) => return self.on_rejoin(from, rejoin, out),
+            PeerMsg::RejoinReply(reply) => return self.on_rejoin_reply(from, reply, out),
+            _ => {}
+        }
         if !self.admit(from, &message, out) {
             return;
         }
@@ -303,6 +329,38 @@ impl Replica {
             Role::Leader(leader) => leader.handle_msg(shared, from, &message),
         };
         self.enter(transition, out);
+    }
+
+    /// A peer has lost its disk: a leader forgets what it knew of it, and everybody answers.
+    fn on_rejoin(&mut self, from: NodeId, rejoin: Rejoin, out: &mut Effects) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.on_rejoin(&self.shared, from, rejoin);
+        }
+        let leads = self.leads();
+        self.shared.answer_rejoin(from, rejoin, leads, out);
+    }
+
+    fn on_rejoin_reply(&mut self, from: NodeId, reply: RejoinReply, out: &mut Effects) {
+        match self.shared.on_rejoin_reply(from, reply) {
+            Answered::Noted => {}
+            Answered::Adopt(term) => {
+                self.enter(Transition::Follow { term, leader: None }, out);
+                self.shared.spend_vote();
+            }
+            Answered::Newer(term) => self.enter(Transition::Follow { term, leader: None }, out),
+        }
+    }
+
+    /// For the tests of its parts.
+    #[cfg(test)]
+    pub(super) fn shared_mut(&mut self) -> &mut Shared {
+        &mut self.shared
+    }
+
+    fn note_caught_up(&mut self) {
+        if let Role::Follower(follower) = &self.role {
+            self.shared.note_caught_up(follower.matched_index);
+        }
     }
 
     /// The rule of terms (§5.1): a higher term makes a follower, a lower one is refused. True if
@@ -383,6 +441,7 @@ impl Replica {
                 self.shared.counters.stale += u64::from(!current);
                 current
             }
+            PeerMsg::Rejoin(_) | PeerMsg::RejoinReply(_) => false,
         }
     }
 
@@ -414,6 +473,7 @@ impl Replica {
         } else if request.term <= self.shared.term() {
             self.deny(from, true, out);
         } else if matches!(self.role, Role::Follower(_))
+            && !self.shared.is_rejoining()
             && !self.leader_may_hold_lease()
             && self.shared.log.last() > request.last
         {
@@ -488,6 +548,7 @@ impl Replica {
 
     fn campaign(&mut self, stage: Stage, transfer: bool, out: &mut Effects) -> Transition {
         assert!(!matches!(self.role, Role::Leader(_)), "a leader that stands for election");
+        assert!(!self.shared.is_rejoining(), "a rejoining replica stands for election");
         self.shared.leader = None;
         match stage {
             Stage::PreVote => self.shared.counters.pre_votes += 1,

@@ -18,6 +18,7 @@ use super::health::DiskHealth;
 use super::log::LogTail;
 use super::message::{ClientRequest, Envelope, PeerMsg, Persisted};
 use super::quorum::REPLICAS_MAX;
+use super::rejoin::Rejoining;
 use super::replica::Durable;
 use super::status::Counters;
 use super::timing;
@@ -68,6 +69,8 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// How this replica's disk is.
     pub(super) disk: DiskHealth,
+    /// Set as long as it is rejoining after the loss of its disk.
+    pub(super) rejoining: Option<Rejoining>,
     hard_state: HardState,
     hard_state_changed: bool,
     /// The job that makes the current hard state durable.
@@ -109,8 +112,9 @@ impl Shared {
         assert!(!peers.contains(&id), "replica {id} is named as its own peer");
         assert!(peers.len() < REPLICAS_MAX, "{} peers are too many", peers.len());
         // After a restart this replica may have helped a leader to a lease just before it
-        // stopped: it keeps the promise as if it had heard that leader now.
-        let restarted = durable.hard_state != HardState::default();
+        // stopped: it keeps the promise as if it had heard that leader now. Also if it has lost its
+        // disk since.
+        let restarted = durable.rejoining || durable.hard_state != HardState::default();
         let base = durable.snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
         // A snapshot may be on disk before the term of its last entry is. No vote of that term was
         // shown then, for votes are shown only when they are on disk.
@@ -120,12 +124,15 @@ impl Shared {
         } else {
             durable.hard_state
         };
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let silent_until = now + config.silence_after_start;
+        let rejoining = durable.rejoining.then(|| Rejoining::new(&mut rng, silent_until));
         Shared {
             id,
             peers,
-            rng: ChaCha8Rng::seed_from_u64(seed),
+            rng,
             now,
-            silent_until: now + config.silence_after_start,
+            silent_until,
             log: LogTail::recovered(base, durable.entries),
             snapshot: durable.snapshot,
             restart_after: None,
@@ -137,6 +144,7 @@ impl Shared {
             cut_off_campaigns: 0,
             counters: Counters::default(),
             disk: DiskHealth::new(now),
+            rejoining,
             hard_state,
             hard_state_changed,
             hard_state_job: JobSequence(0),
@@ -399,6 +407,10 @@ impl Shared {
         );
         self.durable_job = persisted.sequence;
         self.disk.finished(self.now, self.durable_job < self.last_job);
+        if self.rejoining.as_ref().is_some_and(|there| there.is_over(self.durable_job)) {
+            self.rejoining = None;
+            self.counters.rejoined += 1;
+        }
         if let Some(last) = persisted.last {
             self.log.mark_durable(last, &self.config);
         }
@@ -513,10 +525,12 @@ impl Shared {
         let saved = self.snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         let base = self.log.base().index.max(saved.min(self.log.durable_index()));
         let compact_to = (base > self.compacted_to).then_some(base);
+        let mut rejoining = self.rejoining.as_mut().filter(|there| there.has_caught_up());
         if entries.is_empty()
             && !self.hard_state_changed
             && self.release.is_empty()
             && self.restart_after.is_none()
+            && rejoining.is_none()
             && !(compact_to.is_some() && self.disk.is_low())
         {
             return;
@@ -529,12 +543,16 @@ impl Shared {
             self.hard_state_changed = false;
             self.hard_state_job = self.last_job;
         }
+        if let Some(rejoining) = &mut rejoining {
+            rejoining.end_with(self.last_job);
+        }
         out.append = Some(AppendJob {
             sequence: self.last_job,
             hard_state,
             restart_after: self.restart_after.take(),
             compact_to,
             entries,
+            rejoined: rejoining.is_some(),
             release: std::mem::take(&mut self.release),
         });
     }

@@ -44,10 +44,23 @@ pub struct Status {
     pub disk: DiskState,
     /// To whom it is handing its lead over.
     pub successor: Option<NodeId>,
+    /// How far it has come with rejoining, if it lost its disk; `None` for a full member.
+    pub rejoining: Option<RejoinStatus>,
     /// A leader's knowledge of its peers, in order of their ids; empty in other roles.
     pub peers: Vec<PeerStatus>,
     /// What it refused and dropped so far.
     pub counters: Counters,
+}
+
+/// How far a member that lost its disk has come with rejoining. It is waiting for a leader while
+/// it waits for no answer and has no target.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RejoinStatus {
+    /// Members whose answers are missing, in order of their ids. A member that is itself rejoining
+    /// does not answer.
+    pub waiting_for: Vec<NodeId>,
+    /// It rejoins when it holds the log up to here durably; `None` until a leader has named it.
+    pub target: Option<Index>,
 }
 
 /// What a leader knows of a peer.
@@ -89,6 +102,10 @@ pub struct Counters {
     pub handovers: u64,
     /// Times its disk stalled.
     pub disk_stalls: u64,
+    /// Messages ignored because it was rejoining, requests for votes among them.
+    pub ignored_to_rejoin: u64,
+    /// Times it rejoined after the loss of its disk: 0 or 1.
+    pub rejoined: u64,
     /// Reads released under the lease before a quorum had confirmed their round.
     pub lease_reads: u64,
     /// Reads released because a quorum had confirmed their round.

@@ -647,6 +647,7 @@ mod tests {
             sequence: JobSequence(sequence),
             hard_state: Some(HardState::default()),
             entries: Vec::new(),
+            rejoined: false,
             release: Vec::new(),
             restart_after: None,
             compact_to: None,
@@ -662,7 +663,7 @@ mod tests {
             .map(|index| buffer.encode(EntryId::new(1, index), EntryKind::Command, b"x"))
             .collect();
         let hard_state = HardState { term: Term(1), voted_for: None };
-        let durable = Durable { hard_state, snapshot: None, entries };
+        let durable = Durable { hard_state, entries, ..Durable::default() };
         let mut replica = Replica::new(NodeId(0), &[], Config::server(), 7, durable, clock.now());
         let later = clock.now() + Duration::from_secs(10);
         let mut effects = Effects::default();

@@ -205,6 +205,7 @@ mod tests {
             sequence: JobSequence(sequence),
             hard_state: Some(HardState::default()),
             entries: entries.into_iter().collect(),
+            rejoined: false,
             release: vec![vouch(sequence)],
             restart_after: None,
             compact_to: None,

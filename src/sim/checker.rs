@@ -5,6 +5,11 @@
 //! Everything is incremental: a step costs what it changed. Log matching rests on one table from
 //! an entry's id to its bytes and to the id before it: where every log agrees with the table, two
 //! logs with the same id at one place agree on all places before.
+//!
+//! A replica that lost its disk is held to the promises of its former life as far as rejoining
+//! keeps them: until it has rejoined it gives no votes, it acknowledges nothing to the leader of an
+//! earlier term than one in which it voted for another, and when it has rejoined its disk holds
+//! all that was committed when the disk was lost, or since then by counting what was on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -50,6 +55,8 @@ pub struct Checker {
     entries: HashMap<EntryId, Known, FixedState>,
     committed: Vec<Committed>,
     views: Vec<View>,
+    /// How many replicas have rejoined after the loss of their disks.
+    rejoined: u64,
 }
 
 /// An entry that some log held at some time.
@@ -85,6 +92,25 @@ struct View {
     leader_heard: Option<(Term, Instant)>,
     /// What it has vouched for towards the leader of the latest term in which it did.
     vouched: (Term, Index),
+    /// The term in which it has spent its vote while it was rejoining: it voted for nobody.
+    spent: Option<Term>,
+    /// Its former life, from the loss of its disk until it has rejoined.
+    former: Option<FormerLife>,
+}
+
+/// What a replica must hold again before it may vote.
+#[derive(Clone, Debug)]
+struct FormerLife {
+    /// The durable log that was lost.
+    log: Vec<EntryId>,
+    /// Up to here everything must be on its disk again.
+    owed: Index,
+}
+
+impl FormerLife {
+    fn held(&self, id: EntryId) -> bool {
+        id.index > Index::ZERO && self.log.get(place_of(id.index)) == Some(&id)
+    }
 }
 
 impl View {
@@ -99,6 +125,8 @@ impl View {
             hard_state: HardState::default(),
             leader_heard: None,
             vouched: (Term::default(), Index::ZERO),
+            spent: None,
+            former: None,
         }
     }
 }
@@ -120,6 +148,7 @@ impl Checker {
             entries: HashMap::default(),
             committed: Vec::new(),
             views: (0..replicas).map(|_| View::new()).collect(),
+            rejoined: 0,
         }
     }
 
@@ -133,9 +162,37 @@ impl Checker {
         self.handed_over.len()
     }
 
+    /// How many replicas have rejoined after the loss of their disks.
+    pub fn rejoined(&self) -> u64 {
+        self.rejoined
+    }
+
     /// How many terms had a leader.
     pub fn leader_count(&self) -> usize {
         self.leaders.len()
+    }
+
+    /// A replica that is down is about to lose its disk. The votes that it gave itself and that did
+    /// not elect it are void.
+    pub(super) fn on_disk_lost(&mut self, node: &Node) {
+        let base = usize::try_from(node.disk.base().index.0).expect("a log in memory");
+        let mut log: Vec<EntryId> = self.committed[..base].iter().map(|there| there.id).collect();
+        log.extend(node.disk.image().entries.iter().map(crate::record::Entry::id));
+        // Where the log does not hold the end of its snapshot, it was about to begin anew there.
+        let end = usize::try_from(node.snapshots.end().0).expect("a log in memory");
+        let known = self.committed[..end].iter().map(|there| there.id);
+        if log.get(..end).and_then(<[EntryId]>::last) != known.clone().next_back().as_ref() {
+            log = known.collect();
+        }
+        let owed = self.commit_index();
+        let view = &mut self.views[node.place];
+        assert!(view.former.is_none(), "replica {} loses its disk while rejoining", node.id);
+        view.former = Some(FormerLife { log, owed });
+        view.hard_state = HardState::default();
+        let leaders = &self.leaders;
+        self.votes.retain(|&(term, voter), candidate| {
+            voter != node.id || *candidate != node.id || leaders.get(&term) == Some(&node.id)
+        });
     }
 
     /// A replica starts from what its disk holds.
@@ -151,7 +208,12 @@ impl Checker {
             promised.term
         );
         // Answers of the last incarnation are still under way, and as good as they were.
-        *view = View { vouched: view.vouched, ..View::new() };
+        *view = View {
+            vouched: view.vouched,
+            spent: view.spent,
+            former: view.former.take(),
+            ..View::new()
+        };
         view.hard_state = image.hard_state;
         let base = usize::try_from(node.disk.base().index.0).expect("a log in memory");
         view.written.extend(self.committed[..base].iter().map(|there| there.id));
@@ -160,7 +222,10 @@ impl Checker {
         let snapshot = node.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
         (view.commit_index, view.commit_before, view.applied_index) =
             (snapshot, snapshot, snapshot);
-        Ok(())
+        if view.former.is_some() && image.hard_state.voted_for == Some(node.id) {
+            view.spent = Some(image.hard_state.term);
+        }
+        self.note_rejoined(node)
     }
 
     /// A replica has taken in an append of the leader of `term`, at `now` by its own clock.
@@ -274,9 +339,60 @@ impl Checker {
             node.id
         );
         view.hard_state = hard_state;
-        if let Some(candidate) = hard_state.voted_for {
+        if view.former.is_some() && hard_state.voted_for == Some(node.id) {
+            view.spent = Some(hard_state.term);
+        }
+        if let Some(candidate) = hard_state.voted_for
+            && (view.spent, candidate) != (Some(hard_state.term), node.id)
+        {
             self.vote(hard_state.term, node.id, candidate)?;
         }
+        self.note_rejoined(node)
+    }
+
+    /// A replica that had lost its disk is a full member again once the mark on its disk is gone.
+    fn note_rejoined(&mut self, node: &Node) -> Result<(), Violation> {
+        let former = &mut self.views[node.place].former;
+        if node.disk.image().rejoining {
+            return Ok(());
+        }
+        let Some(FormerLife { owed, .. }) = former.take() else { return Ok(()) };
+        self.rejoined += 1;
+        demand!(
+            owed <= node.snapshots.end() || node.disk.holds(self.committed[place_of(owed)].id),
+            "S3: replica {} has rejoined without {}, which was committed with its former disk",
+            node.id,
+            self.committed[place_of(owed)].id
+        );
+        Ok(())
+    }
+
+    /// A rejoining replica votes for nobody and tells nobody a term, and what it says to a leader
+    /// does not contradict the votes of its former life.
+    fn bound_by_former_life(&self, node: &Node, message: &PeerMsg) -> Result<(), Violation> {
+        if !node.disk.image().rejoining {
+            return Ok(());
+        }
+        let id = node.id;
+        let promises = match message {
+            PeerMsg::RequestVote(_) | PeerMsg::RejoinReply(_) => true,
+            PeerMsg::VoteReply(reply) => reply.granted,
+            _ => false,
+        };
+        demand!(!promises, "S1: replica {id} sends {message:?}, but has not rejoined yet");
+        let answered = match message {
+            PeerMsg::AppendReply(reply) => reply.term,
+            PeerMsg::InstallReply(reply) => reply.term,
+            _ => return Ok(()),
+        };
+        let later = self.votes.range((Term(answered.0 + 1), NodeId(0))..);
+        let mut given = later.filter(|&(&(_, voter), &candidate)| voter == id && candidate != id);
+        let given = given.next();
+        demand!(
+            given.is_none(),
+            "S1: replica {id} lost its disk and answers the leader of term {answered}, but had \
+             voted: {given:?}"
+        );
         Ok(())
     }
 
@@ -290,6 +406,7 @@ impl Checker {
     }
 
     /// A message leaves a replica.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
     pub(super) fn on_send(
         &mut self,
         nodes: &[Node],
@@ -310,6 +427,8 @@ impl Checker {
             PeerMsg::InstallSnapshot(ref install) => install.term,
             PeerMsg::InstallReply(reply) => reply.term,
             PeerMsg::TimeoutNow(now) => now.term,
+            PeerMsg::Rejoin(rejoin) => rejoin.term,
+            PeerMsg::RejoinReply(reply) => reply.term,
         };
         demand!(
             shown <= durable.term,
@@ -317,6 +436,7 @@ impl Checker {
             sent.message.name(),
             durable.term
         );
+        self.bound_by_former_life(node, &sent.message)?;
         match sent.message {
             PeerMsg::AppendEntries(ref append) => {
                 let leader = self.leaders.get(&append.term);
@@ -359,6 +479,7 @@ impl Checker {
                         there.disk.last() == now.last
                             || now.last.index <= there.snapshots.end()
                             || there.disk.image().hard_state.term > now.term
+                            || self.views[there.place].former.is_some()
                     }),
                     "L9: replica {id} hands over to {}, whose disk does not end with {}",
                     sent.to,
@@ -391,7 +512,11 @@ impl Checker {
                     "S8: replica {id} sends a snapshot up to {last}, which is not committed"
                 );
             }
-            PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) | PeerMsg::InstallReply(_) => {}
+            PeerMsg::RequestVote(_)
+            | PeerMsg::VoteReply(_)
+            | PeerMsg::InstallReply(_)
+            | PeerMsg::Rejoin(_)
+            | PeerMsg::RejoinReply(_) => {}
         }
         Ok(())
     }
@@ -559,7 +684,15 @@ impl Checker {
             );
             // What is not past these is committed, in a snapshot, and the same everywhere.
             let known = node.snapshots.end().max(status.base.index);
-            if node.disk.image().hard_state.term <= status.term && peer.match_index > known {
+            // What its former life vouched for is not there any more, until it has rejoined.
+            let is_lost = self.views[node.place].former.as_ref().is_some_and(|former| {
+                log.term_at(peer.match_index)
+                    .is_some_and(|term| former.held(EntryId { term, index: peer.match_index }))
+            });
+            if !is_lost
+                && node.disk.image().hard_state.term <= status.term
+                && peer.match_index > known
+            {
                 let there = node.disk.id_at(peer.match_index).map(|id| id.term);
                 demand!(
                     there == log.term_at(peer.match_index),
@@ -613,7 +746,17 @@ impl Checker {
             "S4: leader {id} of term {term} commits {last} by counting, an entry of another term"
         );
         let holds = |node: &&Node| last.index <= node.snapshots.end() || node.disk.holds(last);
-        let copies = nodes.iter().filter(holds).count();
+        let mut copies = nodes.iter().filter(holds).count();
+        // One that was on a disk which was lost since counts, if it was acknowledged before; and
+        // its replica must hold it again before it may vote.
+        for node in nodes.iter().filter(|node| !holds(node)) {
+            if let Some(former) = self.views[node.place].former.as_mut()
+                && former.held(last)
+            {
+                former.owed = former.owed.max(last.index);
+                copies += 1;
+            }
+        }
         demand!(
             copies >= self.quorum,
             "S6: leader {id} of term {term} commits {last} with {copies} durable copies, {} needed",

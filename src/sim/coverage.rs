@@ -16,16 +16,25 @@ pub enum Situation {
     Resend,
     /// A leader's snapshot took the place of a follower's state.
     Install,
+    /// A replica lost its disk.
+    DiskLoss,
+    /// A replica lost its disk that had voted for a leader, while one of an earlier term still led.
+    VoterDiskLoss,
+    /// A replica that had lost its disk became a full member again.
+    Rejoin,
 }
 
 impl Situation {
     /// All situations, in the order of the table.
-    pub const ALL: [Situation; 5] = [
+    pub const ALL: [Situation; 8] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
         Situation::Resend,
         Situation::Install,
+        Situation::DiskLoss,
+        Situation::VoterDiskLoss,
+        Situation::Rejoin,
     ];
 
     /// The name in tables and JSON.
@@ -36,6 +45,9 @@ impl Situation {
             Situation::ReadIndexRead => "read-index reads",
             Situation::Resend => "resends",
             Situation::Install => "snapshot installs",
+            Situation::DiskLoss => "disks lost",
+            Situation::VoterDiskLoss => "disks of voters lost",
+            Situation::Rejoin => "replicas rejoined",
         }
     }
 }

@@ -20,9 +20,14 @@ use super::trace::Trace;
 use super::workload::{ACCOUNT_START, Order, Workload, is_account};
 use super::world::{Answer, Door, Happening, World};
 use crate::config::Config;
-use crate::raft::Envelope;
+use crate::raft::{Envelope, Replica};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire;
+
+/// How often to look for two leaders, and at which interval: together longer than most elections,
+/// and than a leader leads on without a quorum.
+const VOTER_POLLS: u32 = 300;
+const VOTER_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// As a chunk this is any snapshot as a whole.
 const WHOLE_BYTES: usize = 1 << 20;
@@ -78,6 +83,8 @@ enum Alarm {
     Restore(NodeId),
     /// There is room on the disk again.
     Room(NodeId),
+    /// Look whether two replicas lead, so many times more.
+    LoseVoter(u32),
 }
 
 /// Whom a request was sent to.
@@ -109,6 +116,8 @@ struct FaultRun {
     asked: BTreeMap<RequestKey, Asked>,
     orders: Vec<Order>,
     fingerprint: u64,
+    /// Times a voter for the newer of two leaders lost its disk.
+    voters_lost: u64,
 }
 
 /// Runs one seed of a profile. `change` may alter the configuration that was drawn, and the last
@@ -167,6 +176,7 @@ impl FaultRun {
             asked: BTreeMap::new(),
             orders: Vec::new(),
             fingerprint: 0,
+            voters_lost: 0,
         }
     }
 
@@ -204,6 +214,8 @@ impl FaultRun {
     fn coverage(&self) -> Coverage {
         let mut coverage = self.world.coverage();
         coverage.add(Situation::Election, self.world.checker.leader_count() as u64);
+        coverage.add(Situation::Rejoin, self.world.checker.rejoined());
+        coverage.add(Situation::VoterDiskLoss, self.voters_lost);
         coverage.add(Situation::Resend, self.workload.resend_count());
         coverage
     }
@@ -326,6 +338,7 @@ impl FaultRun {
                 self.happen(fault);
                 self.next_fault();
             }
+            Alarm::LoseVoter(polls) if self.core.is_none() => self.lose_a_voter(polls),
             Alarm::Resume(id) if self.world.node(id).held.everything => {
                 self.note(format_args!("{} goes on", id.0));
                 self.world.resume(id)?;
@@ -347,7 +360,11 @@ impl FaultRun {
                 self.note(format_args!("there is room on {}'s disk", id.0));
                 self.world.node_mut(id).disk.make_room();
             }
-            Alarm::Fault | Alarm::Resume(_) | Alarm::Restart(_) | Alarm::Restore(_) => {}
+            Alarm::Fault
+            | Alarm::LoseVoter(_)
+            | Alarm::Resume(_)
+            | Alarm::Restart(_)
+            | Alarm::Restore(_) => {}
         }
         self.give_orders();
         Ok(())
@@ -403,6 +420,7 @@ impl FaultRun {
                     self.crash(id);
                 }
             }
+            Fault::LoseDisk => self.lose_disk(),
             Fault::SlowDisk => {
                 let id = self.victim();
                 let slow = self.plan.slow_sync;
@@ -509,6 +527,77 @@ impl FaultRun {
         }
     }
 
+    /// Lets a replica lose its disk unless another is without its own: nothing brings two back.
+    fn lose_disk(&mut self) {
+        if self.world.rejoining().is_some() {
+            return;
+        }
+        if let Some(leader) = self.world.leader()
+            && self.plan.faults.contains(&Fault::Heal)
+            && self.dice.chance(400)
+        {
+            // A minority keeps the leader, and the others are to elect another one.
+            let mut ids: Vec<NodeId> =
+                self.plan.ids.iter().copied().filter(|&id| id != leader).collect();
+            self.dice.shuffle(&mut ids);
+            let new = ids.split_off(self.plan.ids.len().div_ceil(2) - 2);
+            ids.push(leader);
+            self.note(format_args!("cut {} | {} only", names(&ids), names(&new)));
+            self.network.heal();
+            self.network.part(&[ids, new]);
+            self.lose_a_voter(VOTER_POLLS);
+        } else {
+            let id = self.victim();
+            self.crash(id);
+            self.world.lose_disk(id);
+        }
+    }
+
+    /// Waits until two replicas lead, and then lets one that voted for the newer leader lose its
+    /// disk and come back on the side of the older one.
+    fn lose_a_voter(&mut self, polls: u32) {
+        let now = self.world.now();
+        match self.voter_against_a_leader() {
+            _ if self.world.rejoining().is_some() => {}
+            None if polls == 0 => {}
+            None => self.set_alarm(now + VOTER_POLL_INTERVAL, Alarm::LoseVoter(polls - 1)),
+            Some((id, old, new)) => {
+                self.voters_lost += 1;
+                self.crash(id);
+                self.world.lose_disk(id);
+                self.note(format_args!("cut {} | {}", names(&old), names(&new)));
+                self.network.heal();
+                self.network.part(&[old, new]);
+                // While the older leader leads.
+                self.set_alarm(now + self.plan.outage.min, Alarm::Restart(id));
+            }
+        }
+    }
+
+    /// While two replicas lead, a voter for the one of the later term. Together with the older
+    /// leader and all others that know no later term it must not commit anything any more, also
+    /// if it has forgotten its vote. Those, and the others.
+    fn voter_against_a_leader(&self) -> Option<(NodeId, Vec<NodeId>, Vec<NodeId>)> {
+        let newest = self.world.leader()?;
+        let replica_of = |id: NodeId| self.world.node(id).replica.as_ref();
+        let term = replica_of(newest)?.term();
+        let is_older = |id: &NodeId| replica_of(*id).is_some_and(|there| there.term() < term);
+        let (mut old, mut new): (Vec<NodeId>, Vec<NodeId>) =
+            self.plan.ids.iter().partition(|id| is_older(id));
+        let voted = |id: &NodeId| {
+            let status = replica_of(*id).map(Replica::status);
+            *id != newest
+                && status.is_some_and(|it| it.term == term && it.voted_for == Some(newest))
+        };
+        if !old.iter().any(|&id| replica_of(id).is_some_and(Replica::leads)) {
+            return None;
+        }
+        let place = new.iter().position(voted)?;
+        let id = new.remove(place);
+        old.push(id);
+        Some((id, old, new))
+    }
+
     fn start_later(&mut self, id: NodeId) {
         let at = self.world.now() + self.plan.outage.draw(&mut self.dice);
         self.set_alarm(at, Alarm::Restart(id));
@@ -545,7 +634,12 @@ impl FaultRun {
         let mut ids = self.plan.ids.clone();
         self.dice.shuffle(&mut ids);
         let majority = ids.len() / 2 + 1;
-        let rest = ids.split_off(majority + self.dice.place(ids.len() - majority + 1));
+        // One that lost its disk needs the answers of all.
+        let rest = if self.world.rejoining().is_some() {
+            Vec::new()
+        } else {
+            ids.split_off(majority + self.dice.place(ids.len() - majority + 1))
+        };
         ids.sort_unstable();
         self.note(format_args!("faults end for {}", names(&ids)));
         self.core = Some(ids.clone());
@@ -684,6 +778,9 @@ impl FaultRun {
 
     /// What the majority's replicas do not agree upon yet.
     fn disagreement(&self) -> Option<String> {
+        if let Some(id) = self.world.rejoining() {
+            return Some(format!("{id} has not rejoined"));
+        }
         let core = self.core.as_ref().expect("the second phase");
         let mut seen = None;
         for &id in core {

@@ -12,6 +12,9 @@ use super::world::Door;
 use crate::config::{Config, FanOut};
 use crate::types::NodeId;
 
+/// With fewer replicas one whose disk is lost may never come back.
+const DISK_LOSS_REPLICAS_MIN: u16 = 3;
+
 /// A family of fault runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Profile {
@@ -23,7 +26,7 @@ pub enum Profile {
     Network,
     /// Links are cut: in two halves, one way, partly.
     Partitions,
-    /// Replicas crash and start again, and their disks are slow.
+    /// Replicas crash and start again, some with an empty disk, and their disks are slow.
     Crashes,
     /// The same with each folder in files, by the storage code, on a disk that tears at a crash
     /// what was not synced, fails, stalls, is full, rots, and is put back from a copy; in some
@@ -57,6 +60,9 @@ pub enum Fault {
     CrashLeader,
     /// Crash all replicas at once.
     CrashAll,
+    /// Crash a replica and let it start again later with an empty disk, while no other is without
+    /// its own.
+    LoseDisk,
     /// Make a disk slow, or as fast as before.
     SlowDisk,
     /// Let one sync take longer than any election.
@@ -284,6 +290,14 @@ impl Plan {
             plan.load.keys *= 4;
             // Quick readers are most of the work, and do nothing to disks.
             plan.load.readers = plan.load.readers.min(usize::from(dice.chance(200)));
+        }
+        let loses_disks = matches!(profile, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
+            && has(Trouble::Crashes)
+            && plan.segment_bytes.is_none()
+            && replicas >= DISK_LOSS_REPLICAS_MIN;
+        // Drawn from a copy of the dice, so that all other runs stay what they were.
+        if loses_disks && dice.clone().chance(500) {
+            plan.faults.extend([Fault::LoseDisk; 2]);
         }
         if plan.snapshots.is_some() && plan.segment_bytes.is_some() {
             // So that crashes come while a log is cut or begins anew.

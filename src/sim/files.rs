@@ -750,6 +750,7 @@ mod tests {
                 restart_after: None,
                 compact_to: None,
                 entries: vec![buffer.encode(id, EntryKind::Command, &[7; 700])],
+                rejoined: false,
                 release: Vec::new(),
             });
             assert!(disk.begin_sync());

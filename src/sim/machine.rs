@@ -305,6 +305,14 @@ impl Disk {
         self.waiting.len()
     }
 
+    /// Puts an empty disk in its place, marked as that of a replica which is rejoining.
+    pub(super) fn lose(&mut self) {
+        assert!(self.files.is_none(), "the loss of files is not simulated");
+        self.lose_unsynced();
+        (self.base, self.failed) = (EntryId::ZERO, false);
+        self.image = Durable { rejoining: true, ..Durable::default() };
+    }
+
     /// Forgets what was not synced, as if nothing of it had reached the disk.
     pub fn lose_unsynced(&mut self) {
         self.waiting.clear();
@@ -475,7 +483,8 @@ fn behind(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
     durable
 }
 
-/// Writes a job's hard state and its first `count` entries.
+/// Writes a job's hard state and its first `count` entries; with all of them the mark of a replica
+/// that is rejoining goes, if the job says so.
 fn store(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
     if let Some(hard_state) = job.hard_state {
         image.hard_state = hard_state;
@@ -483,6 +492,9 @@ fn store(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize)
     if let Some(last) = job.restart_after {
         image.entries.clear();
         *base = last;
+    }
+    if job.rejoined && count == job.entries.len() {
+        image.rejoining = false;
     }
     let Some(first) = job.entries[..count].first() else { return };
     let keep = usize::try_from(first.index().0 - base.index.0 - 1).expect("a log in memory");
@@ -527,6 +539,7 @@ mod tests {
             restart_after: None,
             compact_to: None,
             entries: ids.iter().map(encode).collect(),
+            rejoined: false,
             release: Vec::new(),
         }
     }

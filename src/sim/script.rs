@@ -11,6 +11,7 @@
 //!                         by himself, until  impatient
 //! run                     until nothing is on its way
 //! run 300ms               so long, whatever happens
+//! crash 1; lose 1         it is down, and its disk is lost: it restarts with an empty one
 //! crash 1; restart 1      pause 1; resume 1; slow 1: its syncs end only by  sync 1 ; fast 1
 //! room 1 500              its disk is short of room, it can store so many bytes;  room 1  enough
 //! lag 1 20ms              its applying takes so long from now on
@@ -50,6 +51,8 @@ pub enum Statement {
     Release(Which, usize),
     /// Crashes a replica.
     Crash(NodeId),
+    /// Its disk is lost while it is down.
+    Lose(NodeId),
     /// Starts it again.
     Restart(NodeId),
     /// Stops it.
@@ -196,6 +199,7 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
             Ok(Statement::Release(which, count))
         }
         "crash" => Ok(Statement::Crash(one()?)),
+        "lose" => Ok(Statement::Lose(one()?)),
         "restart" => Ok(Statement::Restart(one()?)),
         "pause" => Ok(Statement::Pause(one()?)),
         "resume" => Ok(Statement::Resume(one()?)),
@@ -280,7 +284,7 @@ fn cut(rest: &[&str]) -> Result<Statement, String> {
 }
 
 /// Messages as traces name them.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 11] = [
     "AppendEntries",
     "AppendReply",
     "RequestVote",
@@ -289,6 +293,9 @@ const KINDS: [&str; 8] = [
     "PreVoteReply",
     "InstallSnapshot",
     "InstallReply",
+    "TimeoutNow",
+    "Rejoin",
+    "RejoinReply",
 ];
 
 fn which(words: &[&str]) -> Result<Which, String> {

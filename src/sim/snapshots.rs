@@ -64,6 +64,11 @@ impl Snapshots {
         true
     }
 
+    /// All of them are gone, with the disk.
+    pub(super) fn lose(&mut self) {
+        *self = Snapshots { plan: self.plan, ..Snapshots::default() };
+    }
+
     /// Whether a snapshot that a follower threw away is damaged on this disk, too. Then it is time
     /// for another.
     pub(super) fn is_lost(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {

@@ -11,7 +11,9 @@ use super::script::{Catch, Cluster, ScriptError, Statement, Which, Wish, parse};
 use super::trace::{Trace, message_text};
 use super::world::{Door, Happening, World};
 use crate::kv::{Command, Operation};
-use crate::raft::{ClientRequest, DiskRoom, Envelope, PeerStatus, RequestKind, RoleName};
+use crate::raft::{
+    ClientRequest, DiskRoom, Envelope, PeerStatus, RejoinStatus, RequestKind, RoleName,
+};
 use crate::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey, Term};
 
 /// Events after which a `run` is given up: something talks without end.
@@ -158,6 +160,12 @@ impl Stage {
                 node.held.syncs = false;
                 node.disk.lose_unsynced();
                 self.world.crash(*id);
+            }
+            Statement::Lose(id) => {
+                if self.world.node(*id).replica.is_some() {
+                    return Err(Violation(format!("{id} runs")));
+                }
+                self.world.lose_disk(*id);
             }
             Statement::Restart(id) => {
                 self.world.start(*id)?;
@@ -367,14 +375,15 @@ impl Stage {
                         .map(|index| replica.log().id_at(Index(index)).to_string())
                         .collect();
                     format!(
-                        "{id}@{} {} log=[{}] durable={} commit={} applied={}{}",
+                        "{id}@{} {} log=[{}] durable={} commit={} applied={}{}{}",
                         status.term,
                         format!("{:?}", status.role).to_lowercase(),
                         ids.join(" "),
                         status.durable_index,
                         status.commit_index,
                         node.store.applied_index(),
-                        peers_text(&status.peers)
+                        peers_text(&status.peers),
+                        rejoin_text(status.rejoining.as_ref())
                     )
                 },
             );
@@ -400,6 +409,19 @@ fn peers_text(peers: &[PeerStatus]) -> String {
         return String::new();
     }
     format!(" match=[{}]", peers.iter().map(one).collect::<Vec<_>>().join(" "))
+}
+
+/// How far a replica has come that lost its disk.
+fn rejoin_text(rejoining: Option<&RejoinStatus>) -> String {
+    match rejoining {
+        None => String::new(),
+        Some(RejoinStatus { waiting_for, .. }) if !waiting_for.is_empty() => {
+            let ids: Vec<String> = waiting_for.iter().map(|id| id.0.to_string()).collect();
+            format!(" rejoining: waits for {}", ids.join(" "))
+        }
+        Some(RejoinStatus { target: None, .. }) => " rejoining: waits for a leader".to_owned(),
+        Some(RejoinStatus { target: Some(target), .. }) => format!(" rejoining: up to {target}"),
+    }
 }
 
 impl Which {

@@ -168,6 +168,7 @@ impl Trace {
             ("stale", before.counters.stale, after.counters.stale),
             ("misdirected", before.counters.misdirected, after.counters.misdirected),
             ("malformed", before.counters.malformed, after.counters.malformed),
+            ("rejoining", before.counters.ignored_to_rejoin, after.counters.ignored_to_rejoin),
         ];
         for (why, _, _) in ignored.iter().filter(|(_, before, after)| after > before) {
             let line = format!("{who} ignores {} ({why})", self.arrived);
@@ -183,7 +184,11 @@ impl Trace {
         if let Some(vote) =
             vote.filter(|&vote| (before.term, before.voted_for) != (after.term, Some(vote)))
         {
-            self.line(now, &format!("{who} votes for {}", Name(vote)));
+            if after.rejoining.is_some() && vote == after.id {
+                self.line(now, &format!("{who} spends its vote"));
+            } else {
+                self.line(now, &format!("{who} votes for {}", Name(vote)));
+            }
         }
         if let Some(job) = effects.append.as_ref().filter(|job| !job.entries.is_empty()) {
             let first = job.entries[0].id();
@@ -320,6 +325,11 @@ pub(super) fn message_text(message: &PeerMsg) -> String {
             write!(text, " term={} last={}{transfer}", vote.term, vote.last)
         }
         PeerMsg::TimeoutNow(now) => write!(text, " last={}", now.last),
+        PeerMsg::Rejoin(rejoin) => write!(text, " term={} last={}", rejoin.term, rejoin.last),
+        PeerMsg::RejoinReply(reply) => {
+            let leads = if reply.leads { " leads" } else { "" };
+            write!(text, " term={} last={}{leads}", reply.term, reply.last)
+        }
         PeerMsg::VoteReply(reply) => {
             write!(text, " {}", if reply.granted { "granted" } else { "refused" })
         }

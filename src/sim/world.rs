@@ -18,7 +18,7 @@ use super::queue::{Event, Queue};
 use super::tally::Kind;
 use super::trace::Trace;
 use crate::config::{Config, Mutant};
-use crate::kv::Outcome;
+use crate::kv::{Outcome, Store};
 use crate::raft::{
     AppendJob, ClientRequest, DiskRoom, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason,
     Replica, RequestKind, RoleName,
@@ -127,6 +127,11 @@ impl World {
             add_counters(&mut coverage, replica);
         }
         coverage
+    }
+
+    /// The replica that lost its disk and has not rejoined yet, running or not.
+    pub fn rejoining(&self) -> Option<NodeId> {
+        self.nodes.iter().find(|node| node.disk.image().rejoining).map(|node| node.id)
     }
 
     /// The true time.
@@ -425,6 +430,20 @@ impl World {
         self.trace.note(self.now, format_args!("{} crashes", id.0));
     }
 
+    /// The disk of a replica that is down is lost; it is to start again under its id with an empty
+    /// one. Two that are rejoining at once never come back.
+    pub fn lose_disk(&mut self, id: NodeId) {
+        let place = self.place(id);
+        let node = &mut self.nodes[place];
+        assert!(node.replica.is_none(), "replica {id} runs");
+        self.checker.on_disk_lost(node);
+        node.disk.lose();
+        node.snapshots.lose();
+        node.store = Store::default();
+        self.coverage.add(Situation::DiskLoss, 1);
+        self.trace.note(self.now, format_args!("{} has lost its disk", id.0));
+    }
+
     /// Ends a pause: the replica does all that waited.
     ///
     /// # Errors
@@ -703,6 +722,10 @@ impl World {
                 }
             };
             self.trace.synced(self.now, node, &job);
+            if job.rejoined {
+                self.trace.note(self.now, format_args!("{} has rejoined", node.id.0));
+            }
+            let node = &self.nodes[place];
             self.checker.on_synced(node)?;
             for envelope in job.release {
                 self.send(place, envelope)?;

@@ -251,7 +251,7 @@ pub fn encode_redirect(
 const ADDRESS_BYTES: usize = 96;
 
 /// The types of messages between replicas, as [`peer_type`] gives them.
-const PEER_TYPES: [&str; 10] = [
+const PEER_TYPES: [&str; 12] = [
     "append",
     "append_ok",
     "append_no",
@@ -262,6 +262,8 @@ const PEER_TYPES: [&str; 10] = [
     "install",
     "install_reply",
     "timeout_now",
+    "rejoin",
+    "rejoin_reply",
 ];
 
 fn peer_type(message: &PeerMsg) -> &'static str {
@@ -280,6 +282,8 @@ fn peer_type(message: &PeerMsg) -> &'static str {
         PeerMsg::InstallSnapshot(_) => "install",
         PeerMsg::InstallReply(_) => "install_reply",
         PeerMsg::TimeoutNow(_) => "timeout_now",
+        PeerMsg::Rejoin(_) => "rejoin",
+        PeerMsg::RejoinReply(_) => "rejoin_reply",
     }
 }
 

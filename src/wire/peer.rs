@@ -21,7 +21,7 @@ use rkyv::{Archive, Archived, Serialize};
 
 use crate::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, InstallReply, InstallSnapshot, PeerMsg,
-    RequestVote, SnapshotId, TimeoutNow, VoteReply,
+    Rejoin, RejoinReply, RequestVote, SnapshotId, TimeoutNow, VoteReply,
 };
 use crate::record::{self, Entry, RecordError};
 use crate::types::{EntryId, Index, Round, Term};
@@ -95,6 +95,19 @@ enum Header {
     },
     TimeoutNow {
         term: u64,
+        last_term: u64,
+        last_index: u64,
+    },
+    Rejoin {
+        nonce: u64,
+        term: u64,
+        last_term: u64,
+        last_index: u64,
+    },
+    RejoinReply {
+        nonce: u64,
+        term: u64,
+        leads: bool,
         last_term: u64,
         last_index: u64,
     },
@@ -208,7 +221,9 @@ pub fn parts_of(message: &PeerMsg) -> impl Iterator<Item = &Bytes> {
         | PeerMsg::RequestVote(_)
         | PeerMsg::VoteReply(_)
         | PeerMsg::InstallReply(_)
-        | PeerMsg::TimeoutNow(_) => (&[], None),
+        | PeerMsg::TimeoutNow(_)
+        | PeerMsg::Rejoin(_)
+        | PeerMsg::RejoinReply(_) => (&[], None),
     };
     entries.iter().map(Entry::record).chain(chunk)
 }
@@ -289,6 +304,19 @@ fn header_of(message: &PeerMsg) -> Header {
         PeerMsg::TimeoutNow(TimeoutNow { term, last }) => {
             Header::TimeoutNow { term: term.0, last_term: last.term.0, last_index: last.index.0 }
         }
+        PeerMsg::Rejoin(Rejoin { nonce, term, last }) => Header::Rejoin {
+            nonce: *nonce,
+            term: term.0,
+            last_term: last.term.0,
+            last_index: last.index.0,
+        },
+        PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, last }) => Header::RejoinReply {
+            nonce: *nonce,
+            term: term.0,
+            leads: *leads,
+            last_term: last.term.0,
+            last_index: last.index.0,
+        },
         PeerMsg::RequestVote(RequestVote { term, pre, transfer, last }) => Header::RequestVote {
             term: term.0,
             pre: *pre,
@@ -326,6 +354,7 @@ fn header_of(message: &PeerMsg) -> Header {
 }
 
 /// The message of a header, with its entries taken off `bytes`.
+#[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
 fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, PeerError> {
     Ok(match header {
         ArchivedHeader::Append {
@@ -372,6 +401,21 @@ fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, Pee
             // A leader has begun its term with an entry, so its log ends in it.
             let last = place("last", last_term.to_native(), last_index.to_native(), term, term)?;
             PeerMsg::TimeoutNow(TimeoutNow { term, last })
+        }
+        ArchivedHeader::Rejoin { nonce, term, last_term, last_index } => {
+            let term = Term(number("term", term.to_native())?);
+            let last = place("last", last_term.to_native(), last_index.to_native(), term, term)?;
+            PeerMsg::Rejoin(Rejoin { nonce: nonce.to_native(), term, last })
+        }
+        ArchivedHeader::RejoinReply { nonce, term, leads, last_term, last_index } => {
+            let term = Term(number("term", term.to_native())?);
+            let last = place("last", last_term.to_native(), last_index.to_native(), term, term)?;
+            if *leads && (last.term != term || term == Term(0)) {
+                // A leader has begun its term with an entry, so its log ends in it.
+                return Err(PeerError::Place { field: "last", id: last, term });
+            }
+            let (nonce, leads) = (nonce.to_native(), *leads);
+            PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, last })
         }
         ArchivedHeader::RequestVote { term, pre, transfer, last_term, last_index } => {
             let term = own_term(term.to_native())?;
@@ -549,6 +593,10 @@ mod tests {
         PeerMsg::RequestVote(RequestVote { term: Term(term), pre, transfer, last })
     }
 
+    fn rejoin_reply(term: u64, leads: bool, last: EntryId) -> RejoinReply {
+        RejoinReply { nonce: 1 << 63, term: Term(term), leads, last }
+    }
+
     fn samples() -> Vec<PeerMsg> {
         let disk = DiskState::Stalled;
         let reply = |outcome| AppendReply { term: Term(5), round: Round(0), disk, outcome };
@@ -569,6 +617,11 @@ mod tests {
             vote(9, false, false, hint),
             vote(9, false, true, hint),
             PeerMsg::TimeoutNow(TimeoutNow { term: Term(5), last: EntryId::new(5, 4) }),
+            PeerMsg::Rejoin(Rejoin { nonce: u64::MAX, term: Term(0), last: EntryId::ZERO }),
+            PeerMsg::Rejoin(Rejoin { nonce: 0, term: Term(3), last: hint }),
+            PeerMsg::RejoinReply(rejoin_reply(0, false, EntryId::ZERO)),
+            PeerMsg::RejoinReply(rejoin_reply(7, false, hint)),
+            PeerMsg::RejoinReply(rejoin_reply(3, true, hint)),
             PeerMsg::VoteReply(VoteReply { term: Term(9), pre: true, granted: false }),
             PeerMsg::VoteReply(VoteReply { term: Term(9), pre: false, granted: true }),
             PeerMsg::InstallSnapshot(InstallSnapshot {
@@ -664,6 +717,24 @@ mod tests {
         assert_eq!(zero, PeerError::Number { field: "term", value: 0 });
         let end = refused(vote(Term(u64::MAX), EntryId::ZERO));
         assert_eq!(end, PeerError::Number { field: "term", value: u64::MAX });
+    }
+
+    #[test]
+    fn impossible_rejoin_messages_are_refused() {
+        let refused = |message: PeerMsg| decode(bytes_of(&message)).unwrap_err();
+        let ask = |term| PeerMsg::Rejoin(Rejoin { nonce: 1, term, last: EntryId::new(3, 1) });
+        assert!(matches!(refused(ask(Term(2))), PeerError::Place { field: "last", .. }));
+        let far = refused(ask(Term(NUMBER_MAX)));
+        assert_eq!(far, PeerError::Number { field: "term", value: NUMBER_MAX });
+        let reply = |term, leads, last| PeerMsg::RejoinReply(rejoin_reply(term, leads, last));
+        let term = refused(reply(u64::MAX, false, EntryId::ZERO));
+        assert_eq!(term, PeerError::Number { field: "term", value: u64::MAX });
+        let newer = refused(reply(3, false, EntryId::new(4, 1)));
+        assert!(matches!(newer, PeerError::Place { field: "last", .. }));
+        for (term, last) in [(0, EntryId::ZERO), (3, EntryId::ZERO), (3, EntryId::new(2, 1))] {
+            let leads = refused(reply(term, true, last));
+            assert!(matches!(leads, PeerError::Place { field: "last", .. }), "{term} {last}");
+        }
     }
 
     #[test]

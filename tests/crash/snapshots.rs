@@ -268,7 +268,7 @@ fn a_damaged_snapshot_of_a_leader_is_refused_before_the_log_follows_it_and_after
     // Whole it lets the log begin anew, though that lacks its term too.
     let (durable, _) = found(&folder.disk.snapshot()).unwrap();
     let hard_state = HardState { term: Term(2), voted_for: None };
-    assert_eq!(durable, Durable { hard_state, snapshot: Some(id), entries: Vec::new() });
+    assert_eq!(durable, Durable { hard_state, snapshot: Some(id), ..Durable::default() });
     folder.log.append(Some(hard_state), &[]).unwrap();
     folder.log.restart_after(id.last).unwrap();
     assert_eq!(folder.log.stats().segments, 1);

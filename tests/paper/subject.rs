@@ -50,7 +50,8 @@ impl Subject {
         terms: &[u64],
     ) -> Subject {
         let hard_state = HardState { term: Term(term), voted_for };
-        let durable = Durable { hard_state, snapshot: None, entries: entries(0, terms) };
+        let entries = entries(0, terms);
+        let durable = Durable { hard_state, entries, ..Durable::default() };
         let peers: Vec<NodeId> = (2..=replicas).map(NodeId).collect();
         let now = Instant(1_000_000_000);
         // The patience with one that has a longer log is ours, not the paper's.

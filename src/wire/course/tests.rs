@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::raft::{
-    AppendEntries, DiskState, InstallReply, InstallSnapshot, SnapshotId, TimeoutNow,
+    AppendEntries, DiskState, InstallReply, InstallSnapshot, Rejoin, RejoinReply, SnapshotId,
+    TimeoutNow,
 };
 use crate::record::{EntryKind, RecordBuffer};
 use crate::types::{EntryId, Index, Round, Term};
@@ -204,7 +205,10 @@ fn every_peer_type_is_read_back() {
         chunk,
     }));
     messages.push(PeerMsg::InstallReply(InstallReply { term, round, snapshot, received: 9 }));
-    messages.push(PeerMsg::TimeoutNow(TimeoutNow { term, last: EntryId::new(1, 2) }));
+    let last = EntryId::new(1, 2);
+    messages.push(PeerMsg::TimeoutNow(TimeoutNow { term, last }));
+    messages.push(PeerMsg::Rejoin(Rejoin { nonce: 5, term, last }));
+    messages.push(PeerMsg::RejoinReply(RejoinReply { nonce: 5, term, leads: true, last }));
     let types: std::collections::BTreeSet<_> = messages.iter().map(peer_type).collect();
     assert_eq!(types, PEER_TYPES.into_iter().collect());
     for message in messages {

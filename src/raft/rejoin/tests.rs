@@ -1,0 +1,248 @@
+//! Rejoining, by a replica whose messages, time and disk are in the test's hands.
+
+use super::*;
+use crate::config::Config;
+use crate::raft::{
+    AppendEntries, AppendJob, Durable, Envelope, HardState, Msg, Persisted, Replica, RequestVote,
+    Status,
+};
+use crate::record::{EntryKind, RecordBuffer};
+use crate::types::Round;
+
+const ME: NodeId = NodeId(1);
+const NONCE: u64 = 99;
+
+/// A replica without its disk, whose time and disk are in the test's hands.
+struct Subject {
+    replica: Replica,
+    now: Instant,
+    jobs: Vec<AppendJob>,
+}
+
+impl Subject {
+    fn wiped(replicas: u16) -> Subject {
+        Subject::start(replicas, Durable { rejoining: true, ..Durable::default() })
+    }
+
+    fn start(replicas: u16, durable: Durable) -> Subject {
+        let peers: Vec<NodeId> = (2..=replicas).map(NodeId).collect();
+        let now = Instant(1_000_000_000);
+        let mut replica = Replica::new(ME, &peers, Config::server(), 7, durable, now);
+        if let Some(rejoining) = &mut replica.shared_mut().rejoining {
+            rejoining.nonce = NONCE;
+        }
+        Subject { replica, now, jobs: Vec::new() }
+    }
+
+    fn end(&mut self, mut out: Effects) -> Vec<PeerMsg> {
+        self.replica.flush(self.now, &mut out);
+        self.replica.check();
+        self.jobs.extend(out.append);
+        out.send.into_iter().map(|sent| sent.message).collect()
+    }
+
+    fn hear(&mut self, from: u16, message: PeerMsg) -> Vec<PeerMsg> {
+        let mut out = Effects::default();
+        let envelope = Envelope { from: NodeId(from), to: ME, leader: None, message };
+        self.replica.handle_msg(self.now, Msg::Peer(envelope), &mut out);
+        self.end(out)
+    }
+
+    /// Ends all jobs. What left by that.
+    fn sync(&mut self) -> Vec<PeerMsg> {
+        let mut sent = Vec::new();
+        for job in std::mem::take(&mut self.jobs) {
+            sent.extend(job.release.into_iter().map(|sent| sent.message));
+            let last = job.entries.last().map(crate::record::Entry::id);
+            let mut out = Effects::default();
+            let persisted = Persisted { sequence: job.sequence, last };
+            self.replica.handle_msg(self.now, Msg::Persisted(persisted), &mut out);
+            sent.extend(self.end(out));
+        }
+        sent
+    }
+
+    fn wait(&mut self) -> Vec<PeerMsg> {
+        self.now = self.now.max(self.replica.next_timeout());
+        let mut out = Effects::default();
+        self.replica.handle_timeout(self.now, &mut out);
+        self.end(out)
+    }
+
+    fn status(&self) -> Status {
+        self.replica.status()
+    }
+
+    fn waiting_for(&self) -> Vec<u16> {
+        let rejoining = self.status().rejoining.expect("it is rejoining");
+        rejoining.waiting_for.iter().map(|id| id.0).collect()
+    }
+}
+
+fn answer(term: u64, leads: bool, last: (u64, u64)) -> PeerMsg {
+    let last = EntryId::new(last.0, last.1);
+    PeerMsg::RejoinReply(RejoinReply { nonce: NONCE, term: Term(term), leads, last })
+}
+
+fn append(term: u64, terms: &[u64]) -> PeerMsg {
+    let mut buffer = RecordBuffer::default();
+    let entries = (1..)
+        .zip(terms)
+        .map(|(index, &term)| buffer.encode(EntryId::new(term, index), EntryKind::Command, b""))
+        .collect();
+    PeerMsg::AppendEntries(AppendEntries {
+        term: Term(term),
+        round: Round(1),
+        prev: EntryId::ZERO,
+        commit_index: Index::ZERO,
+        loss_permille: 0,
+        entries,
+    })
+}
+
+fn vote(term: u64, last: (u64, u64)) -> PeerMsg {
+    let (term, last) = (Term(term), EntryId::new(last.0, last.1));
+    PeerMsg::RequestVote(RequestVote { term, pre: false, transfer: true, last })
+}
+
+fn jobs_end_rejoining(subject: &Subject) -> bool {
+    subject.jobs.iter().any(|job| job.rejoined)
+}
+
+#[test]
+fn nothing_is_acknowledged_before_all_have_answered() {
+    let mut subject = Subject::wiped(4);
+    let asked = subject.wait();
+    let ask = PeerMsg::Rejoin(Rejoin { nonce: NONCE, term: Term(0), last: EntryId::ZERO });
+    assert_eq!(asked, vec![ask; 3]);
+    assert_eq!(subject.hear(2, answer(3, true, (3, 1))), []);
+    assert_eq!(subject.hear(3, answer(3, false, (3, 1))), []);
+    assert_eq!(subject.waiting_for(), [4]);
+    assert_eq!(subject.hear(2, append(3, &[3])), [], "it may have voted for 4 in term 5");
+    assert_eq!(subject.status().last, EntryId::ZERO);
+    assert_eq!(subject.wait().len(), 1, "only the one that is missing is asked again");
+    assert_eq!(subject.hear(4, answer(5, false, (3, 1))), []);
+    assert_eq!(subject.waiting_for(), [] as [u16; 0]);
+    assert_eq!((subject.status().term, subject.status().voted_for), (Term(5), Some(ME)));
+    let refusal = subject.hear(2, append(3, &[3]));
+    assert!(refusal.is_empty(), "term 5 is not durable yet");
+    let sent = subject.sync();
+    assert!(matches!(sent[..], [PeerMsg::AppendReply(reply)] if reply.term == Term(5)), "{sent:?}");
+    assert_eq!(subject.status().last, EntryId::ZERO);
+}
+
+#[test]
+fn answers_to_another_start_do_not_count() {
+    let mut subject = Subject::wiped(3);
+    subject.wait();
+    for from in [2, 3] {
+        let PeerMsg::RejoinReply(mut reply) = answer(3, false, (3, 1)) else { unreachable!() };
+        reply.nonce += 1;
+        subject.hear(from, PeerMsg::RejoinReply(reply));
+    }
+    assert_eq!(subject.waiting_for(), [2, 3]);
+    subject.hear(2, answer(3, false, (3, 1)));
+    subject.hear(2, answer(3, false, (3, 1)));
+    assert_eq!(subject.waiting_for(), [3], "the same answer twice counts once");
+}
+
+#[test]
+fn it_rejoins_once_all_that_the_leader_named_is_durable() {
+    let mut subject = Subject::wiped(3);
+    subject.wait();
+    subject.hear(2, answer(3, true, (3, 2)));
+    subject.hear(3, answer(3, false, (3, 2)));
+    subject.sync();
+    subject.hear(2, append(3, &[1, 3]));
+    subject.sync();
+    assert!(!jobs_end_rejoining(&subject), "no answer after those of all others counts yet");
+    subject.hear(2, answer(3, true, (3, 3)));
+    assert_eq!(subject.status().rejoining.unwrap().target, Some(Index(3)));
+    subject.hear(2, append(3, &[1, 3, 3]));
+    assert!(!jobs_end_rejoining(&subject), "what was stored is not durable yet");
+    subject.sync();
+    assert!(jobs_end_rejoining(&subject));
+    assert_eq!(subject.hear(3, vote(4, (3, 3))), [], "the mark is still there");
+    assert_eq!(subject.sync(), []);
+    assert_eq!(subject.status().rejoining, None);
+    assert_eq!(subject.hear(3, vote(3, (2, 9))), [], "its vote in term 3 is spent");
+    subject.hear(3, vote(4, (3, 3)));
+    let sent = subject.sync();
+    assert!(matches!(sent[..], [PeerMsg::VoteReply(reply)] if reply.granted), "{sent:?}");
+}
+
+#[test]
+fn what_the_leader_of_an_earlier_term_named_does_not_count() {
+    let mut subject = Subject::wiped(3);
+    subject.wait();
+    subject.hear(2, answer(3, true, (3, 1)));
+    subject.hear(3, answer(3, false, (3, 1)));
+    subject.hear(2, answer(3, true, (3, 1)));
+    assert_eq!(subject.status().rejoining.unwrap().target, Some(Index(1)));
+    subject.hear(3, append(4, &[3, 4]));
+    subject.sync();
+    assert!(!jobs_end_rejoining(&subject));
+    assert_eq!(subject.status().rejoining.unwrap().target, None);
+    subject.hear(2, answer(3, true, (3, 1)));
+    assert_eq!(subject.status().rejoining.unwrap().target, None, "2 does not lead term 4");
+    subject.hear(3, answer(4, true, (4, 2)));
+    assert!(jobs_end_rejoining(&subject));
+}
+
+#[test]
+fn a_named_entry_that_the_leader_does_not_have_is_refused() {
+    let mut subject = Subject::wiped(3);
+    subject.wait();
+    subject.hear(2, answer(3, true, (3, 1)));
+    subject.hear(3, answer(3, false, (3, 1)));
+    subject.hear(2, answer(3, true, (2, 1)));
+    subject.hear(2, append(3, &[3, 3]));
+    subject.sync();
+    assert!(!jobs_end_rejoining(&subject));
+    assert_eq!(subject.status().counters.malformed, 1);
+    subject.hear(2, answer(3, true, (3, 2)));
+    assert!(jobs_end_rejoining(&subject));
+}
+
+#[test]
+fn a_restart_while_rejoining_begins_anew_with_what_is_stored() {
+    let hard_state = HardState { term: Term(4), voted_for: None };
+    let PeerMsg::AppendEntries(append) = append(4, &[3, 4]) else { unreachable!() };
+    let entries = append.entries;
+    let durable = Durable { hard_state, snapshot: None, entries, rejoining: true };
+    let mut subject = Subject::start(3, durable);
+    let last = EntryId::new(4, 2);
+    let ask = PeerMsg::Rejoin(Rejoin { nonce: NONCE, term: Term(4), last });
+    assert_eq!(subject.wait(), vec![ask; 2]);
+    subject.hear(2, answer(3, false, (3, 1)));
+    subject.hear(3, answer(3, false, (3, 1)));
+    assert_eq!((subject.status().term, subject.status().voted_for), (Term(4), Some(ME)));
+}
+
+#[test]
+fn neither_a_lone_replica_nor_one_that_hears_nobody_ever_stands() {
+    for replicas in [1, 3] {
+        let mut subject = Subject::wiped(replicas);
+        for _ in 0..200 {
+            let sent = subject.wait();
+            assert!(sent.iter().all(|message| message.name() == "Rejoin"), "{sent:?}");
+        }
+        let counters = subject.status().counters;
+        assert_eq!((counters.pre_votes, counters.elections), (0, 0));
+        assert!(subject.status().rejoining.is_some());
+    }
+}
+
+#[test]
+fn an_order_to_take_over_is_ignored() {
+    let mut subject = Subject::wiped(3);
+    subject.wait();
+    subject.hear(2, answer(3, true, (3, 1)));
+    subject.hear(3, answer(3, false, (3, 1)));
+    subject.hear(2, append(3, &[3]));
+    subject.sync();
+    let order = TimeoutNow { term: Term(3), last: EntryId::new(3, 1) };
+    assert_eq!(subject.hear(2, PeerMsg::TimeoutNow(order)), []);
+    assert_eq!(subject.status().term, Term(3));
+    assert_eq!(subject.status().counters.ignored_to_rejoin, 1);
+}
