@@ -26,7 +26,7 @@ fn folder() -> tempfile::TempDir {
 
 fn open<D: Disk>(mut disk: D, bootstrap: bool) -> Log<D> {
     if bootstrap {
-        Log::bootstrap(&mut disk, CLUSTER, ME).expect("the folder is empty");
+        Log::bootstrap(&mut disk, CLUSTER, ME, &[ME]).expect("the folder is empty");
     }
     let opened = Log::open(disk, Some(CLUSTER), ME, LogOptions::default(), None);
     opened.expect("the log is in order").0

@@ -29,7 +29,7 @@ fn open(disk: RealDisk) -> (Log<RealDisk>, u64) {
 /// A log of so many entries.
 fn fill(folder: &Path, count: u64) {
     let mut disk = RealDisk::create(folder).expect("the build's folder is writable");
-    Log::bootstrap(&mut disk, CLUSTER, ME).expect("the folder is empty");
+    Log::bootstrap(&mut disk, CLUSTER, ME, &[ME]).expect("the folder is empty");
     let (mut log, _) = open(disk);
     let hard_state = HardState { term: Term(1), voted_for: Some(ME) };
     log.append(Some(hard_state), &[]).expect("the log works");

@@ -16,7 +16,7 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use bowline::config::Config;
-use bowline::runtime::{Patience, ServerOptions, Threads, run_server};
+use bowline::runtime::{Bootstrap, Patience, ServerOptions, Threads, run_server};
 use bowline::types::NodeId;
 use criterion::{BenchmarkId, Criterion, Throughput};
 
@@ -110,7 +110,7 @@ impl Cluster {
                 announce: None,
                 folder: folder.join(id.0.to_string()),
                 cluster: Some(1),
-                bootstrap: true,
+                bootstrap: Some(Bootstrap::New),
                 config: Config::server(),
                 threads: Threads::Dedicated,
                 clients_max: 100,

@@ -397,6 +397,9 @@ pub enum Mutant {
     CutDamagedSector,
     /// D6: nobody remembers which openings of other replicas it has heard.
     BelieveOldCopy,
+    /// A peer is believed whose list of openings does not reach back to the one that was heard
+    /// last.
+    ForgetOldOpenings,
     /// D8: the log is let go when a snapshot is begun.
     DropLogEarly,
     /// D8: a snapshot counts before it is synced.

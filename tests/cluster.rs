@@ -8,6 +8,8 @@ mod accounts;
 mod channels;
 #[path = "cluster/client.rs"]
 mod client;
+#[path = "cluster/command.rs"]
+mod command_line;
 #[path = "cluster/cuts.rs"]
 mod cuts;
 #[path = "cluster/endings.rs"]
@@ -16,8 +18,12 @@ mod endings;
 mod leases;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/members.rs"]
+mod members;
 #[path = "cluster/promises.rs"]
 mod promises;
+#[path = "cluster/rejoin.rs"]
+mod rejoin;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
@@ -28,10 +34,10 @@ mod wires;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -212,7 +218,7 @@ fn starts_that_can_not_be_right_are_refused_with_what_to_change() {
     assert!(text.contains("check the path") || text.contains("--bootstrap"), "{text}");
     fs::create_dir(cluster.replica_folder(0)).unwrap();
     let text = refusal(cluster.command(0));
-    assert!(text.contains("replace it under a new id"), "{text}");
+    assert!(text.contains("was never bootstrapped") && text.contains("--rejoin"), "{text}");
     fs::remove_dir_all(cluster.replica_folder(0)).unwrap();
     // Another replica's folder.
     cluster.kill(1);
@@ -277,7 +283,7 @@ fn bad_bytes_end_at_most_their_own_connection() {
     // Strangers at the door for peers: a wrong beginning, a claim of 4 GiB, half a frame.
     let peer_port = cluster.peer_port(0);
     for bytes in
-        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"BOWL\x09\x00", b"BOWL\x02\x00\xff\xff\xff\xff\0\0\0\0"]
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"BOWL\x09\x00", b"BOWL\x03\x00\xff\xff\xff\xff\0\0\0\0"]
     {
         let mut stream = TcpStream::connect(("127.0.0.1", peer_port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -288,7 +294,7 @@ fn bad_bytes_end_at_most_their_own_connection() {
         assert!(ended.is_err() || rest.is_empty(), "{rest:?}");
     }
     let mut stream = TcpStream::connect(("127.0.0.1", peer_port)).unwrap();
-    stream.write_all(b"BOWL\x02\x00\x30\0\0\0").unwrap();
+    stream.write_all(b"BOWL\x03\x00\x30\0\0\0").unwrap();
     drop(stream);
     assert_eq!(good.call(&[b"SET", b"fine", b"1"]).unwrap(), b"+OK\r\n");
     assert!((0..3).all(|at| cluster.runs(at)), "{}", cluster.logs());
@@ -368,94 +374,4 @@ fn whoever_asks_for_the_slots_is_sent_to_the_leader() {
         let address = format!(" 127.0.0.1:{}\r\n", cluster.ports[leader]);
         (all && moved.starts_with("-MOVED ") && moved.ends_with(&address)).then_some(())
     });
-}
-
-/// The first of a row of ports for `bowline cluster`, all of them free. Rows lie where
-/// `free_port` does not look, and apart from each other.
-fn free_row() -> u16 {
-    static NEXT_ROW: AtomicU16 = AtomicU16::new(0);
-    let own = u16::try_from(std::process::id() % 100).expect("below 100");
-    (0..30)
-        .map(|_| 31_000 + (own * 5 + NEXT_ROW.fetch_add(1, Ordering::Relaxed)) % 200 * 3)
-        .find(|port| {
-            let all = (0..3).flat_map(|n| [port + n, port + 1_000 + n]);
-            all.map(|port| TcpListener::bind(("127.0.0.1", port))).all(|bound| bound.is_ok())
-        })
-        .expect("six free ports")
-}
-
-/// A running `bowline cluster`, which ends with its test, whatever comes of that.
-struct Running(std::process::Child);
-
-impl Running {
-    /// The command in a folder, at a row of ports.
-    fn command(folder: &std::path::Path, port: u16) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
-        command.args(["cluster", "--port", &port.to_string(), "--dir"]).arg(folder);
-        // As patient as the replicas of other tests.
-        command
-            .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")]);
-        command.stdout(std::process::Stdio::piped());
-        command
-    }
-
-    /// Starts it and waits until somebody leads; what it showed until then.
-    fn start(folder: &std::path::Path, port: u16) -> (Running, String) {
-        let mut running = Running(Running::command(folder, port).spawn().unwrap());
-        let mut shown = std::io::BufReader::new(running.0.stdout.take().unwrap());
-        let mut text = String::new();
-        while !text.contains("leads") {
-            let count = std::io::BufRead::read_line(&mut shown, &mut text).unwrap();
-            assert!(count > 0, "it ended after:\n{text}");
-        }
-        // It goes on to write there.
-        thread::spawn(move || std::io::copy(&mut shown, &mut std::io::sink()));
-        (running, text)
-    }
-
-    /// Ends it as Ctrl-C would; true if it ended well.
-    fn stop(&mut self) -> bool {
-        let id = rustix::process::Pid::from_child(&self.0);
-        // An error means that it has ended already.
-        let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
-        self.0.wait().unwrap().success()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-#[test]
-fn a_cluster_on_the_ports_of_another_says_so_and_ends() {
-    let (folder, port) = (tempfile::tempdir().unwrap(), free_row());
-    let (_first, _) = Running::start(&folder.path().join("first"), port);
-    let refused = refusal(Running::command(&folder.path().join("second"), port));
-    assert!(refused.contains("another process listens there"), "{refused}");
-    // The one that was there first has taken no notice.
-    let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
-    assert_eq!(client.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n");
-}
-
-#[test]
-fn the_cluster_command_starts_shows_stops_and_comes_back_with_its_data() {
-    let folder = tempfile::tempdir().unwrap();
-    let port = free_row();
-    for round in 0..2 {
-        let (mut running, text) = Running::start(folder.path(), port);
-        assert!(text.contains("redis-cli -p"), "{text}");
-        let address = |at| SocketAddr::from(([127, 0, 0, 1], port + at));
-        let mut client = Client::connect(address(1)).unwrap();
-        if round == 0 {
-            assert_eq!(client.call(&[b"SET", b"kept", b"yes"]).unwrap(), b"+OK\r\n");
-        } else {
-            assert_eq!(client.call(&[b"GET", b"kept"]).unwrap(), b"$3\r\nyes\r\n");
-        }
-        assert!(running.stop());
-        for at in 0..3 {
-            assert!(TcpStream::connect(address(at)).is_err(), "a replica outlived the cluster");
-        }
-    }
 }

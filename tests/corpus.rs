@@ -193,7 +193,18 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let (from, to, client_address) = (NodeId(1), NodeId(2), "127.0.0.1:7001".to_owned());
     let openings = vec![2, 3];
     let lane = Lane::Bulk;
-    let hello = Hello { cluster: 5, from, to, incarnation: 3, openings, lane, client_address };
+    let members = vec![NodeId(1), NodeId(2)];
+    let hello = Hello {
+        cluster: 5,
+        from,
+        to,
+        incarnation: 3,
+        openings,
+        members,
+        rejoining: false,
+        lane,
+        client_address,
+    };
     let vote = RequestVote { term: Term(3), pre: true, transfer: false, last };
     let vote = PeerMsg::RequestVote(vote);
     let payload = Bytes::from_static(b"command");
@@ -244,8 +255,8 @@ fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     const SECTOR: usize = 512;
     let (cluster, replica) = (1, NodeId(2));
     let mut disk = MemDisk::default();
-    Log::bootstrap(&mut disk, cluster, replica).expect("the disk is empty");
-    let options = LogOptions { segment_bytes: 7 * SECTOR as u64 };
+    Log::bootstrap(&mut disk, cluster, replica, &[replica]).expect("the disk is empty");
+    let options = LogOptions::with_segment_bytes(7 * SECTOR as u64);
     let (mut log, ..) =
         Log::open(disk, Some(cluster), replica, options, None).expect("it was made");
     let mut buffer = RecordBuffer::default();

@@ -178,8 +178,8 @@ fn a_folder_is_bootstrapped_once_and_opened_by_its_owner_only() {
     let error = open(&mut disk, None, ME);
     assert!(matches!(error, StorageError::NoIdentity { .. }), "{error}");
     assert!(error.to_string().contains("--bootstrap"), "{error}");
-    Log::bootstrap(&mut disk, CLUSTER, ME).unwrap();
-    let error = Log::bootstrap(&mut disk, CLUSTER, ME).unwrap_err();
+    Log::bootstrap(&mut disk, CLUSTER, ME, &[ME]).unwrap();
+    let error = Log::bootstrap(&mut disk, CLUSTER, ME, &[ME]).unwrap_err();
     assert!(matches!(error, StorageError::NotEmpty { .. }), "{error}");
     let error = open(&mut disk, Some(CLUSTER + 1), ME);
     assert!(matches!(error, StorageError::OtherCluster { .. }), "{error}");

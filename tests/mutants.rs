@@ -123,21 +123,22 @@ mutants! {
     an_acknowledgement_before_it_is_durable_in_files: AcknowledgeBeforeSync, Storage, 1;
     the_end_of_a_sync_of_a_replaced_entry: SyncOfReplaced, Storage, 148;
     a_failed_sync_that_is_taken_for_done: IgnoreFailedSync, Storage, 71;
-    a_last_block_that_is_trusted: TrustLastBlock, Storage, 99;
+    a_last_block_that_is_trusted: TrustLastBlock, Storage, 145;
     a_segments_name_that_is_not_durable: UnsyncedSegmentName, Storage, 180;
-    a_records_name_that_is_not_durable: UnsyncedRecordName, Storage, 2;
-    a_snapshots_name_that_is_not_durable: UnsyncedSnapshotName, Storage, 6;
+    a_records_name_that_is_not_durable: UnsyncedRecordName, Storage, 5;
+    a_snapshots_name_that_is_not_durable: UnsyncedSnapshotName, Storage, 12;
     files_deleted_before_the_folder_is_synced: DeleteBeforeSync, Storage, 534;
     a_checksum_that_is_not_looked_at: IgnoreSectorChecksum, Storage, 11;
     a_torn_tail_with_blocks_behind_it: CutDamage, Storage, 127;
     a_damaged_sector_that_is_cut: CutDamagedSector, Storage, 11;
     an_old_copy_that_is_believed: BelieveOldCopy, Storage, 12;
-    a_log_dropped_before_its_snapshot: DropLogEarly, Storage, 3;
-    a_snapshot_that_is_not_synced: UnsyncedSnapshot, Storage, 1;
+    copy_restarted_beyond_the_memory_is_believed: ForgetOldOpenings, Storage, 121;
+    a_log_dropped_before_its_snapshot: DropLogEarly, Storage, 338;
+    a_snapshot_that_is_not_synced: UnsyncedSnapshot, Storage, 2;
     a_latest_snapshot_removed_before_the_next: RemoveLatestEarly, Storage, 1;
     an_older_snapshot_that_takes_the_states_place: InstallOlder, Snapshots, 91;
     chunks_of_two_snapshots: MixChunks, Snapshots, 3;
-    a_snapshot_whose_checksum_is_not_looked_at: IgnoreSnapshotChecksum, Snapshots, 71;
+    a_snapshot_whose_checksum_is_not_looked_at: IgnoreSnapshotChecksum, Snapshots, 4;
 }
 
 /// [`Mutant::IgnoreChain`] is not in the list, for the simulator can't notice: a sector's checksum
@@ -147,10 +148,10 @@ mutants! {
 /// among those of the other.
 #[test]
 fn a_segment_of_another_life_of_the_folder_is_told_by_the_chain_alone() {
-    let options = LogOptions { segment_bytes: 4 << 10 };
+    let options = LogOptions::with_segment_bytes(4 << 10);
     let open = |disk: &mut MemDisk| Log::open(disk, None, NodeId(1), options, None).map(|_| ());
     let mut first = MemDisk::default();
-    Log::bootstrap(&mut first, 7, NodeId(1)).expect("memory does not fail");
+    Log::bootstrap(&mut first, 7, NodeId(1), &[NodeId(1)]).expect("memory does not fail");
     let mut second = first.clone();
     for (disk, content) in [(&mut first, 1), (&mut second, 2)] {
         let (mut log, ..) =

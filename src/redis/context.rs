@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::raft::{Counters, DiskState, RoleName};
+use crate::raft::{Counters, DiskState, RejoinStatus, RoleName};
 use crate::types::{Index, Instant, NodeId, Term};
 
 use super::failure::Failure;
@@ -15,8 +15,8 @@ use super::slow::SlowLog;
 pub struct Context {
     /// This replica.
     pub me: NodeId,
-    /// The cluster's id, written when it was bootstrapped.
-    pub cluster: u128,
+    /// What clients may see of the cluster's id: a fingerprint, of which the id can't be computed.
+    pub cluster_fingerprint: u128,
     /// All replicas, this one too, in order of their ids.
     pub nodes: Vec<Node>,
     /// Whom this replica believes to lead.
@@ -75,6 +75,9 @@ pub struct Context {
     pub disk_refused: u64,
     /// What the replica's core has counted since the start.
     pub counters: Counters,
+    /// How far this replica has come with rejoining after the loss of its disk; `None` if it is a
+    /// full member.
+    pub rejoining: Option<RejoinStatus>,
     /// Syncs of the log since the start.
     pub log_syncs: u64,
     /// What went through the door so far.
@@ -144,10 +147,10 @@ pub struct Traffic {
 
 impl Context {
     /// A replica by itself, that knows no leader: what a door begins with, and tests.
-    pub fn alone(me: Node, cluster: u128, now: Instant) -> Context {
+    pub fn alone(me: Node, cluster_fingerprint: u128, now: Instant) -> Context {
         Context {
             me: me.id,
-            cluster,
+            cluster_fingerprint,
             nodes: vec![me],
             leader: None,
             role: RoleName::Follower,
@@ -177,6 +180,7 @@ impl Context {
             disk_reserve: 0,
             disk_refused: 0,
             counters: Counters::default(),
+            rejoining: None,
             log_syncs: 0,
             traffic: Traffic::default(),
             debug: false,
@@ -222,10 +226,10 @@ impl Context {
         self.leader == Some(self.me)
     }
 
-    /// A replica's name of 40 hex digits, as Redis Cluster's nodes have one: the cluster's id and
-    /// the replica's.
+    /// A replica's name of 40 hex digits, as Redis Cluster's nodes have one: the cluster's
+    /// fingerprint and the replica's id.
     pub(super) fn name_of(&self, id: NodeId) -> String {
-        format!("{:032x}{:08x}", self.cluster, id.0)
+        format!("{:032x}{:08x}", self.cluster_fingerprint, id.0)
     }
 }
 

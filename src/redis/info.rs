@@ -172,7 +172,7 @@ fn replication(text: &mut Text, context: &Context, _settings: &Settings) {
         text.field("connected_slaves", 0);
     }
     text.field("master_failover_state", "no-failover");
-    text.field("master_replid", format_args!("{:040x}", context.cluster));
+    text.field("master_replid", format_args!("{:040x}", context.cluster_fingerprint));
     text.field("master_repl_offset", context.applied_index);
 }
 
@@ -194,7 +194,8 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
         RoleName::Candidate => "candidate",
         RoleName::Leader => "leader",
     };
-    text.field("raft_cluster_id", format_args!("{:032x}", context.cluster));
+    let fingerprint = context.cluster_fingerprint;
+    text.field("raft_cluster_fingerprint", format_args!("{fingerprint:032x}"));
     text.field("raft_replica_id", context.me.0);
     text.field("raft_role", role);
     text.field("raft_term", context.term);
@@ -215,6 +216,12 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("raft_lease_reads", context.counters.lease_reads);
     text.field("raft_read_index_reads", context.counters.read_index_reads);
     text.field("raft_handovers", context.counters.handovers);
+    text.field("raft_rejoining", u8::from(context.rejoining.is_some()));
+    if let Some(rejoining) = &context.rejoining {
+        let ids: Vec<String> = rejoining.waiting_for.iter().map(|id| id.0.to_string()).collect();
+        text.field("raft_rejoining_waits_for", ids.join(","));
+        text.field("raft_rejoining_target", rejoining.target.map_or(0, |index| index.0));
+    }
     for node in &context.nodes {
         if let Some(index) = node.match_index {
             let link = if node.connected { "connected" } else { "silent" };

@@ -8,6 +8,7 @@
 //! replica that can't know must not vouch for anything (safety.md D1).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crossbeam::channel::RecvTimeoutError;
@@ -36,6 +37,8 @@ pub(super) struct LogWriter {
     room: Option<RoomWatch>,
     /// What the log is cut behind, and must not leave behind; `None` likewise.
     saving: Option<Saving>,
+    /// Whether hellos to peers say that this replica rejoins.
+    rejoining: Arc<AtomicBool>,
     counts: Arc<Counts>,
 }
 
@@ -47,7 +50,8 @@ impl LogWriter {
         ends: LogWriterEnds,
         counts: Arc<Counts>,
     ) -> LogWriter {
-        LogWriter { log: None, ends, put_off: false, room: None, saving: None, counts }
+        let rejoining = Arc::default();
+        LogWriter { log: None, ends, put_off: false, room: None, saving: None, rejoining, counts }
     }
 
     /// A writer that makes durable what it vouches for.
@@ -61,7 +65,14 @@ impl LogWriter {
         saving.note_end(log.stats().end);
         let room = Some(RoomWatch::new(Arc::clone(room)));
         let (log, saving, counts) = (Some(Box::new(log)), Some(saving.clone()), Arc::clone(counts));
-        LogWriter { log, ends, put_off: false, room, saving, counts }
+        let rejoining = Arc::default();
+        LogWriter { log, ends, put_off: false, room, saving, rejoining, counts }
+    }
+
+    /// The same writer, which clears this flag when the replica has rejoined.
+    pub(super) fn rejoining(mut self, flag: Arc<AtomicBool>) -> LogWriter {
+        self.rejoining = flag;
+        self
     }
 
     /// Whether it never waits for a disk, so that it may share a thread with the core.
@@ -118,12 +129,14 @@ impl LogWriter {
         let mut released = Vec::new();
         let mut bytes = 0;
         let mut compact_to = None;
+        let mut rejoined = false;
         let waiting = self.ends.jobs.len();
         let bytes_max = self.saving.as_ref().map_or(usize::MAX, Saving::pass_bytes);
         for batch in std::iter::once(first).chain(self.ends.jobs.try_iter().take(waiting)) {
             bytes += batch.bytes;
             for mut job in batch.jobs {
                 compact_to = job.compact_to.or(compact_to);
+                rejoined |= job.rejoined;
                 if let Some(log) = &mut self.log {
                     write(log, &job).unwrap_or_else(|error| fail(&error));
                 }
@@ -142,6 +155,14 @@ impl LogWriter {
         if let Some(log) = &mut self.log {
             self.counts.log_syncs.add(log.is_waiting().into());
             log.sync().unwrap_or_else(|error| fail(&error));
+            if rejoined {
+                log.end_rejoining().unwrap_or_else(|error| fail(&error));
+                // Whoever connects from now on must not be taken for one that has forgotten all.
+                self.rejoining.store(false, Ordering::Release);
+                tracing::info!(
+                    "rejoined: this replica holds what the others hold, and votes again"
+                );
+            }
             if let Some(saving) = &self.saving {
                 saving.note_end(log.stats().end);
             }
@@ -214,7 +235,8 @@ mod tests {
 
     fn without_log(ends: LogWriterEnds) -> LogWriter {
         let counts = Arc::default();
-        LogWriter { log: None, ends, put_off: false, room: None, saving: None, counts }
+        let rejoining = Arc::default();
+        LogWriter { log: None, ends, put_off: false, room: None, saving: None, rejoining, counts }
     }
 
     #[test]
@@ -243,7 +265,7 @@ mod tests {
     fn a_log_begins_anew_behind_an_entry_of_the_jobs_own_term() {
         let folder = tempfile::tempdir().unwrap();
         let mut disk = RealDisk::create(folder.path()).unwrap();
-        Log::bootstrap(&mut disk, 5, NodeId(1)).unwrap();
+        Log::bootstrap(&mut disk, 5, NodeId(1), &[NodeId(1)]).unwrap();
         let options = crate::storage::LogOptions::default();
         let (mut log, ..) = Log::open(disk, Some(5), NodeId(1), options, None).unwrap();
         let last = EntryId::new(3, 9);

@@ -61,7 +61,9 @@ use self::snapshots::Snapshots;
 use self::wake::Wake;
 
 pub use self::course::{Invitation, InvitationError};
-pub use self::server::{Patience, ServerOptions, bootstrap, run_server};
+pub use self::server::{
+    Bootstrap, Folder, Patience, ServerOptions, bootstrap, inspect, run_server,
+};
 pub use self::status::{Count, Counts};
 
 /// How stages are put on threads.
@@ -112,6 +114,19 @@ pub enum RunError {
         /// What it said.
         source: io::Error,
     },
+}
+
+impl RunError {
+    /// Whether the replica can't start because its folder is damaged or was lost, so that only its
+    /// replacement helps.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, RunError::Storage(error) if error.is_damage())
+    }
+
+    /// Whether another process has the folder open.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, RunError::Storage(StorageError::Locked { .. }))
+    }
 }
 
 /// Whether a stage goes on.

@@ -150,7 +150,7 @@ impl FaultRun {
             let node = world.node_mut(id);
             node.paces = plan.paces;
             if let Some(bytes) = plan.segment_bytes {
-                node.disk = Disk::with_files(id, bytes);
+                node.disk = Disk::with_files(id, &plan.ids, bytes);
                 #[cfg(feature = "mutants")]
                 node.disk.files().expect("it was made so").set_mutant(plan.config.mutant);
             }

@@ -19,8 +19,8 @@ use crate::kv::Store;
 use crate::raft::{AppendJob, ChunkStored, Durable, SnapshotChunk, SnapshotId};
 use crate::saved::{Load, Look};
 use crate::storage::{
-    BadAppend, Disk as _, Identity, Log, LogOptions, MemDisk, Mishaps, PeerNotes, SharedDisk,
-    Sighting, SnapshotSource, SnapshotWriter, Snapshots, StorageError,
+    BadAppend, Disk as _, Expected, History, Log, LogOptions, MemDisk, Mishaps, PeerNotes,
+    SharedDisk, SnapshotSource, SnapshotWriter, Snapshots, StorageError,
 };
 use crate::types::NodeId;
 
@@ -35,6 +35,9 @@ const CUT_OPERATIONS_MAX: u64 = 30;
 /// another for a log that begins anew.
 const OPEN_OPERATIONS_MAX: u64 = 26;
 const OPEN_ANEW_OPERATIONS_MAX: u64 = 46;
+/// How many openings simulated replicas remember: few, so that copies are started more often than
+/// that; and more than a replica is started while another one is down.
+const OPENINGS_KEPT: usize = 48;
 /// Bytes of a snapshot that are written at once.
 const PIECE_BYTES: usize = 700;
 
@@ -125,14 +128,14 @@ pub(super) struct Files {
 
 impl Files {
     /// The folder of a replica that has never run.
-    pub(super) fn new(replica: NodeId, segment_bytes: u64) -> Files {
+    pub(super) fn new(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Files {
         let mut disk = MemDisk::default();
-        Log::bootstrap(&mut disk, CLUSTER, replica).expect("memory does not fail");
+        Log::bootstrap(&mut disk, CLUSTER, replica, members).expect("memory does not fail");
         Files {
             folder: SharedDisk::new(disk),
             process: None,
             replica,
-            options: LogOptions { segment_bytes },
+            options: LogOptions { segment_bytes, openings_kept: OPENINGS_KEPT },
             tally: Tally::default(),
             seen: Mishaps::default(),
             since: Vec::new(),
@@ -255,8 +258,9 @@ impl Files {
     ) -> Result<(), StorageError> {
         let tally = &mut self.tally;
         let log = &mut self.process.as_mut().expect("the replica runs").log;
-        let mut compact_to = None;
+        let (mut compact_to, mut rejoined) = (None, false);
         for job in jobs {
+            rejoined |= job.rejoined;
             log.append(job.hard_state, &[])?;
             if let Some(last) = job.restart_after {
                 log.restart_after(last)?;
@@ -266,6 +270,9 @@ impl Files {
             compact_to = compact_to.max(job.compact_to);
         }
         log.sync()?;
+        if rejoined {
+            log.end_rejoining()?;
+        }
         let before = log.stats().segments_deleted;
         if let Some(index) = compact_to {
             log.compact_to(index)?;
@@ -465,11 +472,9 @@ impl Files {
         openings: &[u64],
     ) -> Result<bool, StorageError> {
         let notes = &mut self.process().notes;
-        if notes.of(peer).is_some_and(|seen| !seen.can_become(incarnation, openings)) {
-            return Ok(false);
-        }
-        let opening = openings.last().copied().unwrap_or(0);
-        match notes.note(Sighting { peer, incarnation, opening }) {
+        let history = History { incarnation, openings };
+        let Ok(sighting) = notes.check(peer, history, OPENINGS_KEPT) else { return Ok(false) };
+        match notes.note(sighting) {
             Ok(()) => {
                 self.noted.insert(peer, incarnation);
             }
@@ -592,12 +597,17 @@ impl Files {
         } else {
             None
         };
+        let has_lost_notes = self.has_lost_notes();
         let opened = open_folder(&self.folder, self.replica, self.options);
         self.look();
         let was_refused = std::mem::take(&mut self.is_refused);
         let is_damaged = self.since.iter().any(|kind| kind.is_damage());
         match opened {
             Ok(opened) => {
+                if has_lost_notes || opened.process.notes.damage().is_some() {
+                    // The cache is rebuilt; who was heard before is not known any more.
+                    self.noted.clear();
+                }
                 let noticed = opened.damaged_snapshots > 0;
                 if let Some(damage) = damage.filter(|it| it.in_log || it.in_latest && !noticed) {
                     return Opening::Broken(format!("{} is not noticed", damage.what));
@@ -714,12 +724,14 @@ fn open_folder(
     replica: NodeId,
     options: LogOptions,
 ) -> Result<Opened, StorageError> {
+    let expected = Expected { cluster: Some(CLUSTER), replica, members: None };
+    let recovered = Log::recover(folder.clone(), options, &expected)?;
     let mut snapshots = Snapshots::open(folder.clone())?;
     let loaded = snapshots.load(|| load(folder))?;
     let latest = loaded.latest.as_ref().map(|(id, _)| *id);
-    let (log, durable, identity): (_, _, Identity) =
-        Log::open(folder.clone(), Some(CLUSTER), replica, options, latest)?;
-    let notes = PeerNotes::open(folder.clone(), identity)?;
+    recovered.check_snapshot(latest)?;
+    let notes = PeerNotes::open(folder.clone(), recovered.identity())?;
+    let (log, durable) = recovered.open(latest)?;
     let process = Process { log, snapshots, notes, incoming: None, outgoing: BTreeMap::new() };
     let damaged_snapshots = loaded.damaged.len();
     Ok(Opened { process, durable, snapshot: loaded.latest, damaged_snapshots })
@@ -735,7 +747,7 @@ mod tests {
 
     /// What a synced disk holds after a crash, or how it broke its promise.
     fn after_crash(lies: bool, seed: u64) -> Result<usize, String> {
-        let mut disk = Disk::with_files(NodeId(1), 4 << 10);
+        let mut disk = Disk::with_files(NodeId(1), &[NodeId(1)], 4 << 10);
         let (mut latest, mut dice) = (None, Dice::new(seed));
         assert!(matches!(disk.open(&mut latest, &mut dice), Started::With(_)));
         if lies {

@@ -131,8 +131,8 @@ pub(super) enum Started {
 
 impl Disk {
     /// A replica's disk with its log in files of this size.
-    pub fn with_files(replica: NodeId, segment_bytes: u64) -> Disk {
-        Disk::over(Files::new(replica, segment_bytes))
+    pub fn with_files(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Disk {
+        Disk::over(Files::new(replica, members, segment_bytes))
     }
 
     /// A disk with its log in these files, which are new.

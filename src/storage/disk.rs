@@ -517,7 +517,7 @@ mod tests {
     use crate::storage::{Log, LogOptions};
     use crate::types::{EntryId, NodeId, Term};
 
-    const OPTIONS: LogOptions = LogOptions { segment_bytes: 64 << 10 };
+    const OPTIONS: LogOptions = LogOptions::with_segment_bytes(64 << 10);
 
     fn entries(indexes: std::ops::Range<u64>) -> Vec<Entry> {
         let mut buffer = RecordBuffer::default();
@@ -530,7 +530,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("deep/down");
         let mut disk = RealDisk::create(&folder).unwrap();
-        Log::bootstrap(&mut disk, 5, NodeId(1)).unwrap();
+        Log::bootstrap(&mut disk, 5, NodeId(1), &[NodeId(1)]).unwrap();
         let mut expected = Durable::default();
         let (mut log, durable, _) = Log::open(disk, Some(5), NodeId(1), OPTIONS, None).unwrap();
         assert_eq!(durable, expected);

@@ -5,6 +5,12 @@ use std::io;
 
 use crate::types::{EntryId, Index, NodeId};
 
+/// What to do about a folder that is not what the replica wrote. Advice that names the folder is
+/// the command line's.
+const REMEDY: &str = "nothing in the folder was changed, and the other replicas are not affected; \
+                      replace this one by what they hold: `bowline cluster --replace ID`, or \
+                      `bowline serve --rejoin` with an empty folder";
+
 /// Why a log can't be made, opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -28,8 +34,8 @@ pub enum StorageError {
     },
     /// A folder to be made a replica's holds something already.
     #[error(
-        "{file} is already there, so the folder is not empty; start without --bootstrap if it is \
-         this replica's, or choose an empty folder"
+        "{file} is already there, so the folder is not empty; start without --bootstrap and \
+         --rejoin if it is this replica's, or choose an empty folder"
     )]
     NotEmpty {
         /// What is there.
@@ -37,9 +43,9 @@ pub enum StorageError {
     },
     /// The folder has no meta record.
     #[error(
-        "{file} is missing: this folder was never bootstrapped, or its disk was wiped; a new \
-         replica starts with --bootstrap, but one that has run before must not come back empty: \
-         replace it under a new id"
+        "{file} is missing: this folder was never bootstrapped, or its disk was wiped; the \
+         replicas of a new cluster start with --bootstrap, but one that has run before must not: \
+         {REMEDY}"
     )]
     NoIdentity {
         /// The file that is missing.
@@ -70,6 +76,21 @@ pub enum StorageError {
         /// Whose it should be.
         expected: NodeId,
     },
+    /// The members of the cluster are others.
+    #[error(
+        "--peers and --id name {}, but {file} belongs to a cluster of {}: the members of a cluster \
+         are fixed when it is bootstrapped; name all of them in --peers, with the addresses at \
+         which they are now, or check --dir",
+        replicas(.expected), replicas(.found)
+    )]
+    OtherMembers {
+        /// The file that says so.
+        file: String,
+        /// The ids in the folder.
+        found: Vec<NodeId>,
+        /// The ids that were given.
+        expected: Vec<NodeId>,
+    },
     /// A format that this version does not know.
     #[error(
         "{file} is in format {found}, this version of bowline knows {known} only; start it with \
@@ -86,8 +107,7 @@ pub enum StorageError {
     /// Bytes are not as they were written.
     #[error(
         "{file} is damaged at byte {offset}: {what}; what was written there may be committed, so \
-         nothing is cut off: restore the file from this very disk, or replace the replica under a \
-         new id"
+         nothing is cut off; {REMEDY}"
     )]
     Damaged {
         /// The file.
@@ -98,18 +118,15 @@ pub enum StorageError {
         what: String,
     },
     /// A file of the log is not there.
-    #[error(
-        "{file} is missing, though later ones or the meta record speak of it; put it back, or \
-         replace the replica under a new id"
-    )]
+    #[error("{file} is missing, though later ones or the meta record speak of it; {REMEDY}")]
     Missing {
         /// The file.
         file: String,
     },
     /// Files of the folder are of different ages: some were put back from a copy.
     #[error(
-        "{file} is older than the rest of the folder: {what}; a folder put back from a copy has \
-         forgotten what it vouched for: replace the replica under a new id"
+        "{file} is older than the rest of the folder: {what}; a folder restored from a copy has \
+         forgotten what it acknowledged; {REMEDY}"
     )]
     RolledBack {
         /// The file that is too old.
@@ -120,8 +137,7 @@ pub enum StorageError {
     /// Entries are missing between a snapshot and the log.
     #[error(
         "the log in {folder} begins with entry {first}, but what the snapshots there hold ends \
-         with entry {end}: a snapshot is missing or damaged; put it back from this very disk, or \
-         replace the replica under a new id"
+         with entry {end}: a snapshot is missing or damaged; {REMEDY}"
     )]
     Uncovered {
         /// The folder.
@@ -134,8 +150,7 @@ pub enum StorageError {
     /// A snapshot is not whole, and the log does not hold what it held.
     #[error(
         "{file} is damaged, and neither the log nor an older snapshot, which ends with entry \
-         {end}, holds all that it did, up to {last}; restore the file from this very disk, or \
-         replace the replica under a new id"
+         {end}, holds all that it did, up to {last}; {REMEDY}"
     )]
     SnapshotLost {
         /// The file.
@@ -201,4 +216,10 @@ fn io_advice(error: &io::Error) -> &'static str {
         io::ErrorKind::NotFound => "check the path of the folder",
         _ => "check the disk, then start again: nothing acknowledged is lost",
     }
+}
+
+/// Ids as a sentence has them: `replicas 1, 2, 3`.
+pub(crate) fn replicas(ids: &[NodeId]) -> String {
+    let names: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
+    format!("replica{} {}", if ids.len() == 1 { "" } else { "s" }, names.join(", "))
 }

@@ -11,27 +11,37 @@ use super::Identity;
 use super::disk::Disk;
 use super::error::StorageError;
 use super::failpoint::reach;
-use super::meta::{META_FILE, META_FILE_NEW, Meta};
+use super::meta::{META_FILE_NEW, Meta, OPENINGS_KEPT};
+use super::opening::Expected;
 use super::recovery::{Replay, check_hard_state};
 use super::sector::{self, SECTOR_BYTES, sectors_for};
-use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader, check_owner};
-use super::snapshots::newest_snapshot;
+use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader};
 
 /// Most bytes that wait for a sync; one that would make them more is preceded by a sync.
 const BLOCK_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 /// How a segment is called before its header is durable.
-const UNFINISHED: &str = ".new";
+pub(super) const UNFINISHED: &str = ".new";
 
 /// How a log is laid out. Any log can be opened with any options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
     /// Size of a segment; one larger block gets a segment of its own size.
     pub segment_bytes: u64,
+    /// How many openings are remembered, 1 to [`OPENINGS_KEPT`]. The same for all replicas of a
+    /// cluster.
+    pub openings_kept: usize,
+}
+
+impl LogOptions {
+    /// Segments of this size, everything else as usual.
+    pub const fn with_segment_bytes(segment_bytes: u64) -> LogOptions {
+        LogOptions { segment_bytes, openings_kept: OPENINGS_KEPT }
+    }
 }
 
 impl Default for LogOptions {
     fn default() -> LogOptions {
-        LogOptions { segment_bytes: 8 << 20 }
+        LogOptions::with_segment_bytes(8 << 20)
     }
 }
 
@@ -63,167 +73,123 @@ pub struct LogStats {
 /// either the log refuses everything: the process must end, and the next one reads what is there.
 #[derive(Debug)]
 pub struct Log<D: Disk> {
-    disk: D,
-    options: LogOptions,
-    meta: Meta,
-    segment: Segment<D::File>,
+    pub(super) disk: D,
+    pub(super) options: LogOptions,
+    pub(super) meta: Meta,
+    pub(super) segment: Segment<D::File>,
     /// Of each segment its number, and the last index before it when it was begun.
-    bases: VecDeque<(u64, Index)>,
+    pub(super) bases: VecDeque<(u64, Index)>,
     /// The chain after the last block.
-    chain: u32,
+    pub(super) chain: u32,
     /// The opening that wrote the last block.
-    written_by: u64,
-    hard_state: HardState,
-    block: BlockBuilder,
+    pub(super) written_by: u64,
+    pub(super) hard_state: HardState,
+    pub(super) block: BlockBuilder,
     /// Whether the block in the making says anything new.
-    waiting: bool,
+    pub(super) waiting: bool,
     /// The last entry, those that wait included. Its term is zero where it is not known.
-    last: EntryId,
+    pub(super) last: EntryId,
     /// The last entry that is durable.
-    durable_last: EntryId,
+    pub(super) durable_last: EntryId,
     /// Term and vote that are durable.
-    durable_state: HardState,
+    pub(super) durable_state: HardState,
     /// Sectors of the block being written; kept for its memory.
-    image: Vec<u8>,
-    failed: bool,
-    stats: LogStats,
+    pub(super) image: Vec<u8>,
+    pub(super) failed: bool,
+    pub(super) stats: LogStats,
 }
 
 /// The segment that is written to.
 #[derive(Debug)]
-struct Segment<F> {
-    file: F,
-    number: u64,
-    salt: u32,
-    sectors: u32,
+pub(super) struct Segment<F> {
+    pub(super) file: F,
+    pub(super) number: u64,
+    pub(super) salt: u32,
+    pub(super) sectors: u32,
     /// The first sector that no block fills.
-    next: u32,
+    pub(super) next: u32,
     /// Before this sector all are written: with blocks, or with zeros again.
-    written: u32,
+    pub(super) written: u32,
     /// How many blocks it has.
-    blocks: u32,
+    pub(super) blocks: u32,
 }
 
 impl<D: Disk> Log<D> {
-    /// Makes an empty folder the home of a replica. Once in a replica's life.
+    /// Makes an empty folder the home of a replica of this cluster, whose members, this replica
+    /// included, are these. Once in a replica's life.
     ///
     /// # Errors
     /// If the folder is not empty or can't be written.
-    pub fn bootstrap(disk: &mut D, cluster: u128, replica: NodeId) -> Result<(), StorageError> {
-        let names = disk.list().map_err(|source| io(disk, "listing", "", source))?;
-        // A bootstrap that a power cut ended leaves at most an unfinished meta record.
-        if let Some(other) = names.iter().find(|name| *name != META_FILE_NEW) {
-            return Err(StorageError::NotEmpty { file: disk.describe(other) });
-        }
-        for name in &names {
-            disk.delete(name).map_err(|source| io(disk, "deleting", name, source))?;
-        }
-        let identity = Identity { cluster, replica, incarnation: 0 };
-        Meta { identity, first: 1, last: 0, openings: Vec::new() }.write(disk)
+    pub fn bootstrap(
+        disk: &mut D,
+        cluster: u128,
+        replica: NodeId,
+        members: &[NodeId],
+    ) -> Result<(), StorageError> {
+        make_meta(disk, &Meta::new(cluster, replica, sorted(members), false))
     }
 
-    /// Opens a replica's log: reads and checks all of it, cuts off a torn tail, and makes durable
-    /// that it was opened once more. `cluster` is checked if it is known.
-    ///
-    /// `snapshot` is the latest that [`Snapshots::load`](super::Snapshots::load) found whole: of
-    /// the log only what is behind it is given back. Where the log does not hold its last entry, as
-    /// when the power failed between a snapshot's installation and the log's beginning anew, the
-    /// log begins anew here.
+    /// Makes an empty folder the new home of a replica that has lost its old one. It is marked as
+    /// rejoining until [`Log::end_rejoining`]: it has forgotten what it acknowledged and voted.
     ///
     /// # Errors
-    /// If the folder is not this replica's, or anything in it is not as it was written, or entries
-    /// are missing between the snapshot and the log, or the folder holds a later snapshot, which
-    /// then is damaged, and the log does not reach to its end.
+    /// If the folder is not empty or can't be written.
+    pub fn bootstrap_rejoining(
+        disk: &mut D,
+        cluster: u128,
+        replica: NodeId,
+        members: &[NodeId],
+    ) -> Result<(), StorageError> {
+        assert!(members.len() > 2, "{} members can't replace one of them", members.len());
+        make_meta(disk, &Meta::new(cluster, replica, sorted(members), true))
+    }
+
+    /// Recovers a replica's log and opens it at once: [`Log::recover`] and [`Recovered::open`] for
+    /// callers with nothing to do in between, and for which the folder says who the members are.
+    ///
+    /// # Errors
+    /// As these two.
     pub fn open(
-        mut disk: D,
+        disk: D,
         cluster: Option<u128>,
         replica: NodeId,
         options: LogOptions,
         snapshot: Option<SnapshotId>,
     ) -> Result<(Log<D>, Durable, Identity), StorageError> {
-        let names = disk.list().map_err(|source| io(&disk, "listing", "", source))?;
-        let mut meta = read_meta(&disk, &names)?;
-        let expected = Identity {
-            cluster: cluster.unwrap_or(meta.identity.cluster),
-            replica,
-            ..meta.identity
-        };
-        let owner = (meta.identity.cluster, meta.identity.replica);
-        check_owner(&disk.describe(META_FILE), owner, &expected)?;
-        let replay = read_segments(&disk, &names, &meta)?;
-        check_covered(&disk, &names, &replay, snapshot)?;
-        let early = disk.mutant() == Some(Mutant::DeleteBeforeSync);
-        for name in names.iter().filter(|name| early && is_left_over(name, &meta)) {
-            disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
-        }
-        // What a killed process wrote and did not sync is read back all the same, out of memory.
-        // Nothing may be vouched for that the disk does not hold, and nothing deleted since a meta
-        // record or a snapshot says so whose name is not durable.
-        disk.sync_dir().map_err(|source| io(&disk, "syncing", "", source))?;
-        for name in names.iter().filter(|name| !early && is_left_over(name, &meta)) {
-            disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
-        }
-        let mut stats = LogStats::default();
-        let mut bases = replay.bases.clone();
-        let segment = if let Some(header) = replay.header {
-            stats.torn_bytes = u64::from(replay.torn_end - replay.end) * SECTOR_BYTES as u64;
-            reopen(&mut disk, &header, &replay)?
-        } else {
-            bases.push_back((1, Index::ZERO));
-            make_segment(&mut disk, &first_segment(&meta, options))?
-        };
-        stats.end = replay.bytes_before + bytes_of(segment.next);
-        let mut ahead = Meta { last: segment.number, ..meta.clone() };
-        if replay.incarnation > meta.identity.incarnation {
-            // Nobody was told of that opening.
-            ahead.open(0);
-        }
-        if meta != ahead {
-            // The last opening, or the making of the last segment, came this far only.
-            ahead.write(&mut disk)?;
-            meta = ahead;
-        }
-        let mut log = Log {
-            disk,
-            options,
-            meta,
-            bases,
-            chain: replay.chain,
-            written_by: replay.incarnation,
-            hard_state: replay.durable.hard_state,
-            last: replay.last(),
-            durable_last: replay.last(),
-            durable_state: replay.durable.hard_state,
-            block: BlockBuilder::default(),
-            waiting: true,
-            image: Vec::new(),
-            failed: false,
-            stats,
-            segment,
-        };
-        // First in the log, then in the meta record: so neither can be put back from an older copy
-        // without the other showing it.
-        log.write_block(log.meta.identity.incarnation + 1)?;
-        let number = log.disk.draw();
-        log.meta.open(number);
-        log.meta.write(&mut log.disk)?;
-        let identity = log.meta.identity;
-        if let Some(number) = replay.restarted {
-            // The power failed before they were deleted.
-            log.delete_before(number)?;
-        }
-        let durable = log.cut_behind(snapshot, replay)?;
+        let expected = Expected { cluster, replica, members: None };
+        let recovered = Log::recover(disk, options, &expected)?;
+        recovered.check_snapshot(snapshot)?;
+        let (log, durable) = recovered.open(snapshot)?;
+        let identity = log.identity();
         Ok((log, durable, identity))
     }
 
+    /// Durably ends the state in which [`Log::bootstrap_rejoining`] has left the replica: it holds
+    /// again what it may have acknowledged.
+    ///
+    /// # Errors
+    /// If that failed, now or earlier, as with [`Log::sync`].
+    pub fn end_rejoining(&mut self) -> Result<(), StorageError> {
+        self.check()?;
+        if !self.meta.rejoining {
+            return Ok(());
+        }
+        self.failed = true;
+        self.meta.rejoining = false;
+        self.meta.write(&mut self.disk)?;
+        self.failed = false;
+        Ok(())
+    }
+
     /// What a replica starts with that has this snapshot. Makes the log follow it if it does not.
-    fn cut_behind(
+    pub(super) fn cut_behind(
         &mut self,
         snapshot: Option<SnapshotId>,
         replay: Replay,
     ) -> Result<Durable, StorageError> {
         let follows = snapshot.is_none_or(|snapshot| replay.holds(snapshot.last));
-        let mut durable = Durable { snapshot, ..replay.durable };
+        let rejoining = self.meta.rejoining;
+        let mut durable = Durable { snapshot, rejoining, ..replay.durable };
         let Some(SnapshotId { last, .. }) = snapshot else { return Ok(durable) };
         if !follows {
             if last.term > self.hard_state.term {
@@ -344,10 +310,20 @@ impl<D: Disk> Log<D> {
         self.meta.identity
     }
 
-    /// What the last openings drew, this one's last: by these numbers peers tell the log from an
-    /// older copy of itself.
+    /// The random numbers of the latest openings, this one's last: by these peers tell the log from
+    /// an older copy of itself.
     pub fn openings(&self) -> &[u64] {
         &self.meta.openings
+    }
+
+    /// The ids of all voters of the cluster, ascending; this replica is one of them.
+    pub fn members(&self) -> &[NodeId] {
+        &self.meta.members
+    }
+
+    /// Whether the replica has lost what it had acknowledged, and does not hold it again yet.
+    pub fn is_rejoining(&self) -> bool {
+        self.meta.rejoining
     }
 
     /// The disk, for whoever simulates one and decides what goes wrong with it.
@@ -367,7 +343,7 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    fn write_block(&mut self, incarnation: u64) -> Result<(), StorageError> {
+    pub(super) fn write_block(&mut self, incarnation: u64) -> Result<(), StorageError> {
         // Until all has gone well.
         self.failed = true;
         let sectors = sectors_for(self.block.len());
@@ -449,7 +425,7 @@ impl<D: Disk> Log<D> {
 
     /// Deletes the segments before `first`, the oldest first. The meta record says before that
     /// they are not needed, so it is the same whether a power cut brings some of them back.
-    fn delete_before(&mut self, first: u64) -> Result<(), StorageError> {
+    pub(super) fn delete_before(&mut self, first: u64) -> Result<(), StorageError> {
         self.meta.first = first;
         self.meta.write(&mut self.disk)?;
         reach("log", "cut-noted");
@@ -477,21 +453,36 @@ const IMAGE_ALIGN: usize = 4_096;
 /// Memory for a block's sectors that is kept from one block to the next.
 const IMAGE_BYTES_KEPT: usize = 1 << 20;
 
-/// Whether nothing depends on a file any more, or ever did: it was never completed, or a snapshot
-/// took its place.
-fn is_left_over(name: &str, meta: &Meta) -> bool {
-    if let Some(number) = segment::number_of(name) {
-        return number < meta.first;
+/// Writes the first meta record of an empty folder.
+fn make_meta<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
+    let names = disk.list().map_err(|source| io(disk, "listing", "", source))?;
+    // A bootstrap that a power cut ended leaves at most an unfinished meta record.
+    if let Some(other) = names.iter().find(|name| *name != META_FILE_NEW) {
+        return Err(StorageError::NotEmpty { file: disk.describe(other) });
     }
-    let complete = name.strip_suffix(UNFINISHED);
-    complete.is_some_and(|name| name == META_FILE || segment::number_of(name).is_some())
+    for name in &names {
+        disk.delete(name).map_err(|source| io(disk, "deleting", name, source))?;
+    }
+    meta.write(disk)
 }
 
-fn io<D: Disk>(disk: &D, doing: &'static str, name: &str, source: std::io::Error) -> StorageError {
+/// The same ids, ascending.
+fn sorted(members: &[NodeId]) -> Vec<NodeId> {
+    let mut members = members.to_vec();
+    members.sort_unstable();
+    members
+}
+
+pub(super) fn io<D: Disk>(
+    disk: &D,
+    doing: &'static str,
+    name: &str,
+    source: std::io::Error,
+) -> StorageError {
     StorageError::Io { doing, file: disk.describe(name), source }
 }
 
-fn bytes_of(sectors: u32) -> u64 {
+pub(super) fn bytes_of(sectors: u32) -> u64 {
     u64::from(sectors) * SECTOR_BYTES as u64
 }
 
@@ -506,7 +497,7 @@ fn sectors_of(options: LogOptions, block: usize) -> u32 {
     u32::try_from(wanted.max(needed)).expect("segments are below 2 TiB")
 }
 
-fn first_segment(meta: &Meta, options: LogOptions) -> SegmentHeader {
+pub(super) fn first_segment(meta: &Meta, options: LogOptions) -> SegmentHeader {
     SegmentHeader {
         cluster: meta.identity.cluster,
         replica: meta.identity.replica,
@@ -521,107 +512,8 @@ fn first_segment(meta: &Meta, options: LogOptions) -> SegmentHeader {
     }
 }
 
-fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Meta, StorageError> {
-    let file = disk.describe(META_FILE);
-    if !names.iter().any(|name| name == META_FILE) {
-        return Err(StorageError::NoIdentity { file });
-    }
-    let bytes = disk.read(META_FILE).map_err(|source| io(disk, "reading", META_FILE, source))?;
-    Meta::decode(&file, &bytes)
-}
-
-/// Reads all segments and holds them against the meta record.
-fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Replay, StorageError> {
-    let mut replay = Replay::new(meta.identity, meta.first);
-    replay.mutant = disk.mutant();
-    let numbers = names.iter().filter_map(|name| segment::number_of(name));
-    let numbers: Vec<u64> = numbers.filter(|&number| number >= meta.first).collect();
-    let count = numbers.last().copied().unwrap_or(0).max(meta.last);
-    for number in meta.first..=count {
-        let name = segment::file_name(number);
-        let file = disk.describe(&name);
-        if numbers.binary_search(&number).is_err() {
-            return Err(StorageError::Missing { file });
-        }
-        let bytes = disk.read(&name).map_err(|source| io(disk, "reading", &name, source))?;
-        replay.segment(&file, &bytes, number == count)?;
-    }
-    let (opened, written) = (meta.identity.incarnation, replay.incarnation);
-    if written < opened {
-        let file = disk.describe(&segment::file_name(count));
-        let what = format!("it ends with opening {written}, the meta record knows of {opened}");
-        return Err(StorageError::RolledBack { file, what });
-    }
-    if written > opened + 1 || count > meta.last + 1 {
-        let file = disk.describe(META_FILE);
-        let what = format!(
-            "it knows of {opened} openings and of segments up to {}, the log of {written} and \
-             {count}",
-            meta.last
-        );
-        return Err(StorageError::RolledBack { file, what });
-    }
-    Ok(replay)
-}
-
-/// Whether the snapshot that the replica starts with and the log make a whole, and what a later
-/// snapshot in the folder held, which is not whole any more, is in the log.
-fn check_covered<D: Disk>(
-    disk: &D,
-    names: &[String],
-    replay: &Replay,
-    snapshot: Option<SnapshotId>,
-) -> Result<(), StorageError> {
-    let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
-    let (first, file) = (replay.base.index.next(), disk.describe(""));
-    if first > end.next() {
-        return Err(StorageError::Uncovered { folder: file, first, end });
-    }
-    match newest_snapshot(names) {
-        Some((name, last)) if last.index > end && !replay.holds(last) => {
-            let file = disk.describe(name);
-            Err(StorageError::SnapshotLost { file, last, end })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Opens the last segment to go on writing to it. A torn tail is made zeros again: the next
-/// block is then written to sectors that hold nothing, like any other.
-fn reopen<D: Disk>(
-    disk: &mut D,
-    header: &SegmentHeader,
-    replay: &Replay,
-) -> Result<Segment<D::File>, StorageError> {
-    let name = segment::file_name(header.number);
-    let mut file = disk.open(&name).map_err(|source| io(disk, "opening", &name, source))?;
-    let place = |sector: u32| u64::from(sector) * SECTOR_BYTES as u64;
-    // A sync that failed may have thrown away what it was to write, and a new process reads it
-    // out of memory all the same, and syncs it with success. That can be the last block only: it is
-    // written again as it is, and then the sync is worth something.
-    if disk.mutant() != Some(Mutant::TrustLastBlock) {
-        disk.write_at(&mut file, place(replay.last_block), &replay.last_image)
-            .map_err(|source| io(disk, "writing the last block again to", &name, source))?;
-    }
-    let torn = (replay.torn_end - replay.end) as usize;
-    if torn > 0 {
-        disk.write_at(&mut file, place(replay.end), &vec![0; torn * SECTOR_BYTES])
-            .map_err(|source| io(disk, "cutting the torn tail of", &name, source))?;
-    }
-    disk.sync(&mut file).map_err(|source| io(disk, "syncing", &name, source))?;
-    Ok(Segment {
-        file,
-        number: header.number,
-        salt: header.salt(),
-        sectors: header.sectors,
-        next: replay.end,
-        written: replay.end,
-        blocks: replay.blocks,
-    })
-}
-
 /// Makes a segment's file, durable with its header and its name.
-fn make_segment<D: Disk>(
+pub(super) fn make_segment<D: Disk>(
     disk: &mut D,
     header: &SegmentHeader,
 ) -> Result<Segment<D::File>, StorageError> {
@@ -656,7 +548,7 @@ mod tests {
     use crate::storage::MemDisk;
     use crate::types::EntryId;
 
-    const OPTIONS: LogOptions = LogOptions { segment_bytes: 8 << 10 };
+    const OPTIONS: LogOptions = LogOptions::with_segment_bytes(8 << 10);
 
     fn entries(term: u64, indexes: std::ops::Range<u64>) -> Vec<Entry> {
         let mut buffer = RecordBuffer::default();
@@ -675,7 +567,7 @@ mod tests {
     #[test]
     fn what_was_synced_is_there_again_and_a_replaced_tail_is_not() {
         let mut disk = MemDisk::default();
-        Log::bootstrap(&mut disk, 9, NodeId(1)).unwrap();
+        Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, durable, identity) = opened(&mut disk);
         assert_eq!(durable, Durable::default());
         assert_eq!(identity, Identity { cluster: 9, replica: NodeId(1), incarnation: 1 });
@@ -702,7 +594,7 @@ mod tests {
     #[test]
     fn nothing_is_deleted_since_a_meta_record_says_so_that_is_not_durable() {
         let mut disk = MemDisk::default();
-        Log::bootstrap(&mut disk, 9, NodeId(1)).unwrap();
+        Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, ..) = opened(&mut disk);
         for first in (1..400).step_by(40) {
             log.append(Some(term(3)), &entries(3, first..first + 40)).unwrap();
@@ -735,10 +627,83 @@ mod tests {
     }
 
     #[test]
+    fn rejoining_mark_survives_restarts_until_it_is_ended() {
+        let mut disk = MemDisk::default();
+        let members = [NodeId(3), NodeId(1), NodeId(2)];
+        Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
+        for _ in 0..2 {
+            let (mut log, durable, _) = opened(&mut disk);
+            assert!(durable.rejoining && log.is_rejoining());
+            assert_eq!(log.members(), [1, 2, 3].map(NodeId));
+            log.append(Some(term(3)), &entries(3, 1..2)).unwrap();
+            log.sync().unwrap();
+        }
+        let (mut log, ..) = opened(&mut disk);
+        log.end_rejoining().unwrap();
+        log.end_rejoining().unwrap();
+        drop(log);
+        let (log, durable, _) = opened(&mut disk);
+        assert!(!durable.rejoining && !log.is_rejoining());
+    }
+
+    #[test]
+    fn failed_rejoining_end_fails_the_log() {
+        let mut disk = MemDisk::default();
+        let members = [NodeId(3), NodeId(1), NodeId(2)];
+        Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
+        let (mut log, ..) = opened(&mut disk);
+        log.disk_mut().fail_in(2);
+        assert!(log.end_rejoining().is_err());
+        assert!(matches!(log.sync(), Err(StorageError::Failed { .. })));
+        drop(log);
+        disk.kill();
+        assert!(opened(&mut disk).1.rejoining, "what failed before the rename changed nothing");
+    }
+
+    #[test]
+    fn start_that_fails_before_the_end_counts_no_opening() {
+        let mut disk = MemDisk::default();
+        Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
+        drop(opened(&mut disk));
+        let before = disk.clone();
+        for members in [&[NodeId(1)][..], &[NodeId(1), NodeId(2), NodeId(3)]] {
+            let expected = Expected { cluster: None, replica: NodeId(1), members: Some(members) };
+            let error = Log::recover(&mut disk, OPTIONS, &expected).unwrap_err();
+            assert!(matches!(error, StorageError::OtherMembers { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("belongs to a cluster of replicas 1, 2:"), "{text}");
+        }
+        let members = [NodeId(2), NodeId(1)];
+        let expected = Expected { cluster: None, replica: NodeId(1), members: Some(&members) };
+        // Whatever else fails before the log is opened.
+        drop(Log::recover(&mut disk, OPTIONS, &expected).unwrap());
+        for name in before.list().unwrap() {
+            assert_eq!(disk.read(&name).unwrap(), before.read(&name).unwrap(), "{name}");
+        }
+        // An opening that fails at any operation is not counted either, or is known to nobody.
+        let mut fails = 0;
+        loop {
+            disk.fail_in(fails);
+            let recovered = Log::recover(&mut disk, OPTIONS, &expected).unwrap();
+            let opened = recovered.open(None).is_ok();
+            disk.kill();
+            disk.calm();
+            if opened {
+                break;
+            }
+            fails += 1;
+        }
+        assert!(fails > 3, "only {fails} operations");
+        let (log, _, identity) = opened(&mut disk);
+        assert_eq!(identity.incarnation, log.openings().len() as u64);
+        assert!(identity.incarnation <= 4, "{} openings", identity.incarnation);
+    }
+
+    #[test]
     #[should_panic(expected = "leaves a gap")]
     fn a_gap_is_a_broken_protocol() {
         let mut disk = MemDisk::default();
-        Log::bootstrap(&mut disk, 9, NodeId(1)).unwrap();
+        Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, ..) = opened(&mut disk);
         let _ = log.append(Some(term(3)), &entries(3, 2..3));
     }

@@ -1,112 +1,187 @@
-//! The meta record: whose folder this is, and what it must at least hold. One file of one sector,
-//! replaced as a whole: written under another name, synced, renamed, the folder synced.
+//! The meta record: which replica of which cluster a folder belongs to, who the members of that
+//! cluster are, and what the folder must at least hold. One file with two copies of the record. It
+//! is replaced as a whole: written under another name, synced, renamed, the folder synced.
 //!
 //! ```text
-//!  payload of the only sector, the rest zeros
-//!  +--------+---------+---------+---------+-------------+-------+------+-------+-------------+
-//!  | magic  | version | cluster | replica | incarnation | first | last | count | openings .. |
-//!  |   16   |    4    |   16    |    2    |      8      |   8   |  8   |   2   |  8 each     |
-//!  +--------+---------+---------+---------+-------------+-------+------+-------+-------------+
+//!  stream of one copy, in sectors; the rest of the last sector is zeros
+//!  +-------+---------+---------+---------+-------------+-------+------+-------+
+//!  | magic | version | cluster | replica | incarnation | first | last | flags | ..
+//!  |  16   |    4    |   16    |    2    |      8      |   8   |  8   |   1   |
+//!  +-------+---------+---------+---------+-------------+-------+------+-------+
+//!     +--------------+---------------+------------+-------------+--------+
+//!  .. | member count | opening count | members .. | openings .. | crc32c |
+//!     |      1       |       2       |   2 each   |   8 each    |   4    |
+//!     +--------------+---------------+------------+-------------+--------+
 //! ```
 //!
-//! Each opening of the log draws a number of its own; the last ones are kept, newest last. A folder
-//! that was put back from an older copy counts its openings as the lost one did, but draws other
-//! numbers: that is how peers tell the two apart (`peers.rs`).
+//! Little endian. The checksum covers the stream before it, so that sectors of two versions of the
+//! record never pass for one. A damaged copy is replaced by the other one when the folder is
+//! opened.
+//!
+//! Each opening of the log draws a random number; the latest [`OPENINGS_KEPT`] are kept, newest
+//! last. `incarnation` counts all openings, so it tells where the list begins. A folder restored
+//! from an older copy counts on as the lost one did but draws other numbers: that is how peers tell
+//! the two apart (`peers.rs`).
+//!
+//! `members` are the ids of all voters, this replica included. They are written when the folder is
+//! bootstrapped and never taken from flags again. `rejoining` (the lowest bit of `flags`) marks a
+//! replica that was bootstrapped again under its old id, and must not vote before it holds what it
+//! may have acknowledged.
 //!
 //! `first` and `last` are the segments that must be there. Before `first` is raised, a snapshot is
 //! durable that holds what the segments before it held, and only then are they deleted: what a
 //! power cut leaves of them counts for nothing.
 //!
-//! Cluster and replica are written once, by `--bootstrap`. A folder without this file does not
-//! start: a replica that comes back empty under its old id would vote again in terms in which it
-//! has voted, and deny entries that it has vouched for (design.md §7 item 7).
+//! A folder without this file does not start: a replica that comes back empty under its old id
+//! would vote again in terms in which it has voted, and deny entries that it has acknowledged.
+//!
+//! Format 2 had one copy of one sector, 48 openings, neither members nor flags. It is read, and
+//! replaced at the first opening.
 
 use crate::config::Mutant;
+use crate::raft::REPLICAS_MAX;
 use crate::types::NodeId;
 
 use super::Identity;
 use super::disk::Disk;
 use super::error::StorageError;
-use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
-use super::segment::{VERSION, header_fields};
+use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
+use super::segment::Fields;
 
 /// Its name.
 pub(super) const META_FILE: &str = "meta";
 /// Its name while it is written.
 pub(super) const META_FILE_NEW: &str = "meta.new";
 const MAGIC: &[u8; 16] = b"bowline replica\n";
+/// The format that this version writes.
+const META_VERSION: u32 = 3;
+/// The format before it, which is still read.
+const META_VERSION_OLD: u32 = 2;
+/// Openings in a record of the format before.
+const OPENINGS_OLD: usize = 48;
+/// Bytes of a stream before the members.
+const HEAD_BYTES: usize = 66;
+const CHECKSUM_BYTES: usize = 4;
+/// The bit of `flags` for a replica that rejoins.
+const REJOINING: u8 = 1;
 
-/// How many openings are remembered: as many as fit.
-pub(super) const OPENINGS_KEPT: usize = 48;
-const _: () = assert!(64 + OPENINGS_KEPT * 8 <= PAYLOAD_BYTES);
+/// Most openings that are remembered.
+pub const OPENINGS_KEPT: usize = 4_096;
+/// The head and all members are in the first sector.
+const _: () = assert!(HEAD_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
 
 /// The meta record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
     /// Whose folder, and how often its log was opened; zero before the first time.
     pub(super) identity: Identity,
+    /// The ids of all voters, ascending; empty if the record is of the format before.
+    pub(super) members: Vec<NodeId>,
+    /// Whether the replica has lost what it had acknowledged, and does not hold it again yet.
+    pub(super) rejoining: bool,
     /// The first segment that the log needs.
     pub(super) first: u64,
     /// The last that there is at least; zero before the first was made.
     pub(super) last: u64,
-    /// What the last openings drew, the newest last. Zero is one that was never told to anybody.
+    /// The numbers that the latest openings drew, the newest last. Zero if it is not known any
+    /// more.
     pub(super) openings: Vec<u64>,
 }
 
+/// A record that was read, and whether both of its copies were as they were written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) meta: Meta,
+    pub(super) is_intact: bool,
+}
+
 impl Meta {
-    fn encode(&self) -> Vec<u8> {
+    /// The record of a folder that was never opened.
+    pub(super) fn new(
+        cluster: u128,
+        replica: NodeId,
+        members: Vec<NodeId>,
+        rejoining: bool,
+    ) -> Meta {
+        let identity = Identity { cluster, replica, incarnation: 0 };
+        Meta { identity, members, rejoining, first: 1, last: 0, openings: Vec::new() }
+    }
+
+    fn stream(&self) -> Vec<u8> {
+        assert!(self.members.contains(&self.identity.replica), "{self:?} is no member");
+        assert!(self.members.len() <= REPLICAS_MAX, "{} members", self.members.len());
+        assert!(self.openings.len() <= OPENINGS_KEPT, "{} openings", self.openings.len());
         let mut stream = Vec::new();
         stream.extend_from_slice(MAGIC);
-        stream.extend_from_slice(&VERSION.to_le_bytes());
+        stream.extend_from_slice(&META_VERSION.to_le_bytes());
         stream.extend_from_slice(&self.identity.cluster.to_le_bytes());
         stream.extend_from_slice(&self.identity.replica.0.to_le_bytes());
         stream.extend_from_slice(&self.identity.incarnation.to_le_bytes());
         stream.extend_from_slice(&self.first.to_le_bytes());
         stream.extend_from_slice(&self.last.to_le_bytes());
-        let kept = &self.openings[self.openings.len().saturating_sub(OPENINGS_KEPT)..];
-        let count = u16::try_from(kept.len()).expect("few are kept");
+        stream.push(if self.rejoining { REJOINING } else { 0 });
+        stream.push(u8::try_from(self.members.len()).expect("at most REPLICAS_MAX"));
+        let count = u16::try_from(self.openings.len()).expect("at most OPENINGS_KEPT");
         stream.extend_from_slice(&count.to_le_bytes());
-        for opening in kept {
+        assert!(stream.len() == HEAD_BYTES, "a head of {} bytes", stream.len());
+        for member in &self.members {
+            stream.extend_from_slice(&member.0.to_le_bytes());
+        }
+        for opening in &self.openings {
             stream.extend_from_slice(&opening.to_le_bytes());
         }
-        let mut out = Vec::with_capacity(SECTOR_BYTES);
+        stream.extend_from_slice(&crc32c::crc32c(&stream).to_le_bytes());
+        stream
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let stream = self.stream();
+        let sectors = sectors_for(stream.len());
+        let mut out = Vec::with_capacity(2 * sectors * SECTOR_BYTES);
         sector::seal(0, 0, 0, &stream, &mut out);
+        sector::seal(0, as_sector(sectors), 1, &stream, &mut out);
         out
     }
 
-    /// Reads the record that `bytes` are.
-    pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<Meta, StorageError> {
-        let mut fields = header_fields(file, bytes, MAGIC)?;
-        if bytes.len() != SECTOR_BYTES {
-            let what = format!("{} bytes where {SECTOR_BYTES} belong", bytes.len());
-            let offset = SECTOR_BYTES as u64;
-            return Err(StorageError::Damaged { file: file.to_owned(), offset, what });
-        }
-        let identity = Identity {
-            cluster: u128::from_le_bytes(fields.take()),
-            replica: NodeId(u16::from_le_bytes(fields.take())),
-            incarnation: u64::from_le_bytes(fields.take()),
+    /// Reads the file: its first copy, or the second where the first is damaged.
+    pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<Found, StorageError> {
+        let damaged = |(sector, what): (usize, String)| StorageError::Damaged {
+            file: file.to_owned(),
+            offset: (sector * SECTOR_BYTES) as u64,
+            what,
         };
-        let first = u64::from_le_bytes(fields.take());
-        let last = u64::from_le_bytes(fields.take());
-        if first == 0 || first > last + 1 {
-            let what = format!("it says that the log's segments are those from {first} to {last}");
-            return Err(StorageError::Damaged { file: file.to_owned(), offset: 0, what });
+        // Where the second copy begins, unless the file was cut.
+        let middle = bytes.len() / SECTOR_BYTES / 2;
+        let second = Copy { bytes, first: middle, block: 1 };
+        let first_error = match (Copy { bytes, first: 0, block: 0 }).read() {
+            Ok(Content::Record(meta)) => {
+                let same = matches!(second.read(), Ok(Content::Record(other)) if other == meta);
+                let is_intact = same && bytes.len() == meta.encode().len();
+                return Ok(Found { meta, is_intact });
+            }
+            Ok(Content::OldRecord(_)) if bytes.len() != SECTOR_BYTES => {
+                (1, format!("{} bytes where {SECTOR_BYTES} belong", bytes.len()))
+            }
+            Ok(Content::OldRecord(meta)) => return Ok(Found { meta, is_intact: true }),
+            Ok(Content::Version(found)) => {
+                let (file, known) = (file.to_owned(), META_VERSION);
+                return Err(StorageError::Version { file, found, known });
+            }
+            Err(error) => error,
+        };
+        match second.read() {
+            Ok(Content::Record(meta)) => Ok(Found { meta, is_intact: false }),
+            _ => Err(damaged(first_error)),
         }
-        let count = usize::from(u16::from_le_bytes(fields.take()));
-        if count > OPENINGS_KEPT {
-            let what = format!("{count} openings where at most {OPENINGS_KEPT} are kept");
-            return Err(StorageError::Damaged { file: file.to_owned(), offset: 0, what });
-        }
-        let openings = (0..count).map(|_| u64::from_le_bytes(fields.take())).collect();
-        Ok(Meta { identity, first, last, openings })
     }
 
-    /// Adds the next opening, which drew `number`.
-    pub(super) fn open(&mut self, number: u64) {
+    /// Adds the next opening, which drew `number`; of all openings the latest `kept` are
+    /// remembered.
+    pub(super) fn open(&mut self, number: u64, kept: usize) {
+        assert!((1..=OPENINGS_KEPT).contains(&kept), "{kept} openings to remember");
         self.identity.incarnation += 1;
         self.openings.push(number);
-        let more = self.openings.len().saturating_sub(OPENINGS_KEPT);
+        let more = self.openings.len().saturating_sub(kept);
         self.openings.drain(..more);
     }
 
@@ -114,6 +189,131 @@ impl Meta {
     pub(super) fn write(&self, disk: &mut impl Disk) -> Result<(), StorageError> {
         replace(disk, META_FILE, META_FILE_NEW, &self.encode())
     }
+}
+
+fn as_sector(count: usize) -> u32 {
+    u32::try_from(count).expect("a record has few sectors")
+}
+
+/// One copy of the record within the file: where it begins, and the block that its sectors name.
+struct Copy<'a> {
+    bytes: &'a [u8],
+    first: usize,
+    block: u32,
+}
+
+/// What a whole copy holds.
+enum Content {
+    Record(Meta),
+    OldRecord(Meta),
+    /// A record of a format that this version does not know.
+    Version(u32),
+}
+
+/// A sector of the file, and what is wrong with it.
+type Damage = (usize, String);
+
+impl Copy<'_> {
+    fn sector(&self, number: usize) -> Result<&[u8], Damage> {
+        let at = self.first + number;
+        let damaged = |what: &str| Err((at, what.to_owned()));
+        let Some(bytes) = self.bytes.get(at * SECTOR_BYTES..(at + 1) * SECTOR_BYTES) else {
+            return Err((at, format!("the file has only {} bytes", self.bytes.len())));
+        };
+        match sector::read(0, as_sector(at), bytes) {
+            Sector::Written { block, payload } if block == self.block => Ok(payload),
+            Sector::Written { block, .. } => {
+                Err((at, format!("a sector of block {block} where {} belongs", self.block)))
+            }
+            Sector::Unwritten => damaged("zeros in place of the record"),
+            Sector::Damaged => damaged("a checksum differs"),
+        }
+    }
+
+    fn read(&self) -> Result<Content, Damage> {
+        let head = self.sector(0)?;
+        let mut fields = Fields::of(head);
+        if fields.take::<16>() != *MAGIC {
+            return Err((self.first, "the header is that of another kind of file".to_owned()));
+        }
+        match u32::from_le_bytes(fields.take()) {
+            META_VERSION => {}
+            META_VERSION_OLD if self.block == 0 => {
+                return decode_old(fields).map(Content::OldRecord).map_err(|what| (0, what));
+            }
+            other => return Ok(Content::Version(other)),
+        }
+        let counts = &head[HEAD_BYTES - 3..HEAD_BYTES];
+        let (members, openings) =
+            (usize::from(counts[0]), usize::from(u16::from_le_bytes([counts[1], counts[2]])));
+        let length = HEAD_BYTES + members * 2 + openings * 8 + CHECKSUM_BYTES;
+        if members > REPLICAS_MAX || openings > OPENINGS_KEPT {
+            return Err((self.first, format!("{members} members and {openings} openings")));
+        }
+        let mut stream = Vec::with_capacity(length + PAYLOAD_BYTES);
+        for number in 0..sectors_for(length) {
+            stream.extend_from_slice(self.sector(number)?);
+        }
+        stream.truncate(length);
+        decode_stream(&stream, members, openings)
+            .map(Content::Record)
+            .map_err(|what| (self.first, what))
+    }
+}
+
+fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta, String> {
+    let (covered, checksum) = stream.split_at(stream.len() - CHECKSUM_BYTES);
+    if crc32c::crc32c(covered).to_le_bytes() != checksum {
+        return Err("the record's checksum differs".to_owned());
+    }
+    let mut fields = Fields::of(&covered[20..]);
+    let (identity, first, last) = common_fields(&mut fields)?;
+    let [flags, _] = fields.take();
+    let _count: [u8; 2] = fields.take();
+    let members: Vec<NodeId> =
+        (0..members).map(|_| NodeId(u16::from_le_bytes(fields.take()))).collect();
+    let openings: Vec<u64> = (0..openings).map(|_| u64::from_le_bytes(fields.take())).collect();
+    if flags & !REJOINING != 0 {
+        return Err(format!("its flags are {flags:08b}"));
+    }
+    if !members.is_sorted_by(|one, next| one < next) || !members.contains(&identity.replica) {
+        let replica = identity.replica.0;
+        return Err(format!("the members of replica {replica}'s cluster are {members:?}"));
+    }
+    if openings.len() as u64 > identity.incarnation {
+        let (count, incarnation) = (openings.len(), identity.incarnation);
+        return Err(format!("{count} openings of a log that was opened {incarnation} times"));
+    }
+    Ok(Meta { identity, members, rejoining: flags == REJOINING, first, last, openings })
+}
+
+/// What both formats have behind magic and version.
+fn common_fields(fields: &mut Fields<'_>) -> Result<(Identity, u64, u64), String> {
+    let identity = Identity {
+        cluster: u128::from_le_bytes(fields.take()),
+        replica: NodeId(u16::from_le_bytes(fields.take())),
+        incarnation: u64::from_le_bytes(fields.take()),
+    };
+    let first = u64::from_le_bytes(fields.take());
+    let last = u64::from_le_bytes(fields.take());
+    if first == 0 || first > last + 1 {
+        return Err(format!("it says that the log's segments are those from {first} to {last}"));
+    }
+    Ok((identity, first, last))
+}
+
+fn decode_old(mut fields: Fields<'_>) -> Result<Meta, String> {
+    let (identity, first, last) = common_fields(&mut fields)?;
+    let count = usize::from(u16::from_le_bytes(fields.take()));
+    if count > OPENINGS_OLD || count as u64 > identity.incarnation {
+        let incarnation = identity.incarnation;
+        return Err(format!("{count} openings of a log that was opened {incarnation} times"));
+    }
+    // The list is to be as long as any other's. Zeros match nothing that a peer has noted.
+    let known = usize::try_from(identity.incarnation).unwrap_or(usize::MAX).min(OPENINGS_KEPT);
+    let mut openings = vec![0; known - count];
+    openings.extend((0..count).map(|_| u64::from_le_bytes(fields.take())));
+    Ok(Meta { identity, members: Vec::new(), rejoining: false, first, last, openings })
 }
 
 /// Puts a small file in the place of the one that is there, as a whole: whenever the power fails,
@@ -137,4 +337,102 @@ pub(super) fn replace(
         return Ok(());
     }
     disk.sync_dir().map_err(io("syncing the folder of"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(openings: u64) -> Meta {
+        let members = vec![NodeId(1), NodeId(2), NodeId(5)];
+        let mut meta = Meta::new(9, NodeId(2), members, openings % 2 == 1);
+        (1..=openings).for_each(|opening| meta.open(opening << 20, OPENINGS_KEPT));
+        Meta { first: 3, last: 4, ..meta }
+    }
+
+    #[test]
+    fn record_of_any_length_is_read_back() {
+        for openings in [0, 1, 52, 53, 60, 4_095, 4_096, 5_000] {
+            let meta = meta(openings);
+            let bytes = meta.encode();
+            assert_eq!(bytes.len() % (2 * SECTOR_BYTES), 0);
+            assert_eq!(Meta::decode("meta", &bytes).unwrap(), Found { meta, is_intact: true });
+        }
+    }
+
+    #[test]
+    fn one_flipped_bit_or_lost_sector_is_repaired_from_the_other_copy() {
+        let meta = meta(100);
+        let bytes = meta.encode();
+        let repaired = |bytes: &[u8], case: &str| {
+            let found = Meta::decode("meta", bytes).unwrap_or_else(|e| panic!("{case}: {e}"));
+            assert_eq!(found, Found { meta: meta.clone(), is_intact: false }, "{case}");
+        };
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            repaired(&damaged, &format!("bit {bit}"));
+        }
+        for sector in 0..bytes.len() / SECTOR_BYTES {
+            let mut damaged = bytes.clone();
+            damaged[sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES].fill(0);
+            repaired(&damaged, &format!("sector {sector}"));
+        }
+        repaired(&bytes[..bytes.len() / 2], "the second copy cut off");
+    }
+
+    #[test]
+    fn damage_to_both_copies_is_refused() {
+        let bytes = meta(100).encode();
+        for other in [0, SECTOR_BYTES + 7, bytes.len() / 2 - 1] {
+            let mut damaged = bytes.clone();
+            damaged[other] ^= 1;
+            damaged[bytes.len() - 1 - other] ^= 1;
+            let error = Meta::decode("meta", &damaged).unwrap_err();
+            assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
+        }
+        for length in [0, 1, 511, 512, 1_000] {
+            assert!(Meta::decode("meta", &bytes[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    /// A record as format 2 had it.
+    fn encode_old(incarnation: u64, openings: &[u64]) -> Vec<u8> {
+        let mut stream = Vec::new();
+        stream.extend_from_slice(MAGIC);
+        stream.extend_from_slice(&META_VERSION_OLD.to_le_bytes());
+        stream.extend_from_slice(&9_u128.to_le_bytes());
+        stream.extend_from_slice(&2_u16.to_le_bytes());
+        for number in [incarnation, 1, 1] {
+            stream.extend_from_slice(&number.to_le_bytes());
+        }
+        stream.extend_from_slice(&u16::try_from(openings.len()).unwrap().to_le_bytes());
+        for opening in openings {
+            stream.extend_from_slice(&opening.to_le_bytes());
+        }
+        let mut out = Vec::new();
+        sector::seal(0, 0, 0, &stream, &mut out);
+        out
+    }
+
+    #[test]
+    fn record_of_format_2_is_read_without_members() {
+        let found = Meta::decode("meta", &encode_old(3, &[7, 8, 9])).unwrap();
+        assert!(found.is_intact && found.meta.members.is_empty());
+        assert_eq!(found.meta.openings, [7, 8, 9]);
+        let found = Meta::decode("meta", &encode_old(60, &[5; 48])).unwrap();
+        assert_eq!(found.meta.openings, [vec![0; 12], vec![5; 48]].concat());
+        let error = Meta::decode("meta", &encode_old(2, &[5; 3])).unwrap_err().to_string();
+        assert!(error.contains("3 openings of a log that was opened 2 times"), "{error}");
+    }
+
+    #[test]
+    fn record_of_a_later_format_is_refused_by_version() {
+        let mut stream = meta(1).stream();
+        stream[16] = 9;
+        let mut bytes = Vec::new();
+        sector::seal(0, 0, 0, &stream, &mut bytes);
+        let error = Meta::decode("meta", &bytes).unwrap_err();
+        assert!(matches!(error, StorageError::Version { found: 9, known: 3, .. }), "{error}");
+    }
 }

@@ -6,10 +6,11 @@
 //! | [`disk`] | what a log needs of a disk ([`Disk`]), and a real one ([`RealDisk`]) |
 //! | `sector` | the unit that a disk writes whole or not at all, with its own checksum |
 //! | `segment` | the format of segment files, drawn; blocks and segment headers |
-//! | `meta` | who this folder belongs to: cluster, replica, incarnation |
+//! | `meta` | who this folder belongs to: cluster, replica, incarnation, members |
+//! | `opening` | the start of a log: reads everything, then repairs and counts ([`Recovered`]) |
 //! | `peers` | which openings of other replicas this one has heard ([`PeerNotes`]) |
 //! | `recovery` | from the bytes of all segments to the log, or to what is wrong with them |
-//! | `log` | [`Log`]: bootstrap, open, append, sync |
+//! | `log` | [`Log`]: bootstrap, append, sync |
 //! | `snapshots` | [`Snapshots`]: the state's snapshots in files, the log's other half |
 //! | `letting_go` | deletes large files a piece at a time |
 //! | [`failpoint`] | where tests let a process kill itself |
@@ -35,6 +36,7 @@ mod letting_go;
 mod log;
 pub mod mem_disk;
 mod meta;
+mod opening;
 mod peers;
 mod recovery;
 mod reserve;
@@ -45,13 +47,18 @@ mod snapshots;
 
 pub use disk::{Disk, RealDisk, make_folder};
 pub use error::StorageError;
+pub(crate) use error::replicas;
 pub use log::{Log, LogOptions, LogStats};
 pub use mem_disk::{BadAppend, MemDisk, Mishaps};
-pub use peers::{PeerNotes, Sighting};
+pub use meta::OPENINGS_KEPT;
+pub use opening::{Expected, Recovered};
+pub use peers::{Doubt, History, PeerNotes, Sighting};
 pub use recovery::check_segment;
 pub use reserve::{RESERVE_FILE, Room};
 pub use shared_disk::SharedDisk;
 pub use snapshots::{Loaded, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::types::NodeId;
 
@@ -65,4 +72,15 @@ pub struct Identity {
     /// How often the log was opened, this time included: never the same twice, so that peers can
     /// tell a replica from its own past (safety.md D6).
     pub incarnation: u64,
+}
+
+/// What clients and logs may see of a cluster's id. The id itself is known to its replicas only,
+/// for whoever knows it can speak in the name of one; this is a SHA-256 of it, cut to half.
+pub fn cluster_fingerprint(cluster: u128) -> u128 {
+    let mut hash = Sha256::new();
+    hash.update(b"bowline cluster fingerprint\n");
+    hash.update(cluster.to_le_bytes());
+    let hash: [u8; 32] = hash.finalize().into();
+    let (half, _) = hash.split_first_chunk().expect("32 bytes");
+    u128::from_be_bytes(*half)
 }

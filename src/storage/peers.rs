@@ -1,7 +1,7 @@
-//! Which openings of other replicas this one has heard: so that one whose folder was put back from
-//! an older copy, and has forgotten what it vouched for, is not taken for itself (safety.md D6).
-//! Kept in a file, for a restart must not forget it. The network stage writes it, when a peer calls
-//! that has started anew, before anything that peer says is believed.
+//! Which opening of each other replica this one has heard last, so that a replica whose folder was
+//! restored from an older copy or wiped, and which has forgotten what it acknowledged, is not taken
+//! for itself. Kept in a file, for a restart must not forget it. The network stage writes it when a
+//! peer calls that has started anew, before anything that peer says is believed.
 //!
 //! ```text
 //!  payload of the only sector, the rest zeros
@@ -11,8 +11,12 @@
 //!  +--------+---------+---------+---------+-------+-----------------------------------+
 //! ```
 //!
-//! What it can't do: a peer that was down or cut off while the lost openings ran has never heard of
-//! them. If such peers and the old copy are a majority by themselves, nobody is there to object.
+//! The file is a cache: without it the log is whole. If it is damaged or of another format it is
+//! rebuilt as the peers call.
+//!
+//! Limits: a peer that was down or cut off while the lost openings ran has never heard of them, and
+//! neither has one that has lost this file. If such peers and the old copy are a majority by
+//! themselves, nobody is there to object.
 
 use crate::config::Mutant;
 use crate::types::NodeId;
@@ -34,27 +38,112 @@ const SIGHTING_BYTES: usize = 18;
 /// As many as fit in a sector; far more than a cluster has.
 const SIGHTINGS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / SIGHTING_BYTES;
 
-/// The latest that was heard of a peer.
+/// Most openings that a replica can have counted: more than can be made in a year.
+const INCARNATION_MAX: u64 = 1 << 32;
+
+/// The opening of a peer that was heard last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sighting {
     /// The peer.
     pub peer: NodeId,
     /// How often its log had been opened.
     pub incarnation: u64,
-    /// What the last of these openings drew; see [`super::Log::openings`].
+    /// The random number of the last of these openings; see [`super::Log::openings`].
     pub opening: u64,
 }
 
-impl Sighting {
-    /// Whether a replica whose log was opened `incarnation` times, the last times with the numbers
-    /// `openings`, can be the one that was seen, or that one later. What lies further back than the
-    /// numbers go is believed.
-    pub fn can_become(&self, incarnation: u64, openings: &[u64]) -> bool {
-        let Some(since) = incarnation.checked_sub(self.incarnation) else { return false };
-        let place = usize::try_from(since).ok().and_then(|since| openings.len().checked_sub(since));
-        match place.and_then(|place| place.checked_sub(1)) {
-            Some(place) => openings[place] == self.opening,
-            None => true,
+/// What a replica says of its own past when it connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History<'a> {
+    /// How often its log was opened.
+    pub incarnation: u64,
+    /// The random numbers of the latest openings, the newest last.
+    pub openings: &'a [u64],
+}
+
+/// Why a replica's history is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// The list of openings is not as long as it must be, or more openings than possible.
+    #[error("it lists {listed} of its {incarnation} openings")]
+    Incomplete {
+        /// How many are listed.
+        listed: usize,
+        /// How many there are said to be.
+        incarnation: u64,
+    },
+    /// It is not the replica that was heard before, nor that one later.
+    #[error(
+        "it was heard before as incarnation {seen}, and incarnation {incarnation} is another \
+         history: its folder was restored from an older copy, wiped and bootstrapped again, or a \
+         copy of it is running"
+    )]
+    Other {
+        /// The incarnation that was heard last.
+        seen: u64,
+        /// The one that it says it is.
+        incarnation: u64,
+    },
+    /// What was heard of it lies further back than its list of openings goes.
+    #[error(
+        "it was heard last as incarnation {seen}, and incarnation {incarnation} does not remember \
+         that far back"
+    )]
+    Forgotten {
+        /// The incarnation that was heard last.
+        seen: u64,
+        /// The one that it says it is.
+        incarnation: u64,
+    },
+}
+
+impl History<'_> {
+    /// Whether `peer`, of which `seen` was heard last, may have this history. Gives what is to be
+    /// remembered of it. Every replica remembers its latest `kept` openings.
+    ///
+    /// Fails closed: what lies further back than the list goes can't be checked, so it is not
+    /// believed.
+    ///
+    /// # Errors
+    /// If it is not the one that was seen, nor that one later.
+    pub fn check(
+        &self,
+        peer: NodeId,
+        seen: Option<Sighting>,
+        kept: usize,
+    ) -> Result<Sighting, Doubt> {
+        let History { incarnation, openings } = *self;
+        let sighting = self.as_sighting(peer, kept)?;
+        let Some(seen) = seen else { return Ok(sighting) };
+        let seen_incarnation = seen.incarnation;
+        let Some(since) = incarnation.checked_sub(seen_incarnation) else {
+            return Err(Doubt::Other { seen: seen_incarnation, incarnation });
+        };
+        let since = usize::try_from(since).unwrap_or(usize::MAX);
+        let Some(place) = (openings.len() - 1).checked_sub(since) else {
+            return Err(Doubt::Forgotten { seen: seen_incarnation, incarnation });
+        };
+        if openings[place] != seen.opening || seen.opening == 0 {
+            return Err(Doubt::Other { seen: seen_incarnation, incarnation });
+        }
+        Ok(sighting)
+    }
+
+    /// The sighting of a peer with this history, whatever was heard of it before.
+    ///
+    /// # Errors
+    /// If the history is not complete.
+    pub fn as_sighting(&self, peer: NodeId, kept: usize) -> Result<Sighting, Doubt> {
+        let History { incarnation, openings } = *self;
+        let listed = openings.len();
+        let wanted = usize::try_from(incarnation).unwrap_or(usize::MAX).min(kept);
+        match openings.last() {
+            Some(&opening)
+                if opening != 0 && listed == wanted && incarnation <= INCARNATION_MAX =>
+            {
+                Ok(Sighting { peer, incarnation, opening })
+            }
+            _ => Err(Doubt::Incomplete { listed, incarnation }),
         }
     }
 }
@@ -65,15 +154,18 @@ pub struct PeerNotes<D: Disk> {
     disk: D,
     owner: Identity,
     sightings: Vec<Sighting>,
-    /// The file says less: it could not be written.
+    /// The file says less: it could not be written, or was damaged.
     behind: bool,
+    /// Why the file that was there is not used.
+    damage: Option<StorageError>,
 }
 
 impl<D: Disk> PeerNotes<D> {
-    /// Reads what was noted in the folder whose log is open as `owner`.
+    /// Reads what was noted in the folder whose log is open as `owner`. Notes that are damaged, of
+    /// another format or another replica's count for nothing; [`PeerNotes::damage`] has the reason.
     ///
     /// # Errors
-    /// If the notes are damaged or another's, or can't be read.
+    /// If they can't be read, or the folder can't be written.
     pub fn open(mut disk: D, owner: Identity) -> Result<PeerNotes<D>, StorageError> {
         let file = disk.describe(PEERS_FILE);
         let io = |doing| {
@@ -84,12 +176,21 @@ impl<D: Disk> PeerNotes<D> {
         if names.iter().any(|name| name == PEERS_FILE_NEW) {
             disk.delete(PEERS_FILE_NEW).map_err(io("deleting an unfinished"))?;
         }
-        let mut sightings = Vec::new();
+        let (mut sightings, mut damage) = (Vec::new(), None);
         if names.iter().any(|name| name == PEERS_FILE) {
             let bytes = disk.read(PEERS_FILE).map_err(io("reading"))?;
-            sightings = decode(&file, &bytes, &owner)?;
+            match decode(&file, &bytes, &owner) {
+                Ok(found) => sightings = found,
+                Err(error) => damage = Some(error),
+            }
         }
-        Ok(PeerNotes { disk, owner, sightings, behind: false })
+        let behind = damage.is_some();
+        Ok(PeerNotes { disk, owner, sightings, behind, damage })
+    }
+
+    /// Why the notes that were found in the folder are not used, if they are not.
+    pub fn damage(&self) -> Option<&StorageError> {
+        self.damage.as_ref()
     }
 
     /// What is known of a peer, if it has ever called.
@@ -98,6 +199,26 @@ impl<D: Disk> PeerNotes<D> {
             return None;
         }
         self.sightings.iter().find(|sighting| sighting.peer == peer).copied()
+    }
+
+    /// Whether a peer may have this history; see [`History::check`].
+    ///
+    /// # Errors
+    /// If it must not be believed.
+    pub fn check(
+        &self,
+        peer: NodeId,
+        history: History<'_>,
+        kept: usize,
+    ) -> Result<Sighting, Doubt> {
+        match history.check(peer, self.of(peer), kept) {
+            Err(Doubt::Forgotten { .. })
+                if self.disk.mutant() == Some(Mutant::ForgetOldOpenings) =>
+            {
+                history.as_sighting(peer, kept)
+            }
+            checked => checked,
+        }
     }
 
     /// Makes durable what was heard of a peer, in place of what was known.
@@ -173,23 +294,64 @@ mod tests {
         Sighting { peer: NodeId(peer), incarnation, opening }
     }
 
+    /// What each replica remembers in these tests.
+    const KEPT: usize = 4;
+
     #[test]
-    fn only_what_a_replica_was_can_become_it() {
+    fn only_a_complete_history_of_the_same_replica_is_believed() {
         let seen = sighting(2, 5, 55);
+        let other = |incarnation| Err(Doubt::Other { seen: 5, incarnation });
+        let incomplete = |listed, incarnation| Err(Doubt::Incomplete { listed, incarnation });
+        let later = |incarnation, opening| Ok(sighting(2, incarnation, opening));
         for (incarnation, openings, expected) in [
-            (5, &[44, 55][..], true),
-            (7, &[44, 55, 66, 77], true),
-            // Put back from a copy: it counts as far, or further, and drew other numbers.
-            (4, &[33, 44], false),
-            (5, &[44, 54], false),
-            (6, &[44, 54, 66], false),
-            // Further back than its memory goes.
-            (8, &[66, 77, 88], true),
-            (5, &[], true),
-            (u64::MAX, &[1], true),
+            (5, &[22, 33, 44, 55][..], later(5, 55)),
+            (7, &[44, 55, 66, 77], later(7, 77)),
+            (8, &[55, 66, 77, 88], later(8, 88)),
+            // Restored from a copy, or bootstrapped again: it counts as far, or further, and drew
+            // other numbers.
+            (1, &[11], other(1)),
+            (4, &[12, 22, 33, 44], other(4)),
+            (5, &[22, 33, 44, 54], other(5)),
+            (6, &[33, 44, 54, 66], other(6)),
+            // The opening that was seen lies further back than the list goes.
+            (9, &[66, 77, 88, 99], Err(Doubt::Forgotten { seen: 5, incarnation: 9 })),
+            (60, &[6, 7, 8, 9], Err(Doubt::Forgotten { seen: 5, incarnation: 60 })),
+            // The list must be complete as far as anything is remembered.
+            (0, &[], incomplete(0, 0)),
+            (5, &[], incomplete(0, 5)),
+            (5, &[44, 55], incomplete(2, 5)),
+            (3, &[33, 44, 55, 66], incomplete(4, 3)),
+            (9, &[55, 66, 77, 88, 99], incomplete(5, 9)),
+            (7, &[44, 55, 66, 0], incomplete(4, 7)),
+            (u64::MAX, &[1, 2, 3, 4], incomplete(4, u64::MAX)),
         ] {
-            assert_eq!(seen.can_become(incarnation, openings), expected, "{incarnation}");
+            let history = History { incarnation, openings };
+            let found = history.check(NodeId(2), Some(seen), KEPT);
+            assert_eq!(found, expected, "incarnation {incarnation}, {openings:?}");
         }
+    }
+
+    #[test]
+    fn first_hello_with_impossible_history_is_not_believed() {
+        let check =
+            |incarnation, openings| History { incarnation, openings }.check(NodeId(2), None, KEPT);
+        assert_eq!(check(2, &[8, 9]), Ok(sighting(2, 2, 9)));
+        assert_eq!(check(6, &[6, 7, 8, 9]), Ok(sighting(2, 6, 9)));
+        for (incarnation, openings) in
+            [(2, &[9][..]), (6, &[8, 9]), (i64::MAX.unsigned_abs(), &[6, 7, 8, 9])]
+        {
+            let listed = openings.len();
+            let expected = Err(Doubt::Incomplete { listed, incarnation });
+            assert_eq!(check(incarnation, openings), expected);
+        }
+    }
+
+    #[test]
+    fn opening_that_is_not_known_any_more_matches_nothing() {
+        let history = History { incarnation: 3, openings: &[0, 8, 9] };
+        let seen = Some(sighting(2, 1, 0));
+        let expected = Err(Doubt::Other { seen: 1, incarnation: 3 });
+        assert_eq!(history.check(NodeId(2), seen, KEPT), expected);
     }
 
     #[test]
@@ -237,19 +399,26 @@ mod tests {
     }
 
     #[test]
-    fn damaged_or_foreign_notes_are_refused_by_name() {
+    fn damaged_or_foreign_notes_are_rebuilt_from_nothing() {
         let mut disk = MemDisk::default();
         PeerNotes::open(&mut disk, OWNER).unwrap().note(sighting(2, 1, 10)).unwrap();
-        for bit in 0..disk.read(PEERS_FILE).unwrap().len() * 8 {
-            let flip = |bytes: &mut Vec<u8>| bytes[bit / 8] ^= 1 << (bit % 8);
-            disk.tamper(PEERS_FILE, flip);
-            let error = PeerNotes::open(&mut disk, OWNER).unwrap_err().to_string();
-            assert!(error.contains("peers is damaged at byte 0"), "bit {bit}: {error}");
-            disk.tamper(PEERS_FILE, flip);
+        let whole = disk.read(PEERS_FILE).unwrap();
+        for bit in 0..whole.len() * 8 {
+            disk.tamper(PEERS_FILE, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+            let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+            let damage = notes.damage().map(StorageError::to_string).unwrap_or_default();
+            assert!(damage.contains("peers is damaged at byte 0"), "bit {bit}: {damage}");
+            assert_eq!(notes.of(NodeId(2)), None);
+            // The same opening is written again, though it is what the file said once.
+            notes.note(sighting(2, 1, 10)).unwrap();
+            assert_eq!(disk.read(PEERS_FILE).unwrap(), whole, "bit {bit}");
         }
         let other = Identity { replica: NodeId(7), ..OWNER };
-        let error = PeerNotes::open(&mut disk, other).unwrap_err();
-        assert!(matches!(error, StorageError::OtherReplica { .. }), "{error}");
-        assert_eq!(PeerNotes::open(&mut disk, OWNER).unwrap().of(NodeId(3)), None);
+        let notes = PeerNotes::open(&mut disk, other).unwrap();
+        assert!(matches!(notes.damage(), Some(StorageError::OtherReplica { .. })));
+        assert_eq!(notes.of(NodeId(2)), None);
+        let notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+        assert!(notes.damage().is_none());
+        assert_eq!(notes.of(NodeId(3)), None);
     }
 }

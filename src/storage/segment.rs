@@ -150,6 +150,13 @@ impl SegmentHeader {
 /// Reads fields one after the other from bytes that were checked.
 pub(super) struct Fields<'a>(&'a [u8]);
 
+impl<'a> Fields<'a> {
+    /// The fields in `bytes`.
+    pub(super) fn of(bytes: &'a [u8]) -> Fields<'a> {
+        Fields(bytes)
+    }
+}
+
 impl Fields<'_> {
     /// The next `N` bytes. Callers stay within what they have checked.
     pub(super) fn take<const N: usize>(&mut self) -> [u8; N] {

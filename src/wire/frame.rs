@@ -16,19 +16,22 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 1 hello | cluster (16), from, to, incarnation (8), lane, count (1), openings (8), address |
+//! | 1 hello | cluster (16), from, to, incarnation (8), lane, flags (1), counts, lists, address |
 //! | 2 peer message | as [`peer`] has it |
 //! | 3 forwarded write | client (4), request (16), attempt (8), command |
 //! | 4 refusal of one | client (4), request (16), reason (1) |
 //! | 5 question for a read index | ticket (8) |
 //! | 6 the answer | ticket (8), index (8); no index: not asked the leader |
 //!
+//! The counts of a hello are those of its members (1) and of its openings (2); the lists have 2 and
+//! 8 bytes for each of them.
+//!
 //! An attempt is an index where the write is sent again; the first time it is a term, and its
 //! highest bit is set.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::raft::{PeerMsg, RefusalReason};
+use crate::raft::{PeerMsg, REPLICAS_MAX, RefusalReason};
 use crate::record::RECORD_BYTES_MAX;
 use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Term};
 
@@ -37,7 +40,7 @@ use super::peer::{self, PeerError};
 /// What every connection between replicas begins with.
 const MAGIC: [u8; 4] = *b"BOWL";
 /// The version of this layout and of all that it carries.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Bytes of the preamble.
 pub const PREAMBLE_BYTES: usize = 6;
 /// Bytes before a frame's kind.
@@ -46,12 +49,15 @@ const HEADER_BYTES: usize = 8;
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
 /// Longest client address in a hello.
 const ADDRESS_BYTES_MAX: usize = 256;
-/// Most openings in a hello; of more, the newest are sent.
-const OPENINGS_MAX: usize = 64;
-/// Bytes of a hello without openings and address, the kind apart.
-const HELLO_BYTES: usize = 30;
+/// Most openings in a hello: all that a replica remembers.
+pub const OPENINGS_MAX: usize = 4_096;
+/// Bytes of a hello without members, openings and address, the kind apart.
+const HELLO_BYTES: usize = 33;
 /// Longest first frame of a stranger.
-const STRANGER_BYTES_MAX: usize = 1 + HELLO_BYTES + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
+const STRANGER_BYTES_MAX: usize =
+    1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
+/// The flag of a replica that rejoins.
+const REJOINING: u8 = 1;
 
 /// Who opens a connection, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +70,13 @@ pub struct Hello {
     pub to: NodeId,
     /// How often the sender's log was opened: tells it from its own past.
     pub incarnation: u64,
-    /// What the last of these openings drew, the newest last: tells it from an older copy.
+    /// The random numbers of the latest openings, the newest last: tells it from an older copy.
+    /// At most [`OPENINGS_MAX`].
     pub openings: Vec<u64>,
+    /// The ids of all voters of the sender's cluster, ascending; the sender is one of them.
+    pub members: Vec<NodeId>,
+    /// The sender has lost what it had acknowledged, and does not vote before it holds it again.
+    pub rejoining: bool,
     /// What the connection is for.
     pub lane: Lane,
     /// Where the sender's clients connect, for those that are sent there; may be empty.
@@ -236,9 +247,15 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
                 Lane::Urgent => 0,
                 Lane::Bulk => 1,
             });
-            let newest = hello.openings.len().saturating_sub(OPENINGS_MAX);
-            let openings = &hello.openings[newest..];
-            out.put_u8(u8::try_from(openings.len()).expect("few are sent"));
+            out.put_u8(if hello.rejoining { REJOINING } else { 0 });
+            let (members, openings) = (&hello.members, &hello.openings);
+            assert!(members.len() <= REPLICAS_MAX, "{} members", members.len());
+            assert!(openings.len() <= OPENINGS_MAX, "{} openings", openings.len());
+            out.put_u8(u8::try_from(members.len()).expect("at most REPLICAS_MAX"));
+            out.put_u16_le(u16::try_from(openings.len()).expect("at most OPENINGS_MAX"));
+            for member in members {
+                out.put_u16_le(member.0);
+            }
             for opening in openings {
                 out.put_u64_le(*opening);
             }
@@ -378,15 +395,31 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
                 1 => Lane::Bulk,
                 _ => return Err(FrameError::Body(kind)),
             };
-            let count = usize::from(body.get_u8());
-            exactly(count <= OPENINGS_MAX && body.len() >= count * 8)?;
+            let flags = body.get_u8();
+            exactly(flags & !REJOINING == 0)?;
+            let member_count = usize::from(body.get_u8());
+            let count = usize::from(body.get_u16_le());
+            exactly(member_count <= REPLICAS_MAX && count <= OPENINGS_MAX)?;
+            exactly(body.len() >= member_count * 2 + count * 8)?;
+            let members: Vec<NodeId> =
+                (0..member_count).map(|_| NodeId(body.get_u16_le())).collect();
+            exactly(members.is_sorted_by(|one, next| one < next) && members.contains(&from))?;
             let openings = (0..count).map(|_| body.get_u64_le()).collect();
             exactly(body.len() <= ADDRESS_BYTES_MAX)?;
             let address = std::str::from_utf8(&body).map_err(|_| FrameError::Body(kind))?;
             // It is shown to clients: no more than an address, then.
             exactly(address.bytes().all(|byte| byte.is_ascii_graphic()))?;
-            let client_address = address.to_owned();
-            Frame::Hello(Hello { cluster, from, to, incarnation, openings, lane, client_address })
+            Frame::Hello(Hello {
+                cluster,
+                from,
+                to,
+                incarnation,
+                openings,
+                members,
+                rejoining: flags == REJOINING,
+                lane,
+                client_address: address.to_owned(),
+            })
         }
         2 => Frame::Peer(peer::decode(body)?),
         3 => {
@@ -479,6 +512,8 @@ mod tests {
             to: NodeId(2),
             incarnation: 9,
             openings: vec![7, u64::MAX],
+            members: vec![NodeId(1), NodeId(2), NodeId(9)],
+            rejoining: true,
             lane: Lane::Bulk,
             client_address: "127.0.0.1:7001".to_owned(),
         };
@@ -568,6 +603,8 @@ mod tests {
         let mut frames = frames();
         let Frame::Hello(hello) = &mut frames[0] else { panic!("the first one is a hello") };
         hello.client_address = "x".repeat(ADDRESS_BYTES_MAX);
+        hello.openings = vec![5; OPENINGS_MAX];
+        hello.members = (1..=u16::try_from(REPLICAS_MAX).unwrap()).map(NodeId).collect();
         let mut large = RecordBuffer::default();
         let entries =
             vec![large.encode(EntryId::new(2, 3), EntryKind::Command, &[7; STRANGER_BYTES_MAX])];
@@ -586,13 +623,52 @@ mod tests {
     }
 
     #[test]
+    fn hello_that_contradicts_itself_is_refused() {
+        let hello = |members: &[u16]| {
+            let Frame::Hello(hello) = &frames()[0] else { panic!("the first one is a hello") };
+            let members = members.iter().copied().map(NodeId).collect();
+            Frame::Hello(Hello { members, ..hello.clone() })
+        };
+        for (members, is_sound) in [
+            (&[1][..], true),
+            (&[1, 7], true),
+            (&[], false),
+            (&[2, 3], false),
+            (&[2, 1], false),
+            (&[1, 1], false),
+        ] {
+            let mut decoder = Decoder::of_stranger();
+            decoder.feed(&encoded(&[hello(members)]));
+            let found = decoder.next_frame();
+            if is_sound {
+                assert_eq!(found, Ok(Some(hello(members))), "{members:?}");
+            } else {
+                assert_eq!(found, Err(FrameError::Body(1)), "{members:?}");
+            }
+        }
+        // A count beyond the bounds, and more openings than bytes.
+        let whole = encoded(&[hello(&[1, 2])]);
+        let counts = PREAMBLE_BYTES + HEADER_BYTES + HELLO_BYTES - 2;
+        for (place, byte) in [(counts, 200), (counts + 1, 100), (counts + 2, 0x80)] {
+            let mut bytes = whole.clone();
+            bytes[place] = byte;
+            let body = &bytes[PREAMBLE_BYTES + HEADER_BYTES..];
+            let checksum = crc32c::crc32c(body).to_le_bytes();
+            bytes[PREAMBLE_BYTES + 4..PREAMBLE_BYTES + 8].copy_from_slice(&checksum);
+            let mut decoder = Decoder::of_stranger();
+            decoder.feed(&bytes);
+            assert_eq!(decoder.next_frame(), Err(FrameError::Body(1)), "byte {place}");
+        }
+    }
+
+    #[test]
     fn strangers_and_other_versions_are_told_apart() {
         let mut decoder = Decoder::default();
         decoder.feed(b"GET / HTTP/1.1");
         assert_eq!(decoder.next_frame(), Err(FrameError::Magic(*b"GET ")));
         let mut decoder = Decoder::default();
-        decoder.feed(b"BOWL\x01\x00");
-        assert_eq!(decoder.next_frame(), Err(FrameError::Version(1)));
+        decoder.feed(b"BOWL\x02\x00");
+        assert_eq!(decoder.next_frame(), Err(FrameError::Version(2)));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) fn free_port() -> u16 {
 const PATIENT: &[&str] = &["--leader-wait-ms", "60000", "--command-deadline-ms", "60000"];
 
 /// Would else follow from the list of peers, which is not everywhere the same behind wires.
-const CLUSTER: &str = "000000000000000000000000feedbee5";
+pub(crate) const CLUSTER: &str = "000000000000000000000000feedbee5";
 
 /// Replicas 1 to n.
 pub(crate) struct Cluster {
@@ -136,13 +136,24 @@ impl Cluster {
 
     /// The same at other ports.
     pub(crate) fn command_at(&self, at: usize, port: u16, peer_port: u16) -> Command {
+        self.command_with(at, port, peer_port, &self.peers[at])
+    }
+
+    /// The command that starts a replica with only these in `--peers`.
+    pub(crate) fn command_naming(&self, at: usize, named: &[usize]) -> Command {
+        let all: Vec<&str> = self.peers[at].split(',').collect();
+        let named: Vec<&str> = named.iter().map(|place| all[*place]).collect();
+        self.command_with(at, self.ports[at], self.peer_ports[at], &named.join(","))
+    }
+
+    fn command_with(&self, at: usize, port: u16, peer_port: u16, peers: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
         command
             .args(["serve", "--stop-with-stdin", "--threads", self.threads])
             .args(["--id", &(at + 1).to_string()])
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--peer-listen", &format!("127.0.0.1:{peer_port}")])
-            .args(["--peers", &self.peers[at]])
+            .args(["--peers", peers])
             .args(["--cluster", CLUSTER])
             .arg("--dir")
             .arg(self.replica_folder(at))

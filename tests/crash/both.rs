@@ -127,7 +127,7 @@ impl Account {
         steps: usize,
     ) -> Result<(), StorageError> {
         if !self.bootstrapped {
-            match Log::bootstrap(&mut disk.clone(), CLUSTER, ME) {
+            match Log::bootstrap(&mut disk.clone(), CLUSTER, ME, &[ME]) {
                 // The power failed when all was done, before it was said.
                 Err(StorageError::NotEmpty { file }) if file == "meta" => {}
                 other => other?,

@@ -25,6 +25,21 @@ fn assert_refused(disk: &MemDisk, file: &str, case: &str) -> StorageError {
     }
 }
 
+/// One copy of the meta record is damaged: the log is read all the same, and both are whole again
+/// once it was opened.
+#[track_caller]
+fn assert_repaired(disk: &MemDisk, vouched: &bowline::raft::Durable, case: &str) {
+    let mut disk = disk.clone();
+    for _ in 0..2 {
+        let opened = Log::open(&mut disk, Some(CLUSTER), ME, OPTIONS, None);
+        let (_, durable, _) = opened.unwrap_or_else(|error| panic!("meta, {case}: {error}"));
+        assert!(durable == *vouched, "meta, {case}: {durable:?}");
+        let middle = disk.read("meta").expect("memory does not fail").len() / 2;
+        // Whatever the first copy is like from now on.
+        disk.tamper("meta", |bytes| bytes[..middle].fill(0xEE));
+    }
+}
+
 #[test]
 fn every_flipped_bit_of_every_file_is_found_and_named() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
@@ -35,6 +50,13 @@ fn every_flipped_bit_of_every_file_is_found_and_named() {
         for bit in 0..disk.read(name).unwrap().len() * 8 {
             let flip = |bytes: &mut Vec<u8>| bytes[bit / 8] ^= 1 << (bit % 8);
             disk.tamper(name, flip);
+            if name == "meta" {
+                if bit % 5 == 0 {
+                    assert_repaired(&disk, &account.vouched, &format!("bit {bit} flipped"));
+                }
+                disk.tamper(name, flip);
+                continue;
+            }
             let error = assert_refused(&disk, name, &format!("bit {bit} flipped"));
             let StorageError::Damaged { offset, .. } = error else {
                 panic!("{name}, bit {bit}: not found as damage: {error}");
@@ -48,12 +70,16 @@ fn every_flipped_bit_of_every_file_is_found_and_named() {
 
 #[test]
 fn every_cut_file_is_refused() {
-    let (disk, _) = whole_life();
+    let (disk, account) = whole_life();
     for name in disk.list().unwrap() {
         let whole = disk.read(&name).unwrap();
         for length in (0..whole.len()).step_by(64).chain([whole.len() - 1, whole.len() + SECTOR]) {
             let mut disk = disk.clone();
             disk.tamper(&name, |bytes| bytes.resize(length, 0));
+            if name == "meta" && length >= whole.len() / 2 {
+                assert_repaired(&disk, &account.vouched, &format!("cut to {length} bytes"));
+                continue;
+            }
             assert_refused(&disk, &name, &format!("cut to {length} bytes"));
         }
     }
@@ -64,7 +90,7 @@ fn every_cut_file_is_refused() {
 /// show that: there it looks like the traces of a power cut.
 #[test]
 fn a_sector_lost_behind_the_back_of_a_sync_is_refused_where_anything_later_shows_it() {
-    let (disk, _) = whole_life();
+    let (disk, account) = whole_life();
     let names = disk.list().unwrap();
     let last = names.last().unwrap();
     let whole = disk.read(last).unwrap();
@@ -82,6 +108,10 @@ fn a_sector_lost_behind_the_back_of_a_sync_is_refused_where_anything_later_shows
             }
             let mut disk = disk.clone();
             disk.tamper(name, |bytes| bytes[place].fill(0));
+            if name == "meta" {
+                assert_repaired(&disk, &account.vouched, &format!("sector {sector} is zeros"));
+                continue;
+            }
             assert_refused(&disk, name, &format!("sector {sector} is zeros"));
             refused += 1;
         }
@@ -180,7 +210,7 @@ fn a_missing_file_is_named() {
     // the old segments.
     let mut log_only = disk.clone();
     log_only.replace("meta", None);
-    let error = Log::bootstrap(&mut log_only, CLUSTER, ME).unwrap_err();
+    let error = Log::bootstrap(&mut log_only, CLUSTER, ME, &[ME]).unwrap_err();
     assert!(matches!(error, StorageError::NotEmpty { .. }), "{error}");
 }
 
@@ -189,7 +219,7 @@ fn files_of_another_replica_or_cluster_are_refused() {
     let (disk, _) = whole_life();
     let stranger = |cluster, replica| {
         let mut disk = MemDisk::default();
-        Log::bootstrap(&mut disk, cluster, replica).unwrap();
+        Log::bootstrap(&mut disk, cluster, replica, &[replica]).unwrap();
         drop(Log::open(&mut disk, Some(cluster), replica, OPTIONS, None).unwrap());
         disk
     };

@@ -143,7 +143,7 @@ fn found(disk: &MemDisk) -> Found {
 impl Folder {
     fn new() -> Folder {
         let disk = SharedDisk::default();
-        Log::bootstrap(&mut disk.clone(), CLUSTER, ME).unwrap();
+        Log::bootstrap(&mut disk.clone(), CLUSTER, ME, &[ME]).unwrap();
         let (log, snapshots, ..) = open(&disk).unwrap();
         Folder { disk, log, snapshots, history: Vec::new() }
     }
@@ -334,6 +334,11 @@ fn every_flipped_bit_and_every_missing_file_of_a_compacted_log_is_found() {
         let bits = folder.disk.read(name).unwrap().len() * 8;
         for bit in (0..bits).step_by(3) {
             let disk = folder.with(name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+            if name == "meta" {
+                // The other copy takes its place.
+                assert_eq!(found(&disk).unwrap(), whole, "meta, bit {bit}");
+                continue;
+            }
             let error = found(&disk).unwrap_err();
             let is_damage = matches!(error, StorageError::Damaged { .. });
             assert!(is_damage && error.to_string().contains(name), "{name}, bit {bit}: {error}");

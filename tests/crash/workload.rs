@@ -9,7 +9,7 @@ use bowline::types::{EntryId, NodeId, Term};
 pub(crate) const CLUSTER: u128 = 0x00C0_FFEE;
 pub(crate) const ME: NodeId = NodeId(2);
 /// Six sectors, the header among them: a few blocks fill it, and some need one of their own.
-pub(crate) const OPTIONS: LogOptions = LogOptions { segment_bytes: 6 * 512 };
+pub(crate) const OPTIONS: LogOptions = LogOptions::with_segment_bytes(6 * 512);
 
 /// What one replica knows of its own disk over all its lives.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ impl Account {
         steps: usize,
     ) -> Result<(), StorageError> {
         if !self.bootstrapped {
-            match Log::bootstrap(&mut &mut *disk, CLUSTER, ME) {
+            match Log::bootstrap(&mut &mut *disk, CLUSTER, ME, &[ME]) {
                 // The power failed when all was done, before it was said.
                 Err(StorageError::NotEmpty { file }) if file == "meta" => {}
                 other => other?,

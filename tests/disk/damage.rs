@@ -1,7 +1,10 @@
 //! Real folders with bits flipped and sectors lost. Exactly what is refused and what is cut:
 //!
-//! - A flipped bit anywhere, also in the zeros behind the last block, is damage: refused, with the
-//!   file and the sector. No power cut flips bits, so none is taken for a torn tail.
+//! - A flipped bit anywhere in a segment, also in the zeros behind the last block, is damage:
+//!   refused, with the file, the sector and the remedy, and without a change to the folder. No
+//!   power cut flips bits, so none is taken for a torn tail.
+//! - One in a copy of the meta record is repaired from the other copy; damaged notes about peers
+//!   are rebuilt. Both are logged.
 //! - Sectors of the last block that were never written are a torn tail, where its sync had not
 //!   returned: cut, and the replica starts without that block. All before is there.
 //! - The same sectors lost after the sync had returned look the same and are cut too; only what
@@ -45,8 +48,8 @@ fn flip(path: &Path, bit: usize) {
 }
 
 #[test]
-fn a_flipped_bit_in_any_file_is_refused_with_its_place() {
-    // Two replicas, so that there are notes about a peer.
+fn flipped_bit_is_refused_or_repaired_and_logged() {
+    // Two replicas, so that there are notes about a peer, and so that replica 2 runs on.
     let mut cluster = Cluster::start(2, "auto");
     cluster.wait_until_all_serve();
     let acknowledged = write(&cluster, 0, 0, 18, LARGE);
@@ -63,10 +66,10 @@ fn a_flipped_bit_in_any_file_is_refused_with_its_place() {
     for name in &names {
         let path = folder.join(name);
         let bytes = fs::read(&path).unwrap();
-        let mut places = vec![0, 5, 11, 100, 511, bytes.len() / 2, bytes.len() - 1];
+        let mut places = vec![0, 511, bytes.len() / 2, bytes.len() - 1];
         if name.starts_with("segment") {
             let last = last_block(&bytes);
-            places.extend([SECTOR, last.start * SECTOR + 3, last.end * SECTOR - 1]);
+            places.extend([5, 11, 100, SECTOR, last.start * SECTOR + 3, last.end * SECTOR - 1]);
             // The first of the zeros, where there are any.
             places.extend([last.end * SECTOR].iter().filter(|&&place| place < bytes.len()));
         }
@@ -74,7 +77,24 @@ fn a_flipped_bit_in_any_file_is_refused_with_its_place() {
             let case = format!("{name}, byte {place} of {}", bytes.len());
             let bit = place * 8 + place % 8;
             flip(&path, bit);
+            let damaged = fs::read(&path).unwrap();
+            if !name.starts_with("segment") {
+                let log = cluster.log(0).len();
+                cluster.start_as(0, cluster.command(0));
+                cluster.wait_until_all_serve();
+                let words = match name.as_str() {
+                    "meta" => "a copy of the meta record is damaged; it is replaced",
+                    _ => "peers is damaged at byte 0:",
+                };
+                assert!(cluster.log(0)[log..].contains(words), "{case}: {}", cluster.log(0));
+                cluster.kill(0);
+                assert!(fs::read(&path).unwrap() != damaged, "{case}: it was not repaired");
+                continue;
+            }
             let text = refusal(&cluster, &case);
+            assert!(text.contains("the other replicas are not affected"), "{case}: {text}");
+            assert!(text.contains("--rejoin"), "{case}: {text}");
+            assert!(fs::read(&path).unwrap() == damaged, "{case}: a refused start changed it");
             let sector = place / SECTOR * SECTOR;
             assert!(
                 text.contains(&format!("{name} is damaged at byte {sector}:")),

@@ -73,6 +73,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustix", &["storage", "runtime", "processes"]),
     ("serde", &["wire", "sim", "processes", "bin"]),
     ("serde_json", &["wire", "sim", "processes", "bin"]),
+    ("sha2", &["storage"]),
     ("signal_hook", &["processes", "bin"]),
     ("socket2", &["runtime", "processes"]),
     ("tempfile", &["processes", "bin"]),

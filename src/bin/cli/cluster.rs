@@ -1,8 +1,11 @@
 //! `bowline cluster`: a whole cluster on this machine, in one folder, until Ctrl-C. Starts replicas
-//! as processes of their own, says where they are and who leads, and starts again one that dies.
+//! as processes of their own, says where they are and who leads, and starts again one that dies. A
+//! replica whose start is refused is not started again: the others run on, and the output says why
+//! and how to replace it.
 
 mod folder;
 mod probe;
+mod replace;
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -16,6 +19,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::EXIT_TROUBLE;
+use super::serve::EXIT_DAMAGED;
+
 /// Ports for peers lie so far above those for clients.
 const PEER_PORT_OFFSET: u16 = 1_000;
 /// How often to look at the replicas; more often while there is no leader yet.
@@ -25,8 +31,8 @@ const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 /// How long replicas get to end by themselves.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// Lines of a replica's log that are shown when it can't start.
-const LAST_LINES: usize = 5;
+/// What the line of a replica's log begins with that says why it ended.
+const ERROR_PREFIX: &str = "bowline: ";
 
 /// What `bowline cluster` takes.
 #[derive(clap::Args, Debug)]
@@ -51,6 +57,14 @@ pub(crate) struct Arguments {
     /// How a leader makes sure of a read: by index or by lease.
     #[arg(long, value_name = "HOW", default_value = "index")]
     reads: String,
+    /// Replace this replica before the start, whose folder is damaged or was lost. The folder is
+    /// moved aside, and the replica comes back empty and takes over what the others hold.
+    #[arg(long, value_name = "ID")]
+    replace: Option<u16>,
+    /// Replace a replica whose folder is whole, as when the others refuse it because it is an older
+    /// copy.
+    #[arg(long, requires = "replace")]
+    force: bool,
 }
 
 /// A replica's process.
@@ -61,6 +75,15 @@ struct Member {
     command: Command,
     child: Option<Child>,
     ended: Option<Instant>,
+    /// Why it is not started again, if it is not.
+    refused: Option<Refused>,
+}
+
+/// Why a replica can't start.
+struct Refused {
+    why: String,
+    /// Its folder is damaged or missing: it can be replaced.
+    is_damage: bool,
 }
 
 /// Runs the cluster until it is told to stop.
@@ -79,10 +102,24 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         arguments.port,
         arguments.replicas
     );
+    ensure!(
+        arguments.replace.is_none() || folder::is_made(&arguments.dir),
+        "--replace: there is no cluster in {}; look at --dir",
+        arguments.dir.display()
+    );
     let cluster = folder::prepare(&arguments.dir, arguments.replicas)?;
+    if let Some(id) = arguments.replace {
+        replace::replace(arguments, cluster, id)?;
+    }
     let mut members = members(arguments, cluster)?;
     for member in &mut members {
-        member.start()?;
+        let own = folder::replica(&arguments.dir, member.id);
+        if own.exists() {
+            member.start()?;
+        } else {
+            let why = format!("its folder {} is missing", own.display());
+            member.refuse(Refused { why, is_damage: true }, arguments);
+        }
     }
     let result = watch(&mut members, arguments, cluster, started, &stop);
     stop_all(&mut members);
@@ -114,6 +151,7 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
             // What the flags leave open shall not come from a single server's settings.
             .env_remove("BOWLINE_CONFIG")
             .env_remove("BOWLINE_BOOTSTRAP")
+            .env_remove("BOWLINE_REJOIN")
             .env_remove("BOWLINE_ANNOUNCE")
             // Ctrl-C is for this process; the replicas are stopped by it.
             .process_group(0);
@@ -122,7 +160,7 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
             command.args(["--sentinel-listen", &format!("127.0.0.1:{port}")]);
         }
         let log = arguments.dir.join(format!("replica-{id}.log"));
-        Member { id, port, log, command, child: None, ended: None }
+        Member { id, port, log, command, child: None, ended: None, refused: None }
     };
     Ok((1..=arguments.replicas).map(member).collect())
 }
@@ -138,24 +176,25 @@ impl Member {
         Ok(())
     }
 
-    /// Notices an end, and starts the replica again when it is time.
-    ///
-    /// # Errors
-    /// If one ended by itself before the cluster was up: it would only do so again.
-    fn tend(&mut self, up: bool) -> anyhow::Result<()> {
+    /// Notices an end, and starts the replica again when it is time, unless its start was refused:
+    /// that would only come again. Before the cluster is `up` every end by itself is a refusal.
+    fn tend(&mut self, up: bool, arguments: &Arguments) -> anyhow::Result<()> {
         if let Some(child) = &mut self.child
             && let Some(status) = child.try_wait().context("can't ask for a replica's end")?
         {
             self.child = None;
-            self.ended = Some(Instant::now());
-            if !up && status.code().is_some() {
-                bail!(
-                    "replica {} can't run ({status}); the end of {} says why:\n{}",
-                    self.id,
-                    self.log.display(),
-                    last_lines(&self.log)
-                );
+            let is_damage = status.code() == Some(EXIT_DAMAGED.into());
+            if is_damage
+                || status.code() == Some(EXIT_TROUBLE.into())
+                || !up && status.code().is_some()
+            {
+                let why = last_error(&self.log).unwrap_or_else(|| {
+                    format!("it ended with {status}; look into {}", self.log.display())
+                });
+                self.refuse(Refused { why, is_damage }, arguments);
+                return Ok(());
             }
+            self.ended = Some(Instant::now());
             println!("replica {} is gone ({status}), and comes back in a moment", self.id);
         }
         if self.ended.is_some_and(|ended| ended.elapsed() >= RESTART_AFTER) {
@@ -164,12 +203,85 @@ impl Member {
         }
         Ok(())
     }
+
+    /// The replica stays down; says why, and what to do.
+    fn refuse(&mut self, refused: Refused, arguments: &Arguments) {
+        let id = self.id;
+        println!("replica {id} is broken and does not run: {}", refused.why);
+        match replace::impossible(arguments.replicas) {
+            _ if !refused.is_damage => println!(
+                "  the other replicas run on without it; start the cluster anew when that is \
+                 repaired"
+            ),
+            Some(why) => println!("  {why}"),
+            None => println!(
+                "  the other replicas run on without it. To replace it by what they hold, stop \
+                 this cluster with Ctrl-C, then start it with:\n  {}",
+                replace_command(arguments, id)
+            ),
+        }
+        self.refused = Some(refused);
+    }
 }
 
-fn last_lines(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+/// The command that starts this cluster and replaces a replica.
+fn replace_command(arguments: &Arguments, id: u16) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "bowline".to_owned());
+    let mut words = vec![program, "cluster".to_owned()];
+    let defaults = <Arguments as clap::Args>::augment_args(clap::Command::new(""));
+    let is_default = |name: &str, value: &str| {
+        let argument = defaults.get_arguments().find(|argument| argument.get_id() == name);
+        argument.is_some_and(|argument| argument.get_default_values() == [value])
+    };
+    for (name, value) in [
+        ("dir", arguments.dir.display().to_string()),
+        ("replicas", arguments.replicas.to_string()),
+        ("port", arguments.port.to_string()),
+        ("threads", arguments.threads.clone()),
+        ("reads", arguments.reads.clone()),
+    ] {
+        if !is_default(name, &value) {
+            words.extend([format!("--{name}"), quoted(&value)]);
+        }
+    }
+    if let Some(port) = arguments.sentinel_port {
+        words.extend(["--sentinel-port".to_owned(), port.to_string()]);
+    }
+    words.extend(["--replace".to_owned(), id.to_string()]);
+    words.join(" ")
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    if word.bytes().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// Why the process that wrote this log ended, if it said so.
+fn last_error(log: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().rev().find_map(|line| line.strip_prefix(ERROR_PREFIX)).map(str::to_owned)
+}
+
+fn majority(replicas: usize) -> usize {
+    replicas / 2 + 1
+}
+
+/// Fails if so many replicas can't start that the others are no majority.
+fn check_majority(members: &[Member]) -> anyhow::Result<()> {
+    let refused: Vec<&Member> = members.iter().filter(|member| member.refused.is_some()).collect();
+    if members.len() - refused.len() >= majority(members.len()) {
+        return Ok(());
+    }
+    let reasons = refused.iter().filter_map(|member| {
+        let refused = member.refused.as_ref()?;
+        Some(format!("\n  replica {}: {}", member.id, refused.why))
+    });
+    let reasons: String = reasons.collect();
+    bail!("no majority of the {} replicas can start:{reasons}", members.len())
 }
 
 /// Shows who leads, until told to stop.
@@ -184,7 +296,10 @@ fn watch(
     let mut introduced = false;
     while !stop.load(Ordering::Relaxed) {
         for member in &mut *members {
-            member.tend(introduced)?;
+            member.tend(introduced, arguments)?;
+        }
+        if !introduced {
+            check_majority(members)?;
         }
         let leads = members.iter().find(|member| probe::leads(member.port, cluster));
         let found = leads.map(|member| member.id);
@@ -205,8 +320,12 @@ fn watch(
 fn introduce(members: &[Member], arguments: &Arguments, started: Instant) {
     println!("a cluster of {} is up after {} ms:", members.len(), started.elapsed().as_millis());
     for member in members {
-        let process = member.child.as_ref().map(Child::id).unwrap_or_default();
         let log = member.log.display();
+        if member.refused.is_some() {
+            println!("  replica {}  does not run  {log}", member.id);
+            continue;
+        }
+        let process = member.child.as_ref().map(Child::id).unwrap_or_default();
         println!("  replica {}  127.0.0.1:{}  process {process}  {log}", member.id, member.port);
     }
     println!("try: redis-cli -p {} set greeting hello", arguments.port);

@@ -5,12 +5,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use bowline::runtime::{Counts, run_server};
+use bowline::runtime::{Counts, ServerOptions, run_server};
 
-use super::settings::ServerArguments;
+use super::settings::{REJOIN_MEMBERS_MIN, ServerArguments};
 
 /// Says how much is logged, as in `BOWLINE_LOG=debug`.
 const LOG_VARIABLE: &str = "BOWLINE_LOG";
+
+/// Exit code of a replica whose folder is damaged or was lost: to start it again does not help.
+pub(super) const EXIT_DAMAGED: u8 = 65;
 
 /// What `bowline serve` takes.
 #[derive(clap::Args, Debug)]
@@ -40,10 +43,29 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             .spawn(stop_with_stdin)
             .context("can't start a thread")?;
     }
-    let ended = run_server(&options, &Arc::new(Counts::default()));
-    // Its sentence holds what lies behind it already.
-    ended.map_err(|error| anyhow::anyhow!("{error}"))?;
-    Ok(ExitCode::SUCCESS)
+    match run_server(&options, &Arc::new(Counts::default())) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.is_damage() => {
+            eprintln!("bowline: {error}\n{}", how_to_replace(&options));
+            Ok(ExitCode::from(EXIT_DAMAGED))
+        }
+        // Its sentence holds what lies behind it already.
+        Err(error) => Err(anyhow::anyhow!("{error}")),
+    }
+}
+
+/// How this very replica is replaced, if that is possible.
+fn how_to_replace(options: &ServerOptions) -> String {
+    if options.members().len() < REJOIN_MEMBERS_MIN {
+        return "a cluster of fewer than three replicas can't replace one: bring its own folder \
+                back as it was, or make a new cluster from a backup"
+            .to_owned();
+    }
+    let folder = options.folder.display();
+    format!(
+        "to replace this replica: `mv {folder} {folder}.broken`, then start it once with --rejoin \
+         beside its other flags"
+    )
 }
 
 /// Shows each value and where it came from. Fails if they make no sense together.

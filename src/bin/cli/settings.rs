@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bowline::config::Config;
+use bowline::raft::REPLICAS_MAX;
 use bowline::redis::{CLIENTS_BYTES_MIN, parse_bytes};
-use bowline::runtime::{Patience, ServerOptions, Threads};
+use bowline::runtime::{Bootstrap, Patience, ServerOptions, Threads};
 use bowline::types::NodeId;
 
 /// Below that a replica would do little else than take snapshots.
 const SNAPSHOT_LOG_BYTES_MIN: u64 = 64 << 10;
 /// With less, the log's next segment might not fit.
 const DISK_RESERVE_MIN: u64 = 16 << 20;
+/// With fewer replicas the others are no majority, and can't elect a leader while one rejoins.
+pub(super) const REJOIN_MEMBERS_MIN: usize = 3;
 /// Before the names of variables.
 const PREFIX: &str = "BOWLINE_";
 /// Highest number of a replica: what a log takes.
@@ -37,7 +40,8 @@ pub(crate) struct ServerArguments {
     /// Where peers connect [default: 127.0.0.1:16379].
     #[arg(long, value_name = "HOST:PORT")]
     peer_listen: Option<String>,
-    /// All replicas and where they listen for peers; this one may be among them.
+    /// All replicas of the cluster and where they listen for peers; this one may be among them. Who
+    /// they are is fixed when a replica is bootstrapped; addresses may change.
     #[arg(long, value_name = "ID=HOST:PORT,..")]
     peers: Option<String>,
     /// The replica's folder [default: bowline-data/replica-ID].
@@ -46,10 +50,15 @@ pub(crate) struct ServerArguments {
     /// Name of the cluster, the same for all its replicas [default for a new one: made of --peers].
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// Make an empty folder this replica's. Only ever once: a replica that has lost its folder must
-    /// come back under a new number.
+    /// Make an empty folder this replica's, as one of a new cluster. Only ever once: a replica that
+    /// has lost its folder comes back with --rejoin.
     #[arg(long)]
     bootstrap: bool,
+    /// Make an empty folder this replica's in place of one that was lost or is damaged. The replica
+    /// does not vote before it holds what the others hold. Takes the same --id, --peers and
+    /// --cluster.
+    #[arg(long, conflicts_with = "bootstrap")]
+    rejoin: bool,
     /// How the stages are put on threads: dedicated, fused or auto [default: auto].
     #[arg(long, value_name = "HOW")]
     threads: Option<String>,
@@ -148,6 +157,7 @@ impl ServerArguments {
     /// Name, default and flag of each setting.
     fn rows(&self) -> Vec<(&'static str, Option<&'static str>, Option<String>)> {
         let bootstrap = self.bootstrap.then(|| "true".to_owned());
+        let rejoin = self.rejoin.then(|| "true".to_owned());
         vec![
             ("id", None, self.id.clone()),
             ("listen", Some("127.0.0.1:6379"), self.listen.clone()),
@@ -156,6 +166,7 @@ impl ServerArguments {
             ("dir", None, self.dir.clone()),
             ("cluster", None, self.cluster.clone()),
             ("bootstrap", Some("false"), bootstrap),
+            ("rejoin", Some("false"), rejoin),
             ("threads", Some("auto"), self.threads.clone()),
             ("reads", Some("index"), self.reads.clone()),
             ("clients-max", Some("10000"), self.clients_max.clone()),
@@ -268,6 +279,28 @@ impl Settings {
         })
     }
 
+    /// How an empty folder is made the replica's, if it is to be.
+    fn bootstrap(&self, members: usize) -> anyhow::Result<Option<Bootstrap>> {
+        let flag = |name| self.read(name, "true or false", |text| text.parse().ok());
+        match (flag("bootstrap")?, flag("rejoin")?) {
+            (false, false) => Ok(None),
+            (true, false) => Ok(Some(Bootstrap::New)),
+            (true, true) => bail!(
+                "bootstrap and rejoin are both set: bootstrap is for the replicas of a new \
+                 cluster, rejoin for one that has lost its folder"
+            ),
+            (false, true) => {
+                ensure!(
+                    members >= REJOIN_MEMBERS_MIN,
+                    "--rejoin needs a cluster of at least {REJOIN_MEMBERS_MIN} replicas, and \
+                     --peers and --id name {members}: the others must elect a leader without this \
+                     one, which does not vote before it holds what they hold"
+                );
+                Ok(Some(Bootstrap::Rejoin))
+            }
+        }
+    }
+
     /// What they mean.
     pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
         let id = self.read("id", "the number of this replica, such as 1", read_id)?;
@@ -299,7 +332,12 @@ impl Settings {
             self.read(name, "a whole number of milliseconds above 0", read_number)
                 .map(Duration::from_millis)
         };
-        let bootstrap = self.read("bootstrap", "true or false", |text| text.parse().ok())?;
+        let members = all.iter().map(|(peer, _)| *peer).filter(|peer| *peer != id).count() + 1;
+        ensure!(
+            members <= REPLICAS_MAX,
+            "peers names {members} replicas; a cluster has at most {REPLICAS_MAX}"
+        );
+        let bootstrap = self.bootstrap(members)?;
         let cluster = self.text("cluster").map(cluster_id);
         let derived = || {
             let mut names: Vec<String> =
@@ -325,7 +363,7 @@ impl Settings {
                 Some(_) => Some(self.read("announce", address, read_announced)?),
             },
             folder,
-            cluster: if bootstrap { Some(cluster.unwrap_or_else(derived)) } else { cluster },
+            cluster: bootstrap.map_or(cluster, |_| Some(cluster.unwrap_or_else(derived))),
             bootstrap,
             config: self.core_config(snapshot_log_bytes, memory_max)?,
             threads: self.read("threads", how, |text| text.parse::<Threads>().ok())?,
@@ -481,12 +519,42 @@ mod tests {
             ("--id 1 --client-timeout-s soon", "0 for never"),
             ("--id 1 --request-timeout-s 0", "seconds above 0"),
             ("--id 1 --snapshot-log-bytes 1kb", "64kb or more"),
+            ("--id 1 --rejoin", "at least 3 replicas, and --peers and --id name 1"),
+            ("--id 1 --rejoin --peers 2=127.0.0.1:2", "--peers and --id name 2"),
         ] {
             // A value that begins with a dash is clap's to refuse unless it is joined.
             let flags = flags.replace("--clients-max -1", "--clients-max=-1");
             let complaint = complaint(&flags);
             assert!(complaint.contains(words), "{flags}: {complaint}");
         }
+    }
+
+    #[test]
+    fn cluster_larger_than_the_bound_is_refused() {
+        let peer = |id: usize| format!("{id}=127.0.0.1:{}", 1_000 + id);
+        let peers = |count: usize| (1..=count).map(peer).collect::<Vec<_>>().join(",");
+        let flags = format!("--id 1 --peers {}", peers(REPLICAS_MAX + 1));
+        assert!(complaint(&flags).contains("a cluster has at most"), "{}", complaint(&flags));
+        // The replica itself counts, whether it is among them or not.
+        let flags = format!("--id 99 --peers {}", peers(REPLICAS_MAX));
+        assert!(complaint(&flags).contains("a cluster has at most"), "{}", complaint(&flags));
+        let flags = format!("--id 1 --peers {}", peers(REPLICAS_MAX));
+        assert!(resolve(&flags, &[]).unwrap().options().is_ok());
+    }
+
+    #[test]
+    fn bootstrap_and_rejoin_exclude_each_other() {
+        let peers = "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3";
+        let options = |flags: &str, variables| {
+            let flags = format!("--id 1 --peers {peers} {flags}");
+            resolve(&flags, variables).unwrap().options()
+        };
+        let how = |flags| options(flags, &[]).unwrap().bootstrap;
+        assert_eq!(how(""), None);
+        assert_eq!(how("--bootstrap"), Some(Bootstrap::New));
+        assert_eq!(how("--rejoin"), Some(Bootstrap::Rejoin));
+        let error = options("--bootstrap", &[("BOWLINE_REJOIN", "true")]).unwrap_err().to_string();
+        assert!(error.contains("bootstrap and rejoin are both set"), "{error}");
     }
 
     #[test]

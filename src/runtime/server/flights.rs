@@ -1,6 +1,7 @@
 //! Requests that have no answer yet, by their sequence number, and which connection waits for it.
 //! The number is the last part of a request's key and never used twice by one process; with the
-//! replica and its incarnation before it, a key is unique in the cluster for good.
+//! replica and the random number of this opening of its log before it, a key is unique in the
+//! cluster. The count of openings would not do: it begins anew when a replica is replaced.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -36,12 +37,12 @@ pub(super) struct Flights {
     waiting: VecDeque<Option<Flight>>,
 }
 
-/// The bytes that the ids of a replica's requests begin with: its number, and the lower six bytes
-/// of its incarnation.
-pub(super) fn origin_of(replica: NodeId, incarnation: u64) -> [u8; ORIGIN_BYTES] {
+/// The bytes that the ids of a replica's requests begin with: its id, and the lower six bytes of
+/// the random number of its opening.
+pub(super) fn origin_of(replica: NodeId, opening: u64) -> [u8; ORIGIN_BYTES] {
     let mut origin = [0; ORIGIN_BYTES];
     origin[..2].copy_from_slice(&replica.0.to_be_bytes());
-    origin[2..].copy_from_slice(&incarnation.to_be_bytes()[2..]);
+    origin[2..].copy_from_slice(&opening.to_be_bytes()[2..]);
     origin
 }
 

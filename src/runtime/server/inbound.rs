@@ -1,6 +1,6 @@
 //! Connections from peers, over which this replica only hears. Each begins with a hello that is
-//! checked before anything else is believed: the right cluster, the right addressee, a known
-//! sender, and no older copy of one seen before (safety.md H3, D6).
+//! checked before anything else is believed: the right cluster, the right addressee, a member of
+//! the same cluster, and no older copy of one seen before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,11 @@ use mio::{Registry, Token};
 
 use crate::runtime::log_writer::fail;
 use crate::runtime::status::Counts;
-use crate::storage::{Identity as Owner, PeerNotes, RealDisk, Sighting};
+use crate::storage::{
+    Doubt, History, Identity as Owner, OPENINGS_KEPT, PeerNotes, RealDisk, Sighting, replicas,
+};
 use crate::types::{Instant, NodeId};
-use crate::wire::frame::{Decoder, Frame, FrameError, Hello, Lane};
+use crate::wire::frame::{Decoder, Frame, FrameError, Hello, Lane, OPENINGS_MAX};
 
 use super::slab::Slab;
 use super::socket::{Arrived, Socket};
@@ -30,6 +32,8 @@ const TOLD_MAX: usize = 16;
 /// Most bytes read from one connection in one pass, so that none keeps the others waiting.
 const PASS_BYTES_MAX: usize = 1 << 20;
 
+const _: () = assert!(OPENINGS_MAX == OPENINGS_KEPT, "a hello has all openings");
+
 /// Why a hello is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
@@ -37,14 +41,27 @@ pub(super) enum Refused {
     Cluster(u128),
     #[error("a peer wanted to talk to replica {0}; check its --peers")]
     Addressee(NodeId),
-    #[error("replica {0} called, which is not among --peers")]
-    Stranger(NodeId),
     #[error(
-        "replica {peer} called as incarnation {called}, and is not the one that was here as \
-         incarnation {seen}: its folder was put back from an older copy, or a copy of it is \
-         running; it has forgotten what it vouched for: replace it under a new id"
+        "replica {} called, which is no member of this cluster of {}; to it the cluster has {}. \
+         Members can't be replaced under a new id: stop it, and replace the lost replica under its \
+         own id, with `bowline cluster --replace ID` or `bowline serve --rejoin`",
+        .peer.0, replicas(.ours), replicas(.theirs)
     )]
-    Old { peer: NodeId, called: u64, seen: u64 },
+    Stranger { peer: NodeId, theirs: Vec<NodeId>, ours: Vec<NodeId> },
+    #[error(
+        "replica {} called as a member of a cluster of {}, but this cluster has {}: one of the two \
+         was bootstrapped with another --peers; replace that one with `bowline cluster --replace \
+         ID` or `bowline serve --rejoin`",
+        .peer.0, replicas(.theirs), replicas(.ours)
+    )]
+    Members { peer: NodeId, theirs: Vec<NodeId>, ours: Vec<NodeId> },
+    #[error(
+        "replica {} called, but {doubt}. It may have forgotten what it acknowledged, so it does \
+         not count: replace it with `bowline cluster --replace {}` or `bowline serve --rejoin`, or \
+         bring its latest folder back",
+        .peer.0, .peer.0
+    )]
+    History { peer: NodeId, doubt: Doubt },
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error("a peer spoke before it said who it is, or said so twice")]
@@ -73,7 +90,8 @@ impl Caller {
 #[derive(Clone, Copy, Debug)]
 struct Identity {
     peer: NodeId,
-    incarnation: u64,
+    /// The random number of the opening of its log.
+    opening: u64,
     lane: Lane,
     /// Counts hellos: a later connection of the same lane takes the place of an earlier one.
     number: u64,
@@ -93,7 +111,8 @@ struct Told {
 #[derive(Debug)]
 pub(super) struct Inbound {
     me: Owner,
-    peers: Vec<NodeId>,
+    /// All voters, this replica included, ascending.
+    members: Vec<NodeId>,
     /// The latest of each that has called.
     notes: PeerNotes<RealDisk>,
     callers: Slab<Caller>,
@@ -107,13 +126,13 @@ pub(super) struct Inbound {
 impl Inbound {
     pub(super) fn new(
         me: Owner,
-        peers: impl Iterator<Item = NodeId>,
+        members: Vec<NodeId>,
         notes: PeerNotes<RealDisk>,
         first_token: usize,
         counts: Arc<Counts>,
     ) -> Inbound {
-        let (peers, callers) = (peers.collect(), Slab::default());
-        Inbound { me, peers, notes, callers, hellos: 0, first_token, told: Vec::new(), counts }
+        let callers = Slab::default();
+        Inbound { me, members, notes, callers, hellos: 0, first_token, told: Vec::new(), counts }
     }
 
     /// Takes a connection in; the oldest stranger goes if there are too many.
@@ -219,10 +238,11 @@ impl Inbound {
             while let Some(frame) = caller.decoder.next_frame()? {
                 match (caller.from, &frame) {
                     (Some(_), Frame::Hello(_)) => return Err(Refused::Order),
-                    (Some(from), _) => take(from.peer, from.incarnation, frame),
+                    (Some(from), _) => take(from.peer, from.opening, frame),
                     (None, Frame::Hello(hello)) => {
-                        let known = self.notes.of(hello.from);
-                        let sighting = check(&self.me, &self.peers, known, hello)?;
+                        let sighting = check(&self.me, &self.members, hello, |peer, history| {
+                            self.notes.check(peer, history, OPENINGS_KEPT)
+                        })?;
                         // Rare, once for each start of a peer: worth a wait of this stage, for
                         // nothing that peer says may be believed before.
                         match self.notes.note(sighting) {
@@ -235,11 +255,10 @@ impl Inbound {
                             Ok(()) => {}
                         }
                         self.hellos += 1;
-                        let (peer, incarnation) = (hello.from, hello.incarnation);
-                        let identity =
-                            Identity { peer, incarnation, lane: hello.lane, number: self.hellos };
-                        caller.from = Some(identity);
-                        take(peer, incarnation, frame);
+                        let Sighting { peer, opening, .. } = sighting;
+                        let (lane, number) = (hello.lane, self.hellos);
+                        caller.from = Some(Identity { peer, opening, lane, number });
+                        take(peer, opening, frame);
                     }
                     (None, _) => return Err(Refused::Order),
                 }
@@ -249,13 +268,13 @@ impl Inbound {
     }
 
     /// A peer that has made a connection anew has left the earlier one behind, and a peer that has
-    /// started anew all of them. What they still hold must not be read: a write that comes to light
-    /// now may have been sent again meanwhile.
+    /// started anew, or was replaced, all of them. What they still hold must not be read: a write
+    /// that comes to light now may have been sent again meanwhile.
     fn close_replaced(&mut self, by: usize, registry: &Registry) {
         let Some(newest) = self.callers.get_mut(by).and_then(|caller| caller.from) else { return };
         let is_replaced = |from: Identity| {
             from.peer == newest.peer
-                && (from.incarnation < newest.incarnation
+                && (from.opening != newest.opening
                     || (from.lane == newest.lane && from.number < newest.number))
         };
         let old: Vec<usize> = self
@@ -304,12 +323,13 @@ fn tell(told: &mut Vec<Told>, why: &Refused, now: Instant) -> Option<u64> {
     Some(unsaid)
 }
 
-/// Whether a hello is to be believed. If so, what is to be remembered of it.
+/// Whether a hello is to be believed. If so, what is to be remembered of it. `check_history` knows
+/// what was heard of the peer before; a peer that rejoins has forgotten that and says so.
 fn check(
     me: &Owner,
-    peers: &[NodeId],
-    known: Option<Sighting>,
+    members: &[NodeId],
     hello: &Hello,
+    check_history: impl FnOnce(NodeId, History<'_>) -> Result<Sighting, Doubt>,
 ) -> Result<Sighting, Refused> {
     if hello.cluster != me.cluster {
         return Err(Refused::Cluster(hello.cluster));
@@ -317,16 +337,21 @@ fn check(
     if hello.to != me.replica {
         return Err(Refused::Addressee(hello.to));
     }
-    let (peer, incarnation) = (hello.from, hello.incarnation);
-    if !peers.contains(&peer) {
-        return Err(Refused::Stranger(peer));
+    let peer = hello.from;
+    let (theirs, ours) = (hello.members.clone(), members.to_vec());
+    if peer == me.replica || !members.contains(&peer) {
+        return Err(Refused::Stranger { peer, theirs, ours });
     }
-    if let Some(seen) = known
-        && !seen.can_become(incarnation, &hello.openings)
-    {
-        return Err(Refused::Old { peer, called: incarnation, seen: seen.incarnation });
+    if theirs != ours {
+        return Err(Refused::Members { peer, theirs, ours });
     }
-    Ok(Sighting { peer, incarnation, opening: hello.openings.last().copied().unwrap_or(0) })
+    let history = History { incarnation: hello.incarnation, openings: &hello.openings };
+    let checked = if hello.rejoining {
+        history.as_sighting(peer, OPENINGS_KEPT)
+    } else {
+        check_history(peer, history)
+    };
+    checked.map_err(|doubt| Refused::History { peer, doubt })
 }
 
 #[cfg(test)]
@@ -335,6 +360,10 @@ mod tests {
 
     const ME: Owner = Owner { cluster: 5, replica: NodeId(1), incarnation: 8 };
 
+    fn members() -> Vec<NodeId> {
+        [1, 2, 3].map(NodeId).to_vec()
+    }
+
     fn hello() -> Hello {
         Hello {
             cluster: 5,
@@ -342,18 +371,44 @@ mod tests {
             to: NodeId(1),
             incarnation: 3,
             openings: vec![11, 12, 13],
+            members: members(),
+            rejoining: false,
             lane: Lane::Urgent,
             client_address: "127.0.0.1:7002".to_owned(),
         }
     }
 
+    /// What a replica makes of a hello that remembers this of its sender.
+    fn check_after(seen: Option<Sighting>, hello: &Hello) -> Result<Sighting, Refused> {
+        check(&ME, &members(), hello, |peer, history| history.check(peer, seen, OPENINGS_KEPT))
+    }
+
     #[test]
-    fn only_the_right_cluster_addressee_and_sender_are_believed() {
-        let call = |hello: Hello| check(&ME, &[NodeId(2)], None, &hello).map(drop);
+    fn only_members_of_the_same_cluster_are_believed() {
+        let call = |hello: Hello| check_after(None, &hello).map(drop);
+        assert_eq!(call(hello()), Ok(()));
         assert_eq!(call(Hello { cluster: 6, ..hello() }), Err(Refused::Cluster(6)));
         assert_eq!(call(Hello { to: NodeId(3), ..hello() }), Err(Refused::Addressee(NodeId(3))));
-        assert_eq!(call(Hello { from: NodeId(4), ..hello() }), Err(Refused::Stranger(NodeId(4))));
-        assert_eq!(call(hello()), Ok(()));
+        let ours = members();
+        for theirs in [vec![NodeId(2)], vec![NodeId(1), NodeId(2)], [1, 2, 3, 4].map(NodeId).into()]
+        {
+            let refused = call(Hello { members: theirs.clone(), ..hello() }).unwrap_err();
+            let expected = Refused::Members { peer: NodeId(2), theirs, ours: ours.clone() };
+            assert_eq!(refused, expected);
+        }
+        for peer in [NodeId(1), NodeId(4)] {
+            let theirs = vec![NodeId(1), peer.max(NodeId(3))];
+            let call = call(Hello { from: peer, members: theirs.clone(), ..hello() });
+            assert_eq!(call, Err(Refused::Stranger { peer, theirs, ours: ours.clone() }));
+        }
+    }
+
+    #[test]
+    fn membership_refusals_name_both_sets() {
+        let theirs = vec![NodeId(2)];
+        let text = Refused::Members { peer: NodeId(2), theirs, ours: members() }.to_string();
+        assert!(text.contains("a cluster of replica 2, but"), "{text}");
+        assert!(text.contains("this cluster has replicas 1, 2, 3"), "{text}");
     }
 
     #[test]
@@ -374,19 +429,53 @@ mod tests {
     }
 
     #[test]
-    fn an_incarnation_that_was_passed_never_comes_back() {
+    fn passed_incarnation_never_comes_back() {
         let mut known = None;
         let mut call = |incarnation, openings: &[u64]| {
             let hello = Hello { incarnation, openings: openings.to_vec(), ..hello() };
-            known = Some(check(&ME, &[NodeId(2)], known, &hello)?);
+            known = Some(check_after(known, &hello)?);
             Ok(())
         };
         assert_eq!(call(3, &[11, 12, 13]), Ok(()));
         assert_eq!(call(3, &[11, 12, 13]), Ok(()), "it connects twice");
         assert_eq!(call(5, &[11, 12, 13, 14, 15]), Ok(()));
-        let old = |called| Err(Refused::Old { peer: NodeId(2), called, seen: 5 });
-        assert_eq!(call(4, &[11, 12, 13, 14]), old(4));
-        assert_eq!(call(5, &[11, 12, 13, 14, 16]), old(5), "put back from a copy");
-        assert_eq!(call(6, &[11, 12, 13, 14, 16, 17]), old(6), "and started twice");
+        let other = |incarnation| {
+            let doubt = Doubt::Other { seen: 5, incarnation };
+            Err(Refused::History { peer: NodeId(2), doubt })
+        };
+        assert_eq!(call(4, &[11, 12, 13, 14]), other(4));
+        assert_eq!(call(5, &[11, 12, 13, 14, 16]), other(5), "restored from a copy");
+        assert_eq!(call(6, &[11, 12, 13, 14, 16, 17]), other(6), "and started twice");
+        // Wiped, bootstrapped again, and restarted as often as you like.
+        let again: Vec<u64> = (100..100 + 5_000).collect();
+        for count in [1, 5, 60, OPENINGS_KEPT] {
+            let doubt = |doubt| Err(Refused::History { peer: NodeId(2), doubt });
+            let incarnation = count as u64;
+            let expected = doubt(Doubt::Other { seen: 5, incarnation });
+            assert_eq!(call(incarnation, &again[..count]), expected, "{count} restarts");
+        }
+        let doubt = Doubt::Forgotten { seen: 5, incarnation: 5_000 };
+        let expected = Err(Refused::History { peer: NodeId(2), doubt });
+        assert_eq!(call(5_000, &again[5_000 - OPENINGS_KEPT..]), expected);
+    }
+
+    #[test]
+    fn rejoining_member_replaces_the_one_before() {
+        let old = check_after(None, &hello()).unwrap();
+        let rejoining = Hello { incarnation: 1, openings: vec![77], rejoining: true, ..hello() };
+        let new = check_after(Some(old), &rejoining).unwrap();
+        assert_eq!(new, Sighting { peer: NodeId(2), incarnation: 1, opening: 77 });
+        // It calls again, and it starts again; the one before must not.
+        assert_eq!(check_after(Some(new), &rejoining), Ok(new));
+        let later = Hello { incarnation: 2, openings: vec![77, 78], ..hello() };
+        assert!(check_after(Some(new), &later).is_ok());
+        let doubt = Doubt::Other { seen: 1, incarnation: 3 };
+        let expected = Err(Refused::History { peer: NodeId(2), doubt });
+        assert_eq!(check_after(Some(new), &hello()), expected);
+        // Whoever rejoins must be a member, and say all of its past all the same.
+        let stranger = Hello { from: NodeId(4), members: vec![NodeId(4)], ..rejoining.clone() };
+        assert!(matches!(check_after(None, &stranger), Err(Refused::Stranger { .. })));
+        let forged = Hello { incarnation: 1 << 40, ..rejoining };
+        assert!(matches!(check_after(None, &forged), Err(Refused::History { .. })));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,6 +80,8 @@ enum Told {
 pub(super) struct Links {
     /// What this replica says of itself; the addressee and the lane are filled in.
     introduction: Hello,
+    /// Whether this replica rejoins; the log writer ends that.
+    rejoining: Arc<AtomicBool>,
     peers: Vec<Link>,
     first_token: usize,
     counts: Arc<Counts>,
@@ -163,6 +166,7 @@ impl Links {
     /// To `peers`, with tokens from `first_token` on, two a peer.
     pub(super) fn new(
         introduction: Hello,
+        rejoining: Arc<AtomicBool>,
         peers: &[(NodeId, SocketAddr)],
         first_token: usize,
         counts: Arc<Counts>,
@@ -175,18 +179,14 @@ impl Links {
             told: Told::Nothing,
             down_since: Instant::ZERO,
         };
-        Links { introduction, peers: peers.iter().map(link).collect(), first_token, counts }
+        let peers = peers.iter().map(link).collect();
+        Links { introduction, rejoining, peers, first_token, counts }
     }
 
     /// The port at which a peer listens for us.
     pub(super) fn port_of(&self, peer: NodeId) -> u16 {
         let link = self.peers.iter().find(|link| link.peer == peer);
         link.map_or(0, |link| link.address.port())
-    }
-
-    /// Who is there to talk to.
-    pub(super) fn peers(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.iter().map(|link| link.peer)
     }
 
     /// How often the ways to a peer were made.
@@ -233,7 +233,8 @@ impl Links {
                     line.lose(now, registry);
                     continue;
                 };
-                let hello = Hello { to: link.peer, lane, ..self.introduction.clone() };
+                let rejoining = self.rejoining.load(Ordering::Acquire);
+                let hello = Hello { to: link.peer, lane, rejoining, ..self.introduction.clone() };
                 frame::encode_preamble(socket.outbox.open());
                 frame::encode(&Frame::Hello(hello), socket.outbox.open());
                 line.socket = Some(socket);

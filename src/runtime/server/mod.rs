@@ -36,16 +36,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{self, Duration};
 
 use crate::config::Config;
 use crate::kv::Store;
-use crate::raft::{DiskState, Durable, Replica};
+use crate::raft::{DiskState, Replica, SnapshotId};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, Node, Settings};
 use crate::storage::{
-    Identity, Log, LogOptions, PeerNotes, RealDisk, Snapshots as Files, StorageError, failpoint,
+    Expected, Log, LogOptions, PeerNotes, RealDisk, Recovered, Snapshots as Files, StorageError,
+    cluster_fingerprint, failpoint, replicas,
 };
 use crate::types::{EntryId, Instant, NodeId};
 use crate::wire::frame::{Hello, Lane};
@@ -96,7 +98,7 @@ pub struct ServerOptions {
     /// The cluster that the folder must belong to; `None` takes what the folder says.
     pub cluster: Option<u128>,
     /// Make the folder this replica's if it is empty. Wants `cluster`.
-    pub bootstrap: bool,
+    pub bootstrap: Option<Bootstrap>,
     /// How the core behaves.
     pub config: Config,
     /// How stages are put on threads.
@@ -125,6 +127,23 @@ pub struct ServerOptions {
     pub patience: Patience,
 }
 
+/// How an empty folder is made a replica's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bootstrap {
+    /// As one of a new cluster.
+    New,
+    /// As one that has lost its folder. It comes back under its id, and neither votes nor campaigns
+    /// before it holds again what it may have acknowledged.
+    Rejoin,
+}
+
+impl ServerOptions {
+    /// The ids of all voters, this replica included.
+    pub fn members(&self) -> Vec<NodeId> {
+        self.peers.iter().map(|(peer, _)| *peer).chain([self.id]).collect()
+    }
+}
+
 /// Runs a server until the system refuses to poll. It leaves SIGTERM to its default: whatever it
 /// has acknowledged is on disk.
 ///
@@ -139,26 +158,17 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         options.sentinel_listen.map(|address| listen("a Sentinel's clients", address));
     let sentinel_listener = sentinel_listener.transpose()?;
     let peer_listener = listen("peers", options.peer_listen)?;
-    if options.bootstrap {
+    if let Some(how) = options.bootstrap {
         let cluster = options.cluster.expect("to bootstrap goes with a cluster's id");
-        bootstrap(&options.folder, cluster, options.id)?;
+        bootstrap(&options.folder, cluster, options.id, &options.members(), how)?;
     }
     let room = Arc::new(RoomBoard::new(options.disk_reserve));
-    let Opened { log, durable, identity, notes, files, store, last_saved } = open(options, &room)?;
-    tracing::info!(
-        replica = %options.id,
-        cluster = format_args!("{:032x}", identity.cluster),
-        incarnation = identity.incarnation,
-        last = %durable.entries.last().map_or(last_saved, Entry::id),
-        snapshot = %last_saved,
-        listen = %options.listen,
-        peer_listen = %options.peer_listen,
-        "the log is open"
-    );
+    let Opened { recovered, notes, files, snapshot, store } = open(options, &room)?;
+    let identity = recovered.identity();
+    let opening = recovered.openings().last().copied().expect("this opening is among them");
+    let last_saved = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
     let clock = Clock::start();
     let peers: Vec<NodeId> = options.peers.iter().map(|(peer, _)| *peer).collect();
-    let replica =
-        Replica::new(options.id, &peers, options.config.clone(), seed(), durable, clock.now());
     let parts = |error| system("setting up the network")(error);
     let poll = mio::Poll::new().map_err(parts)?;
     let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), WAKER).map_err(parts)?));
@@ -166,20 +176,16 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let ends = channels::channels(&wake, fused);
     let (board, saved) = (Arc::<Board>::default(), Arc::<SnapshotBoard>::default());
     let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&saved)));
-    let origin = origin_of(options.id, identity.incarnation);
+    let origin = origin_of(options.id, opening);
+    let rejoining = Arc::new(AtomicBool::new(recovered.is_rejoining()));
     let announce = options.announce.clone().unwrap_or_else(|| options.listen.to_string());
-    let introduction = Hello {
-        cluster: identity.cluster,
-        from: options.id,
-        to: options.id,
-        incarnation: identity.incarnation,
-        openings: log.openings().to_vec(),
-        lane: Lane::Urgent,
-        client_address: announce.clone(),
-    };
-    let links = Links::new(introduction, &options.peers, LINKS_FROM, Arc::clone(counts));
-    let inbound = Inbound::new(identity, links.peers(), notes, INBOUND_FROM, Arc::clone(counts));
-    let mut context = context(options, identity.cluster, &announce, clock.now());
+    let introduction = introduction(&recovered, &announce);
+    let flag = Arc::clone(&rejoining);
+    let links = Links::new(introduction, flag, &options.peers, LINKS_FROM, Arc::clone(counts));
+    let members = recovered.members().to_vec();
+    let inbound = Inbound::new(identity, members, notes, INBOUND_FROM, Arc::clone(counts));
+    let fingerprint = cluster_fingerprint(identity.cluster);
+    let mut context = context(options, fingerprint, &announce, clock.now());
     context.note_applied(last_saved.index);
     note_state(&mut context, &store);
     let ears = Arc::new(Ears::default());
@@ -198,7 +204,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         ends: ends.network,
         clock,
         me: options.id,
-        incarnation: identity.incarnation,
+        opening,
         client_listener,
         sentinel_listener,
         peer_listener,
@@ -212,6 +218,12 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         counts: Arc::clone(counts),
     })
     .map_err(parts)?;
+    // The last step that can fail, so that no start that fails before counts as an opening, and
+    // before the first byte to a peer.
+    let (log, durable) = recovered.open(snapshot)?;
+    tell_open(options, &log, durable.entries.last(), last_saved);
+    let replica =
+        Replica::new(options.id, &peers, options.config.clone(), seed(), durable, clock.now());
     let saving = Saving::new(options.snapshot_log_bytes, Arc::clone(&saved), Arc::clone(&memory));
     let stages = Stages {
         network,
@@ -224,7 +236,8 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
             Arc::clone(counts),
         )
         .within(memory),
-        log_writer: LogWriter::durable(log, &room, &saving, ends.log_writer, counts),
+        log_writer: LogWriter::durable(log, &room, &saving, ends.log_writer, counts)
+            .rejoining(rejoining),
         applier: Applier::new(Answering::AsOrigin(origin), ends.applier)
             .with(store, last_saved, saving.clone())
             .heard_by(ears),
@@ -233,20 +246,57 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     run(stages, fused).map_err(system("waiting for messages"))
 }
 
-/// What a folder held.
-struct Opened {
-    log: Log<RealDisk>,
-    durable: Durable,
-    identity: Identity,
-    notes: PeerNotes<RealDisk>,
-    files: Files<RealDisk>,
-    /// The state that the latest snapshot holds.
-    store: Store,
-    /// The last entry in it.
-    last_saved: EntryId,
+/// What this replica says of itself to its peers; addressee and lane are filled in later.
+fn introduction(recovered: &Recovered<RealDisk>, announce: &str) -> Hello {
+    let identity = recovered.identity();
+    Hello {
+        cluster: identity.cluster,
+        from: identity.replica,
+        to: identity.replica,
+        incarnation: identity.incarnation,
+        openings: recovered.openings().to_vec(),
+        members: recovered.members().to_vec(),
+        rejoining: recovered.is_rejoining(),
+        lane: Lane::Urgent,
+        client_address: announce.to_owned(),
+    }
 }
 
-/// Reads the folder: the latest snapshot, and the log behind it.
+/// Logs that the replica has started, and with what.
+fn tell_open(
+    options: &ServerOptions,
+    log: &Log<RealDisk>,
+    last: Option<&Entry>,
+    last_saved: EntryId,
+) {
+    let identity = log.identity();
+    tracing::info!(
+        replica = %options.id,
+        cluster = format_args!("{:032x}", identity.cluster),
+        members = replicas(log.members()),
+        incarnation = identity.incarnation,
+        rejoining = log.is_rejoining(),
+        last = %last.map_or(last_saved, Entry::id),
+        snapshot = %last_saved,
+        listen = %options.listen,
+        peer_listen = %options.peer_listen,
+        "the log is open"
+    );
+}
+
+/// What a folder held.
+struct Opened {
+    recovered: Recovered<RealDisk>,
+    notes: PeerNotes<RealDisk>,
+    files: Files<RealDisk>,
+    /// The latest snapshot.
+    snapshot: Option<SnapshotId>,
+    /// The state in it.
+    store: Store,
+}
+
+/// Reads the folder: the latest snapshot, and the log behind it. All but the reserve and the peer
+/// notes is left as it is.
 fn open(options: &ServerOptions, room: &RoomBoard) -> Result<Opened, RunError> {
     if let Ok(chosen) = std::env::var(failpoint::VARIABLE) {
         tracing::warn!("this process kills itself at {chosen}: a test wants it");
@@ -257,30 +307,87 @@ fn open(options: &ServerOptions, room: &RoomBoard) -> Result<Opened, RunError> {
         |error| matches!(error, StorageError::Locked { .. }),
     )?;
     let beside = disk.beside()?;
-    let Found { files, latest } = snapshots::load(disk.beside()?)?;
+    let members = options.members();
+    let expected =
+        Expected { cluster: options.cluster, replica: options.id, members: Some(&members) };
+    let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
+    let Found { files, latest } = snapshots::load(beside.beside()?)?;
     let snapshot = latest.as_ref().map(|(id, _)| *id);
-    let (log, durable, identity) =
-        Log::open(disk, options.cluster, options.id, LogOptions::default(), snapshot)?;
-    // Not before: what there is of it may be needed for that.
+    recovered.check_snapshot(snapshot)?;
+    if recovered.adopts_members() {
+        tracing::warn!(
+            members = replicas(recovered.members()),
+            "the folder is of an earlier format and does not say who the members of its cluster \
+             are; those of --peers are written into it"
+        );
+    }
+    if recovered.repairs_meta() {
+        tracing::warn!(
+            folder = %options.folder.display(),
+            "a copy of the meta record is damaged; it is replaced by the other one. Check the disk"
+        );
+    }
+    // What it holds is given up again if the opening needs it.
     beside.keep_reserve(held_of(options.disk_reserve))?;
     // Before anybody asks.
     room.write(beside.room()?);
-    let notes = PeerNotes::open(beside, identity)?;
-    let (last_saved, store) = latest.map_or_else(
-        || (EntryId::ZERO, Store::default()),
-        |(snapshot, store)| (snapshot.last, store),
-    );
-    Ok(Opened { log, durable, identity, notes, files, store, last_saved })
+    let notes = PeerNotes::open(beside, recovered.identity())?;
+    if let Some(damage) = notes.damage() {
+        tracing::warn!(
+            "{damage}. This file is a cache of what peers said of themselves: it is rebuilt. Check \
+             the disk"
+        );
+    }
+    let store = latest.map_or_else(Store::default, |(_, store)| store);
+    Ok(Opened { recovered, notes, files, snapshot, store })
 }
 
-/// Makes an empty folder, or none yet, a replica's. Only ever once: a replica that has lost its
-/// folder must not come back under the same number, for it has forgotten what it vouched for.
+/// Makes an empty folder, or none yet, a replica's.
 ///
 /// # Errors
 /// If the folder holds something already, or can't be written.
-pub fn bootstrap(folder: &Path, cluster: u128, id: NodeId) -> Result<(), RunError> {
+pub fn bootstrap(
+    folder: &Path,
+    cluster: u128,
+    id: NodeId,
+    members: &[NodeId],
+    how: Bootstrap,
+) -> Result<(), RunError> {
     let mut disk = RealDisk::create(folder)?;
-    Ok(Log::bootstrap(&mut disk, cluster, id)?)
+    match how {
+        Bootstrap::New => Log::bootstrap(&mut disk, cluster, id, members)?,
+        Bootstrap::Rejoin => Log::bootstrap_rejoining(&mut disk, cluster, id, members)?,
+    }
+    Ok(())
+}
+
+/// What a replica's folder is like that a replica can start with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Folder {
+    /// All that was written is there.
+    Whole,
+    /// The same, but the replica rejoins: it does not hold yet what it may have acknowledged.
+    Rejoining,
+}
+
+/// Reads a replica's folder as a start does. Changes nothing in it but to remove unfinished
+/// snapshots.
+///
+/// # Errors
+/// If the replica would not start with it, or another process has it.
+pub fn inspect(
+    folder: &Path,
+    cluster: u128,
+    id: NodeId,
+    members: &[NodeId],
+) -> Result<Folder, RunError> {
+    let disk = RealDisk::open(folder)?;
+    let beside = disk.beside()?;
+    let expected = Expected { cluster: Some(cluster), replica: id, members: Some(members) };
+    let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
+    let latest = snapshots::load(beside)?.latest;
+    recovered.check_snapshot(latest.map(|(id, _)| id))?;
+    Ok(if recovered.is_rejoining() { Folder::Rejoining } else { Folder::Whole })
 }
 
 /// Tries for some seconds what a process that was here before may still be in the way of: one that
@@ -344,7 +451,7 @@ fn note_state(context: &mut Context, store: &Store) {
 }
 
 /// What clients are told of this replica, before anything else is known.
-fn context(options: &ServerOptions, cluster: u128, announce: &str, now: Instant) -> Context {
+fn context(options: &ServerOptions, fingerprint: u128, announce: &str, now: Instant) -> Context {
     let (host, port) = announce.rsplit_once(':').unwrap_or((announce, ""));
     let me = Node {
         id: options.id,
@@ -355,7 +462,7 @@ fn context(options: &ServerOptions, cluster: u128, announce: &str, now: Instant)
         match_index: None,
         disk: DiskState::Well,
     };
-    let mut context = Context::alone(me, cluster, now);
+    let mut context = Context::alone(me, fingerprint, now);
     context.debug = options.debug;
     context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();

@@ -71,7 +71,8 @@ pub(super) struct Parts {
     pub(super) ends: NetworkEnds,
     pub(super) clock: Clock,
     pub(super) me: NodeId,
-    pub(super) incarnation: u64,
+    /// The random number of this opening of the log.
+    pub(super) opening: u64,
     pub(super) client_listener: Listener,
     /// For those who want a Sentinel that says it is one.
     pub(super) sentinel_listener: Option<Listener>,
@@ -132,7 +133,7 @@ impl ServerNetwork {
             listener.register(registry, SENTINEL_LISTENER)?;
         }
         parts.peer_listener.register(registry, PEER_LISTENER)?;
-        let reads = ReadAsks::new(parts.incarnation);
+        let reads = ReadAsks::new(parts.opening);
         Ok(ServerNetwork {
             parts,
             events: Events::with_capacity(1_024),
@@ -261,6 +262,7 @@ impl ServerNetwork {
             context.durable_index = status.durable_index;
             context.disk = status.disk;
             context.counters = status.counters;
+            context.rejoining = status.rejoining;
             context.note_log(status.last.index, status.commit_index);
             for node in &mut context.nodes {
                 let peer = status.peers.iter().find(|peer| peer.id == node.id);
@@ -300,8 +302,8 @@ impl ServerNetwork {
             core_has_room,
             parts.poll.registry(),
             &mut self.space,
-            |from, incarnation, frame| {
-                frames.push((from, incarnation, frame));
+            |from, opening, frame| {
+                frames.push((from, opening, frame));
             },
         );
         if frames.is_empty() {
@@ -312,7 +314,7 @@ impl ServerNetwork {
         let mut messages = Vec::new();
         let mut forwarded = Vec::new();
         let mut taken_back = Vec::new();
-        for (from, incarnation, frame) in frames.drain(..) {
+        for (from, opening, frame) in frames.drain(..) {
             match frame {
                 Frame::Hello(hello) => {
                     self.parts.links.hurry(from, now);
@@ -342,7 +344,7 @@ impl ServerNetwork {
                     self.parts.links.send(from, &Frame::Refused { key, reason });
                 }
                 Frame::AskReadIndex { ticket } if leads => {
-                    messages.push(Msg::Client(read_index_request(from, incarnation, ticket)));
+                    messages.push(Msg::Client(read_index_request(from, opening, ticket)));
                 }
                 Frame::AskReadIndex { ticket } => {
                     self.parts.links.send(from, &Frame::ReadIndex { ticket, index: None });
@@ -715,8 +717,8 @@ fn resident_bytes() -> u64 {
 const READ_INDEX_CLIENT: ClientId = ClientId(0);
 
 /// A peer's question, as the core takes it: a read of nothing.
-fn read_index_request(from: NodeId, incarnation: u64, ticket: u64) -> ClientRequest {
-    let request = request_id(origin_of(from, incarnation), ticket);
+fn read_index_request(from: NodeId, opening: u64, ticket: u64) -> ClientRequest {
+    let request = request_id(origin_of(from, opening), ticket);
     let key = RequestKey { client: READ_INDEX_CLIENT, request };
     ClientRequest { key, kind: RequestKind::Read, payload: Bytes::new() }
 }

@@ -30,14 +30,10 @@ pub(super) struct ReadAsks {
 }
 
 impl ReadAsks {
-    /// In this incarnation of the replica: an answer that was meant for an earlier one must not be
-    /// taken for one of ours, for it may be older than the reads that we ask for.
-    pub(super) fn new(incarnation: u64) -> ReadAsks {
-        ReadAsks {
-            next_ticket: (incarnation << 32) + 1,
-            gathered: Vec::new(),
-            asked: VecDeque::new(),
-        }
+    /// For this opening of the log, by its random number: an answer that was meant for an earlier
+    /// one must not be taken for one of ours, for it may be older than the reads that we ask for.
+    pub(super) fn new(opening: u64) -> ReadAsks {
+        ReadAsks { next_ticket: (opening << 32) + 1, gathered: Vec::new(), asked: VecDeque::new() }
     }
 
     /// A read for the next question.

@@ -6,9 +6,9 @@
 
 use super::super::dice::Dice;
 use super::super::tally::{Effect, Kind};
-use super::{Files, Found, open_folder};
+use super::{Files, Found, OPENINGS_KEPT, open_folder};
 use crate::storage::mem_disk::SECTOR_BYTES;
-use crate::storage::{Disk as _, Identity, MemDisk, PeerNotes, SharedDisk, StorageError};
+use crate::storage::{Disk as _, History, Identity, MemDisk, PeerNotes, SharedDisk, StorageError};
 use crate::types::NodeId;
 
 /// Damage that was done.
@@ -16,7 +16,8 @@ use crate::types::NodeId;
 pub(super) struct Damage {
     /// What, in words.
     pub(super) what: String,
-    /// In the log, the meta record or the notes, which are always read: so it must be refused.
+    /// In the log or in both copies of the meta record, which are always read: so it must be
+    /// refused. Damage to one copy of the meta record is repaired, and damaged notes are rebuilt.
     pub(super) in_log: bool,
     /// In the latest snapshot: so that must be found damaged, or all be refused.
     pub(super) in_latest: bool,
@@ -92,20 +93,19 @@ impl Files {
         let names = self.names_that_count();
         let name = dice.pick(&names).clone();
         let latest = names.iter().filter(|name| is_snapshot(name)).max();
-        let damage = |what: String, places: &[&str]| Damage {
-            what,
-            in_log: places.iter().any(|name| !is_snapshot(name)),
-            in_latest: places.iter().any(|name| Some(*name) == latest.map(String::as_str)),
-        };
+        let in_latest =
+            |places: &[&str]| places.iter().any(|name| Some(*name) == latest.map(String::as_str));
         let bytes = self.read(&name);
         match dice.below(10) {
             0..4 => {
                 let bit = dice.place(bytes.len() * 8);
                 self.tamper(&name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
                 self.harm(Kind::FlippedBit);
-                return Some(damage(format!("bit {bit} of {name}, flipped,"), &[&name]));
+                let in_log = self.is_damage_to_log(&name);
+                let what = format!("bit {bit} of {name}, flipped,");
+                return Some(Damage { what, in_log, in_latest: in_latest(&[&name]) });
             }
-            4 if name != "peers" && (!is_snapshot(&name) || log_holds_latest) => {
+            4 if !is_snapshot(&name) || log_holds_latest => {
                 // Of a snapshot nothing says that it was there, nor of a segment that was just
                 // made, and in which nothing was written yet.
                 let is_new = bytes.iter().skip(SECTOR_BYTES).all(|&byte| byte == 0);
@@ -114,7 +114,9 @@ impl Files {
                 self.keep_undamaged(&name);
                 self.folder.disk().replace(&name, None);
                 self.harm(Kind::VanishedFile);
-                return Some(damage(format!("{name}, vanished,"), places));
+                let in_log = places.iter().any(|name| !is_snapshot(name) && *name != "peers");
+                let what = format!("{name}, vanished,");
+                return Some(Damage { what, in_log, in_latest: in_latest(places) });
             }
             _ => {}
         }
@@ -125,7 +127,9 @@ impl Files {
         if dice.chance(500) {
             self.tamper(&name, |bytes| bytes[place].fill(0));
             self.harm(Kind::LostWrite);
-            return Some(damage(format!("sector {sector} of {name}, lost,"), &[&name]));
+            let in_log = self.is_damage_to_log(&name);
+            let what = format!("sector {sector} of {name}, lost,");
+            return Some(Damage { what, in_log, in_latest: in_latest(&[&name]) });
         }
         let content = bytes[place.clone()].to_vec();
         let other = dice.pick(&names).clone();
@@ -151,7 +155,22 @@ impl Files {
         places.retain(|name| !self.is_undamaged(name));
         self.harm(Kind::MisdirectedWrite);
         let what = format!("sector {sector} of {name}, written to sector {target} of {other},");
-        Some(damage(what, &places))
+        let in_log = places.iter().any(|name| self.is_damage_to_log(name));
+        Some(Damage { what, in_log, in_latest: in_latest(&places) })
+    }
+
+    /// Whether a file that was damaged must keep the replica from starting.
+    fn is_damage_to_log(&self, name: &str) -> bool {
+        if name == "peers" || is_snapshot(name) || self.is_undamaged(name) {
+            return false;
+        }
+        let before = self.undamaged.iter().find(|(known, _)| known == name);
+        let (_, before) = before.expect("it is kept when it is damaged");
+        let now = self.read(name);
+        let middle = now.len() / 2;
+        let is_one_copy_whole =
+            before[..middle] == now[..middle] || before[middle..] == now[middle..];
+        name != "meta" || !is_one_copy_whole
     }
 
     /// Files but those that were never completed, and those that a snapshot took the place of.
@@ -198,31 +217,48 @@ impl Files {
         self.harm(Kind::RottenSnapshot);
     }
 
-    /// Puts an older copy of the whole folder back, and opens it. Everything is as before
-    /// afterwards.
+    /// Puts an older copy of the whole folder back, and opens it: once, some times, or more often
+    /// than is remembered. Everything is as before afterwards.
     pub(in crate::sim) fn put_back(&mut self) -> Option<Result<Ghost, StorageError>> {
         let (copy, copied_at) = self.copy.take()?;
         let mut copy = copy.copy();
         // What is drawn anew is another number than was drawn then.
         copy.go_on_drawing_from(&self.folder.disk());
-        let opened = open_folder(&SharedDisk::new(copy), self.replica, self.options);
-        Some(opened.map(|opened| {
+        let copy = SharedDisk::new(copy);
+        let starts = match copied_at % 4 {
+            0 | 2 => OPENINGS_KEPT + 2,
+            some => usize::try_from(some).expect("below 4"),
+        };
+        let mut ghost = None;
+        for _ in 0..starts {
+            let opened = match open_folder(&copy, self.replica, self.options) {
+                Ok(opened) => opened,
+                Err(error) => return Some(Err(error)),
+            };
             let log = &opened.process.log;
             let incarnation = log.identity().incarnation;
-            Ghost { copied_at, incarnation, openings: log.openings().to_vec() }
-        }))
+            ghost = Some(Ghost { copied_at, incarnation, openings: log.openings().to_vec() });
+        }
+        ghost.map(Ok)
     }
 
     /// Whether this replica believes who says that it is `peer`; `None` if it can't say, as it does
-    /// not start itself.
+    /// not start itself, or has lost its notes.
     pub(in crate::sim) fn believes(&self, peer: NodeId, ghost: &Ghost) -> Option<bool> {
-        let seen = if let Some(process) = &self.process {
-            process.notes.of(peer)
-        } else {
-            let owner = Identity { cluster: super::CLUSTER, replica: self.replica, incarnation: 0 };
-            PeerNotes::open(self.folder.disk().copy(), owner).ok()?.of(peer)
-        };
-        Some(seen.is_none_or(|seen| seen.can_become(ghost.incarnation, &ghost.openings)))
+        let history = History { incarnation: ghost.incarnation, openings: &ghost.openings };
+        if let Some(process) = &self.process {
+            return Some(process.notes.check(peer, history, OPENINGS_KEPT).is_ok());
+        }
+        let owner = Identity { cluster: super::CLUSTER, replica: self.replica, incarnation: 0 };
+        let notes = PeerNotes::open(self.folder.disk().copy(), owner).ok()?;
+        let is_lost = notes.damage().is_some() || self.has_lost_notes();
+        (!is_lost).then(|| notes.check(peer, history, OPENINGS_KEPT).is_ok())
+    }
+
+    /// Whether the notes about peers have vanished, all of them.
+    pub(super) fn has_lost_notes(&self) -> bool {
+        let names = self.folder.list().expect("memory does not fail");
+        !self.noted.is_empty() && !names.iter().any(|name| name == "peers")
     }
 
     /// How often the peer's folder had been opened when this replica last heard of that.

@@ -1,12 +1,12 @@
 //! The folder of a local cluster: made once, with a folder for each replica and a note that says
-//! whose they are. A replica's folder that has gone missing is not made again: a replica without
-//! its disk is not the same replica.
+//! whose they are. A replica's folder that has gone missing is not made again by a mere start: a
+//! replica without its disk has forgotten what it acknowledged (`replace.rs`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use bowline::runtime::bootstrap;
+use bowline::runtime::{Bootstrap, bootstrap};
 use bowline::storage::make_folder;
 use bowline::types::NodeId;
 
@@ -16,6 +16,16 @@ const NOTE: &str = "cluster.toml";
 /// Where a replica keeps its log.
 pub(super) fn replica(folder: &Path, id: u16) -> PathBuf {
     folder.join(format!("replica-{id}"))
+}
+
+/// The ids of the replicas.
+pub(super) fn members(replicas: u16) -> Vec<NodeId> {
+    (1..=replicas).map(NodeId).collect()
+}
+
+/// Whether a cluster has been made in this folder.
+pub(super) fn is_made(folder: &Path) -> bool {
+    folder.join(NOTE).exists()
 }
 
 /// Makes everything at the first start. Gives the cluster's id.
@@ -41,7 +51,7 @@ pub(super) fn prepare(folder: &Path, replicas: u16) -> anyhow::Result<u128> {
             if own.exists() {
                 fs::remove_dir_all(&own).with_context(trouble)?;
             }
-            let made = bootstrap(&own, cluster, NodeId(id));
+            let made = bootstrap(&own, cluster, NodeId(id), &members(replicas), Bootstrap::New);
             // Its sentence holds what lies behind it already.
             made.map_err(|error| anyhow::anyhow!("{error}"))?;
         }

@@ -4,6 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use bowline::storage::cluster_fingerprint;
+
 /// A replica of this machine that takes longer is as good as away.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Most bytes of an answer that are looked at.
@@ -12,7 +14,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// Whether the replica at this port is one of `cluster` and says that it leads. Another cluster's
 /// may listen there, while ours can't.
 pub(super) fn leads(port: u16, cluster: u128) -> bool {
-    let id = format!("raft_cluster_id:{cluster:032x}");
+    let id = format!("raft_cluster_fingerprint:{:032x}", cluster_fingerprint(cluster));
     info(port).is_ok_and(|text| {
         text.lines().any(|line| line == id) && text.lines().any(|line| line == "raft_role:leader")
     })

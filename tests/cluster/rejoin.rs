@@ -1,0 +1,105 @@
+//! A replica that has lost its folder comes back empty under its id, with `--rejoin`: single
+//! servers, as on machines of their own. (`command.rs` has the same for `bowline cluster`.)
+
+use std::fs;
+
+use crate::client::Client;
+use crate::refusal;
+use crate::replicas::Cluster;
+
+/// Asks for more rounds of loss.
+const ROUNDS_VARIABLE: &str = "BOWLINE_REJOIN_ROUNDS";
+
+fn rejoin_rounds(threads: &'static str) {
+    let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let mut cluster = Cluster::start(3, threads);
+    cluster.wait_until_all_serve();
+    let mut keys = 0_usize;
+    let write = |cluster: &Cluster, at: usize, keys: &mut usize| {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        for _ in 0..20 {
+            let key = keys.to_string();
+            assert_eq!(client.insist(&[b"SET", key.as_bytes(), key.as_bytes()]), b"+OK\r\n");
+            *keys += 1;
+        }
+    };
+    for round in 0..rounds.unwrap_or(2_usize) {
+        let lost = round % 3;
+        let others = [(lost + 1) % 3, (lost + 2) % 3];
+        // Only the one that is lost and one more have these.
+        cluster.kill(others[1]);
+        write(&cluster, lost, &mut keys);
+        cluster.kill(lost);
+        fs::remove_dir_all(cluster.replica_folder(lost)).unwrap();
+        let before = cluster.log(lost).len();
+        let mut command = cluster.command(lost);
+        command.arg("--rejoin");
+        cluster.start_as(lost, command);
+        // It must not help the one that lacks them to lead, nor is it done before that one is
+        // there.
+        cluster.restart();
+        cluster.wait_until_all_serve();
+        write(&cluster, others[1], &mut keys);
+        cluster.wait_for("the end of rejoining", || {
+            cluster.log(lost)[before..].contains("rejoined: this replica holds").then_some(())
+        });
+        // A full member: with either of the others alone it is a majority, over a restart too.
+        cluster.kill(lost);
+        let mut command = cluster.command(lost);
+        command.arg("--rejoin");
+        let text = refusal(command);
+        assert!(text.contains("is already there, so the folder is not empty"), "{text}");
+        cluster.restart();
+        cluster.wait_until_all_serve();
+        cluster.kill(others[round / 3 % 2]);
+        write(&cluster, lost, &mut keys);
+        cluster.restart();
+        cluster.wait_until_all_serve();
+        for at in 0..3 {
+            let mut client = Client::connect(cluster.address(at)).unwrap();
+            for key in 0..keys {
+                let key = key.to_string();
+                let expected = format!("${}\r\n{key}\r\n", key.len());
+                let reply = client.insist(&[b"GET", key.as_bytes()]);
+                assert_eq!(reply, expected.as_bytes(), "round {round}, at {at}");
+            }
+        }
+        assert_equal_digests(&cluster);
+        eprintln!("{threads} round {round}: {keys} keys");
+    }
+}
+
+fn assert_equal_digests(cluster: &Cluster) {
+    cluster.wait_for("equal states", || {
+        let state = |at| {
+            let index: u64 = cluster.info(at, "raft_applied_index");
+            (index, cluster.info::<String>(at, "raft_state_digest"))
+        };
+        (state(0) == state(1) && state(1) == state(2)).then_some(())
+    });
+}
+
+#[test]
+fn lost_replica_rejoins_under_its_id_dedicated() {
+    rejoin_rounds("dedicated");
+}
+
+#[test]
+fn lost_replica_rejoins_under_its_id_fused() {
+    rejoin_rounds("fused");
+}
+
+#[test]
+fn rejoin_that_is_not_possible_is_refused() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    // Two can't replace one of them.
+    let mut command = cluster.command_naming(0, &[0, 1]);
+    command.arg("--rejoin");
+    let text = refusal(command);
+    assert!(text.contains("--rejoin needs a cluster of at least 3 replicas"), "{text}");
+    let mut command = cluster.command(0);
+    command.args(["--rejoin", "--bootstrap"]);
+    let text = refusal(command);
+    assert!(text.contains("cannot be used with"), "{text}");
+}
