@@ -353,6 +353,8 @@ pub enum Mutant {
     KeepConflicts,
     /// S10: an answer of another term moves the match index.
     AnswerOfOldTerm,
+    /// C2: a chunk of an earlier leader's snapshot is answered to the leader of today.
+    AnswerChunkOfOldTerm,
     /// S11: a follower takes the leader's commit index uncut.
     CommitUncut,
     /// S12, C1: reads are served before an entry of the leader's own term is committed.

@@ -23,6 +23,8 @@ mod promises;
 mod replicas;
 #[path = "cluster/strangers.rs"]
 mod strangers;
+#[path = "cluster/terms.rs"]
+mod terms;
 #[path = "cluster/wires.rs"]
 mod wires;
 

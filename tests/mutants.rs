@@ -109,6 +109,7 @@ mutants! {
     a_repeated_append_that_truncates: TruncateAlways, Mixed, 1;
     a_conflict_that_stays: KeepConflicts, Mixed, 3;
     an_answer_of_an_earlier_term_that_counts: AnswerOfOldTerm, Mixed, 281;
+    chunk_of_an_earlier_term_that_is_answered: AnswerChunkOfOldTerm, Snapshots, 37;
     a_commit_index_taken_uncut: CommitUncut, Mixed, 19;
     a_read_before_an_entry_of_the_own_term: ReadBeforeOwnTerm, Mixed, 9;
     a_read_confirmed_by_an_older_round: ReadOnOldRound, Mixed, 41;

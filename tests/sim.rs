@@ -155,7 +155,8 @@ fn seeds_that_have_failed_hold() {
 
 #[test]
 fn snapshots_and_logs_cut_behind_them_break_no_rule() {
-    let (disks, coverage) = hold(Profile::Snapshots, 200, &[Situation::Resend]);
+    let (disks, coverage) =
+        hold(Profile::Snapshots, 200, &[Situation::Resend, Situation::InterruptedInstall]);
     let installs = coverage.count(Situation::Install);
     assert!(installs > 700, "only {installs} snapshots were installed");
     assert!(disks.restarts > 200 && disks.segments_deleted > 1_000, "{disks:?}");

@@ -14,6 +14,7 @@
 //! | log compaction (§7): what may go, installing a leader's snapshot | `snapshots.rs` |
 //! | handing the lead over (thesis 3.10) because of the own disk | `handover.rs` |
 //! | disks that are stalled or short of room | `health.rs` |
+//! | bounds on what messages may do to the term | `term_budget.rs` |
 //!
 //! Left out on purpose, until its issue comes: membership changes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -35,11 +36,12 @@ mod replica;
 mod shared;
 mod snapshots;
 mod status;
+mod term_budget;
 mod timing;
 
 pub use effects::{
-    AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, SnapshotChunk,
-    SnapshotId,
+    AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, RejectReason,
+    RejectedMessage, SnapshotChunk, SnapshotId,
 };
 pub use log::{LogTail, Spliced};
 pub use message::{

@@ -215,6 +215,8 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("raft_lease_reads", context.counters.lease_reads);
     text.field("raft_read_index_reads", context.counters.read_index_reads);
     text.field("raft_handovers", context.counters.handovers);
+    text.field("raft_terms_rejected", context.counters.terms_rejected);
+    text.field("raft_conflicts_rejected", context.counters.conflicts_rejected);
     for node in &context.nodes {
         if let Some(index) = node.match_index {
             let link = if node.connected { "connected" } else { "silent" };

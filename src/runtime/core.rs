@@ -21,6 +21,7 @@ use super::channels::{
 use super::clock::Clock;
 use super::log_clock::LogClock;
 use super::memory::MemoryBoard;
+use super::rejected::RejectedLog;
 use super::status::{Board, Counts};
 
 /// How soon the core tries again to hand on what a full queue did not take.
@@ -94,6 +95,7 @@ pub(super) struct Core {
     /// Where a view of the replica is put, and when that was last done.
     board: Arc<Board>,
     board_at: Instant,
+    rejected_log: RejectedLog,
     counts: Arc<Counts>,
 }
 
@@ -152,6 +154,7 @@ impl Core {
             cut_asked_at: Instant::ZERO,
             board,
             board_at: Instant::ZERO,
+            rejected_log: RejectedLog::default(),
             counts,
         }
     }
@@ -431,6 +434,7 @@ impl Core {
     /// Moves the effects to what waits to be handed on.
     fn collect(&mut self) {
         self.note_disk();
+        self.rejected_log.report(&mut self.effects.rejected, self.now);
         // What comes while the lead is handed over waits at the network, and goes to the successor.
         let successor = self.replica.successor();
         let leader = if successor.is_some() { None } else { self.replica.leader() };
@@ -621,6 +625,7 @@ mod tests {
             prev: EntryId::ZERO,
             commit_index: Index::ZERO,
             loss_permille: 0,
+            transfer_to: None,
             entries,
         });
         Envelope { from: NodeId(1), to: NodeId(0), leader: None, message }

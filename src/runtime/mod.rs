@@ -32,6 +32,7 @@ mod log_clock;
 mod log_writer;
 mod memory;
 mod network;
+mod rejected;
 mod room;
 mod saving;
 mod server;

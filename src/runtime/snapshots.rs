@@ -423,7 +423,7 @@ impl Snapshots {
 
     /// Takes in a chunk, if it is the next one, and says how much is here.
     fn keep(&mut self, chunk: &SnapshotChunk) {
-        let SnapshotChunk { snapshot, round, offset, ref chunk } = *chunk;
+        let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
         if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot) {
             self.forget_incoming();
             self.forget_taking();
@@ -461,7 +461,7 @@ impl Snapshots {
             reach("snapshot-incoming", "chunk-kept");
         }
         let received = incoming.received;
-        self.tell_core(SnapshotNews::Stored(ChunkStored { snapshot, round, received }));
+        self.tell_core(SnapshotNews::Stored(ChunkStored { term, snapshot, round, received }));
         if received == snapshot.bytes {
             self.install(snapshot);
         }

@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::node::Node;
 use crate::config::Config;
 use crate::raft::{
-    AppendJob, AppendOutcome, Envelope, HardState, PeerMsg, Replica, RoleName, Status,
+    AppendJob, AppendOutcome, Envelope, HardState, Msg, PeerMsg, Replica, RoleName, Status,
+    TimeoutNow,
 };
-use crate::types::{EntryId, Index, Instant, NodeId, Term};
+use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
 /// A rule that was broken, with the facts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +50,8 @@ pub struct Checker {
     votes: BTreeMap<(Term, NodeId), NodeId>,
     entries: HashMap<EntryId, Known, FixedState>,
     committed: Vec<Committed>,
+    /// Rounds that leaders have begun, by term, and to whom.
+    begun: HashSet<(Term, Round, NodeId), FixedState>,
     views: Vec<View>,
 }
 
@@ -85,6 +88,8 @@ struct View {
     leader_heard: Option<(Term, Instant)>,
     /// What it has vouched for towards the leader of the latest term in which it did.
     vouched: (Term, Index),
+    /// Rounds of leaders that it has received.
+    received: HashSet<(Term, Round), FixedState>,
 }
 
 impl View {
@@ -99,6 +104,7 @@ impl View {
             hard_state: HardState::default(),
             leader_heard: None,
             vouched: (Term::default(), Index::ZERO),
+            received: HashSet::default(),
         }
     }
 }
@@ -119,6 +125,7 @@ impl Checker {
             votes: BTreeMap::new(),
             entries: HashMap::default(),
             committed: Vec::new(),
+            begun: HashSet::default(),
             views: (0..replicas).map(|_| View::new()).collect(),
         }
     }
@@ -166,6 +173,42 @@ impl Checker {
     /// A replica has taken in an append of the leader of `term`, at `now` by its own clock.
     pub(super) fn heard_leader(&mut self, place: usize, now: Instant, term: Term) {
         self.views[place].leader_heard = Some((term, now));
+    }
+
+    /// A replica takes in a message: of a leader's, its round counts as received.
+    pub(super) fn receives(&mut self, place: usize, message: &Msg) {
+        let Msg::Peer(Envelope { message, .. }) = message else { return };
+        let round = match message {
+            PeerMsg::AppendEntries(append) => (append.term, append.round),
+            PeerMsg::InstallSnapshot(install) => (install.term, install.round),
+            _ => return,
+        };
+        self.views[place].received.insert(round);
+    }
+
+    /// An answer to a leader names a round that this leader has begun, in the term of the answer,
+    /// and that the follower has received in it. Round zero names none.
+    fn answers_round(
+        &self,
+        node: &Node,
+        to: NodeId,
+        term: Term,
+        round: Round,
+    ) -> Result<(), Violation> {
+        demand!(
+            round == Round(0) || self.views[node.place].received.contains(&(term, round)),
+            "C2: replica {} answers round {round} of term {term}, which it has not received",
+            node.id
+        );
+        let leader = self.leaders.get(&term);
+        demand!(
+            round == Round(0)
+                || leader == Some(&to) && self.begun.contains(&(term, round, node.id)),
+            "C2: replica {} answers round {round} of term {term} to {to}, which has not begun it; \
+             {leader:?} leads the term",
+            node.id
+        );
+        Ok(())
     }
 
     /// A replica gives its vote away only when no leader that it has heard can hold a lease.
@@ -325,6 +368,7 @@ impl Checker {
                     "S1: replica {id} sends appends in term {}, which {leader:?} leads",
                     append.term
                 );
+                self.begun.insert((append.term, append.round, sent.to));
                 let commit_index = node.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
                 let limit = if self.commit_shown_after_replies {
                     commit_index.min(node.store.applied_index())
@@ -340,32 +384,14 @@ impl Checker {
                 );
             }
             PeerMsg::AppendReply(reply) => {
+                self.answers_round(node, sent.to, reply.term, reply.round)?;
                 if let AppendOutcome::Match { index } = reply.outcome {
                     Self::acknowledged(nodes, from, sent.to, reply.term, index)?;
                     let vouched = &mut self.views[from].vouched;
                     *vouched = (*vouched).max((reply.term, index));
                 }
             }
-            PeerMsg::TimeoutNow(now) => {
-                let leader = self.leaders.get(&now.term);
-                demand!(
-                    leader == Some(&id),
-                    "L9: replica {id} hands over term {}, which {leader:?} leads",
-                    now.term
-                );
-                let successor = nodes.iter().find(|node| node.id == sent.to);
-                demand!(
-                    successor.is_some_and(|there| {
-                        there.disk.last() == now.last
-                            || now.last.index <= there.snapshots.end()
-                            || there.disk.image().hard_state.term > now.term
-                    }),
-                    "L9: replica {id} hands over to {}, whose disk does not end with {}",
-                    sent.to,
-                    now.last
-                );
-                self.handed_over.insert((now.term, sent.to));
-            }
+            PeerMsg::TimeoutNow(now) => self.hands_over(nodes, id, sent.to, now)?,
             PeerMsg::RequestVote(vote) if !vote.pre => {
                 let before = Term(vote.term.0 - 1);
                 demand!(
@@ -385,14 +411,50 @@ impl Checker {
                     "S1: replica {id} sends a snapshot in term {}, which {leader:?} leads",
                     install.term
                 );
+                self.begun.insert((install.term, install.round, sent.to));
                 let last = install.snapshot.last;
                 demand!(
                     self.committed.get(place_of(last.index)).is_some_and(|there| there.id == last),
                     "S8: replica {id} sends a snapshot up to {last}, which is not committed"
                 );
             }
-            PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) | PeerMsg::InstallReply(_) => {}
+            PeerMsg::InstallReply(reply) => {
+                demand!(
+                    reply.round > Round(0),
+                    "C2: replica {id} answers a chunk without naming its round"
+                );
+                self.answers_round(node, sent.to, reply.term, reply.round)?;
+            }
+            PeerMsg::RequestVote(_) | PeerMsg::VoteReply(_) => {}
         }
+        Ok(())
+    }
+
+    /// A leader tells a follower to take over from it.
+    fn hands_over(
+        &mut self,
+        nodes: &[Node],
+        id: NodeId,
+        to: NodeId,
+        now: TimeoutNow,
+    ) -> Result<(), Violation> {
+        let leader = self.leaders.get(&now.term);
+        demand!(
+            leader == Some(&id),
+            "L9: replica {id} hands over term {}, which {leader:?} leads",
+            now.term
+        );
+        let successor = nodes.iter().find(|node| node.id == to);
+        demand!(
+            successor.is_some_and(|there| {
+                there.disk.last() == now.last
+                    || now.last.index <= there.snapshots.end()
+                    || there.disk.image().hard_state.term > now.term
+            }),
+            "L9: replica {id} hands over to {to}, whose disk does not end with {}",
+            now.last
+        );
+        self.handed_over.insert((now.term, to));
         Ok(())
     }
 
@@ -473,6 +535,7 @@ impl Checker {
             status.commit_index,
             status.applied_index
         );
+        demand!(status.counters.malformed == 0, "H3: replica {id} refuses a message as malformed");
         demand!(
             status.applied_index <= status.commit_index
                 && status.commit_index <= status.last.index

@@ -16,16 +16,20 @@ pub enum Situation {
     Resend,
     /// A leader's snapshot took the place of a follower's state.
     Install,
+    /// A replica that had received a part of a leader's snapshot moved to a later term before it
+    /// had installed it.
+    InterruptedInstall,
 }
 
 impl Situation {
     /// All situations, in the order of the table.
-    pub const ALL: [Situation; 5] = [
+    pub const ALL: [Situation; 6] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
         Situation::Resend,
         Situation::Install,
+        Situation::InterruptedInstall,
     ];
 
     /// The name in tables and JSON.
@@ -36,6 +40,7 @@ impl Situation {
             Situation::ReadIndexRead => "read-index reads",
             Situation::Resend => "resends",
             Situation::Install => "snapshot installs",
+            Situation::InterruptedInstall => "interrupted snapshot installs",
         }
     }
 }

@@ -8,8 +8,8 @@ use super::machine::{Clock, Disk, Pace};
 use super::snapshots::Snapshots;
 use crate::config::Config;
 use crate::kv::Store;
-use crate::raft::{ApplyJob, Msg, Replica};
-use crate::types::{Instant, NodeId, RequestKey};
+use crate::raft::{ApplyJob, Msg, Replica, SnapshotChunk};
+use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
 /// How fast the parts of a replica's machine are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +29,7 @@ impl Paces {
 }
 
 /// What is held back of a replica's doings.
+#[allow(clippy::struct_excessive_bools, reason = "each for itself: what is held")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Held {
     /// All of them, for a pause: messages wait.
@@ -37,6 +38,8 @@ pub struct Held {
     pub timeouts: bool,
     /// The ends of its syncs, until they are let to come (scripts).
     pub syncs: bool,
+    /// The storing of chunks of a leader's snapshot, until it is let go on (scripts).
+    pub chunks: bool,
 }
 
 /// What is in the queue for a replica already.
@@ -47,6 +50,7 @@ pub(super) struct Due {
     pub(super) sync: bool,
     pub(super) apply: bool,
     pub(super) taken: bool,
+    pub(super) store: bool,
     pub(super) install: bool,
 }
 
@@ -85,6 +89,11 @@ pub struct Node {
     /// Writes that came in here and may be answered here, how often each.
     pub(super) connections: BTreeMap<RequestKey, u32>,
     pub(super) applying: VecDeque<ApplyJob>,
+    /// Chunks of a leader's snapshot that are not stored yet, in the order in which they came.
+    pub(super) storing: VecDeque<SnapshotChunk>,
+    /// Of a snapshot that it has received in part: the term of the last chunk, and where the
+    /// snapshot ends.
+    pub(super) receiving: Option<(Term, Index)>,
     pub(super) due: Due,
     /// The earliest time for which a timer event is in the queue.
     pub(super) timer_at: Instant,
@@ -120,6 +129,8 @@ impl Node {
             inbox: VecDeque::new(),
             connections: BTreeMap::new(),
             applying: VecDeque::new(),
+            storing: VecDeque::new(),
+            receiving: None,
             due: Due::default(),
             timer_at: Instant::MAX,
             steps_at_once: (Instant::ZERO, 0),

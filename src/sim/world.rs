@@ -21,7 +21,7 @@ use crate::config::{Config, Mutant};
 use crate::kv::Outcome;
 use crate::raft::{
     AppendJob, ClientRequest, DiskRoom, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason,
-    Replica, RequestKind, RoleName,
+    Replica, RequestKind, RoleName, SnapshotChunk,
 };
 use crate::record::EntryKind;
 use crate::storage::StorageError;
@@ -97,6 +97,8 @@ pub struct World {
     events: u64,
     /// Without what the replicas that run have counted themselves.
     coverage: Coverage,
+    /// A script has forged messages, which replicas may refuse.
+    pub forged: bool,
 }
 
 impl World {
@@ -117,6 +119,7 @@ impl World {
             effects: Effects::default(),
             events: 0,
             coverage: Coverage::default(),
+            forged: false,
         }
     }
 
@@ -253,6 +256,13 @@ impl World {
                 if self.nodes[place].incarnation == incarnation {
                     self.nodes[place].due.taken = false;
                     self.snapshot_taken(place)?;
+                }
+            }
+            Event::Stored { place, incarnation } => {
+                if self.nodes[place].incarnation == incarnation {
+                    self.nodes[place].due.store = false;
+                    self.store_chunks(place);
+                    self.step_soon(place)?;
                 }
             }
             Event::Install { place, incarnation } => {
@@ -420,6 +430,8 @@ impl World {
         node.inbox.clear();
         node.connections.clear();
         node.applying.clear();
+        node.storing.clear();
+        node.receiving = None;
         node.due = Due::default();
         node.held = Held { syncs: node.held.syncs, ..Held::default() };
         self.trace.note(self.now, format_args!("{} crashes", id.0));
@@ -437,6 +449,9 @@ impl World {
             self.apply(place)?;
             if !self.nodes[place].due.taken {
                 self.snapshot_taken(place)?;
+            }
+            if !self.nodes[place].due.store {
+                self.store_chunks(place);
             }
             if !self.nodes[place].due.install {
                 self.install(place)?;
@@ -545,6 +560,7 @@ impl World {
             let out = &mut self.effects;
             for message in node.inbox.drain(..) {
                 let append = append_of(&message);
+                self.checker.receives(place, &message);
                 replica.handle_msg(now, message, out);
                 // A replica that is silent after its start names nobody, and hears nobody.
                 if let Some((leader, term)) = append
@@ -560,6 +576,13 @@ impl World {
             replica.flush(now, out);
             replica.check();
             let status = replica.status();
+            if let Some((term, end)) = node.receiving
+                && term < status.term
+            {
+                node.receiving = None;
+                let interrupted = u64::from(status.commit_index < end);
+                self.coverage.add(Situation::InterruptedInstall, interrupted);
+            }
             self.checker.after_step(&self.nodes, place, &status)?;
             self.trace.after_step(self.now, &self.nodes[place], &status, &self.effects);
             self.carry_out(place, status.role)?;
@@ -580,6 +603,19 @@ impl World {
         let mut effects = std::mem::take(&mut self.effects);
         for envelope in effects.send.drain(..) {
             self.send(place, envelope)?;
+        }
+        for rejected in effects.rejected.drain(..) {
+            let node = &self.nodes[place];
+            demand!(
+                self.forged,
+                "H3: replica {} rejects a message of {}: {}",
+                node.id,
+                rejected.from,
+                rejected.reason
+            );
+            let text =
+                format_args!("{} rejects {}: {}", node.id.0, rejected.from.0, rejected.reason);
+            self.trace.note(self.now, text);
         }
         for refusal in effects.refusals.drain(..) {
             self.promises.refused(self.nodes[place].id, refusal.key)?;
@@ -604,22 +640,12 @@ impl World {
                 self.take_another(place);
             }
         }
-        for chunk in effects.chunks.drain(..) {
+        if !effects.chunks.is_empty() {
             let node = &mut self.nodes[place];
-            let (stored, whole) = match node.snapshots.store_chunk(&mut node.disk, &chunk) {
-                Ok(Some(stored)) => stored,
-                Ok(None) => continue,
-                Err(error) => {
-                    self.fail(place, &error);
-                    break;
-                }
-            };
-            node.inbox.push_back(Msg::ChunkStored(stored));
-            if whole && !node.due.install {
-                node.due.install = true;
-                let at = self.now + node.paces.sync.draw(&mut node.dice);
-                self.queue.push(at, Event::Install { place, incarnation: node.incarnation });
-            }
+            let begun = |chunk: &SnapshotChunk| (chunk.term, chunk.snapshot.last.index);
+            node.receiving = effects.chunks.last().map(begun);
+            node.storing.extend(effects.chunks.drain(..));
+            self.store_soon(place);
         }
         if let Some(job) = effects.append.take() {
             self.write(place, role, job)?;
@@ -638,6 +664,57 @@ impl World {
         // Its vectors are empty now; their memory is used again.
         self.effects = effects;
         Ok(())
+    }
+
+    /// Begins to store the chunks that wait, unless some are being stored. It takes as long as a
+    /// sync, so the leader may be another one when it is done.
+    fn store_soon(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        if node.due.store || node.held.chunks {
+            return;
+        }
+        if node.paces.sync.is_zero() {
+            self.store_chunks(place);
+            return;
+        }
+        node.due.store = true;
+        let at = self.now + node.paces.sync.draw(&mut node.dice);
+        self.queue.push(at, Event::Stored { place, incarnation: node.incarnation });
+    }
+
+    /// Stores the chunks that wait; the core hears of each in its next step.
+    fn store_chunks(&mut self, place: usize) {
+        if self.nodes[place].held.everything || self.nodes[place].held.chunks {
+            return;
+        }
+        while let Some(chunk) = self.nodes[place].storing.pop_front() {
+            let node = &mut self.nodes[place];
+            let (stored, whole) = match node.snapshots.store_chunk(&mut node.disk, &chunk) {
+                Ok(Some(stored)) => stored,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.fail(place, &error);
+                    break;
+                }
+            };
+            node.inbox.push_back(Msg::ChunkStored(stored));
+            if whole && !node.due.install {
+                node.due.install = true;
+                let at = self.now + node.paces.sync.draw(&mut node.dice);
+                self.queue.push(at, Event::Install { place, incarnation: node.incarnation });
+            }
+        }
+    }
+
+    /// Stores the chunks that a script holds back.
+    ///
+    /// # Errors
+    /// If a rule was broken.
+    pub fn store_held_chunks(&mut self, id: NodeId) -> Result<(), Violation> {
+        let place = self.place(id);
+        self.nodes[place].held.chunks = false;
+        self.store_chunks(place);
+        self.step_soon(place)
     }
 
     fn send(&mut self, place: usize, envelope: Envelope) -> Result<(), Violation> {
@@ -821,6 +898,7 @@ impl World {
             self.checker.applied(node.id, id.last.index, node.store.digest())?;
         }
         self.trace.note(self.now, format_args!("{} takes in {}", node.id.0, id.last));
+        node.receiving = None;
         node.inbox.push_back(Msg::Installed(id));
         self.step_soon(place)
     }

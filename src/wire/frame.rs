@@ -427,8 +427,9 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
     })
 }
 
-/// Marks a term: the write is sent for the first time. No index or term comes near it.
+/// Marks a term: the write is sent for the first time. Terms end below it, indexes far below.
 const FIRST_TIME: u64 = 1 << 63;
+const _: () = assert!(Term::MAX.0 & FIRST_TIME == 0 && Index::MAX.0 & FIRST_TIME == 0);
 /// Bytes of a request's key.
 const KEY_BYTES: usize = 20;
 
@@ -469,6 +470,7 @@ mod tests {
             prev: EntryId::new(1, 2),
             commit_index: Index(2),
             loss_permille: 0,
+            transfer_to: None,
             entries,
         };
         let last = EntryId::new(2, 5);

@@ -230,6 +230,7 @@ fn lengths() -> (usize, usize) {
         prev: EntryId::new(1, 1),
         commit_index: Index(1),
         loss_permille: 0,
+        transfer_to: None,
         entries: vec![RecordBuffer::default().encode(id, EntryKind::Command, &payload)],
     };
     let reply = AppendReply {

@@ -354,12 +354,13 @@ impl ServerNetwork {
                     self.refused(key, reason, &mut taken_back);
                 }
                 Frame::ReadIndex { ticket, index } => {
-                    let reads = self.reads.take(ticket);
+                    let reads = self.reads.take(from, ticket);
                     match index {
-                        Some(index) if !reads.is_empty() => {
-                            self.reads_at.push_back(ReadsAt { index, reads });
-                        }
-                        _ => {
+                        // Given up, or asked of another: the answer of an earlier leader says
+                        // nothing of today's.
+                        _ if reads.is_empty() => self.parts.counts.ignored.add_one(),
+                        Some(index) => self.reads_at.push_back(ReadsAt { index, reads }),
+                        None => {
                             self.refused_until = now + REFUSED_PAUSE;
                             taken_back.extend(reads.iter().map(|read| read.key));
                         }
@@ -503,10 +504,11 @@ impl ServerNetwork {
             }
         });
         if let Route::To(leader) = route
-            && let Some(ticket) = reads.ask(now)
+            && let Some(ticket) = reads.ask(leader, now)
             && !links.send(leader, &Frame::AskReadIndex { ticket })
         {
-            let lost: Vec<RequestKey> = reads.take(ticket).iter().map(|read| read.key).collect();
+            let lost: Vec<RequestKey> =
+                reads.take(leader, ticket).iter().map(|read| read.key).collect();
             clients.take_back(&lost);
         }
         if !batch.is_empty() {
