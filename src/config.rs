@@ -363,6 +363,8 @@ pub enum Mutant {
     LeaseTooLong,
     /// C3: votes are given although a leader was heard within the lowest election timeout.
     VoteUnderLease,
+    /// A promise to a leader counts from a time before its message was received.
+    PromiseFromBeforeReceipt,
     /// C6: retried requests are applied again.
     ApplyTwice,
     /// C6: a state that comes from a snapshot knows no sessions.

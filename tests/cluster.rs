@@ -12,6 +12,8 @@ mod client;
 mod cuts;
 #[path = "cluster/endings.rs"]
 mod endings;
+#[path = "cluster/floods.rs"]
+mod floods;
 #[path = "cluster/leases.rs"]
 mod leases;
 #[path = "cluster/load.rs"]

@@ -23,6 +23,10 @@
 //! `crash::snapshots::a_snapshot_that_is_not_what_it_should_be_changes_nothing`. The checksum of a
 //! record is the network's: on disk its sectors' and the chain cover it
 //! (`record::tests::every_flipped_bit_and_every_cut_is_noticed`).
+//!
+//! [`Mutant::PromiseFromBeforeReceipt`] is a rule of the runtime's core stage, which the simulator
+//! does not run: the driver of stages notices it
+//! (`runtime::stage_tests::promises_from_before_receipt_are_noticed`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -2,7 +2,7 @@
 //! and the rule of terms), **role** (follower, candidate or leader), **enter** (the change of
 //! role that came of it). The rule of terms and all changes of role are in this file alone.
 
-use crate::config::Config;
+use crate::config::{Config, Mutant};
 use crate::record::Entry;
 use crate::types::{EntryId, Index, Instant, NodeId, Term};
 
@@ -166,6 +166,31 @@ impl Replica {
         };
         let disk = self.shared.disk.watch_at(&self.shared.config);
         role.min(self.shared.held_deadline()).min(disk)
+    }
+
+    /// When `handle_timeout` takes it that peers are silent: a follower stands for election, a
+    /// candidate gives up, a leader steps down. Before it acts, a driver must have handed in
+    /// everything from peers that had arrived by then: a replica that did not read its messages
+    /// knows nothing of its peers.
+    pub fn acts_on_silence_at(&self) -> Instant {
+        match &self.role {
+            Role::Follower(follower) => follower.election_at(),
+            Role::Candidate(candidate) => candidate.deadline(),
+            Role::Leader(leader) => leader.steps_down_at(&self.shared),
+        }
+    }
+
+    /// Before this instant it votes for nobody, for a leader may count on a lease; `None` if it has
+    /// heard no leader.
+    #[cfg(test)]
+    pub(crate) fn votes_again_at(&self) -> Option<Instant> {
+        let heard_at = self.shared.leader_heard_at?;
+        Some(heard_at + self.shared.config.election_timeout_min)
+    }
+
+    /// Whether it is to break `mutant`'s rule, for drivers that keep one too.
+    pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
+        self.shared.config.breaks(mutant)
     }
 
     /// Whom this replica names as leader: the one it knows or, while it knows none, the last one
@@ -378,8 +403,7 @@ impl Replica {
                     self.enter(Transition::Follow { term: *term, leader: None }, out);
                     return false;
                 }
-                let current = *term == own
-                    || self.shared.config.breaks(crate::config::Mutant::AnswerOfOldTerm);
+                let current = *term == own || self.shared.config.breaks(Mutant::AnswerOfOldTerm);
                 self.shared.counters.stale += u64::from(!current);
                 current
             }

@@ -2,7 +2,7 @@
 //! it is full. One item is a batch, never a single request.
 //!
 //! ```text
-//!              core_inbox                 append_jobs
+//!          core_inbox, requests           append_jobs
 //!   network ----------------> core ------------------------> log writer
 //!    ^ ^ ^                     | |                             |   |
 //!    | | |     departures      | |  apply_jobs                 |   | core_inbox
@@ -19,12 +19,14 @@
 //!
 //! Each holds up to [`QUEUE_LEN`] items. What happens when it is full:
 //!
-//! - `core_inbox`, [`CoreItem::Messages`] from the network: clients' requests are put in only
-//!   while it is under half full; else they wait at the network, [`HELD_REQUESTS_MAX`] of them, and
-//!   beyond that the network stops reading. Peers' messages are dropped and counted.
-//! - `core_inbox`, [`CoreItem::Forwarded`] from the network: put in while it is under half full,
-//!   and else left with the peers. Where it is full all the same, a first copy is answered busy,
+//! - `requests`, [`Requests`] from the network: everything that clients ask, in order. It has a
+//!   channel of its own so that peers' messages and completions never wait behind it; the core
+//!   receives the next item only when it has handled the last one. Clients' requests are put in
+//!   only while it is under half full; else they wait at the network, [`HELD_REQUESTS_MAX`] of
+//!   them, and beyond that the network stops reading. Writes that peers pass on are left with the
+//!   peers while it is half full. Where it is full all the same, a first copy is answered busy,
 //!   and another is dropped and counted; its client hears that nobody knows.
+//! - `core_inbox`, [`CoreItem::Peers`] from the network: dropped and counted.
 //! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::Room`] from the log writer: wait, for
 //!   the core never does.
 //! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::ReadsAt`] from the network: wait at the
@@ -56,19 +58,21 @@
 //! applier -> network, log writer -> core, snapshots -> core, network -> nobody. There is no
 //! circle.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
 use crate::kv::{Event, Outcome, Store, View};
 use crate::raft::{
-    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskRoom, Envelope, Msg, Persisted, Refusal,
+    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskRoom, Envelope, Persisted, Refusal,
     SnapshotChunk, SnapshotId,
 };
-use crate::types::{Index, NodeId, RequestKey, Term};
+use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Attempt;
 
-use super::wake::{COMPLETIONS, DEPARTURES, RELEASED, REPLIES, Wake};
+use super::wake::{COMPLETIONS, DEPARTURES, READ_PEERS, RELEASED, REPLIES, Wake};
 
 /// Items on each channel.
 pub(super) const QUEUE_LEN: usize = 64;
@@ -81,11 +85,11 @@ pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
 /// Bytes of jobs under way at which the core takes in no more of what makes jobs.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
-/// What the core receives.
+/// What the core receives besides clients' requests.
 #[derive(Debug)]
 pub(super) enum CoreItem {
-    /// From the network: what peers and clients say.
-    Messages(Vec<Msg>),
+    /// From the network: messages from peers.
+    Peers(Vec<Envelope>),
     /// From the log writer: jobs that are done, in order.
     Persisted {
         /// Which.
@@ -95,8 +99,6 @@ pub(super) enum CoreItem {
     },
     /// From the network: replies that the socket has.
     Applied(Applied),
-    /// From the network: writes that have been passed on.
-    Forwarded(Vec<Forwarded>),
     /// From the network: reads that the leader has named a place in the log for.
     ReadsAt(ReadsAt),
     /// From the network: somebody wants a snapshot now.
@@ -107,6 +109,15 @@ pub(super) enum CoreItem {
     Room(RoomNews),
     /// From the network: it has ended, and so do all.
     Stop,
+}
+
+/// Requests for the core, in the order in which they came.
+#[derive(Debug)]
+pub(super) enum Requests {
+    /// Of clients here, and read indexes for peers.
+    Clients(Vec<ClientRequest>),
+    /// Writes that have been passed on.
+    Forwarded(Vec<Forwarded>),
 }
 
 /// How much room the disk has.
@@ -248,7 +259,7 @@ pub(super) struct ReplyBatch {
     /// Peers' questions how far the state must be for a read that came when they asked.
     pub(super) read_indexes: Vec<(RequestKey, Index)>,
     /// What happened, for who listens here.
-    pub(super) events: Vec<Event>,
+    pub(super) events: VecDeque<Event>,
     /// From [`ApplyBatch::leader`].
     pub(super) leader: Option<NodeId>,
     /// How many keys there are now.
@@ -321,6 +332,11 @@ impl<T> ToNetwork<T> {
         self.sender.is_full()
     }
 
+    /// Has the network look at its peers' sockets, and say when it has, see [`PeersRead`].
+    pub(super) fn read_peers(&self) {
+        self.wake.ring(READ_PEERS).expect("a write to the waker's own descriptor");
+    }
+
     fn ring(&self) {
         // A network that can't be woken leaves a replica that hears and says nothing.
         self.wake.ring(self.mark).expect("a write to the waker's own descriptor");
@@ -351,10 +367,34 @@ impl ToCore {
     }
 }
 
+/// When the network last found nothing more to read from peers: everything that had arrived by
+/// then is in the core's queue, or was dropped.
+///
+/// The core asks before it acts on the silence of peers. Where this process was stopped, or its
+/// network was busy, their messages may lie in its sockets.
+#[derive(Debug, Default)]
+pub(super) struct PeersRead(AtomicU64);
+
+impl PeersRead {
+    /// The network's side: `at` is a reading of the clock from before it looked at the sockets, and
+    /// what it found is in the core's queue.
+    pub(super) fn note(&self, at: Instant) {
+        self.0.store(at.0, Ordering::Release);
+    }
+
+    /// The core's side: what was there by this instant is found in the queue by a look at it from
+    /// now on.
+    pub(super) fn at(&self) -> Instant {
+        Instant(self.0.load(Ordering::Acquire))
+    }
+}
+
 /// The network's ends.
 #[derive(Debug)]
 pub(super) struct NetworkEnds {
     pub(super) to_core: Sender<CoreItem>,
+    pub(super) requests: Sender<Requests>,
+    pub(super) peers_read: Arc<PeersRead>,
     pub(super) replies: Receiver<ReplyBatch>,
     pub(super) departures: Receiver<Departures>,
     pub(super) released: Receiver<Vec<Envelope>>,
@@ -364,6 +404,8 @@ pub(super) struct NetworkEnds {
 #[derive(Debug)]
 pub(super) struct CoreEnds {
     pub(super) inbox: Receiver<CoreItem>,
+    pub(super) requests: Receiver<Requests>,
+    pub(super) peers_read: Arc<PeersRead>,
     pub(super) to_network: ToNetwork<Departures>,
     pub(super) to_log_writer: Sender<AppendBatch>,
     pub(super) to_applier: Sender<ApplyBatch>,
@@ -408,6 +450,8 @@ pub(super) struct Ends {
 /// whether a stage on a thread of its own has to ring for the core.
 pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
+    let (requests_in, requests) = channel::bounded(QUEUE_LEN);
+    let peers_read = Arc::<PeersRead>::default();
     let (departures_in, departures) = channel::bounded(QUEUE_LEN);
     let (to_log_writer, append_jobs) = channel::bounded(QUEUE_LEN);
     let (to_applier, apply_jobs) = channel::bounded(QUEUE_LEN);
@@ -418,9 +462,18 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
         || ToCore { sender: to_core.clone(), wake: core_sleeps_in_poll.then(|| Arc::clone(wake)) };
     let release = || ToNetwork::new(released_in.clone(), RELEASED, wake);
     Ends {
-        network: NetworkEnds { to_core: to_core.clone(), replies, departures, released },
+        network: NetworkEnds {
+            to_core: to_core.clone(),
+            requests: requests_in,
+            peers_read: Arc::clone(&peers_read),
+            replies,
+            departures,
+            released,
+        },
         core: CoreEnds {
             inbox,
+            requests,
+            peers_read,
             to_network: ToNetwork::new(departures_in, DEPARTURES, wake),
             to_log_writer,
             to_applier,

@@ -1,11 +1,36 @@
-//! The core stage: owns the replica and the reading of the clock. Takes all that waits, lets the
-//! replica work, flushes once, hands the effects on. Never blocks but in [`Core::wait`].
+//! The core stage: owns the replica and the reading of the clock. Takes what waits, lets the replica
+//! work, flushes once, hands the effects on. Never blocks but in [`Core::wait`].
+//!
+//! A pass is bounded in items and in time. Peers' messages and completions come first, whatever
+//! clients have asked; then a slice of the clients' requests, in order. What a pass does not handle
+//! waits for the next one, so that heartbeats, votes and timeouts never wait for the end of a
+//! flood.
+//!
+//! # Readings of the clock
+//!
+//! Time promises between replicas hold only if each reading errs to the safe side:
+//!
+//! - *What this replica promises a leader* (no vote for a while) counts from a reading after the
+//!   leader's message was received. So the clock is read anew for each item of the queue, behind
+//!   its receipt. Whether such a promise has ended is asked with a reading from before the answer
+//!   leaves, which is the same one.
+//! - *What followers have promised this leader* (its lease) counts from a reading before the round
+//!   was sent: the one of the flush that makes the round.
+//! - *That a lease is in force* must hold at a time after the reads came that are answered on it:
+//!   the reading of the flush lies behind the receipt of everything that the pass took in.
+//! - *That peers are silent* is acted upon only if everything that had arrived by the end of the
+//!   timeout has been handled, see [`PeersRead`](super::channels::PeersRead).
+//! - Everything else (round trips, retransmission, deadlines of requests, the intervals of the log's
+//!   clock) may be late by a pass; it is never early.
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec;
 
-use crossbeam::channel::{RecvTimeoutError, TrySendError};
+use crossbeam::channel::TrySendError;
+use crossbeam::select;
 
+use crate::config::Mutant;
 use crate::raft::{
     AppendEntries, AppendJob, ApplyJob, ClientRequest, DiskState, Effects, Envelope, Msg, PeerMsg,
     Refusal, RefusalReason, Replica, RequestKind, SnapshotId,
@@ -16,17 +41,21 @@ use crate::wire::frame::Attempt;
 use super::Flow;
 use super::channels::{
     AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, Forwarded, Install,
-    JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, RoomNews, SnapshotNews, SnapshotWork,
+    JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, Requests, RoomNews, SnapshotNews, SnapshotWork,
 };
 use super::clock::Clock;
 use super::log_clock::LogClock;
 use super::memory::MemoryBoard;
+use super::pass::Pass;
 use super::status::{Board, Counts};
 
 /// How soon the core tries again to hand on what a full queue did not take.
 const RETRY: Duration = Duration::from_millis(1);
 /// How often a view of the replica is put on the board, while there are passes.
 const BOARD_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Most requests of clients handled in one pass.
+pub(super) const PASS_REQUESTS_MAX: usize = 4_096;
 
 /// Where room is scarce, or is missing, and the log has so many segments, a snapshot is taken so
 /// that some of them can go; not more often than this.
@@ -62,10 +91,14 @@ const APPENDS_AHEAD_BYTES: usize = 4 << 20;
 pub(super) struct Core {
     replica: Replica,
     clock: Clock,
-    /// The clock as it was last read.
+    /// The clock as it was last read: behind the receipt of whatever is handled now.
     now: Instant,
     effects: Effects,
     ends: CoreEnds,
+    /// What is left of the item of requests that was received last.
+    unhandled: Unhandled,
+    /// A timeout is over, but what peers sent before its end may not be here yet.
+    waits_for_peers: bool,
     /// What the queues had no room for; normally empty between passes.
     departures: Departures,
     appends: AppendBatch,
@@ -95,6 +128,42 @@ pub(super) struct Core {
     board: Arc<Board>,
     board_at: Instant,
     counts: Arc<Counts>,
+}
+
+/// Requests that were received and not handled, in order.
+#[derive(Debug)]
+enum Unhandled {
+    Clients(vec::IntoIter<ClientRequest>),
+    Forwarded(vec::IntoIter<Forwarded>),
+}
+
+/// One request.
+enum Request {
+    Client(ClientRequest),
+    Forwarded(Forwarded),
+}
+
+impl Unhandled {
+    fn new(requests: Requests) -> Unhandled {
+        match requests {
+            Requests::Clients(requests) => Unhandled::Clients(requests.into_iter()),
+            Requests::Forwarded(writes) => Unhandled::Forwarded(writes.into_iter()),
+        }
+    }
+
+    fn next(&mut self) -> Option<Request> {
+        match self {
+            Unhandled::Clients(requests) => requests.next().map(Request::Client),
+            Unhandled::Forwarded(writes) => writes.next().map(Request::Forwarded),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Unhandled::Clients(requests) => requests.as_slice().is_empty(),
+            Unhandled::Forwarded(writes) => writes.as_slice().is_empty(),
+        }
+    }
 }
 
 /// Which stages the last pass gave something to.
@@ -135,6 +204,8 @@ impl Core {
             now: clock.now(),
             effects: Effects::default(),
             ends,
+            unhandled: Unhandled::Clients(Vec::new().into_iter()),
+            waits_for_peers: false,
             departures: Departures::default(),
             appends: AppendBatch::default(),
             applies: ApplyBatch::default(),
@@ -164,23 +235,34 @@ impl Core {
     }
 
     /// The one receive in which the core blocks: until something comes, or until the replica's
-    /// next timeout, then `None`.
-    pub(super) fn wait(&self) -> Option<CoreItem> {
-        let received = match self.clock.reading_at(self.next_pass()) {
-            Some(deadline) => self.ends.inbox.recv_deadline(deadline),
-            None => self.ends.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match received {
-            Ok(item) => Some(item),
-            Err(RecvTimeoutError::Timeout) => None,
-            // All others are gone, so there is nothing left to do.
-            Err(RecvTimeoutError::Disconnected) => Some(CoreItem::Stop),
+    /// next timeout, then `None`. Requests of clients are kept here, and it is `None` then too.
+    pub(super) fn wait(&mut self) -> Option<CoreItem> {
+        if self.has_work() {
+            return None;
+        }
+        let patience = self.next_pass().since(self.clock.now());
+        select! {
+            // All others are gone if there is an error, so there is nothing left to do.
+            recv(self.ends.inbox) -> item => Some(item.unwrap_or(CoreItem::Stop)),
+            recv(self.ends.requests) -> requests => match requests {
+                Ok(requests) => {
+                    self.unhandled = Unhandled::new(requests);
+                    None
+                }
+                Err(_) => Some(CoreItem::Stop),
+            },
+            default(patience) => None,
         }
     }
 
     /// How long a driver that polls may sleep before the next pass, counted from the last one.
     pub(super) fn patience(&self) -> Duration {
-        self.next_pass().since(self.now)
+        if self.has_work() { Duration::ZERO } else { self.next_pass().since(self.now) }
+    }
+
+    /// Whether the next pass would find something to handle.
+    pub(super) fn has_work(&self) -> bool {
+        self.has_mail() || !self.unhandled.is_empty() || !self.ends.requests.is_empty()
     }
 
     /// Which stages the last pass gave something to: for a thread that is all of them, and so
@@ -189,7 +271,7 @@ impl Core {
         self.handed_on
     }
 
-    /// Whether something waits to be received.
+    /// Whether messages of peers or completions wait to be received.
     pub(super) fn has_mail(&self) -> bool {
         !self.ends.inbox.is_empty()
     }
@@ -200,6 +282,8 @@ impl Core {
             Some(patience) if self.moves_clock() => timeout.min(self.now + patience),
             _ => timeout,
         };
+        // What was due and was put off is not due at once again.
+        let timeout = if self.waits_for_peers { timeout.max(self.now + RETRY) } else { timeout };
         if self.holds_back() { timeout.min(self.now + RETRY) } else { timeout }
     }
 
@@ -210,54 +294,97 @@ impl Core {
             && self.applies.is_empty())
     }
 
-    /// One pass: `first`, then all that waits, as one batch.
+    /// One pass: `first`, then what waits, as far as a pass goes.
     pub(super) fn run_once(&mut self, first: Option<CoreItem>) -> Flow {
+        // Before the queue is emptied: what the network had read by then is in it.
+        let peers_read_at = self.ends.peers_read.at();
         self.now = self.clock.now();
-        let mut next = first.or_else(|| self.ends.inbox.try_recv().ok());
-        // Bounded: with busy senders the queue need never be found empty.
-        for _ in 0..QUEUE_LEN {
-            match next {
-                Some(CoreItem::Messages(messages)) => {
-                    for message in messages {
-                        self.admit(message);
-                    }
-                }
-                Some(CoreItem::Persisted { completions, bytes }) => {
-                    self.give_back(bytes);
-                    self.appends_under_way -= bytes;
-                    for completion in completions {
-                        self.handle(Msg::Persisted(completion));
-                    }
-                }
-                Some(CoreItem::Applied(applied)) => self.on_applied(applied),
-                Some(CoreItem::Forwarded(writes)) => {
-                    for write in writes {
-                        self.admit_forwarded(write);
-                    }
-                }
-                Some(CoreItem::ReadsAt(reads)) => self.take_reads(reads),
-                Some(CoreItem::Save) => self.applies.save = true,
-                Some(CoreItem::Snapshot(news)) => self.on_snapshot_news(news),
-                Some(CoreItem::Room(news)) => self.on_room(news),
-                Some(CoreItem::Stop) => return Flow::Stop,
-                None => break,
-            }
-            next = self.ends.inbox.try_recv().ok();
+        if self.take_items(first) == Flow::Stop {
+            return Flow::Stop;
         }
-        // Anew: a lease must hold at a time after the reads came that are answered on it. Between
-        // the first reading and here the process may have been stopped for long.
+        let took_all = self.ends.inbox.is_empty();
+        self.take_requests();
+        // Behind the receipt of everything that was taken, for the reads that are answered on a
+        // lease; and before anything is sent, for the leases that begin with it. Since the reading
+        // before this thread may have been stopped for long.
         self.now = self.clock.now();
         if self.moves_clock()
             && let Some(request) = self.log_clock.at_end(self.now, Clock::wall_millis)
         {
             self.handle(Msg::Client(request));
         }
-        if self.now >= self.replica.next_timeout() {
+        let silence_ends_at = self.replica.acts_on_silence_at();
+        self.waits_for_peers =
+            self.now >= silence_ends_at && !(took_all && peers_read_at >= silence_ends_at);
+        if self.waits_for_peers {
+            self.ends.to_network.read_peers();
+        } else if self.now >= self.replica.next_timeout() {
             self.replica.handle_timeout(self.now, &mut self.effects);
         }
         self.replica.flush(self.now, &mut self.effects);
         self.collect();
         self.hand_on()
+    }
+
+    /// Takes peers' messages and completions, `first` before the others.
+    fn take_items(&mut self, mut first: Option<CoreItem>) -> Flow {
+        let mut pass = Pass::of_large(self.clock, QUEUE_LEN);
+        while let Some(item) =
+            pass.next(|| first.take().or_else(|| self.ends.inbox.try_recv().ok()))
+        {
+            self.read_clock_after_receipt();
+            match item {
+                CoreItem::Peers(messages) => {
+                    for message in messages {
+                        self.admit(Msg::Peer(message));
+                    }
+                }
+                CoreItem::Persisted { completions, bytes } => {
+                    self.give_back(bytes);
+                    self.appends_under_way -= bytes;
+                    for completion in completions {
+                        self.handle(Msg::Persisted(completion));
+                    }
+                }
+                CoreItem::Applied(applied) => self.on_applied(applied),
+                CoreItem::ReadsAt(reads) => self.take_reads(reads),
+                CoreItem::Save => self.applies.save = true,
+                CoreItem::Snapshot(news) => self.on_snapshot_news(news),
+                CoreItem::Room(news) => self.on_room(news),
+                CoreItem::Stop => return Flow::Stop,
+            }
+        }
+        Flow::GoOn
+    }
+
+    /// What is handled next was received before this reading, so a promise to its sender counts
+    /// from after it was sent.
+    fn read_clock_after_receipt(&mut self) {
+        if !self.replica.breaks(Mutant::PromiseFromBeforeReceipt) {
+            self.now = self.clock.now();
+        }
+    }
+
+    /// Takes requests of clients.
+    fn take_requests(&mut self) {
+        let mut pass = Pass::of_small(self.clock, PASS_REQUESTS_MAX);
+        while let Some(request) = pass.next(|| self.next_request()) {
+            match request {
+                Request::Client(request) => self.admit(Msg::Client(request)),
+                Request::Forwarded(write) => self.admit_forwarded(write),
+            }
+        }
+    }
+
+    /// The next request, if there is one. The next item is received only when the last is handled.
+    fn next_request(&mut self) -> Option<Request> {
+        loop {
+            if let Some(request) = self.unhandled.next() {
+                return Some(request);
+            }
+            self.unhandled = Unhandled::new(self.ends.requests.try_recv().ok()?);
+            self.read_clock_after_receipt();
+        }
     }
 
     /// Whether this replica is to move the log's clock on. Under the course's simulator no key
@@ -553,6 +680,19 @@ impl Core {
     }
 }
 
+#[cfg(test)]
+impl Core {
+    /// The replica.
+    pub(super) fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Bytes of jobs under way, and of those the log's.
+    pub(super) fn under_way(&self) -> (usize, usize) {
+        (self.under_way, self.appends_under_way)
+    }
+}
+
 /// Moves all of `more` behind `list`; without copying where `list` is empty, as it is unless a
 /// queue was full.
 fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
@@ -585,6 +725,9 @@ fn apply_bytes(job: &ApplyJob) -> usize {
 }
 
 #[cfg(test)]
+mod pass_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Config;
@@ -594,14 +737,15 @@ mod tests {
     };
     use crate::record::{EntryKind, RecordBuffer};
     use crate::runtime::channels::{ApplierEnds, Ends, LogWriterEnds, NetworkEnds, channels};
+    use crate::runtime::clock::tests::stopped;
     use crate::runtime::wake::tests::unused_wake;
     use crate::types::{ClientId, EntryId, Index, JobSequence, NodeId, RequestId, Round, Term};
     use bytes::Bytes;
 
-    /// A core in its first second, in which its replica does nothing by itself.
-    fn quiet_core() -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
+    /// A core for which no time passes, so its replica does nothing by itself.
+    pub(super) fn quiet_core() -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
         let Ends { network, core: ends, log_writer, applier, .. } = channels(&unused_wake(), false);
-        let clock = Clock::start();
+        let clock = stopped();
         let peers = [NodeId(1), NodeId(2)];
         let config = Config::course();
         let replica = Replica::new(NodeId(0), &peers, config, 7, Durable::default(), clock.now());
@@ -610,7 +754,7 @@ mod tests {
         (core, network, log_writer, applier)
     }
 
-    fn append(entries: usize) -> Envelope {
+    pub(super) fn append(entries: usize) -> Envelope {
         let mut buffer = RecordBuffer::default();
         let entries = (1..=entries as u64)
             .map(|index| buffer.encode(EntryId::new(1, index), EntryKind::Command, b"x"))
@@ -654,9 +798,9 @@ mod tests {
     }
 
     /// A core whose replica leads alone, in term 2, over a log of so many entries and one more.
-    fn leading_core(entries: u64) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
+    pub(super) fn leading_core(entries: u64) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
         let Ends { network, core: ends, log_writer, applier, .. } = channels(&unused_wake(), false);
-        let clock = Clock::start();
+        let clock = stopped();
         let mut buffer = RecordBuffer::default();
         let entries = (1..=entries)
             .map(|index| buffer.encode(EntryId::new(1, index), EntryKind::Command, b"x"))
@@ -690,7 +834,8 @@ mod tests {
         let last = core.replica.log().last().index;
         let writes = [1, 2, 3, 2].map(|term| Attempt::First { term: Term(term) });
         let writes = (1..).zip(writes).map(|(number, attempt)| forwarded(number, attempt));
-        core.run_once(Some(CoreItem::Forwarded(writes.collect())));
+        network.requests.try_send(Requests::Forwarded(writes.collect())).unwrap();
+        core.run_once(None);
         assert_eq!(core.replica.log().last().index.0, last.0 + 2, "those of term 2");
         let departures = network.departures.try_recv().unwrap();
         let refused: Vec<_> = departures
@@ -708,7 +853,8 @@ mod tests {
         let oldest = last + 1 - AGAIN_ENTRIES_MAX;
         let writes = [oldest - 1, oldest, last].map(|since| Attempt::Again { since: Index(since) });
         let writes = (1..).zip(writes).map(|(number, attempt)| forwarded(number, attempt));
-        core.run_once(Some(CoreItem::Forwarded(writes.collect())));
+        network.requests.try_send(Requests::Forwarded(writes.collect())).unwrap();
+        core.run_once(None);
         // The first is not taken in and, for it may have been before, not refused either.
         assert_eq!(core.counts.again_dropped.get(), 1);
         let departures = network.departures.try_iter();
@@ -747,8 +893,8 @@ mod tests {
             kind: RequestKind::Write,
             payload: Bytes::new(),
         };
-        let messages = vec![Msg::Client(request), Msg::Peer(append(2)), Msg::Peer(append(0))];
-        core.run_once(Some(CoreItem::Messages(messages)));
+        network.requests.try_send(Requests::Clients(vec![request])).unwrap();
+        core.run_once(Some(CoreItem::Peers(vec![append(2), append(0)])));
         assert_eq!(core.counts.requests_busy.get(), 1);
         assert_eq!(core.counts.appends_dropped.get(), 1, "a heartbeat is no append");
         let departures = network.departures.try_recv().unwrap();
@@ -756,7 +902,7 @@ mod tests {
         assert_eq!(reasons, [RefusalReason::Busy]);
         core.run_once(Some(CoreItem::Applied(Applied { bytes: 1, ..Applied::default() })));
         assert_eq!(core.under_way, JOB_BYTES_MAX - 1);
-        core.run_once(Some(CoreItem::Messages(vec![Msg::Peer(append(2))])));
+        core.run_once(Some(CoreItem::Peers(vec![append(2)])));
         assert_eq!(core.counts.appends_dropped.get(), 1, "there is room again");
     }
 
@@ -771,12 +917,14 @@ mod tests {
         let write = |number: u8, kind| {
             let key = RequestKey { client: ClientId(1), request: RequestId([number; 16]) };
             let payload = Bytes::from(vec![0; 1 << 20]);
-            Msg::Client(ClientRequest { key, kind, payload })
+            ClientRequest { key, kind, payload }
         };
         let mut refused = 0;
         for number in 0..100 {
             core.under_way = 0;
-            core.run_once(Some(CoreItem::Messages(vec![write(number, RequestKind::Write)])));
+            let requests = Requests::Clients(vec![write(number, RequestKind::Write)]);
+            network.requests.try_send(requests).unwrap();
+            core.run_once(None);
             let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
             let done = jobs.map(|job| {
                 let last = job.entries.last().map(crate::record::Entry::id);
@@ -792,11 +940,11 @@ mod tests {
         assert!(core.cut_wanted_at.is_some(), "it wants to be cut");
         core.under_way = 0;
         let last = core.replica.log().last();
-        core.admit(write(200, RequestKind::Read));
+        core.admit(Msg::Client(write(200, RequestKind::Read)));
         core.admit(Msg::Peer(append(0)));
         assert_eq!((core.replica.log().last(), core.effects.refusals.len()), (last, 0));
         memory.allow(4 * most as u64);
-        core.admit(write(201, RequestKind::Write));
+        core.admit(Msg::Client(write(201, RequestKind::Write)));
         // The log's clock may have come first, if the last entry is old.
         assert!(core.replica.log().last().index > last.index, "there is room again");
     }

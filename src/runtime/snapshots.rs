@@ -235,24 +235,25 @@ impl Snapshots {
     /// `first` and all that waits behind it.
     fn run_once(&mut self, first: SnapshotWork) {
         let mut next = Some(first);
+        // What comes meanwhile waits for the next pass, for a snapshot in the making goes on between
+        // passes.
         for _ in 0..QUEUE_LEN {
-            match next {
-                Some(SnapshotWork::Send(envelopes)) => self.send(envelopes),
-                Some(SnapshotWork::Keep(chunks)) => {
+            let Some(work) = next.take().or_else(|| self.ends.work.try_recv().ok()) else { break };
+            match work {
+                SnapshotWork::Send(envelopes) => self.send(envelopes),
+                SnapshotWork::Keep(chunks) => {
                     for chunk in chunks {
                         self.keep(&chunk);
                     }
                 }
-                Some(SnapshotWork::LookAgain(doubted)) => {
+                SnapshotWork::LookAgain(doubted) => {
                     for id in doubted {
                         self.look_again(id);
                     }
                 }
-                Some(SnapshotWork::Take(view)) => self.take(*view),
-                Some(SnapshotWork::Free(store)) => drop(store),
-                None => break,
+                SnapshotWork::Take(view) => self.take(*view),
+                SnapshotWork::Free(store) => drop(store),
             }
-            next = self.ends.work.try_recv().ok();
         }
     }
 

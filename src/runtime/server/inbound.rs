@@ -174,13 +174,13 @@ impl Inbound {
         space: &mut [u8],
         mut take: impl FnMut(NodeId, u64, Frame),
     ) {
-        let readable: Vec<usize> = self
-            .callers
-            .iter_mut()
-            .filter(|(_, caller)| caller.is_readable(with_bulk))
-            .map(|(place, _)| place)
+        let readable = self.callers.iter_mut().filter(|(_, caller)| caller.is_readable(with_bulk));
+        let mut readable: Vec<(bool, usize)> = readable
+            .map(|(place, caller)| (caller.from.is_some_and(|from| from.lane == Lane::Bulk), place))
             .collect();
-        for place in readable {
+        // Heartbeats and votes first.
+        readable.sort_unstable();
+        for (_, place) in readable {
             // Closed by the hello of a later connection, maybe.
             if self.callers.get_mut(place).is_none() {
                 continue;

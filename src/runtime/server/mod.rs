@@ -225,7 +225,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         )
         .within(memory),
         log_writer: LogWriter::durable(log, &room, &saving, ends.log_writer, counts),
-        applier: Applier::new(Answering::AsOrigin(origin), ends.applier)
+        applier: Applier::new(Answering::AsOrigin(origin), clock, ends.applier)
             .with(store, last_saved, saving.clone())
             .heard_by(ears),
         snapshots: Some(Snapshots::new(files, saving, room, ends.snapshots, Arc::clone(counts))),
