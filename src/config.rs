@@ -389,6 +389,10 @@ pub enum Mutant {
     CutDamage,
     /// D5: a sector that is damaged is taken for one that was torn.
     CutDamagedSector,
+    /// C7: a leader moves the replicated clock to its own wall clock, whatever that does.
+    FollowWallClock,
+    /// C7: reads are answered whatever the replicated clock shows in the state.
+    ReadBeforeClock,
     /// D6: nobody remembers which openings of other replicas it has heard.
     BelieveOldCopy,
     /// D8: the log is let go when a snapshot is begun.

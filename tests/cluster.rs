@@ -10,8 +10,8 @@ mod channels;
 mod client;
 #[path = "cluster/cuts.rs"]
 mod cuts;
-#[path = "cluster/endings.rs"]
-mod endings;
+#[path = "cluster/expiration.rs"]
+mod expiration;
 #[path = "cluster/leases.rs"]
 mod leases;
 #[path = "cluster/load.rs"]

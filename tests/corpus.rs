@@ -200,6 +200,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         ("refused", Frame::Refused { key, reason }),
         ("read_index", Frame::ReadIndex { ticket, index: Some(Index(9)) }),
         ("ask", Frame::AskReadIndex { ticket }),
+        ("wall_clock", Frame::WallClock { millis: 1_700_000_000_000 }),
     ] {
         let mut bytes = BytesMut::new();
         frame::encode(&frame, &mut bytes);

@@ -116,6 +116,8 @@ mutants! {
     a_vote_while_a_lease_may_last: VoteUnderLease, Mixed, 8;
     a_retry_applied_again: ApplyTwice, Mixed, 4;
     sessions_that_are_forgotten: ForgetSessions, Snapshots, 4;
+    a_replicated_clock_that_follows_the_wall_clock: FollowWallClock, Clocks, 2;
+    a_read_before_the_replicated_clock_has_moved: ReadBeforeClock, Clocks, 38;
     a_vote_shown_before_it_is_durable_in_files: VoteBeforeSync, Storage, 1;
     an_acknowledgement_before_it_is_durable_in_files: AcknowledgeBeforeSync, Storage, 1;
     the_end_of_a_sync_of_a_replaced_entry: SyncOfReplaced, Storage, 148;

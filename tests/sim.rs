@@ -18,6 +18,14 @@ use serde_json::Value;
 const ALWAYS: [Situation; 3] =
     [Situation::Election, Situation::LeaseRead, Situation::ReadIndexRead];
 
+/// What is reached where keys expire and wall clocks jump.
+const EXPIRATION: [Situation; 4] = [
+    Situation::Expiration,
+    Situation::ExpirationAcrossLeaders,
+    Situation::DeferredRead,
+    Situation::ClockJump,
+];
+
 /// Runs seeds until one fails, and then shows why. All of them together must reach the situations
 /// of [`ALWAYS`] and those in `reached`. Returns the faults of their disks and how often each
 /// situation was reached.
@@ -57,7 +65,7 @@ fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (Tally, Coverage
 
 #[test]
 fn mixed_faults_break_no_rule() {
-    hold(Profile::Mixed, 800, &[Situation::Resend]);
+    hold(Profile::Mixed, 800, &[&[Situation::Resend][..], &EXPIRATION].concat());
 }
 
 #[test]
@@ -164,7 +172,7 @@ fn snapshots_and_logs_cut_behind_them_break_no_rule() {
 
 #[test]
 fn wrong_clocks_and_pauses_break_no_rule() {
-    hold(Profile::Clocks, 80, &[Situation::Resend]);
+    hold(Profile::Clocks, 80, &[&[Situation::Resend][..], &EXPIRATION].concat());
 }
 
 /// Every event of a run, as text.

@@ -6,7 +6,7 @@ use std::fmt::{Display, Write as _};
 use crate::raft::{DiskState, RoleName};
 
 use super::cluster::offset_of;
-use super::context::Context;
+use super::context::{Clocks, Context};
 use super::dispatch::{Call, Step};
 use super::settings::Settings;
 
@@ -187,6 +187,27 @@ fn keyspace(text: &mut Text, context: &Context, _settings: &Settings) {
     }
 }
 
+fn replicated_clock(text: &mut Text, clocks: &Clocks) {
+    text.field("replicated_clock_ms", clocks.replicated);
+    let signed = |millis: u64| i64::try_from(millis).unwrap_or(i64::MAX);
+    match clocks.agreed {
+        Some(agreed) => {
+            let ahead = signed(clocks.replicated) - signed(agreed);
+            text.field("replicated_clock_ahead_ms", ahead);
+        }
+        None => text.field("replicated_clock_ahead_ms", "unknown"),
+    }
+    text.field("replicated_clock_resets", clocks.resets);
+    text.field("wall_clock_jumps", clocks.jumps);
+    for (peer, ahead) in &clocks.peers {
+        let name = format!("wall_clock_peer_{}_ahead_ms", peer.0);
+        match ahead {
+            Some(ahead) => text.field(&name, ahead),
+            None => text.field(&name, "unknown"),
+        }
+    }
+}
+
 fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     let role = match context.role {
         RoleName::Follower => "follower",
@@ -215,6 +236,7 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("raft_lease_reads", context.counters.lease_reads);
     text.field("raft_read_index_reads", context.counters.read_index_reads);
     text.field("raft_handovers", context.counters.handovers);
+    replicated_clock(text, &context.clocks);
     for node in &context.nodes {
         if let Some(index) = node.match_index {
             let link = if node.connected { "connected" } else { "silent" };

@@ -15,13 +15,17 @@ use crate::record::EntryKind;
 use crate::types::{EntryId, RequestKey};
 
 use super::channels::{
-    Answer, Applied, ApplierEnds, ApplyBatch, Install, ReadsAt, ReplyBatch, SnapshotWork,
+    Answer, Applied, ApplierEnds, ApplyBatch, Install, ReadClock, ReadsAt, ReplyBatch, SnapshotWork,
 };
 use super::ears::Ears;
+use super::replicated_clock::shown_by;
 use super::saving::Saving;
 
 /// Bytes of a request's id that say where it came in.
 pub(super) const ORIGIN_BYTES: usize = 8;
+
+/// Most reads that wait for the replicated clock.
+const EARLY_READS_MAX: usize = 1 << 16;
 
 /// Which writes this replica answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +42,11 @@ pub(super) struct Applier {
     answering: Answering,
     /// Reads for which the state has not come far enough.
     early: Vec<ReadsAt>,
+    /// Reads for which the state's clock has not come far enough. At most
+    /// [`EARLY_READS_MAX`]: more are dropped, and their clients are told that no answer came.
+    unclocked: Vec<(ReadClock, ClientRequest)>,
+    /// What that clock showed when they were last looked at, and how often it had been reset.
+    unclocked_since: (u64, u64),
     /// The last entry in the state.
     last: EntryId,
     /// When snapshots are taken; `None` for never.
@@ -58,6 +67,8 @@ impl Applier {
             store: Store::default(),
             answering,
             early: Vec::new(),
+            unclocked: Vec::new(),
+            unclocked_since: (0, 0),
             last: EntryId::ZERO,
             saving: None,
             save: false,
@@ -119,8 +130,8 @@ impl Applier {
             saving.memory().note_store(self.store.memory());
         }
         replies.events = self.store.take_events();
-        replies.applied.clock = self.store.clock();
-        replies.applied.next_end = self.store.next_end();
+        replies.applied.clock = shown_by(&self.store);
+        replies.applied.clock_wanted = self.unclocked.iter().map(|(at, _)| at.millis).max();
         // An error means that the network has ended, and then so do we.
         let _ = self.ends.to_network.send(replies);
         // Nobody waits for that.
@@ -173,14 +184,16 @@ impl Applier {
         for some in batch.job.entries.chunks(WARMED_MAX) {
             self.apply_some(some, replies);
         }
+        self.read_unclocked(replies);
         for some in batch.job.reads.chunks(WARMED_MAX) {
-            self.read_some(some, replies);
+            self.read_some(some, batch.read_clock, replies);
         }
         self.early.extend(batch.reads_at);
         let applied = self.store.applied_index();
         let ready: Vec<ReadsAt> = self.early.extract_if(.., |at| at.index <= applied).collect();
         for some in ready.iter().flat_map(|at| at.reads.chunks(WARMED_MAX)) {
-            self.read_some(some, replies);
+            // What it must show for these the leader has seen to.
+            self.read_some(some, ReadClock::default(), replies);
         }
     }
 
@@ -225,7 +238,20 @@ impl Applier {
         }
     }
 
-    fn read_some(&self, reads: &[ClientRequest], replies: &mut ReplyBatch) {
+    /// Answers reads that waited for an entry of the replicated clock, if one has come.
+    fn read_unclocked(&mut self, replies: &mut ReplyBatch) {
+        let shown = (self.store.clock(), self.store.clock_resets());
+        if shown == self.unclocked_since || self.unclocked.is_empty() {
+            return;
+        }
+        for (at, read) in std::mem::take(&mut self.unclocked) {
+            self.read_some(&[read], at, replies);
+        }
+        self.unclocked_since = shown;
+    }
+
+    /// Answers reads, but for those that have to wait for an entry of the replicated clock.
+    fn read_some(&mut self, reads: &[ClientRequest], at: ReadClock, replies: &mut ReplyBatch) {
         let mut commands = [None; WARMED_MAX];
         for (command, read) in commands.iter_mut().zip(reads) {
             // A peer reads its own state. What it lacks is how far that must have come.
@@ -235,7 +261,16 @@ impl Applier {
             }
         }
         self.store.warm(&commands);
+        // Hardly ever: then each is looked at for itself.
+        let may_wait = self.store.is_behind(None, at.millis, at.resets);
         for (command, read) in commands.iter().zip(reads) {
+            if may_wait && self.store.is_behind(command.as_ref(), at.millis, at.resets) {
+                if self.unclocked.len() < EARLY_READS_MAX {
+                    self.unclocked_since = (self.store.clock(), self.store.clock_resets());
+                    self.unclocked.push((at, read.clone()));
+                }
+                continue;
+            }
             if let Some(command) = command {
                 let (key, outcome) = self.store.read_decoded(command).expect("the door says reads");
                 replies.answers.push(Answer { key, outcome });
@@ -295,6 +330,55 @@ mod tests {
     fn batch(entries: Vec<Committed>, reads: Vec<ClientRequest>, bytes: usize) -> ApplyBatch {
         let leader = Some(NodeId(3));
         ApplyBatch { job: ApplyJob { entries, reads }, leader, bytes, ..ApplyBatch::default() }
+    }
+
+    fn clock_entry(index: u64, millis: u64) -> Committed {
+        let operation = Operation::Clock { millis, resets: 0 };
+        let payload = Command { key: RequestKey::default(), operation }.encode();
+        let entry =
+            RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
+        Committed { entry, as_leader: false }
+    }
+
+    #[test]
+    fn reads_wait_for_a_clock_entry_where_a_key_has_expired() {
+        let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
+        let mut applier = Applier::new(Answering::AsLeader, ends);
+        let mut words = crate::kv::ItemsBuffer::default();
+        [&b"k"[..], b"v", b"PX", b"50"].iter().for_each(|word| words.push(word));
+        let verb = crate::kv::Verb::named("set").unwrap();
+        let operation = Operation::Call { verb, words: words.items() };
+        let payload = Command { key: key(2), operation }.encode();
+        let set = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, &payload);
+        let set = Committed { entry: set, as_leader: false };
+        let reads = |number: u8, millis| {
+            let reads = vec![get(number, b"k"), get(number + 1, b"other")];
+            let read_clock = ReadClock { millis, resets: 0 };
+            ApplyBatch { read_clock, ..batch(vec![], reads, 0) }
+        };
+        applier.run_once(batch(vec![clock_entry(1, 1_000), set], vec![], 0));
+        applier.run_once(reads(100, 1_049));
+        applier.run_once(reads(102, 1_050));
+        applier.run_once(reads(104, 1_052));
+        applier.run_once(batch(vec![clock_entry(3, 1_051)], vec![], 0));
+        let batches: Vec<ReplyBatch> = network.replies.try_iter().collect();
+        let value = |text: &'static str| Outcome::Value(Some(Bytes::from_static(text.as_bytes())));
+        let none = Outcome::Value(None);
+        let answers = |at: usize| {
+            let answer = |answer: &Answer| (answer.key, answer.outcome.clone());
+            batches[at].answers.iter().map(answer).collect::<Vec<_>>()
+        };
+        assert_eq!(answers(1), [(key(100), value("v")), (key(101), none.clone())]);
+        // Only those wait that look at the key.
+        assert_eq!(answers(2), [(key(103), none.clone())]);
+        assert_eq!(answers(3), [(key(105), none.clone())]);
+        let wanted = |at: usize| batches[at].applied.clock_wanted;
+        assert_eq!(
+            (wanted(1), wanted(2), wanted(3), wanted(4)),
+            (None, Some(1_050), Some(1_052), None)
+        );
+        // One entry serves all of them; the key is gone by it.
+        assert_eq!(answers(4), [(key(102), none.clone()), (key(104), none)]);
     }
 
     #[test]

@@ -60,6 +60,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
+use crate::clock::Shown;
 use crate::kv::{Event, Outcome, Store, View};
 use crate::raft::{
     AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskRoom, Envelope, Msg, Persisted, Refusal,
@@ -197,10 +198,10 @@ pub(super) struct Applied {
     pub(super) bytes: usize,
     /// A leader's snapshot that is in the state now. It counts after `index`.
     pub(super) installed: Option<SnapshotId>,
-    /// What the log's clock shows in the state as it is now, in milliseconds since 1970.
-    pub(super) clock: u64,
-    /// When the next key ends by it.
-    pub(super) next_end: Option<u64>,
+    /// The replicated clock in the state as it is now.
+    pub(super) clock: Shown,
+    /// What it must show for reads that wait; `None` if none wait.
+    pub(super) clock_wanted: Option<u64>,
 }
 
 /// What leaves the core at once.
@@ -230,6 +231,8 @@ pub(super) struct ApplyBatch {
     pub(super) job: ApplyJob,
     /// Reads that wait for a place in the log, maybe beyond the job's.
     pub(super) reads_at: Vec<ReadsAt>,
+    /// What the replicated clock must show in the state for the job's reads.
+    pub(super) read_clock: ReadClock,
     /// Whom the core believed to lead when it handed this over; answers name it.
     pub(super) leader: Option<NodeId>,
     /// The job's size, as the core counts it.
@@ -238,6 +241,16 @@ pub(super) struct ApplyBatch {
     pub(super) install: Option<Box<Install>>,
     /// Somebody wants a snapshot now.
     pub(super) save: bool,
+}
+
+/// When reads were let go, by the replicated clock: no key may be shown to them that had expired
+/// then. Zero for any state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct ReadClock {
+    /// What it showed.
+    pub(super) millis: u64,
+    /// How often it had been reset.
+    pub(super) resets: u64,
 }
 
 /// Answers on their way to clients.
@@ -277,7 +290,7 @@ impl Applied {
         self.bytes += later.bytes;
         self.installed = later.installed.or(self.installed);
         self.clock = later.clock;
-        self.next_end = later.next_end;
+        self.clock_wanted = later.clock_wanted;
     }
 }
 

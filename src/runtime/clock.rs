@@ -15,6 +15,9 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
+/// How far two readings of it may be apart between which the wall clock was read.
+const SAMPLE_MAX: Duration = Duration::from_millis(5);
+
 /// A monotonic clock that starts at zero when it is made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
@@ -38,10 +41,15 @@ impl Clock {
         Instant::ZERO + reading().saturating_sub(self.origin)
     }
 
-    /// The wall clock, in milliseconds since 1970: only for what a leader tells the log of it.
-    pub(super) fn wall_millis() -> u64 {
+    /// The wall clock, in milliseconds since 1970, with the reading of this clock at which it
+    /// showed that. `None` if the process was stopped between the readings: they don't belong
+    /// together then.
+    pub(super) fn wall_millis(&self) -> Option<(Instant, u64)> {
+        let before = self.now();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        let now = self.now();
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        (now.since(before) <= SAMPLE_MAX).then_some((now, millis))
     }
 
     /// The standard library's instant for `instant`, for what waits until then. `None` if it is

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, TrySendError};
 
+use crate::kv::Command;
 use crate::raft::{
     AppendEntries, AppendJob, ApplyJob, ClientRequest, DiskState, Effects, Envelope, Msg, PeerMsg,
     Refusal, RefusalReason, Replica, RequestKind, SnapshotId,
@@ -19,8 +20,8 @@ use super::channels::{
     JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, RoomNews, SnapshotNews, SnapshotWork,
 };
 use super::clock::Clock;
-use super::log_clock::LogClock;
 use super::memory::MemoryBoard;
+use super::replicated_clock::CoreClock;
 use super::status::{Board, Counts};
 
 /// How soon the core tries again to hand on what a full queue did not take.
@@ -84,7 +85,8 @@ pub(super) struct Core {
     unless_leading: UnlessLeading,
     /// Who leads, as the network knows: nobody, while this replica hands its lead over.
     lead: Lead,
-    log_clock: LogClock,
+    /// The replicated clock; `None` where no key expires, under the course's simulator.
+    replicated_clock: Option<CoreClock>,
     /// How the disk is, as the log has it.
     disk: DiskState,
     /// Bytes that are free on it, as last heard.
@@ -146,7 +148,7 @@ impl Core {
             cut_wanted_at: None,
             unless_leading,
             lead: Lead::default(),
-            log_clock: LogClock::default(),
+            replicated_clock: None,
             disk: DiskState::default(),
             free: 0,
             cut_asked_at: Instant::ZERO,
@@ -160,6 +162,12 @@ impl Core {
     pub(super) fn within(mut self, memory: Arc<MemoryBoard>) -> Core {
         memory.note_log(self.replica.log().bytes());
         self.memory = memory;
+        self
+    }
+
+    /// With a replicated clock, which this replica moves while it leads.
+    pub(super) fn with_clock(mut self, clock: CoreClock) -> Core {
+        self.replicated_clock = Some(clock);
         self
     }
 
@@ -196,10 +204,9 @@ impl Core {
 
     fn next_pass(&self) -> Instant {
         let timeout = self.replica.next_timeout();
-        let timeout = match self.log_clock.patience(self.now, Clock::wall_millis) {
-            Some(patience) if self.moves_clock() => timeout.min(self.now + patience),
-            _ => timeout,
-        };
+        let clock = self.replicated_clock.as_ref().filter(|_| self.replica.takes_writes());
+        let due = clock.and_then(|clock| clock.next_due(self.now));
+        let timeout = due.map_or(timeout, |due| timeout.min(due));
         if self.holds_back() { timeout.min(self.now + RETRY) } else { timeout }
     }
 
@@ -213,9 +220,13 @@ impl Core {
     /// One pass: `first`, then all that waits, as one batch.
     pub(super) fn run_once(&mut self, first: Option<CoreItem>) -> Flow {
         self.now = self.clock.now();
+        self.look_at_clocks();
         let mut next = first.or_else(|| self.ends.inbox.try_recv().ok());
         // Bounded: with busy senders the queue need never be found empty.
         for _ in 0..QUEUE_LEN {
+            // After it was received: a clock that an entry shows, like a promise to a leader,
+            // counts from then on, and between two items the process may have been stopped.
+            self.now = self.clock.now();
             match next {
                 Some(CoreItem::Messages(messages)) => {
                     for message in messages {
@@ -247,8 +258,8 @@ impl Core {
         // Anew: a lease must hold at a time after the reads came that are answered on it. Between
         // the first reading and here the process may have been stopped for long.
         self.now = self.clock.now();
-        if self.moves_clock()
-            && let Some(request) = self.log_clock.at_end(self.now, Clock::wall_millis)
+        if self.replica.takes_writes()
+            && let Some(request) = self.replicated_clock.as_mut().and_then(|it| it.due(self.now))
         {
             self.handle(Msg::Client(request));
         }
@@ -260,16 +271,37 @@ impl Core {
         self.hand_on()
     }
 
-    /// Whether this replica is to move the log's clock on. Under the course's simulator no key
-    /// ends.
-    fn moves_clock(&self) -> bool {
-        self.unless_leading == UnlessLeading::Refuse && self.replica.takes_writes()
+    /// Observes the wall clock, and lets requests go that waited for the clocks of a quorum, or for
+    /// another leader.
+    fn look_at_clocks(&mut self) {
+        let Some(clock) = &mut self.replicated_clock else { return };
+        clock.tick(self.now, &self.clock);
+        let leads = self.replica.leads();
+        if clock.holds() && !(leads && clock.must_wait(self.now, self.replica.term())) {
+            let (forwarded, messages) = clock.release();
+            for write in forwarded {
+                self.admit_forwarded(write);
+            }
+            for message in messages {
+                self.admit(message);
+            }
+        }
+    }
+
+    /// Whether requests must wait at this leader until it knows the clocks of a quorum.
+    fn waits_for_clocks(&mut self) -> bool {
+        let (now, term) = (self.now, self.replica.term());
+        let leads = self.replica.leads();
+        leads && self.replicated_clock.as_mut().is_some_and(|clock| clock.must_wait(now, term))
     }
 
     fn on_applied(&mut self, applied: Applied) {
-        let Applied { index, bytes, installed, clock, next_end } = applied;
+        let Applied { index, bytes, installed, clock: shown, clock_wanted } = applied;
         self.give_back(bytes);
-        self.log_clock.note(clock, next_end);
+        if let Some(clock) = &mut self.replicated_clock {
+            clock.note(self.now, shown);
+            clock.want(clock_wanted);
+        }
         if let Some(index) = index {
             self.handle(Msg::Applied { index });
         }
@@ -323,12 +355,23 @@ impl Core {
     }
 
     /// Lets a message from outside in, unless too much is under way for what it would cause.
-    fn admit(&mut self, message: Msg) {
+    fn admit(&mut self, mut message: Msg) {
         if let Msg::Client(request) = &message
             && self.unless_leading == UnlessLeading::Refuse
             && !self.replica.leads()
         {
             self.refuse(request.key, RefusalReason::NotLeader);
+            return;
+        }
+        if let Msg::Client(request) = &message
+            && self.waits_for_clocks()
+        {
+            let key = request.key;
+            let clock = self.replicated_clock.as_mut().expect("it was just asked");
+            if clock.hold(message).is_err() {
+                self.counts.requests_busy.add_one();
+                self.refuse(key, RefusalReason::Busy);
+            }
             return;
         }
         // Where no snapshot can be taken, for want of room on disk perhaps, the log can't be cut:
@@ -368,11 +411,17 @@ impl Core {
                 | Msg::DiskRoom(_) => {}
             }
         }
-        if let Msg::Client(ClientRequest { kind: RequestKind::Write, .. }) = &message
-            && self.moves_clock()
-            && let Some(request) = self.log_clock.before_write(self.now, Clock::wall_millis)
+        if let Msg::Client(request @ ClientRequest { kind: RequestKind::Write, .. }) = &mut message
+            && let Some(clock) = &mut self.replicated_clock
+            && self.replica.takes_writes()
         {
-            self.handle(Msg::Client(request));
+            let before = clock.before_write(self.now);
+            if Command::resets_clock(&request.payload) {
+                clock.fill_reset(self.now, request);
+            }
+            if let Some(before) = before {
+                self.handle(Msg::Client(before));
+            }
         }
         self.handle(message);
     }
@@ -395,6 +444,19 @@ impl Core {
     ///   finds the ones before remembered. Where that is not sure it is dropped, and its client
     ///   told that nobody knows.
     fn admit_forwarded(&mut self, write: Forwarded) {
+        if self.waits_for_clocks() {
+            let clock = self.replicated_clock.as_mut().expect("it was just asked");
+            match clock.hold_forwarded(write) {
+                Ok(()) => {}
+                Err(Forwarded { attempt: Attempt::First { .. }, request }) => {
+                    self.refuse(request.key, RefusalReason::Busy);
+                }
+                Err(Forwarded { attempt: Attempt::Again { .. }, .. }) => {
+                    self.counts.again_dropped.add_one();
+                }
+            }
+            return;
+        }
         match write.attempt {
             Attempt::First { term } if self.replica.leads() && self.replica.term() == term => {
                 self.admit(Msg::Client(write.request));
@@ -440,7 +502,9 @@ impl Core {
                 tracing::warn!(%successor, disk = ?self.disk, "the lead is handed over");
             }
             self.lead = lead;
-            self.log_clock.reset();
+            if let Some(clock) = &mut self.replicated_clock {
+                clock.leader_changed();
+            }
             self.departures.lead = Some(lead);
             self.board_at = Instant::ZERO;
         }
@@ -474,8 +538,23 @@ impl Core {
             let bytes = apply_bytes(&self.effects.apply);
             self.under_way += bytes;
             self.applies.bytes += bytes;
+            if !self.effects.apply.reads.is_empty() {
+                self.stamp_reads();
+            }
             append_or_take(&mut self.applies.job.entries, &mut self.effects.apply.entries);
             append_or_take(&mut self.applies.job.reads, &mut self.effects.apply.reads);
+        }
+    }
+
+    /// Notes what the replicated clock must show in the state for reads that were let go now.
+    fn stamp_reads(&mut self) {
+        let Some(clock) = &mut self.replicated_clock else { return };
+        // A leader without disk space can't move the clock: no key expires, but reads go on.
+        let lacks_room = self.replica.leads()
+            && !self.replica.takes_writes()
+            && self.replica.successor().is_none();
+        if !lacks_room {
+            self.applies.read_clock = clock.for_reads(self.now);
         }
     }
 
@@ -587,6 +666,7 @@ fn apply_bytes(job: &ApplyJob) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Shown;
     use crate::config::Config;
     use crate::raft::{
         AppendOutcome, AppendReply, ClientRequest, Committed, Durable, HardState, Persisted,
@@ -673,8 +753,7 @@ mod tests {
         replica.handle_msg(later, persisted, &mut effects);
         assert!(replica.leads() && replica.term() == Term(2));
         let refuse = UnlessLeading::Refuse;
-        let mut core = Core::new(replica, clock, ends, refuse, Arc::default(), Arc::default());
-        core.log_clock = LogClock::standing();
+        let core = Core::new(replica, clock, ends, refuse, Arc::default(), Arc::default());
         (core, network, log_writer, applier)
     }
 
@@ -682,6 +761,72 @@ mod tests {
         let key = RequestKey { client: ClientId(7), request: RequestId([number; 16]) };
         let request = ClientRequest { key, kind: RequestKind::Write, payload: Bytes::new() };
         Forwarded { attempt, request }
+    }
+
+    /// What the log was given to say of the replicated clock.
+    fn clock_entries(log_writer: &LogWriterEnds) -> Vec<u64> {
+        let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
+        let entries: Vec<_> = jobs.flat_map(|job| job.entries).collect();
+        let millis = |payload: &[u8]| match Command::decode(payload).ok()?.operation {
+            crate::kv::Operation::Clock { millis, .. } => Some(millis),
+            _ => None,
+        };
+        entries.iter().filter_map(|entry| millis(entry.payload())).collect()
+    }
+
+    fn with_clock(core: Core, peers: &[NodeId]) -> Core {
+        let clock = core.clock;
+        let store = crate::kv::Store::default();
+        core.with_clock(CoreClock::new(peers, Arc::default(), &store, &clock))
+    }
+
+    fn write(number: u8) -> Msg {
+        let key = RequestKey { client: ClientId(7), request: RequestId([number; 16]) };
+        Msg::Client(ClientRequest {
+            key,
+            kind: RequestKind::Write,
+            payload: Bytes::from_static(b"x"),
+        })
+    }
+
+    #[test]
+    fn an_entry_of_the_clock_goes_before_a_write_and_for_reads_that_wait() {
+        let (core, _network, log_writer, _applier) = leading_core(0);
+        let mut core = with_clock(core, &[]);
+        core.run_once(Some(CoreItem::Messages(vec![write(1), write(2)])));
+        let first = clock_entries(&log_writer);
+        assert_eq!(first.len(), 1, "{first:?}");
+        let shown = Shown { millis: first[0], resets: 0, next_expiry: None };
+        let wanted =
+            Applied { clock: shown, clock_wanted: Some(first[0] + 1), ..Applied::default() };
+        core.run_once(Some(CoreItem::Applied(wanted)));
+        let mut second = clock_entries(&log_writer);
+        while second.is_empty() {
+            // It is not that late yet; the core wakes up by itself.
+            core.wait();
+            core.run_once(None);
+            second = clock_entries(&log_writer);
+        }
+        assert!(second.len() == 1 && second[0] > first[0], "{second:?}");
+    }
+
+    #[test]
+    fn requests_wait_until_the_clocks_of_a_quorum_are_known() {
+        let (core, _network, log_writer, _applier) = leading_core(0);
+        let mut core = with_clock(core, &[NodeId(8), NodeId(9)]);
+        core.run_once(Some(CoreItem::Messages(vec![write(1)])));
+        let last = core.replica.log().last().index;
+        core.run_once(Some(CoreItem::Forwarded(vec![forwarded(
+            2,
+            Attempt::First { term: Term(2) },
+        )])));
+        assert_eq!((core.replica.log().last().index, clock_entries(&log_writer)), (last, vec![]));
+        let (now, wall) = core.clock.wall_millis().expect("two readings that lie close together");
+        let clock = core.replicated_clock.as_mut().expect("it was given one");
+        clock.hear(NodeId(8), now, wall);
+        core.run_once(None);
+        assert_eq!(core.replica.log().last().index.0, last.0 + 3, "both, and one of the clock");
+        assert_eq!(clock_entries(&log_writer).len(), 1);
     }
 
     #[test]

@@ -16,16 +16,28 @@ pub enum Situation {
     Resend,
     /// A leader's snapshot took the place of a follower's state.
     Install,
+    /// A read no longer found a value whose time was over.
+    Expiration,
+    /// The same under another leader than the value was set.
+    ExpirationAcrossLeaders,
+    /// A read waited for an entry of the replicated clock: a key had expired since the last one.
+    DeferredRead,
+    /// A replica saw its wall clock jump.
+    ClockJump,
 }
 
 impl Situation {
     /// All situations, in the order of the table.
-    pub const ALL: [Situation; 5] = [
+    pub const ALL: [Situation; 9] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
         Situation::Resend,
         Situation::Install,
+        Situation::Expiration,
+        Situation::ExpirationAcrossLeaders,
+        Situation::DeferredRead,
+        Situation::ClockJump,
     ];
 
     /// The name in tables and JSON.
@@ -36,6 +48,10 @@ impl Situation {
             Situation::ReadIndexRead => "read-index reads",
             Situation::Resend => "resends",
             Situation::Install => "snapshot installs",
+            Situation::Expiration => "expirations",
+            Situation::ExpirationAcrossLeaders => "expirations across leaders",
+            Situation::DeferredRead => "reads deferred for an expiration",
+            Situation::ClockJump => "wall clock jumps",
         }
     }
 }

@@ -71,6 +71,8 @@ pub enum Fault {
     RotSnapshot,
     /// Change the rate of a clock, within the bound.
     Clock,
+    /// Let a wall clock jump, or several for a moment.
+    WallClock,
     /// Lose more messages for a while, or as many as before.
     Weather,
 }
@@ -94,6 +96,8 @@ pub struct Plan {
     pub slow_sync: Pace,
     /// Largest deviation of a clock from the true time.
     pub drift_ppm: u64,
+    /// How long a jump of a wall clock must last to be believed; `None` if no key expires.
+    pub confirm_after: Option<Duration>,
     /// What happens, each as likely as it is often here.
     pub faults: Vec<Fault>,
     /// From one fault to the next.
@@ -227,6 +231,7 @@ impl Plan {
                 max: config.election_timeout_max * u32::try_from(dice.between(1, 4)).expect("4"),
             },
             drift_ppm: if has(Trouble::Clocks) { u64::from(config.clock_drift_ppm) } else { 0 },
+            confirm_after: None,
             faults: draw_faults(&troubles, dice),
             fault_pause: {
                 let max =
@@ -253,6 +258,7 @@ impl Plan {
                 },
                 give_up_permille: if course { 200 } else { 20 },
                 promises: profile == Profile::Snapshots,
+                expiring: false,
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: dice.chance(250),
@@ -272,6 +278,14 @@ impl Plan {
             }),
             config,
         };
+        // Decided by what was drawn already, so that the other seeds are the runs that they were.
+        let expiring =
+            profile == Profile::Clocks || profile == Profile::Mixed && clients.is_multiple_of(3);
+        if expiring && !course {
+            plan.load.expiring = true;
+            plan.confirm_after = Some(Duration::from_secs(2));
+            plan.faults.extend([Fault::WallClock; 2]);
+        }
         if profile == Profile::Storage {
             // So that blocks are of several sectors, of which some are torn.
             plan.load.padding = *dice.pick(&[0, 0, 300, 1_500]);

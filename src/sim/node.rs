@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::dice::Dice;
 use super::machine::{Clock, Disk, Pace};
 use super::snapshots::Snapshots;
+use super::wall_clocks::{ClockStage, Wall};
 use crate::config::Config;
 use crate::kv::Store;
 use crate::raft::{ApplyJob, Msg, Replica};
@@ -67,6 +68,10 @@ pub struct Node {
     pub snapshots: Snapshots,
     /// Its clock.
     pub clock: Clock,
+    /// Its wall clock.
+    pub wall: Wall,
+    /// How long a jump of that must last to be believed; `None` if no key expires.
+    pub confirm_after: Option<Duration>,
     /// How fast its machine is.
     pub paces: Paces,
     /// What is held back of its doings.
@@ -84,7 +89,11 @@ pub struct Node {
     pub(super) inbox: VecDeque<Msg>,
     /// Writes that came in here and may be answered here, how often each.
     pub(super) connections: BTreeMap<RequestKey, u32>,
-    pub(super) applying: VecDeque<ApplyJob>,
+    /// With each job what the replicated clock must show for its reads, and how often it had been
+    /// reset.
+    pub(super) applying: VecDeque<(ApplyJob, (u64, u64))>,
+    /// The replicated clock, while the replica runs and keys expire.
+    pub(super) clock_stage: Option<Box<ClockStage>>,
     pub(super) due: Due,
     /// The earliest time for which a timer event is in the queue.
     pub(super) timer_at: Instant,
@@ -108,6 +117,8 @@ impl Node {
             disk: Disk::default(),
             snapshots: Snapshots::default(),
             clock: Clock::new(Instant::ZERO, Instant::ZERO, 0),
+            wall: Wall::default(),
+            confirm_after: None,
             paces: Paces::AT_ONCE,
             held: Held::default(),
             stalled: None,
@@ -120,6 +131,7 @@ impl Node {
             inbox: VecDeque::new(),
             connections: BTreeMap::new(),
             applying: VecDeque::new(),
+            clock_stage: None,
             due: Due::default(),
             timer_at: Instant::MAX,
             steps_at_once: (Instant::ZERO, 0),
@@ -134,6 +146,14 @@ impl Node {
             self.connections.remove(&key);
         }
         true
+    }
+
+    /// When the replica, which runs, has to do something by itself: by its clock.
+    pub(super) fn next_timeout(&self, now: Instant) -> Instant {
+        let Some(replica) = &self.replica else { return Instant::MAX };
+        let stage = self.clock_stage.as_ref().filter(|_| replica.takes_writes());
+        let due = stage.and_then(|stage| stage.next_due(self.clock.read(now)));
+        due.map_or(replica.next_timeout(), |due| due.min(replica.next_timeout()))
     }
 
     /// Counts starts and crashes: what was sent to another incarnation is lost.

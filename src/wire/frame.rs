@@ -22,6 +22,7 @@
 //! | 4 refusal of one | client (4), request (16), reason (1) |
 //! | 5 question for a read index | ticket (8) |
 //! | 6 the answer | ticket (8), index (8); no index: not asked the leader |
+//! | 9 wall clock | milliseconds since 1970 (8) |
 //!
 //! An attempt is an index where the write is sent again; the first time it is a term, and its
 //! highest bit is set.
@@ -134,6 +135,11 @@ pub enum Frame {
         /// How far; `None` if the one asked could not tell.
         index: Option<Index>,
     },
+    /// The sender's wall clock, jumps filtered out.
+    WallClock {
+        /// Milliseconds since 1970.
+        millis: u64,
+    },
 }
 
 /// Why bytes are no frame. Whatever it is, the connection is of no use any more.
@@ -184,6 +190,7 @@ impl Frame {
             Frame::Refused { .. } => 4,
             Frame::AskReadIndex { .. } => 5,
             Frame::ReadIndex { .. } => 6,
+            Frame::WallClock { .. } => 9,
         }
     }
 
@@ -196,7 +203,8 @@ impl Frame {
             | Frame::Peer(_)
             | Frame::Refused { .. }
             | Frame::AskReadIndex { .. }
-            | Frame::ReadIndex { .. } => Lane::Urgent,
+            | Frame::ReadIndex { .. }
+            | Frame::WallClock { .. } => Lane::Urgent,
         }
     }
 
@@ -263,6 +271,7 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
             });
         }
         Frame::AskReadIndex { ticket } => out.put_u64_le(*ticket),
+        Frame::WallClock { millis } => out.put_u64_le(*millis),
         Frame::ReadIndex { ticket, index } => {
             out.put_u64_le(*ticket);
             if let Some(index) = index {
@@ -417,6 +426,10 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
             exactly(body.len() == 8)?;
             Frame::AskReadIndex { ticket: body.get_u64_le() }
         }
+        9 => {
+            exactly(body.len() == 8)?;
+            Frame::WallClock { millis: body.get_u64_le() }
+        }
         6 => {
             exactly(body.len() == 8 || body.len() == 16)?;
             let ticket = body.get_u64_le();
@@ -501,6 +514,7 @@ mod tests {
             Frame::AskReadIndex { ticket: 11 },
             Frame::ReadIndex { ticket: 11, index: Some(Index(5)) },
             Frame::ReadIndex { ticket: 12, index: None },
+            Frame::WallClock { millis: 1_700_000_000_000 },
         ]
     }
 

@@ -64,6 +64,7 @@ use super::core::{Core, UnlessLeading};
 use super::ears::Ears;
 use super::log_writer::LogWriter;
 use super::memory::MemoryBoard;
+use super::replicated_clock::CoreClock;
 use super::room::held_of;
 use super::saving::Saving;
 use super::snapshots::{self, Found, SnapshotBoard, Snapshots};
@@ -157,14 +158,15 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     );
     let clock = Clock::start();
     let peers: Vec<NodeId> = options.peers.iter().map(|(peer, _)| *peer).collect();
-    let replica =
-        Replica::new(options.id, &peers, options.config.clone(), seed(), durable, clock.now());
+    let config = options.config.clone();
+    let replica = Replica::new(options.id, &peers, config, seed(), durable, clock.now());
     let parts = |error| system("setting up the network")(error);
     let poll = mio::Poll::new().map_err(parts)?;
     let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), WAKER).map_err(parts)?));
     let fused = options.threads.are_fused();
     let ends = channels::channels(&wake, fused);
     let (board, saved) = (Arc::<Board>::default(), Arc::<SnapshotBoard>::default());
+    let (clocks, replicated_clock) = CoreClock::with_board(&peers, &store, &clock);
     let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&saved)));
     let origin = origin_of(options.id, identity.incarnation);
     let announce = options.announce.clone().unwrap_or_else(|| options.listen.to_string());
@@ -209,6 +211,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         saved: Arc::clone(&saved),
         room: Arc::clone(&room),
         memory: Arc::clone(&memory),
+        clocks,
         counts: Arc::clone(counts),
     })
     .map_err(parts)?;
@@ -223,7 +226,8 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
             board,
             Arc::clone(counts),
         )
-        .within(memory),
+        .within(memory)
+        .with_clock(replicated_clock),
         log_writer: LogWriter::durable(log, &room, &saving, ends.log_writer, counts),
         applier: Applier::new(Answering::AsOrigin(origin), ends.applier)
             .with(store, last_saved, saving.clone())

@@ -20,6 +20,7 @@ use crate::runtime::channels::{
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::memory::MemoryBoard;
+use crate::runtime::replicated_clock::ClockBoard;
 use crate::runtime::snapshots::{SnapshotBoard, SnapshotFacts};
 use crate::runtime::status::{Board, Counts, RoomBoard};
 use crate::runtime::wake::Wake;
@@ -61,6 +62,8 @@ const ACCEPTED_MAX: usize = 64;
 /// Most bytes and requests of clients handed to the core at once.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 const BATCH_REQUESTS_MAX: usize = 4_096;
+/// How often peers are told of this replica's wall clock.
+const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 /// Bytes read at once.
 const SPACE_BYTES: usize = 64 << 10;
 
@@ -83,6 +86,7 @@ pub(super) struct Parts {
     pub(super) saved: Arc<SnapshotBoard>,
     pub(super) room: Arc<RoomBoard>,
     pub(super) memory: Arc<MemoryBoard>,
+    pub(super) clocks: Arc<ClockBoard>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -115,6 +119,8 @@ pub(super) struct ServerNetwork {
     /// A client wants a snapshot now.
     save: bool,
     facts_at: Option<Instant>,
+    /// When peers are told of the wall clock next.
+    wall_clock_at: Instant,
     /// When requests are looked at next that may have waited too long.
     expiry_at: Instant,
     space: Vec<u8>,
@@ -145,6 +151,7 @@ impl ServerNetwork {
             applied: None,
             save: false,
             facts_at: None,
+            wall_clock_at: Instant::ZERO,
             expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
             frames: Vec::new(),
@@ -195,6 +202,7 @@ impl ServerNetwork {
             self.reads.next_due(),
             expiry,
             parts.clients.next_sweep(),
+            Some(self.wall_clock_at),
         ];
         let mut patience = patience;
         let mut at_most = |limit: Duration| {
@@ -225,6 +233,10 @@ impl ServerNetwork {
             SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (store_bytes, log_bytes) = parts.memory.store_and_log();
         parts.clients.note_memory(store_bytes, log_bytes);
+        let context = &mut parts.clients.context;
+        // In this order: an old number of resets with a newer clock does no harm.
+        (context.clocks.jumps, context.clocks.resets) = parts.clocks.jumps_and_resets();
+        context.clocks.replicated = parts.clocks.replicated(now).unwrap_or(0);
         let registry = parts.poll.registry();
         parts.links.connect(now, registry);
         parts.inbound.expire(now, registry);
@@ -236,8 +248,25 @@ impl ServerNetwork {
         parts.clients.sweep(now, registry);
         let lost = self.reads.overdue(now);
         parts.clients.take_back(&lost);
+        if now >= self.wall_clock_at {
+            self.wall_clock_at = now + WALL_CLOCK_INTERVAL;
+            let peers: Vec<NodeId> = self.parts.links.peers().collect();
+            for peer in peers {
+                self.tell_wall_clock(peer, now);
+            }
+        }
         if self.facts_at.is_none_or(|at| now.since(at) >= FACTS_AGE) {
             self.refresh_facts(now);
+        }
+    }
+
+    /// Tells a peer of this replica's wall clock, if it is connected. Whoever comes to lead must
+    /// know the clocks of a quorum at once.
+    fn tell_wall_clock(&mut self, peer: NodeId, now: Instant) {
+        if let Some(millis) = self.parts.clocks.own(now)
+            && self.parts.links.is_heard(peer)
+        {
+            self.parts.links.send(peer, &Frame::WallClock { millis });
         }
     }
 
@@ -254,6 +283,8 @@ impl ServerNetwork {
         context.disk_reserve = parts.room.reserve;
         context.disk_refused = parts.counts.disk_full.get();
         context.resident_bytes = resident_bytes();
+        context.clocks.agreed = parts.clocks.agreed(now);
+        context.clocks.peers = parts.clocks.peers();
         if let Some(status) = status {
             context.first_index = status.base.index.next();
             context.term = status.term;
@@ -321,6 +352,10 @@ impl ServerNetwork {
                 Frame::Peer(message) => {
                     let to = self.parts.me;
                     messages.push(Msg::Peer(Envelope { from, to, leader: None, message }));
+                }
+                // By a reading after it came: what is older would make the peer's clock look later.
+                Frame::WallClock { millis } => {
+                    self.parts.clocks.hear(from, self.parts.clock.now(), millis);
                 }
                 // A peer speaks for its own clients only.
                 Frame::Forward { key, .. } if parts_of(key.request).0 != from => {
@@ -618,6 +653,7 @@ impl NetworkStage for ServerNetwork {
             Ok(()) | Err(_) => {}
         }
         let now = parts.clock.now();
+        let mut connected = Vec::new();
         for event in &self.events {
             match event.token() {
                 WAKER => {}
@@ -628,8 +664,14 @@ impl NetworkStage for ServerNetwork {
                 PEER_LISTENER => parts.peer_listener.wake(),
                 Token(token) if token >= CLIENTS_FROM => parts.clients.wake(token, event),
                 Token(token) if token >= INBOUND_FROM => parts.inbound.wake(token, event),
-                Token(token) => parts.links.wake(token, event, now, parts.poll.registry()),
+                Token(token) => {
+                    connected.extend(parts.links.wake(token, event, now, parts.poll.registry()));
+                }
             }
+        }
+        // Before anything else: a vote must not come before the clock of who gives it.
+        for peer in connected {
+            self.tell_wall_clock(peer, now);
         }
         Ok(())
     }
