@@ -1,0 +1,40 @@
+//! The manual, page by page. The pages are Markdown files in `src/guide/`, readable on a code host
+//! and here.
+//!
+//! | page | content |
+//! |---|---|
+//! | [`architecture`] | the path of a write and of a read, threads, queues, what happens when one is full |
+//! | [`guarantees`] | what clients can rely on, the safety rules, and the tests that hold each of them |
+//! | [`operations`] | starting, disks, memory, snapshots, refused starts, upgrades |
+//! | [`configuration`] | every setting, with its default and unit |
+//! | [`compatibility`] | every Redis command and what differs |
+//! | [`simulator`] | a tutorial: run, read a trace, replay a seed, write a scenario |
+//! | [`performance`] | how to measure and how to read the results |
+//! | [`contributing`] | where things go, how to add a command or a safety rule, naming |
+
+/// A page. The link definitions come before the text so that links between pages, which lead to
+/// files on a code host, lead to modules in rustdoc: the first definition of a link counts.
+macro_rules! page {
+    ($name:ident, $file:literal) => {
+        #[doc = "[architecture]: super::architecture"]
+        #[doc = "[guarantees]: super::guarantees"]
+        #[doc = "[operations]: super::operations"]
+        #[doc = "[configuration]: super::configuration"]
+        #[doc = "[compatibility]: super::compatibility"]
+        #[doc = "[simulator]: super::simulator"]
+        #[doc = "[performance]: super::performance"]
+        #[doc = "[contributing]: super::contributing"]
+        #[doc = ""]
+        #[doc = include_str!($file)]
+        pub mod $name {}
+    };
+}
+
+page!(architecture, "architecture.md");
+page!(guarantees, "guarantees.md");
+page!(operations, "operations.md");
+page!(configuration, "configuration.md");
+page!(compatibility, "compatibility.md");
+page!(simulator, "simulator.md");
+page!(performance, "performance.md");
+page!(contributing, "contributing.md");
