@@ -8,6 +8,7 @@
 //! <- processes <- bin`
 
 pub mod config;
+pub mod guide;
 pub mod kv;
 pub mod processes;
 pub mod raft;
