@@ -3,8 +3,8 @@
 //!
 //! | page | content |
 //! |---|---|
-//! | [`architecture`] | the path of a write and of a read, threads, queues, what happens when one is full |
-//! | [`guarantees`] | what clients can rely on, the safety rules, and the tests that hold each of them |
+//! | [`architecture`] | the path of a write and of a read, threads, queues and their limits |
+//! | [`guarantees`] | what clients can rely on, the safety rules and their tests |
 //! | [`operations`] | starting, disks, memory, snapshots, refused starts, upgrades |
 //! | [`configuration`] | every setting, with its default and unit |
 //! | [`compatibility`] | every Redis command and what differs |

@@ -6,6 +6,7 @@ use crate::source::Source;
 /// Every layer and what it may import besides itself.
 const LAYERS: &[(&str, &[&str])] = &[
     ("types", &[]),
+    ("guide", &[]),
     ("config", &["types"]),
     ("record", &["types"]),
     ("raft", &["types", "config", "record"]),

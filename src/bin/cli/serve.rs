@@ -16,7 +16,7 @@ const LOG_VARIABLE: &str = "BOWLINE_LOG";
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    server: ServerArguments,
+    pub(super) server: ServerArguments,
     /// End when standard input does: whoever started this is gone then.
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
