@@ -16,14 +16,14 @@
 /// files on a code host, lead to modules in rustdoc: the first definition of a link counts.
 macro_rules! page {
     ($name:ident, $file:literal) => {
-        #[doc = "[architecture]: super::architecture"]
-        #[doc = "[guarantees]: super::guarantees"]
-        #[doc = "[operations]: super::operations"]
-        #[doc = "[configuration]: super::configuration"]
-        #[doc = "[compatibility]: super::compatibility"]
-        #[doc = "[simulator]: super::simulator"]
-        #[doc = "[performance]: super::performance"]
-        #[doc = "[contributing]: super::contributing"]
+        #[doc = "[architecture]: crate::guide::architecture"]
+        #[doc = "[guarantees]: crate::guide::guarantees"]
+        #[doc = "[operations]: crate::guide::operations"]
+        #[doc = "[configuration]: crate::guide::configuration"]
+        #[doc = "[compatibility]: crate::guide::compatibility"]
+        #[doc = "[simulator]: crate::guide::simulator"]
+        #[doc = "[performance]: crate::guide::performance"]
+        #[doc = "[contributing]: crate::guide::contributing"]
         #[doc = ""]
         #[doc = include_str!($file)]
         pub mod $name {}
