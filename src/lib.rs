@@ -6,6 +6,8 @@
 //!
 //! `types <- {config, record} <- {raft, kv} <- {wire, storage} <- {redis, saved} <- sim <- runtime
 //! <- processes <- bin`
+//!
+//! The manual is [`guide`].
 
 pub mod config;
 pub mod guide;
