@@ -66,20 +66,23 @@ fn split(line: &str) -> Vec<String> {
     let mut word: Option<String> = None;
     let mut quote = None;
     for char in line.chars() {
-        match quote {
-            Some(mark) if char == mark => quote = None,
-            Some(_) => word.get_or_insert_default().push(char),
-            None if char == '\'' || char == '"' => {
+        if quote == Some(char) {
+            quote = None;
+            continue;
+        }
+        let plain = quote.is_none();
+        match char {
+            '\'' | '"' if plain => {
                 quote = Some(char);
                 word.get_or_insert_default();
             }
-            None if char == '#' && word.is_none() => break,
-            None if char.is_whitespace() => words.extend(word.take()),
-            None if char == ';' => {
+            '#' if plain && word.is_none() => break,
+            ';' if plain => {
                 words.extend(word.take());
                 words.push(";".to_owned());
             }
-            None => word.get_or_insert_default().push(char),
+            _ if plain && char.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(char),
         }
     }
     words.extend(word);
