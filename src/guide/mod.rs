@@ -13,19 +13,21 @@
 //! | [`contributing`] | where things go, how to add a command or a safety rule, naming |
 
 /// A page. The link definitions come before the text so that links between pages, which lead to
-/// files on a code host, lead to modules in rustdoc: the first definition of a link counts.
+/// files on a code host, lead to modules in rustdoc: the first definition of a link counts. Only
+/// rustdoc reads the text: otherwise each change of a page would compile the library anew.
 macro_rules! page {
     ($name:ident, $file:literal) => {
-        #[doc = "[architecture]: crate::guide::architecture"]
-        #[doc = "[guarantees]: crate::guide::guarantees"]
-        #[doc = "[operations]: crate::guide::operations"]
-        #[doc = "[configuration]: crate::guide::configuration"]
-        #[doc = "[compatibility]: crate::guide::compatibility"]
-        #[doc = "[simulator]: crate::guide::simulator"]
-        #[doc = "[performance]: crate::guide::performance"]
-        #[doc = "[contributing]: crate::guide::contributing"]
-        #[doc = ""]
-        #[doc = include_str!($file)]
+        #[cfg_attr(doc, doc = "[architecture]: crate::guide::architecture")]
+        #[cfg_attr(doc, doc = "[guarantees]: crate::guide::guarantees")]
+        #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
+        #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
+        #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
+        #[cfg_attr(doc, doc = "[simulator]: crate::guide::simulator")]
+        #[cfg_attr(doc, doc = "[performance]: crate::guide::performance")]
+        #[cfg_attr(doc, doc = "[contributing]: crate::guide::contributing")]
+        #[cfg_attr(doc, doc = "")]
+        #[cfg_attr(doc, doc = include_str!($file))]
+        #[cfg_attr(not(doc), doc = "A page of the manual.")]
         pub mod $name {}
     };
 }
