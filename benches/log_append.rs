@@ -89,8 +89,9 @@ fn longest_sync_beside(disk: &mut RealDisk, deletion: Deletion) -> Duration {
     const WRITE_BYTES: usize = 256 << 10;
     const LOG_BYTES: u64 = 8 << 20;
     let mut large = disk.create("large", 0).expect("the disk has space");
+    let content = vec![7; WRITE_BYTES];
     for offset in (0..FILE_BYTES).step_by(WRITE_BYTES) {
-        disk.append(&mut large, offset as u64, &[7; WRITE_BYTES]).expect("the disk has space");
+        disk.append(&mut large, offset as u64, &content).expect("the disk has space");
     }
     disk.sync(&mut large).expect("the disk works");
     drop(large);

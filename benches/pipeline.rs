@@ -1,6 +1,6 @@
 //! The whole way of a put: three servers in this process, each with its stages on threads of their
 //! own, real sockets between them and to one client, real files. Afterwards a table of how often
-//! each thread asked for memory, a put: `perf/README.md` says where.
+//! each thread asked for memory, a put: `perf/results/hot-path.md` says where.
 #![allow(unsafe_code, reason = "an allocator that counts can't be had without it")]
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 

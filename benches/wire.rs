@@ -38,6 +38,7 @@ fn append(entry_count: u64) -> PeerMsg {
         prev: EntryId::ZERO,
         commit_index: Index(0),
         loss_permille: 0,
+        transfer_to: None,
         entries,
     })
 }

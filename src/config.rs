@@ -353,6 +353,8 @@ pub enum Mutant {
     KeepConflicts,
     /// S10: an answer of another term moves the match index.
     AnswerOfOldTerm,
+    /// C2: a chunk of an earlier leader's snapshot is answered to the leader of today.
+    AnswerChunkOfOldTerm,
     /// S11: a follower takes the leader's commit index uncut.
     CommitUncut,
     /// S12, C1: reads are served before an entry of the leader's own term is committed.
@@ -369,6 +371,8 @@ pub enum Mutant {
     RejoinWithoutAll,
     /// A replica that lost its disk is a full member again before it holds what it had forgotten.
     RejoinBeforeCaughtUp,
+    /// A promise to a leader counts from a time before its message was received.
+    PromiseFromBeforeReceipt,
     /// C6: retried requests are applied again.
     ApplyTwice,
     /// C6: a state that comes from a snapshot knows no sessions.
@@ -395,6 +399,10 @@ pub enum Mutant {
     CutDamage,
     /// D5: a sector that is damaged is taken for one that was torn.
     CutDamagedSector,
+    /// C7: a leader moves the replicated clock to its own wall clock, whatever that does.
+    FollowWallClock,
+    /// C7: reads are answered whatever the replicated clock shows in the state.
+    ReadBeforeClock,
     /// D6: nobody remembers which openings of other replicas it has heard.
     BelieveOldCopy,
     /// A peer is believed whose list of openings does not reach back to the one that was heard

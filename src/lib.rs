@@ -4,10 +4,14 @@
 //! or, with the same code, by a deterministic simulator. Dependencies point one way only, which
 //! `tests/tidy.rs` checks:
 //!
-//! `types <- {config, record} <- {raft, kv} <- {wire, storage} <- {redis, saved} <- sim <- runtime
-//! <- processes <- bin`
+//! `types <- {clock, config, record} <- {raft, kv} <- {wire, storage} <- {redis, saved} <- sim
+//! <- runtime <- processes <- bin`
+//!
+//! The manual is [`guide`].
 
+pub mod clock;
 pub mod config;
+pub mod guide;
 pub mod kv;
 pub mod processes;
 pub mod raft;

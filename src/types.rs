@@ -60,6 +60,8 @@ pub struct Instant(pub u64);
 impl Index {
     /// The place before the first entry.
     pub const ZERO: Index = Index(0);
+    /// No log grows this far. Messages that name a larger index are malformed.
+    pub const MAX: Index = Index(1 << 62);
 
     /// The place after this one.
     #[must_use]
@@ -75,10 +77,13 @@ impl Index {
 }
 
 impl Term {
-    /// The term after this one.
+    /// The largest term. Encodings keep the highest bit for themselves.
+    pub const MAX: Term = Term(u64::MAX >> 1);
+
+    /// The term after this one; [`Term::MAX`] stays.
     #[must_use]
     pub const fn next(self) -> Term {
-        Term(self.0 + 1)
+        if self.0 < Term::MAX.0 { Term(self.0 + 1) } else { Term::MAX }
     }
 }
 

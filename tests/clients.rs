@@ -148,16 +148,16 @@ fn redis_py_is_content() {
     assert!(output(script).contains("is content"));
 }
 
-/// What README.md shows of requests that are done once, as it stands there.
+/// The guide's example of commands that are applied once, as it stands there.
 #[test]
-fn the_example_of_the_readme_counts_each_visit_once() {
+fn the_example_of_the_guide_counts_each_visit_once() {
     let python = installed("python/bin/python");
     if !is_there("redis-py", command(&python, &["-c", "import redis"])) {
         return;
     }
-    let readme = include_str!("../README.md");
-    let begin = readme.find("```python\n").expect("there is one example in Python");
-    let example = readme[begin..].lines().skip(1).take_while(|line| *line != "```");
+    let page = include_str!("../src/guide/guarantees.md");
+    let begin = page.find("```python\n").expect("there is one example in Python");
+    let example = page[begin..].lines().skip(1).take_while(|line| *line != "```");
     let example: Vec<&str> = example.collect();
     let cluster = Cluster::start();
     for port in cluster.port_words() {

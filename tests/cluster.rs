@@ -12,8 +12,10 @@ mod client;
 mod command_line;
 #[path = "cluster/cuts.rs"]
 mod cuts;
-#[path = "cluster/endings.rs"]
-mod endings;
+#[path = "cluster/expiration.rs"]
+mod expiration;
+#[path = "cluster/floods.rs"]
+mod floods;
 #[path = "cluster/leases.rs"]
 mod leases;
 #[path = "cluster/load.rs"]
@@ -29,6 +31,8 @@ mod rejoin;
 mod replicas;
 #[path = "cluster/strangers.rs"]
 mod strangers;
+#[path = "cluster/terms.rs"]
+mod terms;
 #[path = "cluster/wires.rs"]
 mod wires;
 

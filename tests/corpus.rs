@@ -16,7 +16,7 @@ use bowline::raft::{
     InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
     TimeoutNow, VoteReply,
 };
-use bowline::record::{EntryKind, RecordBuffer};
+use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
 use bowline::wire::frame::{self, Attempt, Frame, Hello, Lane};
@@ -75,8 +75,19 @@ fn every_target_has_its_file_and_no_file_lacks_its_target() {
     }
 }
 
+fn append(entries: Vec<Entry>) -> PeerMsg {
+    PeerMsg::AppendEntries(AppendEntries {
+        term: Term(3),
+        round: Round(5),
+        prev: EntryId::new(1, 7),
+        commit_index: Index(7),
+        loss_permille: 100,
+        transfer_to: Some(NodeId(2)),
+        entries,
+    })
+}
+
 /// Well-formed inputs of every kind, from which a fuzzer starts.
-#[expect(clippy::too_many_lines, reason = "one list")]
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
     let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
@@ -102,18 +113,6 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.push(("record", "two", both));
     seeds.push(("record", "empty", Vec::new()));
 
-    let append = |entries| {
-        let (prev, commit_index) = (EntryId::new(1, 7), Index(7));
-        let (term, round, loss_permille) = (Term(3), Round(5), 100);
-        PeerMsg::AppendEntries(AppendEntries {
-            term,
-            round,
-            prev,
-            commit_index,
-            loss_permille,
-            entries,
-        })
-    };
     let reply =
         |outcome| AppendReply { term: Term(3), round: Round(5), disk: DiskState::Well, outcome };
     let (refused, hint) = (Index(7), EntryId::new(1, 4));
@@ -216,6 +215,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         ("refused", Frame::Refused { key, reason }),
         ("read_index", Frame::ReadIndex { ticket, index: Some(Index(9)) }),
         ("ask", Frame::AskReadIndex { ticket }),
+        ("wall_clock", Frame::WallClock { millis: 1_700_000_000_000 }),
     ] {
         let mut bytes = BytesMut::new();
         frame::encode(&frame, &mut bytes);

@@ -23,6 +23,10 @@
 //! `crash::snapshots::a_snapshot_that_is_not_what_it_should_be_changes_nothing`. The checksum of a
 //! record is the network's: on disk its sectors' and the chain cover it
 //! (`record::tests::every_flipped_bit_and_every_cut_is_noticed`).
+//!
+//! [`Mutant::PromiseFromBeforeReceipt`] is a rule of the runtime's core stage, which the simulator
+//! does not run: the driver of stages notices it
+//! (`runtime::stage_tests::promises_from_before_receipt_are_noticed`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -109,6 +113,7 @@ mutants! {
     a_repeated_append_that_truncates: TruncateAlways, Mixed, 1;
     a_conflict_that_stays: KeepConflicts, Mixed, 3;
     an_answer_of_an_earlier_term_that_counts: AnswerOfOldTerm, Mixed, 281;
+    chunk_of_an_earlier_term_that_is_answered: AnswerChunkOfOldTerm, Snapshots, 37;
     a_commit_index_taken_uncut: CommitUncut, Mixed, 19;
     a_read_before_an_entry_of_the_own_term: ReadBeforeOwnTerm, Mixed, 9;
     a_read_confirmed_by_an_older_round: ReadOnOldRound, Mixed, 41;
@@ -119,6 +124,8 @@ mutants! {
     a_rejoin_before_all_is_there: RejoinBeforeCaughtUp, Crashes, 5;
     a_retry_applied_again: ApplyTwice, Mixed, 4;
     sessions_that_are_forgotten: ForgetSessions, Snapshots, 4;
+    a_replicated_clock_that_follows_the_wall_clock: FollowWallClock, Clocks, 2;
+    a_read_before_the_replicated_clock_has_moved: ReadBeforeClock, Clocks, 38;
     a_vote_shown_before_it_is_durable_in_files: VoteBeforeSync, Storage, 1;
     an_acknowledgement_before_it_is_durable_in_files: AcknowledgeBeforeSync, Storage, 1;
     the_end_of_a_sync_of_a_replaced_entry: SyncOfReplaced, Storage, 148;

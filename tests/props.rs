@@ -61,6 +61,7 @@ fn append_entries() -> impl Strategy<Value = PeerMsg> {
                 prev,
                 commit_index: Index(u64::from(commit_index)),
                 loss_permille,
+                transfer_to: None,
                 entries,
             })
         },

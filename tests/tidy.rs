@@ -2,12 +2,16 @@
 //! with, what must not be left behind. Plain `std`, no parser; each rule is a function from text to
 //! complaints, tested on small bad samples, and then run over the repository.
 
+#[path = "tidy/commands.rs"]
+mod commands;
+#[path = "tidy/documents.rs"]
+mod documents;
+#[path = "tidy/files.rs"]
+mod files;
 #[path = "tidy/layers.rs"]
 mod layers;
 #[path = "tidy/source.rs"]
 mod source;
-#[path = "tidy/tree.rs"]
-mod tree;
 
 use std::fs;
 
@@ -125,7 +129,7 @@ fn check_commands(readme: &str, ci: &str) -> Vec<String> {
 }
 
 fn read(path: &str) -> Option<String> {
-    let bytes = fs::read(tree::root().join(path)).expect("a listed file is readable");
+    let bytes = fs::read(files::root().join(path)).expect("a listed file is readable");
     String::from_utf8(bytes).ok()
 }
 
@@ -134,7 +138,7 @@ fn is_rust(path: &str) -> bool {
 }
 
 fn rust_files() -> impl Iterator<Item = (String, String)> {
-    let rust = tree::files().into_iter().filter(|path| is_rust(path));
+    let rust = files::files().into_iter().filter(|path| is_rust(path));
     rust.map(|path| {
         let text = read(&path).unwrap_or_else(|| panic!("{path} is not UTF-8"));
         (path, text)
@@ -169,7 +173,7 @@ fn source_files_are_in_order() {
 
 #[test]
 fn nothing_means_something_on_one_machine_only() {
-    let texts = tree::files().into_iter().filter_map(|path| read(&path).map(|text| (path, text)));
+    let texts = files::files().into_iter().filter_map(|path| read(&path).map(|text| (path, text)));
     let complaints: Vec<String> =
         texts.flat_map(|(path, text)| check_portable(&path, &text)).collect();
     assert_tidy(&complaints);
@@ -177,15 +181,65 @@ fn nothing_means_something_on_one_machine_only() {
 
 #[test]
 fn every_golden_trace_is_run() {
-    let files = tree::files();
+    let files = files::files();
     let runner = files.iter().find(|path| *path == "tests/golden.rs");
     let runner = runner.and_then(|path| read(path)).unwrap_or_default();
     assert_tidy(&check_golden(&files, &runner));
 }
 
+/// README, the guide and what is said of measurements.
+fn pages() -> impl Iterator<Item = (String, String)> {
+    let pages = files::files().into_iter().filter(|path| documents::is_page(path));
+    pages.map(|path| {
+        let text = read(&path).unwrap_or_else(|| panic!("{path} is not UTF-8"));
+        (path, text)
+    })
+}
+
 #[test]
-fn the_tree_in_readme_matches_the_folders() {
-    assert_tidy(&tree::check_tree(&read("README.md").expect("README is text"), &tree::files()));
+fn readmes_are_short_and_name_every_folder() {
+    let readme = read("README.md").expect("README is text");
+    let mut complaints = documents::check_folders(&readme, &files::files());
+    complaints.extend(pages().flat_map(|(path, text)| documents::check_length(&path, &text)));
+    assert_tidy(&complaints);
+}
+
+#[test]
+fn links_and_paths_of_pages_resolve() {
+    let files = files::files();
+    let complaints: Vec<String> = pages()
+        .flat_map(|(path, text)| {
+            let mut complaints = documents::check_links(&path, &text, &files);
+            complaints.extend(documents::check_paths(&path, &text, &files));
+            complaints
+        })
+        .collect();
+    assert_tidy(&complaints);
+}
+
+#[test]
+fn commands_of_pages_name_what_exists() {
+    let (files, settings) = (files::files(), read(".cargo/config.toml").expect("it is text"));
+    let complaints: Vec<String> = pages()
+        .flat_map(|(path, text)| documents::check_commands(&path, &text, &files, &settings))
+        .collect();
+    assert_tidy(&complaints);
+}
+
+#[test]
+fn pages_use_standard_terms() {
+    let complaints: Vec<String> =
+        pages().flat_map(|(path, text)| documents::check_words(&path, &text)).collect();
+    assert_tidy(&complaints);
+}
+
+#[test]
+fn every_mutant_belongs_to_a_rule_and_rules_name_real_tests() {
+    let page = read("src/guide/guarantees.md").expect("it is text");
+    let config = read("src/config.rs").expect("it is text");
+    let files = files::files();
+    let read = |path: &str| files.iter().find(|file| *file == path).and_then(|file| read(file));
+    assert_tidy(&documents::check_rules(&page, &config, read));
 }
 
 #[test]

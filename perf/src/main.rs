@@ -2,6 +2,9 @@
 //! and for later the latencies in HdrHistogram's formats and everything else as JSON.
 #![allow(clippy::print_stdout, reason = "printing is what a command line is for")]
 
+#[cfg(test)]
+#[path = "../../tests/tidy/commands.rs"]
+mod commands;
 mod compare;
 mod files;
 mod load;
@@ -54,4 +57,37 @@ fn main() -> ExitCode {
         eprintln!("perf: {error:#}");
         ExitCode::from(EXIT_TROUBLE)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::commands::{arguments, commands};
+    use super::*;
+
+    #[test]
+    fn documented_command_lines_are_accepted() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut pages = vec![root.join("README.md")];
+        for folder in ["src/guide", "perf", "perf/results"] {
+            let entries = fs::read_dir(root.join(folder)).expect("the folder is there");
+            let paths = entries.map(|entry| entry.expect("it is readable").path());
+            pages.extend(paths.filter(|path| path.extension().is_some_and(|end| end == "md")));
+        }
+        let mut count = 0;
+        for path in pages {
+            let text = fs::read_to_string(&path).expect("a page is text");
+            for command in commands(&text) {
+                let Some(arguments) = arguments(&command, &["cargo perf"]) else { continue };
+                let words = std::iter::once("perf").chain(arguments.iter().map(String::as_str));
+                if let Err(error) = Cli::try_parse_from(words) {
+                    panic!("{}:{}: {error}", path.display(), command.line);
+                }
+                count += 1;
+            }
+        }
+        assert!(count >= 10, "only {count} commands were found");
+    }
 }

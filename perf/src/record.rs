@@ -1,4 +1,4 @@
-//! What a run leaves behind as JSON. The schema is described in `perf/README.md`; whoever changes
+//! What a run leaves behind as JSON. The schema is described in `perf/formats.md`; whoever changes
 //! the meaning of a field raises [`SCHEMA`].
 
 use std::process::Command;

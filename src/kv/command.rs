@@ -141,10 +141,13 @@ pub enum Operation<'a> {
         /// Its arguments.
         words: Items<'a>,
     },
-    /// Moves the log's clock on, if that is behind. Said by leaders, and no request of a client.
+    /// Moves the replicated clock forward, if it is behind and was not reset since. Proposed by
+    /// leaders, and no request of a client.
     Clock {
-        /// The leader's wall clock, in milliseconds since 1970.
+        /// What it shows then, in milliseconds since 1970.
         millis: u64,
+        /// How often it was reset, as the leader knew.
+        resets: u64,
     },
     /// Several operations at one moment, with nothing between them, if the keys that were watched
     /// are as they were. `List` of their outcomes, `NoList` if one is not.
@@ -173,6 +176,13 @@ pub enum Operation<'a> {
         channel: &'a [u8],
         /// The message.
         message: &'a [u8],
+    },
+    /// Sets the replicated clock back, and with it the expiration of every key, so that each keeps
+    /// the time that it has left. `Integer`: by how many milliseconds; 0 if it was not ahead.
+    ResetClock {
+        /// What it shows then, in milliseconds since 1970: the agreed time, filled in by the
+        /// leader. 0 in a request, and where that is not known: nothing is done then.
+        millis: u64,
     },
 }
 
@@ -291,6 +301,7 @@ enum OperationRecord<'a> {
     },
     Clock {
         millis: u64,
+        resets: u64,
     },
     Transaction {
         #[rkyv(with = InlineAsBox)]
@@ -310,6 +321,9 @@ enum OperationRecord<'a> {
         channel: &'a [u8],
         #[rkyv(with = InlineAsBox)]
         message: &'a [u8],
+    },
+    ResetClock {
+        millis: u64,
     },
 }
 
@@ -352,7 +366,8 @@ impl Operation<'_> {
             | Operation::Clock { .. }
             | Operation::OpenSession
             | Operation::Once { .. }
-            | Operation::Publish { .. } => false,
+            | Operation::Publish { .. }
+            | Operation::ResetClock { .. } => false,
         }
     }
 
@@ -382,6 +397,7 @@ impl Operation<'_> {
             | Operation::Count
             | Operation::CountInSlot { .. }
             | Operation::Clock { .. }
+            | Operation::ResetClock { .. }
             | Operation::OpenSession => 0,
         }
     }
@@ -412,7 +428,8 @@ impl Operation<'_> {
             Operation::Call { verb, words } => {
                 OperationRecord::Call { verb: verb.number(), words: words.bytes() }
             }
-            Operation::Clock { millis } => OperationRecord::Clock { millis },
+            Operation::Clock { millis, resets } => OperationRecord::Clock { millis, resets },
+            Operation::ResetClock { millis } => OperationRecord::ResetClock { millis },
             Operation::Transaction { watched, operations } => OperationRecord::Transaction {
                 watched: watched.bytes(),
                 operations: operations.bytes(),
@@ -432,9 +449,10 @@ impl Operation<'_> {
 fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>, within: Within) -> Option<Operation<'a>> {
     use ArchivedOperationRecord as Record;
     let allowed = match record {
-        Record::Clock { .. } | Record::OpenSession | Record::Once { .. } => {
-            within == Within::Nothing
-        }
+        Record::Clock { .. }
+        | Record::ResetClock { .. }
+        | Record::OpenSession
+        | Record::Once { .. } => within == Within::Nothing,
         Record::Transaction { .. } => within != Within::Transaction,
         _ => true,
     };
@@ -472,7 +490,10 @@ fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>, within: Within) -> Opt
         Record::Call { verb, words } => {
             Operation::Call { verb: Verb::numbered(verb.to_native())?, words: Items::check(words)? }
         }
-        Record::Clock { millis } => Operation::Clock { millis: millis.to_native() },
+        Record::Clock { millis, resets } => {
+            Operation::Clock { millis: millis.to_native(), resets: resets.to_native() }
+        }
+        Record::ResetClock { millis } => Operation::ResetClock { millis: millis.to_native() },
         Record::Transaction { watched, operations } => {
             let (watched, operations) = (Items::check(watched)?, Items::check(operations)?);
             let known = watched.pairs().all(|(_, revision)| revision.len() == 8)
@@ -542,6 +563,14 @@ impl<'a> Command<'a> {
             request: self.key.request.0,
             operation: self.operation.record(),
         }
+    }
+
+    /// Whether these are the bytes of a [`Operation::ResetClock`], whose time the leader fills in.
+    /// Costs one comparison for all commands with a key.
+    pub fn resets_clock(bytes: &[u8]) -> bool {
+        bytes.len() == RECORD_BYTES
+            && Command::decode(bytes)
+                .is_ok_and(|command| matches!(command.operation, Operation::ResetClock { .. }))
     }
 
     /// How many bytes [`Command::encode`] gives.
@@ -658,7 +687,8 @@ mod tests {
             Operation::Count,
             Operation::CountInSlot { slot: 16_383 },
             Operation::Call { verb: Verb::named("hset").unwrap(), words: list() },
-            Operation::Clock { millis: 1_700_000_000_000 },
+            Operation::Clock { millis: 1_700_000_000_000, resets: 1 },
+            Operation::ResetClock { millis: 1_700_000_000_000 },
             Operation::Transaction {
                 watched: Items::check(b"\x01\0\0\0a\x08\0\0\0revision").unwrap(),
                 operations: Items::check(inner).unwrap(),

@@ -110,7 +110,7 @@ mod tests {
         for feeder in [&mut deaf, &mut listening] {
             feeder.call("set", &["k", "v", "PX", "5"]);
             feeder.apply(Operation::Publish { channel: b"c", message: b"m" });
-            feeder.apply(Operation::Clock { millis: 7 });
+            feeder.apply(Operation::Clock { millis: 7, resets: 0 });
         }
         assert_eq!(deaf.store.digest(), listening.store.digest());
         let events = listening.store.take_events().len();

@@ -1,9 +1,10 @@
-//! When keys end. Time is the log's clock, which only its entries move: so a key ends at the same
-//! entry on every replica, and one that was seen to have ended never comes back, whatever the
-//! clocks of machines say.
+//! Expiration of keys. Time is the replicated clock, which only entries of the log move: so a key
+//! expires at the same entry on every replica, and one that was seen to have expired never comes
+//! back, whatever the clocks of machines say.
 
 use std::collections::BTreeSet;
 
+use super::command::{Command, Operation};
 use super::number::parse_integer;
 use super::outcome::{Outcome, Refusal};
 use super::pair::Pair;
@@ -54,6 +55,12 @@ impl Expiry {
         self.ends.len()
     }
 
+    /// The first moment after `clock` at which a key expires.
+    fn first_after(&self, clock: Millis) -> Option<Millis> {
+        let after = (clock.saturating_add(1), 0);
+        self.ends.range(after..).next().map(|(end, _)| *end)
+    }
+
     fn first(&self) -> Option<(Millis, u64)> {
         self.ends.first().copied()
     }
@@ -75,9 +82,59 @@ impl Store {
         self.expiry.len()
     }
 
-    /// The log's clock moves on; never back.
+    /// What a leader has to know of the replicated clock.
+    pub fn shown(&self) -> (u64, u64, Option<u64>) {
+        (self.clock, self.clock_resets, self.next_end())
+    }
+
+    /// How often the replicated clock was reset.
+    pub fn clock_resets(&self) -> u64 {
+        self.clock_resets
+    }
+
+    /// Whether the state is too old for a read that came when the replicated clock was at `millis`
+    /// and had been reset `resets` times: a key that it may look at had expired by then, and is
+    /// still there by the clock of the state. `None` stands for a read by another replica.
+    pub fn is_behind(&self, command: Option<&Command<'_>>, millis: u64, resets: u64) -> bool {
+        if self.clock >= millis
+            || self.clock_resets != resets
+            || self.expiry.first_after(self.clock).is_none_or(|first| first > millis)
+        {
+            return false;
+        }
+        let is_over = |key: &[u8]| self.end_of(key).is_some_and(|end| end <= millis);
+        match command.map(|command| &command.operation) {
+            Some(Operation::Get { key } | Operation::Length { key }) => is_over(key),
+            Some(Operation::GetMany { keys } | Operation::Exists { keys }) => {
+                keys.iter().any(is_over)
+            }
+            _ => true,
+        }
+    }
+
+    /// The replicated clock moves forward; never back.
     pub(super) fn move_clock(&mut self, millis: Millis) {
         self.clock = self.clock.max(millis);
+    }
+
+    /// Sets the replicated clock back to the agreed time, if it is ahead of that, and each
+    /// expiration by as much: what was to live for an hour still lives for an hour. An expiration
+    /// that was given as a date comes as much too early then; while the clock was ahead, dates
+    /// were not what they seemed.
+    pub(super) fn reset_clock(&mut self, millis: Millis) -> Outcome {
+        if millis == 0 {
+            return Outcome::error("ERR the wall clocks of a quorum are not known; try again");
+        }
+        let back = self.clock.saturating_sub(millis);
+        if back == 0 {
+            return Outcome::Integer(0);
+        }
+        for (end, number) in self.expiry.ends.clone() {
+            self.move_expiration(number, end, end.saturating_sub(back).max(1));
+        }
+        self.clock = millis;
+        self.clock_resets += 1;
+        Outcome::Integer(i64::try_from(back).unwrap_or(i64::MAX))
     }
 
     /// Removes keys whose time is over, some at a time.
@@ -236,12 +293,12 @@ fn persist(store: &mut Store, words: &Words<'_>) -> Answer {
     Ok(Outcome::flag(ends))
 }
 
-/// `TTL key`; the last word is the door's wall clock.
+/// `TTL key`; the last argument is the replicated clock as the door knows it.
 fn ttl(store: &Store, words: &Words<'_>) -> Answer {
     left(store, words, |millis| (millis + 500) / 1_000)
 }
 
-/// `PTTL key`; the last word is the door's wall clock.
+/// `PTTL key`; the last argument is the replicated clock as the door knows it.
 fn pttl(store: &Store, words: &Words<'_>) -> Answer {
     left(store, words, |millis| millis)
 }
@@ -256,11 +313,17 @@ fn pexpiretime(store: &Store, words: &Words<'_>) -> Answer {
     Ok(end(store, words.get(0)?, |end| end))
 }
 
-/// How long a key is there. While no entry comes by, the log's clock stands, so the door says what
-/// its own wall clock shows; what is there and what is not depends on the log's clock alone.
+/// The remaining TTL of a key. The clock in the state stands still while no entry moves it, so the
+/// network stage passes the current reading of the replicated clock with the command, and how often
+/// that had been reset: a reading from before a reset does not count. Whether the key exists
+/// depends on the state's clock alone.
 fn left(store: &Store, words: &Words<'_>, tell: fn(Millis) -> Millis) -> Answer {
-    let wall = words.get(1)?.try_into().map_or(0, Millis::from_le_bytes);
-    let now = store.clock().max(wall);
+    let told = words.get(1)?.split_first_chunk::<8>();
+    let (millis, resets) =
+        told.map_or((0, &[][..]), |(it, rest)| (Millis::from_le_bytes(*it), rest));
+    let resets = resets.try_into().map_or(0, u64::from_le_bytes);
+    let now =
+        if resets == store.clock_resets() { store.clock().max(millis) } else { store.clock() };
     Ok(end(store, words.get(0)?, |end| tell(end.saturating_sub(now).max(1))))
 }
 
@@ -279,7 +342,8 @@ mod tests {
     use crate::kv::Operation;
 
     fn at(feeder: &mut Feeder, millis: u64) {
-        feeder.apply(Operation::Clock { millis });
+        let resets = feeder.store.clock_resets();
+        feeder.apply(Operation::Clock { millis, resets });
     }
 
     fn number(outcome: &Outcome) -> i64 {
@@ -305,6 +369,53 @@ mod tests {
         assert_eq!(feeder.get(b"k"), None);
         feeder.call("set", &["k", "w", "PX", "5"]);
         assert_eq!(feeder.store.next_end(), Some(1_055));
+    }
+
+    #[test]
+    fn a_read_waits_for_a_clock_that_has_passed_an_expiration() {
+        let mut feeder = Feeder::new();
+        at(&mut feeder, 1_000);
+        feeder.call("set", &["k", "v", "PX", "50"]);
+        feeder.call("set", &["other", "v", "PX", "500"]);
+        let behind = |feeder: &Feeder, operation, millis, resets| {
+            let command = Command { key: crate::types::RequestKey::default(), operation };
+            feeder.store.is_behind(Some(&command), millis, resets)
+        };
+        let get = |key| Operation::Get { key };
+        assert!(!behind(&feeder, get(b"k"), 1_049, 0) && behind(&feeder, get(b"k"), 1_050, 0));
+        assert!(
+            !behind(&feeder, get(b"other"), 1_050, 0) && !behind(&feeder, get(b"no"), 1_050, 0)
+        );
+        assert!(behind(&feeder, Operation::Count, 1_050, 0));
+        assert!(feeder.store.is_behind(None, 1_050, 0) && !feeder.store.is_behind(None, 1_049, 0));
+        // Of before a reset.
+        assert!(!behind(&feeder, get(b"k"), 1_050, 1));
+        at(&mut feeder, 1_050);
+        assert!(
+            !behind(&feeder, get(b"k"), 1_050, 0) && !behind(&feeder, Operation::Count, 1_060, 0)
+        );
+    }
+
+    #[test]
+    fn a_reset_keeps_the_time_that_keys_have_left() {
+        let mut feeder = Feeder::new();
+        at(&mut feeder, 9_000_000);
+        feeder.call("set", &["k", "v", "PX", "50"]);
+        feeder.call("set", &["plain", "v"]);
+        let before = feeder.store.digest();
+        let reset =
+            |feeder: &mut Feeder, millis| number(&feeder.apply(Operation::ResetClock { millis }));
+        assert_eq!(reset(&mut feeder, 9_000_001), 0);
+        assert_eq!(reset(&mut feeder, 1_000), 8_999_000);
+        assert_ne!(feeder.store.digest(), before);
+        assert_eq!((feeder.store.clock_resets(), feeder.store.next_end()), (1, Some(1_050)));
+        // An entry of a leader that did not know of it changes nothing.
+        feeder.apply(Operation::Clock { millis: 9_000_000, resets: 0 });
+        assert_eq!(feeder.get(b"k").as_deref(), Some(&b"v"[..]));
+        at(&mut feeder, 1_050);
+        assert_eq!((feeder.get(b"k"), feeder.store.key_count()), (None, 1));
+        let unknown = feeder.apply(Operation::ResetClock { millis: 0 });
+        assert!(matches!(unknown, Outcome::Error(_)), "{unknown:?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::pair::Pair;
 use super::store::Store;
 
 impl Store {
-    /// The log's clock: milliseconds since 1970.
+    /// The replicated clock: milliseconds since 1970.
     pub fn clock(&self) -> Millis {
         self.clock
     }

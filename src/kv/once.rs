@@ -402,11 +402,11 @@ mod tests {
     #[test]
     fn sessions_end_by_the_logs_clock_and_the_least_used_gives_way() {
         let mut feeder = Feeder::new();
-        feeder.apply(Operation::Clock { millis: 1_000 });
+        feeder.apply(Operation::Clock { millis: 1_000, resets: 0 });
         let (one, two) = (open(&mut feeder), open(&mut feeder));
-        feeder.apply(Operation::Clock { millis: LIFETIME });
+        feeder.apply(Operation::Clock { millis: LIFETIME, resets: 0 });
         add(&mut feeder, two, 1, 1);
-        feeder.apply(Operation::Clock { millis: LIFETIME + 1_000 });
+        feeder.apply(Operation::Clock { millis: LIFETIME + 1_000, resets: 0 });
         assert_eq!(code(&add(&mut feeder, one, 1, 1)), "NOSESSION");
         assert_eq!(add(&mut feeder, two, 2, 1), Outcome::Integer(2));
         let mut last = 0;

@@ -1,9 +1,9 @@
 //! A snapshot: the whole state as bytes, for the disk and for followers that are far behind.
 //!
 //! ```text
-//!  +-------+---------+------------+--------+-------+-------+  header: 16, 4, 16, 8, 8, 8 bytes
-//!  | magic | version | last entry | digest | pairs | clock |
-//!  +-------+---------+------------+--------+-------+-------+
+//!  +-------+---------+------------+--------+-------+-------+--------+  header: 16, 4, 16, 8, 8,
+//!  | magic | version | last entry | digest | pairs | clock | resets |  8, 8 bytes
+//!  +-------+---------+------------+--------+-------+-------+--------+
 //!  +------+-------+--------+-----------+--------+       blocks: 1, 4, 8, length and 4 bytes;
 //!  | kind | count | length |   items   | crc32c |       pairs, requests, sessions if any, the end
 //!  +------+-------+--------+-----------+--------+
@@ -41,8 +41,8 @@ use super::store::{Restored, Store, digest_of};
 use super::view::View;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
-const VERSION: u32 = 4;
-const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8;
+const VERSION: u32 = 5;
+const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8;
 /// Bytes of a block before its items, and behind them.
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;
 const CHECKSUM_BYTES: usize = 4;
@@ -133,7 +133,7 @@ impl Blocks {
         last: EntryId,
         digest: u64,
         key_count: usize,
-        clock: Millis,
+        clock: (Millis, u64),
         sink: Sink<'_>,
     ) -> Blocks {
         let mut header = Vec::with_capacity(HEADER_BYTES);
@@ -143,7 +143,8 @@ impl Blocks {
         header.put_u64_le(last.index.0);
         header.put_u64_le(digest);
         header.put_u64_le(key_count as u64);
-        header.put_u64_le(clock);
+        header.put_u64_le(clock.0);
+        header.put_u64_le(clock.1);
         sink(&header);
         let chain = crc32c::crc32c(&header);
         let bytes = HEADER_BYTES as u64;
@@ -253,7 +254,8 @@ impl Store {
     /// Writes the state, which ends with the entry `last`, piece by piece.
     pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "the state ends with another entry");
-        let mut blocks = Blocks::header(last, self.digest(), self.key_count(), self.clock(), sink);
+        let clock = (self.clock(), self.clock_resets());
+        let mut blocks = Blocks::header(last, self.digest(), self.key_count(), clock, sink);
         blocks.begin(PAIRS);
         blocks.pairs(self.pairs(), sink);
         blocks.rest(self.remembered(), &self.once.share(), sink);
@@ -289,9 +291,11 @@ impl SnapshotWriter {
     /// Writes the next part; what the snapshot is told by, if that was the last one. Not to be
     /// called again then.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
-        let View { last, digest, clock, key_count, tables, remembered, sessions } = &mut self.view;
+        let View { last, digest, clock, clock_resets, key_count, tables, remembered, sessions } =
+            &mut self.view;
         let blocks = self.blocks.get_or_insert_with(|| {
-            let mut blocks = Blocks::header(*last, *digest, *key_count, *clock, sink);
+            let mut blocks =
+                Blocks::header(*last, *digest, *key_count, (*clock, *clock_resets), sink);
             blocks.begin(PAIRS);
             blocks
         });
@@ -336,6 +340,8 @@ struct Header {
     digest: u64,
     pairs: u64,
     clock: Millis,
+    /// How often that was reset.
+    resets: u64,
 }
 
 impl SnapshotReader {
@@ -397,7 +403,8 @@ impl SnapshotReader {
     pub fn finish(mut self) -> Result<(Store, SnapshotMark), SnapshotError> {
         let mark = self.mark()?;
         let mut store = self.store.take().expect("one that only checks is asked for its mark");
-        store.move_to(mark.last.index, self.clock());
+        let clock = self.header.map_or((0, 0), |header| (header.clock, header.resets));
+        store.move_to(mark.last.index, clock.0, clock.1);
         Ok((store, mark))
     }
 
@@ -414,18 +421,14 @@ impl SnapshotReader {
             return Err(self.damaged("something follows the end"));
         }
         let digest = match &self.store {
-            Some(store) => store.digest_as(header.last.index, header.clock),
-            None => digest_of(self.digest, header.last.index, header.clock),
+            Some(store) => store.digest_as(header.last.index, header.clock, header.resets),
+            None => digest_of(self.digest, header.last.index, header.clock, header.resets),
         };
         let differs = self.pairs != header.pairs || digest != header.digest;
         if differs && !self.is_trusting() {
             return Err(SnapshotError::Contents { pairs: self.pairs });
         }
         Ok(SnapshotMark { last: header.last, bytes, checksum: self.chain })
-    }
-
-    fn clock(&self) -> Millis {
-        self.header.map_or(0, |header| header.clock)
     }
 
     fn damaged(&self, what: &'static str) -> SnapshotError {
@@ -453,8 +456,8 @@ impl SnapshotReader {
             return Err(self.damaged("it ends where no log does"));
         }
         let (digest, pairs) = (bytes.get_u64_le(), bytes.get_u64_le());
-        let clock = bytes.get_u64_le();
-        self.header = Some(Header { last, digest, pairs, clock });
+        let (clock, resets) = (bytes.get_u64_le(), bytes.get_u64_le());
+        self.header = Some(Header { last, digest, pairs, clock, resets });
         Ok(true)
     }
 
@@ -820,7 +823,8 @@ mod tests {
     fn an_end_that_no_log_reaches_is_refused() {
         let read_header = |index| {
             let (last, mut bytes) = (EntryId { term: crate::types::Term(3), index }, Vec::new());
-            let _ = Blocks::header(last, 0, 0, 0, &mut |header| bytes.extend_from_slice(header));
+            let _ =
+                Blocks::header(last, 0, 0, (0, 0), &mut |header| bytes.extend_from_slice(header));
             read(&bytes, 64).map(drop)
         };
         let offset = HEADER_BYTES as u64;

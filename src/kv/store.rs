@@ -51,17 +51,21 @@ pub struct Store {
     sessions: Sessions,
     /// The sessions that clients opened.
     pub(super) once: once::Sessions,
-    /// The log's clock.
+    /// The replicated clock.
     pub(super) clock: Millis,
+    /// How often it was reset.
+    pub(super) clock_resets: u64,
     pub(super) events: Events,
     applied_index: Index,
 }
 
-/// A state's number by its pairs', its place in the log and the log's clock.
-pub(super) fn digest_of(pairs: Digest, index: Index, clock: Millis) -> u64 {
+/// A state's number by its pairs', its place in the log, the replicated clock and how often that
+/// was reset.
+pub(super) fn digest_of(pairs: Digest, index: Index, clock: Millis, resets: u64) -> u64 {
     let there = pairs.at(index.0);
     // As it always was where no clock has come by.
-    if clock == 0 { there } else { mix(there, clock) }
+    let there = if clock == 0 { there } else { mix(there, clock) };
+    if resets == 0 { there } else { mix(there, resets) }
 }
 
 /// The number by which a request's chances are decided: no other request has the same.
@@ -87,6 +91,7 @@ impl Store {
             sessions: Sessions::new(requests),
             once: once::Sessions::default(),
             clock: 0,
+            clock_resets: 0,
             events: Events::default(),
             applied_index: Index::ZERO,
         }
@@ -120,7 +125,9 @@ impl Store {
             let key = RequestKey::default();
             return Applied { key, outcome: Outcome::Malformed, repeated: false };
         };
-        if let Operation::Clock { millis } = operation {
+        if let Operation::Clock { millis, resets } = operation
+            && resets == self.clock_resets
+        {
             self.move_clock(millis);
         }
         self.remove_ended();
@@ -200,12 +207,12 @@ impl Store {
     /// The state as a number: equal pairs at an equal applied index give an equal number on every
     /// replica, and different ones in all likelihood a different one. Costs nothing to ask.
     pub fn digest(&self) -> u64 {
-        self.digest_as(self.applied_index, self.clock)
+        self.digest_as(self.applied_index, self.clock, self.clock_resets)
     }
 
-    /// The same, if the state were that at `index` and the log's clock there.
-    pub(super) fn digest_as(&self, index: Index, clock: Millis) -> u64 {
-        digest_of(self.digest.and(self.once.digest()), index, clock)
+    /// The same, if the state were that at `index`, with the replicated clock there.
+    pub(super) fn digest_as(&self, index: Index, clock: Millis, resets: u64) -> u64 {
+        digest_of(self.digest.and(self.once.digest()), index, clock, resets)
     }
 
     /// How many keys have a value.
@@ -230,8 +237,9 @@ impl Store {
         assert_eq!(last.index, self.applied_index, "the state ends with another entry");
         let (digest, key_count) = (self.digest(), self.key_count());
         let (remembered, sessions) = (self.sessions.share(), self.once.share());
-        let (clock, tables) = (self.clock, self.pairs.share());
-        View { last, digest, clock, key_count, tables, remembered, sessions }
+        let (clock, clock_resets) = (self.clock, self.clock_resets);
+        let tables = self.pairs.share();
+        View { last, digest, clock, clock_resets, key_count, tables, remembered, sessions }
     }
 
     /// See [`Shards::some_table`].
@@ -293,11 +301,12 @@ impl Store {
         fresh
     }
 
-    /// The state that was put back is that after the entry at `index`, at which the log's clock
-    /// was there.
-    pub(super) fn move_to(&mut self, index: Index, clock: Millis) {
+    /// The state that was put back is that after the entry at `index`, with the replicated clock
+    /// there.
+    pub(super) fn move_to(&mut self, index: Index, clock: Millis, resets: u64) {
         self.applied_index = index;
         self.clock = clock;
+        self.clock_resets = resets;
     }
 
     fn advance(&mut self, index: Index) {
@@ -382,6 +391,7 @@ impl Store {
                 Outcome::Done
             }
             Operation::OpenSession => self.open_session(),
+            Operation::ResetClock { millis } => self.reset_clock(millis),
             Operation::Once { session, sequence, operation } => {
                 self.do_once(session, sequence, operation, chance)
             }
@@ -521,6 +531,19 @@ impl Store {
         };
         self.gone(&pair);
         !pair.has_ended(self.clock)
+    }
+
+    /// Moves the expiration of the key of that number that expires at `from`.
+    pub(super) fn move_expiration(&mut self, number: u64, from: Millis, to: Millis) {
+        let is_it = |pair: &Pair| pair.end() == Some(from) && pair.number() == number;
+        let pair = self.pairs.find_mut(number, is_it).expect("each key that expires is there");
+        self.digest.remove(pair.fingerprint());
+        self.pair_bytes -= pair.bytes_behind();
+        pair.set_end(Some(to));
+        self.pair_bytes += pair.bytes_behind();
+        pair.has_changed(self.applied_index);
+        self.expiry.moved(number, Some(from), pair.end());
+        self.digest.add(pair.fingerprint());
     }
 
     /// Removes the key of that number that ends at that moment; the key.

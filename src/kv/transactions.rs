@@ -141,9 +141,9 @@ mod tests {
         feeder.call("pexpire", &["k", "100"]);
         assert!(!holds(&mut feeder, &before));
         let before = watched(&mut feeder, &["k"]);
-        feeder.apply(Operation::Clock { millis: 99 });
+        feeder.apply(Operation::Clock { millis: 99, resets: 0 });
         assert!(holds(&mut feeder, &before));
-        feeder.apply(Operation::Clock { millis: 100 });
+        feeder.apply(Operation::Clock { millis: 100, resets: 0 });
         assert!(!holds(&mut feeder, &before));
         let gone = watched(&mut feeder, &["k"]);
         assert!(holds(&mut feeder, &gone));

@@ -18,6 +18,7 @@ pub struct View {
     pub(super) last: EntryId,
     pub(super) digest: u64,
     pub(super) clock: Millis,
+    pub(super) clock_resets: u64,
     pub(super) key_count: usize,
     pub(super) tables: Vec<Arc<Table>>,
     /// The requests remembered.

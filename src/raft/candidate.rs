@@ -68,6 +68,11 @@ impl Candidate {
         self.stage
     }
 
+    /// When it gives this campaign up.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     pub(super) fn next_timeout(&self) -> Instant {
         let attempt = if self.attempts_left > 0 { self.next_attempt_at } else { Instant::MAX };
         let stand = self.stand_at.filter(|_| !self.has_yielded).unwrap_or(Instant::MAX);

@@ -1,6 +1,8 @@
 //! All that can come out of the core. A driver reuses one [`Effects`] and drains it after each
 //! flush.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::record::Entry;
@@ -31,6 +33,45 @@ pub struct Effects {
     /// where they are none together. The driver looks whether they are still whole on its disk;
     /// where the latest is not, it takes another, that ends no earlier.
     pub doubted: Vec<SnapshotId>,
+    /// Messages of peers that no correct peer sends, for the operator to hear of. Nothing else
+    /// came of them.
+    pub rejected: Vec<RejectedMessage>,
+}
+
+/// A message that a correct peer cannot have sent: it was forged, or its sender is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RejectedMessage {
+    /// The sender, as it says.
+    pub from: NodeId,
+    /// Why it was rejected.
+    pub reason: RejectReason,
+}
+
+/// Why a message of a peer was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RejectReason {
+    /// No elections can have raised the term that far.
+    Term {
+        /// The term that the message names.
+        term: Term,
+        /// The replica's own.
+        own: Term,
+    },
+    /// Another replica is known to lead the term of the message.
+    SecondLeader {
+        /// The term of the message.
+        term: Term,
+        /// The leader of that term.
+        leader: NodeId,
+    },
+    /// It has another entry where this replica's log is committed, or is known to be the same as
+    /// that of the leader.
+    Contradiction {
+        /// An entry or the end of a snapshot, as the message has it.
+        entry: EntryId,
+        /// Up to here the replica's log can't be replaced.
+        settled: Index,
+    },
 }
 
 /// Names a snapshot. Those of two replicas that end with the same entry hold the same state but
@@ -48,9 +89,11 @@ pub struct SnapshotId {
 /// A part of a leader's snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotChunk {
+    /// The term of the leader that sent it.
+    pub term: Term,
     /// Which snapshot.
     pub snapshot: SnapshotId,
-    /// The round of the message that brought it.
+    /// The round of that term in which it was sent.
     pub round: Round,
     /// Where in it the chunk begins.
     pub offset: u64,
@@ -138,6 +181,24 @@ pub enum RefusalReason {
     OutOfMemory,
 }
 
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RejectReason::Term { term, own } => write!(
+                f,
+                "it names term {term}, which no elections can have reached from term {own}"
+            ),
+            RejectReason::SecondLeader { term, leader } => {
+                write!(f, "it was sent by a leader of term {term}, which {leader} leads")
+            }
+            RejectReason::Contradiction { entry, settled } => write!(
+                f,
+                "it has entry {entry}, but this log differs there and is settled up to {settled}"
+            ),
+        }
+    }
+}
+
 impl ApplyJob {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
@@ -155,5 +216,6 @@ impl Effects {
             && self.chunks_to_send.is_empty()
             && self.chunks.is_empty()
             && self.doubted.is_empty()
+            && self.rejected.is_empty()
     }
 }

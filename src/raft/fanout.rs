@@ -292,6 +292,7 @@ impl Leader {
             prev,
             commit_index: shared.shown_commit_index(),
             loss_permille: shared.loss_permille,
+            transfer_to: self.handover.announced(),
             entries,
         };
         let to = progress.id;

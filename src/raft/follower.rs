@@ -2,6 +2,7 @@
 //! from no leader for its election timeout.
 
 use crate::config::Mutant;
+use crate::record::Entry;
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
 use super::effects::Effects;
@@ -17,7 +18,7 @@ pub(super) struct Follower {
     /// Up to here the log is proven equal to that of this term's leader. Never past it, for the
     /// leader of a term only appends, and this replica truncates only what differs from it.
     pub(super) matched_index: Index,
-    /// The round of the last chunk of a snapshot.
+    /// The round of the last chunk of a snapshot in this term; zero before the first.
     pub(super) install_round: Round,
 }
 
@@ -95,7 +96,7 @@ impl Follower {
         if shared.now < self.election_at {
             return Transition::Stay;
         }
-        if shared.disk.is_stalled() || shared.is_rejoining() {
+        if shared.disk.is_stalled() || shared.is_rejoining() || shared.term() == Term::MAX {
             // It could not even vote for itself, or must not: others may be better off.
             self.election_at = shared.now + shared.draw_election_timeout();
             return Transition::Stay;
@@ -110,6 +111,21 @@ impl Follower {
         self.election_at = shared.now + shared.draw_election_timeout();
     }
 
+    /// Up to here this log can't be replaced: it is committed, or proven equal to the log of this
+    /// term's leader, which only appends.
+    pub(super) fn settled(&self, shared: &Shared) -> Index {
+        shared.commit_index().max(self.matched_index)
+    }
+
+    /// An entry of an append that differs from this log where that can't be replaced.
+    fn contradiction(&self, shared: &Shared, append: &AppendEntries) -> Option<EntryId> {
+        let settled = self.settled(shared);
+        std::iter::once(append.prev)
+            .chain(append.entries.iter().map(Entry::id))
+            .take_while(|there| there.index <= settled)
+            .find(|&there| shared.contradicts(there))
+    }
+
     /// Receiver rules 2 to 5 of `AppendEntries` (Figure 2); rule 1 is the term rule in `Replica`.
     fn on_append_entries(
         &mut self,
@@ -118,7 +134,15 @@ impl Follower {
         append: &AppendEntries,
         out: &mut Effects,
     ) {
-        shared.loss_permille = append.loss_permille;
+        let settled = self.settled(shared);
+        if let Some(entry) = self.contradiction(shared, append) {
+            shared.reject_contradiction(from, entry, settled, out);
+            return;
+        }
+        shared.loss_permille = append.loss_permille.min(1_000);
+        if let Some(to) = append.transfer_to {
+            shared.announced_transfer = Some((append.term, to));
+        }
         self.hear(shared, from, out);
         let disk = shared.disk.state();
         let (term, round) = (append.term, append.round);
@@ -191,7 +215,9 @@ impl Follower {
         // The lease is asked about here too and not only where a term is adopted: a late answer
         // may have raised this replica's term while the leader of the one before still serves.
         let repeated = shared.voted_for() == Some(from);
-        let bound = !repeated && !request.transfer && shared.leader_may_hold_lease();
+        let bound = !repeated
+            && !shared.is_announced_transfer(from, &request)
+            && shared.leader_may_hold_lease();
         if !free || bound || !shared.is_up_to_date(request.last) {
             return;
         }

@@ -1,7 +1,8 @@
 //! Handing the lead over (thesis 3.10; safety.md L9), here for the sake of a leader's disk: what
 //! it can't write others can, and clients should not wait for it.
 //!
-//! 1. The leader takes in no more requests, and its successor gets what it lacks.
+//! 1. The leader takes in no more requests, its successor gets what it lacks, and all are told who
+//!    that is. Where this is lost, the election waits for the leader's lease like any other.
 //! 2. When that holds all of the leader's log durably the leader tells it so, and gives up its
 //!    lease until the end of its term: whoever votes in the election that follows need not mind it.
 //! 3. The successor stands for election at once, without asking first whether it would win.
@@ -56,6 +57,12 @@ impl Handover {
         self.under_way.as_ref().map(|attempt| attempt.to)
     }
 
+    /// Whom appends name as the target: the one of the attempt under way, or the last one that was
+    /// told, for it may still take over.
+    pub(super) fn announced(&self) -> Option<NodeId> {
+        self.successor().or(self.last_tried.filter(|_| self.told))
+    }
+
     /// Whether another may be elected although this leader was heard lately.
     pub(super) fn gave_up_lease(&self) -> bool {
         self.told
@@ -81,6 +88,9 @@ impl Leader {
             self.handover.under_way = Some(Attempt { to, deadline, told: false });
             self.handover.last_tried = Some(to);
             shared.counters.handovers += 1;
+            // Those that vote must know before the target asks them: with the next append, at once.
+            shared.announced_transfer = Some((shared.term(), to));
+            self.owe_all();
         }
         let last = shared.log.last();
         if let Some(attempt) = &mut self.handover.under_way

@@ -93,11 +93,7 @@ impl Leader {
             PeerMsg::AppendReply(reply) => self.on_append_reply(shared, from, reply),
             PeerMsg::InstallReply(reply) => self.on_install_reply(shared, from, reply),
             PeerMsg::AppendEntries(_) | PeerMsg::InstallSnapshot(_) | PeerMsg::TimeoutNow(_) => {
-                panic!(
-                    "{from} sends as leader of term {}, which {} leads",
-                    shared.term(),
-                    shared.id
-                )
+                unreachable!("another leader of a term is rejected before it gets here")
             }
             // Late votes, and a candidate of this very term that lost. What is about rejoining
             // never comes to a role.
@@ -151,6 +147,12 @@ impl Leader {
     /// A peer stands for election, so it has not heard this leader: it gets an append at once.
     pub(super) fn on_pre_vote(&mut self, from: NodeId) {
         self.owe(from);
+    }
+
+    /// All peers get an append at once.
+    pub(super) fn owe_all(&mut self) {
+        self.owed.clear();
+        self.owed.extend(self.progress.iter().map(|progress| progress.id));
     }
 
     /// Owes a peer an append at once.

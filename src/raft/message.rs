@@ -45,9 +45,11 @@ pub struct DiskRoom {
 /// How far a leader's snapshot has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkStored {
+    /// The term of the leader that sent the chunk.
+    pub term: Term,
     /// Which snapshot.
     pub snapshot: SnapshotId,
-    /// The round of the chunk.
+    /// The round of that term in which the chunk was sent.
     pub round: Round,
     /// Bytes that are here, from its beginning without gaps: where the next chunk is to begin.
     pub received: u64,
@@ -180,6 +182,9 @@ pub struct AppendEntries {
     pub commit_index: Index,
     /// Messages lost one way, in a thousand, as the leader measures it over its living peers.
     pub loss_permille: u16,
+    /// The replica that the leader asks, or is about to ask, to take over in the next term. In
+    /// that election its leases don't count.
+    pub transfer_to: Option<NodeId>,
     /// Entries in order, without gaps, the first at `prev.index + 1`. Empty in a heartbeat.
     pub entries: Vec<Entry>,
 }

@@ -15,6 +15,7 @@
 //! | handing the lead over (thesis 3.10) because of the own disk | `handover.rs` |
 //! | disks that are stalled or short of room | `health.rs` |
 //! | rejoining with an empty disk, under the old id | `rejoin.rs` |
+//! | bounds on what messages may do to the term | `term_budget.rs` |
 //!
 //! Left out on purpose, until its issue comes: membership changes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -37,11 +38,12 @@ mod replica;
 mod shared;
 mod snapshots;
 mod status;
+mod term_budget;
 mod timing;
 
 pub use effects::{
-    AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, SnapshotChunk,
-    SnapshotId,
+    AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, RejectReason,
+    RejectedMessage, SnapshotChunk, SnapshotId,
 };
 pub use log::{LogTail, Spliced};
 pub use message::{

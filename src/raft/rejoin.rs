@@ -64,7 +64,7 @@ use super::status::RejoinStatus;
 
 /// Heartbeat intervals from one request to rejoin to the next.
 const ASK_HEARTBEATS: u32 = 2;
-/// A peer that asked to rejoin within so many heartbeat intervals is taken to be still at it.
+/// A peer that asked to rejoin within this many heartbeat intervals counts as still rejoining.
 pub(super) const REJOINING_HEARTBEATS: u32 = 3 * ASK_HEARTBEATS;
 
 /// How far a rejoining replica has come.

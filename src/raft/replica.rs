@@ -2,12 +2,12 @@
 //! and the rule of terms), **role** (follower, candidate or leader), **enter** (the change of
 //! role that came of it). The rule of terms and all changes of role are in this file alone.
 
-use crate::config::Config;
+use crate::config::{Config, Mutant};
 use crate::record::Entry;
 use crate::types::{EntryId, Index, Instant, NodeId, Term};
 
 use super::candidate::{Candidate, Stage};
-use super::effects::{Effects, HardState, SnapshotId};
+use super::effects::{Effects, HardState, RejectReason, SnapshotId};
 use super::follower::Follower;
 use super::leader::Leader;
 use super::log::LogTail;
@@ -118,13 +118,7 @@ impl Replica {
                     Follower::on_chunk_stored(&mut self.shared, stored, out);
                 }
             }
-            Msg::Installed(snapshot) => {
-                let leads = self.leads();
-                self.shared.install(snapshot, leads);
-                if let Role::Follower(follower) = &mut self.role {
-                    follower.on_installed(&mut self.shared, snapshot, None, out);
-                }
-            }
+            Msg::Installed(snapshot) => self.on_installed(snapshot, out),
         }
         self.note_caught_up();
         self.shared.refuse_replaced(out);
@@ -173,6 +167,31 @@ impl Replica {
         let disk = self.shared.disk.watch_at(&self.shared.config);
         let rejoin = self.shared.rejoining.as_ref().map_or(Instant::MAX, Rejoining::ask_at);
         role.min(self.shared.held_deadline()).min(disk).min(rejoin)
+    }
+
+    /// When `handle_timeout` takes it that peers are silent: a follower stands for election, a
+    /// candidate gives up, a leader steps down. Before it acts, a driver must have handed in
+    /// everything from peers that had arrived by then: a replica that did not read its messages
+    /// knows nothing of its peers.
+    pub fn acts_on_silence_at(&self) -> Instant {
+        match &self.role {
+            Role::Follower(follower) => follower.election_at(),
+            Role::Candidate(candidate) => candidate.deadline(),
+            Role::Leader(leader) => leader.steps_down_at(&self.shared),
+        }
+    }
+
+    /// Before this instant it votes for nobody, for a leader may count on a lease; `None` if it has
+    /// heard no leader.
+    #[cfg(test)]
+    pub(crate) fn votes_again_at(&self) -> Option<Instant> {
+        let heard_at = self.shared.leader_heard_at?;
+        Some(heard_at + self.shared.config.election_timeout_min)
+    }
+
+    /// Whether it is to break `mutant`'s rule, for drivers that keep one too.
+    pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
+        self.shared.config.breaks(mutant)
     }
 
     /// Whom this replica names as leader: the one it knows or, while it knows none, the last one
@@ -286,6 +305,28 @@ impl Replica {
         }
     }
 
+    /// A leader's snapshot is in the state machine. It does not matter in which term it was sent:
+    /// what it ends with is committed, and the answer is of this term.
+    fn on_installed(&mut self, snapshot: SnapshotId, out: &mut Effects) {
+        let last = snapshot.last;
+        let leads = self.leads();
+        let settled = if leads { self.shared.log.last().index } else { self.shared.commit_index() };
+        if last.index <= settled && self.shared.contradicts(last) || leads && last.index > settled {
+            // No correct leader has sent it, for this log has all that is committed. Who did is
+            // not known any more.
+            self.shared.reject_contradiction(self.shared.id, last, settled, out);
+            if last.index <= self.shared.commit_index() {
+                return;
+            }
+            // The state machine has left this log behind. Others may be better off.
+            self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
+        }
+        self.shared.install(snapshot, self.leads());
+        if let Role::Follower(follower) = &mut self.role {
+            follower.on_installed(&mut self.shared, snapshot, None, out);
+        }
+    }
+
     fn on_client(&mut self, request: ClientRequest, out: &mut Effects) {
         match (&mut self.role, self.shared.leader) {
             (Role::Leader(leader), _) => leader.on_client(&mut self.shared, request, out),
@@ -341,6 +382,11 @@ impl Replica {
     }
 
     fn on_rejoin_reply(&mut self, from: NodeId, reply: RejoinReply, out: &mut Effects) {
+        let (term, own) = (reply.term, self.shared.term());
+        if term > own && !self.shared.may_raise_term(term) {
+            self.shared.reject(from, RejectReason::Term { term, own }, out);
+            return;
+        }
         match self.shared.on_rejoin_reply(from, reply) {
             Answered::Noted => {}
             Answered::Adopt(term) => {
@@ -374,17 +420,19 @@ impl Replica {
             }
             // A granted pre-vote names the term that was asked about, which nobody has begun.
             PeerMsg::VoteReply(VoteReply { pre: true, granted: true, .. }) => true,
-            PeerMsg::RequestVote(RequestVote { term, transfer, .. }) => {
+            PeerMsg::RequestVote(request @ RequestVote { term, .. }) => {
                 if *term < own {
                     self.deny(from, false, out);
                     return false;
                 }
                 if *term > own {
-                    if self.leader_may_hold_lease() && !transfer {
+                    if self.leader_may_hold_lease()
+                        && !self.shared.is_announced_transfer(from, request)
+                    {
                         self.shared.counters.stale += 1;
                         return false;
                     }
-                    self.enter(Transition::Follow { term: *term, leader: None }, out);
+                    return self.raise_term(from, *term, None, out);
                 } else if self.only_asks_and_is_free() {
                     // It has not begun a term of its own: it votes as the follower that it was.
                     self.enter(Transition::Follow { term: own, leader: None }, out);
@@ -400,49 +448,73 @@ impl Replica {
                     self.reject_old(from, append.prev.index, out);
                     return false;
                 }
-                // A candidate yields to the leader of its term (Figure 2).
-                if append.term > own || matches!(self.role, Role::Candidate(_)) {
-                    let leader = Some(from);
-                    self.enter(Transition::Follow { term: append.term, leader }, out);
-                }
-                true
+                self.admit_leader(from, append.term, out)
             }
             PeerMsg::TimeoutNow(TimeoutNow { term, .. }) => {
                 if *term < own {
                     self.shared.counters.stale += 1;
                     return false;
                 }
-                if *term > own || matches!(self.role, Role::Candidate(_)) {
-                    let leader = Some(from);
-                    self.enter(Transition::Follow { term: *term, leader }, out);
-                }
-                true
+                self.admit_leader(from, *term, out)
             }
-            PeerMsg::InstallSnapshot(InstallSnapshot { term, .. }) => {
+            PeerMsg::InstallSnapshot(install) => {
+                let InstallSnapshot { term, snapshot, .. } = install;
+                if snapshot.last.index > Index::MAX || snapshot.last.term > *term {
+                    self.shared.counters.malformed += 1;
+                    return false;
+                }
                 if *term < own {
                     self.reject_old(from, Index::ZERO, out);
                     return false;
                 }
-                if *term > own || matches!(self.role, Role::Candidate(_)) {
-                    let leader = Some(from);
-                    self.enter(Transition::Follow { term: *term, leader }, out);
-                }
-                true
+                self.admit_leader(from, *term, out)
             }
             PeerMsg::AppendReply(AppendReply { term, .. })
             | PeerMsg::InstallReply(InstallReply { term, .. })
             | PeerMsg::VoteReply(VoteReply { term, .. }) => {
                 if *term > own {
-                    self.enter(Transition::Follow { term: *term, leader: None }, out);
+                    self.raise_term(from, *term, None, out);
                     return false;
                 }
-                let current = *term == own
-                    || self.shared.config.breaks(crate::config::Mutant::AnswerOfOldTerm);
+                let current = *term == own || self.shared.config.breaks(Mutant::AnswerOfOldTerm);
                 self.shared.counters.stale += u64::from(!current);
                 current
             }
             PeerMsg::Rejoin(_) | PeerMsg::RejoinReply(_) => false,
         }
+    }
+
+    /// Follows a message to its higher term, if elections can have led there.
+    fn raise_term(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        leader: Option<NodeId>,
+        out: &mut Effects,
+    ) -> bool {
+        let own = self.shared.term();
+        if !self.shared.may_raise_term(term) {
+            self.shared.reject(from, RejectReason::Term { term, own }, out);
+            return false;
+        }
+        self.enter(Transition::Follow { term, leader }, out);
+        true
+    }
+
+    /// A message that only the leader of its term sends, which is this replica's own term or a
+    /// later one. A candidate yields to the leader of its term (Figure 2).
+    fn admit_leader(&mut self, from: NodeId, term: Term, out: &mut Effects) -> bool {
+        if term > self.shared.term() {
+            return self.raise_term(from, term, Some(from), out);
+        }
+        if let Some(leader) = self.shared.leader_of_term.filter(|&known| known != from) {
+            self.shared.reject(from, RejectReason::SecondLeader { term, leader }, out);
+            return false;
+        }
+        if matches!(self.role, Role::Candidate(_)) {
+            self.enter(Transition::Follow { term, leader: Some(from) }, out);
+        }
+        true
     }
 
     /// Whether somebody may hold a lease that this replica has helped to: the leader that it
@@ -472,6 +544,10 @@ impl Replica {
             leader.on_pre_vote(from);
         } else if request.term <= self.shared.term() {
             self.deny(from, true, out);
+        } else if !self.shared.may_raise_term(request.term) {
+            // Nor would it be given the vote.
+            let reason = RejectReason::Term { term: request.term, own: self.shared.term() };
+            self.shared.reject(from, reason, out);
         } else if matches!(self.role, Role::Follower(_))
             && !self.shared.is_rejoining()
             && !self.leader_may_hold_lease()
@@ -506,6 +582,12 @@ impl Replica {
             transition = match transition {
                 Transition::Stay => return,
                 Transition::Follow { term, leader } => self.follow(term, leader, out),
+                // No term is left to stand for election in.
+                Transition::Campaign | Transition::Stand | Transition::TakeOver
+                    if self.shared.term() == Term::MAX =>
+                {
+                    self.follow(Term::MAX, None, out)
+                }
                 Transition::Campaign => self.campaign(Stage::PreVote, false, out),
                 Transition::Stand | Transition::TakeOver => {
                     let (term, id) = (self.shared.term().next(), self.shared.id);
@@ -521,7 +603,7 @@ impl Replica {
         assert!(term >= self.shared.term(), "to follow in {term} from {}", self.shared.term());
         let newer = term > self.shared.term();
         if newer {
-            self.shared.set_term(term, None);
+            self.shared.raise_term(term);
         }
         let placeholder = Role::Follower(Follower::new(&mut self.shared));
         match std::mem::replace(&mut self.role, placeholder) {
@@ -582,10 +664,15 @@ impl Replica {
 /// pass the message's own. Wire decoders check this too; here it protects the core from every
 /// driver.
 fn is_consistent(append: &super::message::AppendEntries) -> bool {
+    // No log comes near the bound, so that an index can always be added to below.
+    let end = append.prev.index.0.checked_add(append.entries.len() as u64);
+    let in_bounds = end.is_some_and(|end| end <= Index::MAX.0);
     let mut before = append.prev;
-    append.entries.iter().all(|entry| {
-        let follows = entry.index() == before.index.next() && entry.term() >= before.term;
-        before = entry.id();
-        follows && entry.term() <= append.term
-    })
+    in_bounds
+        && before.term <= append.term
+        && append.entries.iter().all(|entry| {
+            let follows = entry.index() == before.index.next() && entry.term() >= before.term;
+            before = entry.id();
+            follows && entry.term() <= append.term
+        })
 }

@@ -12,19 +12,23 @@ use crate::record::{Entry, EntryKind};
 use crate::types::{ClientId, EntryId, Index, Instant, JobSequence, NodeId, RequestKey, Term};
 
 use super::effects::{
-    AppendJob, Committed, Effects, HardState, Refusal, RefusalReason, SnapshotId,
+    AppendJob, Committed, Effects, HardState, Refusal, RefusalReason, RejectReason,
+    RejectedMessage, SnapshotId,
 };
 use super::health::DiskHealth;
 use super::log::LogTail;
-use super::message::{ClientRequest, Envelope, PeerMsg, Persisted};
+use super::message::{ClientRequest, Envelope, PeerMsg, Persisted, RequestVote};
 use super::quorum::REPLICAS_MAX;
 use super::rejoin::Rejoining;
 use super::replica::Durable;
 use super::status::Counters;
+use super::term_budget::TermBudget;
 use super::timing;
 
 /// Clients remembered as sent to the leader; beyond it requests wait for the next sign of life.
 const REDIRECTED_MAX: usize = 1024;
+/// Rejected messages that are reported in one batch; all are counted.
+const REJECTED_MAX: usize = 16;
 
 /// A request that waits until somebody leads.
 #[derive(Debug)]
@@ -58,6 +62,12 @@ pub(super) struct Shared {
     compacted_to: Index,
     /// Who leads this term, once that is known.
     pub(super) leader: Option<NodeId>,
+    /// Who has led this term. Stays when that leader is given up, for a term has only one.
+    pub(super) leader_of_term: Option<NodeId>,
+    /// The latest leadership transfer that a leader has announced: in which term, and to whom.
+    pub(super) announced_transfer: Option<(Term, NodeId)>,
+    /// How far messages may still raise the term.
+    term_budget: TermBudget,
     /// Who led last, as far as known: what the simulator is told while `leader` is unknown.
     pub(super) named_leader: Option<NodeId>,
     /// When a leader was last heard: within the lowest election timeout from then nobody votes.
@@ -115,6 +125,10 @@ impl Shared {
         // stopped: it keeps the promise as if it had heard that leader now. Also if it has lost its
         // disk since.
         let restarted = durable.rejoining || durable.hard_state != HardState::default();
+        // Of a rejoining replica the state is lost, and the others' terms are all that it can know.
+        let is_new = durable.hard_state == HardState::default()
+            && durable.snapshot.is_none()
+            && durable.entries.is_empty();
         let base = durable.snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
         // A snapshot may be on disk before the term of its last entry is. No vote of that term was
         // shown then, for votes are shown only when they are on disk.
@@ -138,6 +152,9 @@ impl Shared {
             restart_after: None,
             compacted_to: base.index,
             leader: None,
+            leader_of_term: None,
+            announced_transfer: None,
+            term_budget: TermBudget::new(now, is_new),
             named_leader: None,
             leader_heard_at: restarted.then_some(now),
             loss_permille: timing::LOSS_UNKNOWN_PERMILLE,
@@ -191,10 +208,59 @@ impl Shared {
         assert!(term > self.term(), "term {} after {}: a term fell", term, self.term());
         self.hard_state = HardState { term, voted_for };
         self.hard_state_changed = true;
-        self.leader = None;
+        (self.leader, self.leader_of_term) = (None, None);
         // Answers of the old term that have not left vouch for entries that the new term's
         // leader may replace before they are ever written. To lose an answer is always safe.
         self.release.retain(|envelope| !matches!(envelope.message, PeerMsg::AppendReply(_)));
+    }
+
+    /// Whether a candidate stands because the leader of the term before has told it to, as that
+    /// leader itself has announced. The candidate's word alone would let it depose any leader.
+    pub(super) fn is_announced_transfer(&self, from: NodeId, request: &RequestVote) -> bool {
+        request.transfer
+            && self
+                .announced_transfer
+                .is_some_and(|(term, to)| to == from && term.next() == request.term)
+    }
+
+    /// Whether a message may raise the term to this higher one.
+    pub(super) fn may_raise_term(&mut self, term: Term) -> bool {
+        self.term_budget.covers(self.term(), term, self.now)
+    }
+
+    /// Moves to the higher term of a message, which [`Shared::may_raise_term`] allows.
+    pub(super) fn raise_term(&mut self, term: Term) {
+        self.term_budget.pay(self.term(), term);
+        self.set_term(term, None);
+    }
+
+    /// Counts a message that no correct peer sends, and reports it.
+    pub(super) fn reject(&mut self, from: NodeId, reason: RejectReason, out: &mut Effects) {
+        match reason {
+            RejectReason::Term { .. } => self.counters.terms_rejected += 1,
+            RejectReason::SecondLeader { .. } | RejectReason::Contradiction { .. } => {
+                self.counters.conflicts_rejected += 1;
+            }
+        }
+        if out.rejected.len() < REJECTED_MAX {
+            out.rejected.push(RejectedMessage { from, reason });
+        }
+    }
+
+    /// Whether another entry is known at the place of this one.
+    pub(super) fn contradicts(&self, entry: EntryId) -> bool {
+        self.log.term_at(entry.index).is_some_and(|term| term != entry.term)
+    }
+
+    /// Rejects a message with an entry that differs from this log where that can't be replaced.
+    pub(super) fn reject_contradiction(
+        &mut self,
+        from: NodeId,
+        entry: EntryId,
+        settled: Index,
+        out: &mut Effects,
+    ) {
+        self.reject(from, RejectReason::Contradiction { entry, settled }, out);
     }
 
     /// Gives the vote of this term, once (§5.2).
@@ -241,12 +307,12 @@ impl Shared {
     /// Notes a living leader of this term.
     pub(super) fn heard_leader(&mut self, leader: NodeId) {
         assert!(
-            self.leader.is_none_or(|known| known == leader),
+            self.leader_of_term.is_none_or(|known| known == leader),
             "{leader} and {:?} both lead term {}",
-            self.leader,
+            self.leader_of_term,
             self.term()
         );
-        self.leader = Some(leader);
+        (self.leader, self.leader_of_term) = (Some(leader), Some(leader));
         self.named_leader = Some(leader);
         self.leader_heard_at = Some(self.now);
         self.cut_off_campaigns = 0;

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 
+use crate::config::Mutant;
 use crate::types::{Index, Instant, NodeId, Round};
 
 use super::effects::{Effects, SnapshotChunk, SnapshotId};
@@ -80,21 +81,32 @@ impl Follower {
         install: InstallSnapshot,
         out: &mut Effects,
     ) {
+        let InstallSnapshot { term, round, snapshot, offset, chunk } = install;
+        let settled = self.settled(shared);
+        if snapshot.last.index <= settled && shared.contradicts(snapshot.last) {
+            shared.reject_contradiction(from, snapshot.last, settled, out);
+            return;
+        }
         self.hear(shared, from, out);
-        let InstallSnapshot { round, snapshot, offset, chunk, .. } = install;
         if snapshot.last.index <= shared.commit_index() {
             self.on_installed(shared, snapshot, Some(round), out);
         } else if chunk.len() as u64 > snapshot.bytes.saturating_sub(offset) {
             shared.counters.malformed += 1;
         } else {
             self.install_round = round;
-            out.chunks.push(SnapshotChunk { snapshot, round, offset, chunk });
+            out.chunks.push(SnapshotChunk { term, snapshot, round, offset, chunk });
         }
     }
 
-    /// Tells the leader how much of its snapshot is here.
+    /// Tells the leader how much of its snapshot is here. A chunk that an earlier leader sent is
+    /// not answered: its round is one of an earlier term, and in this term's leader it could
+    /// confirm reads that came after it. This leader finds out with the next chunk that it sends.
     pub(super) fn on_chunk_stored(shared: &mut Shared, stored: ChunkStored, out: &mut Effects) {
-        let ChunkStored { snapshot, round, received } = stored;
+        let ChunkStored { term, snapshot, round, received } = stored;
+        if term != shared.term() && !shared.config.breaks(Mutant::AnswerChunkOfOldTerm) {
+            shared.counters.stale += 1;
+            return;
+        }
         if let Some(leader) = shared.leader {
             let term = shared.term();
             let reply = InstallReply { term, round, snapshot, received };
@@ -111,7 +123,8 @@ impl Follower {
         round: Option<Round>,
         out: &mut Effects,
     ) {
-        self.matched_index = self.matched_index.max(snapshot.last.index);
+        let end = shared.log.last().index;
+        self.matched_index = self.matched_index.max(snapshot.last.index).min(end);
         let Some(leader) = shared.leader else { return };
         let index = self.matched_index.min(shared.log.durable_index());
         let outcome = AppendOutcome::Match { index };

@@ -88,6 +88,10 @@ pub struct Counters {
     pub stale: u64,
     /// Appends whose entries contradict themselves.
     pub malformed: u64,
+    /// Messages rejected for a term that no elections can have reached.
+    pub terms_rejected: u64,
+    /// Messages rejected because they contradict a committed entry or the leader of their term.
+    pub conflicts_rejected: u64,
     /// Requests refused because too much was under way.
     pub busy: u64,
     /// Pre-votes started.

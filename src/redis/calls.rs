@@ -19,17 +19,23 @@ pub(super) fn of_subcommand(call: &mut Call<'_>) -> Step {
     call.submit(Operation::Call { verb, words: words.items() }, Kind::Plain)
 }
 
+/// `CLOCK RESET`
+pub(super) fn reset_clock(call: &mut Call<'_>) -> Step {
+    call.submit(Operation::ResetClock { millis: 0 }, Kind::Plain)
+}
+
 /// A command's words for another verb than the table's.
 pub(super) fn submit(call: &mut Call<'_>, verb: Verb) -> Step {
     let words: ItemsBuffer = call.request.rest(1).collect();
     call.submit(Operation::Call { verb, words: words.items() }, Kind::Plain)
 }
 
-/// The same with this replica's wall clock as the last word, for what tells how long a key stays.
+/// The same with the replicated clock as the last argument, for what tells how long a key stays.
 pub(super) fn with_time(call: &mut Call<'_>) -> Step {
     let verb = call.spec.verb.expect("the table gives this function to verbs only");
-    let millis = u64::try_from(call.context.wall_clock.as_millis()).unwrap_or(u64::MAX);
+    let clocks = &call.context.clocks;
+    let (millis, resets) = (clocks.replicated.to_le_bytes(), clocks.resets.to_le_bytes());
     let mut words: ItemsBuffer = call.request.rest(1).collect();
-    words.push(&millis.to_le_bytes());
+    words.push(&[millis, resets].concat());
     call.submit(Operation::Call { verb, words: words.items() }, Kind::Plain)
 }

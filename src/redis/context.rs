@@ -47,6 +47,8 @@ pub struct Context {
     pub started: Instant,
     /// The wall clock, since 1970. Only shown (`TIME`), never decided upon.
     pub wall_clock: Duration,
+    /// The replicated clock, and the clocks that it goes by.
+    pub clocks: Clocks,
     /// The system's number of the process.
     pub process_id: u32,
     /// A number drawn at each start, by which tools see that a server was started again.
@@ -113,6 +115,23 @@ pub struct Node {
     pub disk: DiskState,
 }
 
+/// The replicated clock, by which keys expire, and the clocks that it goes by. Times are in
+/// milliseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Clocks {
+    /// What the replicated clock shows by now, as far as this replica knows.
+    pub replicated: u64,
+    /// What the wall clocks of a quorum have reached; `None` if too few are known.
+    pub agreed: Option<u64>,
+    /// Jumps of this replica's wall clock since the start, believed or not.
+    pub jumps: u64,
+    /// How often the replicated clock was reset.
+    pub resets: u64,
+    /// By how many milliseconds each peer's wall clock is ahead of this replica's; `None` if it was
+    /// not heard lately.
+    pub peers: Vec<(NodeId, Option<i64>)>,
+}
+
 /// A replica's snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Saved {
@@ -166,6 +185,7 @@ impl Context {
             now,
             started: now,
             wall_clock: Duration::ZERO,
+            clocks: Clocks::default(),
             process_id: 0,
             run_id: 0,
             clients_bytes: 0,

@@ -6,7 +6,7 @@ use std::fmt::{Display, Write as _};
 use crate::raft::{DiskState, RoleName};
 
 use super::cluster::offset_of;
-use super::context::Context;
+use super::context::{Clocks, Context};
 use super::dispatch::{Call, Step};
 use super::settings::Settings;
 
@@ -187,6 +187,27 @@ fn keyspace(text: &mut Text, context: &Context, _settings: &Settings) {
     }
 }
 
+fn replicated_clock(text: &mut Text, clocks: &Clocks) {
+    text.field("replicated_clock_ms", clocks.replicated);
+    let signed = |millis: u64| i64::try_from(millis).unwrap_or(i64::MAX);
+    match clocks.agreed {
+        Some(agreed) => {
+            let ahead = signed(clocks.replicated) - signed(agreed);
+            text.field("replicated_clock_ahead_ms", ahead);
+        }
+        None => text.field("replicated_clock_ahead_ms", "unknown"),
+    }
+    text.field("replicated_clock_resets", clocks.resets);
+    text.field("wall_clock_jumps", clocks.jumps);
+    for (peer, ahead) in &clocks.peers {
+        let name = format!("wall_clock_peer_{}_ahead_ms", peer.0);
+        match ahead {
+            Some(ahead) => text.field(&name, ahead),
+            None => text.field(&name, "unknown"),
+        }
+    }
+}
+
 fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     let role = match context.role {
         RoleName::Follower => "follower",
@@ -222,6 +243,9 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
         text.field("raft_rejoining_waits_for", ids.join(","));
         text.field("raft_rejoining_target", rejoining.target.map_or(0, |index| index.0));
     }
+    text.field("raft_terms_rejected", context.counters.terms_rejected);
+    text.field("raft_conflicts_rejected", context.counters.conflicts_rejected);
+    replicated_clock(text, &context.clocks);
     for node in &context.nodes {
         if let Some(index) = node.match_index {
             let link = if node.connected { "connected" } else { "silent" };

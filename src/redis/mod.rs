@@ -53,7 +53,7 @@ mod transactions;
 
 pub use client::{ClientList, ClientQuery, Killing};
 pub use connection::{Buffered, Connection};
-pub use context::{Context, Node, Saved, Traffic};
+pub use context::{Clocks, Context, Node, Saved, Traffic};
 pub use dispatch::{Record, Step, may_grow};
 pub use failure::Failure;
 pub use pubsub::{Interest, KeyEvents, Listener, Subscriptions, write_message};

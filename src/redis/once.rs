@@ -63,7 +63,7 @@ fn operation_of(call: &mut Call<'_>) -> Result<(Vec<u8>, Kind), Vec<u8>> {
         return Err(if nothing { b"ERR unknown command".to_vec() } else { error_in(&out) });
     };
     let writes = spec.flags.contains(&"write");
-    if !writes || spec.name == "once" {
+    if !writes || spec.flags.contains(&"no_multi") {
         return Err(b"ERR ONCE takes commands that write".to_vec());
     }
     let mut batch = Batch::default();

@@ -364,3 +364,28 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     };
     text[..digits].parse::<u64>().ok()?.checked_mul(unit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_page_lists_every_parameter() {
+        let page = include_str!("../guide/configuration.md");
+        let (_, page) = page.split_once("## CONFIG GET").expect("there is a part about it");
+        let (page, _) = page.split_once("## Constants").expect("another part follows");
+        for (name, _, default) in KEPT {
+            let default = if default.is_empty() { "empty" } else { &format!("`{default}`") };
+            let row = format!("| `{name}` | {default} |");
+            assert!(page.contains(&row), "src/guide/configuration.md lacks: {row}");
+        }
+        let settings = Settings::new(&Limits::default(), "127.0.0.1", 6379, "folder");
+        for (name, _) in settings.all() {
+            assert!(page.contains(&format!("`{name}`")), "the page lacks {name}");
+        }
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+        for name in rows.filter_map(|row| row.split('`').next()) {
+            assert!(settings.all().any(|(known, _)| known == name), "{name} is no parameter");
+        }
+    }
+}

@@ -142,7 +142,7 @@ fn words_of(operation: &Operation<'_>) -> Vec<Bytes> {
         Operation::CountInSlot { .. } => words.push(b"CLUSTER"),
         Operation::Transaction { .. } => words.push(b"EXEC"),
         Operation::OpenSession | Operation::Once { .. } => words.push(b"ONCE"),
-        Operation::Transfer { .. } | Operation::Clock { .. } => {}
+        Operation::Transfer { .. } | Operation::Clock { .. } | Operation::ResetClock { .. } => {}
     }
     let count = words.len();
     let kept = if count > WORDS_MAX { WORDS_MAX - 1 } else { count };

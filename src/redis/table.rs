@@ -306,4 +306,41 @@ mod tests {
         assert!(takes("get", 2) && !takes("get", 1) && !takes("get", 3));
         assert!(takes("set", 3) && takes("set", 9) && !takes("set", 2));
     }
+
+    /// The rows of the compatibility page: name, version of Redis, difference.
+    fn documented() -> Vec<(String, &'static str, &'static str)> {
+        let page = include_str!("../guide/compatibility.md");
+        let rows = page.lines().filter_map(|line| {
+            let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+            let (since, rest) = rest.split_once(" |")?;
+            Some((name.to_lowercase(), since, rest))
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn the_compatibility_page_lists_every_command() {
+        let rows = documented();
+        for spec in all() {
+            let found: Vec<_> = rows.iter().filter(|(name, ..)| name == spec.name).collect();
+            let [(_, since, difference)] = found[..] else {
+                panic!("src/guide/compatibility.md has {} rows for {}", found.len(), spec.name);
+            };
+            // Our own commands were not introduced by a version of Redis.
+            let is_own = ["clock", "once"].contains(&spec.name);
+            let wanted = if is_own { "own" } else { spec.since };
+            assert_eq!(*since, wanted, "the version of {}", spec.name);
+            let named = difference
+                .split_once("Subcommands: ")
+                .map_or("", |(_, rest)| rest.split_once('.').map_or(rest, |(names, _)| names));
+            let named: Vec<String> =
+                named.split('`').skip(1).step_by(2).map(str::to_lowercase).collect();
+            let mut known: Vec<&str> = spec.subcommands.iter().map(|sub| sub.name).collect();
+            known.sort_unstable();
+            assert_eq!(named, known, "subcommands of {}, in alphabetical order", spec.name);
+        }
+        for (name, ..) in &rows {
+            assert!(find(name.as_bytes()).is_some(), "{name} is no command");
+        }
+    }
 }

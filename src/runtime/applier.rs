@@ -2,26 +2,38 @@
 //! are this replica's to give, then answers the reads, and hands the answers to the network in one
 //! batch, with the note that the core gets once they are with the socket.
 //!
+//! A pass is bounded in commands and in time, for it may share its thread with the network, and the
+//! network takes what it gives in one piece. The rest of a batch waits here for the next pass.
+//!
 //! It also decides when a snapshot is taken, for it knows how much of the log is in the state, and
 //! puts a leader's snapshot in the place of the state.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-
-use crossbeam::channel::Receiver;
 
 use crate::kv::{Command, Outcome, Store, WARMED_MAX};
 use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
-use crate::types::{EntryId, RequestKey};
+use crate::types::{EntryId, Index, RequestKey};
 
 use super::channels::{
-    Answer, Applied, ApplierEnds, ApplyBatch, Install, ReadsAt, ReplyBatch, SnapshotWork,
+    Answer, Applied, ApplierEnds, ApplyBatch, Install, QUEUE_LEN, ReadClock, ReadsAt, ReplyBatch,
+    SnapshotWork,
 };
+use super::clock::Clock;
 use super::ears::Ears;
+use super::pass::Pass;
+use super::replicated_clock::shown_by;
 use super::saving::Saving;
+
+/// Most groups of commands in one pass; each has up to [`WARMED_MAX`].
+const PASS_GROUPS_MAX: usize = 4_096 / WARMED_MAX;
 
 /// Bytes of a request's id that say where it came in.
 pub(super) const ORIGIN_BYTES: usize = 8;
+
+/// Most reads that wait for the replicated clock.
+const EARLY_READS_MAX: usize = 1 << 16;
 
 /// Which writes this replica answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,12 +44,36 @@ pub(super) enum Answering {
     AsOrigin([u8; ORIGIN_BYTES]),
 }
 
+/// A batch of which a part is done.
+#[derive(Debug)]
+struct Unfinished {
+    batch: ApplyBatch,
+    /// Its last entry, if that was not in the state when the batch was begun.
+    index: Option<Index>,
+    /// How many of its entries and reads are done.
+    entries_done: usize,
+    reads_done: usize,
+}
+
 /// The stage.
+///
+/// Invariant: the core is told of the last entry of a batch, and given back its bytes, when all of
+/// the batch is done.
 pub(super) struct Applier {
+    clock: Clock,
     store: Store,
     answering: Answering,
+    /// The batch at which the last pass stopped.
+    unfinished: Option<Unfinished>,
     /// Reads for which the state has not come far enough.
     early: Vec<ReadsAt>,
+    /// Reads for which it has.
+    ready: VecDeque<ClientRequest>,
+    /// Reads for which the state's clock has not come far enough. At most
+    /// [`EARLY_READS_MAX`]: more are dropped, and their clients are told that no answer came.
+    unclocked: Vec<(ReadClock, ClientRequest)>,
+    /// What that clock showed when they were last looked at, and how often it had been reset.
+    unclocked_since: (u64, u64),
     /// The last entry in the state.
     last: EntryId,
     /// When snapshots are taken; `None` for never.
@@ -51,13 +87,23 @@ pub(super) struct Applier {
     put_off: bool,
 }
 
+/// The next commands that are done together.
+fn group<T>(all: &[T], done: usize) -> Option<&[T]> {
+    all[done..].chunks(WARMED_MAX).next()
+}
+
 impl Applier {
     /// With an empty store, and no snapshots ever.
-    pub(super) fn new(answering: Answering, ends: ApplierEnds) -> Applier {
+    pub(super) fn new(answering: Answering, clock: Clock, ends: ApplierEnds) -> Applier {
         Applier {
+            clock,
             store: Store::default(),
             answering,
+            unfinished: None,
             early: Vec::new(),
+            ready: VecDeque::new(),
+            unclocked: Vec::new(),
+            unclocked_since: (0, 0),
             last: EntryId::ZERO,
             saving: None,
             save: false,
@@ -83,34 +129,68 @@ impl Applier {
         self
     }
 
-    /// Where it waits for work on a thread of its own.
-    pub(super) fn jobs(&self) -> &Receiver<ApplyBatch> {
-        &self.ends.jobs
+    /// Passes without end, on a thread of its own, until the core has ended.
+    pub(super) fn run(&mut self) {
+        loop {
+            if self.has_rest() {
+                self.run_once(None);
+            } else if let Ok(batch) = self.ends.jobs.recv() {
+                self.run_once(Some(batch));
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Whether the last pass left something over.
+    fn has_rest(&self) -> bool {
+        self.unfinished.is_some() || !self.ready.is_empty()
+    }
+
+    /// Whether another pass has something to do now, on a thread that must not be blocked.
+    pub(super) fn is_ready(&self) -> bool {
+        (self.has_rest() || !self.ends.jobs.is_empty()) && !self.put_off
     }
 
     /// A pass for whom must not be blocked: puts off what was handed on while the network's queue
     /// is full.
     pub(super) fn run_ready(&mut self, handed_on: bool) {
-        if !handed_on && !self.put_off {
+        if !handed_on && !self.put_off && !self.has_rest() && self.ends.jobs.is_empty() {
             return;
         }
         self.put_off = self.ends.to_network.is_full();
-        if !self.put_off
-            && let Ok(batch) = self.ends.jobs.try_recv()
-        {
-            self.run_once(batch);
+        if self.put_off {
+            return;
+        }
+        if self.has_rest() {
+            self.run_once(None);
+        } else if let Ok(batch) = self.ends.jobs.try_recv() {
+            self.run_once(Some(batch));
         }
     }
 
-    /// One pass: `first` and all that waits behind it.
-    pub(super) fn run_once(&mut self, first: ApplyBatch) {
+    /// One pass: what the last one left over, `first`, and what waits behind it, as far as a pass
+    /// goes.
+    ///
+    /// A pass that has something left over gets no `first`.
+    pub(super) fn run_once(&mut self, first: Option<ApplyBatch>) {
+        assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
         let mut replies = ReplyBatch::default();
         let (messages, keys) = self.ears.get();
         self.store.listen(messages, keys);
-        self.apply(first, &mut replies);
-        for _ in 0..self.ends.jobs.len() {
-            let Ok(batch) = self.ends.jobs.try_recv() else { break };
-            self.apply(batch, &mut replies);
+        let mut groups = Pass::of_large(self.clock, PASS_GROUPS_MAX);
+        let mut batches = Pass::of_large(self.clock, QUEUE_LEN);
+        if let Some(unfinished) = self.unfinished.take() {
+            self.apply(unfinished, &mut groups, &mut replies);
+        }
+        self.read_ready(&mut groups, &mut replies);
+        let mut first = first;
+        while !self.has_rest()
+            && let Some(batch) =
+                batches.next(|| first.take().or_else(|| self.ends.jobs.try_recv().ok()))
+        {
+            let unfinished = self.begin(batch, &mut replies);
+            self.apply(unfinished, &mut groups, &mut replies);
         }
         replies.key_count = self.store.key_count();
         replies.ending_count = self.store.ending_count();
@@ -118,9 +198,9 @@ impl Applier {
         if let Some(saving) = &self.saving {
             saving.memory().note_store(self.store.memory());
         }
-        replies.events = self.store.take_events();
-        replies.applied.clock = self.store.clock();
-        replies.applied.next_end = self.store.next_end();
+        replies.events = self.store.take_events().into();
+        replies.applied.clock = shown_by(&self.store);
+        replies.applied.clock_wanted = self.unclocked.iter().map(|(at, _)| at.millis).max();
         // An error means that the network has ended, and then so do we.
         let _ = self.ends.to_network.send(replies);
         // Nobody waits for that.
@@ -160,27 +240,53 @@ impl Applier {
         let _ = self.ends.to_snapshots.try_send(SnapshotWork::Free(Box::new(store)));
     }
 
-    fn apply(&mut self, batch: ApplyBatch, replies: &mut ReplyBatch) {
-        replies.leader = batch.leader;
-        if let Some(install) = batch.install {
+    /// Does what comes before a batch's entries.
+    fn begin(&mut self, mut batch: ApplyBatch, replies: &mut ReplyBatch) -> Unfinished {
+        if let Some(install) = batch.install.take() {
             self.install(*install, replies);
         }
-        self.save |= batch.save;
-        let last = batch.job.entries.last().map(|committed| committed.entry.index());
+        self.save |= std::mem::take(&mut batch.save);
         // What is in a snapshot that was taken in meanwhile is known to be applied by that.
+        let last = batch.job.entries.last().map(|committed| committed.entry.index());
         let index = last.filter(|last| *last > self.store.applied_index());
-        replies.applied.merge(Applied { index, bytes: batch.bytes, ..Applied::default() });
-        for some in batch.job.entries.chunks(WARMED_MAX) {
+        Unfinished { batch, index, entries_done: 0, reads_done: 0 }
+    }
+
+    /// Does as much of a batch as `groups` allows; the rest is kept.
+    fn apply(&mut self, work: Unfinished, groups: &mut Pass, replies: &mut ReplyBatch) {
+        let Unfinished { batch, index, mut entries_done, mut reads_done } = work;
+        replies.leader = batch.leader;
+        let ApplyBatch { job, .. } = &batch;
+        while let Some(some) = groups.next(|| group(&job.entries, entries_done)) {
             self.apply_some(some, replies);
+            entries_done += some.len();
         }
-        for some in batch.job.reads.chunks(WARMED_MAX) {
-            self.read_some(some, replies);
+        self.read_unclocked(replies);
+        while let Some(some) = groups.next(|| group(&job.reads, reads_done)) {
+            self.read_some(some, batch.read_clock, replies);
+            reads_done += some.len();
         }
+        if entries_done < job.entries.len() || reads_done < job.reads.len() {
+            self.unfinished = Some(Unfinished { batch, index, entries_done, reads_done });
+            return;
+        }
+        replies.applied.merge(Applied { index, bytes: batch.bytes, ..Applied::default() });
         self.early.extend(batch.reads_at);
         let applied = self.store.applied_index();
-        let ready: Vec<ReadsAt> = self.early.extract_if(.., |at| at.index <= applied).collect();
-        for some in ready.iter().flat_map(|at| at.reads.chunks(WARMED_MAX)) {
-            self.read_some(some, replies);
+        for at in self.early.extract_if(.., |at| at.index <= applied) {
+            self.ready.extend(at.reads);
+        }
+        self.read_ready(groups, replies);
+    }
+
+    /// Answers reads that the state has come far enough for.
+    fn read_ready(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
+        while let Some(some) = groups.next(|| {
+            let count = self.ready.len().min(WARMED_MAX);
+            (count > 0).then(|| self.ready.drain(..count).collect::<Vec<_>>())
+        }) {
+            // What the clock must show for these the leader has seen to.
+            self.read_some(&some, ReadClock::default(), replies);
         }
     }
 
@@ -225,7 +331,20 @@ impl Applier {
         }
     }
 
-    fn read_some(&self, reads: &[ClientRequest], replies: &mut ReplyBatch) {
+    /// Answers reads that waited for an entry of the replicated clock, if one has come.
+    fn read_unclocked(&mut self, replies: &mut ReplyBatch) {
+        let shown = (self.store.clock(), self.store.clock_resets());
+        if shown == self.unclocked_since || self.unclocked.is_empty() {
+            return;
+        }
+        for (at, read) in std::mem::take(&mut self.unclocked) {
+            self.read_some(&[read], at, replies);
+        }
+        self.unclocked_since = shown;
+    }
+
+    /// Answers reads, but for those that have to wait for an entry of the replicated clock.
+    fn read_some(&mut self, reads: &[ClientRequest], at: ReadClock, replies: &mut ReplyBatch) {
         let mut commands = [None; WARMED_MAX];
         for (command, read) in commands.iter_mut().zip(reads) {
             // A peer reads its own state. What it lacks is how far that must have come.
@@ -235,7 +354,16 @@ impl Applier {
             }
         }
         self.store.warm(&commands);
+        // Hardly ever: then each is looked at for itself.
+        let may_wait = self.store.is_behind(None, at.millis, at.resets);
         for (command, read) in commands.iter().zip(reads) {
+            if may_wait && self.store.is_behind(command.as_ref(), at.millis, at.resets) {
+                if self.unclocked.len() < EARLY_READS_MAX {
+                    self.unclocked_since = (self.store.clock(), self.store.clock_resets());
+                    self.unclocked.push((at, read.clone()));
+                }
+                continue;
+            }
             if let Some(command) = command {
                 let (key, outcome) = self.store.read_decoded(command).expect("the door says reads");
                 replies.answers.push(Answer { key, outcome });
@@ -268,7 +396,8 @@ mod tests {
     use crate::kv::Operation;
     use crate::raft::{ApplyJob, RequestKind, SnapshotId};
     use crate::record::RecordBuffer;
-    use crate::runtime::channels::{Ends, QUEUE_LEN, channels};
+    use crate::runtime::channels::{Ends, channels};
+    use crate::runtime::clock::tests::stopped;
     use crate::runtime::snapshots::SnapshotBoard;
     use crate::runtime::wake::tests::unused_wake;
     use crate::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey};
@@ -297,10 +426,61 @@ mod tests {
         ApplyBatch { job: ApplyJob { entries, reads }, leader, bytes, ..ApplyBatch::default() }
     }
 
+    fn clock_entry(index: u64, millis: u64) -> Committed {
+        let operation = Operation::Clock { millis, resets: 0 };
+        let payload = Command { key: RequestKey::default(), operation }.encode();
+        let entry =
+            RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
+        Committed { entry, as_leader: false }
+    }
+
+    #[test]
+    fn reads_wait_for_a_clock_entry_where_a_key_has_expired() {
+        let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
+        let mut applier = Applier::new(Answering::AsLeader, stopped(), ends);
+        let mut words = crate::kv::ItemsBuffer::default();
+        for word in [&b"k"[..], b"v", b"PX", b"50"] {
+            words.push(word);
+        }
+        let verb = crate::kv::Verb::named("set").unwrap();
+        let operation = Operation::Call { verb, words: words.items() };
+        let payload = Command { key: key(2), operation }.encode();
+        let set = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, &payload);
+        let set = Committed { entry: set, as_leader: false };
+        let reads = |number: u8, millis| {
+            let reads = vec![get(number, b"k"), get(number + 1, b"other")];
+            let read_clock = ReadClock { millis, resets: 0 };
+            ApplyBatch { read_clock, ..batch(vec![], reads, 0) }
+        };
+        applier.run_once(Some(batch(vec![clock_entry(1, 1_000), set], vec![], 0)));
+        applier.run_once(Some(reads(100, 1_049)));
+        applier.run_once(Some(reads(102, 1_050)));
+        applier.run_once(Some(reads(104, 1_052)));
+        applier.run_once(Some(batch(vec![clock_entry(3, 1_051)], vec![], 0)));
+        let batches: Vec<ReplyBatch> = network.replies.try_iter().collect();
+        let value = |text: &'static str| Outcome::Value(Some(Bytes::from_static(text.as_bytes())));
+        let none = Outcome::Value(None);
+        let answers = |at: usize| {
+            let answer = |answer: &Answer| (answer.key, answer.outcome.clone());
+            batches[at].answers.iter().map(answer).collect::<Vec<_>>()
+        };
+        assert_eq!(answers(1), [(key(100), value("v")), (key(101), none.clone())]);
+        // Only those wait that look at the key.
+        assert_eq!(answers(2), [(key(103), none.clone())]);
+        assert_eq!(answers(3), [(key(105), none.clone())]);
+        let wanted = |at: usize| batches[at].applied.clock_wanted;
+        assert_eq!(
+            (wanted(1), wanted(2), wanted(3), wanted(4)),
+            (None, Some(1_050), Some(1_052), None)
+        );
+        // One entry serves all of them; the key is gone by it.
+        assert_eq!(answers(4), [(key(102), none.clone()), (key(104), none)]);
+    }
+
     #[test]
     fn leaders_answer_and_reads_see_what_was_applied_before_them() {
         let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
-        let mut applier = Applier::new(Answering::AsLeader, ends);
+        let mut applier = Applier::new(Answering::AsLeader, stopped(), ends);
         let no_operation =
             RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::NoOperation, b"");
         let entries = vec![
@@ -310,7 +490,7 @@ mod tests {
         ];
         let reads = vec![get(100, b"k"), get(101, b"nothing")];
         core.to_applier.send(batch(vec![put(4, b"newer", true)], vec![], 5)).unwrap();
-        applier.run_once(batch(entries, reads, 7));
+        applier.run_once(Some(batch(entries, reads, 7)));
         let replies = network.replies.try_recv().expect("one batch for all that waited");
         assert!(network.replies.is_empty());
         assert_eq!(replies.leader, Some(NodeId(3)));
@@ -330,10 +510,10 @@ mod tests {
     #[test]
     fn a_command_that_is_none_is_passed_over_in_silence() {
         let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
-        let mut applier = Applier::new(Answering::AsLeader, ends);
+        let mut applier = Applier::new(Answering::AsLeader, stopped(), ends);
         let entry =
             RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"rubbish");
-        applier.run_once(batch(vec![Committed { entry, as_leader: true }], vec![], 1));
+        applier.run_once(Some(batch(vec![Committed { entry, as_leader: true }], vec![], 1)));
         let replies = network.replies.try_recv().unwrap();
         assert_eq!(replies.answers, []);
         assert_eq!(replies.applied.index, Some(Index(1)));
@@ -342,7 +522,7 @@ mod tests {
     #[test]
     fn a_leaders_snapshot_takes_the_place_of_the_state() {
         let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
-        let mut applier = Applier::new(Answering::AsLeader, ends);
+        let mut applier = Applier::new(Answering::AsLeader, stopped(), ends);
         let mut ahead = Store::default();
         for index in 1..=3 {
             let committed = put(index, &[u8::try_from(index).unwrap()], true);
@@ -350,12 +530,12 @@ mod tests {
         }
         let snapshot = SnapshotId { last: EntryId::new(1, 3), ..SnapshotId::default() };
         let install = |store| Some(Box::new(Install { snapshot, store }));
-        applier.run_once(batch(vec![put(1, b"1", false)], vec![], 1));
+        applier.run_once(Some(batch(vec![put(1, b"1", false)], vec![], 1)));
         network.replies.try_recv().unwrap();
         // What is in it is not applied again, but answered from its memory of requests.
         let entries = vec![put(2, b"2", true), put(3, b"3", false), put(4, b"4", true)];
         let first = ApplyBatch { install: install(ahead), ..batch(entries, vec![], 7) };
-        applier.run_once(first);
+        applier.run_once(Some(first));
         let replies = network.replies.try_recv().unwrap();
         let installed = Some(snapshot);
         assert_eq!(
@@ -367,11 +547,11 @@ mod tests {
         assert!(matches!(snapshots.work.try_recv(), Ok(SnapshotWork::Free(_))));
         // One that ends before the state changes nothing, but the core hears of it all the same.
         let late = ApplyBatch { install: install(Store::default()), ..ApplyBatch::default() };
-        applier.run_once(late);
+        applier.run_once(Some(late));
         let replies = network.replies.try_recv().unwrap();
         assert_eq!(replies.applied, Applied { installed, ..Applied::default() });
         assert_eq!((applier.store.applied_index(), applier.last), (Index(4), EntryId::new(1, 4)));
-        applier.run_once(batch(vec![put(4, b"4", false)], vec![], 1));
+        applier.run_once(Some(batch(vec![put(4, b"4", false)], vec![], 1)));
         let replies = network.replies.try_recv().unwrap();
         assert_eq!(replies.applied.index, None, "the core knows that already");
     }
@@ -381,13 +561,13 @@ mod tests {
         let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
         let board = Arc::new(SnapshotBoard::default());
         let saving = Saving::new(800, Arc::clone(&board), Arc::default());
-        let applier = Applier::new(Answering::AsLeader, ends);
+        let applier = Applier::new(Answering::AsLeader, stopped(), ends);
         let mut applier = applier.with(Store::default(), EntryId::ZERO, saving.clone());
         let mut taken = |from: u64, save| {
             // Each time the log has grown by 400 bytes.
             saving.note_end(from.next_multiple_of(2) * 200);
             let entries = vec![put(from, &[1; 100], true), put(from + 1, &[1; 100], true)];
-            applier.run_once(ApplyBatch { save, ..batch(entries, vec![], 1) });
+            applier.run_once(Some(ApplyBatch { save, ..batch(entries, vec![], 1) }));
             network.replies.try_recv().unwrap();
             match snapshots.work.try_recv() {
                 Ok(SnapshotWork::Take(view)) => Some(view.last().index.0),
@@ -410,15 +590,15 @@ mod tests {
     #[test]
     fn on_a_shared_thread_it_rests_while_nobody_takes_its_answers() {
         let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
-        let mut applier = Applier::new(Answering::AsLeader, ends);
+        let mut applier = Applier::new(Answering::AsLeader, stopped(), ends);
         for number in 0..=QUEUE_LEN {
             let read = get(u8::try_from(number).unwrap(), b"k");
             core.to_applier.try_send(batch(vec![], vec![read], 1)).unwrap();
             applier.run_ready(true);
         }
-        assert_eq!((network.replies.len(), applier.jobs().len()), (QUEUE_LEN, 1));
+        assert_eq!((network.replies.len(), applier.ends.jobs.len()), (QUEUE_LEN, 1));
         network.replies.try_recv().unwrap();
         applier.run_ready(false);
-        assert_eq!((network.replies.len(), applier.jobs().len()), (QUEUE_LEN, 0));
+        assert_eq!((network.replies.len(), applier.ends.jobs.len()), (QUEUE_LEN, 0));
     }
 }

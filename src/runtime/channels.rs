@@ -2,7 +2,7 @@
 //! it is full. One item is a batch, never a single request.
 //!
 //! ```text
-//!              core_inbox                 append_jobs
+//!          core_inbox, requests           append_jobs
 //!   network ----------------> core ------------------------> log writer
 //!    ^ ^ ^                     | |                             |   |
 //!    | | |     departures      | |  apply_jobs                 |   | core_inbox
@@ -19,12 +19,14 @@
 //!
 //! Each holds up to [`QUEUE_LEN`] items. What happens when it is full:
 //!
-//! - `core_inbox`, [`CoreItem::Messages`] from the network: clients' requests are put in only
-//!   while it is under half full; else they wait at the network, [`HELD_REQUESTS_MAX`] of them, and
-//!   beyond that the network stops reading. Peers' messages are dropped and counted.
-//! - `core_inbox`, [`CoreItem::Forwarded`] from the network: put in while it is under half full,
-//!   and else left with the peers. Where it is full all the same, a first copy is answered busy,
+//! - `requests`, [`Requests`] from the network: everything that clients ask, in order. It has a
+//!   channel of its own so that peers' messages and completions never wait behind it; the core
+//!   receives the next item only when it has handled the last one. Clients' requests are put in
+//!   only while it is under half full; else they wait at the network, [`HELD_REQUESTS_MAX`] of
+//!   them, and beyond that the network stops reading. Writes that peers pass on are left with the
+//!   peers while it is half full. Where it is full all the same, a first copy is answered busy,
 //!   and another is dropped and counted; its client hears that nobody knows.
+//! - `core_inbox`, [`CoreItem::Peers`] from the network: dropped and counted.
 //! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::Room`] from the log writer: wait, for
 //!   the core never does.
 //! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::ReadsAt`] from the network: wait at the
@@ -56,19 +58,22 @@
 //! applier -> network, log writer -> core, snapshots -> core, network -> nobody. There is no
 //! circle.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
+use crate::clock::Shown;
 use crate::kv::{Event, Outcome, Store, View};
 use crate::raft::{
-    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskRoom, Envelope, Msg, Persisted, Refusal,
+    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskRoom, Envelope, Persisted, Refusal,
     SnapshotChunk, SnapshotId,
 };
-use crate::types::{Index, NodeId, RequestKey, Term};
+use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Attempt;
 
-use super::wake::{COMPLETIONS, DEPARTURES, RELEASED, REPLIES, Wake};
+use super::wake::{COMPLETIONS, DEPARTURES, READ_PEERS, RELEASED, REPLIES, Wake};
 
 /// Items on each channel.
 pub(super) const QUEUE_LEN: usize = 64;
@@ -81,11 +86,11 @@ pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
 /// Bytes of jobs under way at which the core takes in no more of what makes jobs.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
-/// What the core receives.
+/// What the core receives besides clients' requests.
 #[derive(Debug)]
 pub(super) enum CoreItem {
-    /// From the network: what peers and clients say.
-    Messages(Vec<Msg>),
+    /// From the network: messages from peers.
+    Peers(Vec<Envelope>),
     /// From the log writer: jobs that are done, in order.
     Persisted {
         /// Which.
@@ -95,8 +100,6 @@ pub(super) enum CoreItem {
     },
     /// From the network: replies that the socket has.
     Applied(Applied),
-    /// From the network: writes that have been passed on.
-    Forwarded(Vec<Forwarded>),
     /// From the network: reads that the leader has named a place in the log for.
     ReadsAt(ReadsAt),
     /// From the network: somebody wants a snapshot now.
@@ -107,6 +110,15 @@ pub(super) enum CoreItem {
     Room(RoomNews),
     /// From the network: it has ended, and so do all.
     Stop,
+}
+
+/// Requests for the core, in the order in which they came.
+#[derive(Debug)]
+pub(super) enum Requests {
+    /// Of clients here, and read indexes for peers.
+    Clients(Vec<ClientRequest>),
+    /// Writes that have been passed on.
+    Forwarded(Vec<Forwarded>),
 }
 
 /// How much room the disk has.
@@ -197,10 +209,10 @@ pub(super) struct Applied {
     pub(super) bytes: usize,
     /// A leader's snapshot that is in the state now. It counts after `index`.
     pub(super) installed: Option<SnapshotId>,
-    /// What the log's clock shows in the state as it is now, in milliseconds since 1970.
-    pub(super) clock: u64,
-    /// When the next key ends by it.
-    pub(super) next_end: Option<u64>,
+    /// The replicated clock in the state as it is now.
+    pub(super) clock: Shown,
+    /// What it must show for reads that wait; `None` if none wait.
+    pub(super) clock_wanted: Option<u64>,
 }
 
 /// What leaves the core at once.
@@ -230,6 +242,8 @@ pub(super) struct ApplyBatch {
     pub(super) job: ApplyJob,
     /// Reads that wait for a place in the log, maybe beyond the job's.
     pub(super) reads_at: Vec<ReadsAt>,
+    /// What the replicated clock must show in the state for the job's reads.
+    pub(super) read_clock: ReadClock,
     /// Whom the core believed to lead when it handed this over; answers name it.
     pub(super) leader: Option<NodeId>,
     /// The job's size, as the core counts it.
@@ -240,6 +254,16 @@ pub(super) struct ApplyBatch {
     pub(super) save: bool,
 }
 
+/// When reads were let go, by the replicated clock: no key may be shown to them that had expired
+/// then. Zero for any state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct ReadClock {
+    /// What it showed.
+    pub(super) millis: u64,
+    /// How often it had been reset.
+    pub(super) resets: u64,
+}
+
 /// Answers on their way to clients.
 #[derive(Debug, Default)]
 pub(super) struct ReplyBatch {
@@ -248,7 +272,7 @@ pub(super) struct ReplyBatch {
     /// Peers' questions how far the state must be for a read that came when they asked.
     pub(super) read_indexes: Vec<(RequestKey, Index)>,
     /// What happened, for who listens here.
-    pub(super) events: Vec<Event>,
+    pub(super) events: VecDeque<Event>,
     /// From [`ApplyBatch::leader`].
     pub(super) leader: Option<NodeId>,
     /// How many keys there are now.
@@ -277,7 +301,7 @@ impl Applied {
         self.bytes += later.bytes;
         self.installed = later.installed.or(self.installed);
         self.clock = later.clock;
-        self.next_end = later.next_end;
+        self.clock_wanted = later.clock_wanted;
     }
 }
 
@@ -321,6 +345,11 @@ impl<T> ToNetwork<T> {
         self.sender.is_full()
     }
 
+    /// Has the network look at its peers' sockets, and say when it has, see [`PeersRead`].
+    pub(super) fn read_peers(&self) {
+        self.wake.ring(READ_PEERS).expect("a write to the waker's own descriptor");
+    }
+
     fn ring(&self) {
         // A network that can't be woken leaves a replica that hears and says nothing.
         self.wake.ring(self.mark).expect("a write to the waker's own descriptor");
@@ -351,10 +380,34 @@ impl ToCore {
     }
 }
 
+/// When the network last found nothing more to read from peers: everything that had arrived by
+/// then is in the core's queue, or was dropped.
+///
+/// The core asks before it acts on the silence of peers. Where this process was stopped, or its
+/// network was busy, their messages may lie in its sockets.
+#[derive(Debug, Default)]
+pub(super) struct PeersRead(AtomicU64);
+
+impl PeersRead {
+    /// The network's side: `at` is a reading of the clock from before it looked at the sockets, and
+    /// what it found is in the core's queue.
+    pub(super) fn note(&self, at: Instant) {
+        self.0.store(at.0, Ordering::Release);
+    }
+
+    /// The core's side: what was there by this instant is found in the queue by a look at it from
+    /// now on.
+    pub(super) fn at(&self) -> Instant {
+        Instant(self.0.load(Ordering::Acquire))
+    }
+}
+
 /// The network's ends.
 #[derive(Debug)]
 pub(super) struct NetworkEnds {
     pub(super) to_core: Sender<CoreItem>,
+    pub(super) requests: Sender<Requests>,
+    pub(super) peers_read: Arc<PeersRead>,
     pub(super) replies: Receiver<ReplyBatch>,
     pub(super) departures: Receiver<Departures>,
     pub(super) released: Receiver<Vec<Envelope>>,
@@ -364,6 +417,8 @@ pub(super) struct NetworkEnds {
 #[derive(Debug)]
 pub(super) struct CoreEnds {
     pub(super) inbox: Receiver<CoreItem>,
+    pub(super) requests: Receiver<Requests>,
+    pub(super) peers_read: Arc<PeersRead>,
     pub(super) to_network: ToNetwork<Departures>,
     pub(super) to_log_writer: Sender<AppendBatch>,
     pub(super) to_applier: Sender<ApplyBatch>,
@@ -408,6 +463,8 @@ pub(super) struct Ends {
 /// whether a stage on a thread of its own has to ring for the core.
 pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
+    let (requests_in, requests) = channel::bounded(QUEUE_LEN);
+    let peers_read = Arc::<PeersRead>::default();
     let (departures_in, departures) = channel::bounded(QUEUE_LEN);
     let (to_log_writer, append_jobs) = channel::bounded(QUEUE_LEN);
     let (to_applier, apply_jobs) = channel::bounded(QUEUE_LEN);
@@ -418,9 +475,18 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
         || ToCore { sender: to_core.clone(), wake: core_sleeps_in_poll.then(|| Arc::clone(wake)) };
     let release = || ToNetwork::new(released_in.clone(), RELEASED, wake);
     Ends {
-        network: NetworkEnds { to_core: to_core.clone(), replies, departures, released },
+        network: NetworkEnds {
+            to_core: to_core.clone(),
+            requests: requests_in,
+            peers_read: Arc::clone(&peers_read),
+            replies,
+            departures,
+            released,
+        },
         core: CoreEnds {
             inbox,
+            requests,
+            peers_read,
             to_network: ToNetwork::new(departures_in, DEPARTURES, wake),
             to_log_writer,
             to_applier,

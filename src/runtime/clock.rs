@@ -1,7 +1,7 @@
-//! The process's clock. The one place where the runtime reads it; the core stage asks, once a
-//! pass, and hands the reading to the replica.
+//! The process's clock. The one place where the runtime reads it; the core stage reads it several
+//! times a pass, and hands the readings to the replica.
 
-use std::time::{Duration, Instant as Reading, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -15,10 +15,23 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
+/// How far two readings of it may be apart between which the wall clock was read.
+const SAMPLE_MAX: Duration = Duration::from_millis(5);
+
 /// A monotonic clock that starts at zero when it is made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     origin: Duration,
+    /// Reads this instead of the system's clock.
+    #[cfg(test)]
+    test_clock: Option<&'static dyn TestClock>,
+}
+
+/// A source of time that a test controls.
+#[cfg(test)]
+pub(super) trait TestClock: std::fmt::Debug + Sync {
+    /// The time now. A test may let time pass, or run other code, right behind a reading.
+    fn read(&self) -> Instant;
 }
 
 fn reading() -> Duration {
@@ -30,48 +43,65 @@ fn reading() -> Duration {
 impl Clock {
     /// A clock that reads zero now.
     pub(super) fn start() -> Clock {
-        Clock { origin: reading() }
+        Clock {
+            origin: reading(),
+            #[cfg(test)]
+            test_clock: None,
+        }
+    }
+
+    /// A clock that shows what a test says.
+    #[cfg(test)]
+    pub(super) fn for_test(test_clock: &'static dyn TestClock) -> Clock {
+        Clock { origin: Duration::ZERO, test_clock: Some(test_clock) }
     }
 
     /// The time since the start.
     pub(super) fn now(&self) -> Instant {
+        #[cfg(test)]
+        if let Some(test_clock) = self.test_clock {
+            return test_clock.read();
+        }
         Instant::ZERO + reading().saturating_sub(self.origin)
     }
 
-    /// The wall clock, in milliseconds since 1970: only for what a leader tells the log of it.
-    pub(super) fn wall_millis() -> u64 {
+    /// The wall clock, in milliseconds since 1970, with the reading of this clock at which it
+    /// showed that. `None` if the process was stopped between the readings: they don't belong
+    /// together then.
+    pub(super) fn wall_millis(&self) -> Option<(Instant, u64)> {
+        let before = self.now();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// The standard library's instant for `instant`, for what waits until then. `None` if it is
-    /// too far off for that type, which is as good as never.
-    pub(super) fn reading_at(&self, instant: Instant) -> Option<Reading> {
-        Reading::now().checked_add(instant.since(self.now()))
+        let now = self.now();
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        (now.since(before) <= SAMPLE_MAX).then_some((now, millis))
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use std::time::Duration;
+
+    /// A clock that does not move.
+    #[derive(Debug)]
+    struct Stopped;
+
+    impl TestClock for Stopped {
+        fn read(&self) -> Instant {
+            Instant::ZERO
+        }
+    }
+
+    /// A clock that always shows zero, for tests in which no time passes.
+    pub(in crate::runtime) fn stopped() -> Clock {
+        Clock::for_test(&Stopped)
+    }
 
     #[test]
-    fn readings_rise_and_translate_back() {
+    fn readings_rise() {
         let clock = Clock::start();
         let first = clock.now();
         std::thread::sleep(Duration::from_millis(2));
         let second = clock.now();
         assert!(second.since(first) >= Duration::from_millis(2));
-        let later = clock.reading_at(second + Duration::from_secs(5)).expect("soon enough");
-        let ahead = later.duration_since(Reading::now());
-        assert!(ahead > Duration::from_secs(1) && ahead <= Duration::from_secs(5), "{ahead:?}");
-        assert!(clock.reading_at(first).is_some_and(|reading| reading <= Reading::now()));
-    }
-
-    #[test]
-    fn never_is_a_reading_or_none_but_no_panic() {
-        let clock = Clock::start();
-        assert!(clock.reading_at(Instant::MAX).is_none_or(|reading| reading > Reading::now()));
     }
 }

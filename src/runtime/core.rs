@@ -1,11 +1,37 @@
-//! The core stage: owns the replica and the reading of the clock. Takes all that waits, lets the
+//! The core stage: owns the replica and the reading of the clock. Takes what waits, lets the
 //! replica work, flushes once, hands the effects on. Never blocks but in [`Core::wait`].
+//!
+//! A pass is bounded in items and in time. Peers' messages and completions come first, whatever
+//! clients have asked; then a slice of the clients' requests, in order. What a pass does not handle
+//! waits for the next one, so that heartbeats, votes and timeouts never wait for the end of a
+//! flood.
+//!
+//! # Readings of the clock
+//!
+//! Time promises between replicas hold only if each reading errs to the safe side:
+//!
+//! - *What this replica promises a leader* (no vote for a while) counts from a reading after the
+//!   leader's message was received. So the clock is read anew for each item of the queue, behind
+//!   its receipt. Whether such a promise has ended is asked with a reading from before the answer
+//!   leaves, which is the same one.
+//! - *What followers have promised this leader* (its lease) counts from a reading before the round
+//!   was sent: the one of the flush that makes the round.
+//! - *That a lease is in force* must hold at a time after the reads came that are answered on it:
+//!   the reading of the flush lies behind the receipt of everything that the pass took in.
+//! - *That peers are silent* is acted upon only if everything that had arrived by the end of the
+//!   timeout has been handled, see [`PeersRead`](super::channels::PeersRead).
+//! - Everything else (round trips, retransmission, deadlines of requests, the intervals of the
+//!   replicated clock) may be late by a pass; it is never early.
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec;
 
-use crossbeam::channel::{RecvTimeoutError, TrySendError};
+use crossbeam::channel::TrySendError;
+use crossbeam::select;
 
+use crate::config::Mutant;
+use crate::kv::Command;
 use crate::raft::{
     AppendEntries, AppendJob, ApplyJob, ClientRequest, DiskState, Effects, Envelope, Msg, PeerMsg,
     Refusal, RefusalReason, Replica, RequestKind, SnapshotId,
@@ -16,17 +42,22 @@ use crate::wire::frame::Attempt;
 use super::Flow;
 use super::channels::{
     AppendBatch, Applied, ApplyBatch, CoreEnds, CoreItem, Departures, Forwarded, Install,
-    JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, RoomNews, SnapshotNews, SnapshotWork,
+    JOB_BYTES_MAX, Lead, QUEUE_LEN, ReadsAt, Requests, RoomNews, SnapshotNews, SnapshotWork,
 };
 use super::clock::Clock;
-use super::log_clock::LogClock;
 use super::memory::MemoryBoard;
+use super::pass::Pass;
+use super::rejected::RejectedLog;
+use super::replicated_clock::CoreClock;
 use super::status::{Board, Counts};
 
 /// How soon the core tries again to hand on what a full queue did not take.
 const RETRY: Duration = Duration::from_millis(1);
 /// How often a view of the replica is put on the board, while there are passes.
 const BOARD_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Most requests of clients handled in one pass.
+pub(super) const PASS_REQUESTS_MAX: usize = 4_096;
 
 /// Where room is scarce, or is missing, and the log has so many segments, a snapshot is taken so
 /// that some of them can go; not more often than this.
@@ -62,10 +93,14 @@ const APPENDS_AHEAD_BYTES: usize = 4 << 20;
 pub(super) struct Core {
     replica: Replica,
     clock: Clock,
-    /// The clock as it was last read.
+    /// The clock as it was last read: behind the receipt of whatever is handled now.
     now: Instant,
     effects: Effects,
     ends: CoreEnds,
+    /// What is left of the item of requests that was received last.
+    unhandled: Unhandled,
+    /// A timeout is over, but what peers sent before its end may not be here yet.
+    waits_for_peers: bool,
     /// What the queues had no room for; normally empty between passes.
     departures: Departures,
     appends: AppendBatch,
@@ -84,7 +119,8 @@ pub(super) struct Core {
     unless_leading: UnlessLeading,
     /// Who leads, as the network knows: nobody, while this replica hands its lead over.
     lead: Lead,
-    log_clock: LogClock,
+    /// The replicated clock; `None` where no key expires, under the course's simulator.
+    replicated_clock: Option<CoreClock>,
     /// How the disk is, as the log has it.
     disk: DiskState,
     /// Bytes that are free on it, as last heard.
@@ -94,7 +130,44 @@ pub(super) struct Core {
     /// Where a view of the replica is put, and when that was last done.
     board: Arc<Board>,
     board_at: Instant,
+    rejected_log: RejectedLog,
     counts: Arc<Counts>,
+}
+
+/// Requests that were received and not handled, in order.
+#[derive(Debug)]
+enum Unhandled {
+    Clients(vec::IntoIter<ClientRequest>),
+    Forwarded(vec::IntoIter<Forwarded>),
+}
+
+/// One request.
+enum Request {
+    Client(ClientRequest),
+    Forwarded(Forwarded),
+}
+
+impl Unhandled {
+    fn new(requests: Requests) -> Unhandled {
+        match requests {
+            Requests::Clients(requests) => Unhandled::Clients(requests.into_iter()),
+            Requests::Forwarded(writes) => Unhandled::Forwarded(writes.into_iter()),
+        }
+    }
+
+    fn next(&mut self) -> Option<Request> {
+        match self {
+            Unhandled::Clients(requests) => requests.next().map(Request::Client),
+            Unhandled::Forwarded(writes) => writes.next().map(Request::Forwarded),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Unhandled::Clients(requests) => requests.as_slice().is_empty(),
+            Unhandled::Forwarded(writes) => writes.as_slice().is_empty(),
+        }
+    }
 }
 
 /// Which stages the last pass gave something to.
@@ -135,6 +208,8 @@ impl Core {
             now: clock.now(),
             effects: Effects::default(),
             ends,
+            unhandled: Unhandled::Clients(Vec::new().into_iter()),
+            waits_for_peers: false,
             departures: Departures::default(),
             appends: AppendBatch::default(),
             applies: ApplyBatch::default(),
@@ -146,12 +221,13 @@ impl Core {
             cut_wanted_at: None,
             unless_leading,
             lead: Lead::default(),
-            log_clock: LogClock::default(),
+            replicated_clock: None,
             disk: DiskState::default(),
             free: 0,
             cut_asked_at: Instant::ZERO,
             board,
             board_at: Instant::ZERO,
+            rejected_log: RejectedLog::default(),
             counts,
         }
     }
@@ -163,24 +239,41 @@ impl Core {
         self
     }
 
+    /// With a replicated clock, which this replica moves while it leads.
+    pub(super) fn with_clock(mut self, clock: CoreClock) -> Core {
+        self.replicated_clock = Some(clock);
+        self
+    }
+
     /// The one receive in which the core blocks: until something comes, or until the replica's
-    /// next timeout, then `None`.
-    pub(super) fn wait(&self) -> Option<CoreItem> {
-        let received = match self.clock.reading_at(self.next_pass()) {
-            Some(deadline) => self.ends.inbox.recv_deadline(deadline),
-            None => self.ends.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match received {
-            Ok(item) => Some(item),
-            Err(RecvTimeoutError::Timeout) => None,
-            // All others are gone, so there is nothing left to do.
-            Err(RecvTimeoutError::Disconnected) => Some(CoreItem::Stop),
+    /// next timeout, then `None`. Requests of clients are kept here, and it is `None` then too.
+    pub(super) fn wait(&mut self) -> Option<CoreItem> {
+        if self.has_work() {
+            return None;
+        }
+        let patience = self.next_pass().since(self.clock.now());
+        select! {
+            // All others are gone if there is an error, so there is nothing left to do.
+            recv(self.ends.inbox) -> item => Some(item.unwrap_or(CoreItem::Stop)),
+            recv(self.ends.requests) -> requests => match requests {
+                Ok(requests) => {
+                    self.unhandled = Unhandled::new(requests);
+                    None
+                }
+                Err(_) => Some(CoreItem::Stop),
+            },
+            default(patience) => None,
         }
     }
 
     /// How long a driver that polls may sleep before the next pass, counted from the last one.
     pub(super) fn patience(&self) -> Duration {
-        self.next_pass().since(self.now)
+        if self.has_work() { Duration::ZERO } else { self.next_pass().since(self.now) }
+    }
+
+    /// Whether the next pass would find something to handle.
+    pub(super) fn has_work(&self) -> bool {
+        self.has_mail() || !self.unhandled.is_empty() || !self.ends.requests.is_empty()
     }
 
     /// Which stages the last pass gave something to: for a thread that is all of them, and so
@@ -189,17 +282,18 @@ impl Core {
         self.handed_on
     }
 
-    /// Whether something waits to be received.
+    /// Whether messages of peers or completions wait to be received.
     pub(super) fn has_mail(&self) -> bool {
         !self.ends.inbox.is_empty()
     }
 
     fn next_pass(&self) -> Instant {
         let timeout = self.replica.next_timeout();
-        let timeout = match self.log_clock.patience(self.now, Clock::wall_millis) {
-            Some(patience) if self.moves_clock() => timeout.min(self.now + patience),
-            _ => timeout,
-        };
+        // What was due and was put off is not due at once again.
+        let timeout = if self.waits_for_peers { timeout.max(self.now + RETRY) } else { timeout };
+        let clock = self.replicated_clock.as_ref().filter(|_| self.replica.takes_writes());
+        let due = clock.and_then(|clock| clock.next_due(self.now));
+        let timeout = due.map_or(timeout, |due| timeout.min(due));
         if self.holds_back() { timeout.min(self.now + RETRY) } else { timeout }
     }
 
@@ -210,49 +304,32 @@ impl Core {
             && self.applies.is_empty())
     }
 
-    /// One pass: `first`, then all that waits, as one batch.
+    /// One pass: `first`, then what waits, as far as a pass goes.
     pub(super) fn run_once(&mut self, first: Option<CoreItem>) -> Flow {
+        // Before the queue is emptied: what the network had read by then is in it.
+        let peers_read_at = self.ends.peers_read.at();
         self.now = self.clock.now();
-        let mut next = first.or_else(|| self.ends.inbox.try_recv().ok());
-        // Bounded: with busy senders the queue need never be found empty.
-        for _ in 0..QUEUE_LEN {
-            match next {
-                Some(CoreItem::Messages(messages)) => {
-                    for message in messages {
-                        self.admit(message);
-                    }
-                }
-                Some(CoreItem::Persisted { completions, bytes }) => {
-                    self.give_back(bytes);
-                    self.appends_under_way -= bytes;
-                    for completion in completions {
-                        self.handle(Msg::Persisted(completion));
-                    }
-                }
-                Some(CoreItem::Applied(applied)) => self.on_applied(applied),
-                Some(CoreItem::Forwarded(writes)) => {
-                    for write in writes {
-                        self.admit_forwarded(write);
-                    }
-                }
-                Some(CoreItem::ReadsAt(reads)) => self.take_reads(reads),
-                Some(CoreItem::Save) => self.applies.save = true,
-                Some(CoreItem::Snapshot(news)) => self.on_snapshot_news(news),
-                Some(CoreItem::Room(news)) => self.on_room(news),
-                Some(CoreItem::Stop) => return Flow::Stop,
-                None => break,
-            }
-            next = self.ends.inbox.try_recv().ok();
+        self.look_at_clocks();
+        if self.take_items(first) == Flow::Stop {
+            return Flow::Stop;
         }
-        // Anew: a lease must hold at a time after the reads came that are answered on it. Between
-        // the first reading and here the process may have been stopped for long.
+        let took_all = self.ends.inbox.is_empty();
+        self.take_requests();
+        // Behind the receipt of everything that was taken, for the reads that are answered on a
+        // lease; and before anything is sent, for the leases that begin with it. Since the reading
+        // before this thread may have been stopped for long.
         self.now = self.clock.now();
-        if self.moves_clock()
-            && let Some(request) = self.log_clock.at_end(self.now, Clock::wall_millis)
+        if self.replica.takes_writes()
+            && let Some(request) = self.replicated_clock.as_mut().and_then(|it| it.due(self.now))
         {
             self.handle(Msg::Client(request));
         }
-        if self.now >= self.replica.next_timeout() {
+        let silence_ends_at = self.replica.acts_on_silence_at();
+        self.waits_for_peers =
+            self.now >= silence_ends_at && !(took_all && peers_read_at >= silence_ends_at);
+        if self.waits_for_peers {
+            self.ends.to_network.read_peers();
+        } else if self.now >= self.replica.next_timeout() {
             self.replica.handle_timeout(self.now, &mut self.effects);
         }
         self.replica.flush(self.now, &mut self.effects);
@@ -260,16 +337,98 @@ impl Core {
         self.hand_on()
     }
 
-    /// Whether this replica is to move the log's clock on. Under the course's simulator no key
-    /// ends.
-    fn moves_clock(&self) -> bool {
-        self.unless_leading == UnlessLeading::Refuse && self.replica.takes_writes()
+    /// Takes peers' messages and completions, `first` before the others.
+    fn take_items(&mut self, mut first: Option<CoreItem>) -> Flow {
+        let mut pass = Pass::of_large(self.clock, QUEUE_LEN);
+        while let Some(item) =
+            pass.next(|| first.take().or_else(|| self.ends.inbox.try_recv().ok()))
+        {
+            self.read_clock_after_receipt();
+            match item {
+                CoreItem::Peers(messages) => {
+                    for message in messages {
+                        self.admit(Msg::Peer(message));
+                    }
+                }
+                CoreItem::Persisted { completions, bytes } => {
+                    self.give_back(bytes);
+                    self.appends_under_way -= bytes;
+                    for completion in completions {
+                        self.handle(Msg::Persisted(completion));
+                    }
+                }
+                CoreItem::Applied(applied) => self.on_applied(applied),
+                CoreItem::ReadsAt(reads) => self.take_reads(reads),
+                CoreItem::Save => self.applies.save = true,
+                CoreItem::Snapshot(news) => self.on_snapshot_news(news),
+                CoreItem::Room(news) => self.on_room(news),
+                CoreItem::Stop => return Flow::Stop,
+            }
+        }
+        Flow::GoOn
+    }
+
+    /// What is handled next was received before this reading, so a promise to its sender counts
+    /// from after it was sent.
+    fn read_clock_after_receipt(&mut self) {
+        if !self.replica.breaks(Mutant::PromiseFromBeforeReceipt) {
+            self.now = self.clock.now();
+        }
+    }
+
+    /// Takes requests of clients.
+    fn take_requests(&mut self) {
+        let mut pass = Pass::of_small(self.clock, PASS_REQUESTS_MAX);
+        while let Some(request) = pass.next(|| self.next_request()) {
+            match request {
+                Request::Client(request) => self.admit(Msg::Client(request)),
+                Request::Forwarded(write) => self.admit_forwarded(write),
+            }
+        }
+    }
+
+    /// The next request, if there is one. The next item is received only when the last is handled.
+    fn next_request(&mut self) -> Option<Request> {
+        loop {
+            if let Some(request) = self.unhandled.next() {
+                return Some(request);
+            }
+            self.unhandled = Unhandled::new(self.ends.requests.try_recv().ok()?);
+            self.read_clock_after_receipt();
+        }
+    }
+
+    /// Observes the wall clock, and lets requests go that waited for the clocks of a quorum, or for
+    /// another leader.
+    fn look_at_clocks(&mut self) {
+        let Some(clock) = &mut self.replicated_clock else { return };
+        clock.tick(self.now, &self.clock);
+        let leads = self.replica.leads();
+        if clock.holds() && !(leads && clock.must_wait(self.now, self.replica.term())) {
+            let (forwarded, messages) = clock.release();
+            for write in forwarded {
+                self.admit_forwarded(write);
+            }
+            for message in messages {
+                self.admit(message);
+            }
+        }
+    }
+
+    /// Whether requests must wait at this leader until it knows the clocks of a quorum.
+    fn waits_for_clocks(&mut self) -> bool {
+        let (now, term) = (self.now, self.replica.term());
+        let leads = self.replica.leads();
+        leads && self.replicated_clock.as_mut().is_some_and(|clock| clock.must_wait(now, term))
     }
 
     fn on_applied(&mut self, applied: Applied) {
-        let Applied { index, bytes, installed, clock, next_end } = applied;
+        let Applied { index, bytes, installed, clock: shown, clock_wanted } = applied;
         self.give_back(bytes);
-        self.log_clock.note(clock, next_end);
+        if let Some(clock) = &mut self.replicated_clock {
+            clock.note(self.now, shown);
+            clock.want(clock_wanted);
+        }
         if let Some(index) = index {
             self.handle(Msg::Applied { index });
         }
@@ -323,12 +482,23 @@ impl Core {
     }
 
     /// Lets a message from outside in, unless too much is under way for what it would cause.
-    fn admit(&mut self, message: Msg) {
+    fn admit(&mut self, mut message: Msg) {
         if let Msg::Client(request) = &message
             && self.unless_leading == UnlessLeading::Refuse
             && !self.replica.leads()
         {
             self.refuse(request.key, RefusalReason::NotLeader);
+            return;
+        }
+        if let Msg::Client(request) = &message
+            && self.waits_for_clocks()
+        {
+            let key = request.key;
+            let clock = self.replicated_clock.as_mut().expect("it was just asked");
+            if clock.hold(message).is_err() {
+                self.counts.requests_busy.add_one();
+                self.refuse(key, RefusalReason::Busy);
+            }
             return;
         }
         // Where no snapshot can be taken, for want of room on disk perhaps, the log can't be cut:
@@ -368,11 +538,28 @@ impl Core {
                 | Msg::DiskRoom(_) => {}
             }
         }
-        if let Msg::Client(ClientRequest { kind: RequestKind::Write, .. }) = &message
-            && self.moves_clock()
-            && let Some(request) = self.log_clock.before_write(self.now, Clock::wall_millis)
+        if let Msg::Client(request @ ClientRequest { kind: RequestKind::Write, .. }) = &mut message
+            && let Some(clock) = &mut self.replicated_clock
+            && self.replica.takes_writes()
         {
-            self.handle(Msg::Client(request));
+            let before = clock.before_write(self.now);
+            if Command::resets_clock(&request.payload) {
+                clock.fill_reset(self.now, request);
+            }
+            if let Some(before) = before {
+                let (key, last) = (request.key, self.replica.log().last());
+                self.handle(Msg::Client(before));
+                if self.replica.log().last() == last {
+                    // The log is full. Without the entry this write would be applied by a clock
+                    // that is behind, and a key that it sets would expire too early.
+                    if let Some(clock) = &mut self.replicated_clock {
+                        clock.proposal_refused();
+                    }
+                    self.counts.requests_busy.add_one();
+                    self.refuse(key, RefusalReason::Busy);
+                    return;
+                }
+            }
         }
         self.handle(message);
     }
@@ -395,6 +582,19 @@ impl Core {
     ///   finds the ones before remembered. Where that is not sure it is dropped, and its client
     ///   told that nobody knows.
     fn admit_forwarded(&mut self, write: Forwarded) {
+        if self.waits_for_clocks() {
+            let clock = self.replicated_clock.as_mut().expect("it was just asked");
+            match clock.hold_forwarded(write) {
+                Ok(()) => {}
+                Err(Forwarded { attempt: Attempt::First { .. }, request }) => {
+                    self.refuse(request.key, RefusalReason::Busy);
+                }
+                Err(Forwarded { attempt: Attempt::Again { .. }, .. }) => {
+                    self.counts.again_dropped.add_one();
+                }
+            }
+            return;
+        }
         match write.attempt {
             Attempt::First { term } if self.replica.leads() && self.replica.term() == term => {
                 self.admit(Msg::Client(write.request));
@@ -431,6 +631,7 @@ impl Core {
     /// Moves the effects to what waits to be handed on.
     fn collect(&mut self) {
         self.note_disk();
+        self.rejected_log.report(&mut self.effects.rejected, self.now);
         // What comes while the lead is handed over waits at the network, and goes to the successor.
         let successor = self.replica.successor();
         let leader = if successor.is_some() { None } else { self.replica.leader() };
@@ -440,7 +641,9 @@ impl Core {
                 tracing::warn!(%successor, disk = ?self.disk, "the lead is handed over");
             }
             self.lead = lead;
-            self.log_clock.reset();
+            if let Some(clock) = &mut self.replicated_clock {
+                clock.leader_changed();
+            }
             self.departures.lead = Some(lead);
             self.board_at = Instant::ZERO;
         }
@@ -474,8 +677,23 @@ impl Core {
             let bytes = apply_bytes(&self.effects.apply);
             self.under_way += bytes;
             self.applies.bytes += bytes;
+            if !self.effects.apply.reads.is_empty() {
+                self.stamp_reads();
+            }
             append_or_take(&mut self.applies.job.entries, &mut self.effects.apply.entries);
             append_or_take(&mut self.applies.job.reads, &mut self.effects.apply.reads);
+        }
+    }
+
+    /// Notes what the replicated clock must show in the state for reads that were let go now.
+    fn stamp_reads(&mut self) {
+        let Some(clock) = &mut self.replicated_clock else { return };
+        // A leader without disk space can't move the clock: no key expires, but reads go on.
+        let lacks_room = self.replica.leads()
+            && !self.replica.takes_writes()
+            && self.replica.successor().is_none();
+        if !lacks_room {
+            self.applies.read_clock = clock.for_reads(self.now);
         }
     }
 
@@ -553,6 +771,19 @@ impl Core {
     }
 }
 
+#[cfg(test)]
+impl Core {
+    /// The replica.
+    pub(super) fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Bytes of jobs under way, and of those the log's.
+    pub(super) fn under_way(&self) -> (usize, usize) {
+        (self.under_way, self.appends_under_way)
+    }
+}
+
 /// Moves all of `more` behind `list`; without copying where `list` is empty, as it is unless a
 /// queue was full.
 fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
@@ -585,8 +816,12 @@ fn apply_bytes(job: &ApplyJob) -> usize {
 }
 
 #[cfg(test)]
+mod pass_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Shown;
     use crate::config::Config;
     use crate::raft::{
         AppendOutcome, AppendReply, ClientRequest, Committed, Durable, HardState, Persisted,
@@ -594,14 +829,15 @@ mod tests {
     };
     use crate::record::{EntryKind, RecordBuffer};
     use crate::runtime::channels::{ApplierEnds, Ends, LogWriterEnds, NetworkEnds, channels};
+    use crate::runtime::clock::tests::stopped;
     use crate::runtime::wake::tests::unused_wake;
     use crate::types::{ClientId, EntryId, Index, JobSequence, NodeId, RequestId, Round, Term};
     use bytes::Bytes;
 
-    /// A core in its first second, in which its replica does nothing by itself.
-    fn quiet_core() -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
+    /// A core for which no time passes, so its replica does nothing by itself.
+    pub(super) fn quiet_core() -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
         let Ends { network, core: ends, log_writer, applier, .. } = channels(&unused_wake(), false);
-        let clock = Clock::start();
+        let clock = stopped();
         let peers = [NodeId(1), NodeId(2)];
         let config = Config::course();
         let replica = Replica::new(NodeId(0), &peers, config, 7, Durable::default(), clock.now());
@@ -610,7 +846,7 @@ mod tests {
         (core, network, log_writer, applier)
     }
 
-    fn append(entries: usize) -> Envelope {
+    pub(super) fn append(entries: usize) -> Envelope {
         let mut buffer = RecordBuffer::default();
         let entries = (1..=entries as u64)
             .map(|index| buffer.encode(EntryId::new(1, index), EntryKind::Command, b"x"))
@@ -621,6 +857,7 @@ mod tests {
             prev: EntryId::ZERO,
             commit_index: Index::ZERO,
             loss_permille: 0,
+            transfer_to: None,
             entries,
         });
         Envelope { from: NodeId(1), to: NodeId(0), leader: None, message }
@@ -655,9 +892,15 @@ mod tests {
     }
 
     /// A core whose replica leads alone, in term 2, over a log of so many entries and one more.
-    fn leading_core(entries: u64) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
+    pub(super) fn leading_core(entries: u64) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
+        leading_core_with(stopped(), entries)
+    }
+
+    fn leading_core_with(
+        clock: Clock,
+        entries: u64,
+    ) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
         let Ends { network, core: ends, log_writer, applier, .. } = channels(&unused_wake(), false);
-        let clock = Clock::start();
         let mut buffer = RecordBuffer::default();
         let entries = (1..=entries)
             .map(|index| buffer.encode(EntryId::new(1, index), EntryKind::Command, b"x"))
@@ -674,8 +917,7 @@ mod tests {
         replica.handle_msg(later, persisted, &mut effects);
         assert!(replica.leads() && replica.term() == Term(2));
         let refuse = UnlessLeading::Refuse;
-        let mut core = Core::new(replica, clock, ends, refuse, Arc::default(), Arc::default());
-        core.log_clock = LogClock::standing();
+        let core = Core::new(replica, clock, ends, refuse, Arc::default(), Arc::default());
         (core, network, log_writer, applier)
     }
 
@@ -685,13 +927,77 @@ mod tests {
         Forwarded { attempt, request }
     }
 
+    /// What the log was given to say of the replicated clock.
+    fn clock_entries(log_writer: &LogWriterEnds) -> Vec<u64> {
+        let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
+        let entries: Vec<_> = jobs.flat_map(|job| job.entries).collect();
+        let millis = |payload: &[u8]| match Command::decode(payload).ok()?.operation {
+            crate::kv::Operation::Clock { millis, .. } => Some(millis),
+            _ => None,
+        };
+        entries.iter().filter_map(|entry| millis(entry.payload())).collect()
+    }
+
+    fn with_clock(core: Core, peers: &[NodeId]) -> Core {
+        let clock = core.clock;
+        let store = crate::kv::Store::default();
+        core.with_clock(CoreClock::new(peers, Arc::default(), &store, &clock))
+    }
+
+    fn write(number: u8) -> ClientRequest {
+        let key = RequestKey { client: ClientId(7), request: RequestId([number; 16]) };
+        ClientRequest { key, kind: RequestKind::Write, payload: Bytes::from_static(b"x") }
+    }
+
+    #[test]
+    fn an_entry_of_the_clock_goes_before_a_write_and_for_reads_that_wait() {
+        let (core, network, log_writer, _applier) = leading_core_with(Clock::start(), 0);
+        let mut core = with_clock(core, &[]);
+        network.requests.try_send(Requests::Clients(vec![write(1), write(2)])).unwrap();
+        core.run_once(None);
+        let first = clock_entries(&log_writer);
+        assert_eq!(first.len(), 1, "{first:?}");
+        let shown = Shown { millis: first[0], resets: 0, next_expiry: None };
+        let wanted =
+            Applied { clock: shown, clock_wanted: Some(first[0] + 1), ..Applied::default() };
+        core.run_once(Some(CoreItem::Applied(wanted)));
+        let mut second = clock_entries(&log_writer);
+        while second.is_empty() {
+            // It is not that late yet; the core wakes up by itself.
+            core.wait();
+            core.run_once(None);
+            second = clock_entries(&log_writer);
+        }
+        assert!(second.len() == 1 && second[0] > first[0], "{second:?}");
+    }
+
+    #[test]
+    fn requests_wait_until_the_clocks_of_a_quorum_are_known() {
+        let (core, network, log_writer, _applier) = leading_core_with(Clock::start(), 0);
+        let mut core = with_clock(core, &[NodeId(8), NodeId(9)]);
+        network.requests.try_send(Requests::Clients(vec![write(1)])).unwrap();
+        core.run_once(None);
+        let last = core.replica.log().last().index;
+        let write = forwarded(2, Attempt::First { term: Term(2) });
+        network.requests.try_send(Requests::Forwarded(vec![write])).unwrap();
+        core.run_once(None);
+        assert_eq!((core.replica.log().last().index, clock_entries(&log_writer)), (last, vec![]));
+        let (now, wall) = core.clock.wall_millis().expect("two readings that lie close together");
+        let clock = core.replicated_clock.as_mut().expect("it was given one");
+        clock.hear(NodeId(8), now, wall);
+        core.run_once(None);
+        assert_eq!(core.replica.log().last().index.0, last.0 + 3, "both, and one of the clock");
+        assert_eq!(clock_entries(&log_writer).len(), 1);
+    }
+
     #[test]
     fn a_first_copy_that_was_stuck_through_a_change_of_leader_is_refused() {
         let (mut core, network, ..) = leading_core(3);
         let last = core.replica.log().last().index;
         let writes = [1, 2, 3, 2].map(|term| Attempt::First { term: Term(term) });
         let writes = (1..).zip(writes).map(|(number, attempt)| forwarded(number, attempt));
-        core.run_once(Some(CoreItem::Forwarded(writes.collect())));
+        network.requests.try_send(Requests::Forwarded(writes.collect())).unwrap();
+        core.run_once(None);
         assert_eq!(core.replica.log().last().index.0, last.0 + 2, "those of term 2");
         let departures = network.departures.try_recv().unwrap();
         let refused: Vec<_> = departures
@@ -709,7 +1015,8 @@ mod tests {
         let oldest = last + 1 - AGAIN_ENTRIES_MAX;
         let writes = [oldest - 1, oldest, last].map(|since| Attempt::Again { since: Index(since) });
         let writes = (1..).zip(writes).map(|(number, attempt)| forwarded(number, attempt));
-        core.run_once(Some(CoreItem::Forwarded(writes.collect())));
+        network.requests.try_send(Requests::Forwarded(writes.collect())).unwrap();
+        core.run_once(None);
         // The first is not taken in and, for it may have been before, not refused either.
         assert_eq!(core.counts.again_dropped.get(), 1);
         let departures = network.departures.try_iter();
@@ -748,8 +1055,8 @@ mod tests {
             kind: RequestKind::Write,
             payload: Bytes::new(),
         };
-        let messages = vec![Msg::Client(request), Msg::Peer(append(2)), Msg::Peer(append(0))];
-        core.run_once(Some(CoreItem::Messages(messages)));
+        network.requests.try_send(Requests::Clients(vec![request])).unwrap();
+        core.run_once(Some(CoreItem::Peers(vec![append(2), append(0)])));
         assert_eq!(core.counts.requests_busy.get(), 1);
         assert_eq!(core.counts.appends_dropped.get(), 1, "a heartbeat is no append");
         let departures = network.departures.try_recv().unwrap();
@@ -757,7 +1064,7 @@ mod tests {
         assert_eq!(reasons, [RefusalReason::Busy]);
         core.run_once(Some(CoreItem::Applied(Applied { bytes: 1, ..Applied::default() })));
         assert_eq!(core.under_way, JOB_BYTES_MAX - 1);
-        core.run_once(Some(CoreItem::Messages(vec![Msg::Peer(append(2))])));
+        core.run_once(Some(CoreItem::Peers(vec![append(2)])));
         assert_eq!(core.counts.appends_dropped.get(), 1, "there is room again");
     }
 
@@ -772,12 +1079,14 @@ mod tests {
         let write = |number: u8, kind| {
             let key = RequestKey { client: ClientId(1), request: RequestId([number; 16]) };
             let payload = Bytes::from(vec![0; 1 << 20]);
-            Msg::Client(ClientRequest { key, kind, payload })
+            ClientRequest { key, kind, payload }
         };
         let mut refused = 0;
         for number in 0..100 {
             core.under_way = 0;
-            core.run_once(Some(CoreItem::Messages(vec![write(number, RequestKind::Write)])));
+            let requests = Requests::Clients(vec![write(number, RequestKind::Write)]);
+            network.requests.try_send(requests).unwrap();
+            core.run_once(None);
             let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
             let done = jobs.map(|job| {
                 let last = job.entries.last().map(crate::record::Entry::id);
@@ -793,11 +1102,11 @@ mod tests {
         assert!(core.cut_wanted_at.is_some(), "it wants to be cut");
         core.under_way = 0;
         let last = core.replica.log().last();
-        core.admit(write(200, RequestKind::Read));
+        core.admit(Msg::Client(write(200, RequestKind::Read)));
         core.admit(Msg::Peer(append(0)));
         assert_eq!((core.replica.log().last(), core.effects.refusals.len()), (last, 0));
         memory.allow(4 * most as u64);
-        core.admit(write(201, RequestKind::Write));
+        core.admit(Msg::Client(write(201, RequestKind::Write)));
         // The log's clock may have come first, if the last entry is old.
         assert!(core.replica.log().last().index > last.index, "there is room again");
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kv::Outcome;
-use crate::raft::{Envelope, Msg, Refusal};
+use crate::raft::{ClientRequest, Envelope, Refusal};
 use crate::types::{Instant, NodeId};
 use crate::wire::course::{self, CourseError, Incoming};
 
@@ -189,7 +189,11 @@ impl CourseDoor {
     ///
     /// Where messages come singly, as they mostly do here, it takes one and leaves it to the next
     /// pass to find that there is no other: by then the answer is on its way.
-    pub(super) fn receive(&mut self, batch: &mut Vec<Msg>) -> Arrivals {
+    pub(super) fn receive(
+        &mut self,
+        messages: &mut Vec<Envelope>,
+        requests: &mut Vec<ClientRequest>,
+    ) -> Arrivals {
         let mut bytes = 0;
         let limit = if self.one_at_a_time { 1 } else { BATCH_MESSAGES_MAX };
         self.one_at_a_time = false;
@@ -209,8 +213,8 @@ impl CourseDoor {
             self.hello = None;
             bytes += text.len();
             match course::decode(text, self.me) {
-                Ok(Incoming::Request { request, .. }) => batch.push(Msg::Client(request)),
-                Ok(Incoming::Peer(envelope)) => batch.push(Msg::Peer(envelope)),
+                Ok(Incoming::Request { request, .. }) => requests.push(request),
+                Ok(Incoming::Peer(envelope)) => messages.push(envelope),
                 Ok(Incoming::Ignored(_)) => self.counts.ignored.add_one(),
                 Err(_) => self.counts.unreadable.add_one(),
             }

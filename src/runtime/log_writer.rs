@@ -75,6 +75,13 @@ impl LogWriter {
         self
     }
 
+    /// A writer that forgets, for tests.
+    #[cfg(test)]
+    pub(super) fn in_memory(ends: LogWriterEnds) -> LogWriter {
+        let (rejoining, counts) = (Arc::default(), Arc::default());
+        LogWriter { log: None, ends, put_off: false, room: None, saving: None, rejoining, counts }
+    }
+
     /// Whether it never waits for a disk, so that it may share a thread with the core.
     pub(super) fn completes_at_once(&self) -> bool {
         self.log.is_none()
@@ -157,7 +164,7 @@ impl LogWriter {
             log.sync().unwrap_or_else(|error| fail(&error));
             if rejoined {
                 log.end_rejoining().unwrap_or_else(|error| fail(&error));
-                // Whoever connects from now on must not be taken for one that has forgotten all.
+                // New connections must not announce this replica as rejoining any more.
                 self.rejoining.store(false, Ordering::Release);
                 tracing::info!(
                     "rejoined: this replica holds what the others hold, and votes again"
@@ -233,16 +240,10 @@ mod tests {
         }
     }
 
-    fn without_log(ends: LogWriterEnds) -> LogWriter {
-        let counts = Arc::default();
-        let rejoining = Arc::default();
-        LogWriter { log: None, ends, put_off: false, room: None, saving: None, rejoining, counts }
-    }
-
     #[test]
     fn every_job_is_completed_in_order_and_lets_go_what_waited() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
-        let mut log_writer = without_log(ends);
+        let mut log_writer = LogWriter::in_memory(ends);
         let batch = |jobs, bytes| AppendBatch { jobs, bytes };
         core.to_log_writer.send(batch(vec![job(3, Some(9))], 30)).unwrap();
         log_writer.run_once(batch(vec![job(1, Some(7)), job(2, None)], 12));
@@ -289,7 +290,7 @@ mod tests {
     #[test]
     fn what_a_full_network_does_not_take_is_dropped_and_counted_but_completed() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
-        let mut log_writer = without_log(ends);
+        let mut log_writer = LogWriter::in_memory(ends);
         for sequence in 1..=QUEUE_LEN as u64 + 1 {
             log_writer.run_once(AppendBatch { jobs: vec![job(sequence, None)], bytes: 1 });
             assert!(core.inbox.try_recv().is_ok(), "job {sequence} is not completed");

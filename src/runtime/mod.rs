@@ -28,14 +28,18 @@ mod core;
 mod course;
 mod ears;
 mod lines;
-mod log_clock;
 mod log_writer;
 mod memory;
 mod network;
+mod pass;
+mod rejected;
+mod replicated_clock;
 mod room;
 mod saving;
 mod server;
 mod snapshots;
+#[cfg(test)]
+mod stage_tests;
 mod status;
 mod wake;
 
@@ -254,7 +258,7 @@ fn build(
             Arc::clone(counts),
         ),
         log_writer: LogWriter::forgetful(never_restarts, ends.log_writer, Arc::clone(counts)),
-        applier: Applier::new(Answering::AsLeader, ends.applier),
+        applier: Applier::new(Answering::AsLeader, clock, ends.applier),
         snapshots: None,
     })
 }
@@ -282,10 +286,14 @@ fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result<()> {
     })
 }
 
+/// Passes of the core before the sockets are looked at again, with completions between them.
+const CORE_PASSES_MAX: usize = 4;
+
 /// All stages in turn on this thread, but for a log writer that waits for a disk. A pass goes once
 /// around: what the sockets hold through the core and what follows from it out again, replies
-/// before appends; then what that completed through the core, until nothing waits. What nobody
-/// waits for comes after what somebody does.
+/// before appends; then what that completed through the core. What nobody waits for comes after
+/// what somebody does. Each stage takes a bounded part of what waits for it, so the sockets get
+/// their turn in time, however much there is to do.
 fn run_fused<N: NetworkStage>(
     mut network: N,
     mut core: Core,
@@ -294,14 +302,15 @@ fn run_fused<N: NetworkStage>(
 ) -> io::Result<()> {
     let _guard = AbortOnPanic;
     loop {
+        let patience = if applier.is_ready() { Duration::ZERO } else { core.patience() };
         match &log_writer {
-            Some(_) => network.wait_alone(core.patience())?,
-            None => network.wait(Some(core.patience()))?,
+            Some(_) => network.wait_alone(patience)?,
+            None => network.wait(Some(patience))?,
         }
         if network.receive() == Flow::Stop {
             return Ok(());
         }
-        loop {
+        for _ in 0..CORE_PASSES_MAX {
             if core.run_once(None) == Flow::Stop {
                 return Ok(());
             }
@@ -309,7 +318,9 @@ fn run_fused<N: NetworkStage>(
             // What a follower owes its leader waits here for nothing but a log writer on this
             // thread.
             let apply_last = log_writer.is_some() && handed_on.applies == Applies::Unanswered;
-            applier.run_ready(handed_on.applies != Applies::Nothing && !apply_last);
+            if !apply_last {
+                applier.run_ready(handed_on.applies != Applies::Nothing);
+            }
             if let Some(log_writer) = &mut log_writer {
                 if handed_on.departures {
                     // A leader's appends don't wait for its own log.
@@ -339,9 +350,7 @@ fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
         // the only senders of the first two, and misses the network.
         spawn(scope, "log_writer", move || log_writer.run())?;
         spawn(scope, "applier", move || {
-            while let Ok(batch) = applier.jobs().recv() {
-                applier.run_once(batch);
-            }
+            applier.run();
         })?;
         spawn(scope, "core", move || {
             loop {

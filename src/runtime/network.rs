@@ -10,13 +10,15 @@ use crossbeam::channel::TrySendError;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::raft::Msg;
+use crate::raft::{ClientRequest, Envelope};
+use crate::types::Instant;
 
 use super::channels::{
-    Applied, CoreItem, HELD_REQUESTS_MAX, JOB_BYTES_MAX, NetworkEnds, QUEUE_LEN,
+    Applied, CoreItem, HELD_REQUESTS_MAX, JOB_BYTES_MAX, NetworkEnds, QUEUE_LEN, Requests,
 };
 use super::clock::Clock;
 use super::course::{Arrivals, CourseDoor};
+use super::pass::Pass;
 use super::status::Counts;
 use super::wake::{DEPARTURES, RELEASED, REPLIES, Wake};
 use super::{Flow, NetworkStage};
@@ -40,10 +42,11 @@ pub(super) struct Network {
     wake: Arc<Wake>,
     door: CourseDoor,
     ends: NetworkEnds,
-    /// Read only until the simulator has been heard, for the repeated hello.
     clock: Clock,
+    /// When the socket was last looked at, as read before that.
+    looked_at: Instant,
     /// Requests that wait for the core's queue.
-    held: Vec<Msg>,
+    held: Vec<ClientRequest>,
     /// What the core may know once the socket has so many of the accepted messages.
     notes: VecDeque<(u64, Applied)>,
     /// Given back with the next portion.
@@ -73,6 +76,7 @@ impl Network {
             door,
             ends,
             clock,
+            looked_at: Instant::ZERO,
             held: Vec::new(),
             notes: VecDeque::new(),
             read_bytes: 0,
@@ -101,30 +105,39 @@ impl Network {
         self.held.len() < HELD_REQUESTS_MAX
     }
 
-    /// To the core, clients' requests only while its queue is under half full.
-    fn hand_over(&mut self, mut batch: Vec<Msg>) {
-        let under_half = self.ends.to_core.len() < QUEUE_LEN / 2;
-        if under_half && !self.held.is_empty() {
-            self.held.append(&mut batch);
-            batch = std::mem::take(&mut self.held);
-        } else if !under_half {
-            self.held.extend(batch.extract_if(.., |message| matches!(message, Msg::Client(_))));
+    /// To the core: what peers say at once, clients' requests only while the queue for those is
+    /// under half full.
+    fn hand_over(&mut self, messages: Vec<Envelope>, mut requests: Vec<ClientRequest>) {
+        if !messages.is_empty()
+            && let Err(TrySendError::Full(CoreItem::Peers(messages))) =
+                self.ends.to_core.try_send(CoreItem::Peers(messages))
+        {
+            self.counts.arrivals_dropped.add(messages.len());
         }
-        if batch.is_empty() {
+        if !self.held.is_empty() {
+            self.held.append(&mut requests);
+            requests = std::mem::take(&mut self.held);
+        }
+        if requests.is_empty() {
             return;
         }
-        if let Err(TrySendError::Full(CoreItem::Messages(mut batch))) =
-            self.ends.to_core.try_send(CoreItem::Messages(batch))
+        if self.ends.requests.len() >= QUEUE_LEN / 2 {
+            self.held = requests;
+        } else if let Err(TrySendError::Full(Requests::Clients(requests))) =
+            self.ends.requests.try_send(Requests::Clients(requests))
         {
-            self.held.extend(batch.extract_if(.., |message| matches!(message, Msg::Client(_))));
-            self.counts.arrivals_dropped.add(batch.len());
+            self.held = requests;
         }
     }
 
+    /// Hands replies to the socket while it has room, until the pass is over.
     fn send_replies(&mut self) {
+        let mut pass = Pass::of_large(self.clock, QUEUE_LEN);
         while self.door.connection.has_room() {
-            let Ok(batch) = self.ends.replies.try_recv() else {
-                self.marks &= !REPLIES;
+            let Some(batch) = pass.next(|| self.ends.replies.try_recv().ok()) else {
+                if self.ends.replies.is_empty() {
+                    self.marks &= !REPLIES;
+                }
                 return;
             };
             for answer in &batch.answers {
@@ -175,6 +188,7 @@ impl Network {
 impl NetworkStage for Network {
     /// Sleeps until there is something to do, but not longer than `patience`.
     fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        self.looked_at = self.clock.now();
         if self.may_read() && self.door.connection.is_readable() {
             // The last pass did not empty the socket: there is nothing that `Poll` could tell.
             return Ok(());
@@ -201,13 +215,15 @@ impl NetworkStage for Network {
     /// The same on a thread that no other stage has to wake: there the socket itself is a better
     /// place to wait in, unless we want to hear when it takes more.
     fn wait_alone(&mut self, patience: Duration) -> io::Result<()> {
+        self.looked_at = self.clock.now();
         let connection = &mut self.door.connection;
         if self.marks != 0 || connection.has_outgoing() || connection.is_readable() {
             return self.wait(Some(patience));
         }
         match self.patience(Some(patience)) {
             Some(patience) if !patience.is_zero() => self.door.connection.wait(patience),
-            Some(_) | None => Ok(()),
+            // A look at the socket all the same.
+            Some(_) | None => self.wait(Some(Duration::ZERO)),
         }
     }
 
@@ -217,14 +233,17 @@ impl NetworkStage for Network {
         if self.door.hello_due().is_some() {
             self.door.say_hello(self.clock.now());
         }
-        let mut batch = Vec::new();
+        let (mut messages, mut requests) = (Vec::new(), Vec::new());
         if self.may_read()
             && self.door.connection.is_readable()
-            && self.door.receive(&mut batch) == Arrivals::Closed
+            && self.door.receive(&mut messages, &mut requests) == Arrivals::Closed
         {
             return Flow::Stop;
         }
-        self.hand_over(batch);
+        self.hand_over(messages, requests);
+        if !self.door.connection.is_readable() {
+            self.ends.peers_read.note(self.looked_at);
+        }
         Flow::GoOn
     }
 
@@ -239,7 +258,7 @@ impl NetworkStage for Network {
             self.send_replies();
         }
         if self.marks & DEPARTURES != 0 {
-            for batch in self.ends.departures.try_iter() {
+            for batch in self.ends.departures.try_iter().take(QUEUE_LEN) {
                 for refusal in &batch.refusals {
                     self.door.send_refusal(refusal);
                 }
@@ -249,13 +268,20 @@ impl NetworkStage for Network {
             }
         }
         if self.marks & RELEASED != 0 {
-            for batch in self.ends.released.try_iter() {
+            for batch in self.ends.released.try_iter().take(QUEUE_LEN) {
                 for envelope in &batch {
                     self.door.send_peer(envelope);
                 }
             }
         }
         self.marks &= REPLIES;
+        // What came while these were emptied has its turn in the next pass.
+        if !self.ends.departures.is_empty() {
+            self.marks |= DEPARTURES;
+        }
+        if !self.ends.released.is_empty() {
+            self.marks |= RELEASED;
+        }
         self.tell_applied();
         self.watch_socket()
     }
@@ -275,7 +301,8 @@ mod tests {
         AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg, Refusal, RefusalReason,
     };
     use crate::runtime::channels::{
-        Answer, ApplierEnds, CoreEnds, Departures, Ends, LogWriterEnds, ReplyBatch, channels,
+        Answer, ApplierEnds, BATCH_MESSAGES_MAX, CoreEnds, Departures, Ends, LogWriterEnds,
+        ReplyBatch, channels,
     };
     use crate::runtime::course::Invitation;
     use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Round, Term};
@@ -331,15 +358,22 @@ mod tests {
             }
         }
 
-        /// What the core would receive now, without what [`Rig::fill`] put there.
-        fn messages(&self) -> Vec<Msg> {
+        /// Fills the queue of requests up to `items`.
+        fn fill_requests(&self, items: usize) {
+            while self.core.requests.len() < items {
+                let sent = self.network.ends.requests.try_send(Requests::Clients(Vec::new()));
+                sent.expect("it is not full");
+            }
+        }
+
+        /// The peers' messages that the core would receive now.
+        fn messages(&self) -> Vec<Envelope> {
             let items = self.core.inbox.try_iter();
             items
                 .filter_map(|item| match item {
-                    CoreItem::Messages(messages) => Some(messages),
+                    CoreItem::Peers(messages) => Some(messages),
                     CoreItem::Persisted { .. }
                     | CoreItem::Applied(_)
-                    | CoreItem::Forwarded(_)
                     | CoreItem::ReadsAt(_)
                     | CoreItem::Save
                     | CoreItem::Snapshot(_)
@@ -347,6 +381,18 @@ mod tests {
                     | CoreItem::Stop => None,
                 })
                 .flatten()
+                .collect()
+        }
+
+        /// The requests that the core would receive now, by their keys.
+        fn requests(&self) -> Vec<RequestKey> {
+            let items = self.core.requests.try_iter();
+            items
+                .flat_map(|item| match item {
+                    Requests::Clients(requests) => requests,
+                    Requests::Forwarded(_) => Vec::new(),
+                })
+                .map(|request| request.key)
                 .collect()
         }
 
@@ -386,23 +432,14 @@ mod tests {
     }
 
     #[test]
-    fn requests_wait_while_the_core_is_half_full_and_peers_do_not() {
+    fn requests_wait_while_their_queue_is_half_full_and_peers_do_not() {
         let mut rig = Rig::new();
-        rig.fill(QUEUE_LEN / 2);
+        rig.fill_requests(QUEUE_LEN / 2);
         rig.put(1);
         rig.say(&peer_text());
-        let messages = rig.messages();
-        assert!(matches!(messages[..], [Msg::Peer(_)]), "{messages:?}");
+        assert_eq!((rig.messages().len(), rig.requests()), (1, vec![]));
         rig.put(2);
-        let keys: Vec<_> = rig
-            .messages()
-            .into_iter()
-            .map(|message| match message {
-                Msg::Client(request) => request.key,
-                other => unreachable!("{other:?} is no request"),
-            })
-            .collect();
-        assert_eq!(keys, [key(1), key(2)], "in the order in which they came");
+        assert_eq!(rig.requests(), [key(1), key(2)], "in the order in which they came");
     }
 
     #[test]
@@ -412,29 +449,46 @@ mod tests {
         rig.say(&peer_text());
         rig.put(1);
         assert_eq!(rig.network.counts.arrivals_dropped.get(), 1);
-        assert_eq!(rig.messages(), []);
-        rig.put(2);
-        assert_eq!(rig.messages().len(), 2);
+        assert_eq!((rig.messages(), rig.requests()), (vec![], vec![key(1)]));
     }
 
     #[test]
     fn a_core_that_takes_nothing_ends_the_reading_from_clients() {
         let mut rig = Rig::new();
-        rig.fill(QUEUE_LEN);
+        rig.fill_requests(QUEUE_LEN);
         for number in 0..HELD_REQUESTS_MAX + 10 {
             rig.put(number);
         }
         assert_eq!(rig.network.held.len(), HELD_REQUESTS_MAX);
-        let mut count = rig.messages().len();
+        let mut count = rig.requests().len();
         assert_eq!(count, 0);
         // What it did not read, the kernel kept for us.
         for _ in 0..10 {
             rig.network.wait(Some(Duration::ZERO)).unwrap();
             rig.network.receive();
-            count += rig.messages().len();
+            count += rig.requests().len();
         }
         assert_eq!(count, HELD_REQUESTS_MAX + 10);
         assert!(rig.network.held.is_empty());
+    }
+
+    #[test]
+    fn the_core_is_told_when_the_socket_was_found_empty() {
+        let mut rig = Rig::new();
+        let before = rig.network.clock.now();
+        rig.say(&peer_text());
+        rig.network.wait(Some(Duration::ZERO)).unwrap();
+        rig.network.receive();
+        assert!(rig.core.peers_read.at() >= before);
+        assert_eq!(rig.messages().len(), 1);
+        // More than one look at the socket takes: it is not empty, so nothing is told.
+        let told = rig.core.peers_read.at();
+        for _ in 0..2 * BATCH_MESSAGES_MAX {
+            rig.simulator.send_to(&peer_text(), rig.address).unwrap();
+        }
+        rig.network.wait(Some(Duration::ZERO)).unwrap();
+        rig.network.receive();
+        assert_eq!(rig.core.peers_read.at(), told);
     }
 
     #[test]
@@ -503,7 +557,7 @@ mod tests {
         rig.say(other.replace('\\', "").as_bytes());
         assert_eq!(rig.network.counts.ignored.get(), 1);
         rig.put(1);
-        assert_eq!(rig.messages().len(), 1);
+        assert_eq!(rig.requests().len(), 1);
     }
 
     #[test]

@@ -235,24 +235,25 @@ impl Snapshots {
     /// `first` and all that waits behind it.
     fn run_once(&mut self, first: SnapshotWork) {
         let mut next = Some(first);
+        // What comes meanwhile waits for the next pass, for a snapshot in the making goes on
+        // between passes.
         for _ in 0..QUEUE_LEN {
-            match next {
-                Some(SnapshotWork::Send(envelopes)) => self.send(envelopes),
-                Some(SnapshotWork::Keep(chunks)) => {
+            let Some(work) = next.take().or_else(|| self.ends.work.try_recv().ok()) else { break };
+            match work {
+                SnapshotWork::Send(envelopes) => self.send(envelopes),
+                SnapshotWork::Keep(chunks) => {
                     for chunk in chunks {
                         self.keep(&chunk);
                     }
                 }
-                Some(SnapshotWork::LookAgain(doubted)) => {
+                SnapshotWork::LookAgain(doubted) => {
                     for id in doubted {
                         self.look_again(id);
                     }
                 }
-                Some(SnapshotWork::Take(view)) => self.take(*view),
-                Some(SnapshotWork::Free(store)) => drop(store),
-                None => break,
+                SnapshotWork::Take(view) => self.take(*view),
+                SnapshotWork::Free(store) => drop(store),
             }
-            next = self.ends.work.try_recv().ok();
         }
     }
 
@@ -423,7 +424,7 @@ impl Snapshots {
 
     /// Takes in a chunk, if it is the next one, and says how much is here.
     fn keep(&mut self, chunk: &SnapshotChunk) {
-        let SnapshotChunk { snapshot, round, offset, ref chunk } = *chunk;
+        let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
         if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot) {
             self.forget_incoming();
             self.forget_taking();
@@ -461,7 +462,7 @@ impl Snapshots {
             reach("snapshot-incoming", "chunk-kept");
         }
         let received = incoming.received;
-        self.tell_core(SnapshotNews::Stored(ChunkStored { snapshot, round, received }));
+        self.tell_core(SnapshotNews::Stored(ChunkStored { term, snapshot, round, received }));
         if received == snapshot.bytes {
             self.install(snapshot);
         }

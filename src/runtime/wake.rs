@@ -15,8 +15,10 @@ pub(super) const DEPARTURES: u32 = 2;
 pub(super) const RELEASED: u32 = 4;
 /// Something is in the queue of the core, which shares the network's thread.
 pub(super) const COMPLETIONS: u32 = 8;
+/// The core wants to know what peers have sent by now.
+pub(super) const READ_PEERS: u32 = 16;
 /// The stage sleeps, or is about to.
-const ASLEEP: u32 = 16;
+const ASLEEP: u32 = 32;
 
 /// One word between one sleeper and many wakers.
 ///

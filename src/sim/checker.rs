@@ -16,14 +16,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::node::Node;
 use crate::config::Config;
 use crate::raft::{
-    AppendJob, AppendOutcome, Envelope, HardState, PeerMsg, Replica, RoleName, Status,
+    AppendJob, AppendOutcome, Envelope, HardState, Msg, PeerMsg, Replica, RoleName, Status,
+    TimeoutNow,
 };
-use crate::types::{EntryId, Index, Instant, NodeId, Term};
+use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
 /// A rule that was broken, with the facts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +55,8 @@ pub struct Checker {
     votes: BTreeMap<(Term, NodeId), NodeId>,
     entries: HashMap<EntryId, Known, FixedState>,
     committed: Vec<Committed>,
+    /// Rounds that leaders have begun, by term, and to whom.
+    begun: HashSet<(Term, Round, NodeId), FixedState>,
     views: Vec<View>,
     /// How many replicas have rejoined after the loss of their disks.
     rejoined: u64,
@@ -96,6 +99,8 @@ struct View {
     spent: Option<Term>,
     /// Its former life, from the loss of its disk until it has rejoined.
     former: Option<FormerLife>,
+    /// Rounds of leaders that it has received.
+    received: HashSet<(Term, Round), FixedState>,
 }
 
 /// What a replica must hold again before it may vote.
@@ -127,6 +132,7 @@ impl View {
             vouched: (Term::default(), Index::ZERO),
             spent: None,
             former: None,
+            received: HashSet::default(),
         }
     }
 }
@@ -147,6 +153,7 @@ impl Checker {
             votes: BTreeMap::new(),
             entries: HashMap::default(),
             committed: Vec::new(),
+            begun: HashSet::default(),
             views: (0..replicas).map(|_| View::new()).collect(),
             rejoined: 0,
         }
@@ -231,6 +238,42 @@ impl Checker {
     /// A replica has taken in an append of the leader of `term`, at `now` by its own clock.
     pub(super) fn heard_leader(&mut self, place: usize, now: Instant, term: Term) {
         self.views[place].leader_heard = Some((term, now));
+    }
+
+    /// A replica takes in a message: of a leader's, its round counts as received.
+    pub(super) fn receives(&mut self, place: usize, message: &Msg) {
+        let Msg::Peer(Envelope { message, .. }) = message else { return };
+        let round = match message {
+            PeerMsg::AppendEntries(append) => (append.term, append.round),
+            PeerMsg::InstallSnapshot(install) => (install.term, install.round),
+            _ => return,
+        };
+        self.views[place].received.insert(round);
+    }
+
+    /// An answer to a leader names a round that this leader has begun, in the term of the answer,
+    /// and that the follower has received in it. Round zero names none.
+    fn answers_round(
+        &self,
+        node: &Node,
+        to: NodeId,
+        term: Term,
+        round: Round,
+    ) -> Result<(), Violation> {
+        demand!(
+            round == Round(0) || self.views[node.place].received.contains(&(term, round)),
+            "C2: replica {} answers round {round} of term {term}, which it has not received",
+            node.id
+        );
+        let leader = self.leaders.get(&term);
+        demand!(
+            round == Round(0)
+                || leader == Some(&to) && self.begun.contains(&(term, round, node.id)),
+            "C2: replica {} answers round {round} of term {term} to {to}, which has not begun it; \
+             {leader:?} leads the term",
+            node.id
+        );
+        Ok(())
     }
 
     /// A replica gives its vote away only when no leader that it has heard can hold a lease.
@@ -406,7 +449,6 @@ impl Checker {
     }
 
     /// A message leaves a replica.
-    #[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
     pub(super) fn on_send(
         &mut self,
         nodes: &[Node],
@@ -445,6 +487,7 @@ impl Checker {
                     "S1: replica {id} sends appends in term {}, which {leader:?} leads",
                     append.term
                 );
+                self.begun.insert((append.term, append.round, sent.to));
                 let commit_index = node.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
                 let limit = if self.commit_shown_after_replies {
                     commit_index.min(node.store.applied_index())
@@ -460,33 +503,14 @@ impl Checker {
                 );
             }
             PeerMsg::AppendReply(reply) => {
+                self.answers_round(node, sent.to, reply.term, reply.round)?;
                 if let AppendOutcome::Match { index } = reply.outcome {
                     Self::acknowledged(nodes, from, sent.to, reply.term, index)?;
                     let vouched = &mut self.views[from].vouched;
                     *vouched = (*vouched).max((reply.term, index));
                 }
             }
-            PeerMsg::TimeoutNow(now) => {
-                let leader = self.leaders.get(&now.term);
-                demand!(
-                    leader == Some(&id),
-                    "L9: replica {id} hands over term {}, which {leader:?} leads",
-                    now.term
-                );
-                let successor = nodes.iter().find(|node| node.id == sent.to);
-                demand!(
-                    successor.is_some_and(|there| {
-                        there.disk.last() == now.last
-                            || now.last.index <= there.snapshots.end()
-                            || there.disk.image().hard_state.term > now.term
-                            || self.views[there.place].former.is_some()
-                    }),
-                    "L9: replica {id} hands over to {}, whose disk does not end with {}",
-                    sent.to,
-                    now.last
-                );
-                self.handed_over.insert((now.term, sent.to));
-            }
+            PeerMsg::TimeoutNow(now) => self.hands_over(nodes, id, sent.to, now)?,
             PeerMsg::RequestVote(vote) if !vote.pre => {
                 let before = Term(vote.term.0 - 1);
                 demand!(
@@ -506,18 +530,54 @@ impl Checker {
                     "S1: replica {id} sends a snapshot in term {}, which {leader:?} leads",
                     install.term
                 );
+                self.begun.insert((install.term, install.round, sent.to));
                 let last = install.snapshot.last;
                 demand!(
                     self.committed.get(place_of(last.index)).is_some_and(|there| there.id == last),
                     "S8: replica {id} sends a snapshot up to {last}, which is not committed"
                 );
             }
+            PeerMsg::InstallReply(reply) => {
+                demand!(
+                    reply.round > Round(0),
+                    "C2: replica {id} answers a chunk without naming its round"
+                );
+                self.answers_round(node, sent.to, reply.term, reply.round)?;
+            }
             PeerMsg::RequestVote(_)
             | PeerMsg::VoteReply(_)
-            | PeerMsg::InstallReply(_)
             | PeerMsg::Rejoin(_)
             | PeerMsg::RejoinReply(_) => {}
         }
+        Ok(())
+    }
+
+    /// A leader tells a follower to take over from it.
+    fn hands_over(
+        &mut self,
+        nodes: &[Node],
+        id: NodeId,
+        to: NodeId,
+        now: TimeoutNow,
+    ) -> Result<(), Violation> {
+        let leader = self.leaders.get(&now.term);
+        demand!(
+            leader == Some(&id),
+            "L9: replica {id} hands over term {}, which {leader:?} leads",
+            now.term
+        );
+        let successor = nodes.iter().find(|node| node.id == to);
+        demand!(
+            successor.is_some_and(|there| {
+                there.disk.last() == now.last
+                    || now.last.index <= there.snapshots.end()
+                    || there.disk.image().hard_state.term > now.term
+                    || self.views[there.place].former.is_some()
+            }),
+            "L9: replica {id} hands over to {to}, whose disk does not end with {}",
+            now.last
+        );
+        self.handed_over.insert((now.term, to));
         Ok(())
     }
 
@@ -598,6 +658,7 @@ impl Checker {
             status.commit_index,
             status.applied_index
         );
+        demand!(status.counters.malformed == 0, "H3: replica {id} refuses a message as malformed");
         demand!(
             status.applied_index <= status.commit_index
                 && status.commit_index <= status.last.index

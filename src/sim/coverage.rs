@@ -16,6 +16,17 @@ pub enum Situation {
     Resend,
     /// A leader's snapshot took the place of a follower's state.
     Install,
+    /// A replica that had received a part of a leader's snapshot moved to a later term before it
+    /// had installed it.
+    InterruptedInstall,
+    /// A read no longer found a value whose time was over.
+    Expiration,
+    /// The same under another leader than the value was set.
+    ExpirationAcrossLeaders,
+    /// A read waited for an entry of the replicated clock: a key had expired since the last one.
+    DeferredRead,
+    /// A replica saw its wall clock jump.
+    ClockJump,
     /// A replica lost its disk.
     DiskLoss,
     /// A replica lost its disk that had voted for a leader, while one of an earlier term still led.
@@ -26,12 +37,17 @@ pub enum Situation {
 
 impl Situation {
     /// All situations, in the order of the table.
-    pub const ALL: [Situation; 8] = [
+    pub const ALL: [Situation; 13] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
         Situation::Resend,
         Situation::Install,
+        Situation::InterruptedInstall,
+        Situation::Expiration,
+        Situation::ExpirationAcrossLeaders,
+        Situation::DeferredRead,
+        Situation::ClockJump,
         Situation::DiskLoss,
         Situation::VoterDiskLoss,
         Situation::Rejoin,
@@ -45,6 +61,11 @@ impl Situation {
             Situation::ReadIndexRead => "read-index reads",
             Situation::Resend => "resends",
             Situation::Install => "snapshot installs",
+            Situation::InterruptedInstall => "interrupted snapshot installs",
+            Situation::Expiration => "expirations",
+            Situation::ExpirationAcrossLeaders => "expirations across leaders",
+            Situation::DeferredRead => "reads deferred for an expiration",
+            Situation::ClockJump => "wall clock jumps",
             Situation::DiskLoss => "disks lost",
             Situation::VoterDiskLoss => "disks of voters lost",
             Situation::Rejoin => "replicas rejoined",

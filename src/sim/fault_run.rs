@@ -32,6 +32,10 @@ const VOTER_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// As a chunk this is any snapshot as a whole.
 const WHOLE_BYTES: usize = 1 << 20;
 
+/// How often replicas tell their peers of their wall clocks, and how late a report may come.
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+const REPORT_DELAY_MAX: Duration = Duration::from_millis(100);
+
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -83,7 +87,16 @@ enum Alarm {
     Restore(NodeId),
     /// There is room on the disk again.
     Room(NodeId),
-    /// Look whether two replicas lead, so many times more.
+    /// Replicas tell their peers of their wall clocks.
+    TellClocks,
+    HearClock {
+        from: NodeId,
+        to: NodeId,
+        millis: u64,
+    },
+    /// Wall clocks that have jumped for a moment are what they were.
+    EndGlitch,
+    /// Look whether two replicas lead, this many more times.
     LoseVoter(u32),
 }
 
@@ -116,6 +129,11 @@ struct FaultRun {
     asked: BTreeMap<RequestKey, Asked>,
     orders: Vec<Order>,
     fingerprint: u64,
+    /// Whose wall clocks may be wrong for long: fewer than half of all.
+    wrong: Vec<NodeId>,
+    wall_dice: Dice,
+    /// Wall clocks have jumped for a moment.
+    glitch: bool,
     /// Times a voter for the newer of two leaders lost its disk.
     voters_lost: u64,
 }
@@ -134,7 +152,7 @@ pub fn run(
     let mut dice = Dice::new(seed);
     let mut plan = Plan::draw(profile, &mut dice);
     change(&mut plan.config);
-    let mut run = FaultRun::new(plan, dice, trace);
+    let mut run = FaultRun::new(plan, dice, trace, Dice::new(!seed));
     let outcome = run.play();
     outcome.map_err(|violation| {
         let trace = run.world.trace.take();
@@ -143,7 +161,10 @@ pub fn run(
 }
 
 impl FaultRun {
-    fn new(plan: Plan, mut dice: Dice, trace: Trace) -> FaultRun {
+    fn new(plan: Plan, mut dice: Dice, trace: Trace, mut wall_dice: Dice) -> FaultRun {
+        let mut wrong = plan.ids.clone();
+        wall_dice.shuffle(&mut wrong);
+        wrong.truncate((plan.ids.len() - 1) / 2);
         let mut world = World::new(&plan.ids, &plan.config, plan.door, &mut dice);
         world.trace = trace;
         for &id in &plan.ids {
@@ -154,6 +175,14 @@ impl FaultRun {
                 #[cfg(feature = "mutants")]
                 node.disk.files().expect("it was made so").set_mutant(plan.config.mutant);
             }
+            node.confirm_after = plan.confirm_after;
+            // Ahead: with one that is behind, and a right one that can't be heard, the clocks of a
+            // quorum are not right, and no bound holds.
+            node.wall.skew = if wrong.contains(&id) {
+                draw_jump(&mut wall_dice).abs()
+            } else {
+                i64::try_from(wall_dice.below(20)).expect("20")
+            };
             node.snapshots.plan = plan.snapshots;
             node.clock = Clock::new(
                 Instant::ZERO,
@@ -176,6 +205,9 @@ impl FaultRun {
             asked: BTreeMap::new(),
             orders: Vec::new(),
             fingerprint: 0,
+            wrong,
+            wall_dice,
+            glitch: false,
             voters_lost: 0,
         }
     }
@@ -184,6 +216,9 @@ impl FaultRun {
         for id in self.plan.ids.clone() {
             self.world.start(id)?;
             self.world.node_mut(id).disk.may_rot = self.plan.may_rot;
+        }
+        if self.plan.confirm_after.is_some() {
+            self.set_alarm(Instant::ZERO, Alarm::TellClocks);
         }
         self.workload.begin(&mut self.orders);
         self.give_orders();
@@ -330,6 +365,7 @@ impl FaultRun {
     }
 
     fn on_alarm(&mut self, alarm: Alarm) -> Result<(), Violation> {
+        self.workload.set_now(self.world.now());
         match alarm {
             Alarm::Wake { client, turn } => self.workload.wake(client, turn, &mut self.orders),
             Alarm::Answer(answer) => self.workload.hear(&answer, &mut self.orders)?,
@@ -360,6 +396,9 @@ impl FaultRun {
                 self.note(format_args!("there is room on {}'s disk", id.0));
                 self.world.node_mut(id).disk.make_room();
             }
+            Alarm::TellClocks => self.tell_clocks(),
+            Alarm::HearClock { from, to, millis } => self.world.hear_wall_clock(to, from, millis),
+            Alarm::EndGlitch => self.end_glitch(),
             Alarm::Fault
             | Alarm::LoseVoter(_)
             | Alarm::Resume(_)
@@ -446,6 +485,7 @@ impl FaultRun {
                 self.world.set_timer_of(id);
                 self.note(format_args!("{}'s clock goes {rate} ppm too fast", id.0));
             }
+            Fault::WallClock => self.jump_clocks(),
             Fault::Weather => {
                 let loss_permille =
                     if self.dice.chance(500) { 700 } else { self.plan.quality.loss_permille };
@@ -453,6 +493,60 @@ impl FaultRun {
                 self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
             }
         }
+    }
+
+    /// Lets one wall clock of the wrong ones jump, or any for a moment.
+    fn jump_clocks(&mut self) {
+        let jump = draw_jump(&mut self.wall_dice);
+        if !self.wrong.is_empty() && self.wall_dice.chance(500) {
+            let id = *self.wall_dice.pick(&self.wrong);
+            let jump = jump.abs();
+            self.world.node_mut(id).wall.skew = jump;
+            self.note(format_args!("{}'s wall clock is {jump} ms ahead", id.0));
+            return;
+        }
+        // One that is not undone before a replica looks at its clock again is not a moment's.
+        if self.glitch || self.world.nodes().iter().any(|node| node.held.everything) {
+            return;
+        }
+        self.glitch = true;
+        let all = self.wall_dice.chance(500);
+        for id in self.plan.ids.clone() {
+            if all || self.wall_dice.chance(300) {
+                self.world.node_mut(id).wall.glitch = jump;
+                self.note(format_args!("{}'s wall clock jumps by {jump} ms for a moment", id.0));
+                // It is looked at all the time.
+                self.world.wall_clock(id);
+            }
+        }
+        let length = self.wall_dice.span(Duration::from_millis(10), Duration::from_secs(1));
+        self.set_alarm(self.world.now() + length, Alarm::EndGlitch);
+    }
+
+    fn end_glitch(&mut self) {
+        self.glitch = false;
+        for id in self.plan.ids.clone() {
+            self.world.node_mut(id).wall.glitch = 0;
+            self.world.wall_clock(id);
+        }
+    }
+
+    /// All replicas that run tell the others of their wall clocks.
+    fn tell_clocks(&mut self) {
+        let now = self.world.now();
+        for from in self.plan.ids.clone() {
+            let Some(millis) = self.world.wall_clock(from) else { continue };
+            for to in self.plan.ids.clone() {
+                // A report that is late for long is as good as lost: bounds are for prompt ones.
+                if to != from
+                    && let Fate::Arrives { at, .. } = self.network.fate(now, from, to)
+                    && at.since(now) <= REPORT_DELAY_MAX
+                {
+                    self.set_alarm(at, Alarm::HearClock { from, to, millis });
+                }
+            }
+        }
+        self.set_alarm(now + REPORT_INTERVAL, Alarm::TellClocks);
     }
 
     /// Lets the disk of a replica that runs go wrong.
@@ -611,7 +705,10 @@ impl FaultRun {
             draw_origin(&mut self.dice),
             draw_rate(self.plan.drift_ppm, &mut self.dice),
         );
-        self.world.node_mut(id).clock = clock;
+        let node = self.world.node_mut(id);
+        node.clock = clock;
+        // A replica believes the wall clock that it starts with.
+        node.wall.glitch = 0;
         if self.world.node(id).disk.may_rot && self.dice.chance(250) {
             self.world.put_back_a_copy(id)?;
         }
@@ -808,6 +905,14 @@ impl FaultRun {
         let judged = self.workload.history().check(linear::STEPS_MAX);
         judged.map_err(|error| Violation(format!("C1: {error}")))
     }
+}
+
+/// By how many milliseconds a wall clock jumps: seconds to years, forward and back.
+fn draw_jump(dice: &mut Dice) -> i64 {
+    let second = 1_000;
+    let length = *dice.pick(&[second, 60 * second, 86_400 * second, 4 * 365 * 86_400 * second]);
+    let jump = i64::try_from(dice.between(length, 3 * length)).expect("some years");
+    if dice.chance(500) { jump } else { -jump }
 }
 
 /// Replicas as traces name them.

@@ -77,6 +77,8 @@ pub enum Fault {
     RotSnapshot,
     /// Change the rate of a clock, within the bound.
     Clock,
+    /// Let a wall clock jump, or several for a moment.
+    WallClock,
     /// Lose more messages for a while, or as many as before.
     Weather,
 }
@@ -100,6 +102,8 @@ pub struct Plan {
     pub slow_sync: Pace,
     /// Largest deviation of a clock from the true time.
     pub drift_ppm: u64,
+    /// How long a jump of a wall clock must last to be believed; `None` if no key expires.
+    pub confirm_after: Option<Duration>,
     /// What happens, each as likely as it is often here.
     pub faults: Vec<Fault>,
     /// From one fault to the next.
@@ -233,6 +237,7 @@ impl Plan {
                 max: config.election_timeout_max * u32::try_from(dice.between(1, 4)).expect("4"),
             },
             drift_ppm: if has(Trouble::Clocks) { u64::from(config.clock_drift_ppm) } else { 0 },
+            confirm_after: None,
             faults: draw_faults(&troubles, dice),
             fault_pause: {
                 let max =
@@ -259,6 +264,7 @@ impl Plan {
                 },
                 give_up_permille: if course { 200 } else { 20 },
                 promises: profile == Profile::Snapshots,
+                expiring: false,
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: dice.chance(250),
@@ -278,18 +284,16 @@ impl Plan {
             }),
             config,
         };
+        // Decided by what was drawn already, so that the other seeds are the runs that they were.
+        let expiring =
+            profile == Profile::Clocks || profile == Profile::Mixed && clients.is_multiple_of(3);
+        if expiring && !course {
+            plan.load.expiring = true;
+            plan.confirm_after = Some(Duration::from_secs(2));
+            plan.faults.extend([Fault::WallClock; 2]);
+        }
         if profile == Profile::Storage {
-            // So that blocks are of several sectors, of which some are torn.
-            plan.load.padding = *dice.pick(&[0, 0, 300, 1_500]);
-            // Where a disk is slow the whole window is sent again and again: with one record a
-            // message that would be millions of messages that say nothing new.
-            plan.config.inflight_appends_max = plan.config.inflight_appends_max.min(16);
-            plan.config.uncommitted_bytes_max += plan.load.padding * 4;
-            // What clients saw is judged key by key, and of one with thousands of operations that
-            // takes longer than it may.
-            plan.load.keys *= 4;
-            // Quick readers are most of the work, and do nothing to disks.
-            plan.load.readers = plan.load.readers.min(usize::from(dice.chance(200)));
+            plan.burden_disks(dice);
         }
         let loses_disks = matches!(profile, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
             && has(Trouble::Crashes)
@@ -305,6 +309,21 @@ impl Plan {
                 Pace { min: Duration::from_micros(10), max: Duration::from_millis(20) };
         }
         plan
+    }
+
+    /// Puts more load on disks, and no more on the judgement of what clients saw.
+    fn burden_disks(&mut self, dice: &mut Dice) {
+        // So that blocks are of several sectors, of which some are torn.
+        self.load.padding = *dice.pick(&[0, 0, 300, 1_500]);
+        // Where a disk is slow the whole window is sent again and again: with one record a
+        // message that would be millions of messages that say nothing new.
+        self.config.inflight_appends_max = self.config.inflight_appends_max.min(16);
+        self.config.uncommitted_bytes_max += self.load.padding * 4;
+        // What clients saw is judged key by key, and of one with thousands of operations that
+        // takes longer than it may.
+        self.load.keys *= 4;
+        // Quick readers are most of the work, and do nothing to disks.
+        self.load.readers = self.load.readers.min(usize::from(dice.chance(200)));
     }
 
     /// How long a healthy majority may take to answer everything and to agree.

@@ -350,7 +350,7 @@ impl Files {
         &mut self,
         chunk: &SnapshotChunk,
     ) -> Result<(ChunkStored, bool), StorageError> {
-        let SnapshotChunk { snapshot, round, offset, ref chunk } = *chunk;
+        let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
         let mixes = self.folder.mutant() == Some(Mutant::MixChunks);
         let is_another = |incoming: &Incoming| incoming.id != snapshot && !mixes;
         if self.process().incoming.as_ref().is_none_or(is_another) {
@@ -372,7 +372,7 @@ impl Files {
             there.received += chunk.len() as u64;
         }
         let whole = there.file.is_some() && there.received == snapshot.bytes;
-        Ok((ChunkStored { snapshot, round, received: there.received }, whole))
+        Ok((ChunkStored { term, snapshot, round, received: there.received }, whole))
     }
 
     fn forget_incoming(&mut self) -> Result<(), StorageError> {

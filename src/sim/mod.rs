@@ -40,6 +40,7 @@ pub mod clients;
 pub mod course_run;
 pub mod coverage;
 pub mod dice;
+mod expirations;
 pub mod fault_run;
 pub mod faults;
 mod files;
@@ -61,6 +62,7 @@ pub mod stage;
 pub mod table;
 pub mod tally;
 pub mod trace;
+pub mod wall_clocks;
 pub mod workload;
 pub mod world;
 

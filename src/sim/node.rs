@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::dice::Dice;
 use super::machine::{Clock, Disk, Pace};
 use super::snapshots::Snapshots;
+use super::wall_clocks::{ClockStage, Wall};
 use crate::config::Config;
 use crate::kv::Store;
-use crate::raft::{ApplyJob, Msg, Replica};
-use crate::types::{Instant, NodeId, RequestKey};
+use crate::raft::{ApplyJob, Msg, Replica, SnapshotChunk};
+use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
 /// How fast the parts of a replica's machine are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +30,7 @@ impl Paces {
 }
 
 /// What is held back of a replica's doings.
+#[allow(clippy::struct_excessive_bools, reason = "each for itself: what is held")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Held {
     /// All of them, for a pause: messages wait.
@@ -37,6 +39,8 @@ pub struct Held {
     pub timeouts: bool,
     /// The ends of its syncs, until they are let to come (scripts).
     pub syncs: bool,
+    /// The storing of chunks of a leader's snapshot, until it is let go on (scripts).
+    pub chunks: bool,
 }
 
 /// What is in the queue for a replica already.
@@ -47,6 +51,7 @@ pub(super) struct Due {
     pub(super) sync: bool,
     pub(super) apply: bool,
     pub(super) taken: bool,
+    pub(super) store: bool,
     pub(super) install: bool,
 }
 
@@ -67,6 +72,10 @@ pub struct Node {
     pub snapshots: Snapshots,
     /// Its clock.
     pub clock: Clock,
+    /// Its wall clock.
+    pub wall: Wall,
+    /// How long a jump of that must last to be believed; `None` if no key expires.
+    pub confirm_after: Option<Duration>,
     /// How fast its machine is.
     pub paces: Paces,
     /// What is held back of its doings.
@@ -84,7 +93,16 @@ pub struct Node {
     pub(super) inbox: VecDeque<Msg>,
     /// Writes that came in here and may be answered here, how often each.
     pub(super) connections: BTreeMap<RequestKey, u32>,
-    pub(super) applying: VecDeque<ApplyJob>,
+    /// Chunks of a leader's snapshot that are not stored yet, in the order in which they came.
+    pub(super) storing: VecDeque<SnapshotChunk>,
+    /// Of a snapshot that it has received in part: the term of the last chunk, and where the
+    /// snapshot ends.
+    pub(super) receiving: Option<(Term, Index)>,
+    /// With each job what the replicated clock must show for its reads, and how often it had been
+    /// reset.
+    pub(super) applying: VecDeque<(ApplyJob, (u64, u64))>,
+    /// The replicated clock, while the replica runs and keys expire.
+    pub(super) clock_stage: Option<Box<ClockStage>>,
     pub(super) due: Due,
     /// The earliest time for which a timer event is in the queue.
     pub(super) timer_at: Instant,
@@ -108,6 +126,8 @@ impl Node {
             disk: Disk::default(),
             snapshots: Snapshots::default(),
             clock: Clock::new(Instant::ZERO, Instant::ZERO, 0),
+            wall: Wall::default(),
+            confirm_after: None,
             paces: Paces::AT_ONCE,
             held: Held::default(),
             stalled: None,
@@ -120,6 +140,9 @@ impl Node {
             inbox: VecDeque::new(),
             connections: BTreeMap::new(),
             applying: VecDeque::new(),
+            storing: VecDeque::new(),
+            receiving: None,
+            clock_stage: None,
             due: Due::default(),
             timer_at: Instant::MAX,
             steps_at_once: (Instant::ZERO, 0),
@@ -134,6 +157,14 @@ impl Node {
             self.connections.remove(&key);
         }
         true
+    }
+
+    /// When the replica, which runs, has to do something by itself: by its clock.
+    pub(super) fn next_timeout(&self, now: Instant) -> Instant {
+        let Some(replica) = &self.replica else { return Instant::MAX };
+        let stage = self.clock_stage.as_ref().filter(|_| replica.takes_writes());
+        let due = stage.and_then(|stage| stage.next_due(self.clock.read(now)));
+        due.map_or(replica.next_timeout(), |due| due.min(replica.next_timeout()))
     }
 
     /// Counts starts and crashes: what was sent to another incarnation is lost.

@@ -3,14 +3,18 @@
 //! effect of what was refused. Rule numbers (C1 to C6) are those of the project's safety page.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::checker::{Violation, demand};
+use super::expirations::Expirations;
+use super::wall_clocks::EPOCH;
+use super::workload::expires;
 use crate::kv::{Applied, Command, Items, Operation, Outcome};
-use crate::types::{Index, NodeId, RequestKey};
+use crate::types::{Index, Instant, NodeId, RequestKey};
 
 /// So many replies of a session are kept.
 const SESSION_REPLIES: usize = 64;
@@ -20,6 +24,7 @@ const SESSION_REPLIES: usize = 64;
 pub struct Promises {
     requests: HashMap<RequestKey, Request, FixedState>,
     model: Model,
+    expirations: Expirations,
 }
 
 /// A request, over all its attempts.
@@ -27,6 +32,8 @@ pub struct Promises {
 struct Request {
     /// Committed when it first reached a replica: a read must show that much.
     floor: Index,
+    /// When that was.
+    asked_at: Instant,
     /// How often it reached a replica.
     attempts: u32,
     /// How many of those were refused.
@@ -49,9 +56,10 @@ struct Model {
 
 impl Promises {
     /// A request reaches a replica while `committed` entries are committed.
-    pub(super) fn asked(&mut self, key: RequestKey, committed: Index) {
+    pub(super) fn asked(&mut self, key: RequestKey, committed: Index, now: Instant) {
         let request = self.requests.entry(key).or_insert(Request {
             floor: committed,
+            asked_at: now,
             attempts: 0,
             refused: 0,
             effect: None,
@@ -66,12 +74,16 @@ impl Promises {
         index: Index,
         payload: &[u8],
         applied: Option<&Applied>,
+        (now, leaders): (Instant, usize),
     ) -> Result<(), Violation> {
         let place = usize::try_from(index.0 - 1).expect("a log in memory");
         if place == self.model.results.len() {
             let result = applied.map(|_| self.model.apply(index, payload));
-            if let Some(Applied { key, repeated: false, .. }) = result {
+            if let Some(Applied { key, repeated: false, .. }) = result
+                && key != RequestKey::default()
+            {
                 self.took_effect(key, index)?;
+                self.note_expiration(key, payload, now, leaders);
             }
             self.model.results.push(result);
         }
@@ -82,6 +94,32 @@ impl Promises {
              {expected:?}"
         );
         Ok(())
+    }
+
+    /// Notes when a value expires that was set for a time or until a date.
+    fn note_expiration(&mut self, key: RequestKey, payload: &[u8], now: Instant, leaders: usize) {
+        let Ok(Command { operation: Operation::Call { words, .. }, .. }) = Command::decode(payload)
+        else {
+            return;
+        };
+        let words: Vec<&[u8]> = words.iter().collect();
+        let [_, value, option, time] = words[..] else { return };
+        let Some(millis) = number(time) else { return };
+        let asked = self.requests[&key].asked_at;
+        let (earliest, latest) = if option == b"PX" {
+            let time = Duration::from_millis(millis);
+            (asked + time, now + time)
+        } else {
+            let until = Instant::ZERO + Duration::from_millis(millis.saturating_sub(EPOCH));
+            (until, until.max(now))
+        };
+        self.expirations.set(Bytes::copy_from_slice(value), earliest, latest, leaders);
+    }
+
+    /// Values that were seen to have expired, and how many of them under another leader than they
+    /// were set.
+    pub fn expired(&self) -> (u64, u64) {
+        self.expirations.counts()
     }
 
     fn took_effect(&mut self, key: RequestKey, index: Index) -> Result<(), Violation> {
@@ -119,12 +157,13 @@ impl Promises {
 
     /// A replica answers a read from its state at `state`.
     pub(super) fn answered_read(
-        &self,
+        &mut self,
         id: NodeId,
         key: RequestKey,
         payload: &[u8],
         outcome: &Outcome,
         state: Index,
+        (now, leaders): (Instant, usize),
     ) -> Result<(), Violation> {
         let Some(request) = self.requests.get(&key) else {
             return Err(Violation(format!("C8: replica {id} answers {key:?}, nobody asked it")));
@@ -136,6 +175,14 @@ impl Promises {
             request.floor
         );
         let expected = self.model.read(payload, state);
+        if let Ok(Command { operation: Operation::Get { key }, .. }) = Command::decode(payload)
+            && expires(key)
+            && let Outcome::Value(Some(current)) = &expected
+            && (*outcome == expected || *outcome == Outcome::Value(None))
+        {
+            let (asked, is_shown) = (request.asked_at, *outcome == expected);
+            return self.expirations.answered(id, asked, now, current, is_shown, leaders);
+        }
         demand!(
             *outcome == expected,
             "C1: replica {id} answers the read {key:?} with {outcome:?}; at {state} it is \
@@ -185,6 +232,9 @@ impl Model {
             let key = RequestKey::default();
             return Applied { key, outcome: Outcome::Malformed, repeated: false };
         };
+        if let Operation::Clock { .. } = operation {
+            return Applied { key, outcome: Outcome::Done, repeated: false };
+        }
         if let Operation::Get { key: pair } = operation {
             return Applied { key, outcome: Outcome::Value(self.newest(pair)), repeated: false };
         }
@@ -223,6 +273,11 @@ impl Model {
                 }
                 let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
                 Outcome::List(inner.map(|one| self.perform(index, one)).collect())
+            }
+            Operation::Call { verb, words } if verb.name() == "set" => {
+                let words: Vec<&[u8]> = words.iter().collect();
+                self.set(index, words[0], Some(Bytes::copy_from_slice(words[1])));
+                Outcome::Done
             }
             Operation::OpenSession => {
                 self.sessions.insert(index.0, Vec::new());
@@ -342,6 +397,8 @@ mod tests {
     use crate::types::{ClientId, RequestId};
 
     const ID: NodeId = NodeId(1);
+    /// The true time, and how many leaders there were.
+    const NOW: (Instant, usize) = (Instant::ZERO, 1);
 
     fn key(number: u8) -> RequestKey {
         RequestKey { client: ClientId(1), request: RequestId([number; 16]) }
@@ -359,7 +416,7 @@ mod tests {
     fn asked(numbers: &[u8]) -> Promises {
         let mut promises = Promises::default();
         for &number in numbers {
-            promises.asked(key(number), Index(0));
+            promises.asked(key(number), Index(0), Instant::ZERO);
         }
         promises
     }
@@ -368,11 +425,12 @@ mod tests {
     fn a_retry_that_is_applied_again_is_noticed() {
         let mut promises = asked(&[1, 1]);
         let payload = put(1, "a");
-        promises.applied(ID, Index(1), &payload, Some(&done(1, false))).unwrap();
-        promises.applied(NodeId(2), Index(1), &payload, Some(&done(1, false))).unwrap();
-        let twice = promises.applied(ID, Index(2), &payload, Some(&done(1, false))).unwrap_err();
+        promises.applied(ID, Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
+        promises.applied(NodeId(2), Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
+        let twice =
+            promises.applied(ID, Index(2), &payload, Some(&done(1, false)), NOW).unwrap_err();
         assert!(twice.0.starts_with("C6"), "{twice}");
-        promises.applied(NodeId(2), Index(2), &payload, Some(&done(1, true))).unwrap();
+        promises.applied(NodeId(2), Index(2), &payload, Some(&done(1, true)), NOW).unwrap();
         promises.answered_write(ID, key(1), &Outcome::Done).unwrap();
         assert!(promises.answered_write(ID, key(2), &Outcome::Done).is_err());
     }
@@ -380,14 +438,15 @@ mod tests {
     #[test]
     fn reads_must_be_as_new_as_what_was_committed_when_they_were_asked() {
         let mut promises = asked(&[1, 2]);
-        promises.applied(ID, Index(1), &put(1, "a"), Some(&done(1, false))).unwrap();
-        promises.applied(ID, Index(2), &put(2, "b"), Some(&done(2, false))).unwrap();
-        promises.asked(key(3), Index(2));
+        promises.applied(ID, Index(1), &put(1, "a"), Some(&done(1, false)), NOW).unwrap();
+        promises.applied(ID, Index(2), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
+        promises.asked(key(3), Index(2), Instant::ZERO);
         let read = Command { key: key(3), operation: Operation::Get { key: b"k" } }.encode();
         let value = |text: &str| Outcome::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
-        promises.answered_read(ID, key(3), &read, &value("b"), Index(2)).unwrap();
-        assert!(promises.answered_read(ID, key(3), &read, &value("a"), Index(2)).is_err());
-        let stale = promises.answered_read(ID, key(3), &read, &value("a"), Index(1)).unwrap_err();
+        promises.answered_read(ID, key(3), &read, &value("b"), Index(2), NOW).unwrap();
+        assert!(promises.answered_read(ID, key(3), &read, &value("a"), Index(2), NOW).is_err());
+        let stale =
+            promises.answered_read(ID, key(3), &read, &value("a"), Index(1), NOW).unwrap_err();
         assert!(stale.0.starts_with("C1"), "{stale}");
     }
 
@@ -396,8 +455,8 @@ mod tests {
         let mut promises = asked(&[1, 2, 2]);
         promises.refused(ID, key(1)).unwrap();
         promises.refused(ID, key(2)).unwrap();
-        promises.applied(ID, Index(1), &put(2, "b"), Some(&done(2, false))).unwrap();
-        assert!(promises.applied(ID, Index(2), &put(1, "a"), Some(&done(1, false))).is_err());
+        promises.applied(ID, Index(1), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
+        assert!(promises.applied(ID, Index(2), &put(1, "a"), Some(&done(1, false)), NOW).is_err());
         assert!(promises.refused(ID, key(2)).is_err());
     }
 
@@ -408,15 +467,19 @@ mod tests {
             let operation = Operation::Put { key: name, value };
             Command { key: key(number), operation }.encode()
         };
-        promises.applied(ID, Index(1), &account(1, b"a", b"70"), Some(&done(1, false))).unwrap();
-        promises.applied(ID, Index(2), &account(2, b"b", b"30"), Some(&done(2, false))).unwrap();
+        promises
+            .applied(ID, Index(1), &account(1, b"a", b"70"), Some(&done(1, false)), NOW)
+            .unwrap();
+        promises
+            .applied(ID, Index(2), &account(2, b"b", b"30"), Some(&done(2, false)), NOW)
+            .unwrap();
         for (number, amount, moved) in [(3, 60, true), (4, 11, false)] {
-            promises.asked(key(number), Index(2));
+            promises.asked(key(number), Index(2), Instant::ZERO);
             let operation = Operation::Transfer { from: b"a", to: b"b", amount };
             let payload = Command { key: key(number), operation }.encode();
             let outcome = Outcome::Transferred(moved);
             let applied = Applied { key: key(number), outcome, repeated: false };
-            promises.applied(ID, Index(u64::from(number)), &payload, Some(&applied)).unwrap();
+            promises.applied(ID, Index(u64::from(number)), &payload, Some(&applied), NOW).unwrap();
         }
         assert_eq!(promises.sum(|key| key != b"c"), 100);
         assert_eq!(promises.sum(|key| key == b"a"), 10);

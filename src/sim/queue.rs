@@ -39,6 +39,11 @@ pub(super) enum Event {
         place: usize,
         incarnation: u64,
     },
+    /// Chunks of a leader's snapshot are stored.
+    Stored {
+        place: usize,
+        incarnation: u64,
+    },
     Install {
         place: usize,
         incarnation: u64,

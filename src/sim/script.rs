@@ -13,6 +13,9 @@
 //! run 300ms               so long, whatever happens
 //! crash 1; lose 1         it is down, and its disk is lost: it restarts with an empty one
 //! crash 1; restart 1      pause 1; resume 1; slow 1: its syncs end only by  sync 1 ; fast 1
+//! slow_chunks 1; store 1  does not store a snapshot's chunks until  store 1
+//! forge 2->3 AppendEntries term=9 round=1 prev=4@1 commit=5 entries=5@9,6@9
+//! forge 2->3 RequestVote term=9 last=5@8 [transfer]   a message that 2 never sent
 //! room 1 500              its disk is short of room, it can store so many bytes;  room 1  enough
 //! lag 1 20ms              its applying takes so long from now on
 //! clock 1 2000            goes so many ppm too fast from now on
@@ -26,7 +29,9 @@ use std::time::Duration;
 
 use super::snapshots::SnapshotPlan;
 use crate::config::{Config, FanOut};
-use crate::types::NodeId;
+use crate::raft::{AppendEntries, Envelope, PeerMsg, RequestVote};
+use crate::record::{Entry, EntryKind, RecordBuffer};
+use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 /// What one statement does.
 #[derive(Clone, PartialEq, Debug)]
@@ -65,6 +70,12 @@ pub enum Statement {
     Sync(NodeId),
     /// Lets its syncs end by themselves.
     Fast(NodeId),
+    /// Keeps chunks of a leader's snapshot from being stored.
+    SlowChunks(NodeId),
+    /// Stores the chunks that were kept from it.
+    Store(NodeId),
+    /// Delivers a message that its sender never sent.
+    Forge(Box<Envelope>),
     /// Gives its disk so little room, or enough.
     Room(NodeId, Option<u64>),
     /// Makes its applying take so long.
@@ -206,6 +217,9 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         "slow" => Ok(Statement::Slow(one()?)),
         "sync" => Ok(Statement::Sync(one()?)),
         "fast" => Ok(Statement::Fast(one()?)),
+        "slow_chunks" => Ok(Statement::SlowChunks(one()?)),
+        "store" => Ok(Statement::Store(one()?)),
+        "forge" => Ok(Statement::Forge(Box::new(forged(rest)?))),
         "room" => match rest {
             [id] => Ok(Statement::Room(node(id)?, None)),
             [id, bytes] => Ok(Statement::Room(node(id)?, Some(number(bytes)?))),
@@ -312,6 +326,50 @@ fn which(words: &[&str]) -> Result<Which, String> {
     }
     let (from, to) = link.split_once("->").ok_or("name a link: 1->2, or *->2")?;
     Ok(Which { from: end(from)?, to: end(to)?, kind })
+}
+
+/// A message that its sender never sent.
+fn forged(rest: &[&str]) -> Result<Envelope, String> {
+    let [link, kind, fields @ ..] = rest else {
+        return Err("write: forge 2->3 RequestVote term=9 last=5@8".to_owned());
+    };
+    let Which { from: Some(from), to: Some(to), .. } = which(&[link])? else {
+        return Err("name both ends of the link".to_owned());
+    };
+    let field =
+        |name: &str| fields.iter().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    let term = Term(number(field("term").ok_or("say in which term")?)?);
+    let message = match *kind {
+        "AppendEntries" => PeerMsg::AppendEntries(AppendEntries {
+            term,
+            round: Round(field("round").map_or(Ok(1), number)?),
+            prev: field("prev").map_or(Ok(EntryId::ZERO), entry_id)?,
+            commit_index: Index(field("commit").map_or(Ok(0), number)?),
+            loss_permille: 0,
+            transfer_to: None,
+            entries: field("entries").map_or(Ok(Vec::new()), entries)?,
+        }),
+        "RequestVote" => PeerMsg::RequestVote(RequestVote {
+            term,
+            pre: false,
+            transfer: fields.contains(&"transfer"),
+            last: field("last").map_or(Ok(EntryId::ZERO), entry_id)?,
+        }),
+        _ => return Err("only AppendEntries and RequestVote can be forged".to_owned()),
+    };
+    Ok(Envelope { from, to, leader: None, message })
+}
+
+/// An entry as traces name it: `index@term`.
+fn entry_id(word: &str) -> Result<EntryId, String> {
+    let (index, term) = word.split_once('@').ok_or("name an entry as index@term")?;
+    Ok(EntryId::new(number(term)?, number(index)?))
+}
+
+fn entries(words: &str) -> Result<Vec<Entry>, String> {
+    let mut buffer = RecordBuffer::default();
+    let encode = |word| Ok(buffer.encode(entry_id(word)?, EntryKind::NoOperation, b""));
+    words.split(',').map(encode).collect()
 }
 
 fn several(rest: &[&str]) -> Result<(Which, usize), String> {

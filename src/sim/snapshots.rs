@@ -116,7 +116,7 @@ impl Snapshots {
         if let Some(files) = disk.files() {
             return files.store_chunk(chunk);
         }
-        let SnapshotChunk { snapshot, round, offset, ref chunk } = *chunk;
+        let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
         let known = self.incoming.as_ref().is_some_and(|(id, _)| *id == snapshot);
         if !known {
             self.incoming = Some((snapshot, Vec::new()));
@@ -128,7 +128,7 @@ impl Snapshots {
         }
         let received = bytes.len() as u64;
         let whole = !whole_before && received == snapshot.bytes;
-        Ok(Some((ChunkStored { snapshot, round, received }, whole)))
+        Ok(Some((ChunkStored { term, snapshot, round, received }, whole)))
     }
 
     /// Reads the leader's snapshot that is whole, and keeps it.

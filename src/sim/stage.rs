@@ -176,6 +176,14 @@ impl Stage {
             Statement::Resume(id) => self.world.resume(*id)?,
             Statement::Slow(id) => self.world.node_mut(*id).held.syncs = true,
             Statement::Sync(id) => self.world.sync(*id)?,
+            Statement::SlowChunks(id) => self.world.node_mut(*id).held.chunks = true,
+            Statement::Store(id) => self.world.store_held_chunks(*id)?,
+            Statement::Forge(envelope) => {
+                self.world.forged = true;
+                let now = self.world.now();
+                self.world.deliver(now, Envelope::clone(envelope));
+                self.world_events_until(now)?;
+            }
             Statement::Fast(id) => {
                 self.world.node_mut(*id).held.syncs = false;
                 self.world.sync(*id)?;

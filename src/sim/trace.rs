@@ -310,7 +310,8 @@ pub(super) fn message_text(message: &PeerMsg) -> String {
                 let ids: Vec<String> = append.entries.iter().map(|e| e.id().to_string()).collect();
                 let _ = write!(text, " [{}]", shorten(&ids));
             }
-            write!(text, " commit={}", append.commit_index)
+            let _ = write!(text, " commit={}", append.commit_index);
+            append.transfer_to.map_or(Ok(()), |to| write!(text, " transfer_to={}", Name(to)))
         }
         PeerMsg::AppendReply(reply) => match reply.outcome {
             AppendOutcome::Match { index } => {

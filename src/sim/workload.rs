@@ -14,15 +14,18 @@ use super::checker::{Violation, demand};
 use super::dice::Dice;
 use super::linear::{Call, History, OperationId, Reply};
 use super::machine::Pace;
+use super::wall_clocks::right_clock;
 use super::world::{Answer, AnswerKind, Door};
 use crate::kv::{Command, ItemsBuffer, Operation, Outcome, Verb};
 use crate::raft::{ClientRequest, RequestKind};
-use crate::types::{ClientId, NodeId, RequestId, RequestKey};
+use crate::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 
 /// What each account holds at first.
 pub const ACCOUNT_START: u64 = 100;
 /// The key that shows, after all faults, that a value can be put and read.
 const FRESH: &str = "fresh";
+/// What keys that expire begin with.
+const EXPIRING: &str = "expiring ";
 /// What sessions count in.
 const COUNT: &[u8] = b"count";
 /// Number of the first client; below are the replicas'.
@@ -50,6 +53,8 @@ pub struct Load {
     pub give_up_permille: u32,
     /// Whether they also watch accounts and move money in transactions, and count in sessions.
     pub promises: bool,
+    /// Whether they also set keys that expire, and read them.
+    pub expiring: bool,
 }
 
 /// What the driver has to do for a client.
@@ -86,6 +91,8 @@ pub struct Workload {
     open: BTreeMap<RequestKey, Open>,
     history: History,
     serial: u64,
+    /// The true time.
+    now: Instant,
     stopped: bool,
     /// Answers heard, refusals apart.
     done: u64,
@@ -115,6 +122,9 @@ struct Client {
 enum Wish {
     Get(String),
     Put(String, String),
+    /// Sets a key with a TTL in milliseconds, or with a date of expiration.
+    PutFor(String, String, u64),
+    PutUntil(String, String, u64),
     Delete(String),
     Transfer(String, String, u64),
     /// Opens a session.
@@ -155,6 +165,7 @@ impl Workload {
             open: BTreeMap::new(),
             history: History::default(),
             serial: 0,
+            now: Instant::ZERO,
             stopped: false,
             done: 0,
             resent: 0,
@@ -278,6 +289,9 @@ impl Workload {
         if self.load.promises && client >= self.load.readers && self.dice.chance(300) {
             return self.draw_promise(client);
         }
+        if self.load.expiring && self.dice.chance(400) {
+            return self.draw_expiring();
+        }
         let key = format!("k{}", self.dice.below(self.load.keys));
         let number = self.dice.below(if client < self.load.readers { 35 } else { 100 });
         match number {
@@ -292,6 +306,23 @@ impl Workload {
             }
             _ => Wish::Get(account(self.dice.below(self.load.accounts))),
         }
+    }
+
+    /// Something about keys that expire.
+    fn draw_expiring(&mut self) -> Wish {
+        let key = format!("{EXPIRING}{}", self.dice.below(3));
+        let value = format!("x{}", self.serial);
+        let millis = *self.dice.pick(&[20, 100, 500, 2_000]);
+        match self.dice.below(10) {
+            0..2 => Wish::PutFor(key, value, millis),
+            2..4 => Wish::PutUntil(key, value, right_clock(self.now) + millis),
+            _ => Wish::Get(key),
+        }
+    }
+
+    /// Tells what the true time is.
+    pub fn set_now(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// Something of what is promised beside single keys.
@@ -323,6 +354,12 @@ impl Workload {
         let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
         let (mut watched, mut list) = (ItemsBuffer::default(), ItemsBuffer::default());
         match &wish {
+            Wish::PutFor(pair, value, millis) | Wish::PutUntil(pair, value, millis) => {
+                let option = if matches!(wish, Wish::PutFor(..)) { "PX" } else { "PXAT" };
+                for word in [pair, value, option, &millis.to_string()] {
+                    list.push(word.as_bytes());
+                }
+            }
             Wish::Watch(pairs, _) => pairs.iter().for_each(|pair| list.push(pair.as_bytes())),
             Wish::Look(pairs, revisions, _) | Wish::Move(pairs, revisions, _) => {
                 for (pair, revision) in pairs.iter().zip(revisions) {
@@ -360,6 +397,10 @@ impl Workload {
                 let (watched, operations) = (watched.items(), list.items());
                 (Operation::Transaction { watched, operations }, None)
             }
+            Wish::PutFor(..) | Wish::PutUntil(..) => {
+                let verb = Verb::named("set").expect("there is such a verb");
+                (Operation::Call { verb, words: list.items() }, None)
+            }
             Wish::Get(pair) => (Operation::Get { key: pair.as_bytes() }, Some((pair, Call::Get))),
             Wish::Put(pair, value) => (
                 Operation::Put { key: pair.as_bytes(), value: value.as_bytes() },
@@ -374,7 +415,8 @@ impl Workload {
             ),
         };
         // Transfers change accounts in a way that the judge of single keys does not know.
-        let call = call.filter(|(pair, _)| !pair.starts_with("account"));
+        let call =
+            call.filter(|(pair, _)| !pair.starts_with("account") && !expires(pair.as_bytes()));
         let operation_id = call.map(|(pair, call)| self.history.call(bytes(pair), call));
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
         let payload = Command { key, operation }.encode();
@@ -465,7 +507,7 @@ impl Workload {
                 return Ok(());
             }
             (Wish::Get(_), Outcome::Value(value)) => Reply::Value(value.clone()),
-            (Wish::Put(..), Outcome::Done) => Reply::Done,
+            (Wish::Put(..) | Wish::PutFor(..) | Wish::PutUntil(..), Outcome::Done) => Reply::Done,
             (Wish::Delete(_), Outcome::Deleted(was)) => Reply::Deleted(*was),
             (Wish::Transfer(..), Outcome::Transferred(_)) => return Ok(()),
             (
@@ -545,6 +587,11 @@ fn account(number: u64) -> String {
     format!("account {number}")
 }
 
+/// Whether a key is one of those that expire.
+pub fn expires(key: &[u8]) -> bool {
+    key.starts_with(EXPIRING.as_bytes())
+}
+
 /// Whether a key is one of the accounts.
 pub fn is_account(key: &[u8]) -> bool {
     key.starts_with(b"account ")
@@ -567,6 +614,7 @@ mod tests {
             think: Pace::always(Duration::from_millis(1)),
             patience: Pace::always(Duration::from_secs(1)),
             promises: false,
+            expiring: false,
             give_up_permille: 0,
         };
         Workload::new(door, load, &IDS, Dice::new(1))

@@ -17,11 +17,12 @@ use super::promises::Promises;
 use super::queue::{Event, Queue};
 use super::tally::Kind;
 use super::trace::Trace;
+use super::wall_clocks::ClockStage;
 use crate::config::{Config, Mutant};
-use crate::kv::{Outcome, Store};
+use crate::kv::{Command, Outcome, Store};
 use crate::raft::{
-    AppendJob, ClientRequest, DiskRoom, Effects, Envelope, Msg, PeerMsg, Persisted, RefusalReason,
-    Replica, RequestKind, RoleName,
+    AppendJob, ClientRequest, DiskRoom, Effects, Envelope, Msg, PeerMsg, Persisted, Refusal,
+    RefusalReason, Replica, RequestKind, RoleName, SnapshotChunk,
 };
 use crate::record::EntryKind;
 use crate::storage::StorageError;
@@ -97,6 +98,8 @@ pub struct World {
     events: u64,
     /// Without what the replicas that run have counted themselves.
     coverage: Coverage,
+    /// A script has forged messages, which replicas may refuse.
+    pub forged: bool,
 }
 
 impl World {
@@ -117,6 +120,7 @@ impl World {
             effects: Effects::default(),
             events: 0,
             coverage: Coverage::default(),
+            forged: false,
         }
     }
 
@@ -126,12 +130,37 @@ impl World {
         for replica in self.nodes.iter().filter_map(|node| node.replica.as_ref()) {
             add_counters(&mut coverage, replica);
         }
+        let stages = self.nodes.iter().filter_map(|node| node.clock_stage.as_ref());
+        coverage.add(Situation::ClockJump, stages.map(|stage| stage.jumps()).sum());
+        let (expired, across_leaders) = self.promises.expired();
+        coverage.add(Situation::Expiration, expired);
+        coverage.add(Situation::ExpirationAcrossLeaders, across_leaders);
         coverage
     }
 
     /// The replica that lost its disk and has not rejoined yet, running or not.
     pub fn rejoining(&self) -> Option<NodeId> {
         self.nodes.iter().find(|node| node.disk.image().rejoining).map(|node| node.id)
+    }
+
+    /// What a replica tells its peers of its wall clock, if it runs and keys expire.
+    pub fn wall_clock(&mut self, id: NodeId) -> Option<u64> {
+        let (place, now) = (self.place(id), self.now);
+        let node = &mut self.nodes[place];
+        if node.held.everything {
+            return None;
+        }
+        let wall = node.wall.read(now);
+        node.clock_stage.as_mut()?.observe(node.clock.read(now), wall)
+    }
+
+    /// A replica hears of a peer's wall clock, if it runs.
+    pub fn hear_wall_clock(&mut self, to: NodeId, from: NodeId, millis: u64) {
+        let (place, now) = (self.place(to), self.now);
+        let node = &mut self.nodes[place];
+        if let Some(stage) = node.clock_stage.as_mut().filter(|_| !node.held.everything) {
+            stage.hear(from, node.clock.read(now), millis);
+        }
     }
 
     /// The true time.
@@ -233,8 +262,7 @@ impl World {
                 if node.incarnation == incarnation && node.timer_at == at {
                     node.timer_at = Instant::MAX;
                     let held = node.held.everything || node.held.timeouts;
-                    let replica = node.replica.as_ref();
-                    let due = replica.map_or(Instant::MAX, |r| node.clock.when(r.next_timeout()));
+                    let due = node.clock.when(node.next_timeout(at));
                     if due <= at && !held {
                         self.step(place)?;
                     } else if due > at {
@@ -258,6 +286,13 @@ impl World {
                 if self.nodes[place].incarnation == incarnation {
                     self.nodes[place].due.taken = false;
                     self.snapshot_taken(place)?;
+                }
+            }
+            Event::Stored { place, incarnation } => {
+                if self.nodes[place].incarnation == incarnation {
+                    self.nodes[place].due.store = false;
+                    self.store_chunks(place);
+                    self.step_soon(place)?;
                 }
             }
             Event::Install { place, incarnation } => {
@@ -316,6 +351,9 @@ impl World {
         let (peers, config) = (&node.peers, node.config.clone());
         node.replica = Some(Replica::new(id, peers, config, seed, start.durable, now));
         node.timer_at = Instant::MAX;
+        let true_now = self.now;
+        let begin = |confirm_after| Box::new(ClockStage::start(node, confirm_after, true_now));
+        node.clock_stage = node.confirm_after.map(begin);
         self.trace.started(self.now, &self.nodes[place]);
         self.checker.on_start(&self.nodes[place])?;
         if state.0 > Index::ZERO {
@@ -425,6 +463,11 @@ impl World {
         node.inbox.clear();
         node.connections.clear();
         node.applying.clear();
+        node.storing.clear();
+        node.receiving = None;
+        if let Some(stage) = node.clock_stage.take() {
+            self.coverage.add(Situation::ClockJump, stage.jumps());
+        }
         node.due = Due::default();
         node.held = Held { syncs: node.held.syncs, ..Held::default() };
         self.trace.note(self.now, format_args!("{} crashes", id.0));
@@ -456,6 +499,9 @@ impl World {
             self.apply(place)?;
             if !self.nodes[place].due.taken {
                 self.snapshot_taken(place)?;
+            }
+            if !self.nodes[place].due.store {
+                self.store_chunks(place);
             }
             if !self.nodes[place].due.install {
                 self.install(place)?;
@@ -506,7 +552,7 @@ impl World {
             return Ok(());
         }
         self.trace.request_arrives(self.now, node, &request);
-        self.promises.asked(request.key, self.checker.commit_index());
+        self.promises.asked(request.key, self.checker.commit_index(), self.now);
         if self.door == Door::Connection && request.kind == RequestKind::Write {
             *node.connections.entry(request.key).or_default() += 1;
         }
@@ -562,8 +608,24 @@ impl World {
             );
             self.trace.before_step(replica);
             let out = &mut self.effects;
-            for message in node.inbox.drain(..) {
+            let mut waited = Vec::new();
+            if let Some(stage) = &mut node.clock_stage {
+                stage.observe(now, node.wall.read(self.now));
+                let (term, leader, leads) = (replica.term(), replica.leader(), replica.leads());
+                waited = stage.lead(now, term, leader, leads);
+            }
+            for message in waited.into_iter().chain(node.inbox.drain(..)) {
                 let append = append_of(&message);
+                self.checker.receives(place, &message);
+                let message = match (&mut node.clock_stage, message) {
+                    (Some(stage), Msg::Client(request)) => {
+                        match pass_clock(stage, replica, now, request, out) {
+                            Some(message) => message,
+                            None => continue,
+                        }
+                    }
+                    (_, message) => message,
+                };
                 replica.handle_msg(now, message, out);
                 // A replica that is silent after its start names nobody, and hears nobody.
                 if let Some((leader, term)) = append
@@ -576,9 +638,21 @@ impl World {
             if now >= replica.next_timeout() && !node.held.timeouts {
                 replica.handle_timeout(now, out);
             }
+            if replica.takes_writes()
+                && let Some(entry) = node.clock_stage.as_mut().and_then(|stage| stage.due(now))
+            {
+                replica.handle_msg(now, entry, out);
+            }
             replica.flush(now, out);
             replica.check();
             let status = replica.status();
+            if let Some((term, end)) = node.receiving
+                && term < status.term
+            {
+                node.receiving = None;
+                let interrupted = u64::from(status.commit_index < end);
+                self.coverage.add(Situation::InterruptedInstall, interrupted);
+            }
             self.checker.after_step(&self.nodes, place, &status)?;
             self.trace.after_step(self.now, &self.nodes[place], &status, &self.effects);
             self.carry_out(place, status.role)?;
@@ -600,7 +674,24 @@ impl World {
         for envelope in effects.send.drain(..) {
             self.send(place, envelope)?;
         }
+        for rejected in effects.rejected.drain(..) {
+            let node = &self.nodes[place];
+            demand!(
+                self.forged,
+                "H3: replica {} rejects a message of {}: {}",
+                node.id,
+                rejected.from,
+                rejected.reason
+            );
+            let text =
+                format_args!("{} rejects {}: {}", node.id.0, rejected.from.0, rejected.reason);
+            self.trace.note(self.now, text);
+        }
         for refusal in effects.refusals.drain(..) {
+            if refusal.key == RequestKey::default() {
+                // An entry of the replicated clock: nobody waits for it.
+                continue;
+            }
             self.promises.refused(self.nodes[place].id, refusal.key)?;
             self.nodes[place].disconnect(refusal.key);
             let kind = AnswerKind::Refused(refusal.reason);
@@ -623,7 +714,57 @@ impl World {
                 self.take_another(place);
             }
         }
-        for chunk in effects.chunks.drain(..) {
+        if !effects.chunks.is_empty() {
+            let node = &mut self.nodes[place];
+            let begun = |chunk: &SnapshotChunk| (chunk.term, chunk.snapshot.last.index);
+            node.receiving = effects.chunks.last().map(begun);
+            node.storing.extend(effects.chunks.drain(..));
+            self.store_soon(place);
+        }
+        if let Some(job) = effects.append.take() {
+            self.write(place, role, job)?;
+        }
+        if !effects.apply.is_empty() {
+            let node = &mut self.nodes[place];
+            let now = node.clock.read(self.now);
+            let stage = node.clock_stage.as_mut().filter(|_| !effects.apply.reads.is_empty());
+            let read_clock = stage.map_or((0, 0), |stage| stage.for_reads(now));
+            node.applying.push_back((std::mem::take(&mut effects.apply), read_clock));
+            if node.paces.apply.is_zero() {
+                self.apply(place)?;
+            } else if !node.due.apply {
+                node.due.apply = true;
+                let at = self.now + node.paces.apply.draw(&mut node.dice);
+                self.queue.push(at, Event::Apply { place, incarnation: node.incarnation });
+            }
+        }
+        // Its vectors are empty now; their memory is used again.
+        self.effects = effects;
+        Ok(())
+    }
+
+    /// Begins to store the chunks that wait, unless some are being stored. It takes as long as a
+    /// sync, so the leader may be another one when it is done.
+    fn store_soon(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        if node.due.store || node.held.chunks {
+            return;
+        }
+        if node.paces.sync.is_zero() {
+            self.store_chunks(place);
+            return;
+        }
+        node.due.store = true;
+        let at = self.now + node.paces.sync.draw(&mut node.dice);
+        self.queue.push(at, Event::Stored { place, incarnation: node.incarnation });
+    }
+
+    /// Stores the chunks that wait; the core hears of each in its next step.
+    fn store_chunks(&mut self, place: usize) {
+        if self.nodes[place].held.everything || self.nodes[place].held.chunks {
+            return;
+        }
+        while let Some(chunk) = self.nodes[place].storing.pop_front() {
             let node = &mut self.nodes[place];
             let (stored, whole) = match node.snapshots.store_chunk(&mut node.disk, &chunk) {
                 Ok(Some(stored)) => stored,
@@ -640,23 +781,17 @@ impl World {
                 self.queue.push(at, Event::Install { place, incarnation: node.incarnation });
             }
         }
-        if let Some(job) = effects.append.take() {
-            self.write(place, role, job)?;
-        }
-        if !effects.apply.is_empty() {
-            let node = &mut self.nodes[place];
-            node.applying.push_back(std::mem::take(&mut effects.apply));
-            if node.paces.apply.is_zero() {
-                self.apply(place)?;
-            } else if !node.due.apply {
-                node.due.apply = true;
-                let at = self.now + node.paces.apply.draw(&mut node.dice);
-                self.queue.push(at, Event::Apply { place, incarnation: node.incarnation });
-            }
-        }
-        // Its vectors are empty now; their memory is used again.
-        self.effects = effects;
-        Ok(())
+    }
+
+    /// Stores the chunks that a script holds back.
+    ///
+    /// # Errors
+    /// If a rule was broken.
+    pub fn store_held_chunks(&mut self, id: NodeId) -> Result<(), Violation> {
+        let place = self.place(id);
+        self.nodes[place].held.chunks = false;
+        self.store_chunks(place);
+        self.step_soon(place)
     }
 
     fn send(&mut self, place: usize, envelope: Envelope) -> Result<(), Violation> {
@@ -742,7 +877,7 @@ impl World {
             return Ok(());
         }
         let mut last = None;
-        while let Some(job) = self.nodes[place].applying.pop_front() {
+        while let Some((job, read_clock)) = self.nodes[place].applying.pop_front() {
             for committed in &job.entries {
                 let entry = &committed.entry;
                 if entry.index() <= self.nodes[place].store.applied_index() {
@@ -763,9 +898,27 @@ impl World {
                     self.answer(place, key, leader, AnswerKind::Done(outcome));
                 }
             }
-            for read in &job.reads {
-                self.read(place, read)?;
+            let waited = self.nodes[place].clock_stage.as_mut();
+            let waited = waited.map(|stage| std::mem::take(&mut stage.unclocked));
+            let reads = job.reads.into_iter().map(|read| (read_clock.0, read_clock.1, read));
+            for (millis, resets, read) in waited.into_iter().flatten().chain(reads) {
+                let node = &mut self.nodes[place];
+                let command = Command::decode(&read.payload).ok();
+                if let Some(stage) = &mut node.clock_stage
+                    && node.store.is_behind(command.as_ref(), millis, resets)
+                {
+                    self.coverage.add(Situation::DeferredRead, 1);
+                    stage.unclocked.push((millis, resets, read));
+                } else {
+                    self.read(place, &read)?;
+                }
             }
+        }
+        let node = &mut self.nodes[place];
+        let (now, shown) = (node.clock.read(self.now), node.store.shown());
+        if let Some(stage) = &mut node.clock_stage {
+            stage.note(now, shown);
+            self.set_timer(place);
         }
         if let Some(last) = last {
             self.nodes[place].inbox.push_back(Msg::Applied { index: last.index });
@@ -844,6 +997,7 @@ impl World {
             self.checker.applied(node.id, id.last.index, node.store.digest())?;
         }
         self.trace.note(self.now, format_args!("{} takes in {}", node.id.0, id.last));
+        node.receiving = None;
         node.inbox.push_back(Msg::Installed(id));
         self.step_soon(place)
     }
@@ -887,7 +1041,9 @@ impl World {
             EntryKind::Command => Some(node.store.apply(index, payload)),
         };
         self.checker.applied(node.id, index, node.store.digest())?;
-        self.promises.applied(node.id, index, payload, applied.as_ref())?;
+        let leaders = self.checker.leader_count();
+        let now = (self.now, leaders);
+        self.promises.applied(node.id, index, payload, applied.as_ref(), now)?;
         Ok(applied.map(|applied| (applied.key, applied.outcome)))
     }
 
@@ -898,7 +1054,8 @@ impl World {
             .read(&read.payload)
             .map_err(|error| Violation(format!("C8: {:?} is no read: {error}", read.key)))?;
         let state = node.store.applied_index();
-        self.promises.answered_read(node.id, key, &read.payload, &outcome, state)?;
+        let now = (self.now, self.checker.leader_count());
+        self.promises.answered_read(node.id, key, &read.payload, &outcome, state, now)?;
         let leader = node.replica.as_ref().and_then(Replica::named_leader);
         self.answer(place, key, leader, AnswerKind::Done(outcome));
         Ok(())
@@ -907,13 +1064,48 @@ impl World {
     /// Puts a timer event into the queue unless one is there that comes no later.
     fn set_timer(&mut self, place: usize) {
         let node = &mut self.nodes[place];
-        let Some(replica) = node.replica.as_ref() else { return };
-        let at = node.clock.when(replica.next_timeout()).max(self.now);
+        if node.replica.is_none() {
+            return;
+        }
+        let at = node.clock.when(node.next_timeout(self.now)).max(self.now);
         if at < node.timer_at && at != Instant::MAX && !node.held.timeouts {
             node.timer_at = at;
             self.queue.push(at, Event::Timer { place, incarnation: node.incarnation });
         }
     }
+}
+/// Lets a client's request pass the replicated clock, as the server's core stage does; `None` if it
+/// was refused, or waits.
+fn pass_clock(
+    stage: &mut ClockStage,
+    replica: &mut Replica,
+    now: Instant,
+    request: ClientRequest,
+    out: &mut Effects,
+) -> Option<Msg> {
+    if !replica.leads() {
+        // Not whom it knew last: a client would go back and forth between two that know no better.
+        let (key, leader) = (request.key, replica.leader());
+        out.refusals.push(Refusal { key, reason: RefusalReason::NotLeader, leader });
+        return None;
+    }
+    let (key, is_write) = (request.key, request.kind == RequestKind::Write);
+    let message = stage.hold(now, replica.term(), Msg::Client(request))?;
+    if is_write
+        && replica.takes_writes()
+        && let Some(entry) = stage.before_write(now)
+    {
+        let last = replica.log().last();
+        replica.handle_msg(now, entry, out);
+        if replica.log().last() == last {
+            // The log is full, and the write must not be applied by a clock that is behind.
+            stage.proposal_refused();
+            let leader = replica.leader();
+            out.refusals.push(Refusal { key, reason: RefusalReason::Busy, leader });
+            return None;
+        }
+    }
+    Some(message)
 }
 
 /// Adds what a replica has counted since it started.

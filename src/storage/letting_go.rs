@@ -1,7 +1,7 @@
 //! Files that are deleted a piece at a time. A file system that is told to free a hundred megabytes
 //! at once, and to tell its disk of it (`discard`), lets every sync wait meanwhile: 20 to 30 ms for
-//! a snapshot of 150 MB (perf/README.md). So the name goes at once, and the room behind it in small
-//! pieces, from a thread that has nothing else to do.
+//! a snapshot of 150 MB (perf/results/snapshots.md). So the name goes at once, and the room behind
+//! it in small pieces, from a thread that has nothing else to do.
 //!
 //! A crash in between leaves a file without a name, which file systems free when they are mounted.
 

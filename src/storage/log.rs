@@ -144,8 +144,9 @@ impl<D: Disk> Log<D> {
         make_meta(disk, &Meta::new(cluster, replica, sorted(members), true))
     }
 
-    /// Recovers a replica's log and opens it at once: [`Log::recover`] and [`Recovered::open`] for
-    /// callers with nothing to do in between, and for which the folder says who the members are.
+    /// Recovers a replica's log and opens it at once: [`Log::recover`] and
+    /// [`Recovered::open`](super::Recovered::open) for callers with nothing to do in between, and
+    /// for which the folder says who the members are.
     ///
     /// # Errors
     /// As these two.

@@ -74,8 +74,8 @@ pub struct Identity {
     pub incarnation: u64,
 }
 
-/// What clients and logs may see of a cluster's id. The id itself is known to its replicas only,
-/// for whoever knows it can speak in the name of one; this is a SHA-256 of it, cut to half.
+/// The fingerprint of a cluster's id, which clients and logs may show: half of its SHA-256. The id
+/// itself is a secret of the replicas, because a sender that knows it can pose as one of them.
 pub fn cluster_fingerprint(cluster: u128) -> u128 {
     let mut hash = Sha256::new();
     hash.update(b"bowline cluster fingerprint\n");

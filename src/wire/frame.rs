@@ -22,6 +22,7 @@
 //! | 4 refusal of one | client (4), request (16), reason (1) |
 //! | 5 question for a read index | ticket (8) |
 //! | 6 the answer | ticket (8), index (8); no index: not asked the leader |
+//! | 9 wall clock | milliseconds since 1970 (8) |
 //!
 //! The counts of a hello are those of its members (1) and of its openings (2); the lists have 2 and
 //! 8 bytes for each of them.
@@ -145,6 +146,11 @@ pub enum Frame {
         /// How far; `None` if the one asked could not tell.
         index: Option<Index>,
     },
+    /// The sender's wall clock, jumps filtered out.
+    WallClock {
+        /// Milliseconds since 1970.
+        millis: u64,
+    },
 }
 
 /// Why bytes are no frame. Whatever it is, the connection is of no use any more.
@@ -195,6 +201,7 @@ impl Frame {
             Frame::Refused { .. } => 4,
             Frame::AskReadIndex { .. } => 5,
             Frame::ReadIndex { .. } => 6,
+            Frame::WallClock { .. } => 9,
         }
     }
 
@@ -207,7 +214,8 @@ impl Frame {
             | Frame::Peer(_)
             | Frame::Refused { .. }
             | Frame::AskReadIndex { .. }
-            | Frame::ReadIndex { .. } => Lane::Urgent,
+            | Frame::ReadIndex { .. }
+            | Frame::WallClock { .. } => Lane::Urgent,
         }
     }
 
@@ -280,6 +288,7 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
             });
         }
         Frame::AskReadIndex { ticket } => out.put_u64_le(*ticket),
+        Frame::WallClock { millis } => out.put_u64_le(*millis),
         Frame::ReadIndex { ticket, index } => {
             out.put_u64_le(*ticket);
             if let Some(index) = index {
@@ -450,6 +459,10 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
             exactly(body.len() == 8)?;
             Frame::AskReadIndex { ticket: body.get_u64_le() }
         }
+        9 => {
+            exactly(body.len() == 8)?;
+            Frame::WallClock { millis: body.get_u64_le() }
+        }
         6 => {
             exactly(body.len() == 8 || body.len() == 16)?;
             let ticket = body.get_u64_le();
@@ -460,8 +473,9 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
     })
 }
 
-/// Marks a term: the write is sent for the first time. No index or term comes near it.
+/// Marks a term: the write is sent for the first time. Terms end below it, indexes far below.
 const FIRST_TIME: u64 = 1 << 63;
+const _: () = assert!(Term::MAX.0 & FIRST_TIME == 0 && Index::MAX.0 & FIRST_TIME == 0);
 /// Bytes of a request's key.
 const KEY_BYTES: usize = 20;
 
@@ -502,6 +516,7 @@ mod tests {
             prev: EntryId::new(1, 2),
             commit_index: Index(2),
             loss_permille: 0,
+            transfer_to: None,
             entries,
         };
         let last = EntryId::new(2, 5);
@@ -536,6 +551,7 @@ mod tests {
             Frame::AskReadIndex { ticket: 11 },
             Frame::ReadIndex { ticket: 11, index: Some(Index(5)) },
             Frame::ReadIndex { ticket: 12, index: None },
+            Frame::WallClock { millis: 1_700_000_000_000 },
         ]
     }
 

@@ -24,7 +24,7 @@ use crate::raft::{
     Rejoin, RejoinReply, RequestVote, SnapshotId, TimeoutNow, VoteReply,
 };
 use crate::record::{self, Entry, RecordError};
-use crate::types::{EntryId, Index, Round, Term};
+use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 /// The version of this layout.
 const VERSION: u8 = 2;
@@ -32,9 +32,9 @@ const VERSION: u8 = 2;
 const PREFIX_BYTES: usize = 3;
 /// Bytes of a header.
 const HEADER_BYTES: usize = size_of::<Archived<Header>>();
-/// Terms, indexes and rounds lie below: what is counted up from 0 never gets here, so a larger
-/// number is made up, and the core may add one to any that passes.
-const NUMBER_MAX: u64 = 1 << 62;
+/// Indexes and rounds lie below: what is counted up from 0 never gets here, so a larger number is
+/// made up, and the core may add one to any that passes. Terms end with [`Term::MAX`].
+const NUMBER_MAX: u64 = Index::MAX.0;
 
 /// A message without its entries, as it is archived. New kinds go to the end.
 #[derive(Archive, Serialize)]
@@ -46,6 +46,8 @@ enum Header {
         prev_index: u64,
         commit_index: u64,
         loss_permille: u16,
+        /// One more than the replica's number; zero for none.
+        transfer_to: u32,
         entry_count: u32,
     },
     Match {
@@ -282,6 +284,7 @@ fn header_of(message: &PeerMsg) -> Header {
             prev_index: append.prev.index.0,
             commit_index: append.commit_index.0,
             loss_permille: append.loss_permille,
+            transfer_to: append.transfer_to.map_or(0, |to| u32::from(to.0) + 1),
             entry_count: u32::try_from(append.entries.len())
                 .expect("a record takes 25 bytes, so 2^32 of them don't fit in a message"),
         },
@@ -364,6 +367,7 @@ fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, Pee
             prev_index,
             commit_index,
             loss_permille,
+            transfer_to,
             entry_count,
         } => {
             let term = own_term(term.to_native())?;
@@ -375,6 +379,7 @@ fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, Pee
                 prev,
                 commit_index: Index(number("commit_index", commit_index.to_native())?),
                 loss_permille: permille(loss_permille.to_native())?,
+                transfer_to: replica("transfer_to", transfer_to.to_native())?,
                 entries: entries(term, prev, entry_count.to_native() as usize, bytes)?,
             })
         }
@@ -509,10 +514,19 @@ fn number(field: &'static str, value: u64) -> Result<u64, PeerError> {
 
 /// The message's own term: in term 0 nobody has anything to say.
 fn own_term(value: u64) -> Result<Term, PeerError> {
-    if value == 0 {
+    if value == 0 || Term(value) > Term::MAX {
         return Err(PeerError::Number { field: "term", value });
     }
-    Ok(Term(number("term", value)?))
+    Ok(Term(value))
+}
+
+/// A replica's number and one, or zero for none.
+fn replica(field: &'static str, value: u32) -> Result<Option<NodeId>, PeerError> {
+    let Some(id) = value.checked_sub(1) else { return Ok(None) };
+    match u16::try_from(id) {
+        Ok(id) => Ok(Some(NodeId(id))),
+        Err(_) => Err(PeerError::Number { field, value: value.into() }),
+    }
 }
 
 fn permille(value: u16) -> Result<u16, PeerError> {
@@ -582,6 +596,7 @@ mod tests {
             prev,
             commit_index: Index(40),
             loss_permille: 300,
+            transfer_to: None,
             entries,
         }
     }

@@ -46,7 +46,7 @@ impl Running {
         command
     }
 
-    /// Starts it and waits until somebody leads; what it showed until then.
+    /// Starts it and waits for a leader. Returns the output up to then.
     fn start(folder: &Path, port: u16, flags: &[&str]) -> (Running, String) {
         Running::start_until(folder, port, flags, "leads")
     }

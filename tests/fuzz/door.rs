@@ -142,7 +142,8 @@ impl Door {
     pub(crate) fn move_clock(&mut self, now: Duration) {
         self.context.wall_clock = now;
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let operation = Operation::Clock { millis };
+        self.context.clocks.replicated = millis;
+        let operation = Operation::Clock { millis, resets: 0 };
         let index = self.store.applied_index().next();
         let command = Command { key: RequestKey::default(), operation };
         self.store.apply(index, &command.encode());

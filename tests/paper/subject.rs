@@ -254,6 +254,7 @@ pub(crate) fn append(term: u64, prev: (u64, u64), terms: &[u64], commit_index: u
         prev: EntryId::new(prev.0, prev.1),
         commit_index: Index(commit_index),
         loss_permille: 0,
+        transfer_to: None,
         entries: entries(prev.1, terms),
     })
 }

@@ -6,6 +6,8 @@ use crate::source::Source;
 /// Every layer and what it may import besides itself.
 const LAYERS: &[(&str, &[&str])] = &[
     ("types", &[]),
+    ("guide", &[]),
+    ("clock", &["types"]),
     ("config", &["types"]),
     ("record", &["types"]),
     ("raft", &["types", "config", "record"]),
@@ -13,9 +15,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["types", "config", "record", "raft", "kv"]),
     ("storage", &["types", "config", "record", "raft"]),
     ("saved", &["raft", "kv", "storage"]),
-    ("sim", &["types", "config", "record", "raft", "kv", "wire", "storage", "saved"]),
+    ("sim", &["types", "clock", "config", "record", "raft", "kv", "wire", "storage", "saved"]),
     ("redis", &["types", "config", "record", "raft", "kv", "wire"]),
-    ("runtime", &["types", "config", "record", "raft", "kv", "wire", "storage", "saved", "redis"]),
+    (
+        "runtime",
+        &["types", "clock", "config", "record", "raft", "kv", "wire", "storage", "saved", "redis"],
+    ),
     (
         "processes",
         &["types", "config", "record", "raft", "kv", "wire", "storage", "sim", "runtime"],

@@ -4,7 +4,7 @@
 //! The replica with the lowest id leads for ever. It answers a get at once. A put goes to two of
 //! the four others, in turn; when both have answered, so does it. The others redirect. There is no
 //! log, no term and no election: what a replica under the same simulator takes longer than this is
-//! the price of consensus and threads, and nothing else. Run both in turn (see perf/README.md).
+//! the price of consensus and threads, and nothing else. Run both in turn (perf/results/course.md).
 
 use std::collections::HashMap;
 use std::io;
@@ -230,6 +230,7 @@ fn lengths() -> (usize, usize) {
         prev: EntryId::new(1, 1),
         commit_index: Index(1),
         loss_permille: 0,
+        transfer_to: None,
         entries: vec![RecordBuffer::default().encode(id, EntryKind::Command, &payload)],
     };
     let reply = AppendReply {

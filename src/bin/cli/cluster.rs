@@ -270,7 +270,7 @@ fn majority(replicas: usize) -> usize {
     replicas / 2 + 1
 }
 
-/// Fails if so many replicas can't start that the others are no majority.
+/// Fails if the replicas that can start are not a majority.
 fn check_majority(members: &[Member]) -> anyhow::Result<()> {
     let refused: Vec<&Member> = members.iter().filter(|member| member.refused.is_some()).collect();
     if members.len() - refused.len() >= majority(members.len()) {

@@ -19,7 +19,7 @@ pub(super) const EXIT_DAMAGED: u8 = 65;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    server: ServerArguments,
+    pub(super) server: ServerArguments,
     /// End when standard input does: whoever started this is gone then.
     #[arg(long, hide = true)]
     stop_with_stdin: bool,

@@ -579,4 +579,27 @@ mod tests {
         assert_ne!(cluster(1, peers), cluster(1, "1=127.0.0.1:8001,2=127.0.0.1:8003"));
         assert_eq!(cluster_id("000000000000000000000000000000fe"), 0xFE);
     }
+
+    #[test]
+    fn the_configuration_page_lists_every_setting() {
+        let page = include_str!("../../guide/configuration.md");
+        let mut wanted = Vec::new();
+        for (name, default, _) in ServerArguments::default().rows() {
+            let variable = format!("{PREFIX}{}", name.replace('-', "_").to_uppercase());
+            let default = match default {
+                None => "none".to_owned(),
+                Some("") => "empty".to_owned(),
+                Some(default) => format!("`{default}`"),
+            };
+            wanted.push(format!("| `--{name}` | `{variable}` | `{name}` | {default} | "));
+        }
+        for row in &wanted {
+            assert!(page.contains(row), "src/guide/configuration.md lacks: {row}");
+        }
+        let rows = page.lines().filter(|line| line.contains(" | `BOWLINE_"));
+        for row in rows {
+            let known = wanted.iter().any(|wanted| row.starts_with(wanted));
+            assert!(known, "src/guide/configuration.md has a row that is no setting: {row}");
+        }
+    }
 }

@@ -96,6 +96,8 @@ fn append(term: u64, terms: &[u64]) -> PeerMsg {
         prev: EntryId::ZERO,
         commit_index: Index::ZERO,
         loss_permille: 0,
+        // So that a vote for it need not wait for the end of the lease.
+        transfer_to: Some(NodeId(3)),
         entries,
     })
 }

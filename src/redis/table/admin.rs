@@ -1,6 +1,6 @@
 //! Commands for whoever runs the server.
 
-use super::super::{commands, slow};
+use super::super::{calls, commands, slow};
 use super::{Spec, command, subcommand};
 
 const RECORDS: &[&str] = &["admin", "noscript", "loading", "stale"];
@@ -8,6 +8,11 @@ const SLOW_RECORDS: &[&str] = &["admin", "loading", "stale"];
 
 /// In order of their names.
 pub(super) const COMMANDS: &[Spec] = &[
+    command("clock", -2, commands::help)
+        .flags(RECORDS)
+        .categories(&["dangerous"])
+        .about("Commands about the replicated clock, by which keys expire.")
+        .with(CLOCK),
     command("debug", -2, commands::help)
         .flags(RECORDS)
         .categories(&["dangerous"])
@@ -22,6 +27,16 @@ pub(super) const COMMANDS: &[Spec] = &[
         .since("2.2.12", "server")
         .about("Commands about requests that took long.")
         .with(SLOWLOG),
+];
+
+const CLOCK: &[Spec] = &[
+    subcommand("help", "clock|help", 2, commands::help)
+        .flags(&["loading", "stale"])
+        .about("Tells of these."),
+    subcommand("reset", "clock|reset", 2, calls::reset_clock)
+        .flags(&["write", "admin", "noscript", "no_multi"])
+        .categories(&["dangerous"])
+        .about("Sets a clock that is ahead back, and expirations with it; returns milliseconds."),
 ];
 
 const DEBUG: &[Spec] = &[

@@ -22,6 +22,7 @@ use crate::redis::{
     Traffic,
 };
 use crate::runtime::ears::Ears;
+use crate::runtime::pass::Pass;
 use crate::runtime::status::Counts;
 use crate::types::{ClientId, Index, Instant, RequestKey};
 use crate::wire::resp::{Limits, Parser, Version, Writer};
@@ -53,6 +54,8 @@ pub(super) struct Clients {
     memory: Memory,
     /// When who is idle was last looked for.
     swept_at: Instant,
+    /// From which request on [`Clients::expire`] goes on.
+    expire_from: u64,
     /// Places to visit: with something to read or to parse, to hand on, to write.
     to_read: Vec<usize>,
     /// The same as `to_read`, for those that hold much while memory is scarce.
@@ -95,6 +98,7 @@ impl Clients {
             context,
             memory,
             swept_at: Instant::ZERO,
+            expire_from: 0,
             to_read: Vec::new(),
             stalled: Vec::new(),
             to_dispatch: Vec::new(),
@@ -173,15 +177,15 @@ impl Clients {
         !self.to_flush.is_empty()
     }
 
-    /// One pass in: every client that has something gets its turn, once, while the pass is short.
-    pub(super) fn receive(&mut self, registry: &Registry, space: &mut [u8]) {
+    /// One pass in: every client that has something gets its turn, once, until the pass is over.
+    pub(super) fn receive(&mut self, registry: &Registry, space: &mut [u8], pass: &mut Pass) {
         if self.memory.has_room() {
             self.to_read.append(&mut self.stalled);
         }
         let mut places = std::mem::replace(&mut self.to_read, std::mem::take(&mut self.spare));
         let mut left = PASS_BYTES_MAX;
         let mut served = 0;
-        for &place in &places {
+        while let Some(place) = pass.next(|| places.get(served).copied()) {
             served += 1;
             let Some(client) = self.connected.get_mut(place) else { continue };
             client.marks.read = false;
@@ -193,7 +197,7 @@ impl Clients {
             }
             left = left.saturating_sub(count + more);
             if left == 0 {
-                break;
+                pass.end();
             }
         }
         // Those that did not get their turn are first in the next pass.
@@ -474,21 +478,21 @@ impl Clients {
         self.spare = places;
     }
 
-    /// Writes that were handed to another replica and have no answer, in their order, to be handed
-    /// on again: somebody else leads now, or the way to the leader was broken.
-    pub(super) fn again(&mut self) -> Vec<(RequestKey, Pending)> {
-        let mut again = Vec::new();
-        for (sequence, flight) in self.flights.since(Instant::MAX) {
+    /// The first write from number `from` on that was handed to another replica and has no answer,
+    /// with its number, to be sent again: the leader changed, or the connection to it was lost.
+    pub(super) fn next_to_resend(&mut self, mut from: u64) -> Option<(u64, RequestKey, Pending)> {
+        loop {
+            let (sequence, flight) = self.flights.next_since(from, Instant::MAX)?;
+            from = sequence + 1;
             let client = self.connected.get_mut(flight.place);
             let pending = client
                 .filter(|client| client.id == flight.client)
                 .and_then(|client| client.again(flight.slot));
             if let Some(pending) = pending {
                 let request = super::flights::request_id(self.flights.origin(), sequence);
-                again.push((RequestKey { client: flight.client, request }, pending));
+                return Some((sequence, RequestKey { client: flight.client, request }, pending));
             }
         }
-        again
     }
 
     /// State and log take so much memory now.
@@ -631,12 +635,15 @@ impl Clients {
         }
     }
 
-    /// Writes what waits, one write a client, and closes who is done or floods itself.
-    pub(super) fn flush(&mut self, registry: &Registry) {
+    /// Writes what waits, one write a client, until the pass is over, and closes who is done or
+    /// floods itself.
+    pub(super) fn flush(&mut self, registry: &Registry, pass: &mut Pass) {
         let now = self.context.now;
         self.close_doomed(registry);
         let mut places = std::mem::replace(&mut self.to_flush, std::mem::take(&mut self.spare));
-        for place in places.drain(..) {
+        let mut served = 0;
+        while let Some(place) = pass.next(|| places.get(served).copied()) {
+            served += 1;
             let Some(client) = self.connected.get_mut(place) else { continue };
             client.marks.flush = false;
             let was_crowded = client.is_crowded();
@@ -681,7 +688,10 @@ impl Clients {
         if self.memory.is_exceeded() {
             self.close_largest(registry);
         }
-        self.spare = places;
+        // Those that did not get their turn are first in the next pass.
+        places.drain(..served);
+        places.append(&mut self.to_flush);
+        self.spare = std::mem::replace(&mut self.to_flush, places);
     }
 
     fn close(&mut self, place: usize, registry: &Registry) {

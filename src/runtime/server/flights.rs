@@ -125,12 +125,17 @@ impl Flights {
         }
     }
 
-    /// Who has waited since `before` or longer, with the request's number.
-    pub(super) fn since(&self, before: Instant) -> Vec<(u64, Flight)> {
-        let long = self.long.iter().map(|(sequence, flight)| (*sequence, *flight));
-        let numbered = (self.first..).zip(&self.waiting);
-        let flights = numbered.filter_map(|(sequence, flight)| Some((sequence, (*flight)?)));
-        long.chain(flights).take_while(|(_, flight)| flight.arrived <= before).collect()
+    /// The first request from number `from` on that came by `before`, with its number.
+    /// Requests are in the order in which they came.
+    pub(super) fn next_since(&self, from: u64, before: Instant) -> Option<(u64, Flight)> {
+        let long = self.long.range(from..).next().map(|(sequence, flight)| (*sequence, *flight));
+        let numbered = || {
+            let from = from.max(self.first);
+            let at = usize::try_from(from - self.first).ok()?.min(self.waiting.len());
+            let mut waiting = (from..).zip(self.waiting.range(at..));
+            waiting.find_map(|(sequence, flight)| Some((sequence, (*flight)?)))
+        };
+        long.or_else(numbered).filter(|(_, flight)| flight.arrived <= before)
     }
 
     /// When the one came that has waited longest.
@@ -148,6 +153,16 @@ mod tests {
 
     fn flight(slot: u64) -> Flight {
         Flight { place: 3, client: ClientId(7), slot, arrived: Instant(slot * 10) }
+    }
+
+    fn slots_since(flights: &Flights, before: Instant) -> Vec<(u64, u64)> {
+        let mut from = 0;
+        std::iter::from_fn(|| {
+            let (number, flight) = flights.next_since(from, before)?;
+            from = number + 1;
+            Some((number, flight.slot))
+        })
+        .collect()
     }
 
     #[test]
@@ -190,12 +205,7 @@ mod tests {
             flights.add(flight(slot));
         }
         flights.remove(2);
-        let slots: Vec<_> = flights
-            .since(Instant(20))
-            .iter()
-            .map(|(number, there)| (*number, there.slot))
-            .collect();
-        assert_eq!(slots, [(1, 0), (3, 2)]);
+        assert_eq!(slots_since(&flights, Instant(20)), [(1, 0), (3, 2)]);
         assert_eq!(flights.oldest(), Some(Instant(0)));
     }
 
@@ -213,8 +223,7 @@ mod tests {
         }
         assert!(flights.waiting.len() <= BEHIND_MAX + 1);
         assert_eq!(flights.get(key), Some(flight(0)));
-        let slots: Vec<_> = flights.since(Instant::MAX).iter().map(|(_, it)| it.slot).collect();
-        assert_eq!(slots, [0, count]);
+        assert_eq!(slots_since(&flights, Instant::MAX), [(1, 0), (count + 1, count)]);
         assert_eq!(flights.oldest(), Some(Instant(0)));
         flights.remove(1);
         assert_eq!((flights.get(key), flights.oldest()), (None, Some(Instant(count * 10))));

@@ -193,13 +193,13 @@ impl Inbound {
         space: &mut [u8],
         mut take: impl FnMut(NodeId, u64, Frame),
     ) {
-        let readable: Vec<usize> = self
-            .callers
-            .iter_mut()
-            .filter(|(_, caller)| caller.is_readable(with_bulk))
-            .map(|(place, _)| place)
+        let readable = self.callers.iter_mut().filter(|(_, caller)| caller.is_readable(with_bulk));
+        let mut readable: Vec<(bool, usize)> = readable
+            .map(|(place, caller)| (caller.from.is_some_and(|from| from.lane == Lane::Bulk), place))
             .collect();
-        for place in readable {
+        // Heartbeats and votes first.
+        readable.sort_unstable();
+        for (_, place) in readable {
             // Closed by the hello of a later connection, maybe.
             if self.callers.get_mut(place).is_none() {
                 continue;
@@ -472,7 +472,7 @@ mod tests {
         let doubt = Doubt::Other { seen: 1, incarnation: 3 };
         let expected = Err(Refused::History { peer: NodeId(2), doubt });
         assert_eq!(check_after(Some(new), &hello()), expected);
-        // Whoever rejoins must be a member, and say all of its past all the same.
+        // A rejoining peer must be a member too, and its history must be complete.
         let stranger = Hello { from: NodeId(4), members: vec![NodeId(4)], ..rejoining.clone() };
         assert!(matches!(check_after(None, &stranger), Err(Refused::Stranger { .. })));
         let forged = Hello { incarnation: 1 << 40, ..rejoining };

@@ -189,6 +189,11 @@ impl Links {
         link.map_or(0, |link| link.address.port())
     }
 
+    /// The peers' ids.
+    pub(super) fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().map(|link| link.peer)
+    }
+
     /// How often the ways to a peer were made.
     pub(super) fn times(&self, peer: NodeId) -> u64 {
         self.peers.iter().find(|link| link.peer == peer).map_or(0, |link| link.times)
@@ -198,6 +203,12 @@ impl Links {
     pub(super) fn is_up(&self, peer: NodeId) -> bool {
         let link = self.peers.iter().find(|link| link.peer == peer);
         link.is_some_and(|link| link.lines.iter().all(|line| line.connected))
+    }
+
+    /// Whether small frames for `peer` have a way.
+    pub(super) fn is_heard(&self, peer: NodeId) -> bool {
+        let link = self.peers.iter().find(|link| link.peer == peer);
+        link.is_some_and(|link| link.lines[Lane::Urgent as usize].connected)
     }
 
     /// When [`Links::connect`] has something to do again.
@@ -252,16 +263,16 @@ impl Links {
         }
     }
 
-    /// Notes an event of one of the tokens.
+    /// Notes an event of one of the tokens. The peer, if its urgent connection was just made.
     pub(super) fn wake(
         &mut self,
         token: usize,
         event: &mio::event::Event,
         now: Instant,
         registry: &Registry,
-    ) {
+    ) -> Option<NodeId> {
         let at = token - self.first_token;
-        let Link { lines, times, .. } = &mut self.peers[at / 2];
+        let Link { peer, lines, times, .. } = &mut self.peers[at / 2];
         let line = &mut lines[at % 2];
         let before = line.connected;
         if let Some(socket) = &mut line.socket {
@@ -271,7 +282,9 @@ impl Links {
             line.lose(now, registry);
         } else if !before && line.connected {
             *times += 1;
+            return (at % 2 == Lane::Urgent as usize).then_some(*peer);
         }
+        None
     }
 
     /// Queues a frame. False, and counted, if the peer is not there to take it.

@@ -66,6 +66,7 @@ use super::core::{Core, UnlessLeading};
 use super::ears::Ears;
 use super::log_writer::LogWriter;
 use super::memory::MemoryBoard;
+use super::replicated_clock::CoreClock;
 use super::room::held_of;
 use super::saving::Saving;
 use super::snapshots::{self, Found, SnapshotBoard, Snapshots};
@@ -175,6 +176,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let fused = options.threads.are_fused();
     let ends = channels::channels(&wake, fused);
     let (board, saved) = (Arc::<Board>::default(), Arc::<SnapshotBoard>::default());
+    let (clocks, replicated_clock) = CoreClock::with_board(&peers, &store, &clock);
     let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&saved)));
     let origin = origin_of(options.id, opening);
     let rejoining = Arc::new(AtomicBool::new(recovered.is_rejoining()));
@@ -215,6 +217,7 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         saved: Arc::clone(&saved),
         room: Arc::clone(&room),
         memory: Arc::clone(&memory),
+        clocks,
         counts: Arc::clone(counts),
     })
     .map_err(parts)?;
@@ -235,10 +238,11 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
             board,
             Arc::clone(counts),
         )
-        .within(memory),
+        .within(memory)
+        .with_clock(replicated_clock),
         log_writer: LogWriter::durable(log, &room, &saving, ends.log_writer, counts)
             .rejoining(rejoining),
-        applier: Applier::new(Answering::AsOrigin(origin), ends.applier)
+        applier: Applier::new(Answering::AsOrigin(origin), clock, ends.applier)
             .with(store, last_saved, saving.clone())
             .heard_by(ears),
         snapshots: Some(Snapshots::new(files, saving, room, ends.snapshots, Arc::clone(counts))),

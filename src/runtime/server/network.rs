@@ -1,6 +1,11 @@
 //! The network stage of the server: owns `Poll`, the listening sockets and all connections. Moves
 //! what clients ask to whoever leads, here or elsewhere, and answers back; what must wait for what
 //! is decided in `clients` and `read_asks`.
+//!
+//! In each pass peers come first, in both directions: their messages are read and handed to the
+//! core before any client is looked at, and what goes to them is written before any reply. All work
+//! for clients is bounded in time, and what is left of it waits for the next pass, so that a
+//! heartbeat never waits for the end of a flood.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -12,14 +17,16 @@ use crossbeam::channel::TrySendError;
 use mio::{Events, Poll, Token};
 
 use crate::raft::{
-    ClientRequest, DiskState, Envelope, Msg, Refusal, RefusalReason, RequestKind, RoleName,
+    ClientRequest, DiskState, Envelope, Refusal, RefusalReason, RequestKind, RoleName,
 };
 use crate::redis::{Node, SWITCH_CHANNEL, Saved, may_grow, switch_message};
 use crate::runtime::channels::{
-    Applied, CoreItem, Forwarded, Lead, NetworkEnds, QUEUE_LEN, ReadsAt,
+    Applied, CoreItem, Forwarded, Lead, NetworkEnds, QUEUE_LEN, ReadsAt, ReplyBatch, Requests,
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::memory::MemoryBoard;
+use crate::runtime::pass::Pass;
+use crate::runtime::replicated_clock::ClockBoard;
 use crate::runtime::snapshots::{SnapshotBoard, SnapshotFacts};
 use crate::runtime::status::{Board, Counts, RoomBoard};
 use crate::runtime::wake::Wake;
@@ -51,16 +58,24 @@ const RETRY: Duration = Duration::from_millis(1);
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 /// How often to look for requests that have waited too long.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
-/// So many that wait long make the next look come later by one interval more: clients that do not
-/// read may have a million.
+/// Requests looked at each time: clients that do not read may have a million.
 const EXPIRY_COUNT: usize = 1 << 16;
 /// How old the facts may be that clients are told.
 const FACTS_AGE: Duration = Duration::from_millis(100);
 /// Connections accepted in one pass, so that those that are there are not kept waiting.
 const ACCEPTED_MAX: usize = 64;
-/// Most bytes and requests of clients handed to the core at once.
+/// Events that one look at `Poll` finds. Where there are as many, it may have left some of peers'
+/// out, and is asked again, but not for ever.
+const EVENTS_MAX: usize = 1_024;
+const POLLS_MAX: usize = 16;
+/// Clients served in one pass, in each direction, and events told to subscribers.
+const PASS_CLIENTS_MAX: usize = 1 << 16;
+const PASS_EVENTS_MAX: usize = 1 << 16;
+/// Most bytes and requests of clients handed to the core at once, or to another replica.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 const BATCH_REQUESTS_MAX: usize = 4_096;
+/// How often peers are told of this replica's wall clock.
+const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 /// Bytes read at once.
 const SPACE_BYTES: usize = 64 << 10;
 
@@ -84,6 +99,7 @@ pub(super) struct Parts {
     pub(super) saved: Arc<SnapshotBoard>,
     pub(super) room: Arc<RoomBoard>,
     pub(super) memory: Arc<MemoryBoard>,
+    pub(super) clocks: Arc<ClockBoard>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -108,14 +124,24 @@ pub(super) struct ServerNetwork {
     last_leader: Option<NodeId>,
     /// Where writes were last handed on: in which term, to whom, and over which connection.
     way: Option<(Term, NodeId, u64)>,
+    /// From which request on those are still to be sent again that went another way.
+    resend_from: Option<u64>,
     /// The replica that leads, as it seemed, has denied it; until then it is not asked again.
     refused_until: Instant,
+    /// When `Poll` was last asked, as read before that, if it told of everything.
+    polled_at: Option<Instant>,
+    /// Requests wait only because a pass was over.
+    dispatch_unfinished: bool,
+    /// Replies of the applier whose events have not all been told.
+    unfinished_replies: Option<ReplyBatch>,
     /// For the core, when it has room.
     reads_at: VecDeque<ReadsAt>,
     applied: Option<Applied>,
     /// A client wants a snapshot now.
     save: bool,
     facts_at: Option<Instant>,
+    /// When peers are told of the wall clock next.
+    wall_clock_at: Instant,
     /// When requests are looked at next that may have waited too long.
     expiry_at: Instant,
     space: Vec<u8>,
@@ -136,16 +162,21 @@ impl ServerNetwork {
         let reads = ReadAsks::new(parts.opening);
         Ok(ServerNetwork {
             parts,
-            events: Events::with_capacity(1_024),
+            events: Events::with_capacity(EVENTS_MAX),
             reads,
             lead: Lead::default(),
             last_leader: None,
             way: None,
+            resend_from: None,
             refused_until: Instant::ZERO,
+            polled_at: None,
+            dispatch_unfinished: false,
+            unfinished_replies: None,
             reads_at: VecDeque::new(),
             applied: None,
             save: false,
             facts_at: None,
+            wall_clock_at: Instant::ZERO,
             expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
             frames: Vec::new(),
@@ -166,10 +197,11 @@ impl ServerNetwork {
         now < self.refused_until && self.lead.leader != Some(self.parts.me)
     }
 
-    /// Whether the core's queue has room for what clients want, and for the large messages of
-    /// peers; the rest of it is for small ones, and for what completes here.
+    /// Whether the core's queues have room for what clients want, and for the large messages of
+    /// peers; the rest of them is for small ones, and for what completes here.
     fn core_has_room(&self) -> bool {
-        self.parts.ends.to_core.len() < QUEUE_LEN / 2
+        let NetworkEnds { to_core, requests, .. } = &self.parts.ends;
+        to_core.len() < QUEUE_LEN / 2 && requests.len() < QUEUE_LEN / 2
     }
 
     fn patience(&mut self, patience: Option<Duration>) -> Option<Duration> {
@@ -177,7 +209,12 @@ impl ServerNetwork {
         let core_has_room = self.core_has_room();
         let is_paused = self.is_paused(now);
         let parts = &mut self.parts;
-        if parts.clients.is_readable()
+        if self.dispatch_unfinished
+            || self.unfinished_replies.is_some()
+            || !parts.ends.departures.is_empty()
+            || !parts.ends.released.is_empty()
+            || !parts.ends.replies.is_empty()
+            || parts.clients.is_readable()
             || parts.clients.is_writable()
             || parts.inbound.is_readable(core_has_room)
             || parts.client_listener.is_acceptable(now)
@@ -196,6 +233,7 @@ impl ServerNetwork {
             self.reads.next_due(),
             expiry,
             parts.clients.next_sweep(),
+            Some(self.wall_clock_at),
         ];
         let mut patience = patience;
         let mut at_most = |limit: Duration| {
@@ -218,6 +256,30 @@ impl ServerNetwork {
         patience
     }
 
+    /// Tells everybody whom it concerns of what `Poll` has found, and says how much that was.
+    fn note_events(&mut self, connected: &mut Vec<NodeId>) -> usize {
+        let parts = &mut self.parts;
+        let now = parts.clock.now();
+        let mut count = 0;
+        for event in &self.events {
+            count += 1;
+            match event.token() {
+                WAKER => {}
+                CLIENT_LISTENER => parts.client_listener.wake(),
+                SENTINEL_LISTENER => {
+                    parts.sentinel_listener.iter_mut().for_each(Listener::wake);
+                }
+                PEER_LISTENER => parts.peer_listener.wake(),
+                Token(token) if token >= CLIENTS_FROM => parts.clients.wake(token, event),
+                Token(token) if token >= INBOUND_FROM => parts.inbound.wake(token, event),
+                Token(token) => {
+                    connected.extend(parts.links.wake(token, event, now, parts.poll.registry()));
+                }
+            }
+        }
+        count
+    }
+
     /// Does what time alone calls for.
     fn tick(&mut self, now: Instant) {
         let parts = &mut self.parts;
@@ -226,19 +288,39 @@ impl ServerNetwork {
             SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (store_bytes, log_bytes) = parts.memory.store_and_log();
         parts.clients.note_memory(store_bytes, log_bytes);
+        let context = &mut parts.clients.context;
+        // In this order: an old number of resets with a newer clock does no harm.
+        (context.clocks.jumps, context.clocks.resets) = parts.clocks.jumps_and_resets();
+        context.clocks.replicated = parts.clocks.replicated(now).unwrap_or(0);
         let registry = parts.poll.registry();
         parts.links.connect(now, registry);
         parts.inbound.expire(now, registry);
         if now >= self.expiry_at {
-            let count = parts.clients.expire(now);
-            let steps = u32::try_from(1 + count / EXPIRY_COUNT).unwrap_or(u32::MAX);
-            self.expiry_at = now + EXPIRY_INTERVAL.saturating_mul(steps);
+            parts.clients.expire(now, &mut Pass::of_small(parts.clock, EXPIRY_COUNT));
+            self.expiry_at = now + EXPIRY_INTERVAL;
         }
         parts.clients.sweep(now, registry);
         let lost = self.reads.overdue(now);
         parts.clients.take_back(&lost);
+        if now >= self.wall_clock_at {
+            self.wall_clock_at = now + WALL_CLOCK_INTERVAL;
+            let peers: Vec<NodeId> = self.parts.links.peers().collect();
+            for peer in peers {
+                self.tell_wall_clock(peer, now);
+            }
+        }
         if self.facts_at.is_none_or(|at| now.since(at) >= FACTS_AGE) {
             self.refresh_facts(now);
+        }
+    }
+
+    /// Tells a peer of this replica's wall clock, if it is connected. A new leader needs the
+    /// wall clocks of a quorum at once.
+    fn tell_wall_clock(&mut self, peer: NodeId, now: Instant) {
+        if let Some(millis) = self.parts.clocks.own(now)
+            && self.parts.links.is_heard(peer)
+        {
+            self.parts.links.send(peer, &Frame::WallClock { millis });
         }
     }
 
@@ -255,6 +337,8 @@ impl ServerNetwork {
         context.disk_reserve = parts.room.reserve;
         context.disk_refused = parts.counts.disk_full.get();
         context.resident_bytes = resident_bytes();
+        context.clocks.agreed = parts.clocks.agreed(now);
+        context.clocks.peers = parts.clocks.peers();
         if let Some(status) = status {
             context.first_index = status.base.index.next();
             context.term = status.term;
@@ -311,7 +395,7 @@ impl ServerNetwork {
             return;
         }
         let leads = self.lead.leader == Some(self.parts.me);
-        let mut messages = Vec::new();
+        let (mut messages, mut read_indexes) = (Vec::new(), Vec::new());
         let mut forwarded = Vec::new();
         let mut taken_back = Vec::new();
         for (from, opening, frame) in frames.drain(..) {
@@ -322,7 +406,11 @@ impl ServerNetwork {
                 }
                 Frame::Peer(message) => {
                     let to = self.parts.me;
-                    messages.push(Msg::Peer(Envelope { from, to, leader: None, message }));
+                    messages.push(Envelope { from, to, leader: None, message });
+                }
+                // By a reading after it came: what is older would make the peer's clock look later.
+                Frame::WallClock { millis } => {
+                    self.parts.clocks.hear(from, self.parts.clock.now(), millis);
                 }
                 // A peer speaks for its own clients only.
                 Frame::Forward { key, .. } if parts_of(key.request).0 != from => {
@@ -344,7 +432,7 @@ impl ServerNetwork {
                     self.parts.links.send(from, &Frame::Refused { key, reason });
                 }
                 Frame::AskReadIndex { ticket } if leads => {
-                    messages.push(Msg::Client(read_index_request(from, opening, ticket)));
+                    read_indexes.push(read_index_request(from, opening, ticket));
                 }
                 Frame::AskReadIndex { ticket } => {
                     self.parts.links.send(from, &Frame::ReadIndex { ticket, index: None });
@@ -356,12 +444,13 @@ impl ServerNetwork {
                     self.refused(key, reason, &mut taken_back);
                 }
                 Frame::ReadIndex { ticket, index } => {
-                    let reads = self.reads.take(ticket);
+                    let reads = self.reads.take(from, ticket);
                     match index {
-                        Some(index) if !reads.is_empty() => {
-                            self.reads_at.push_back(ReadsAt { index, reads });
-                        }
-                        _ => {
+                        // Given up, or asked of another: the answer of an earlier leader says
+                        // nothing of today's.
+                        _ if reads.is_empty() => self.parts.counts.ignored.add_one(),
+                        Some(index) => self.reads_at.push_back(ReadsAt { index, reads }),
+                        None => {
                             self.refused_until = now + REFUSED_PAUSE;
                             taken_back.extend(reads.iter().map(|read| read.key));
                         }
@@ -370,9 +459,23 @@ impl ServerNetwork {
             }
         }
         self.parts.clients.take_back(&taken_back);
+        if !messages.is_empty()
+            && let Err(TrySendError::Full(CoreItem::Peers(messages))) =
+                self.parts.ends.to_core.try_send(CoreItem::Peers(messages))
+        {
+            // They say it again by themselves.
+            self.parts.counts.arrivals_dropped.add(messages.len());
+        }
         self.hand_over_forwarded(forwarded);
-        if !messages.is_empty() {
-            self.hand_over(messages);
+        self.hand_over(read_indexes);
+    }
+
+    /// Tells the core that it has whatever peers had sent when `Poll` was last asked.
+    fn note_peers_read(&mut self) {
+        if let Some(polled_at) = self.polled_at.take()
+            && !self.parts.inbound.is_readable(true)
+        {
+            self.parts.ends.peers_read.note(polled_at);
         }
     }
 
@@ -382,8 +485,8 @@ impl ServerNetwork {
         if writes.is_empty() {
             return;
         }
-        let Err(TrySendError::Full(CoreItem::Forwarded(writes))) =
-            self.parts.ends.to_core.try_send(CoreItem::Forwarded(writes))
+        let Err(TrySendError::Full(Requests::Forwarded(writes))) =
+            self.parts.ends.requests.try_send(Requests::Forwarded(writes))
         else {
             return;
         };
@@ -395,21 +498,27 @@ impl ServerNetwork {
         }
     }
 
-    /// Sends the writes again that another leader got, or that went a way which broke. Before
-    /// anything new, so that nothing of one client overtakes anything else of it.
-    fn dispatch_again(&mut self, route: Route) {
+    /// Sends the writes again that another leader got, or that went a way which broke; true if that
+    /// is done. Before anything new, so that nothing of one client overtakes anything else of it.
+    fn resend(&mut self, route: Route) -> bool {
         let (leader, times) = match route {
             Route::Here => (self.parts.me, 0),
             Route::To(leader) => (leader, self.parts.links.times(leader)),
-            Route::None => return,
+            Route::None => return false,
         };
         let way = Some((self.lead.term, leader, times));
-        if self.way == way {
-            return;
+        if self.way != way {
+            self.way = way;
+            self.resend_from = Some(0);
         }
-        self.way = way;
+        let Some(mut from) = self.resend_from else { return true };
         let mut here = Vec::new();
-        for (key, Pending { payload, since, kind, .. }) in self.parts.clients.again() {
+        let mut pass = Pass::of_small(self.parts.clock, BATCH_REQUESTS_MAX);
+        while let Some((number, key, pending)) =
+            pass.next(|| self.parts.clients.next_to_resend(from))
+        {
+            from = number + 1;
+            let Pending { payload, since, kind, .. } = pending;
             let attempt = Attempt::Again { since };
             if route == Route::Here {
                 let request = ClientRequest { key, kind, payload };
@@ -418,7 +527,9 @@ impl ServerNetwork {
                 self.parts.counts.again_dropped.add_one();
             }
         }
+        self.resend_from = pass.is_over().then_some(from);
         self.hand_over_forwarded(here);
+        self.resend_from.is_none()
     }
 
     /// Notes where a peer's clients connect.
@@ -437,30 +548,22 @@ impl ServerNetwork {
         context.nodes.sort_by_key(|node| node.id);
     }
 
-    /// To the core. What it has no room for is dropped, if peers say it again by themselves; else
-    /// whoever asked is told.
-    fn hand_over(&mut self, messages: Vec<Msg>) {
-        let Err(TrySendError::Full(CoreItem::Messages(messages))) =
-            self.parts.ends.to_core.try_send(CoreItem::Messages(messages))
+    /// Requests to the core. Where its queue is full, they are refused.
+    fn hand_over(&mut self, requests: Vec<ClientRequest>) {
+        if requests.is_empty() {
+            return;
+        }
+        let Err(TrySendError::Full(Requests::Clients(requests))) =
+            self.parts.ends.requests.try_send(Requests::Clients(requests))
         else {
             return;
         };
         let mut taken_back = Vec::new();
-        for message in messages {
-            match message {
-                Msg::Client(request) if self.parts.clients.is_own(request.key) => {
-                    taken_back.push(request.key);
-                }
-                Msg::Client(request) => self.refuse_foreign(request.key, RefusalReason::Busy),
-                Msg::Peer(_)
-                | Msg::Persisted(_)
-                | Msg::Applied { .. }
-                | Msg::SnapshotTaken(_)
-                | Msg::ChunkStored(_)
-                | Msg::Installed(_)
-                | Msg::DiskRoom(_) => {
-                    self.parts.counts.arrivals_dropped.add_one();
-                }
+        for request in requests {
+            if self.parts.clients.is_own(request.key) {
+                taken_back.push(request.key);
+            } else {
+                self.refuse_foreign(request.key, RefusalReason::Busy);
             }
         }
         self.parts.clients.take_back(&taken_back);
@@ -469,29 +572,34 @@ impl ServerNetwork {
     /// Hands on what clients asked, as far as there is somebody to take it.
     fn dispatch(&mut self, now: Instant) {
         let route = self.route();
+        self.dispatch_unfinished = false;
         if route == Route::None
             || (route == Route::Here && !self.core_has_room())
             || self.is_paused(now)
         {
             return;
         }
-        self.dispatch_again(route);
+        if !self.resend(route) {
+            self.dispatch_unfinished = true;
+            return;
+        }
         let attempt = Attempt::First { term: self.lead.term };
         let to_core = route == Route::Here && self.parts.clients.has_waiting();
         let mut batch = Vec::with_capacity(if to_core { self.batch_len } else { 0 });
+        let mut pass = Pass::of_small(self.parts.clock, BATCH_REQUESTS_MAX);
         let mut bytes = 0;
         let Parts { clients, links, .. } = &mut self.parts;
         let reads = &mut self.reads;
         clients.dispatch(route != Route::Here, |key, pending| {
-            if bytes > BATCH_BYTES_MAX || batch.len() >= BATCH_REQUESTS_MAX {
-                return false;
+            if bytes > BATCH_BYTES_MAX {
+                pass.end();
             }
-            let payload = pending.payload.clone();
+            let Some(payload) = pass.next(|| Some(pending.payload.clone())) else { return false };
+            bytes += payload.len();
             let request = ClientRequest { key, kind: pending.kind, payload };
             match (route, pending.kind) {
                 (Route::Here, _) => {
-                    bytes += request.payload.len();
-                    batch.push(Msg::Client(request));
+                    batch.push(request);
                     true
                 }
                 (Route::To(leader), RequestKind::Write) => {
@@ -504,11 +612,13 @@ impl ServerNetwork {
                 (Route::None, _) => false,
             }
         });
+        self.dispatch_unfinished = pass.is_over() && clients.has_waiting();
         if let Route::To(leader) = route
-            && let Some(ticket) = reads.ask(now)
+            && let Some(ticket) = reads.ask(leader, now)
             && !links.send(leader, &Frame::AskReadIndex { ticket })
         {
-            let lost: Vec<RequestKey> = reads.take(ticket).iter().map(|read| read.key).collect();
+            let lost: Vec<RequestKey> =
+                reads.take(leader, ticket).iter().map(|read| read.key).collect();
             clients.take_back(&lost);
         }
         if !batch.is_empty() {
@@ -579,6 +689,45 @@ impl ServerNetwork {
         self.parts.clients.redirect();
     }
 
+    /// Takes what the applier gives, until the pass is over.
+    fn take_replies(&mut self, pass: &mut Pass) {
+        while let Some(mut batch) = self
+            .unfinished_replies
+            .take()
+            .or_else(|| pass.next(|| self.parts.ends.replies.try_recv().ok()))
+        {
+            // One event goes to any number of subscribers.
+            while let Some(event) = pass.next(|| batch.events.pop_front()) {
+                self.parts.clients.tell(&event);
+            }
+            if !batch.events.is_empty() {
+                self.unfinished_replies = Some(batch);
+                return;
+            }
+            self.on_replies(batch);
+        }
+    }
+
+    /// Answers of the applier, for clients here and for peers.
+    fn on_replies(&mut self, batch: ReplyBatch) {
+        let context = &mut self.parts.clients.context;
+        let installed = batch.applied.installed.map(|snapshot| snapshot.last.index);
+        if let Some(index) = batch.applied.index.max(installed) {
+            context.note_applied(index);
+            context.key_count = batch.key_count as u64;
+            context.ending_count = batch.ending_count as u64;
+            context.state_digest = batch.digest;
+        }
+        for answer in batch.answers {
+            self.parts.clients.answer(answer.key, answer.outcome);
+        }
+        for (key, index) in batch.read_indexes {
+            let (peer, ticket) = parts_of(key.request);
+            self.parts.links.send(peer, &Frame::ReadIndex { ticket, index: Some(index) });
+        }
+        self.applied.get_or_insert_default().merge(batch.applied);
+    }
+
     fn send_to_peers(&mut self, envelopes: Vec<Envelope>) {
         for Envelope { to, message, .. } in envelopes {
             self.parts.links.send(to, &Frame::Peer(message));
@@ -612,26 +761,27 @@ impl NetworkStage for ServerNetwork {
         let patience = self.patience(patience);
         let parts = &mut self.parts;
         let asleep = patience != Some(Duration::ZERO) && parts.wake.fall_asleep();
-        let timeout = if asleep { patience } else { Some(Duration::ZERO) };
-        let polled = parts.poll.poll(&mut self.events, timeout);
-        parts.wake.rise();
-        match polled {
-            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let now = parts.clock.now();
-        for event in &self.events {
-            match event.token() {
-                WAKER => {}
-                CLIENT_LISTENER => parts.client_listener.wake(),
-                SENTINEL_LISTENER => {
-                    parts.sentinel_listener.iter_mut().for_each(Listener::wake);
-                }
-                PEER_LISTENER => parts.peer_listener.wake(),
-                Token(token) if token >= CLIENTS_FROM => parts.clients.wake(token, event),
-                Token(token) if token >= INBOUND_FROM => parts.inbound.wake(token, event),
-                Token(token) => parts.links.wake(token, event, now, parts.poll.registry()),
+        let mut timeout = if asleep { patience } else { Some(Duration::ZERO) };
+        let mut connected = Vec::new();
+        self.polled_at = None;
+        for _ in 0..POLLS_MAX {
+            let now = self.parts.clock.now();
+            let polled = self.parts.poll.poll(&mut self.events, timeout);
+            self.parts.wake.rise();
+            match polled {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                Ok(()) | Err(_) => {}
             }
+            if self.note_events(&mut connected) < EVENTS_MAX {
+                self.polled_at = Some(now);
+                break;
+            }
+            timeout = Some(Duration::ZERO);
+        }
+        // Before anything else: a vote must not come before the clock of who gives it.
+        let now = self.parts.clock.now();
+        for peer in connected {
+            self.tell_wall_clock(peer, now);
         }
         Ok(())
     }
@@ -641,7 +791,9 @@ impl NetworkStage for ServerNetwork {
         self.tick(now);
         self.accept(now);
         self.receive_from_peers(now);
-        self.parts.clients.receive(self.parts.poll.registry(), &mut self.space);
+        self.note_peers_read();
+        let mut pass = Pass::of_large(self.parts.clock, PASS_CLIENTS_MAX);
+        self.parts.clients.receive(self.parts.poll.registry(), &mut self.space, &mut pass);
         self.dispatch(now);
         self.tell_core();
         Flow::GoOn
@@ -649,44 +801,29 @@ impl NetworkStage for ServerNetwork {
 
     fn send(&mut self) -> io::Result<()> {
         let now = self.parts.clock.now();
-        // Whatever the marks are, each queue is emptied below; and where the core shares this
-        // thread, it looks into its own before we sleep again.
+        // Whatever the marks are, each queue is looked into below, and again before we sleep; and
+        // where the core shares this thread, it looks into its own before that.
         self.parts.wake.take_marks();
         self.parts.clients.context.now = now;
-        while let Ok(batch) = self.parts.ends.replies.try_recv() {
-            let context = &mut self.parts.clients.context;
-            let installed = batch.applied.installed.map(|snapshot| snapshot.last.index);
-            if let Some(index) = batch.applied.index.max(installed) {
-                context.note_applied(index);
-                context.key_count = batch.key_count as u64;
-                context.ending_count = batch.ending_count as u64;
-                context.state_digest = batch.digest;
-            }
-            for event in &batch.events {
-                self.parts.clients.tell(event);
-            }
-            for answer in batch.answers {
-                self.parts.clients.answer(answer.key, answer.outcome);
-            }
-            for (key, index) in batch.read_indexes {
-                let (peer, ticket) = parts_of(key.request);
-                self.parts.links.send(peer, &Frame::ReadIndex { ticket, index: Some(index) });
-            }
-            self.applied.get_or_insert_default().merge(batch.applied);
-        }
-        while let Ok(batch) = self.parts.ends.departures.try_recv() {
+        let mut pass = Pass::of_small(self.parts.clock, 2 * QUEUE_LEN);
+        while let Some(batch) = pass.next(|| self.parts.ends.departures.try_recv().ok()) {
             if let Some(lead) = batch.lead {
                 self.on_lead(lead);
             }
             self.on_refusals(&batch.refusals);
             self.send_to_peers(batch.peers);
         }
-        while let Ok(released) = self.parts.ends.released.try_recv() {
+        while let Some(released) = pass.next(|| self.parts.ends.released.try_recv().ok()) {
             self.send_to_peers(released);
         }
+        self.parts.links.flush(now, self.parts.poll.registry());
+        let mut pass = Pass::of_large(self.parts.clock, PASS_EVENTS_MAX);
+        self.take_replies(&mut pass);
         self.dispatch(now);
         let registry = self.parts.poll.registry();
-        self.parts.clients.flush(registry);
+        let mut pass = Pass::of_large(self.parts.clock, PASS_CLIENTS_MAX);
+        self.parts.clients.flush(registry, &mut pass);
+        // What clients asked, for the leader.
         self.parts.links.flush(now, registry);
         self.tell_core();
         Ok(())

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::raft::ClientRequest;
-use crate::types::{Instant, RequestKey};
+use crate::types::{Instant, NodeId, RequestKey};
 
 /// A question that has no answer by then was lost with a connection, or with the leader.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
@@ -14,6 +14,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 struct Asked {
     ticket: u64,
+    /// The leader that was asked. Nobody else's answer counts.
+    leader: NodeId,
     at: Instant,
     reads: Vec<ClientRequest>,
 }
@@ -41,21 +43,24 @@ impl ReadAsks {
         self.gathered.push(read);
     }
 
-    /// Begins a question for all that was gathered. Its ticket, if there is one to ask.
-    pub(super) fn ask(&mut self, now: Instant) -> Option<u64> {
+    /// Begins a question to the leader for all that was gathered. Its ticket, if there is one to
+    /// ask.
+    pub(super) fn ask(&mut self, leader: NodeId, now: Instant) -> Option<u64> {
         if self.gathered.is_empty() {
             return None;
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let reads = std::mem::take(&mut self.gathered);
-        self.asked.push_back(Asked { ticket, at: now, reads });
+        self.asked.push_back(Asked { ticket, leader, at: now, reads });
         Some(ticket)
     }
 
-    /// The reads of a question that has its answer, or never will; none if it was given up.
-    pub(super) fn take(&mut self, ticket: u64) -> Vec<ClientRequest> {
-        let at = self.asked.iter().position(|asked| asked.ticket == ticket);
+    /// The reads of a question that has its answer of `leader`, or never will; none if it was
+    /// given up, or if another was asked.
+    pub(super) fn take(&mut self, leader: NodeId, ticket: u64) -> Vec<ClientRequest> {
+        let is_it = |asked: &Asked| asked.ticket == ticket && asked.leader == leader;
+        let at = self.asked.iter().position(is_it);
         at.and_then(|at| self.asked.remove(at)).map_or_else(Vec::new, |asked| asked.reads)
     }
 
@@ -89,6 +94,8 @@ mod tests {
     use crate::types::{ClientId, RequestId};
     use bytes::Bytes;
 
+    const LEADER: NodeId = NodeId(1);
+
     fn read(number: u8) -> ClientRequest {
         let key = RequestKey { client: ClientId(1), request: RequestId([number; 16]) };
         ClientRequest { key, kind: RequestKind::Read, payload: Bytes::new() }
@@ -97,19 +104,20 @@ mod tests {
     #[test]
     fn one_question_serves_all_that_came_and_each_read_comes_back_once() {
         let mut asks = ReadAsks::new(0);
-        assert_eq!(asks.ask(Instant(0)), None);
+        assert_eq!(asks.ask(LEADER, Instant(0)), None);
         asks.gather(read(1));
         asks.gather(read(2));
-        assert_eq!(asks.ask(Instant(0)), Some(1));
+        assert_eq!(asks.ask(LEADER, Instant(0)), Some(1));
         asks.gather(read(3));
-        assert_eq!(asks.ask(Instant(5)), Some(2));
-        assert_eq!(asks.take(2), [read(3)]);
-        assert_eq!(asks.take(2), []);
+        assert_eq!(asks.ask(LEADER, Instant(5)), Some(2));
+        assert_eq!(asks.take(NodeId(2), 2), [], "another replica's answer");
+        assert_eq!(asks.take(LEADER, 2), [read(3)]);
+        assert_eq!(asks.take(LEADER, 2), []);
         assert_eq!(asks.overdue(Instant(1)), []);
         assert_eq!(asks.overdue(Instant::ZERO + ANSWER_PATIENCE), [read(1).key, read(2).key]);
-        assert_eq!(asks.take(1), []);
+        assert_eq!(asks.take(LEADER, 1), []);
         asks.gather(read(4));
-        assert_eq!(asks.ask(Instant(9)), Some(3));
+        assert_eq!(asks.ask(LEADER, Instant(9)), Some(3));
         assert_eq!((asks.take_all(), asks.next_due()), (vec![read(4).key], None));
     }
 }

@@ -48,6 +48,7 @@ fn envelope() -> Envelope {
         prev: EntryId::new(1, 7),
         commit_index: Index(7),
         loss_permille: 0,
+        transfer_to: None,
         entries: vec![entry],
     });
     Envelope { from: NodeId(0), to: ME, leader: Some(NodeId(0)), message }

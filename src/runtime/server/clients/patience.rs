@@ -11,6 +11,7 @@ use crate::redis::Failure;
 use crate::types::{Instant, RequestKey};
 
 use super::Clients;
+use crate::runtime::pass::Pass;
 use crate::runtime::server::client::{Reason, Reply, Wait};
 use crate::runtime::server::flights::request_id;
 
@@ -52,13 +53,16 @@ impl Clients {
         (self.connected.len() > 0).then(|| self.swept_at + SWEEP_INTERVAL)
     }
 
-    /// Answers those that have waited too long, and says how many it had to look at.
-    pub(in crate::runtime::server) fn expire(&mut self, now: Instant) -> usize {
+    /// Answers those that have waited too long, until the pass is over; the next one goes on from
+    /// there.
+    pub(in crate::runtime::server) fn expire(&mut self, now: Instant, pass: &mut Pass) {
         let Patience { leader_wait, command_deadline, .. } = self.patience;
         let earliest = u64::try_from(leader_wait.as_nanos()).unwrap_or(u64::MAX);
-        let long = self.flights.since(Instant(now.0.saturating_sub(earliest)));
-        let count = long.len();
-        for (sequence, flight) in long {
+        let before = Instant(now.0.saturating_sub(earliest));
+        while let Some((sequence, flight)) =
+            pass.next(|| self.flights.next_since(self.expire_from, before))
+        {
+            self.expire_from = sequence + 1;
             let request = request_id(self.flights.origin(), sequence);
             let key = RequestKey { client: flight.client, request };
             let client = self.connected.get_mut(flight.place);
@@ -84,7 +88,9 @@ impl Clients {
                 self.fail(key, reason);
             }
         }
-        count
+        if !pass.is_over() {
+            self.expire_from = 0;
+        }
     }
 
     /// Closes the connections that are idle for longer than they may be, and those that keep half a

@@ -10,6 +10,8 @@ use mio::{Events, Poll};
 use super::*;
 use crate::raft::{DiskState, RequestKind};
 use crate::redis::Node;
+use crate::runtime::clock::tests::stopped;
+use crate::runtime::pass::Pass;
 use crate::runtime::server::flights::{origin_of, parts_of};
 use crate::types::NodeId;
 
@@ -87,8 +89,9 @@ impl Door {
             self.clients.wake(event.token().0, event);
         }
         self.clients.context.now = self.now;
-        self.clients.receive(self.poll.registry(), &mut self.space);
-        self.clients.flush(self.poll.registry());
+        let mut pass = Pass::of_large(stopped(), usize::MAX);
+        self.clients.receive(self.poll.registry(), &mut self.space, &mut pass);
+        self.clients.flush(self.poll.registry(), &mut pass);
     }
 
     /// Passes until `look` finds something.
@@ -121,7 +124,7 @@ impl Door {
     fn later(&mut self, span: Duration) {
         self.now = self.now + span;
         self.clients.context.now = self.now;
-        self.clients.expire(self.now);
+        self.clients.expire(self.now, &mut Pass::of_small(stopped(), usize::MAX));
         self.clients.sweep(self.now, self.poll.registry());
     }
 

@@ -1,0 +1,42 @@
+//! The manual, page by page. The pages are Markdown files in `src/guide/`, readable on a code host
+//! and here.
+//!
+//! | page | content |
+//! |---|---|
+//! | [`architecture`] | the path of a write and of a read, threads, queues and their limits |
+//! | [`guarantees`] | what clients can rely on, the safety rules and their tests |
+//! | [`operations`] | starting, disks, memory, snapshots, refused starts, upgrades |
+//! | [`configuration`] | every setting, with its default and unit |
+//! | [`compatibility`] | every Redis command and what differs |
+//! | [`simulator`] | a tutorial: run, read a trace, replay a seed, write a scenario |
+//! | [`performance`] | how to measure and how to read the results |
+//! | [`contributing`] | where things go, how to add a command or a safety rule, naming |
+
+/// A page. The link definitions come before the text so that links between pages, which lead to
+/// files on a code host, lead to modules in rustdoc: the first definition of a link counts. Only
+/// rustdoc reads the text: otherwise each change of a page would compile the library anew.
+macro_rules! page {
+    ($name:ident, $file:literal) => {
+        #[cfg_attr(doc, doc = "[architecture]: crate::guide::architecture")]
+        #[cfg_attr(doc, doc = "[guarantees]: crate::guide::guarantees")]
+        #[cfg_attr(doc, doc = "[operations]: crate::guide::operations")]
+        #[cfg_attr(doc, doc = "[configuration]: crate::guide::configuration")]
+        #[cfg_attr(doc, doc = "[compatibility]: crate::guide::compatibility")]
+        #[cfg_attr(doc, doc = "[simulator]: crate::guide::simulator")]
+        #[cfg_attr(doc, doc = "[performance]: crate::guide::performance")]
+        #[cfg_attr(doc, doc = "[contributing]: crate::guide::contributing")]
+        #[cfg_attr(doc, doc = "")]
+        #[cfg_attr(doc, doc = include_str!($file))]
+        #[cfg_attr(not(doc), doc = "A page of the manual.")]
+        pub mod $name {}
+    };
+}
+
+page!(architecture, "architecture.md");
+page!(guarantees, "guarantees.md");
+page!(operations, "operations.md");
+page!(configuration, "configuration.md");
+page!(compatibility, "compatibility.md");
+page!(simulator, "simulator.md");
+page!(performance, "performance.md");
+page!(contributing, "contributing.md");

@@ -1,0 +1,142 @@
+//! Bounds how far messages may raise a replica's term.
+//!
+//! An election raises the term by one and takes a large part of a second, so honest terms grow
+//! slowly. A forged message could name the largest term there is, after which no election is
+//! possible any more. Each raise is therefore paid for out of a budget that time refills: enough
+//! for a replica that was away for a week of frequent elections, and far too little to come
+//! anywhere near [`Term::MAX`], for which the refill would take a hundred million years.
+//!
+//! A replica's own elections cost nothing: they raise the term by one each.
+
+use crate::types::{Instant, Term};
+
+/// The largest raise at once, in terms.
+const CAPACITY: u64 = 1 << 20;
+/// Terms by which the budget grows in a second, up to the capacity.
+const REFILL_PER_SECOND: u128 = 1_024;
+const SECOND: u128 = 1_000_000_000;
+/// The highest term that a replica without any state takes from a message, whatever its budget.
+/// It may join a cluster in whose past terms were forged. Versions without a budget accepted terms
+/// below 2^62; from there as far again is left for elections.
+const FIRST_TERM_MAX: Term = Term((1 << 62) + (1 << 61));
+
+/// How many terms messages may still raise a replica's term by.
+///
+/// Invariant: `available <= CAPACITY`.
+#[derive(Debug)]
+pub(super) struct TermBudget {
+    available: u64,
+    /// The refill is accounted for up to this instant of the replica's own clock.
+    refilled_at: Instant,
+    /// The replica has no state yet: its first term is free.
+    first_is_free: bool,
+}
+
+impl TermBudget {
+    /// A full budget. `is_new` tells that the replica has neither a term nor a log.
+    pub(super) fn new(now: Instant, is_new: bool) -> TermBudget {
+        TermBudget { available: CAPACITY, refilled_at: now, first_is_free: is_new }
+    }
+
+    /// Whether a message may raise the term from `own` to the higher `term`. Costs nothing yet.
+    pub(super) fn covers(&mut self, own: Term, term: Term, now: Instant) -> bool {
+        self.refill(now);
+        let raise = term.0 - own.0;
+        term <= Term::MAX
+            && (raise <= self.available
+                || self.first_is_free && own == Term(0) && term <= FIRST_TERM_MAX)
+    }
+
+    /// Pays for a raise that [`TermBudget::covers`] allows.
+    pub(super) fn pay(&mut self, own: Term, term: Term) {
+        let raise = term.0 - own.0;
+        let is_free = self.first_is_free && own == Term(0);
+        assert!(is_free || raise <= self.available, "{raise} terms of {}", self.available);
+        if !is_free {
+            self.available -= raise;
+        }
+        self.first_is_free = false;
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let passed = now.since(self.refilled_at).as_nanos();
+        let gained = passed * REFILL_PER_SECOND / SECOND;
+        let missing = CAPACITY - self.available;
+        match u64::try_from(gained) {
+            Ok(gained) if gained < missing => {
+                self.available += gained;
+                // The rest of the time counts towards the next term.
+                let accounted = u128::from(gained) * SECOND / REFILL_PER_SECOND;
+                let accounted = u64::try_from(accounted).unwrap_or(u64::MAX);
+                self.refilled_at = Instant(self.refilled_at.0.saturating_add(accounted));
+            }
+            _ => {
+                self.available = CAPACITY;
+                self.refilled_at = now;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn raise(budget: &mut TermBudget, own: u64, by: u64, now: Instant) -> bool {
+        let (own, term) = (Term(own), Term(own + by));
+        let covered = budget.covers(own, term, now);
+        if covered {
+            budget.pay(own, term);
+        }
+        covered
+    }
+
+    #[test]
+    fn budget_is_spent_and_refilled_by_time() {
+        let start = Instant(7);
+        let mut budget = TermBudget::new(start, false);
+        assert!(!raise(&mut budget, 5, CAPACITY + 1, start));
+        assert!(raise(&mut budget, 5, CAPACITY, start));
+        assert!(!raise(&mut budget, 5, 1, start));
+        let second = start + Duration::from_secs(1);
+        assert!(!raise(&mut budget, 5, 1_025, second));
+        assert!(raise(&mut budget, 5, 1_024, second));
+        assert!(!raise(&mut budget, 5, 1, second));
+        let week = second + Duration::from_hours(7 * 24);
+        assert!(!raise(&mut budget, 5, CAPACITY + 1, week), "no more than the capacity");
+        assert!(raise(&mut budget, 5, CAPACITY, week));
+    }
+
+    #[test]
+    fn frequent_looks_lose_no_refill() {
+        let mut budget = TermBudget::new(Instant::ZERO, false);
+        assert!(raise(&mut budget, 0, CAPACITY, Instant::ZERO));
+        for millis in 1..=1_000 {
+            let now = Instant::ZERO + Duration::from_millis(millis);
+            assert!(!budget.covers(Term(0), Term(1_025), now));
+        }
+        let second = Instant::ZERO + Duration::from_secs(1);
+        assert!(raise(&mut budget, 0, 1_024, second));
+    }
+
+    #[test]
+    fn new_replica_takes_its_first_term_from_an_old_cluster() {
+        let far = (1 << 62) + 9;
+        let mut budget = TermBudget::new(Instant::ZERO, true);
+        assert!(!budget.covers(Term(0), Term::MAX, Instant::ZERO));
+        assert!(raise(&mut budget, 0, far, Instant::ZERO));
+        assert!(raise(&mut budget, far, 3, Instant::ZERO));
+        assert!(!raise(&mut budget, 0, far, Instant::ZERO), "only the first");
+        let mut old = TermBudget::new(Instant::ZERO, false);
+        assert!(!old.covers(Term(0), Term(far), Instant::ZERO));
+    }
+
+    #[test]
+    fn no_term_passes_the_largest() {
+        let mut budget = TermBudget::new(Instant::ZERO, false);
+        assert!(budget.covers(Term(Term::MAX.0 - 1), Term::MAX, Instant::ZERO));
+        assert!(!budget.covers(Term::MAX, Term(Term::MAX.0 + 1), Instant::ZERO));
+        assert!(!budget.covers(Term(3), Term(u64::MAX), Instant::ZERO));
+    }
+}

@@ -1,0 +1,413 @@
+//! Expiration with real processes whose wall clocks are wrong or jump, over failovers and cold
+//! starts: a key is never read after its time, never gone before it, and never comes back.
+//!
+//! Bounds: a reply is judged by when its command was sent, and by when it came. A key must be gone
+//! for a read that was sent [`BOUND`] after its time, and must not be gone for a reply that came
+//! [`BOUND`] before it; both are widened by the longest time for which this machine stopped a
+//! thread that wanted to run.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::client::Client;
+use crate::load::StopAtEnd;
+use crate::replicas::{Cluster, PATIENCE};
+
+/// How far a reply may be off, stalls of the machine apart.
+const BOUND: Duration = Duration::from_millis(100);
+/// Leaders killed in a test, or jumps of clocks, and the variable that asks for more.
+const ROUNDS: usize = 3;
+const ROUNDS_VARIABLE: &str = "BOWLINE_EXPIRATION_ROUNDS";
+/// Between two of them.
+const PAUSE: Duration = Duration::from_millis(700);
+/// How often a key that has expired is looked for again.
+const LOOKS: usize = 6;
+const CLIENTS: usize = 4;
+const NIL: &[u8] = b"$-1\r\n";
+
+fn rounds() -> usize {
+    std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)
+}
+
+/// The library that shifts wall clocks; `None`, and says so, where it is not installed.
+fn faketime() -> Option<String> {
+    let mut command = Command::new("faketime");
+    command.args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"]);
+    let output = command.output().ok().filter(|output| output.status.success());
+    if output.is_none() {
+        let required = std::env::var_os("BOWLINE_CLIENTS").is_some_and(|word| word == "required");
+        assert!(!required, "faketime is not installed; run .ci/install-clients");
+        eprintln!("skipped: faketime is not installed; .ci/install-clients does it");
+    }
+    Some(String::from_utf8(output?.stdout).unwrap().trim().to_owned())
+}
+
+/// A cluster whose replicas' wall clocks are set by files.
+struct Clocks {
+    cluster: Cluster,
+    preload: String,
+}
+
+impl Clocks {
+    /// Three replicas whose clocks are off by so much from the start.
+    fn start(preload: String, threads: &'static str, offsets: [&str; 3]) -> Clocks {
+        let cluster = Cluster::start_hasty(3, threads, &[]);
+        cluster.wait_until_all_serve();
+        let mut clocks = Clocks { cluster, preload };
+        for (at, offset) in offsets.into_iter().enumerate() {
+            clocks.cluster.kill(at);
+            clocks.set(at, offset);
+        }
+        for at in 0..3 {
+            clocks.start_one(at);
+        }
+        clocks.cluster.wait_until_all_serve();
+        clocks
+    }
+
+    fn file(&self, at: usize) -> PathBuf {
+        self.cluster.folder.path().join(format!("clock-{at}"))
+    }
+
+    /// Sets how far a replica's wall clock is off.
+    fn set(&self, at: usize, offset: &str) {
+        // Renamed, so that no half of it is read.
+        let new = self.file(at).with_extension("new");
+        fs::write(&new, format!("{offset}\n")).unwrap();
+        fs::rename(&new, self.file(at)).unwrap();
+    }
+
+    fn set_all(&self, offset: &str) {
+        (0..3).for_each(|at| self.set(at, offset));
+    }
+
+    fn start_one(&mut self, at: usize) {
+        let mut command = self.cluster.command(at);
+        command
+            .env("LD_PRELOAD", &self.preload)
+            .env("FAKETIME_TIMESTAMP_FILE", self.file(at))
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .stdin(Stdio::piped());
+        self.cluster.start_as(at, command);
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        (0..3).map(|at| self.cluster.address(at)).collect()
+    }
+
+    /// Kills the leader, waits for another one, and starts the killed replica again.
+    fn fail_over(&mut self) {
+        let leader = self.cluster.leader();
+        self.cluster.kill(leader);
+        self.cluster.wait_for("another leader", || self.cluster.leader_but(leader));
+        self.start_one(leader);
+    }
+
+    /// Waits until all replicas have the same state.
+    fn agree(&self) {
+        self.cluster.wait_until_all_serve();
+        let field = |at, name: &str| self.cluster.info::<String>(at, name);
+        self.cluster.wait_for("equal states", || {
+            let state = |at| (field(at, "raft_applied_index"), field(at, "raft_state_digest"));
+            let states: Vec<_> = (0..3).map(state).collect();
+            states.iter().all(|one| *one == states[0]).then_some(())
+        });
+    }
+}
+
+/// A reply, when its command was sent, and when it came.
+struct Answer {
+    sent: Instant,
+    came: Instant,
+    reply: Vec<u8>,
+}
+
+/// Sends a command to one replica after the other until one executes it. What is asked again after
+/// an unknown outcome must be the same when it is done twice.
+fn ask(addresses: &[SocketAddr], from: usize, words: &[&[u8]]) -> Answer {
+    let began = Instant::now();
+    for turn in from.. {
+        assert!(began.elapsed() < PATIENCE, "no replica answers");
+        let address = addresses[turn % addresses.len()];
+        let Ok(mut client) = Client::connect(address) else { continue };
+        let sent = Instant::now();
+        match client.call(words) {
+            Ok(reply) if !reply.starts_with(b"-") => {
+                return Answer { sent, came: Instant::now(), reply };
+            }
+            _ => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    unreachable!("the loop has no end")
+}
+
+/// What clients saw.
+#[derive(Default)]
+struct Seen {
+    stop: AtomicBool,
+    expired: AtomicUsize,
+    /// The longest time for which a thread that wanted to run did not.
+    stall_micros: AtomicU64,
+    /// By how much replies were too early or too late, and what they were.
+    late: Mutex<Vec<(Duration, String)>>,
+    early: Mutex<Vec<(Duration, String)>>,
+}
+
+impl Seen {
+    /// Measures how long the machine keeps a thread from running.
+    fn watch_stalls(&self) {
+        let step = Duration::from_millis(2);
+        while !self.stop.load(Ordering::Relaxed) {
+            let before = Instant::now();
+            thread::sleep(step);
+            let micros = before.elapsed().saturating_sub(step).as_micros();
+            self.stall_micros.fetch_max(u64::try_from(micros).unwrap(), Ordering::Relaxed);
+        }
+    }
+
+    /// A reply about a key that was to expire between these two.
+    fn judge(&self, answer: &Answer, earliest: Instant, latest: Instant, what: &str) {
+        if answer.reply == NIL {
+            let early = earliest.saturating_duration_since(answer.came);
+            if !early.is_zero() {
+                self.early.lock().unwrap().push((early, what.to_owned()));
+            }
+        } else {
+            let late = answer.sent.saturating_duration_since(latest);
+            if !late.is_zero() {
+                self.late.lock().unwrap().push((late, what.to_owned()));
+            }
+        }
+    }
+
+    /// Fails if a reply was further off than it may be.
+    fn check(&self) {
+        let stall = Duration::from_micros(self.stall_micros.load(Ordering::Relaxed));
+        let bound = BOUND + stall * 2;
+        for (kind, replies) in [("late", &self.late), ("early", &self.early)] {
+            let replies = replies.lock().unwrap();
+            let worst = replies.iter().max_by_key(|(by, _)| *by);
+            eprintln!("{} {kind} replies, the worst {worst:?}; bound {bound:?}", replies.len());
+            if let Some((by, what)) = worst {
+                assert!(*by <= bound, "{what}: {by:?} too {kind}, allowed {bound:?}");
+            }
+        }
+    }
+
+    /// Sets keys that expire, reads each until it is gone, and looks for it again at every replica.
+    fn set_and_look(&self, addresses: &[SocketAddr], name: usize) {
+        for round in 0_usize.. {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let key = format!("{name}:{round}").into_bytes();
+            let value = format!("value {round}");
+            let time = Duration::from_millis(20 + round as u64 % 9 * 60);
+            let millis = time.as_millis().to_string();
+            let (earliest, latest) = if round % 3 == 0 {
+                // As a date, on a key that is there.
+                ask(addresses, name + round, &[b"SET", &key, value.as_bytes()]);
+                let (until, date) = (Instant::now() + time, now() + time);
+                let date = date.as_millis().to_string();
+                let set = ask(addresses, name + round, &[b"PEXPIREAT", &key, date.as_bytes()]);
+                // Asked again after it was done it may find the key gone.
+                assert!([&b":1\r\n"[..], b":0\r\n"].contains(&&set.reply[..]));
+                (until, until.max(set.came))
+            } else {
+                let set: &[&[u8]] = &[b"SET", &key, value.as_bytes(), b"PX", millis.as_bytes()];
+                let began = Instant::now();
+                let set = ask(addresses, name + round, set);
+                assert_eq!(set.reply, b"+OK\r\n");
+                (began + time, set.came + time)
+            };
+            let what = format!("{} of {time:?}", String::from_utf8_lossy(&key));
+            let mut looks = 0;
+            for turn in 0.. {
+                let answer = ask(addresses, name + turn, &[b"GET", &key]);
+                if answer.reply == NIL {
+                    if looks == 0 {
+                        self.judge(&answer, earliest, latest, &what);
+                    }
+                    looks += 1;
+                    if looks > LOOKS {
+                        break;
+                    }
+                    continue;
+                }
+                assert!(looks == 0, "{what} was gone and is back: {:?}", answer.reply);
+                self.judge(&answer, earliest, latest, &what);
+                assert!(latest.elapsed() < PATIENCE, "{what} does not expire");
+            }
+            self.expired.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Runs clients while `doing` goes on, then judges what they saw.
+    fn under_load(addresses: &[SocketAddr], doing: impl FnOnce(&Seen)) {
+        let seen = Seen::default();
+        thread::scope(|scope| {
+            let _stop = StopAtEnd(&seen.stop);
+            for name in 0..CLIENTS {
+                let seen = &seen;
+                scope.spawn(move || seen.set_and_look(addresses, name));
+            }
+            scope.spawn(|| seen.watch_stalls());
+            doing(&seen);
+        });
+        assert!(seen.expired.load(Ordering::Relaxed) > 10, "next to no key expired");
+        seen.check();
+    }
+}
+
+/// The right time, since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
+fn number(reply: &[u8]) -> i64 {
+    let text = String::from_utf8_lossy(reply);
+    text.trim_start_matches(':').trim().parse().unwrap_or_else(|_| panic!("{text} is no number"))
+}
+
+/// A replica's wall clock, in seconds since 1970.
+fn wall_clock(address: SocketAddr) -> i64 {
+    let reply = Client::connect(address).unwrap().call(&[b"TIME"]).unwrap();
+    let text = String::from_utf8(reply).unwrap();
+    text.lines().nth(2).unwrap().parse().unwrap()
+}
+
+fn expirations_hold_over_failovers(threads: &'static str) {
+    let Some(preload) = faketime() else { return };
+    let mut clocks = Clocks::start(preload, threads, ["+5h", "+0", "-5h"]);
+    for (at, hours) in [(0, 5), (1, 0), (2, -5)] {
+        let ahead =
+            wall_clock(clocks.cluster.address(at)) - i64::try_from(now().as_secs()).unwrap();
+        assert_eq!((ahead + 1_800).div_euclid(3_600), hours, "its clock is {ahead} s ahead");
+    }
+    let addresses = clocks.addresses();
+    Seen::under_load(&addresses, |_| {
+        for _ in 0..rounds() {
+            thread::sleep(PAUSE);
+            clocks.fail_over();
+        }
+        thread::sleep(PAUSE);
+    });
+    clocks.agree();
+}
+
+#[test]
+fn expirations_hold_over_failovers_dedicated() {
+    expirations_hold_over_failovers("dedicated");
+}
+
+#[test]
+fn expirations_hold_over_failovers_fused() {
+    expirations_hold_over_failovers("fused");
+}
+
+/// Jumps by seconds to years, forward and back, of one clock and of all, momentary ones and some
+/// that last.
+#[test]
+fn wall_clock_jumps_expire_no_key() {
+    let Some(preload) = faketime() else { return };
+    let mut clocks = Clocks::start(preload, "dedicated", ["+0", "+0", "+0"]);
+    let addresses = clocks.addresses();
+    let long = ask(&addresses, 0, &[b"SET", b"long", b"v", b"EX", b"3600"]);
+    assert_eq!(long.reply, b"+OK\r\n");
+    Seen::under_load(&addresses, |_| {
+        for round in 0..rounds().max(4) {
+            let leader = clocks.cluster.leader();
+            match round % 4 {
+                0 => clocks.set_all("+416d"),
+                1 => clocks.set(leader, "+60s"),
+                2 => clocks.set_all("-3y"),
+                _ => clocks.set(leader, "+9y"),
+            }
+            thread::sleep(Duration::from_millis(300));
+            // Some of the leader's stay.
+            if round % 8 < 5 {
+                clocks.set_all("+0");
+            }
+            thread::sleep(PAUSE);
+            if round % 4 == 3 {
+                clocks.set_all("+0");
+                clocks.fail_over();
+                // A process believes the clock that it finds when it starts.
+                clocks.cluster.wait_until_all_serve();
+            }
+        }
+        clocks.set_all("+0");
+        thread::sleep(PAUSE);
+    });
+    let jumps: u64 = (0..3).map(|at| clocks.cluster.info::<u64>(at, "wall_clock_jumps")).sum();
+    assert!(jumps > 0, "no jump was seen");
+    let left = number(&ask(&addresses, 0, &[b"TTL", b"long"]).reply);
+    assert!((3_000..=3_600).contains(&left), "{left} s are left of an hour");
+    ask(&addresses, 0, &[b"SET", b"dated", b"v"]);
+    let date = (now() + Duration::from_hours(1)).as_secs().to_string();
+    assert_eq!(ask(&addresses, 0, &[b"EXPIREAT", b"dated", date.as_bytes()]).reply, b":1\r\n");
+    let left = number(&ask(&addresses, 1, &[b"TTL", b"dated"]).reply);
+    assert!((3_590..=3_601).contains(&left), "{left} s are left of an hour");
+    clocks.agree();
+}
+
+#[test]
+fn a_cold_start_shows_no_expired_key() {
+    let mut cluster = Cluster::start_hasty(3, "dedicated", &[]);
+    for round in 0..rounds() {
+        cluster.wait_until_all_serve();
+        let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
+        let key = format!("key {round}").into_bytes();
+        let time = b"300";
+        assert_eq!(ask(&addresses, 0, &[b"SET", &key, b"v", b"PX", time]).reply, b"+OK\r\n");
+        assert_eq!(ask(&addresses, 0, &[b"SET", b"long", b"v", b"EX", b"60"]).reply, b"+OK\r\n");
+        let set = Instant::now();
+        (0..3).for_each(|at| cluster.kill(at));
+        thread::sleep(Duration::from_millis(300).saturating_sub(set.elapsed()) + BOUND);
+        cluster.restart();
+        let command: [&[u8]; 2] = if round % 2 == 0 { [b"GET", &key] } else { [b"EXISTS", &key] };
+        let reply = ask(&addresses, round, &command).reply;
+        assert!([NIL, b":0\r\n"].contains(&&reply[..]), "{:?}", String::from_utf8_lossy(&reply));
+        assert_eq!(ask(&addresses, round, &[b"GET", b"long"]).reply, b"$1\r\nv\r\n");
+    }
+}
+
+/// A cluster that was bootstrapped with all clocks ahead is led back to the right time.
+#[test]
+fn clock_reset_brings_a_clock_back_that_is_ahead() {
+    let Some(preload) = faketime() else { return };
+    let mut clocks = Clocks::start(preload, "fused", ["+416d", "+416d", "+416d"]);
+    let addresses = clocks.addresses();
+    assert_eq!(ask(&addresses, 0, &[b"SET", b"kept", b"v", b"EX", b"600"]).reply, b"+OK\r\n");
+    for at in 0..3 {
+        clocks.cluster.kill(at);
+        clocks.set(at, "+0");
+    }
+    (0..3).for_each(|at| clocks.start_one(at));
+    let date = (now() + Duration::from_hours(1)).as_secs().to_string();
+    let expire_at: &[&[u8]] = &[b"EXPIREAT", b"dated", date.as_bytes()];
+    ask(&addresses, 0, &[b"SET", b"dated", b"v"]);
+    assert_eq!(ask(&addresses, 0, expire_at).reply, b":1\r\n");
+    assert_eq!(ask(&addresses, 0, &[b"GET", b"dated"]).reply, NIL, "the clock is not ahead");
+    let days = number(&ask(&addresses, 1, &[b"CLOCK", b"RESET"]).reply) / 86_400_000;
+    assert!((415..=416).contains(&days), "it was reset by {days} days");
+    assert_eq!(number(&ask(&addresses, 2, &[b"CLOCK", b"RESET"]).reply), 0);
+    ask(&addresses, 0, &[b"SET", b"dated", b"v"]);
+    assert_eq!(ask(&addresses, 0, expire_at).reply, b":1\r\n");
+    for (key, least, most) in [("dated", 3_590, 3_601), ("kept", 500, 600)] {
+        let left = number(&ask(&addresses, 2, &[b"TTL", key.as_bytes()]).reply);
+        assert!((least..=most).contains(&left), "{key} has {left} s left");
+    }
+    for at in 0..3 {
+        let resets = || clocks.cluster.info::<u64>(at, "replicated_clock_resets");
+        clocks.cluster.wait_for("a reset that is shown", || (resets() == 1).then_some(()));
+    }
+    clocks.agree();
+}

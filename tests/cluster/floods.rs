@@ -1,0 +1,144 @@
+//! Floods: every connection sends as many commands as the server takes from one client before the
+//! first reply is read. However much that is, the leader's heartbeats leave in time: it keeps its
+//! term, and no client is left in doubt.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+use std::{fs, process, thread};
+
+use crate::client::{Client, command};
+use crate::replicas::Cluster;
+
+/// Connections that flood the leader at the same time.
+const CONNECTIONS: usize = 400;
+/// Commands on each of them.
+const COMMANDS: usize = 1_024;
+/// Rounds for each arrangement of threads.
+const ROUNDS: u64 = 2;
+/// Asks for more of them.
+const ROUNDS_VARIABLE: &str = "BOWLINE_FLOOD_ROUNDS";
+/// The share of the machine, in percent, that other processes may have in a round that counts. A
+/// replica whose threads wait for a processor all the time loses its lead, whatever it does.
+const OTHERS_PERCENT_MAX: u64 = 25;
+
+/// The replies to one flood.
+#[derive(Debug, Default)]
+struct Outcome {
+    done: usize,
+    uncertain: usize,
+    /// Errors that say that the write was not applied, with one of them.
+    refused: usize,
+    example: String,
+}
+
+/// Processor time since the start, in ticks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ticks {
+    /// What there was, on all processors.
+    all: u64,
+    /// What all processes had.
+    busy: u64,
+    /// What this process and the replicas had.
+    own: u64,
+}
+
+impl Ticks {
+    /// Zeros where the system does not say: then every round counts.
+    fn read(cluster: &Cluster) -> Ticks {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        // user, nice, system, idle, iowait, irq, softirq, steal
+        let fields = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok());
+        let fields: Vec<u64> = fields.collect();
+        let all = fields.iter().sum::<u64>();
+        let idle = fields.iter().skip(3).take(2).sum::<u64>();
+        let replicas = (0..3).map(|at| cluster.process(at));
+        let own = replicas.chain([process::id()]).map(Ticks::of).sum();
+        Ticks { all, busy: all - idle, own }
+    }
+
+    /// Of one process.
+    fn of(process: u32) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let behind_name = text.rsplit(')').next().unwrap_or_default();
+        let times = behind_name.split_whitespace().skip(11).take(2);
+        times.filter_map(|field| field.parse::<u64>().ok()).sum()
+    }
+
+    /// The share of the machine that other processes have had since `before`, in percent.
+    fn others_percent(self, before: Ticks) -> u64 {
+        let others = (self.busy - before.busy).saturating_sub(self.own - before.own);
+        others * 100 / (self.all - before.all).max(1)
+    }
+}
+
+/// One thread and blocking sockets, so that the servers have the machine to themselves.
+fn flood(clients: &mut [BufReader<TcpStream>], round: u64) -> Outcome {
+    let mut outcome = Outcome::default();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let key = format!("key:{number}");
+        let value = format!("value of round {round}");
+        let bytes = command(&[b"SET", key.as_bytes(), value.as_bytes()]).repeat(COMMANDS);
+        client.get_mut().write_all(&bytes).unwrap();
+    }
+    let mut reply = Vec::new();
+    for client in clients {
+        for _ in 0..COMMANDS {
+            reply.clear();
+            client.read_until(b'\n', &mut reply).unwrap();
+            if reply == b"+OK\r\n" {
+                outcome.done += 1;
+            } else if reply.starts_with(b"-UNCERTAIN ") {
+                outcome.uncertain += 1;
+            } else {
+                outcome.refused += 1;
+                outcome.example = String::from_utf8_lossy(&reply).into_owned();
+            }
+        }
+    }
+    outcome
+}
+
+fn floods_change_no_leader(threads: &'static str) {
+    let cluster = Cluster::start_hasty(3, threads, &[]);
+    cluster.wait_until_all_serve();
+    let variable = std::env::var(ROUNDS_VARIABLE).ok();
+    let rounds = variable.and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let (mut failed, mut busy) = (Vec::new(), 0);
+    for round in 1..=rounds {
+        let (leader, term) = (cluster.leader(), cluster.term());
+        let connect = |_| BufReader::new(Client::connect(cluster.address(leader)).unwrap().stream);
+        let mut clients: Vec<BufReader<TcpStream>> = (0..CONNECTIONS).map(connect).collect();
+        let before = Ticks::read(&cluster);
+        let outcome = flood(&mut clients, round);
+        let others = Ticks::read(&cluster).others_percent(before);
+        let after = cluster.term();
+        eprintln!(
+            "{threads} round {round}: term {term}, then {after}: {outcome:?}; others {others} %"
+        );
+        assert_eq!(outcome.done + outcome.uncertain + outcome.refused, CONNECTIONS * COMMANDS);
+        assert!(outcome.done > 0, "nothing was done");
+        if others > OTHERS_PERCENT_MAX {
+            busy += 1;
+        } else if after != term || outcome.uncertain > 0 {
+            failed.push(format!("round {round}: term {term}, then {after}: {outcome:?}"));
+        }
+        // Whatever follows such a flood is over.
+        thread::sleep(Duration::from_millis(100));
+    }
+    eprintln!(
+        "{threads}: {rounds} rounds, in {busy} of them the machine was busy with other things"
+    );
+    assert!(failed.is_empty(), "{failed:#?}\n{}", cluster.logs());
+}
+
+#[test]
+fn a_flood_changes_no_leader_with_dedicated_threads() {
+    floods_change_no_leader("dedicated");
+}
+
+#[test]
+fn a_flood_changes_no_leader_with_fused_threads() {
+    floods_change_no_leader("fused");
+}
