@@ -14,8 +14,6 @@ mod command_line;
 mod cuts;
 #[path = "cluster/expiration.rs"]
 mod expiration;
-#[path = "cluster/floods.rs"]
-mod floods;
 #[path = "cluster/leases.rs"]
 mod leases;
 #[path = "cluster/load.rs"]

@@ -292,8 +292,8 @@ const CORE_PASSES_MAX: usize = 4;
 /// All stages in turn on this thread, but for a log writer that waits for a disk. A pass goes once
 /// around: what the sockets hold through the core and what follows from it out again, replies
 /// before appends; then what that completed through the core. What nobody waits for comes after
-/// what somebody does. Each stage takes a bounded part of what waits for it, so the sockets get
-/// their turn in time, however much there is to do.
+/// what a client waits for. Each stage takes a bounded part of what waits for it, so the sockets
+/// get their turn in time, however much there is to do.
 fn run_fused<N: NetworkStage>(
     mut network: N,
     mut core: Core,
