@@ -1,5 +1,5 @@
-//! What a run leaves behind as JSON. The schema is described in `perf/formats.md`; whoever changes
-//! the meaning of a field raises [`SCHEMA`].
+//! What a run leaves behind as JSON. The schema is described in `perf/formats.md`; a change to the
+//! meaning of a field raises [`SCHEMA`].
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};

@@ -1,6 +1,6 @@
 //! What `perf compare` and `perf lossy` leave behind as JSON: every run of every round, and the
-//! summary that the table shows. `perf/formats.md` describes it; whoever changes the meaning of a
-//! field raises [`SCHEMA_VERSION`].
+//! summary that the table shows. `perf/formats.md` describes it; a change to the meaning of a field
+//! raises [`SCHEMA_VERSION`].
 
 use std::collections::BTreeMap;
 

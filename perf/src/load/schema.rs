@@ -1,7 +1,7 @@
 //! What a load run leaves behind as JSON: `NAME.json`, and what `--json` prints. `perf report` and
-//! `perf compare` read it. `perf/formats.md` describes it; whoever changes the meaning of a field,
-//! or takes one away, raises [`SCHEMA_VERSION`]. A new field that readers may ignore gets
-//! `#[serde(default)]` and raises nothing.
+//! `perf compare` read it. `perf/formats.md` describes it. A change to the meaning of a field, or
+//! its removal, raises [`SCHEMA_VERSION`]. A new field that readers may ignore gets
+//! `#[serde(default)]` and does not.
 //!
 //! Times are in seconds, as fractions; moments too, counted from the start of the measured window
 //! unless they say otherwise. Rates are per second.
