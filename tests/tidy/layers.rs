@@ -72,6 +72,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("indexmap", &["kv"]),
     ("indicatif", &["bin"]),
     ("mio", &["runtime", "processes"]),
+    ("parking_lot", &["storage", "runtime", "processes"]),
     ("rand", &["raft", "sim"]),
     ("rand_chacha", &["raft", "sim"]),
     ("rkyv", &["kv", "wire"]),
