@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use bowline::kv::{Command, ItemsBuffer, Operation, Store, Verb, WARMED_MAX};
+use bowline::kv::{Command, CommandId, ItemsBuffer, Operation, PREFETCH_MAX, StateMachine};
 use bowline::types::{ClientId, EntryId, RequestId, RequestKey, Term};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -32,7 +32,7 @@ fn name(sequence: u64) -> RequestKey {
 }
 
 struct Feeder {
-    store: Store,
+    store: StateMachine,
     sequence: u64,
     random: ChaCha8Rng,
     keys: u32,
@@ -42,7 +42,7 @@ impl Feeder {
     /// A store that holds so many keys.
     fn new(keys: u32) -> Feeder {
         let random = ChaCha8Rng::seed_from_u64(1);
-        let mut feeder = Feeder { store: Store::default(), sequence: 0, random, keys };
+        let mut feeder = Feeder { store: StateMachine::default(), sequence: 0, random, keys };
         for number in 0..keys {
             let key = key(number);
             let payload = feeder.put(&key);
@@ -57,7 +57,7 @@ impl Feeder {
 
     /// A command by its verb.
     fn call(&mut self, verb: &str, words: &[&[u8]]) -> Bytes {
-        let verb = Verb::named(verb).expect("the store has it");
+        let verb = CommandId::named(verb).expect("the store has it");
         let words: ItemsBuffer = words.iter().copied().collect();
         self.command(Operation::Call { verb, words: words.items() })
     }
@@ -80,18 +80,18 @@ impl Feeder {
     /// As the applier does it: a few are decoded and their memory fetched before the first of them
     /// is applied.
     fn apply_some(&mut self, payloads: &[Bytes]) {
-        let mut commands = [None; WARMED_MAX];
+        let mut commands = [None; PREFETCH_MAX];
         for (command, payload) in commands.iter_mut().zip(payloads) {
             *command = Command::decode(payload).ok();
         }
-        self.store.warm(&commands);
+        self.store.prefetch(&commands);
         for command in commands.iter().take(payloads.len()) {
             self.store.apply_decoded(self.store.applied_index().next(), command.as_ref());
         }
     }
 
     fn apply_some_each(&mut self, payloads: &[Bytes]) {
-        payloads.chunks(WARMED_MAX).for_each(|some| self.apply_some(some));
+        payloads.chunks(PREFETCH_MAX).for_each(|some| self.apply_some(some));
     }
 
     /// The time that so many batches take; their making is not counted.
@@ -147,7 +147,7 @@ fn views(c: &mut Criterion) {
     let mut group = c.benchmark_group("kv_view");
     for keys in [1_000, 1_000_000] {
         let mut feeder = Feeder::new(keys);
-        let last = |store: &Store| EntryId { term: Term(1), index: store.applied_index() };
+        let last = |store: &StateMachine| EntryId { term: Term(1), index: store.applied_index() };
         for (name, times_view) in [("make", true), ("batch_after", false)] {
             group.bench_function(BenchmarkId::new(name, keys), |b| {
                 b.iter_custom(|rounds| {

@@ -112,10 +112,10 @@ fn longest_sync_beside(disk: &mut RealDisk, deletion: Deletion) -> Duration {
     let mut longest = Duration::ZERO;
     let end = Instant::now() + Duration::from_secs(2);
     std::thread::scope(|scope| {
-        let mut beside = disk.beside().expect("one more descriptor");
+        let mut beside = disk.share().expect("one more descriptor");
         scope.spawn(move || match deletion {
             Deletion::AtOnce => beside.delete("large").expect("the file exists"),
-            Deletion::InPieces => beside.let_go("large").expect("the file exists"),
+            Deletion::InPieces => beside.delete_in_background("large").expect("the file exists"),
             Deletion::None => {}
         });
         while Instant::now() < end {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use bowline::config::Config;
-use bowline::runtime::{Bootstrap, Patience, ServerOptions, Threads, run_server};
+use bowline::runtime::{Bootstrap, ServerOptions, Threads, Timeouts, run_server};
 use bowline::types::NodeId;
 use criterion::{BenchmarkId, Criterion, Throughput};
 
@@ -119,7 +119,7 @@ impl Cluster {
                 idle_seconds_max: 0,
                 snapshot_log_bytes: 1 << 40,
                 disk_reserve: 0,
-                patience: Patience::default(),
+                timeouts: Timeouts::default(),
             };
             let first = NEXT_SLOT.load(Ordering::Relaxed);
             thread::spawn(move || {

@@ -48,7 +48,7 @@ fn reply() -> PeerMsg {
     PeerMsg::AppendReply(AppendReply {
         term: Term(1),
         round: Round(1),
-        disk: DiskState::Well,
+        disk: DiskState::Healthy,
         outcome,
     })
 }

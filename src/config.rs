@@ -32,7 +32,7 @@ pub struct Config {
     /// lost; half as often where fewer are, twice as often from 40 % on.
     pub vote_attempts: u32,
     /// How long a candidate that would win waits for one with a longer log to object.
-    pub pre_vote_patience: Duration,
+    pub pre_vote_delay: Duration,
     /// A leader that has not heard from a quorum for so long steps down.
     pub check_quorum_window: Duration,
     /// The same where 30 % of the messages or more are lost; in between, in between.
@@ -73,16 +73,16 @@ pub struct Config {
     /// election timeout, unless a client asks for something.
     pub first_election_delay: Duration,
     /// A request that came while no leader was known waits so long for one.
-    pub request_hold: Duration,
+    pub request_wait: Duration,
     /// The same at a replica that found no quorum in a whole election.
-    pub request_hold_cut_off: Duration,
+    pub request_wait_isolated: Duration,
     /// Most requests waiting for a leader; the next one is refused.
-    pub held_requests_max: usize,
+    pub waiting_requests_max: usize,
     /// Most reads waiting for a confirmation; the next one is answered busy.
     pub waiting_reads_max: usize,
     /// The commit index shown to peers never passes what has been applied and answered here, so
     /// that a successor answers what this leader may not have answered (the course's door).
-    pub commit_shown_after_replies: bool,
+    pub commit_index_after_replies: bool,
     /// A follower that has not been shown the commit index for so long is sent it by itself, so
     /// that it can answer the clients that it serves; `None` leaves it to the next append or
     /// heartbeat, where every message counts.
@@ -98,12 +98,12 @@ pub struct Config {
     /// A disk that has finished nothing for so long, while something waits for it, is stalled: a
     /// leader hands its lead over, and nobody stands for election. `None` where nothing waits for a
     /// disk.
-    pub disk_stall_after: Option<Duration>,
+    pub disk_stall_timeout: Option<Duration>,
     /// How long a leader that hands its lead over waits for its successor; so long it takes in no
     /// requests.
-    pub handover_timeout: Duration,
+    pub leadership_transfer_timeout: Duration,
     /// From one attempt to hand the lead over to the next.
-    pub handover_interval: Duration,
+    pub leadership_transfer_interval: Duration,
     /// The rule that this replica breaks, if any: see [`Mutant`].
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
@@ -128,7 +128,7 @@ impl Config {
             election_timeout_max: Duration::from_millis(600),
             election_timeout_lossy_extra: Duration::from_millis(600),
             vote_attempts: 4,
-            pre_vote_patience: Duration::from_millis(5),
+            pre_vote_delay: Duration::from_millis(5),
             check_quorum_window: Duration::from_secs(1),
             check_quorum_window_lossy: Duration::from_secs(2),
             quorum_probe_interval: Duration::from_millis(50),
@@ -147,18 +147,18 @@ impl Config {
             retransmit_timeout_initial: Duration::from_millis(100),
             silence_after_start: Duration::ZERO,
             first_election_delay: Duration::ZERO,
-            request_hold: Duration::from_secs(2),
-            request_hold_cut_off: Duration::from_secs(2),
-            held_requests_max: 10_000,
+            request_wait: Duration::from_secs(2),
+            request_wait_isolated: Duration::from_secs(2),
+            waiting_requests_max: 10_000,
             waiting_reads_max: 100_000,
-            commit_shown_after_replies: false,
+            commit_index_after_replies: false,
             commit_notice_after: Some(Duration::from_millis(1)),
             log_bytes_kept: 16 << 20,
             log_bytes_max: 96 << 20,
             snapshot_chunk_interval: Duration::from_millis(4),
-            disk_stall_after: Some(Duration::from_secs(1)),
-            handover_timeout: Duration::from_millis(600),
-            handover_interval: Duration::from_secs(2),
+            disk_stall_timeout: Some(Duration::from_secs(1)),
+            leadership_transfer_timeout: Duration::from_millis(600),
+            leadership_transfer_interval: Duration::from_secs(2),
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -202,7 +202,7 @@ impl Config {
             election_timeout_max: Duration::from_secs(2),
             election_timeout_lossy_extra: Duration::from_secs(1),
             vote_attempts: 4,
-            pre_vote_patience: Duration::from_millis(10),
+            pre_vote_delay: Duration::from_millis(10),
             check_quorum_window: Duration::from_secs(1),
             check_quorum_window_lossy: Duration::from_secs(3),
             quorum_probe_interval: Duration::from_millis(100),
@@ -221,18 +221,18 @@ impl Config {
             retransmit_timeout_initial: Duration::from_millis(20),
             silence_after_start: Duration::from_secs(1),
             first_election_delay: Duration::from_secs(2),
-            request_hold: Duration::from_millis(2_500),
-            request_hold_cut_off: Duration::from_secs(1),
-            held_requests_max: 10_000,
+            request_wait: Duration::from_millis(2_500),
+            request_wait_isolated: Duration::from_secs(1),
+            waiting_requests_max: 10_000,
             waiting_reads_max: 10_000,
-            commit_shown_after_replies: true,
+            commit_index_after_replies: true,
             commit_notice_after: None,
             log_bytes_kept: usize::MAX,
             log_bytes_max: usize::MAX,
             snapshot_chunk_interval: Duration::from_millis(4),
-            disk_stall_after: None,
-            handover_timeout: Duration::from_secs(2),
-            handover_interval: Duration::from_secs(4),
+            disk_stall_timeout: None,
+            leadership_transfer_timeout: Duration::from_secs(2),
+            leadership_transfer_interval: Duration::from_secs(4),
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -352,11 +352,11 @@ pub enum Mutant {
     /// S7: conflicts are not truncated at all.
     KeepConflicts,
     /// S10: an answer of another term moves the match index.
-    AnswerOfOldTerm,
+    ReplyOfOldTerm,
     /// C2: a chunk of an earlier leader's snapshot is answered to the leader of today.
-    AnswerChunkOfOldTerm,
+    ChunkReplyOfOldTerm,
     /// S11: a follower takes the leader's commit index uncut.
-    CommitUncut,
+    CommitUnclamped,
     /// S12, C1: reads are served before an entry of the leader's own term is committed.
     ReadBeforeOwnTerm,
     /// C1: a read is confirmed by a round that began before it came.
@@ -372,13 +372,13 @@ pub enum Mutant {
     /// A replica that lost its disk is a full member again before it holds what it had forgotten.
     RejoinBeforeCaughtUp,
     /// A promise to a leader counts from a time before its message was received.
-    PromiseFromBeforeReceipt,
+    PromiseBeforeReceipt,
     /// C6: retried requests are applied again.
     ApplyTwice,
     /// C6: a state that comes from a snapshot knows no sessions.
-    ForgetSessions,
+    SnapshotWithoutSessions,
     /// S10: the end of a sync counts for an entry that was replaced meanwhile.
-    SyncOfReplaced,
+    SyncOfReplacedEntry,
     /// D1: a sync that failed is taken for done.
     IgnoreFailedSync,
     /// D1: the last block is not written again at a start, though its sync may have failed.
@@ -396,26 +396,26 @@ pub enum Mutant {
     /// D4: what a block and a segment follow is not looked at.
     IgnoreChain,
     /// D5: a missing sector is taken for a torn tail whatever is written behind it.
-    CutDamage,
+    TruncateDamage,
     /// D5: a sector that is damaged is taken for one that was torn.
-    CutDamagedSector,
+    TruncateDamagedSector,
     /// C7: a leader moves the replicated clock to its own wall clock, whatever that does.
     FollowWallClock,
     /// C7: reads are answered whatever the replicated clock shows in the state.
     ReadBeforeClock,
     /// D6: nobody remembers which openings of other replicas it has heard.
-    BelieveOldCopy,
+    AcceptOldCopy,
     /// A peer is believed whose list of openings does not reach back to the one that was heard
     /// last.
     ForgetOldOpenings,
     /// D8: the log is let go when a snapshot is begun.
-    DropLogEarly,
+    CompactLogEarly,
     /// D8: a snapshot counts before it is synced.
     UnsyncedSnapshot,
     /// D8: the latest snapshot is removed when the next one is begun.
-    RemoveLatestEarly,
+    RemoveLatestSnapshotEarly,
     /// D8: a leader's snapshot takes the place of a state that has come further.
-    InstallOlder,
+    InstallOlderSnapshot,
     /// D8: chunks of another snapshot are put to those that are here.
     MixChunks,
     /// D8: a snapshot's checksums are not looked at.

@@ -25,7 +25,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
     /// A new leader's first entry; applying it does nothing (§8).
-    NoOperation,
+    NoOp,
     /// A command of a client, for the state machine.
     Command,
 }
@@ -78,14 +78,14 @@ pub enum RecordError {
 impl EntryKind {
     fn to_byte(self) -> u8 {
         match self {
-            EntryKind::NoOperation => 1,
+            EntryKind::NoOp => 1,
             EntryKind::Command => 2,
         }
     }
 
     fn from_byte(byte: u8) -> Result<EntryKind, RecordError> {
         match byte {
-            1 => Ok(EntryKind::NoOperation),
+            1 => Ok(EntryKind::NoOp),
             2 => Ok(EntryKind::Command),
             other => Err(RecordError::Kind(other)),
         }
@@ -197,7 +197,7 @@ mod tests {
     fn what_was_encoded_comes_back() {
         let mut buffer = RecordBuffer::default();
         let first = buffer.encode(EntryId::new(3, 7), EntryKind::Command, b"payload");
-        let second = buffer.encode(EntryId::new(3, 8), EntryKind::NoOperation, b"");
+        let second = buffer.encode(EntryId::new(3, 8), EntryKind::NoOp, b"");
         let mut bytes = Bytes::from([&first.record()[..], &second.record()[..]].concat());
         assert_eq!(Entry::decode(&mut bytes), Ok(first.clone()));
         assert_eq!(Entry::decode(&mut bytes), Ok(second));

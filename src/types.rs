@@ -57,6 +57,40 @@ pub struct RequestKey {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(pub u64);
 
+/// Which role a replica plays.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum RoleName {
+    /// Follows, or waits.
+    Follower,
+    /// Asks whether it would win.
+    PreCandidate,
+    /// Stands for election.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// How a replica's disk is, as far as it matters to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskState {
+    /// It writes, and has room.
+    #[default]
+    Healthy,
+    /// It is short of room: what can be stored elsewhere should be.
+    Low,
+    /// It has not finished a write for long.
+    Stalled,
+}
+
+/// Whether a request changes the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// Goes through the log.
+    Write,
+    /// Only reads; answered linearizably without a log entry (§8).
+    Read,
+}
+
 impl Index {
     /// The place before the first entry.
     pub const ZERO: Index = Index(0);

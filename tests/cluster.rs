@@ -2,37 +2,39 @@
 //! Asserts what is true, never how long it took.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
-#[path = "cluster/accounts.rs"]
-mod accounts;
-#[path = "cluster/channels.rs"]
-mod channels;
+#[path = "cluster/bank.rs"]
+mod bank;
 #[path = "cluster/client.rs"]
 mod client;
-#[path = "cluster/command.rs"]
-mod command_line;
-#[path = "cluster/cuts.rs"]
-mod cuts;
+#[path = "cluster/cluster_command.rs"]
+mod cluster_command;
 #[path = "cluster/expiration.rs"]
 mod expiration;
-#[path = "cluster/leases.rs"]
-mod leases;
+#[path = "cluster/forged_term.rs"]
+mod forged_term;
+#[path = "cluster/lease_reads.rs"]
+mod lease_reads;
 #[path = "cluster/load.rs"]
 mod load;
-#[path = "cluster/members.rs"]
-mod members;
-#[path = "cluster/promises.rs"]
-mod promises;
+#[path = "cluster/membership.rs"]
+mod membership;
+#[path = "cluster/partitions.rs"]
+mod partitions;
+#[path = "cluster/proxies.rs"]
+mod proxies;
+#[path = "cluster/pubsub.rs"]
+mod pubsub;
 #[path = "cluster/rejoin.rs"]
 mod rejoin;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
-#[path = "cluster/strangers.rs"]
-mod strangers;
-#[path = "cluster/terms.rs"]
-mod terms;
-#[path = "cluster/wires.rs"]
-mod wires;
+#[path = "cluster/snapshots.rs"]
+mod snapshots;
+#[path = "cluster/transfers.rs"]
+mod transfers;
+#[path = "cluster/unknown_peers.rs"]
+mod unknown_peers;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -43,7 +45,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use bowline::sim::linear::STEPS_MAX;
+use bowline::sim::checkers::linearizability::STEPS_MAX;
 
 use client::{Client, command};
 use load::{Notes, StopAtEnd};
@@ -96,12 +98,12 @@ fn kill_rounds(threads: &'static str) {
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_when_replicas_are_killed_dedicated() {
+fn acknowledged_writes_survive_replica_kills_dedicated() {
     kill_rounds("dedicated");
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_when_replicas_are_killed_fused() {
+fn acknowledged_writes_survive_replica_kills_fused() {
     kill_rounds("fused");
 }
 
@@ -109,7 +111,7 @@ fn nothing_acknowledged_is_lost_when_replicas_are_killed_fused() {
 const REFUSED: &[u8] = b"-TRYAGAIN the leader changed; nothing was done\r\n";
 
 #[test]
-fn every_replica_answers_in_order_and_the_same() {
+fn every_replica_replies_in_order_and_identically() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let bulk = |value: &str| format!("${}\r\n{value}\r\n", value.len()).into_bytes();
@@ -159,7 +161,7 @@ fn every_replica_answers_in_order_and_the_same() {
 }
 
 #[test]
-fn a_lone_majority_serves_and_a_lone_replica_does_not() {
+fn majority_serves_and_lone_replica_refuses() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -189,7 +191,7 @@ fn refusal(command: Command) -> String {
 }
 
 #[test]
-fn a_start_waits_for_the_process_before_it_to_leave() {
+fn start_waits_for_the_previous_process_to_exit() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     cluster.kill(0);
@@ -204,7 +206,7 @@ fn a_start_waits_for_the_process_before_it_to_leave() {
 }
 
 #[test]
-fn starts_that_can_not_be_right_are_refused_with_what_to_change() {
+fn invalid_start_is_refused_with_a_remedy() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // A port in use, by that very replica.
@@ -234,7 +236,7 @@ fn starts_that_can_not_be_right_are_refused_with_what_to_change() {
 }
 
 #[test]
-fn an_unwritable_folder_is_refused() {
+fn unwritable_folder_is_refused() {
     let cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let folder = tempfile::tempdir().unwrap();
@@ -263,7 +265,7 @@ fn start_alone(folder: &std::path::Path) -> Command {
 }
 
 #[test]
-fn bad_bytes_end_at_most_their_own_connection() {
+fn bad_bytes_close_at_most_their_own_connection() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let mut good = Client::connect(cluster.address(0)).unwrap();
@@ -310,7 +312,7 @@ fn resident_bytes(process: u32) -> Option<u64> {
 }
 
 #[test]
-fn a_client_that_never_reads_costs_a_bounded_amount_and_nobody_else_anything() {
+fn client_that_never_reads_uses_bounded_memory() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // A machine that is busy with something else may cause an election too, but not every time.
@@ -339,7 +341,7 @@ fn feed_and_flood(cluster: &Cluster) -> bool {
 }
 
 #[test]
-fn a_shortage_of_file_descriptors_is_waited_out() {
+fn server_recovers_from_file_descriptor_exhaustion() {
     let mut cluster = Cluster::start_short_of_files(3, 64);
     cluster.wait_until_all_serve();
     let mut early = Client::connect(cluster.address(0)).unwrap();
@@ -359,7 +361,7 @@ fn a_shortage_of_file_descriptors_is_waited_out() {
 }
 
 #[test]
-fn whoever_asks_for_the_slots_is_sent_to_the_leader() {
+fn cluster_client_is_redirected_to_the_leader() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // Who leads may change at any time on a busy machine, so it is asked anew each time.

@@ -1,16 +1,16 @@
 //! The durable log against power cuts, failing and full disks, damage, and files that are not its
 //! own: nothing vouched for is lost, and what is not as it was written is named and refused.
 
-#[path = "crash/both.rs"]
-mod both;
 #[path = "crash/damage.rs"]
 mod damage;
+#[path = "crash/log_and_snapshots.rs"]
+mod log_and_snapshots;
 #[path = "crash/snapshots.rs"]
 mod snapshots;
 #[path = "crash/workload.rs"]
 mod workload;
 
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 use bowline::storage::{Disk as _, Log, MemDisk, StorageError};
 
 use workload::{Account, CLUSTER, ME, OPTIONS};
@@ -32,8 +32,8 @@ impl Luck {
             Luck::Nothing => disk.restart(&mut |_| 0),
             Luck::All => disk.restart(&mut |states| states - 1),
             Luck::Some(seed) => {
-                let mut dice = Dice::new(seed);
-                disk.restart(&mut |states| dice.place(states));
+                let mut rng = Rng::new(seed);
+                disk.restart(&mut |states| rng.place(states));
             }
         }
     }
@@ -54,14 +54,14 @@ fn cut_life(disk: &mut MemDisk, account: &mut Account, seed: u64, steps: usize) 
 }
 
 #[test]
-fn a_power_cut_at_any_operation_loses_nothing_vouched_for() {
+fn power_cut_at_any_operation_loses_no_acknowledged_entry() {
     let operations = whole_life().0.operations();
     assert!(operations > 150, "{operations} operations are too few to show anything");
     for cut in 0..operations {
         let lucks = [Luck::Nothing, Luck::All].into_iter().chain((0..8).map(Luck::Some));
         for luck in lucks {
             let (mut disk, mut account) = (MemDisk::default(), Account::default());
-            disk.cut_at(cut);
+            disk.power_cut_at(cut);
             cut_life(&mut disk, &mut account, SEED, STEPS);
             luck.restart(&mut disk);
             let error = account.live(&mut disk, SEED + 1, 4).err();
@@ -74,15 +74,15 @@ fn a_power_cut_at_any_operation_loses_nothing_vouched_for() {
 }
 
 #[test]
-fn a_power_cut_while_the_last_ones_traces_are_removed_loses_nothing_either() {
+fn power_cut_during_recovery_loses_no_acknowledged_entry() {
     let operations = whole_life().0.operations();
-    let mut dice = Dice::new(SEED);
+    let mut rng = Rng::new(SEED);
     let mut torn = 0;
     for cut in 0..operations {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
-        disk.cut_at(cut);
+        disk.power_cut_at(cut);
         cut_life(&mut disk, &mut account, SEED, STEPS);
-        Luck::Some(dice.number()).restart(&mut disk);
+        Luck::Some(rng.number()).restart(&mut disk);
         let start = disk.operations();
         let opening = {
             let (mut disk, mut account) = (disk.clone(), account.clone());
@@ -92,9 +92,9 @@ fn a_power_cut_while_the_last_ones_traces_are_removed_loses_nothing_either() {
         torn += u64::from(opening > 8);
         for cut in 0..opening {
             let (mut disk, mut account) = (disk.clone(), account.clone());
-            disk.cut_at(start + cut);
+            disk.power_cut_at(start + cut);
             cut_life(&mut disk, &mut account, SEED + 1, 0);
-            Luck::Some(dice.number()).restart(&mut disk);
+            Luck::Some(rng.number()).restart(&mut disk);
             account.live(&mut disk, SEED + 2, 3).unwrap();
             Luck::Nothing.restart(&mut disk);
             account.live(&mut disk, SEED + 3, 0).unwrap();
@@ -104,10 +104,10 @@ fn a_power_cut_while_the_last_ones_traces_are_removed_loses_nothing_either() {
 }
 
 #[test]
-fn a_process_killed_at_any_operation_loses_nothing_and_believes_nothing_that_is_not_on_disk() {
+fn kill_at_any_operation_exposes_only_durable_entries() {
     for cut in 0..whole_life().0.operations() {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
-        disk.cut_at(cut);
+        disk.power_cut_at(cut);
         cut_life(&mut disk, &mut account, SEED, STEPS);
         // No power cut yet: the next process reads what the first one wrote but did not sync.
         disk.kill();
@@ -118,7 +118,7 @@ fn a_process_killed_at_any_operation_loses_nothing_and_believes_nothing_that_is_
 }
 
 #[test]
-fn after_a_failed_operation_the_next_process_finds_what_was_vouched_for() {
+fn acknowledged_entries_survive_any_failed_operation() {
     for at in 0..whole_life().0.operations() {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
         disk.fail_at(at);
@@ -132,7 +132,7 @@ fn after_a_failed_operation_the_next_process_finds_what_was_vouched_for() {
 }
 
 #[test]
-fn a_log_with_a_failed_sync_is_dead() {
+fn log_refuses_everything_after_a_failed_sync() {
     let (mut disk, account) = whole_life();
     let entries = &account.vouched.entries[..1];
     for fault in [0, 1] {
@@ -154,7 +154,7 @@ fn a_log_with_a_failed_sync_is_dead() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_loses_nothing() {
+fn full_disk_is_reported_and_loses_nothing() {
     let (disk, account) = whole_life();
     let used: usize = disk.list().unwrap().iter().map(|name| disk.read(name).unwrap().len()).sum();
     for spare in [0, 512, 1_024, 4_000, 9_000] {
@@ -170,7 +170,7 @@ fn a_full_disk_is_told_and_loses_nothing() {
 }
 
 #[test]
-fn a_folder_is_bootstrapped_once_and_opened_by_its_owner_only() {
+fn folder_is_bootstrapped_once_and_opened_by_its_owner() {
     let mut disk = MemDisk::default();
     let open = |disk: &mut MemDisk, cluster, replica| {
         Log::open(disk, cluster, replica, OPTIONS, None).map(|(log, ..)| drop(log)).unwrap_err()

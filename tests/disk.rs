@@ -13,15 +13,15 @@ mod client;
 mod damage;
 #[path = "disk/full.rs"]
 mod full;
-#[path = "disk/order.rs"]
-mod order;
+#[path = "disk/old_copies.rs"]
+mod old_copies;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/cluster.rs")]
 mod replicas;
-#[path = "disk/rollback.rs"]
-mod rollback;
 #[path = "disk/stall.rs"]
 mod stall;
+#[path = "disk/sync_order.rs"]
+mod sync_order;
 
 use std::fs;
 use std::path::Path;
@@ -184,17 +184,17 @@ fn fail_and_come_back(failures: &[(&str, &str, usize, &str)], bytes: usize) {
 }
 
 #[test]
-fn a_failed_write_or_sync_ends_the_process_and_loses_nothing_acknowledged() {
+fn failed_write_or_sync_exits_and_loses_no_acknowledged_write() {
     fail_and_come_back(FAILURES, 100);
 }
 
 #[test]
-fn a_failure_while_a_segment_is_begun_ends_the_process_and_loses_nothing_acknowledged() {
+fn failed_segment_creation_exits_and_loses_no_write() {
     fail_and_come_back(ROTATION_FAILURES, LARGE);
 }
 
 #[test]
-fn the_others_go_on_without_a_replica_whose_disk_fails() {
+fn majority_serves_without_a_replica_with_a_failed_disk() {
     if !strace_is_there() {
         return;
     }

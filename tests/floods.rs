@@ -151,7 +151,7 @@ fn flood_in_rounds(threads: &'static str) {
 
 /// One arrangement after the other, so that each has the processors for itself.
 #[test]
-fn floods_change_no_leader() {
+fn command_floods_cause_no_leader_change() {
     flood_in_rounds("dedicated");
     flood_in_rounds("fused");
 }

@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bowline::sim::stage;
+use bowline::sim::script;
 
 /// Every file of these folders is run.
 const FOLDERS: [&str; 2] = ["tests/golden", "tests/golden/regressions"];
@@ -34,7 +34,7 @@ fn run(text: &str) -> Result<String, String> {
     if !script.starts_with("# ") {
         return Err("the first line says in a sentence what the trace shows".to_owned());
     }
-    let trace = stage::perform(script).map_err(|error| error.to_string())?;
+    let trace = script::run(script).map_err(|error| error.to_string())?;
     if trace.is_empty() {
         return Err("the trace is empty".to_owned());
     }
@@ -56,7 +56,7 @@ fn difference(expected: &str, actual: &str) -> String {
 }
 
 #[test]
-fn every_trace_is_as_it_was() {
+fn golden_traces_are_unchanged() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let files = files();
     assert!(files.len() >= 25, "{} files", files.len());
@@ -80,7 +80,7 @@ fn every_trace_is_as_it_was() {
 }
 
 #[test]
-fn a_trace_that_is_missing_or_different_is_noticed() {
+fn missing_or_changed_trace_is_reported() {
     let script = "# A put.\ncluster 3 leader=1\nput 1 a=1; run\n";
     let whole = run(script).expect("it can be performed");
     assert_eq!(run(&whole), Ok(whole.clone()), "the trace below the dashes is not performed");

@@ -67,8 +67,8 @@ fn crowd_size() -> u64 {
 }
 
 #[test]
-fn a_crowd_of_idle_connections_costs_little_and_delays_nobody() {
-    let cluster = Cluster::start_with(3, "auto", &["--clients-max", "10050"]);
+fn idle_connections_cost_little_memory_and_no_latency() {
+    let cluster = Cluster::start_with(3, "auto", &["--maxclients", "10050"]);
     cluster.wait_until_all_serve();
     // A machine that is busy with something else may cause an election too, but not every time.
     let calm = (0..10).any(|_| gather_and_serve(&cluster));
@@ -123,7 +123,7 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
 }
 
 #[test]
-fn lengths_that_are_only_claimed_cost_nothing() {
+fn claimed_lengths_allocate_nothing() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -196,8 +196,8 @@ fn write_until_all_refuse(
 }
 
 #[test]
-fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
-    let limits = &["--memory-max", "32mb", "--snapshot-log-bytes", "1mb"];
+fn memory_limit_refuses_only_commands_that_add_data() {
+    let limits = &["--maxmemory", "32mb", "--snapshot-log-bytes", "1mb"];
     let cluster = Cluster::start_with(3, "auto", limits);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -270,10 +270,10 @@ fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_log_that_no_snapshot_cuts_stays_within_its_share_of_memory() {
+fn uncompacted_log_stays_within_its_memory_share() {
     use rustix::process::{Pid, Rlimit, prlimit};
 
-    let limits = &["--memory-max", "128mb", "--snapshot-log-bytes", "1mb"];
+    let limits = &["--maxmemory", "128mb", "--snapshot-log-bytes", "1mb"];
     let cluster = Cluster::start_with(3, "auto", limits);
     cluster.wait_until_all_serve();
     // Segments of the log fit, and no snapshot of 20 MiB does.
@@ -321,8 +321,8 @@ fn a_log_that_no_snapshot_cuts_stays_within_its_share_of_memory() {
 }
 
 #[test]
-fn a_crowd_that_reads_nothing_stays_within_its_memory() {
-    let cluster = Cluster::start_with(3, "auto", &["--clients-memory", "64mb"]);
+fn clients_that_never_read_stay_within_clients_memory() {
+    let cluster = Cluster::start_with(3, "auto", &["--maxmemory-clients", "64mb"]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
     let mut good = Client::connect(cluster.address(leader)).unwrap();

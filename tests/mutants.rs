@@ -20,22 +20,22 @@
 //! are not, for others stand before them: the chain of blocks (see the test of it), and that a
 //! snapshot which ends before the latest is not kept. The core asks for no chunks of such a one,
 //! and a start takes the one that ends last, whatever else is there; the rule itself is held by
-//! `crash::snapshots::a_snapshot_that_is_not_what_it_should_be_changes_nothing`. The checksum of a
+//! `crash::snapshots::invalid_snapshot_changes_nothing`. The checksum of a
 //! record is the network's: on disk its sectors' and the chain cover it
 //! (`record::tests::every_flipped_bit_and_every_cut_is_noticed`).
 //!
-//! [`Mutant::PromiseFromBeforeReceipt`] is a rule of the runtime's core stage, which the simulator
+//! [`Mutant::PromiseBeforeReceipt`] is a rule of the runtime's core stage, which the simulator
 //! does not run: the driver of stages notices it
-//! (`runtime::stage_tests::promises_from_before_receipt_are_noticed`).
+//! (`runtime::stages::seeded_tests::promises_from_before_receipt_are_noticed`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bowline::config::{Config, Mutant};
 use bowline::raft::HardState;
 use bowline::record::{EntryKind, RecordBuffer};
+use bowline::sim::cluster::trace::Trace;
 use bowline::sim::fault_run;
 use bowline::sim::faults::Profile;
-use bowline::sim::trace::Trace;
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk};
 use bowline::types::{EntryId, NodeId, Term};
 
@@ -112,9 +112,9 @@ mutants! {
     half_taken_for_a_quorum: HalfIsQuorum, Mixed, 1;
     a_repeated_append_that_truncates: TruncateAlways, Mixed, 1;
     a_conflict_that_stays: KeepConflicts, Mixed, 3;
-    an_answer_of_an_earlier_term_that_counts: AnswerOfOldTerm, Mixed, 281;
-    chunk_of_an_earlier_term_that_is_answered: AnswerChunkOfOldTerm, Snapshots, 37;
-    a_commit_index_taken_uncut: CommitUncut, Mixed, 19;
+    an_answer_of_an_earlier_term_that_counts: ReplyOfOldTerm, Mixed, 281;
+    chunk_of_an_earlier_term_that_is_answered: ChunkReplyOfOldTerm, Snapshots, 37;
+    a_commit_index_taken_uncut: CommitUnclamped, Mixed, 19;
     a_read_before_an_entry_of_the_own_term: ReadBeforeOwnTerm, Mixed, 9;
     a_read_confirmed_by_an_older_round: ReadOnOldRound, Mixed, 41;
     a_lease_that_lasts_too_long: LeaseTooLong, Partitions, 5;
@@ -123,12 +123,12 @@ mutants! {
     a_rejoin_without_all_answers: RejoinWithoutAll, Mixed, 210;
     a_rejoin_before_all_is_there: RejoinBeforeCaughtUp, Crashes, 5;
     a_retry_applied_again: ApplyTwice, Mixed, 4;
-    sessions_that_are_forgotten: ForgetSessions, Snapshots, 4;
+    sessions_that_are_forgotten: SnapshotWithoutSessions, Snapshots, 4;
     a_replicated_clock_that_follows_the_wall_clock: FollowWallClock, Clocks, 2;
     a_read_before_the_replicated_clock_has_moved: ReadBeforeClock, Clocks, 38;
     a_vote_shown_before_it_is_durable_in_files: VoteBeforeSync, Storage, 1;
     an_acknowledgement_before_it_is_durable_in_files: AcknowledgeBeforeSync, Storage, 1;
-    the_end_of_a_sync_of_a_replaced_entry: SyncOfReplaced, Storage, 148;
+    the_end_of_a_sync_of_a_replaced_entry: SyncOfReplacedEntry, Storage, 148;
     a_failed_sync_that_is_taken_for_done: IgnoreFailedSync, Storage, 71;
     a_last_block_that_is_trusted: TrustLastBlock, Storage, 145;
     a_segments_name_that_is_not_durable: UnsyncedSegmentName, Storage, 180;
@@ -136,14 +136,14 @@ mutants! {
     a_snapshots_name_that_is_not_durable: UnsyncedSnapshotName, Storage, 12;
     files_deleted_before_the_folder_is_synced: DeleteBeforeSync, Storage, 534;
     a_checksum_that_is_not_looked_at: IgnoreSectorChecksum, Storage, 11;
-    a_torn_tail_with_blocks_behind_it: CutDamage, Storage, 127;
-    a_damaged_sector_that_is_cut: CutDamagedSector, Storage, 11;
-    an_old_copy_that_is_believed: BelieveOldCopy, Storage, 12;
+    a_torn_tail_with_blocks_behind_it: TruncateDamage, Storage, 127;
+    a_damaged_sector_that_is_cut: TruncateDamagedSector, Storage, 11;
+    an_old_copy_that_is_believed: AcceptOldCopy, Storage, 12;
     copy_restarted_beyond_the_memory_is_believed: ForgetOldOpenings, Storage, 121;
-    a_log_dropped_before_its_snapshot: DropLogEarly, Storage, 338;
+    a_log_dropped_before_its_snapshot: CompactLogEarly, Storage, 338;
     a_snapshot_that_is_not_synced: UnsyncedSnapshot, Storage, 2;
-    a_latest_snapshot_removed_before_the_next: RemoveLatestEarly, Storage, 1;
-    an_older_snapshot_that_takes_the_states_place: InstallOlder, Snapshots, 91;
+    a_latest_snapshot_removed_before_the_next: RemoveLatestSnapshotEarly, Storage, 1;
+    an_older_snapshot_that_takes_the_states_place: InstallOlderSnapshot, Snapshots, 91;
     chunks_of_two_snapshots: MixChunks, Snapshots, 3;
     a_snapshot_whose_checksum_is_not_looked_at: IgnoreSnapshotChecksum, Snapshots, 4;
 }
@@ -154,7 +154,7 @@ mutants! {
 /// life of the same folder: two copies were both gone on with, and then a file of one is found
 /// among those of the other.
 #[test]
-fn a_segment_of_another_life_of_the_folder_is_told_by_the_chain_alone() {
+fn chain_alone_detects_a_segment_of_an_earlier_folder() {
     let options = LogOptions::with_segment_bytes(4 << 10);
     let open = |disk: &mut MemDisk| Log::open(disk, None, NodeId(1), options, None).map(|_| ());
     let mut first = MemDisk::default();

@@ -243,7 +243,7 @@ fn a_higher_term_makes_a_follower() {
         PeerMsg::AppendReply(AppendReply {
             term: Term(term),
             round: Round(0),
-            disk: DiskState::Well,
+            disk: DiskState::Healthy,
             outcome,
         })
     };
@@ -596,7 +596,7 @@ fn an_entry_of_an_earlier_term_is_not_committed_by_counting() {
         let reply = AppendReply {
             term: append.term,
             round: append.round,
-            disk: DiskState::Well,
+            disk: DiskState::Healthy,
             outcome: AppendOutcome::Match { index },
         };
         subject.hear(peer, PeerMsg::AppendReply(reply));

@@ -4,8 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on may panic")]
 
-#[path = "processes/replica.rs"]
-mod replica;
+#[path = "processes/course.rs"]
+mod course;
+#[path = "processes/misbehaving_replica.rs"]
+mod misbehaving_replica;
 
 use std::fs;
 use std::io::Write as _;
@@ -13,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use replica::Habit;
+use misbehaving_replica::Habit;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,7 +55,7 @@ fn as_replica() {
     };
     let habit = habits.into_iter().find(|habit| format!("{habit:?}") == wanted).unwrap();
     let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-    replica::run(habit, &arguments)
+    misbehaving_replica::run(habit, &arguments)
 }
 
 /// A folder with a replica program in it, which notes the ids of its processes.
@@ -172,7 +174,7 @@ impl Run {
 }
 
 #[test]
-fn a_sound_replica_passes_over_udp() {
+fn correct_replica_passes_over_udp() {
     let stage = Stage::with_habit(Habit::Sound);
     let run = stage.run_short("[]", &["--json", "--seed", "9"]);
     assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
@@ -189,10 +191,11 @@ fn a_sound_replica_passes_over_udp() {
 }
 
 #[test]
-fn a_sound_replica_passes_over_unix_sockets() {
+fn correct_replica_passes_over_unix_sockets() {
     for protocol in ["seqpacket", "stream"] {
         let stage = Stage::with_habit(Habit::Sound);
-        let run = stage.run_short("[]", &["--protocol", protocol, "--silence", "--runs", "2"]);
+        let run =
+            stage.run_short("[]", &["--protocol", protocol, "--discard-output", "--runs", "2"]);
         assert_eq!(run.code, Some(0), "{protocol}: {}{}", run.out, run.err);
         assert!(run.out.contains("2 of 2 passed"), "{}", run.out);
         stage.assert_nobody_left(10);
@@ -200,7 +203,7 @@ fn a_sound_replica_passes_over_unix_sockets() {
 }
 
 #[test]
-fn who_is_killed_by_an_event_is_not_missed() {
+fn replica_killed_by_an_event_is_no_failure() {
     let stage = Stage::with_habit(Habit::Sound);
     let events =
         r#"[{"type": "kill_non_leader", "time": 2}, {"type": "kill_non_leader", "time": 4}]"#;
@@ -213,7 +216,7 @@ fn who_is_killed_by_an_event_is_not_missed() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_named() {
+fn missing_program_is_named_in_the_error() {
     let run = |program: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
         command.args(["sim", "--processes", "simple-1", "--replica"]).arg(program);
@@ -225,7 +228,7 @@ fn a_program_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_program_that_cannot_be_executed_is_named() {
+fn unexecutable_program_is_named_in_the_error() {
     let plain = Stage::with_file(tempfile::tempdir().unwrap(), "text", 0o644);
     plain.run(&["simple-1"]).assert_failed(2, &["is not executable; run `chmod +x"]);
     let lost = "#!/no/such/interpreter\n";
@@ -237,7 +240,7 @@ fn a_program_that_cannot_be_executed_is_named() {
 }
 
 #[test]
-fn a_program_that_dies_early_is_quoted() {
+fn early_exit_is_reported_with_its_output() {
     let stage = Stage::with_script("echo 'ModuleNotFoundError: raft' >&2; exit 3");
     let run = stage.run_short("[]", &[]);
     run.assert_failed(
@@ -248,7 +251,7 @@ fn a_program_that_dies_early_is_quoted() {
 }
 
 #[test]
-fn a_program_that_dies_later_is_noticed() {
+fn later_exit_is_reported() {
     let stage = Stage::with_habit(Habit::QuitsLater);
     for protocol in ["udp", "stream"] {
         let run = stage.run_short("[]", &["--protocol", protocol]);
@@ -258,7 +261,7 @@ fn a_program_that_dies_later_is_noticed() {
 }
 
 #[test]
-fn a_flood_ends_the_run() {
+fn message_flood_ends_the_run() {
     let stage = Stage::with_habit(Habit::Floods);
     let run = stage.run_short("[]", &["--json"]);
     run.assert_failed(1, &["max_packets", "a message that answers itself"]);
@@ -270,7 +273,7 @@ fn a_flood_ends_the_run() {
 }
 
 #[test]
-fn broken_json_is_quoted() {
+fn invalid_json_is_quoted_in_the_error() {
     let stage = Stage::with_habit(Habit::SendsBrokenJson);
     let run = stage.run_short("[]", &["--json"]);
     run.assert_failed(1, &["sent a message that is no JSON (", r#"`{\"src\": \"0000\", `"#]);
@@ -279,7 +282,7 @@ fn broken_json_is_quoted() {
 }
 
 #[test]
-fn wrong_values_and_second_answers_are_incorrect() {
+fn wrong_values_and_duplicate_replies_are_incorrect() {
     let stage = Stage::with_habit(Habit::Lies);
     stage.run_short("[]", &[]).assert_failed(1, &["with the value `a lie`, but the client's last"]);
     stage.assert_nobody_left(5);
@@ -289,7 +292,7 @@ fn wrong_values_and_second_answers_are_incorrect() {
 }
 
 #[test]
-fn who_never_says_hello_counts_as_dead() {
+fn replica_without_hello_counts_as_dead() {
     let stage = Stage::with_habit(Habit::Mute);
     let run = stage.run_short("[]", &[]);
     run.assert_failed(1, &["was sent a message before it had said hello; say hello at once"]);
@@ -307,7 +310,7 @@ fn who_never_says_hello_counts_as_dead() {
 }
 
 #[test]
-fn sigterm_may_be_ignored_in_vain() {
+fn replica_that_ignores_sigterm_is_killed() {
     let stage = Stage::with_script("trap '' TERM\nsleep 1000");
     let run = stage.run_short("[]", &[]);
     run.assert_failed(1, &["before it had said hello"]);
@@ -315,7 +318,7 @@ fn sigterm_may_be_ignored_in_vain() {
 }
 
 #[test]
-fn an_interrupt_ends_all_replicas() {
+fn interrupt_stops_all_replicas() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let stage = Stage::with_habit(Habit::Sound);
         let mut command = stage.command(&["simple-1"]);
@@ -332,7 +335,7 @@ fn an_interrupt_ends_all_replicas() {
 }
 
 #[test]
-fn a_bad_scenario_is_refused_before_anything_starts() {
+fn invalid_scenario_is_refused_before_replicas_start() {
     let stage = Stage::with_habit(Habit::Sound);
     for (argument, parts) in [
         ("simple-9", ["there is no scenario `simple-9`", "advanced-4"]),

@@ -1,6 +1,8 @@
 //! Properties of the pure parts, over inputs that proptest draws: what was encoded comes back, no
 //! bytes make a decoder panic, and the store does what a naive model of it does.
 
+#[path = "props/corpus.rs"]
+mod corpus;
 #[path = "fuzz/entries.rs"]
 mod entries;
 
@@ -8,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bowline::config::Config;
-use bowline::kv::{Applied, Command, Operation, Outcome, Store};
+use bowline::kv::{Applied, Command, Operation, Outcome, StateMachine};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, LogTail, PeerMsg, REPLICAS_MAX,
     Rejoin, RejoinReply, RequestKind, RequestVote, TimeoutNow, VoteReply, quorum,
@@ -31,7 +33,7 @@ fn entries_after(prev: EntryId, shape: &[(u64, bool, Vec<u8>)]) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (step, command, payload) in shape {
         id = EntryId { term: Term((id.term.0 + step).max(1)), index: id.index.next() };
-        let kind = if *command { EntryKind::Command } else { EntryKind::NoOperation };
+        let kind = if *command { EntryKind::Command } else { EntryKind::NoOp };
         entries.push(buffer.encode(id, kind, payload));
     }
     entries
@@ -76,7 +78,8 @@ fn append_reply() -> impl Strategy<Value = PeerMsg> {
             hint
         }),
     ];
-    let disk = prop_oneof![Just(DiskState::Well), Just(DiskState::Low), Just(DiskState::Stalled),];
+    let disk =
+        prop_oneof![Just(DiskState::Healthy), Just(DiskState::Low), Just(DiskState::Stalled),];
     let parts = (1_u64 << 40..1 << 41, any::<u32>(), disk, outcome);
     parts.prop_map(|(term, round, disk, outcome)| {
         let (term, round) = (Term(term), Round(round.into()));
@@ -232,7 +235,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_048))]
 
     #[test]
-    fn records_come_back(prev in place(), shape in shape(1..5)) {
+    fn records_round_trip(prev in place(), shape in shape(1..5)) {
         let entries = entries_after(prev, &shape);
         let records: Vec<u8> = entries.iter().flat_map(|entry| entry.record().to_vec()).collect();
         let mut bytes = Bytes::from(records);
@@ -243,34 +246,34 @@ proptest! {
     }
 
     #[test]
-    fn peer_messages_come_back(message in message()) {
+    fn peer_messages_round_trip(message in message()) {
         let bytes = peer_bytes(&message);
         prop_assert_eq!(bytes.len(), peer::encoded_len(&message));
         prop_assert_eq!(peer::decode(bytes), Ok(message));
     }
 
     #[test]
-    fn peer_messages_come_back_through_the_course(
+    fn peer_messages_round_trip_as_course_json(
         message in message(),
         from: u16,
         leader: Option<u16>,
     ) {
-        prop_assume!(from != ME.0 && from != course::NOBODY.0);
-        let leader = leader.map(NodeId).filter(|leader| *leader != course::NOBODY);
+        prop_assume!(from != ME.0 && from != course::BROADCAST.0);
+        let leader = leader.map(NodeId).filter(|leader| *leader != course::BROADCAST);
         let envelope = Envelope { from: NodeId(from), to: ME, leader, message };
         let mut out = Vec::new();
         course::encode_peer(&envelope, &mut out);
         // The simulator reads it, too.
         let seen: Value = serde_json::from_slice(&out).unwrap();
         prop_assert_eq!(&seen["src"], &json!(format!("{from:04X}")));
-        let named = leader.unwrap_or(course::NOBODY);
+        let named = leader.unwrap_or(course::BROADCAST);
         prop_assert_eq!(&seen["leader"], &json!(format!("{:04X}", named.0)));
         prop_assert_eq!(out.last(), Some(&b'}'));
         prop_assert_eq!(course::decode(&out, ME), Ok(course::Incoming::Peer(envelope)));
     }
 
     #[test]
-    fn requests_come_in_whatever_the_strings_are(
+    fn course_requests_with_any_strings_are_parsed(
         key in text(),
         value in text(),
         mid in "[ -~]{16}",
@@ -300,7 +303,7 @@ proptest! {
     }
 
     #[test]
-    fn answers_are_read_as_they_were_meant(
+    fn course_replies_are_encoded_as_expected(
         value in prop::option::of(text()),
         mid in "[ -~]{16}",
         leader: Option<u16>,
@@ -318,14 +321,14 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_at_all_are_answered_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
+    fn decoders_never_panic_on_any_bytes(bytes in vec(any::<u8>(), 0..200)) {
         for (target, _) in entries::TARGETS {
             entries::run(target, &bytes);
         }
     }
 
     #[test]
-    fn damaged_messages_are_answered_without_a_panic(
+    fn decoders_never_panic_on_damaged_messages(
         message in message(),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
@@ -350,7 +353,7 @@ proptest! {
     }
 
     #[test]
-    fn commands_come_back(wish in wish(), client: u32, request: [u8; 16]) {
+    fn commands_round_trip(wish in wish(), client: u32, request: [u8; 16]) {
         let key = RequestKey { client: ClientId(client), request: RequestId(request) };
         let command = Command { key, operation: wish.operation() };
         let bytes = command.encode();
@@ -360,8 +363,8 @@ proptest! {
 
     /// Few clients and few request ids, so that retries are common, also under another operation.
     #[test]
-    fn the_store_does_what_the_model_does(wishes in vec((0_u32..3, 0_u8..12, wish()), 0..60)) {
-        let (mut store, mut model) = (Store::default(), Model::default());
+    fn store_agrees_with_the_model(wishes in vec((0_u32..3, 0_u8..12, wish()), 0..60)) {
+        let (mut store, mut model) = (StateMachine::default(), Model::default());
         for (client, request, wish) in &wishes {
             let key = request_key(*client, *request);
             let payload = Command { key, operation: wish.operation() }.encode();
@@ -381,7 +384,7 @@ proptest! {
 
 /// The digest of a store that came to the model's pairs by the shortest way.
 fn digest_of(model: &Model, applied_index: Index) -> u64 {
-    let mut store = Store::default();
+    let mut store = StateMachine::default();
     for (request, (key, value)) in (0..).zip(&model.pairs) {
         let operation = Operation::Put { key, value };
         let payload = Command { key: request_key(0, request), operation }.encode();
@@ -446,7 +449,7 @@ proptest! {
 
     /// Any values on any number of replicas, against counting.
     #[test]
-    fn what_a_quorum_has_reached_is_what_counting_finds(
+    fn quorum_index_agrees_with_counting(
         values in vec(0_u64..6, 1..=REPLICAS_MAX),
     ) {
         let config = Config::server();
@@ -461,7 +464,7 @@ proptest! {
     /// One append and one sync after the other; syncs may come late, after what they wrote has
     /// been replaced.
     #[test]
-    fn a_log_does_what_a_vector_of_terms_does(changes in vec(change(), 0..40)) {
+    fn log_agrees_with_a_vector_of_terms(changes in vec(change(), 0..40)) {
         let config = Config::server();
         let (mut log, mut model) = (LogTail::default(), LogModel::default());
         let mut syncs: Vec<EntryId> = Vec::new();

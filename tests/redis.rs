@@ -1,29 +1,29 @@
 //! What Redis clients are answered: properties of the door without sockets, and, where a Redis of
 //! version 7 is installed, the same requests to both and every byte of the replies compared.
 
-#[path = "fuzz/door.rs"]
-mod door;
-#[path = "redis/forms.rs"]
-mod forms;
 #[path = "redis/grammar.rs"]
 mod grammar;
+#[path = "fuzz/local_server.rs"]
+mod local_server;
 #[path = "redis/once.rs"]
 mod once;
+#[path = "redis/own_replies.rs"]
+mod own_replies;
 #[path = "redis/random.rs"]
 mod random;
 #[path = "redis/reference.rs"]
 mod reference;
-#[path = "redis/replies.rs"]
-mod replies;
 #[path = "redis/reply.rs"]
 mod reply;
 #[path = "redis/same_replies.rs"]
 mod same_replies;
+#[path = "redis/templates.rs"]
+mod templates;
 #[path = "redis/transactions.rs"]
 mod transactions;
 
 use bowline::wire::resp::{Limits, Parser};
-use door::Door;
+use local_server::LocalServer;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -75,7 +75,7 @@ fn protocol_like() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn requests_come_back(wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5)) {
+    fn requests_round_trip(wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5)) {
         let mut bytes = Vec::new();
         for request in &wanted {
             written(request, &mut bytes);
@@ -84,7 +84,7 @@ proptest! {
     }
 
     #[test]
-    fn where_bytes_are_split_does_not_matter(
+    fn split_input_gets_the_same_replies(
         bytes in protocol_like(),
         cuts in vec(any::<prop::sample::Index>(), 0..4),
     ) {
@@ -97,15 +97,15 @@ proptest! {
     }
 
     #[test]
-    fn any_words_are_answered_once(wanted in vec(request(), 0..12)) {
-        let mut door = Door::new(Limits::default());
+    fn any_command_gets_exactly_one_reply(wanted in vec(request(), 0..12)) {
+        let mut server = LocalServer::new(Limits::default());
         for request in &wanted {
             let mut bytes = Vec::new();
             written(request, &mut bytes);
-            door.receive(&bytes);
-            let reply = door.replies();
+            server.receive(&bytes);
+            let reply = server.replies();
             prop_assert!(reply.ends_with(b"\r\n"), "{:?} {:?}", request, reply.escape_ascii());
-            if door.closed() {
+            if server.closed() {
                 break;
             }
         }

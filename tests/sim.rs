@@ -1,17 +1,22 @@
 //! The simulator as a test: a sample of seeds of every profile, a seed that is run twice, the
 //! course's scenarios in virtual time. `bowline sim` explores more of each.
 
+#[path = "sim/forged_messages.rs"]
+mod forged_messages;
+#[path = "sim/partitions.rs"]
+mod partitions;
+
 use std::cell::RefCell;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use bowline::course::scenario::{EventKind, Overrides, Scenario, names};
+use bowline::sim::cluster::trace::Trace;
 use bowline::sim::course_run::{self, Options};
 use bowline::sim::coverage::{Coverage, Situation};
+use bowline::sim::disk::statistics::{DiskFault, FaultEffect, FaultStatistics};
 use bowline::sim::fault_run;
 use bowline::sim::faults::Profile;
-use bowline::sim::scenario::{EventKind, Overrides, Scenario, names};
-use bowline::sim::tally::{Effect, Kind, Tally};
-use bowline::sim::trace::Trace;
 use serde_json::Value;
 
 /// What the runs of every profile reach.
@@ -29,8 +34,8 @@ const EXPIRATION: [Situation; 4] = [
 /// Runs seeds until one fails, and then shows why. All of them together must reach the situations
 /// of [`ALWAYS`] and those in `reached`. Returns the faults of their disks and how often each
 /// situation was reached.
-fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (Tally, Coverage) {
-    let mut disks = Tally::default();
+fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (FaultStatistics, Coverage) {
+    let mut disks = FaultStatistics::default();
     let mut coverage = Coverage::default();
     for seed in 1..=seeds {
         let result = fault_run::run(profile, seed, Trace::default(), &|_| ());
@@ -77,12 +82,12 @@ fn mixed_faults_break_no_rule() {
 }
 
 #[test]
-fn a_quiet_cluster_breaks_no_rule() {
+fn fault_free_cluster_breaks_no_rule() {
     hold(Profile::Quiet, 30, &[]);
 }
 
 #[test]
-fn a_bad_network_breaks_no_rule() {
+fn lossy_network_breaks_no_rule() {
     hold(Profile::Network, 120, &[Situation::Resend]);
 }
 
@@ -99,31 +104,31 @@ fn crashes_and_slow_disks_break_no_rule() {
 /// Storage code and protocol together, each kind of trouble with disks among it, and each coming to
 /// what it must.
 #[test]
-fn disks_that_tear_fail_fill_and_rot_break_no_rule() {
+fn torn_failed_full_and_corrupt_disks_break_no_rule() {
     let reached = [Situation::Resend, Situation::Install];
     let (disks, _) = hold(Profile::Storage, 500, &reached);
-    for kind in Kind::ALL {
+    for kind in DiskFault::ALL {
         assert!(disks.injected(kind) > 0, "no {} in\n{}", kind.name(), disks.table());
     }
     for (kind, effect) in [
-        (Kind::FailedWrite, Effect::Stopped),
-        (Kind::FailedSync, Effect::Stopped),
-        (Kind::FailedNames, Effect::Stopped),
-        (Kind::FullDisk, Effect::GivenUp),
-        (Kind::TornWrite, Effect::Cut),
-        (Kind::FlippedBit, Effect::Refused),
-        (Kind::FlippedBit, Effect::Restored),
-        (Kind::FlippedBit, Effect::Older),
-        (Kind::LostWrite, Effect::Refused),
-        (Kind::MisdirectedWrite, Effect::Refused),
-        (Kind::VanishedFile, Effect::Refused),
-        (Kind::RottenSnapshot, Effect::Refused),
-        (Kind::RottenSnapshot, Effect::GivenUp),
-        (Kind::RottenSnapshot, Effect::Replaced),
-        (Kind::BadSnapshotWrite, Effect::GivenUp),
-        (Kind::OldFiles, Effect::Refused),
-        (Kind::OldCopy, Effect::Denied),
-        (Kind::PowerCut, Effect::CaughtUp),
+        (DiskFault::FailedWrite, FaultEffect::Stopped),
+        (DiskFault::FailedSync, FaultEffect::Stopped),
+        (DiskFault::FailedNames, FaultEffect::Stopped),
+        (DiskFault::FullDisk, FaultEffect::GivenUp),
+        (DiskFault::TornWrite, FaultEffect::Cut),
+        (DiskFault::FlippedBit, FaultEffect::Refused),
+        (DiskFault::FlippedBit, FaultEffect::Restored),
+        (DiskFault::FlippedBit, FaultEffect::Older),
+        (DiskFault::LostWrite, FaultEffect::Refused),
+        (DiskFault::MisdirectedWrite, FaultEffect::Refused),
+        (DiskFault::VanishedFile, FaultEffect::Refused),
+        (DiskFault::RottenSnapshot, FaultEffect::Refused),
+        (DiskFault::RottenSnapshot, FaultEffect::GivenUp),
+        (DiskFault::RottenSnapshot, FaultEffect::Replaced),
+        (DiskFault::BadSnapshotWrite, FaultEffect::GivenUp),
+        (DiskFault::OldFiles, FaultEffect::Refused),
+        (DiskFault::OldCopy, FaultEffect::Denied),
+        (DiskFault::PowerCut, FaultEffect::CaughtUp),
     ] {
         let text = format!("{} {}", kind.name(), effect.name());
         assert!(disks.caused(kind, effect) > 0, "no {text} in\n{}", disks.table());
@@ -133,7 +138,7 @@ fn disks_that_tear_fail_fill_and_rot_break_no_rule() {
 /// What seeds beyond the sample have shown once. Whatever changes the draws makes other runs of
 /// them; new ones are added where they are found.
 #[test]
-fn seeds_that_have_failed_hold() {
+fn seeds_of_fixed_bugs_break_no_rule() {
     for (profile, seed) in [
         // A leader outside the majority sent a snapshot in chunks so small that a bad link made it
         // take longer than anybody waits.
@@ -173,18 +178,18 @@ fn seeds_that_have_failed_hold() {
 }
 
 #[test]
-fn snapshots_and_logs_cut_behind_them_break_no_rule() {
+fn snapshots_and_log_compaction_break_no_rule() {
     let (disks, coverage) =
         hold(Profile::Snapshots, 200, &[Situation::Resend, Situation::InterruptedInstall]);
     assert_all_rejoined(&coverage);
     let installs = coverage.count(Situation::Install);
     assert!(installs > 700, "only {installs} snapshots were installed");
     assert!(disks.restarts > 200 && disks.segments_deleted > 1_000, "{disks:?}");
-    assert!(disks.cut_short > 20 && disks.injected(Kind::FlippedBit) > 0, "{disks:?}");
+    assert!(disks.cut_short > 20 && disks.injected(DiskFault::FlippedBit) > 0, "{disks:?}");
 }
 
 #[test]
-fn wrong_clocks_and_pauses_break_no_rule() {
+fn clock_skew_and_pauses_break_no_rule() {
     hold(Profile::Clocks, 80, &[&[Situation::Resend][..], &EXPIRATION].concat());
 }
 
@@ -199,7 +204,7 @@ fn events(profile: Profile, seed: u64) -> Vec<String> {
 }
 
 #[test]
-fn the_same_seed_is_the_same_run_byte_for_byte() {
+fn same_seed_gives_the_same_run_byte_for_byte() {
     for (profile, seed) in [(Profile::Mixed, 1), (Profile::Crashes, 3), (Profile::Storage, 2)] {
         let (first, second) = (events(profile, seed), events(profile, seed));
         assert!(first.len() > 1_000, "{} events", first.len());
@@ -211,7 +216,7 @@ fn the_same_seed_is_the_same_run_byte_for_byte() {
 }
 
 #[test]
-fn a_trace_changes_nothing() {
+fn tracing_does_not_change_a_run() {
     let silent = fault_run::run(Profile::Mixed, 5, Trace::default(), &|_| ());
     assert_eq!(silent, fault_run::run(Profile::Mixed, 5, Trace::detailed(10), &|_| ()));
     let other = fault_run::run(Profile::Mixed, 6, Trace::default(), &|_| ());
@@ -219,7 +224,7 @@ fn a_trace_changes_nothing() {
 }
 
 #[test]
-fn all_scenarios_of_the_course_pass_in_virtual_time() {
+fn all_course_scenarios_pass_in_virtual_time() {
     for name in names() {
         let scenario = Scenario::built_in(name).expect("it is built in");
         let mut redirects = Vec::new();
@@ -237,7 +242,7 @@ fn all_scenarios_of_the_course_pass_in_virtual_time() {
 /// Half of all messages lost, the leader killed, and at last ten seconds without loss: every
 /// request whose replica lives is answered by then.
 #[test]
-fn half_of_the_messages_lost_and_a_leader_killed() {
+fn half_message_loss_and_leader_kill_leave_no_request_open() {
     let scenario = Scenario::built_in("advanced-3").expect("it is built in");
     let changes = Overrides { drops: Some(0.5), ..Overrides::default() };
     let scenario = scenario.with(&changes).expect("a valid share");
@@ -282,7 +287,7 @@ fn all_scenarios_are_run_and_listed_by_default() {
 }
 
 #[test]
-fn a_failing_run_is_named_with_the_command_that_replays_it() {
+fn failing_run_prints_the_command_that_replays_it() {
     // Nobody can commit behind a cluster that was killed down to two of five.
     let kills = r#"[{"type": "kill_leader", "time": 1}, {"type": "kill_non_leader", "time": 1},
         {"type": "kill_non_leader", "time": 1}]"#;
@@ -300,7 +305,7 @@ fn a_failing_run_is_named_with_the_command_that_replays_it() {
 }
 
 #[test]
-fn fault_runs_are_summed_up() {
+fn fault_runs_print_a_summary() {
     let output = bowline(&["--profile", "mixed", "--seed", "3", "--seeds", "4", "--json"]);
     assert!(output.status.success(), "{output:?}");
     let summary = json(&output);
@@ -309,14 +314,14 @@ fn fault_runs_are_summed_up() {
 }
 
 #[test]
-fn a_trace_is_printed_as_it_happens() {
+fn trace_is_printed_during_the_run() {
     let output = bowline(&["--profile", "quiet", "--seed", "1", "--trace"]);
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.lines().any(|line| line.ends_with(" leader")), "nobody came to lead");
 }
 
 #[test]
-fn wrong_arguments_say_what_is_right() {
+fn invalid_arguments_list_the_valid_ones() {
     for (arguments, part) in [
         (&["--profile", "nonsense"][..], "the profiles are mixed"),
         (&["nonsense"], "no scenario `nonsense`"),

@@ -151,7 +151,7 @@ fn assert_tidy(complaints: &[String]) {
 }
 
 #[test]
-fn imports_follow_the_direction_of_dependencies() {
+fn imports_follow_the_layers() {
     let inside = rust_files().filter(|(path, _)| path.starts_with("src/"));
     let complaints: Vec<String> =
         inside.flat_map(|(path, text)| layers::check_file(&path, &Source::split(&text))).collect();
@@ -159,12 +159,12 @@ fn imports_follow_the_direction_of_dependencies() {
 }
 
 #[test]
-fn dependencies_say_what_for() {
+fn dependencies_have_a_purpose_comment() {
     assert_tidy(&layers::check_dependencies(&read("Cargo.toml").expect("it is text")));
 }
 
 #[test]
-fn source_files_are_in_order() {
+fn source_files_follow_the_house_rules() {
     let complaints: Vec<String> = rust_files()
         .flat_map(|(path, text)| check_rust(&path, &text, &Source::split(&text)))
         .collect();
@@ -172,7 +172,7 @@ fn source_files_are_in_order() {
 }
 
 #[test]
-fn nothing_means_something_on_one_machine_only() {
+fn no_machine_specific_paths_or_hosts() {
     let texts = files::files().into_iter().filter_map(|path| read(&path).map(|text| (path, text)));
     let complaints: Vec<String> =
         texts.flat_map(|(path, text)| check_portable(&path, &text)).collect();
@@ -243,7 +243,7 @@ fn every_mutant_belongs_to_a_rule_and_rules_name_real_tests() {
 }
 
 #[test]
-fn the_whole_check_runs_the_tests_that_readme_names() {
+fn ci_runs_the_test_commands_of_readme() {
     let (readme, ci) = (read("README.md"), read(".ci/run"));
     assert_tidy(&check_commands(&readme.expect("it is text"), &ci.expect("it is text")));
 }
@@ -256,7 +256,7 @@ mod samples {
     }
 
     #[test]
-    fn a_file_begins_with_what_it_is_for() {
+    fn file_starts_with_module_docs() {
         assert!(rust("//! A sample.\nfn f() {}\n").is_empty());
         for headless in ["", "fn f() {}\n", "// Plain.\n", "//!\n", "\n//! Late.\n"] {
             assert_eq!(rust(headless).len(), 1, "{headless:?}");
@@ -273,7 +273,7 @@ mod samples {
     }
 
     #[test]
-    fn what_was_left_behind_is_found() {
+    fn leftover_macros_and_notes_are_found() {
         let bad = ["dbg!(1);", "todo!()", "unimplemented!()", "#[ignore]", "#[ignore = \"slow\"]"];
         for line in bad.into_iter().chain(["// TODO: more", "/* FIXME */", "/// XXX"]) {
             let complaints = rust(&format!("//! A sample.\n{line}\n"));
@@ -286,7 +286,7 @@ mod samples {
     }
 
     #[test]
-    fn exceptions_have_reasons() {
+    fn lint_exceptions_have_reasons() {
         for bare in ["#[allow(x)]", "#![expect(x)]", "#[cfg_attr(y, allow(x))]", "#[expect(\nx\n)]"]
         {
             assert_eq!(rust(&format!("//! A sample.\n{bare}\n")).len(), 1, "{bare}");
@@ -297,7 +297,7 @@ mod samples {
     }
 
     #[test]
-    fn paths_and_hosts_of_one_machine_are_found() {
+    fn machine_specific_paths_and_hosts_are_found() {
         let count = |text: &str| check_portable("README.md", text).len();
         for top in ["work", "root", "home", "tmp", "Users"] {
             assert_eq!(count(&format!("cd /{top}/x")), 1, "{top}");
@@ -313,14 +313,14 @@ mod samples {
     }
 
     #[test]
-    fn a_test_command_that_is_not_checked_is_found() {
+    fn test_command_missing_from_ci_is_found() {
         let readme = "Type\n```sh\ncargo test --all\n```\n";
         assert!(check_commands(readme, "x\nrun cargo test --all\n").is_empty());
         assert_eq!(check_commands(readme, "# run cargo test --all\n").len(), 1);
     }
 
     #[test]
-    fn a_golden_trace_that_nobody_runs_is_found() {
+    fn golden_trace_that_is_not_run_is_found() {
         let files = ["tests/golden/a.txt".to_owned(), "tests/golden/deep/b.txt".to_owned()];
         assert_eq!(check_golden(&files, "").len(), 2);
         assert_eq!(

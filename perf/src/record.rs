@@ -4,8 +4,8 @@
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use bowline::sim::clients::Sample;
-use bowline::sim::report::{Latency, Report, Unavailability};
+use bowline::course::clients::Sample;
+use bowline::course::report::{Latency, Report, Unavailability};
 use bowline::types::Instant;
 use serde::Serialize;
 

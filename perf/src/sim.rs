@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use bowline::course::clients::Sample;
+use bowline::course::histogram::{Series, histogram, write_intervals, write_percentiles};
+use bowline::course::report::{Report, Verdict};
+use bowline::course::run::ScenarioRun;
+use bowline::course::scenario::{Overrides, Scenario};
+use bowline::course::table::table;
 use bowline::processes::{self, Options, Output, Protocol};
-use bowline::sim::clients::Sample;
 use bowline::sim::course_run;
-use bowline::sim::game::Game;
-use bowline::sim::histogram::{Series, histogram, write_intervals, write_percentiles};
-use bowline::sim::report::{Report, Verdict};
-use bowline::sim::scenario::{Overrides, Scenario};
-use bowline::sim::table::table;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::files::Files;
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
     let (began, clock) = (SystemTime::now(), Instant::now());
     let seed = arguments.seed.or(scenario.seed).unwrap_or(1);
-    let (game, report) = hold(arguments, &scenario, seed)?;
+    let (scenario_run, report) = hold(arguments, &scenario, seed)?;
     let mode = if arguments.processes { "processes" } else { "virtual" };
     let around = Around {
         mode,
@@ -84,11 +84,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         start_wait: scenario.start_wait,
     };
 
-    let tally = &game.clients().tally;
+    let tally = &scenario_run.clients().counts;
     let answered = [&tally.gets[..], &tally.puts[..]].concat();
-    let record = Record::new(&name, around, report.clone(), game.start(), &answered);
+    let record = Record::new(&name, around, report.clone(), scenario_run.start(), &answered);
     let json = serde_json::to_string_pretty(&record)?;
-    write_latencies(&mut files, began, &game, [&answered, &tally.puts, &tally.gets])?;
+    write_latencies(&mut files, began, &scenario_run, [&answered, &tally.puts, &tally.gets])?;
     serde_json::to_writer_pretty(files.get(JSON), &record)?;
     let paths = files.finish()?;
 
@@ -133,27 +133,31 @@ fn stem(name: &str) -> String {
     path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
-fn hold(arguments: &Arguments, scenario: &Scenario, seed: u64) -> anyhow::Result<(Game, Report)> {
+fn hold(
+    arguments: &Arguments,
+    scenario: &Scenario,
+    seed: u64,
+) -> anyhow::Result<(ScenarioRun, Report)> {
     let Some(program) = arguments.replica.clone() else {
         let bar = bar(ProgressBar::new_spinner(), "{spinner} {msg} in virtual time, {elapsed}");
         bar.set_message(scenario.name.clone());
         bar.enable_steady_tick(Duration::from_millis(200));
         let run = course_run::run(scenario, seed, course_run::Options::default());
         bar.finish_and_clear();
-        return Ok((run.game, run.report));
+        return Ok((run.scenario_run, run.report));
     };
     let options = Options { program, protocol: Protocol::default(), output: Output::default() };
     let interrupted = processes::interrupted_by_signals().context("can't listen for Ctrl-C")?;
     let length = scenario.lifetime().as_secs();
     let bar = bar(ProgressBar::new(length), "{msg} {wide_bar} {pos}/{len} s");
     bar.set_message(scenario.name.clone());
-    let game = processes::run(scenario, seed, &options, &interrupted, &mut |seconds| {
+    let scenario_run = processes::run(scenario, seed, &options, &interrupted, &mut |seconds| {
         bar.set_position(Duration::from_secs_f64(seconds).as_secs());
     });
     bar.finish_and_clear();
-    let game = game?;
-    let report = game.report();
-    Ok((game, report))
+    let scenario_run = scenario_run?;
+    let report = scenario_run.report();
+    Ok((scenario_run, report))
 }
 
 /// The bar in this style on stderr, if that is a terminal.
@@ -168,7 +172,7 @@ fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
 fn write_latencies(
     files: &mut Files,
     began: SystemTime,
-    game: &Game,
+    scenario_run: &ScenarioRun,
     [all, puts, gets]: [&[Sample]; 3],
 ) -> anyhow::Result<()> {
     for (ending, samples) in PERCENTILES.into_iter().zip([all, puts, gets]) {
@@ -177,6 +181,12 @@ fn write_latencies(
             .with_context(|| format!("can't write the .{ending} file"))?;
     }
     let series = [Series { tag: "put", samples: puts }, Series { tag: "get", samples: gets }];
-    write_intervals(files.get(INTERVALS), began, game.start(), Duration::from_secs(1), &series)
-        .context("can't write the interval log")
+    write_intervals(
+        files.get(INTERVALS),
+        began,
+        scenario_run.start(),
+        Duration::from_secs(1),
+        &series,
+    )
+    .context("can't write the interval log")
 }

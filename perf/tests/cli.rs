@@ -56,7 +56,7 @@ fn bad_arguments_are_refused() {
 }
 
 #[test]
-fn a_run_leaves_its_files_and_says_so() {
+fn run_writes_its_files_and_names_them() {
     let folder = folder("a_run");
     let output = perf(&folder, &["simple-2", "--rate", "50", "--seconds", "5", "--name", "a"]);
     let stdout = String::from_utf8(output.stdout).expect("tables are text");
@@ -81,7 +81,7 @@ fn a_run_leaves_its_files_and_says_so() {
 }
 
 #[test]
-fn json_alone_goes_to_stdout() {
+fn stdout_gets_only_the_json() {
     let folder = folder("json");
     let output = perf(&folder, &["simple-1", "--rate", "20", "--seconds", "5", "--json"]);
     let record: serde_json::Value = serde_json::from_slice(&output.stdout).expect("only JSON");
@@ -89,7 +89,7 @@ fn json_alone_goes_to_stdout() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_noticed_before_the_run() {
+fn unwritable_output_is_refused_before_the_run() {
     let folder = folder("no_output");
     std::fs::write(folder.join("file"), "in the way").unwrap();
     // The replica program does not exist either: the output is checked before the run begins.

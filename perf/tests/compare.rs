@@ -54,7 +54,7 @@ fn results(folder: &Path) -> Value {
 }
 
 #[test]
-fn rounds_are_held_and_written_down() {
+fn rounds_are_run_and_recorded() {
     let folder = folder("compare_rounds");
     let bowline = bowline();
     let arguments = ["compare", "--rounds", "2", "--seconds", "1", "--keys", "100"];
@@ -104,7 +104,7 @@ fn rounds_are_held_and_written_down() {
 }
 
 #[test]
-fn an_interrupted_comparison_keeps_what_it_has() {
+fn interrupted_comparison_keeps_finished_rounds() {
     let folder = folder("compare_interrupted");
     let bowline = bowline();
     let arguments = ["compare", "--rounds", "1", "--seconds", "30", "--cases", "put-4"];
@@ -125,7 +125,7 @@ fn an_interrupted_comparison_keeps_what_it_has() {
 }
 
 #[test]
-fn servers_die_with_a_killed_comparison() {
+fn killed_comparison_stops_its_servers() {
     let setpriv = Command::new("setpriv").arg("--version").stdout(Stdio::null()).status();
     if !setpriv.is_ok_and(|status| status.success()) {
         eprintln!("skipped: setpriv is not installed (Debian's package: util-linux)");
@@ -178,7 +178,7 @@ fn bad_arguments_are_refused() {
 }
 
 #[test]
-fn packets_are_lost_between_replicas_only() {
+fn packet_loss_affects_only_replica_links() {
     let folder = folder("compare_lossy");
     let bowline = bowline();
     let arguments = ["lossy", "--only", "bowline", "--losses", "0,10", "--connections", "4"];

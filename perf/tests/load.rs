@@ -56,7 +56,7 @@ fn sum(record: &Value, field: &str) -> u64 {
 }
 
 #[test]
-fn bad_arguments_are_refused_before_anything_happens() {
+fn bad_arguments_are_refused_before_the_run() {
     let folder = folder("bad_arguments");
     for (arguments, word) in [
         ("", "--closed"),
@@ -93,7 +93,7 @@ fn bad_arguments_are_refused_before_anything_happens() {
 }
 
 #[test]
-fn nobody_there_is_said_at_once() {
+fn unreachable_server_is_reported_at_once() {
     let folder = folder("nobody");
     let output = perf(&folder, "load --closed --target redis://127.0.0.1:1 --out x --json");
     assert_eq!(output.status.code(), Some(2));
@@ -103,7 +103,7 @@ fn nobody_there_is_said_at_once() {
 }
 
 #[test]
-fn a_run_is_written_down_whole() {
+fn run_is_recorded_completely() {
     let (folder, server) = (folder("whole"), Server::start(|_, _| Reply::Good));
     let arguments = "--rate 500 --seconds 2 --warm-up 0.5 -w a --keys 100 --verify --seed 3 \
                      --threads 2 -c 8 --fail-if errors>0";
@@ -153,7 +153,7 @@ fn a_run_is_written_down_whole() {
 /// their requests could be sent meanwhile. A closed loop sees a handful of slow answers; service
 /// times in an open loop do, too.
 #[test]
-fn a_stall_shows_in_the_response_times_of_an_open_loop_and_only_there() {
+fn stall_shows_only_in_open_loop_response_times() {
     let folder = folder("stall");
     let stall = |number: u64, _: &str| match number {
         700 => Reply::After(Duration::from_millis(200), "+OK\r\n"),
@@ -217,7 +217,7 @@ fn errors_are_counted_by_kind_and_never_as_successes() {
 }
 
 #[test]
-fn a_server_too_slow_for_the_rate_is_a_missed_rate() {
+fn server_too_slow_for_the_rate_is_reported() {
     let folder = folder("slow");
     // One connection and 20 ms an answer: 50 a second at most.
     let server = Server::start(|_, _| Reply::After(Duration::from_millis(20), "+OK\r\n"));
@@ -234,7 +234,7 @@ fn a_server_too_slow_for_the_rate_is_a_missed_rate() {
 }
 
 #[test]
-fn an_answer_that_never_comes_is_a_timeout() {
+fn missing_reply_is_a_timeout() {
     let folder = folder("timeout");
     let server = Server::start(|number, _| if number == 50 { Reply::Never } else { Reply::Good });
     // So long that nothing else takes it on a busy machine, and over well before the run is: else
@@ -248,7 +248,7 @@ fn an_answer_that_never_comes_is_a_timeout() {
 }
 
 #[test]
-fn a_server_that_dies_leaves_a_partial_result() {
+fn server_crash_leaves_a_partial_result() {
     let folder = folder("dies");
     let server = Server::start(|number, _| if number < 300 { Reply::Good } else { Reply::Die });
     let load = format!("load --target {} -w set -c 4 --warm-up 0 --give-up 5", server.url());
@@ -266,7 +266,7 @@ fn a_server_that_dies_leaves_a_partial_result() {
 }
 
 #[test]
-fn a_redirect_is_followed() {
+fn redirect_is_followed() {
     let folder = folder("moved");
     let leader = Server::start(|_, _| Reply::Good);
     let moved = format!("-MOVED 1 {}\r\n", leader.address());
@@ -282,7 +282,7 @@ fn a_redirect_is_followed() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_what_can_be_kept_is() {
+fn full_disk_is_reported_and_partial_results_kept() {
     if !Path::new("/dev/full").exists() {
         eprintln!("skipped: this system has no /dev/full");
         return;
@@ -312,7 +312,7 @@ fn a_full_disk_is_told_and_what_can_be_kept_is() {
 }
 
 #[test]
-fn histories_are_judged() {
+fn histories_are_checked_for_linearizability() {
     let folder = folder("history");
     let run = |server: &Server, file: &str| {
         let load = format!("load --target {} -w f --keys 20 -c 8", server.url());
@@ -344,7 +344,7 @@ fn histories_are_judged() {
 }
 
 #[test]
-fn scans_are_refused_where_there_are_none() {
+fn scans_are_refused_where_unsupported() {
     let (folder, server) = (folder("scans"), Server::start(|_, _| Reply::Good));
     let output = perf(&folder, &format!("load --target {} -w e --closed", server.url()));
     assert_eq!(output.status.code(), Some(2));
@@ -392,7 +392,7 @@ fn serves(folder: &Path, url: &str, server: &str) {
 }
 
 #[test]
-fn bowline_is_measured_to_its_end() {
+fn bowline_run_completes() {
     let folder = folder("bowline");
     let Some(mut bowline) = programs::bowline(&folder) else { return };
     serves(&folder, &bowline.url, "");
@@ -414,7 +414,7 @@ fn bowline_is_measured_to_its_end() {
 }
 
 #[test]
-fn redis_is_measured() {
+fn redis_run_completes() {
     let folder = folder("redis");
     let Some(redis) = programs::redis(&folder) else { return };
     serves(&folder, &redis.url, "redis ");
@@ -425,7 +425,7 @@ fn redis_is_measured() {
 }
 
 #[test]
-fn etcd_is_measured() {
+fn etcd_run_completes() {
     let folder = folder("etcd");
     let Some(etcd) = programs::etcd(&folder) else { return };
     serves(&folder, &etcd.url, "etcd 3");

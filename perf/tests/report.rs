@@ -150,7 +150,7 @@ fn near(a: f64, b: f64) {
 }
 
 #[test]
-fn values_stand_where_the_axes_say() {
+fn plotted_values_match_the_axes() {
     let folder = folder("report_values");
     write(&folder, "steady.json", &load("steady", &[1_000, 1_000, 500], 0.001, 0.01));
     report(&folder, &["steady.json", "--name", "one"]);
@@ -187,7 +187,7 @@ fn values_stand_where_the_axes_say() {
 }
 
 #[test]
-fn every_run_is_in_every_picture_and_in_the_page() {
+fn every_run_is_in_every_chart_and_the_page() {
     let folder = folder("report_series");
     write(&folder, "a.json", &load("alpha", &[10, 10], 0.001, 0.002));
     let mut beta = load("beta <&\">", &[20, 0, 20], 0.003, 0.004);
@@ -278,7 +278,7 @@ fn interval_logs_are_drawn_with_a_heat_map() {
 }
 
 #[test]
-fn a_run_of_the_simulator_is_drawn_with_its_faults() {
+fn simulator_run_is_drawn_with_its_faults() {
     let folder = folder("report_sim");
     let run = ["sim", "crash-3", "--rate", "50", "--seconds", "10", "--name", "crash"];
     let output = perf(&folder, &run);
@@ -379,7 +379,7 @@ fn refused(folder: &Path, arguments: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn what_is_no_result_is_refused() {
+fn file_without_a_result_is_refused() {
     let folder = folder("report_bad");
     let put = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
     put("empty.json", "");

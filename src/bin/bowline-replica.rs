@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bowline::config::Config;
-use bowline::runtime::{Counts, Invitation, Threads, run_course};
+use bowline::runtime::{CourseArguments, RuntimeCounters, Threads, run_course};
 
 /// What was wrong with the arguments is told by this exit code, as `clap` does.
 const USAGE: u8 = 2;
@@ -29,7 +29,8 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    match run_course(&invitation, Config::course(), threads, &Arc::new(Counts::default())) {
+    match run_course(&invitation, Config::course(), threads, &Arc::new(RuntimeCounters::default()))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bowline-replica: {error}");
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
 
 /// By hand: this program starts in the middle of a run that counts microseconds, and one option is
 /// all there is.
-fn arguments(mut all: impl Iterator<Item = String>) -> anyhow::Result<(Invitation, Threads)> {
+fn arguments(mut all: impl Iterator<Item = String>) -> anyhow::Result<(CourseArguments, Threads)> {
     let mut threads = match std::env::var(THREADS_VARIABLE) {
         Ok(word) => word.parse().context(THREADS_VARIABLE)?,
         Err(std::env::VarError::NotPresent) => Threads::default(),
@@ -59,5 +60,5 @@ fn arguments(mut all: impl Iterator<Item = String>) -> anyhow::Result<(Invitatio
             positional.push(argument);
         }
     }
-    Ok((Invitation::from_arguments(&positional)?, threads))
+    Ok((CourseArguments::from_arguments(&positional)?, threads))
 }

@@ -15,5 +15,5 @@
 mod replicated;
 mod wall;
 
-pub use replicated::{ReplicatedClock, Shown};
+pub use replicated::{AppliedClock, ReplicatedClock};
 pub use wall::{CONFIRM_AFTER, Jump, WallClock};

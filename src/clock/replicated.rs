@@ -24,7 +24,7 @@ const NANOS: u128 = 1_000_000;
 
 /// The replicated clock in the state of a replica, after the entries that it has applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Shown {
+pub struct AppliedClock {
     /// What it shows, in milliseconds since 1970.
     pub millis: u64,
     /// How often it was reset.
@@ -63,7 +63,7 @@ pub struct ReplicatedClock {
     quorum: usize,
     wall: WallClock,
     peers: Vec<Peer>,
-    shown: Shown,
+    shown: AppliedClock,
     /// What the clock shows by now, in nanoseconds since 1970, and the reading at which that was
     /// so; `None` before anything was applied or proposed.
     base: Option<(u128, Instant)>,
@@ -87,7 +87,7 @@ impl ReplicatedClock {
             quorum: peers.len().div_ceil(2) + 1,
             wall: WallClock::new(confirm_after),
             peers: peers.iter().map(|&id| Peer { id, reports: Vec::new() }).collect(),
-            shown: Shown::default(),
+            shown: AppliedClock::default(),
             base: None,
             proposed: None,
             ready: None,
@@ -117,7 +117,7 @@ impl ReplicatedClock {
 
     /// Takes in a peer's wall clock, as it reported it: in milliseconds since 1970. `now` must have
     /// been read after the report came. A report of a replica that is no peer is ignored.
-    pub fn hear(&mut self, from: NodeId, now: Instant, millis: u64) {
+    pub fn note_report(&mut self, from: NodeId, now: Instant, millis: u64) {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
         let offset = i64::try_from(millis).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
         peer.reports.truncate(REPORTS - 1);
@@ -134,7 +134,7 @@ impl ReplicatedClock {
 
     /// Takes in what the state shows. `now` must have been read after that was known: an earlier
     /// reading would put the clock ahead.
-    pub fn note(&mut self, now: Instant, shown: Shown) {
+    pub fn note_applied(&mut self, now: Instant, shown: AppliedClock) {
         let was_reset = shown.resets > self.shown.resets;
         let nanos = u128::from(shown.millis) * NANOS;
         if was_reset || self.base.is_none_or(|(base, at)| base + since(at, now) < nanos) {
@@ -148,7 +148,7 @@ impl ReplicatedClock {
     }
 
     /// What the state shows, as it was noted last.
-    pub fn shown(&self) -> Shown {
+    pub fn applied(&self) -> AppliedClock {
         self.shown
     }
 
@@ -208,7 +208,7 @@ impl ReplicatedClock {
 
     /// What the clock should show now, in milliseconds since 1970: what it showed and the time
     /// since, or the agreed time where that is later.
-    pub fn time(&mut self, now: Instant) -> u64 {
+    pub fn advance(&mut self, now: Instant) -> u64 {
         let nanos = self.reckon(now);
         self.base = Some((nanos, self.base.map_or(now, |(_, at)| at.max(now))));
         u64::try_from(nanos / NANOS).unwrap_or(u64::MAX)
@@ -229,30 +229,30 @@ impl ReplicatedClock {
     }
 
     /// What is to be in the log before a write that comes now; `None` if nothing need be.
-    pub fn before_write(&mut self, now: Instant) -> Option<u64> {
+    pub fn entry_before_write(&mut self, now: Instant) -> Option<u64> {
         let due = self.proposed.is_none_or(|proposed| now >= proposed.at + INTERVAL);
         if due {
-            let time = self.time(now);
+            let time = self.advance(now);
             return Some(self.propose(now, time));
         }
-        self.at_expiry(now)
+        self.entry_at_expiry(now)
     }
 
     /// What is to be in the log because a key's time is over; `None` if nothing need be.
-    pub fn at_expiry(&mut self, now: Instant) -> Option<u64> {
+    pub fn entry_at_expiry(&mut self, now: Instant) -> Option<u64> {
         let expiry = self.shown.next_expiry?;
         self.reach(now, expiry)
     }
 
     /// What is to be in the log for reads that wait until the clock shows more; `None` if none
     /// wait, or if it is on its way.
-    pub fn for_reads(&mut self, now: Instant) -> Option<u64> {
+    pub fn entry_for_reads(&mut self, now: Instant) -> Option<u64> {
         let wanted = self.wanted?;
         self.reach(now, wanted)
     }
 
     /// Reads wait until the clock shows so much; `None` for none.
-    pub fn want(&mut self, millis: Option<u64>) {
+    pub fn set_read_target(&mut self, millis: Option<u64>) {
         self.wanted = millis.filter(|millis| *millis > self.shown.millis);
     }
 
@@ -261,7 +261,7 @@ impl ReplicatedClock {
         if !self.may_propose(now, millis) {
             return None;
         }
-        let time = self.time(now);
+        let time = self.advance(now);
         (millis <= time).then(|| self.propose(now, time))
     }
 
@@ -329,8 +329,8 @@ mod tests {
         clock
     }
 
-    fn shown(millis: u64, next_expiry: Option<u64>) -> Shown {
-        Shown { millis, resets: 0, next_expiry }
+    fn shown(millis: u64, next_expiry: Option<u64>) -> AppliedClock {
+        AppliedClock { millis, resets: 0, next_expiry }
     }
 
     #[test]
@@ -339,8 +339,8 @@ mod tests {
             let mut clock = clock(2);
             clock.observe(at(0), wrong);
             assert_eq!((clock.agreed(at(0)), clock.is_ready(at(0), Term(1))), (None, false));
-            clock.hear(NodeId(2), at(1), EPOCH);
-            clock.hear(NodeId(3), at(1), EPOCH + 1);
+            clock.note_report(NodeId(2), at(1), EPOCH);
+            clock.note_report(NodeId(3), at(1), EPOCH + 1);
             let agreed = clock.agreed(at(1)).expect("all are known");
             assert!((EPOCH..=EPOCH + 1).contains(&agreed), "{agreed} with {wrong}");
             assert!(clock.is_ready(at(1), Term(1)));
@@ -355,12 +355,12 @@ mod tests {
     fn a_new_leader_waits_for_more_clocks_where_those_it_knows_differ() {
         let mut clock = clock(2);
         clock.observe(at(0), EPOCH);
-        clock.hear(NodeId(2), at(0), EPOCH - HOUR);
+        clock.note_report(NodeId(2), at(0), EPOCH - HOUR);
         assert_eq!(clock.agreed(at(0)), Some(EPOCH - HOUR));
         assert!(!clock.is_ready(at(0), Term(1)) && !clock.is_ready(at(999), Term(1)));
         let mut patient = clock.clone();
-        clock.hear(NodeId(3), at(999), EPOCH + 999);
-        assert!(clock.is_ready(at(999), Term(1)) && clock.time(at(999)) == EPOCH + 999);
+        clock.note_report(NodeId(3), at(999), EPOCH + 999);
+        assert!(clock.is_ready(at(999), Term(1)) && clock.advance(at(999)) == EPOCH + 999);
         // The third member is not there.
         assert!(patient.is_ready(at(1_000), Term(1)) && !patient.is_ready(at(1_000), Term(2)));
     }
@@ -369,10 +369,10 @@ mod tests {
     fn a_quorum_of_four_is_three() {
         let mut clock = clock(3);
         clock.observe(at(0), EPOCH + HOUR);
-        clock.hear(NodeId(2), at(0), EPOCH + HOUR);
+        clock.note_report(NodeId(2), at(0), EPOCH + HOUR);
         assert_eq!(clock.agreed(at(0)), None);
-        clock.hear(NodeId(3), at(0), EPOCH);
-        clock.hear(NodeId(9), at(0), EPOCH + HOUR);
+        clock.note_report(NodeId(3), at(0), EPOCH);
+        clock.note_report(NodeId(9), at(0), EPOCH + HOUR);
         assert_eq!(clock.agreed(at(0)), Some(EPOCH));
     }
 
@@ -380,56 +380,56 @@ mod tests {
     fn it_keeps_the_monotonic_rate_from_where_it_stands() {
         let mut clock = alone();
         // A clock before was an hour ahead.
-        clock.note(at(10), shown(EPOCH + HOUR, None));
-        assert_eq!(clock.time(at(10)), EPOCH + HOUR);
-        let later = clock.time(at(1_010));
+        clock.note_applied(at(10), shown(EPOCH + HOUR, None));
+        assert_eq!(clock.advance(at(10)), EPOCH + HOUR);
+        let later = clock.advance(at(1_010));
         assert!((EPOCH + HOUR + 999..=EPOCH + HOUR + 1_000).contains(&later), "{later}");
         // It is slewed towards the agreed time, and does not stand still.
-        let much_later = clock.time(at(1_001_010)) - later;
+        let much_later = clock.advance(at(1_001_010)) - later;
         assert!((999_000..1_000_000).contains(&much_later), "{much_later}");
         // A momentary jump of the wall clock changes nothing.
         clock.observe(at(1_001_020), EPOCH + 9_000 * HOUR);
-        assert!(clock.time(at(1_001_030)) < EPOCH + 2 * HOUR);
+        assert!(clock.advance(at(1_001_030)) < EPOCH + 2 * HOUR);
     }
 
     #[test]
     fn a_key_expires_when_it_is_time_and_one_entry_is_in_flight() {
         let mut clock = alone();
-        assert_eq!((clock.at_expiry(at(1)), clock.next_due(at(1))), (None, None));
-        clock.note(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));
+        assert_eq!((clock.entry_at_expiry(at(1)), clock.next_due(at(1))), (None, None));
+        clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));
         assert_eq!(clock.next_due(at(40)), Some(at(100)));
-        assert_eq!(clock.at_expiry(at(99)), None);
-        assert_eq!(clock.at_expiry(at(100)), Some(EPOCH + 100));
-        clock.want(Some(EPOCH + 103));
-        assert_eq!((clock.at_expiry(at(103)), clock.for_reads(at(103))), (None, None));
+        assert_eq!(clock.entry_at_expiry(at(99)), None);
+        assert_eq!(clock.entry_at_expiry(at(100)), Some(EPOCH + 100));
+        clock.set_read_target(Some(EPOCH + 103));
+        assert_eq!((clock.entry_at_expiry(at(103)), clock.entry_for_reads(at(103))), (None, None));
         assert_eq!(clock.next_due(at(103)), Some(at(110)));
-        clock.note(at(104), shown(EPOCH + 100, None));
-        assert_eq!(clock.for_reads(at(104)), Some(EPOCH + 104));
-        clock.note(at(105), shown(EPOCH + 104, None));
-        assert_eq!((clock.for_reads(at(200)), clock.next_due(at(200))), (None, None));
+        clock.note_applied(at(104), shown(EPOCH + 100, None));
+        assert_eq!(clock.entry_for_reads(at(104)), Some(EPOCH + 104));
+        clock.note_applied(at(105), shown(EPOCH + 104, None));
+        assert_eq!((clock.entry_for_reads(at(200)), clock.next_due(at(200))), (None, None));
     }
 
     #[test]
     fn writes_move_it_but_not_each() {
         let mut clock = alone();
-        assert_eq!(clock.before_write(at(5)), Some(EPOCH + 5));
-        assert_eq!(clock.before_write(at(14)), None);
-        assert_eq!(clock.before_write(at(15)), Some(EPOCH + 15));
+        assert_eq!(clock.entry_before_write(at(5)), Some(EPOCH + 5));
+        assert_eq!(clock.entry_before_write(at(14)), None);
+        assert_eq!(clock.entry_before_write(at(15)), Some(EPOCH + 15));
         // A key that has expired must not be seen by a write either.
-        clock.note(at(16), shown(EPOCH + 15, Some(EPOCH + 18)));
-        assert_eq!(clock.before_write(at(17)), None);
-        assert_eq!(clock.before_write(at(18)), Some(EPOCH + 18));
+        clock.note_applied(at(16), shown(EPOCH + 15, Some(EPOCH + 18)));
+        assert_eq!(clock.entry_before_write(at(17)), None);
+        assert_eq!(clock.entry_before_write(at(18)), Some(EPOCH + 18));
         clock.leader_changed();
-        assert_eq!(clock.before_write(at(18)), Some(EPOCH + 18));
+        assert_eq!(clock.entry_before_write(at(18)), Some(EPOCH + 18));
     }
 
     #[test]
     fn a_reset_is_the_only_way_back() {
         let mut clock = alone();
-        clock.note(at(1), shown(EPOCH + HOUR, Some(EPOCH + HOUR + 5)));
-        assert!(clock.time(at(3)) > EPOCH + HOUR);
-        let reset = Shown { millis: EPOCH + 4, resets: 1, next_expiry: Some(EPOCH + 7) };
-        clock.note(at(4), reset);
-        assert_eq!((clock.time(at(4)), clock.next_due(at(4))), (EPOCH + 4, Some(at(7))));
+        clock.note_applied(at(1), shown(EPOCH + HOUR, Some(EPOCH + HOUR + 5)));
+        assert!(clock.advance(at(3)) > EPOCH + HOUR);
+        let reset = AppliedClock { millis: EPOCH + 4, resets: 1, next_expiry: Some(EPOCH + 7) };
+        clock.note_applied(at(4), reset);
+        assert_eq!((clock.advance(at(4)), clock.next_due(at(4))), (EPOCH + 4, Some(at(7))));
     }
 }

@@ -12,10 +12,9 @@ use rkyv::ser::writer::Buffer;
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Archived, Serialize};
 
+use crate::kv::commands::items::Items;
+use crate::kv::commands::registry::CommandId;
 use crate::types::{ClientId, RequestId, RequestKey};
-
-use super::items::Items;
-use super::verbs::Verb;
 
 /// One request of a client: its name and what it wants. Borrows keys and values from the bytes
 /// that it was decoded from.
@@ -137,7 +136,7 @@ pub enum Operation<'a> {
     /// Whatever else there is, by its verb; what comes of it is up to that.
     Call {
         /// Which.
-        verb: Verb,
+        verb: CommandId,
         /// Its arguments.
         words: Items<'a>,
     },
@@ -161,7 +160,7 @@ pub enum Operation<'a> {
     /// Opens a session, which requests that must not be done twice name. `Integer`: its number.
     OpenSession,
     /// An operation that is done once, however often it is asked for: see
-    /// [`Store`](super::Store).
+    /// [`StateMachine`](super::StateMachine).
     Once {
         /// The session's number.
         session: u64,
@@ -487,9 +486,10 @@ fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>, within: Within) -> Opt
         Record::Length { key } => Operation::Length { key },
         Record::Count => Operation::Count,
         Record::CountInSlot { slot } => Operation::CountInSlot { slot: slot.to_native() },
-        Record::Call { verb, words } => {
-            Operation::Call { verb: Verb::numbered(verb.to_native())?, words: Items::check(words)? }
-        }
+        Record::Call { verb, words } => Operation::Call {
+            verb: CommandId::numbered(verb.to_native())?,
+            words: Items::check(words)?,
+        },
         Record::Clock { millis, resets } => {
             Operation::Clock { millis: millis.to_native(), resets: resets.to_native() }
         }
@@ -637,8 +637,8 @@ impl<'a> Command<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::items::ItemsBuffer;
     use super::*;
+    use crate::kv::commands::items::ItemsBuffer;
 
     #[test]
     fn commands_in_one_buffer_are_those_on_their_own() {
@@ -686,7 +686,7 @@ mod tests {
             Operation::Length { key: b"k" },
             Operation::Count,
             Operation::CountInSlot { slot: 16_383 },
-            Operation::Call { verb: Verb::named("hset").unwrap(), words: list() },
+            Operation::Call { verb: CommandId::named("hset").unwrap(), words: list() },
             Operation::Clock { millis: 1_700_000_000_000, resets: 1 },
             Operation::ResetClock { millis: 1_700_000_000_000 },
             Operation::Transaction {

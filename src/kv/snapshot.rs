@@ -29,16 +29,16 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::kv::client_sessions::ClientSession;
+use crate::kv::commands::outcome::{Double, Outcome, Refusal};
+use crate::kv::keyspace::entry::{Held, KeyEntry, REVISION_MAX};
+use crate::kv::keyspace::expiration::Millis;
+use crate::kv::state_machine::{Restored, StateMachine, digest_of};
+use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
+use crate::kv::values::digest::Digest;
+use crate::kv::values::object::{Object, ValueType};
+use crate::kv::view::View;
 use crate::types::{ClientId, EntryId, Index, RequestId, RequestKey};
-
-use super::digest::Digest;
-use super::expiry::Millis;
-use super::object::{Kind, Object};
-use super::once::Session;
-use super::outcome::{Double, Outcome, Refusal};
-use super::pair::{Held, Pair, REVISION_MAX};
-use super::store::{Restored, Store, digest_of};
-use super::view::View;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
 const VERSION: u32 = 5;
@@ -169,7 +169,7 @@ impl Blocks {
 
     /// Writes some. Their memory is fetched some at a time before it is read: the waits go on side
     /// by side then, and are most of the work.
-    fn pairs<'p>(&mut self, mut pairs: impl Iterator<Item = &'p Pair>, sink: Sink<'_>) {
+    fn pairs<'p>(&mut self, mut pairs: impl Iterator<Item = &'p KeyEntry>, sink: Sink<'_>) {
         let mut some = Vec::with_capacity(FETCHED);
         loop {
             some.extend(pairs.by_ref().take(FETCHED));
@@ -185,10 +185,10 @@ impl Blocks {
         }
     }
 
-    fn pair(&mut self, pair: &Pair, sink: Sink<'_>) {
+    fn pair(&mut self, pair: &KeyEntry, sink: Sink<'_>) {
         let age = self.last.0.checked_sub(pair.revision()).expect("the state has come that far");
         self.item(sink, |block| {
-            let (end, object) = (pair.end(), pair.object());
+            let (end, object) = (pair.expires_at(), pair.object());
             let flags =
                 HAS_END * u64::from(end.is_some()) + IS_OBJECT * u64::from(object.is_some());
             put_number(age << FLAG_BITS | flags, block);
@@ -196,7 +196,7 @@ impl Blocks {
                 put_number(end, block);
             }
             if object.is_some() {
-                block.put_u8(pair.kind() as u8);
+                block.put_u8(pair.value_type() as u8);
             }
             put_bytes(pair.key(), block);
             match object {
@@ -229,7 +229,7 @@ impl Blocks {
     fn rest<'r>(
         &mut self,
         requests: impl Iterator<Item = (&'r RequestKey, &'r Outcome)>,
-        sessions: &[(u64, Arc<Session>)],
+        sessions: &[(u64, Arc<ClientSession>)],
         sink: Sink<'_>,
     ) {
         self.end(sink);
@@ -250,7 +250,7 @@ impl Blocks {
     }
 }
 
-impl Store {
+impl StateMachine {
     /// Writes the state, which ends with the entry `last`, piece by piece.
     pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "the state ends with another entry");
@@ -258,7 +258,7 @@ impl Store {
         let mut blocks = Blocks::header(last, self.digest(), self.key_count(), clock, sink);
         blocks.begin(PAIRS);
         blocks.pairs(self.pairs(), sink);
-        blocks.rest(self.remembered(), &self.once.share(), sink);
+        blocks.rest(self.remembered(), &self.client_sessions.share(), sink);
         SnapshotMark { last, bytes: blocks.bytes, checksum: blocks.chain }
     }
 }
@@ -317,7 +317,7 @@ pub struct SnapshotReader {
     chain: u32,
     header: Option<Header>,
     /// `None` where the bytes are only looked at.
-    store: Option<Store>,
+    store: Option<StateMachine>,
     /// Of the pairs so far, where there is no store to ask.
     digest: Digest,
     pairs: u64,
@@ -330,7 +330,7 @@ pub struct SnapshotReader {
 
 impl Default for SnapshotReader {
     fn default() -> SnapshotReader {
-        SnapshotReader { store: Some(Store::default()), ..SnapshotReader::checking() }
+        SnapshotReader { store: Some(StateMachine::default()), ..SnapshotReader::checking() }
     }
 }
 
@@ -400,7 +400,7 @@ impl SnapshotReader {
     ///
     /// # Panics
     /// If the reader was made to check only.
-    pub fn finish(mut self) -> Result<(Store, SnapshotMark), SnapshotError> {
+    pub fn finish(mut self) -> Result<(StateMachine, SnapshotMark), SnapshotError> {
         let mark = self.mark()?;
         let mut store = self.store.take().expect("one that only checks is asked for its mark");
         let clock = self.header.map_or((0, 0), |header| (header.clock, header.resets));
@@ -503,9 +503,9 @@ impl SnapshotReader {
                 fresh.then_some(())
             }
             SESSIONS => {
-                let (number, session) = Session::read(&mut items)?;
+                let (number, session) = ClientSession::read(&mut items)?;
                 if let Some(store) = &mut self.store {
-                    return store.once.insert(number, session).then_some(());
+                    return store.client_sessions.insert(number, session).then_some(());
                 }
                 self.digest.add(session.print(number));
                 Some(())
@@ -523,47 +523,6 @@ impl SnapshotReader {
     }
 }
 
-/// Writes a number in as many groups of seven bits as it needs, the lowest first; all but the last
-/// have the highest bit set.
-fn put_number(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number.to_le_bytes()[0] | 0x80);
-        number >>= 7;
-    }
-    out.push(number.to_le_bytes()[0]);
-}
-
-/// Reads what [`put_number`] wrote.
-fn take_number(from: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..u64::BITS).step_by(7) {
-        let byte = from.try_get_u8().ok()?;
-        let bits = u64::from(byte & 0x7F);
-        if bits << shift >> shift != bits {
-            return None;
-        }
-        number |= bits << shift;
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
-}
-
-/// Writes a byte string behind its length.
-pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    put_number(bytes.len() as u64, out);
-    out.put_slice(bytes);
-}
-
-/// Reads what [`put_bytes`] wrote.
-pub(super) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
-    let length = usize::try_from(take_number(from)?).ok()?;
-    let (bytes, rest) = from.split_at_checked(length)?;
-    *from = rest;
-    Some(bytes)
-}
-
 /// Reads a pair of a state that ends with the entry `last`.
 fn take_pair<'b>(from: &mut &'b [u8], last: Index) -> Option<Restored<'b>> {
     let first = take_number(from)?;
@@ -574,12 +533,12 @@ fn take_pair<'b>(from: &mut &'b [u8], last: Index) -> Option<Restored<'b>> {
     };
     let kind = match first & IS_OBJECT {
         0 => None,
-        _ => Some(*Kind::ALL.get(usize::from(from.try_get_u8().ok()?))?),
+        _ => Some(*ValueType::ALL.get(usize::from(from.try_get_u8().ok()?))?),
     };
     let key = take_bytes(from)?;
     let held = match kind {
         None => Held::String(take_bytes(from)?),
-        Some(Kind::String) => return None,
+        Some(ValueType::String) => return None,
         Some(kind) => Held::Object(Object::read(kind, from)?),
     };
     Some(Restored { key, held, revision, end })
@@ -713,7 +672,7 @@ fn take_outcome_in(from: &mut &[u8], depth: usize) -> Option<Outcome> {
         9 => Outcome::Forgotten,
         10 => Outcome::Type(match from.try_get_u8().ok()? {
             u8::MAX => None,
-            byte => Some(*Kind::ALL.get(usize::from(byte))?),
+            byte => Some(*ValueType::ALL.get(usize::from(byte))?),
         }),
         11 => {
             let number = f64::from_bits(from.try_get_u64_le().ok()?);
@@ -744,8 +703,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// A store in which every kind of outcome is remembered, but one.
-    fn busy_store() -> Store {
-        let mut store = Store::default();
+    fn busy_store() -> StateMachine {
+        let mut store = StateMachine::default();
         let key: &[u8] = b"key";
         let condition = Condition::IfAbsent;
         let add = Operation::Add { key: b"count", amount: -5 }.encode();
@@ -775,7 +734,7 @@ mod tests {
         store
     }
 
-    fn bytes_of(store: &Store) -> Vec<u8> {
+    fn bytes_of(store: &StateMachine) -> Vec<u8> {
         let mut bytes = Vec::new();
         let last = EntryId { term: crate::types::Term(3), index: store.applied_index() };
         let mark = store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
@@ -783,7 +742,7 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &[u8], piece: usize) -> Result<(Store, SnapshotMark), SnapshotError> {
+    fn read(bytes: &[u8], piece: usize) -> Result<(StateMachine, SnapshotMark), SnapshotError> {
         let mut reader = SnapshotReader::default();
         bytes.chunks(piece).try_for_each(|piece| reader.feed(piece))?;
         reader.finish()
@@ -815,7 +774,7 @@ mod tests {
             assert_eq!(copy.string(b"count").unwrap(), Some(&b"9223372036854775802"[..]));
         }
         assert_eq!(store.apply(Index(15), b"nonsense").outcome, Outcome::Malformed);
-        let empty = bytes_of(&Store::default());
+        let empty = bytes_of(&StateMachine::default());
         assert_eq!(read(&empty, 64).unwrap().1.last, EntryId::new(3, 0));
     }
 
@@ -835,7 +794,7 @@ mod tests {
 
     #[test]
     fn many_pairs_take_many_blocks() {
-        let mut store = Store::default();
+        let mut store = StateMachine::default();
         for number in 0..5_000_u32 {
             let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
             let name = format!("key:{number}");
@@ -850,8 +809,8 @@ mod tests {
 
     #[test]
     fn a_view_is_written_as_it_was_while_the_store_goes_on() {
-        let mut store = Store::default();
-        let apply = |store: &mut Store, number: u32, operation: Operation<'_>| {
+        let mut store = StateMachine::default();
+        let apply = |store: &mut StateMachine, number: u32, operation: Operation<'_>| {
             let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
             store.apply(store.applied_index().next(), &Command { key, operation }.encode());
         };
@@ -905,7 +864,7 @@ mod tests {
         assert_eq!(store.key_count(), 0);
     }
 
-    fn bytes_of_any(store: &Store) -> Vec<u8> {
+    fn bytes_of_any(store: &StateMachine) -> Vec<u8> {
         let mut bytes = Vec::new();
         let last = EntryId { term: crate::types::Term(3), index: store.applied_index() };
         store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));

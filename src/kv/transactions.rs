@@ -2,31 +2,32 @@
 
 use bytes::Bytes;
 
-use super::command::Operation;
-use super::digest::mix;
-use super::items::Items;
-use super::outcome::Outcome;
-use super::store::Store;
-use super::verbs::{Answer, Row, Run, Words};
+use crate::kv::command::Operation;
+use crate::kv::commands::args::Args;
+use crate::kv::commands::items::Items;
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::registry::{Answer, Row, Run};
+use crate::kv::state_machine::StateMachine;
+use crate::kv::values::digest::mix;
 
-pub(super) const VERBS: Row =
+pub(super) const COMMANDS: Row =
     &[("revisions", Run::Read(revisions)), ("refuse", Run::Write(refuse))];
 
-impl Store {
+impl StateMachine {
     /// Does one operation after another, if the keys that were watched are as they were.
     pub(super) fn transact(
         &mut self,
         watched: Items<'_>,
         operations: Items<'_>,
-        chance: u64,
+        seed: u64,
     ) -> Outcome {
         if !self.are_as_they_were(watched) {
             return Outcome::NoList;
         }
         let run = |(place, bytes): (u64, _)| {
             let operation = Operation::decode(bytes).expect("it was looked at as a whole");
-            let chance = mix(chance, place);
-            self.answer(&operation, chance).unwrap_or_else(|| self.perform(&operation, chance))
+            let seed = mix(seed, place);
+            self.answer(&operation, seed).unwrap_or_else(|| self.perform(&operation, seed))
         };
         Outcome::List((0..).zip(operations.iter()).map(run).collect())
     }
@@ -36,11 +37,11 @@ impl Store {
         &self,
         watched: Items<'_>,
         operations: Items<'_>,
-        chance: u64,
+        seed: u64,
     ) -> Option<Outcome> {
         let read = |(place, bytes): (u64, _)| {
             let operation = Operation::decode(bytes).expect("it was looked at as a whole");
-            self.answer(&operation, mix(chance, place))
+            self.answer(&operation, mix(seed, place))
         };
         let outcomes: Option<Vec<Outcome>> = (0..).zip(operations.iter()).map(read).collect();
         let outcomes = outcomes?;
@@ -57,7 +58,7 @@ impl Store {
 /// Of each key: which entry changed it last, 0 if there is no such key. Asked by doors, for
 /// `WATCH`; clients have no command for it.
 #[allow(clippy::unnecessary_wraps, reason = "as all verbs")]
-fn revisions(store: &Store, words: &Words<'_>) -> Answer {
+fn revisions(store: &StateMachine, words: &Args<'_>) -> Answer {
     let revision = |key: &&[u8]| {
         let index = store.revision(key);
         Outcome::Integer(i64::try_from(index).expect("no log has so many entries"))
@@ -67,16 +68,16 @@ fn revisions(store: &Store, words: &Words<'_>) -> Answer {
 
 /// Gives the error that it is told, for what must be answered under a number and can't be done.
 /// Said by doors; clients have no command for it.
-fn refuse(_store: &mut Store, words: &Words<'_>) -> Answer {
+fn refuse(_store: &mut StateMachine, words: &Args<'_>) -> Answer {
     Ok(Outcome::Error(Bytes::copy_from_slice(words.get(0)?)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::{Command, CommandError};
-    use super::super::items::ItemsBuffer;
-    use super::super::store::tests::Feeder;
     use super::*;
+    use crate::kv::command::{Command, CommandError};
+    use crate::kv::commands::items::ItemsBuffer;
+    use crate::kv::state_machine::tests::Feeder;
     use crate::types::RequestKey;
 
     /// Keys and their revisions.

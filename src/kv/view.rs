@@ -4,12 +4,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::kv::client_sessions::ClientSession;
+use crate::kv::dedup::DedupView;
+use crate::kv::keyspace::expiration::Millis;
+use crate::kv::keyspace::shards::Table;
 use crate::types::EntryId;
-
-use super::expiry::Millis;
-use super::once::Session;
-use super::sessions::Memory;
-use super::shards::Table;
 
 /// A state that does not change any more. What the store had in memory stays there as long as this
 /// does, so it is best taken apart on the way.
@@ -22,9 +21,9 @@ pub struct View {
     pub(super) key_count: usize,
     pub(super) tables: Vec<Arc<Table>>,
     /// The requests remembered.
-    pub(super) remembered: Memory,
+    pub(super) remembered: DedupView,
     /// The sessions that clients opened.
-    pub(super) sessions: Vec<(u64, Arc<Session>)>,
+    pub(super) sessions: Vec<(u64, Arc<ClientSession>)>,
 }
 
 impl View {

@@ -7,8 +7,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::sim::clients::{Answer, AnswerKind};
-use crate::sim::referee::Destination;
+use crate::course::clients::{Answer, AnswerKind};
+use crate::course::referee::Destination;
 use crate::types::{ClientId, NodeId, RequestId};
 
 /// Of a message that is quoted, so many bytes.

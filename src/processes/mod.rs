@@ -1,7 +1,7 @@
 //! The process simulator: starts replica programs, ours or anyone's, carries their messages over
 //! real sockets in real time, and judges them by the course's rules.
 //!
-//! What a message means and what a run is worth is decided in [`crate::sim::game`], the same code
+//! What a message means and what a run is worth is decided in [`crate::course::run`], the same code
 //! that the virtual simulator drives. Here are only the programs, the sockets and the clock:
 //!
 //! | file | what it holds |
@@ -28,8 +28,8 @@ use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use crate::sim::game::Game;
-use crate::sim::scenario::Scenario;
+use crate::course::run::ScenarioRun;
+use crate::course::scenario::Scenario;
 use crate::types::NodeId;
 
 /// How replicas and the simulator talk.
@@ -120,7 +120,7 @@ pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
-/// Runs one scenario and gives the finished game, to ask for its report and its samples.
+/// Runs one scenario and gives the finished run, to ask for its report and its samples.
 /// `progress` hears now and then how many seconds have passed; as soon as `interrupted` is set the
 /// run is given up. Either way no replica is left behind.
 ///
@@ -132,7 +132,7 @@ pub fn run(
     options: &Options,
     interrupted: &AtomicBool,
     progress: &mut dyn FnMut(f64),
-) -> Result<Game, ProcessError> {
+) -> Result<ScenarioRun, ProcessError> {
     let program = program::resolve(&options.program)?;
     let mut router = router::Router::start(scenario, seed, options, &program)?;
     router.run(interrupted, progress)?;

@@ -1,5 +1,5 @@
-//! The loop of the process simulator: waits for the replicas' sockets and for the game's next
-//! event, takes one message from each socket that has some, and does what the game says.
+//! The loop of the process simulator: waits for the replicas' sockets and for the run's next
+//! event, takes one message from each socket that has some, and does what the run says.
 //!
 //! One thread, so that the order in which things happen is the order in which they are counted.
 
@@ -14,9 +14,9 @@ use super::link::{Link, MESSAGE_BYTES_MAX, Received, Sent};
 use super::message::{Addresses, Fault, Message, inspect};
 use super::program::{Replica, end_all};
 use super::{Options, ProcessError, Protocol};
-use crate::sim::clients::CLIENT_COUNT;
-use crate::sim::game::{Action, Game};
-use crate::sim::scenario::Scenario;
+use crate::course::clients::CLIENT_COUNT;
+use crate::course::run::{Action, ScenarioRun};
+use crate::course::scenario::Scenario;
 use crate::types::{self, NodeId};
 
 /// How often the processes are looked after.
@@ -27,13 +27,13 @@ const EXIT_WAIT: Duration = Duration::from_millis(100);
 /// One run with real processes.
 #[derive(Debug)]
 pub(super) struct Router {
-    game: Game,
+    scenario_run: ScenarioRun,
     /// By id. `None` once the connection is over.
     links: Vec<Option<Link>>,
     replicas: Replicas,
     protocol: Protocol,
     addresses: Addresses,
-    /// The game's origin of time.
+    /// The run's origin of time.
     origin: Instant,
     buffer: Vec<u8>,
     actions: Vec<Action>,
@@ -67,7 +67,7 @@ impl Router {
                 Some(tempfile::tempdir().map_err(socket(NodeId(0)))?)
             }
         };
-        let game = Game::new(scenario, seed, types::Instant::ZERO);
+        let scenario_run = ScenarioRun::new(scenario, seed, types::Instant::ZERO);
         let ids: Vec<NodeId> = (0..scenario.replicas).map(NodeId).collect();
         let mut links = Vec::new();
         for id in &ids {
@@ -78,7 +78,7 @@ impl Router {
         let mut replicas = Vec::new();
         for (id, link) in ids.iter().zip(&links) {
             let port = link.as_ref().and_then(Link::port).map(|port| port.to_string());
-            let others = game.others(*id).into_iter().map(|other| other.to_string());
+            let others = scenario_run.others(*id).into_iter().map(|other| other.to_string());
             let arguments: Vec<String> =
                 port.into_iter().chain([id.to_string()]).chain(others).collect();
             let folder = folder.as_ref().map(TempDir::path);
@@ -89,7 +89,7 @@ impl Router {
             );
         }
         Ok(Router {
-            game,
+            scenario_run,
             links,
             replicas: Replicas(replicas),
             protocol: options.protocol,
@@ -110,7 +110,7 @@ impl Router {
         types::Instant::ZERO + self.origin.elapsed()
     }
 
-    /// Runs until the game is over.
+    /// Runs until the run is over.
     pub(super) fn run(
         &mut self,
         interrupted: &AtomicBool,
@@ -120,9 +120,9 @@ impl Router {
         let mut tend_at = Instant::now();
         loop {
             let now = self.now();
-            self.game.poll(now, &mut self.actions);
+            self.scenario_run.poll(now, &mut self.actions);
             self.act();
-            if self.game.ended().is_some() {
+            if self.scenario_run.ended().is_some() {
                 return Ok(());
             }
             if Instant::now() >= tend_at {
@@ -133,7 +133,7 @@ impl Router {
                 progress(self.origin.elapsed().as_secs_f64());
                 tend_at = Instant::now() + TEND_INTERVAL;
             }
-            let until_event = self.game.next_event().since(self.now());
+            let until_event = self.scenario_run.next_event().since(self.now());
             let timeout = until_event.min(tend_at.saturating_duration_since(Instant::now()));
             self.wait(timeout, &mut ready)?;
             for place in ready.drain(..) {
@@ -178,7 +178,7 @@ impl Router {
             match received {
                 Received::Nothing => return,
                 Received::Message(length) => self.route(place, length),
-                Received::TooLong(length) => self.game.incorrect(format!(
+                Received::TooLong(length) => self.scenario_run.incorrect(format!(
                     "replica {} sent a packet of {length} bytes; the course's simulator cuts it \
                      at 16384, send less at a time",
                     id_of(place)
@@ -197,7 +197,7 @@ impl Router {
                 }
             }
             Ok(Message::Peer { src, leader, destination }) => {
-                self.game.route(src, destination, leader, &mut self.deliver);
+                self.scenario_run.route(src, destination, leader, &mut self.deliver);
                 let deliver = std::mem::take(&mut self.deliver);
                 let message = std::mem::take(&mut self.buffer);
                 for id in &deliver {
@@ -208,14 +208,14 @@ impl Router {
                 self.deliver.clear();
             }
             Ok(Message::Answer { answer }) => {
-                self.game.answer(now, &answer, &mut self.actions);
+                self.scenario_run.answer(now, &answer, &mut self.actions);
                 self.act();
             }
             Err(Fault::Incorrect { what, leader }) => {
                 if let Some((src, leader)) = leader {
-                    self.game.note_leader(src, leader);
+                    self.scenario_run.note_leader(src, leader);
                 }
-                self.game.incorrect(format!("replica {} sent {what}", id_of(place)));
+                self.scenario_run.incorrect(format!("replica {} sent {what}", id_of(place)));
             }
             Err(Fault::NotText(what)) => self.lose(place, &what),
         }
@@ -245,7 +245,7 @@ impl Router {
         let Some(link) = &mut self.links[place] else { return };
         match link.send(message) {
             Sent::Done => {}
-            Sent::Full => self.game.blocked(),
+            Sent::Full => self.scenario_run.blocked(),
             // As in the original: whoever is spoken to before it is there counts as dead. It
             // goes on running, and what it sends is still carried.
             Sent::NotThere => {
@@ -281,7 +281,7 @@ impl Router {
     /// Counts a replica as dead, and tells how its process ended if it did.
     fn died(&mut self, id: NodeId, what: &str) {
         let exit = self.replicas.0[usize::from(id.0)].own_exit();
-        self.game.died(id, exit.unwrap_or_else(|| what.to_owned()));
+        self.scenario_run.died(id, exit.unwrap_or_else(|| what.to_owned()));
     }
 
     /// Looks after the processes: who is to end, and who ended by itself.
@@ -289,21 +289,21 @@ impl Router {
         for (place, replica) in self.replicas.0.iter_mut().enumerate() {
             replica.tend();
             let id = id_of(place);
-            if self.game.is_alive(id)
+            if self.scenario_run.is_alive(id)
                 && let Some(exit) = replica.own_exit()
             {
                 self.links[place] = None;
-                self.game.died(id, exit);
+                self.scenario_run.died(id, exit);
             }
         }
     }
 
-    /// Ends all replicas and gives the finished game.
-    pub(super) fn finish(mut self) -> Game {
+    /// Ends all replicas and gives the finished run.
+    pub(super) fn finish(mut self) -> ScenarioRun {
         self.tend();
         for place in 0..self.links.len() {
             let there = self.links[place].as_ref().is_none_or(Link::is_there);
-            if !there && self.game.is_alive(id_of(place)) {
+            if !there && self.scenario_run.is_alive(id_of(place)) {
                 self.died(
                     id_of(place),
                     match self.protocol {
@@ -314,7 +314,7 @@ impl Router {
             }
         }
         // All replicas end here, with what is left of `self`.
-        self.game
+        self.scenario_run
     }
 }
 

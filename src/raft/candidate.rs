@@ -168,7 +168,7 @@ impl Candidate {
             return Transition::Lead;
         }
         let all = self.granted.len() == shared.peers.len();
-        let stand_at = *self.stand_at.get_or_insert(shared.now + shared.config.pre_vote_patience);
+        let stand_at = *self.stand_at.get_or_insert(shared.now + shared.config.pre_vote_delay);
         if all || shared.now >= stand_at { Transition::Stand } else { Transition::Stay }
     }
 

@@ -28,11 +28,11 @@ pub struct Effects {
     /// Chunks of a leader's snapshot, for whoever puts them together. To each the driver says
     /// [`Msg::ChunkStored`](super::Msg) sooner or later, and once the snapshot is whole, checked,
     /// on disk and in the state machine, [`Msg::Installed`](super::Msg).
-    pub chunks: Vec<SnapshotChunk>,
+    pub received_chunks: Vec<SnapshotChunk>,
     /// Snapshots of this replica of which a peer had all chunks and threw them away, as it does
     /// where they are none together. The driver looks whether they are still whole on its disk;
     /// where the latest is not, it takes another, that ends no earlier.
-    pub doubted: Vec<SnapshotId>,
+    pub suspect_snapshots: Vec<SnapshotId>,
     /// Messages of peers that no correct peer sends, for the operator to hear of. Nothing else
     /// came of them.
     pub rejected: Vec<RejectedMessage>,
@@ -214,8 +214,8 @@ impl Effects {
             && self.apply.is_empty()
             && self.refusals.is_empty()
             && self.chunks_to_send.is_empty()
-            && self.chunks.is_empty()
-            && self.doubted.is_empty()
+            && self.received_chunks.is_empty()
+            && self.suspect_snapshots.is_empty()
             && self.rejected.is_empty()
     }
 }

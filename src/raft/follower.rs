@@ -162,7 +162,7 @@ impl Follower {
         shared.splice(entries);
         let proven = Index(append.prev.index.0 + (known + entries.len()) as u64);
         self.matched_index = self.matched_index.max(proven).max(base);
-        let known = if shared.config.breaks(Mutant::CommitUncut) {
+        let known = if shared.config.breaks(Mutant::CommitUnclamped) {
             append.commit_index.min(shared.log.last().index)
         } else {
             append.commit_index.min(self.matched_index)

@@ -10,7 +10,6 @@ use crate::record::EntryKind;
 use crate::types::{Index, Instant, NodeId, Round};
 
 use super::effects::{Effects, RefusalReason, SnapshotId};
-use super::handover::Handover;
 use super::message::{AppendOutcome, AppendReply, ClientRequest, DiskState, PeerMsg, RequestKind};
 use super::progress::Progress;
 use super::quorum::{REPLICAS_MAX, reached_by_quorum};
@@ -18,6 +17,7 @@ use super::reads::{self, Reads};
 use super::replica::Transition;
 use super::shared::Shared;
 use super::timing;
+use super::transfer::Handover;
 
 /// Rounds whose time is remembered; an answer to an older one still counts as an answer.
 const ROUNDS_MAX: usize = 1 << 16;
@@ -50,7 +50,7 @@ pub(super) struct Leader {
     /// Since when a living peer has not been shown the commit index, if one has not.
     pub(super) unshown_since: Option<Instant>,
     /// Snapshots that a peer had and threw away.
-    pub(super) doubted: Vec<SnapshotId>,
+    pub(super) suspect_snapshots: Vec<SnapshotId>,
     /// Kept between batches for its memory.
     pub(super) order: Vec<usize>,
     /// How far it has come with handing its lead over.
@@ -64,7 +64,7 @@ impl Leader {
         let progress = shared.peers.iter().map(|&id| Progress::new(id, last, shared.now)).collect();
         shared.heard_leader(shared.id);
         shared.count_uncommitted();
-        let first_index = shared.append(EntryKind::NoOperation, &[]).index;
+        let first_index = shared.append(EntryKind::NoOp, &[]).index;
         Leader {
             progress,
             first_index,
@@ -77,7 +77,7 @@ impl Leader {
             tried_round: Round(0),
             owed: Vec::new(),
             unshown_since: None,
-            doubted: Vec::new(),
+            suspect_snapshots: Vec::new(),
             order: Vec::new(),
             handover: Handover::default(),
         }

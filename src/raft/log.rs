@@ -173,7 +173,7 @@ impl LogTail {
     /// taken for the one synced. True if that is news.
     pub fn mark_durable(&mut self, last: EntryId, config: &Config) -> bool {
         let is_it = self.holds(last)
-            || config.breaks(Mutant::SyncOfReplaced) && last.index <= self.last().index;
+            || config.breaks(Mutant::SyncOfReplacedEntry) && last.index <= self.last().index;
         if is_it && last.index > self.durable_index {
             self.durable_index = last.index;
             return true;

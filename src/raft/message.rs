@@ -8,6 +8,8 @@ use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term}
 
 use super::effects::SnapshotId;
 
+pub use crate::types::{DiskState, RequestKind};
+
 /// What a driver hands to [`Replica::handle_msg`](super::Replica::handle_msg).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Msg {
@@ -24,18 +26,18 @@ pub enum Msg {
     },
     /// A snapshot of this replica's own state is on its disk, whole and read back once.
     SnapshotTaken(SnapshotId),
-    /// A chunk of a leader's snapshot was looked at, see [`Effects::chunks`](super::Effects).
+    /// A chunk of a leader's snapshot was stored: see [`Effects::received_chunks`](super::Effects).
     ChunkStored(ChunkStored),
     /// A leader's snapshot is on this replica's disk and in its state machine, whole.
     Installed(SnapshotId),
     /// How much room this replica's disk has, now and then while it is short of it, and when that
     /// begins and ends.
-    DiskRoom(DiskRoom),
+    DiskSpace(DiskSpace),
 }
 
 /// How much room a replica's disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DiskRoom {
+pub struct DiskSpace {
     /// It has less than its reserve.
     pub low: bool,
     /// Bytes of entries that it can store for sure, if it is low.
@@ -127,18 +129,6 @@ pub struct TimeoutNow {
     pub term: Term,
     /// The leader's last entry, which the follower holds durably, as it has told the leader.
     pub last: EntryId,
-}
-
-/// How a replica's disk is, as far as it matters to others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DiskState {
-    /// It writes, and has room.
-    #[default]
-    Well,
-    /// It is short of room: what can be stored elsewhere should be.
-    Low,
-    /// It has not finished a write for long.
-    Stalled,
 }
 
 /// A part of a leader's snapshot (§7).
@@ -272,15 +262,6 @@ pub struct ClientRequest {
     pub kind: RequestKind,
     /// For the state machine.
     pub payload: Bytes,
-}
-
-/// Whether a request changes the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestKind {
-    /// Goes through the log.
-    Write,
-    /// Only reads; answered linearizably without a log entry (§8).
-    Read,
 }
 
 /// The log writer has made a job durable, and with it all jobs before.

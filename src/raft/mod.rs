@@ -12,8 +12,8 @@
 //! | probing, pipelining, retransmission, loss | `progress.rs`, `fanout.rs` |
 //! | linearizable reads by read index and lease (§8, thesis 6.4) | `reads.rs` |
 //! | log compaction (§7): what may go, installing a leader's snapshot | `snapshots.rs` |
-//! | handing the lead over (thesis 3.10) because of the own disk | `handover.rs` |
-//! | disks that are stalled or short of room | `health.rs` |
+//! | handing the lead over (thesis 3.10) because of the own disk | `transfer.rs` |
+//! | disks that are stalled or short of room | `disk_health.rs` |
 //! | rejoining with an empty disk, under the old id | `rejoin.rs` |
 //! | bounds on what messages may do to the term | `term_budget.rs` |
 //!
@@ -21,12 +21,11 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod candidate;
+mod disk_health;
 mod effects;
 mod entries;
 mod fanout;
 mod follower;
-mod handover;
-mod health;
 mod leader;
 mod log;
 mod message;
@@ -40,6 +39,7 @@ mod snapshots;
 mod status;
 mod term_budget;
 mod timing;
+mod transfer;
 
 pub use effects::{
     AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, RejectReason,
@@ -47,7 +47,7 @@ pub use effects::{
 };
 pub use log::{LogTail, Spliced};
 pub use message::{
-    AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, DiskRoom, DiskState,
+    AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, DiskSpace, DiskState,
     Envelope, InstallReply, InstallSnapshot, Msg, PeerMsg, Persisted, Rejoin, RejoinReply,
     RequestKind, RequestVote, TimeoutNow, VoteReply,
 };

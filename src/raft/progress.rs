@@ -142,7 +142,7 @@ impl Progress {
             sent_round: Round(0),
             shown_commit_index: Index::ZERO,
             heard_at: now,
-            disk: DiskState::Well,
+            disk: DiskState::Healthy,
             asked_to_rejoin_at: None,
             held_until: None,
             acked_round: Round(0),

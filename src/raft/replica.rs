@@ -112,7 +112,7 @@ impl Replica {
             }
             Msg::Applied { index } => self.shared.on_applied(index),
             Msg::SnapshotTaken(snapshot) => self.shared.on_snapshot_taken(snapshot),
-            Msg::DiskRoom(room) => self.shared.disk.note_room(room),
+            Msg::DiskSpace(room) => self.shared.disk.note_room(room),
             Msg::ChunkStored(stored) => {
                 if let Role::Follower(_) = &self.role {
                     Follower::on_chunk_stored(&mut self.shared, stored, out);
@@ -173,7 +173,7 @@ impl Replica {
     /// candidate gives up, a leader steps down. Before it acts, a driver must have handed in
     /// everything from peers that had arrived by then: a replica that did not read its messages
     /// knows nothing of its peers.
-    pub fn acts_on_silence_at(&self) -> Instant {
+    pub fn silence_deadline(&self) -> Instant {
         match &self.role {
             Role::Follower(follower) => follower.election_at(),
             Role::Candidate(candidate) => candidate.deadline(),
@@ -184,7 +184,7 @@ impl Replica {
     /// Before this instant it votes for nobody, for a leader may count on a lease; `None` if it has
     /// heard no leader.
     #[cfg(test)]
-    pub(crate) fn votes_again_at(&self) -> Option<Instant> {
+    pub(crate) fn may_vote_at(&self) -> Option<Instant> {
         let heard_at = self.shared.leader_heard_at?;
         Some(heard_at + self.shared.config.election_timeout_min)
     }
@@ -196,8 +196,8 @@ impl Replica {
 
     /// Whom this replica names as leader: the one it knows or, while it knows none, the last one
     /// it knew. Nothing is decided upon it.
-    pub fn named_leader(&self) -> Option<NodeId> {
-        self.shared.named_leader
+    pub fn last_known_leader(&self) -> Option<NodeId> {
+        self.shared.last_known_leader
     }
 
     /// Who leads its term, once it knows.
@@ -206,12 +206,12 @@ impl Replica {
     }
 
     /// Whether it leads, as far as it knows.
-    pub fn leads(&self) -> bool {
+    pub fn is_leader(&self) -> bool {
         matches!(self.role, Role::Leader(_))
     }
 
     /// To whom it is handing its lead over, if it is: it takes in nothing meanwhile.
-    pub fn successor(&self) -> Option<NodeId> {
+    pub fn transfer_target(&self) -> Option<NodeId> {
         match &self.role {
             Role::Leader(leader) => leader.handover.successor(),
             Role::Follower(_) | Role::Candidate(_) => None,
@@ -220,7 +220,7 @@ impl Replica {
 
     /// Whether it leads and would take a write in, for all that it knows of disks and of who is to
     /// lead.
-    pub fn takes_writes(&self) -> bool {
+    pub fn accepts_writes(&self) -> bool {
         match &self.role {
             Role::Leader(leader) => {
                 !leader.handover.is_under_way() && leader.has_room(&self.shared)
@@ -278,7 +278,7 @@ impl Replica {
             commit_index: self.shared.commit_index(),
             applied_index: self.shared.applied_index(),
             disk: self.disk(),
-            successor: self.successor(),
+            transfer_target: self.transfer_target(),
             rejoining: self
                 .shared
                 .rejoining
@@ -309,7 +309,7 @@ impl Replica {
     /// what it ends with is committed, and the answer is of this term.
     fn on_installed(&mut self, snapshot: SnapshotId, out: &mut Effects) {
         let last = snapshot.last;
-        let leads = self.leads();
+        let leads = self.is_leader();
         let settled = if leads { self.shared.log.last().index } else { self.shared.commit_index() };
         if last.index <= settled && self.shared.contradicts(last) || leads && last.index > settled {
             // No correct leader has sent it, for this log has all that is committed. Who did is
@@ -321,7 +321,7 @@ impl Replica {
             // The state machine has left this log behind. Others may be better off.
             self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
         }
-        self.shared.install(snapshot, self.leads());
+        self.shared.install(snapshot, self.is_leader());
         if let Role::Follower(follower) = &mut self.role {
             follower.on_installed(&mut self.shared, snapshot, None, out);
         }
@@ -352,7 +352,7 @@ impl Replica {
             candidate.note_heard(from);
         }
         if self.shared.ignores_to_rejoin(&message) {
-            self.shared.counters.ignored_to_rejoin += 1;
+            self.shared.counters.ignored_while_rejoining += 1;
             return;
         }
         match message {
@@ -377,7 +377,7 @@ impl Replica {
         if let Role::Leader(leader) = &mut self.role {
             leader.on_rejoin(&self.shared, from, rejoin);
         }
-        let leads = self.leads();
+        let leads = self.is_leader();
         self.shared.answer_rejoin(from, rejoin, leads, out);
     }
 
@@ -476,7 +476,7 @@ impl Replica {
                     self.raise_term(from, *term, None, out);
                     return false;
                 }
-                let current = *term == own || self.shared.config.breaks(Mutant::AnswerOfOldTerm);
+                let current = *term == own || self.shared.config.breaks(Mutant::ReplyOfOldTerm);
                 self.shared.counters.stale += u64::from(!current);
                 current
             }

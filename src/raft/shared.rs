@@ -11,11 +11,11 @@ use crate::config::{Config, Mutant};
 use crate::record::{Entry, EntryKind};
 use crate::types::{ClientId, EntryId, Index, Instant, JobSequence, NodeId, RequestKey, Term};
 
+use super::disk_health::DiskHealth;
 use super::effects::{
     AppendJob, Committed, Effects, HardState, Refusal, RefusalReason, RejectReason,
     RejectedMessage, SnapshotId,
 };
-use super::health::DiskHealth;
 use super::log::LogTail;
 use super::message::{ClientRequest, Envelope, PeerMsg, Persisted, RequestVote};
 use super::quorum::REPLICAS_MAX;
@@ -69,7 +69,7 @@ pub(super) struct Shared {
     /// How far messages may still raise the term.
     term_budget: TermBudget,
     /// Who led last, as far as known: what the simulator is told while `leader` is unknown.
-    pub(super) named_leader: Option<NodeId>,
+    pub(super) last_known_leader: Option<NodeId>,
     /// When a leader was last heard: within the lowest election timeout from then nobody votes.
     pub(super) leader_heard_at: Option<Instant>,
     /// Messages lost one way, in a thousand, as the last leader measured it.
@@ -155,7 +155,7 @@ impl Shared {
             leader_of_term: None,
             announced_transfer: None,
             term_budget: TermBudget::new(now, is_new),
-            named_leader: None,
+            last_known_leader: None,
             leader_heard_at: restarted.then_some(now),
             loss_permille: timing::LOSS_UNKNOWN_PERMILLE,
             cut_off_campaigns: 0,
@@ -301,7 +301,7 @@ impl Shared {
     }
 
     pub(super) fn envelope(&self, to: NodeId, message: PeerMsg) -> Envelope {
-        Envelope { from: self.id, to, leader: self.named_leader, message }
+        Envelope { from: self.id, to, leader: self.last_known_leader, message }
     }
 
     /// Notes a living leader of this term.
@@ -313,7 +313,7 @@ impl Shared {
             self.term()
         );
         (self.leader, self.leader_of_term) = (Some(leader), Some(leader));
-        self.named_leader = Some(leader);
+        self.last_known_leader = Some(leader);
         self.leader_heard_at = Some(self.now);
         self.cut_off_campaigns = 0;
         self.redirected.clear();
@@ -425,7 +425,7 @@ impl Shared {
 
     /// The commit index that peers may see.
     pub(super) fn shown_commit_index(&self) -> Index {
-        if self.config.commit_shown_after_replies { self.applied_index } else { self.commit_index }
+        if self.config.commit_index_after_replies { self.applied_index } else { self.commit_index }
     }
 
     pub(super) fn on_applied(&mut self, index: Index) {
@@ -527,7 +527,7 @@ impl Shared {
 
     /// Keeps a request until somebody leads, or for a little more than one election.
     pub(super) fn hold(&mut self, request: ClientRequest, out: &mut Effects) {
-        if self.held.len() >= self.config.held_requests_max {
+        if self.held.len() >= self.config.waiting_requests_max {
             self.refuse(request.key, RefusalReason::Busy, out);
             return;
         }
@@ -538,9 +538,9 @@ impl Shared {
 
     fn hold_time(&self) -> Duration {
         if self.cut_off_campaigns > 0 {
-            self.config.request_hold_cut_off
+            self.config.request_wait_isolated
         } else {
-            self.config.request_hold
+            self.config.request_wait
         }
     }
 

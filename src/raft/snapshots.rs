@@ -94,7 +94,7 @@ impl Follower {
             shared.counters.malformed += 1;
         } else {
             self.install_round = round;
-            out.chunks.push(SnapshotChunk { term, snapshot, round, offset, chunk });
+            out.received_chunks.push(SnapshotChunk { term, snapshot, round, offset, chunk });
         }
     }
 
@@ -103,7 +103,7 @@ impl Follower {
     /// confirm reads that came after it. This leader finds out with the next chunk that it sends.
     pub(super) fn on_chunk_stored(shared: &mut Shared, stored: ChunkStored, out: &mut Effects) {
         let ChunkStored { term, snapshot, round, received } = stored;
-        if term != shared.term() && !shared.config.breaks(Mutant::AnswerChunkOfOldTerm) {
+        if term != shared.term() && !shared.config.breaks(Mutant::ChunkReplyOfOldTerm) {
             shared.counters.stale += 1;
             return;
         }
@@ -153,7 +153,7 @@ impl Leader {
     /// each of them the next chunk if it is time.
     pub(super) fn send_snapshots(&mut self, shared: &mut Shared, out: &mut Effects) {
         let base = shared.log.base().index;
-        out.doubted.append(&mut self.doubted);
+        out.suspect_snapshots.append(&mut self.suspect_snapshots);
         for position in 0..self.progress.len() {
             let progress = &mut self.progress[position];
             if let Some(snapshot) = shared.snapshot {
@@ -195,7 +195,7 @@ impl Leader {
         progress.heard(shared.now, reply.round, sent_at, &shared.config);
         match progress.stored(reply.snapshot, reply.received) {
             Stored::Here => {}
-            Stored::ThrownAway => self.doubted.push(reply.snapshot),
+            Stored::ThrownAway => self.suspect_snapshots.push(reply.snapshot),
             Stored::Another => shared.counters.stale += 1,
         }
     }

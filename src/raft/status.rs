@@ -4,18 +4,7 @@ use crate::types::{EntryId, Index, NodeId, Term};
 
 use super::message::DiskState;
 
-/// Which role a replica plays.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum RoleName {
-    /// Follows, or waits.
-    Follower,
-    /// Asks whether it would win.
-    PreCandidate,
-    /// Stands for election.
-    Candidate,
-    /// Leads.
-    Leader,
-}
+pub use crate::types::RoleName;
 
 /// A replica at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,7 +32,7 @@ pub struct Status {
     /// How its disk is.
     pub disk: DiskState,
     /// To whom it is handing its lead over.
-    pub successor: Option<NodeId>,
+    pub transfer_target: Option<NodeId>,
     /// How far it has come with rejoining, if it lost its disk; `None` for a full member.
     pub rejoining: Option<RejoinStatus>,
     /// A leader's knowledge of its peers, in order of their ids; empty in other roles.
@@ -103,11 +92,11 @@ pub struct Counters {
     /// Times it gave up its lead because a quorum was silent.
     pub quorum_losses: u64,
     /// Times it tried to hand its lead over.
-    pub handovers: u64,
+    pub leadership_transfers: u64,
     /// Times its disk stalled.
     pub disk_stalls: u64,
     /// Messages ignored because it was rejoining, requests for votes among them.
-    pub ignored_to_rejoin: u64,
+    pub ignored_while_rejoining: u64,
     /// Times it rejoined after the loss of its disk: 0 or 1.
     pub rejoined: u64,
     /// Reads released under the lease before a quorum had confirmed their round.

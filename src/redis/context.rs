@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use crate::raft::{Counters, DiskState, RejoinStatus, RoleName};
-use crate::types::{Index, Instant, NodeId, Term};
+use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
-use super::failure::Failure;
-use super::pubsub::Subscriptions;
-use super::slow::SlowLog;
+use crate::redis::commands::pubsub::Subscriptions;
+use crate::redis::failure::Failure;
+use crate::redis::slow_log::SlowLog;
 
 /// The facts that replies are made of.
 #[derive(Debug, Clone)]
@@ -18,7 +17,7 @@ pub struct Context {
     /// What clients may see of the cluster's id: a fingerprint, of which the id can't be computed.
     pub cluster_fingerprint: u128,
     /// All replicas, this one too, in order of their ids.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<ReplicaInfo>,
     /// Whom this replica believes to lead.
     pub leader: Option<NodeId>,
     /// Its own role.
@@ -38,7 +37,7 @@ pub struct Context {
     /// How many keys its store has, at a recent moment.
     pub key_count: u64,
     /// How many of them end some day.
-    pub ending_count: u64,
+    pub expires_count: u64,
     /// The state at `applied_index` as a number, which is equal where states are.
     pub state_digest: u64,
     /// The reading of the monotonic clock that this batch goes by.
@@ -48,7 +47,7 @@ pub struct Context {
     /// The wall clock, since 1970. Only shown (`TIME`), never decided upon.
     pub wall_clock: Duration,
     /// The replicated clock, and the clocks that it goes by.
-    pub clocks: Clocks,
+    pub clocks: ClockStatus,
     /// The system's number of the process.
     pub process_id: u32,
     /// A number drawn at each start, by which tools see that a server was started again.
@@ -66,7 +65,7 @@ pub struct Context {
     /// Whether so much is in use that no command may add to it.
     pub is_full: bool,
     /// Its snapshots, at a recent moment.
-    pub snapshot: Saved,
+    pub snapshot: SnapshotInfo,
     /// How its disk is.
     pub disk: DiskState,
     /// Bytes that are free on it, at a recent moment.
@@ -76,10 +75,10 @@ pub struct Context {
     /// How many writes of clients here were refused because disks were short of room.
     pub disk_refused: u64,
     /// What the replica's core has counted since the start.
-    pub counters: Counters,
+    pub counters: RaftCounters,
     /// How far this replica has come with rejoining after the loss of its disk; `None` if it is a
     /// full member.
-    pub rejoining: Option<RejoinStatus>,
+    pub rejoining: Option<RejoinProgress>,
     /// Syncs of the log since the start.
     pub log_syncs: u64,
     /// What went through the door so far.
@@ -87,7 +86,7 @@ pub struct Context {
     /// Whether `DEBUG` may be used.
     pub debug: bool,
     /// What took long.
-    pub slow: SlowLog,
+    pub slow_log: SlowLog,
     /// How clients that ask a Sentinel call this cluster.
     pub sentinel_name: String,
     /// Who listens to what.
@@ -98,7 +97,7 @@ pub struct Context {
 
 /// A replica, as clients find it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
+pub struct ReplicaInfo {
     /// Which one.
     pub id: NodeId,
     /// The host that clients should use; a name or an address, without brackets.
@@ -118,7 +117,7 @@ pub struct Node {
 /// The replicated clock, by which keys expire, and the clocks that it goes by. Times are in
 /// milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Clocks {
+pub struct ClockStatus {
     /// What the replicated clock shows by now, as far as this replica knows.
     pub replicated: u64,
     /// What the wall clocks of a quorum have reached; `None` if too few are known.
@@ -134,7 +133,7 @@ pub struct Clocks {
 
 /// A replica's snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Saved {
+pub struct SnapshotInfo {
     /// The latest one's last entry; zero if there is none.
     pub index: Index,
     /// Its size.
@@ -164,9 +163,36 @@ pub struct Traffic {
     pub bytes_out: u64,
 }
 
+/// Counts of the consensus core since the replica started, for `INFO`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RaftCounters {
+    /// Times a disk write took longer than the stall timeout.
+    pub disk_stalls: u64,
+    /// Reads served under the leader's lease.
+    pub lease_reads: u64,
+    /// Reads served after a quorum had confirmed the leader.
+    pub read_index_reads: u64,
+    /// Leadership transfers that this replica started.
+    pub leadership_transfers: u64,
+    /// Messages rejected because no election can have reached their term.
+    pub terms_rejected: u64,
+    /// Messages rejected because they contradict a committed entry or the leader of their term.
+    pub conflicts_rejected: u64,
+}
+
+/// The progress of a replica that rejoins after the loss of its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RejoinProgress {
+    /// Members that have not answered yet, in order of their ids.
+    pub waiting_for: Vec<NodeId>,
+    /// The replica is a full member again once its log is durable up to here; `None` until a leader
+    /// has named the index.
+    pub target: Option<Index>,
+}
+
 impl Context {
     /// A replica by itself, that knows no leader: what a door begins with, and tests.
-    pub fn alone(me: Node, cluster_fingerprint: u128, now: Instant) -> Context {
+    pub fn alone(me: ReplicaInfo, cluster_fingerprint: u128, now: Instant) -> Context {
         Context {
             me: me.id,
             cluster_fingerprint,
@@ -180,12 +206,12 @@ impl Context {
             commit_index: Index::ZERO,
             applied_index: Index::ZERO,
             key_count: 0,
-            ending_count: 0,
+            expires_count: 0,
             state_digest: 0,
             now,
             started: now,
             wall_clock: Duration::ZERO,
-            clocks: Clocks::default(),
+            clocks: ClockStatus::default(),
             process_id: 0,
             run_id: 0,
             clients_bytes: 0,
@@ -194,17 +220,17 @@ impl Context {
             used_memory: 0,
             resident_bytes: 0,
             is_full: false,
-            snapshot: Saved::default(),
-            disk: DiskState::Well,
+            snapshot: SnapshotInfo::default(),
+            disk: DiskState::Healthy,
             disk_free: 0,
             disk_reserve: 0,
             disk_refused: 0,
-            counters: Counters::default(),
+            counters: RaftCounters::default(),
             rejoining: None,
             log_syncs: 0,
             traffic: Traffic::default(),
             debug: false,
-            slow: SlowLog::default(),
+            slow_log: SlowLog::default(),
             sentinel_name: "mymaster".to_owned(),
             subscriptions: Subscriptions::default(),
             payload_bytes_max: 64 << 20,
@@ -225,12 +251,12 @@ impl Context {
     }
 
     /// The replica `id`, if there is one.
-    pub fn node(&self, id: NodeId) -> Option<&Node> {
+    pub fn node(&self, id: NodeId) -> Option<&ReplicaInfo> {
         self.nodes.iter().find(|node| node.id == id)
     }
 
     /// The replica that is believed to lead, if any is.
-    pub fn leader(&self) -> Option<&Node> {
+    pub fn leader(&self) -> Option<&ReplicaInfo> {
         self.node(self.leader?)
     }
 
@@ -238,7 +264,7 @@ impl Context {
     /// is a slot.
     pub(super) fn moved(&self, slot: Option<u16>) -> Option<Failure<'_>> {
         let leader = self.leader().filter(|_| !self.leads())?;
-        Some(Failure::Moved { slot: slot?, leader })
+        Some(Failure::Moved { slot: slot?, host: &leader.host, port: leader.port })
     }
 
     /// Whether this replica leads.
@@ -259,14 +285,14 @@ mod tests {
 
     #[test]
     fn facts_of_different_moments_never_contradict_one_another() {
-        let node = Node {
+        let node = ReplicaInfo {
             id: NodeId(1),
             host: String::new(),
             port: 1,
             peer_port: 2,
             connected: true,
             match_index: None,
-            disk: DiskState::Well,
+            disk: DiskState::Healthy,
         };
         let mut context = Context::alone(node, 0, Instant::ZERO);
         let cursors = |context: &Context| {

@@ -9,8 +9,6 @@ use bytes::BytesMut;
 use crate::types::Index;
 use crate::wire::resp::{Version, Writer};
 
-use super::context::Node;
-
 /// Why there is no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure<'a> {
@@ -34,8 +32,10 @@ pub enum Failure<'a> {
     Moved {
         /// The slot of the request's key.
         slot: u16,
-        /// Who leads.
-        leader: &'a Node,
+        /// The leader's host.
+        host: &'a str,
+        /// Its port for clients.
+        port: u16,
     },
 }
 
@@ -70,9 +70,7 @@ impl fmt::Display for Failure<'_> {
             Failure::Uncertain { index: None } => {
                 f.write_str("UNCERTAIN may or may not have been applied")
             }
-            Failure::Moved { slot, leader } => {
-                write!(f, "MOVED {slot} {}:{}", leader.host, leader.port)
-            }
+            Failure::Moved { slot, host, port } => write!(f, "MOVED {slot} {host}:{port}"),
         }
     }
 }
@@ -80,21 +78,9 @@ impl fmt::Display for Failure<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::DiskState;
-    use crate::types::NodeId;
 
     #[test]
     fn clients_find_the_words_that_they_act_on() {
-        let (id, host) = (NodeId(2), "127.0.0.1".to_owned());
-        let node = Node {
-            id,
-            host,
-            port: 7002,
-            peer_port: 8002,
-            connected: true,
-            match_index: None,
-            disk: DiskState::Well,
-        };
         for (failure, wanted) in [
             (Failure::NoLeader, "-CLUSTERDOWN "),
             (Failure::Busy, "-TRYAGAIN "),
@@ -106,7 +92,10 @@ mod tests {
                 "-UNCERTAIN may or may not have been applied, index=7\r\n",
             ),
             (Failure::Uncertain { index: None }, "-UNCERTAIN may or may not have been applied\r\n"),
-            (Failure::Moved { slot: 12182, leader: &node }, "-MOVED 12182 127.0.0.1:7002\r\n"),
+            (
+                Failure::Moved { slot: 12182, host: "127.0.0.1", port: 7002 },
+                "-MOVED 12182 127.0.0.1:7002\r\n",
+            ),
         ] {
             let mut out = BytesMut::new();
             failure.encode(&mut out);

@@ -6,19 +6,19 @@
 //! Each client's connection has a [`Connection`] beside its
 //! [`Parser`](crate::wire::resp::Parser). The door keeps one [`Settings`] for all of them and one
 //! [`Context`], which it brings up to date before each batch. For each request that the parser
-//! finds it calls [`Connection::execute`] with a buffer for replies and acts on the [`Step`]:
+//! finds it calls [`Connection::execute`] with a buffer for replies and acts on the [`Action`]:
 //!
-//! - [`Step::Done`]: the reply is in the buffer.
-//! - [`Step::Submit`]: a read or a write for the core. The door keeps the [`Shape`] and, when the
-//!   outcome is there, calls [`Shape::encode`]; or, when it will not come, [`Failure::encode`].
-//!   With `hold` it looks at no later request of that connection before, and calls
-//!   [`Connection::resume`] or [`Connection::give_up`].
-//! - [`Step::ListClients`]: the reply needs all connections; see [`ClientList`].
-//! - [`Step::Listen`]: what the connection listens to has changed; the reply is in the buffer.
-//! - [`Step::Kill`], [`Step::Forget`], [`Step::Sleep`]: what they say; for the first the reply is
-//!   written by [`Killing::finish`].
-//! - [`Step::Save`]: a snapshot is to be taken; the reply is in the buffer.
-//! - [`Step::Close`]: to be closed once the buffer's bytes have been sent.
+//! - [`Action::Reply`]: the reply is in the buffer.
+//! - [`Action::Submit`]: a read or a write for the core. The door keeps the [`ReplyFormat`] and, when the
+//!   outcome is there, calls [`ReplyFormat::encode`]; or, when it will not come, [`Failure::encode`].
+//!   With `blocks` it looks at no later request of that connection before, and calls
+//!   [`Connection::complete_blocked`] or [`Connection::cancel_blocked`].
+//! - [`Action::ListClients`]: the reply needs all connections; see [`ClientList`].
+//! - [`Action::UpdateSubscriptions`]: what the connection listens to has changed; the reply is in the buffer.
+//! - [`Action::KillClients`], [`Action::ResetStatistics`], [`Action::Sleep`]: what they say; for the first the reply is
+//!   written by [`ClientKill::finish`].
+//! - [`Action::TakeSnapshot`]: a snapshot is to be taken; the reply is in the buffer.
+//! - [`Action::Close`]: to be closed once the buffer's bytes have been sent.
 //!
 //! Replies go to a client in the order of its requests. So while an earlier request of a
 //! connection is under way, what `execute` writes must wait behind it: give it a buffer of its
@@ -30,34 +30,30 @@
 //! A door gives every request a [`RequestKey`](crate::types::RequestKey) that no other request of
 //! any replica ever had: the same key applied twice is answered from memory.
 
-mod calls;
-mod client;
-mod cluster;
+mod action;
+mod call;
 mod commands;
-mod connection;
 mod context;
 mod dispatch;
 mod failure;
-mod hello;
-mod info;
-mod once;
-mod pubsub;
-mod save;
-mod sentinel;
+mod registry;
+mod session;
 mod settings;
-mod shape;
-mod slow;
-mod strings;
-mod table;
-mod transactions;
+mod slow_log;
+mod spec;
 
-pub use client::{ClientList, ClientQuery, Killing};
-pub use connection::{Buffered, Connection};
-pub use context::{Clocks, Context, Node, Saved, Traffic};
-pub use dispatch::{Record, Step, may_grow};
+pub use action::{Action, Statistics};
+pub use commands::client::{ClientKill, ClientList, ClientQuery};
+pub use commands::pubsub::{
+    KeyspaceNotifications, SubscriberId, SubscriptionChange, Subscriptions, write_message,
+};
+pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
+pub use context::{
+    ClockStatus, Context, RaftCounters, RejoinProgress, ReplicaInfo, SnapshotInfo, Traffic,
+};
+pub use dispatch::may_add_data;
 pub use failure::Failure;
-pub use pubsub::{Interest, KeyEvents, Listener, Subscriptions, write_message};
-pub use sentinel::{SWITCH_CHANNEL, switch_message};
-pub use settings::{CLIENTS_BYTES_MIN, Records, Settings, parse_bytes};
-pub use shape::Shape;
-pub use slow::{SlowLog, Took};
+pub use session::connection::{BufferBytes, Connection};
+pub use session::reply_format::ReplyFormat;
+pub use settings::{CLIENTS_BYTES_MIN, Settings, SlowLogSettings, parse_bytes};
+pub use slow_log::{CompletedRequest, SlowLog};

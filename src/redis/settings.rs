@@ -9,8 +9,10 @@ use std::time::Duration;
 use crate::kv::{glob, parse_integer};
 use crate::wire::resp::Limits;
 
-use super::dispatch::{Call, Record, Step};
-use super::pubsub::KeyEvents;
+use crate::redis::action::Action;
+use crate::redis::action::Statistics;
+use crate::redis::call::Call;
+use crate::redis::commands::pubsub::KeyspaceNotifications;
 
 /// One replica's settings.
 #[derive(Debug, Clone)]
@@ -21,13 +23,13 @@ pub struct Settings {
 
 /// Which requests are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Records {
+pub struct SlowLogSettings {
     /// Those that took so long are kept, with their words; `None` for none.
-    pub slower_than: Option<Duration>,
+    pub threshold: Option<Duration>,
     /// So many of them.
-    pub kept: usize,
+    pub entries_max: usize,
     /// Of those that took so long the moments are kept; `None` for none.
-    pub moments_from: Option<Duration>,
+    pub latency_threshold: Option<Duration>,
 }
 
 /// A setting that can be changed.
@@ -43,7 +45,7 @@ struct Kept {
 enum Kind {
     Text,
     /// Letters for what is told of keys.
-    KeyEvents,
+    KeyspaceNotifications,
     /// One of these words.
     Word(&'static [&'static str]),
     /// What gives way when memory is full.
@@ -108,7 +110,7 @@ const KEPT: &[(&str, Kind, &str)] = &[
     ("hz", NUMBER, "10"),
     ("lua-time-limit", TIME_LIMIT, "5000"),
     ("busy-reply-threshold", TIME_LIMIT, "5000"),
-    (KEY_EVENTS, Kind::KeyEvents, ""),
+    (KEY_EVENTS, Kind::KeyspaceNotifications, ""),
     (SLOWER_THAN, Kind::Integer, "10000"),
     (SLOW_MAX, LONG, "128"),
     (MOMENTS_FROM, LONG, "0"),
@@ -139,7 +141,7 @@ impl Settings {
 
     /// What clients are allowed at the start: how many, bytes of memory for all of them, and how
     /// many seconds one may be idle, 0 for ever.
-    pub fn allow_clients(&mut self, most: u64, bytes: u64, idle_seconds: u64) {
+    pub fn set_client_limits(&mut self, most: u64, bytes: u64, idle_seconds: u64) {
         let values = [(CLIENTS_MAX, most), (CLIENTS_BYTES_MAX, bytes)];
         for (name, value) in values.into_iter().chain([(IDLE_SECONDS_MAX, idle_seconds)]) {
             let kept = self.kept.iter_mut().find(|kept| kept.name == name);
@@ -148,24 +150,24 @@ impl Settings {
     }
 
     /// What is recorded of requests.
-    pub fn records(&self) -> Records {
+    pub fn slow_log(&self) -> SlowLogSettings {
         let slower: i64 = self.value(SLOWER_THAN).parse().expect("checked when it was set");
         let moments = self.number(MOMENTS_FROM);
-        Records {
-            slower_than: u64::try_from(slower).ok().map(Duration::from_micros),
-            kept: usize::try_from(self.number(SLOW_MAX)).unwrap_or(usize::MAX),
-            moments_from: (moments > 0).then(|| Duration::from_millis(moments)),
+        SlowLogSettings {
+            threshold: u64::try_from(slower).ok().map(Duration::from_micros),
+            entries_max: usize::try_from(self.number(SLOW_MAX)).unwrap_or(usize::MAX),
+            latency_threshold: (moments > 0).then(|| Duration::from_millis(moments)),
         }
     }
 
     /// What is told of keys.
-    pub fn key_events(&self) -> KeyEvents {
-        KeyEvents::read(self.value(KEY_EVENTS)).unwrap_or_default()
+    pub fn notifications(&self) -> KeyspaceNotifications {
+        KeyspaceNotifications::read(self.value(KEY_EVENTS)).unwrap_or_default()
     }
 
     /// So many bytes of memory may be in use at the start before commands that add to it are
     /// refused; 0 for any number.
-    pub fn allow_memory(&mut self, bytes: u64) {
+    pub fn set_memory_max(&mut self, bytes: u64) {
         let kept = self.kept.iter_mut().find(|kept| kept.name == MEMORY_MAX);
         kept.expect("it is in the list").value = bytes.to_string();
     }
@@ -217,7 +219,7 @@ impl Settings {
 }
 
 /// `CONFIG GET pattern [pattern ...]`
-pub(super) fn get(call: &mut Call<'_>) -> Step {
+pub(super) fn get(call: &mut Call<'_>) -> Action {
     let patterns: Vec<Vec<u8>> = call.request.rest(2).map(<[u8]>::to_ascii_lowercase).collect();
     let wanted =
         |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
@@ -228,22 +230,22 @@ pub(super) fn get(call: &mut Call<'_>) -> Step {
         call.writer.bulk(name.as_bytes());
         call.writer.bulk(value.as_bytes());
     }
-    Step::Done
+    Action::Reply
 }
 
 /// `CONFIG RESETSTAT`
-pub(super) fn reset_statistics(call: &mut Call<'_>) -> Step {
+pub(super) fn reset_statistics(call: &mut Call<'_>) -> Action {
     call.writer.ok();
-    Step::Forget(Record::Traffic)
+    Action::ResetStatistics(Statistics::Traffic)
 }
 
 /// `CONFIG REWRITE`: settings of ours are no settings of Redis's, so no file could keep them.
-pub(super) fn rewrite(call: &mut Call<'_>) -> Step {
+pub(super) fn rewrite(call: &mut Call<'_>) -> Action {
     call.error(&"ERR The server is running without a config file")
 }
 
 /// `CONFIG SET name value [name value ...]`: all of them or none.
-pub(super) fn set(call: &mut Call<'_>) -> Step {
+pub(super) fn set(call: &mut Call<'_>) -> Action {
     let words = call.request.rest(2);
     if !words.len().is_multiple_of(2) {
         return call.error(&"ERR syntax error");
@@ -297,8 +299,10 @@ impl Kind {
             || parse_bytes(text).ok_or_else(|| "argument must be a memory value".to_owned());
         match self {
             Kind::Text => Ok(text.to_owned()),
-            Kind::KeyEvents if KeyEvents::read(text).is_some() => Ok(text.to_owned()),
-            Kind::KeyEvents => {
+            Kind::KeyspaceNotifications if KeyspaceNotifications::read(text).is_some() => {
+                Ok(text.to_owned())
+            }
+            Kind::KeyspaceNotifications => {
                 Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".to_owned())
             }
             Kind::YesOrNo if ["yes", "no"].iter().any(|word| text.eq_ignore_ascii_case(word)) => {

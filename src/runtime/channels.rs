@@ -27,20 +27,20 @@
 //!   peers while it is half full. Where it is full all the same, a first copy is answered busy,
 //!   and another is dropped and counted; its client hears that nobody knows.
 //! - `core_inbox`, [`CoreItem::Peers`] from the network: dropped and counted.
-//! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::Room`] from the log writer: wait, for
+//! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::DiskSpace`] from the log writer: wait, for
 //!   the core never does.
-//! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::ReadsAt`] from the network: wait at the
+//! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::IndexedReads`] from the network: wait at the
 //!   network for its next pass.
-//! - `core_inbox`, [`CoreItem::Save`] from the network: waits there for its next pass.
+//! - `core_inbox`, [`CoreItem::TakeSnapshot`] from the network: waits there for its next pass.
 //! - `core_inbox`, [`CoreItem::Snapshot`] from the snapshots stage: waits, for the core never
 //!   does.
-//! - `departures`, [`Departures`]: peers' messages are dropped and counted; refusals, and the news
+//! - `departures`, [`Outbound`]: peers' messages are dropped and counted; refusals, and the news
 //!   who leads, wait at the core for its next pass.
 //! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`]: jobs wait at the core and
 //!   join the next batch; see below.
 //! - `released`, messages to peers that a job has let go, or that carry a snapshot's chunks:
 //!   dropped and counted.
-//! - `snapshot_work`, [`SnapshotWork`] from the core: chunks are dropped and counted, for a leader
+//! - `snapshot_work`, [`SnapshotJob`] from the core: chunks are dropped and counted, for a leader
 //!   sends again what nobody tells it the arrival of. From the applier: a view is not taken, and
 //!   taken later; a state to be freed is freed there and then.
 //! - `replies`, [`ReplyBatch`]: the applier waits for the network, which takes none while its
@@ -64,16 +64,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
-use crate::clock::Shown;
-use crate::kv::{Event, Outcome, Store, View};
+use crate::clock::AppliedClock;
+use crate::kv::{Event, Outcome, StateMachine, View};
 use crate::raft::{
-    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskRoom, Envelope, Persisted, Refusal,
+    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, Persisted, Refusal,
     SnapshotChunk, SnapshotId,
 };
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Attempt;
 
-use super::wake::{COMPLETIONS, DEPARTURES, READ_PEERS, RELEASED, REPLIES, Wake};
+use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES, Wake};
 
 /// Items on each channel.
 pub(super) const QUEUE_LEN: usize = 64;
@@ -101,13 +101,13 @@ pub(super) enum CoreItem {
     /// From the network: replies that the socket has.
     Applied(Applied),
     /// From the network: reads that the leader has named a place in the log for.
-    ReadsAt(ReadsAt),
+    IndexedReads(IndexedReads),
     /// From the network: somebody wants a snapshot now.
-    Save,
+    TakeSnapshot,
     /// From the snapshots stage.
-    Snapshot(SnapshotNews),
+    Snapshot(SnapshotEvent),
     /// From the log writer: how much room there is now.
-    Room(RoomNews),
+    DiskSpace(DiskSpaceReport),
     /// From the network: it has ended, and so do all.
     Stop,
 }
@@ -118,14 +118,14 @@ pub(super) enum Requests {
     /// Of clients here, and read indexes for peers.
     Clients(Vec<ClientRequest>),
     /// Writes that have been passed on.
-    Forwarded(Vec<Forwarded>),
+    Forwarded(Vec<ForwardedWrite>),
 }
 
 /// How much room the disk has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct RoomNews {
+pub(super) struct DiskSpaceReport {
     /// For the replica.
-    pub(super) room: DiskRoom,
+    pub(super) room: DiskSpace,
     /// Less than twice the reserve is left: time to cut the log.
     pub(super) tight: bool,
     /// Bytes that are free, for the log.
@@ -136,45 +136,45 @@ pub(super) struct RoomNews {
 
 /// What the snapshots stage has done.
 #[derive(Debug)]
-pub(super) enum SnapshotNews {
+pub(super) enum SnapshotEvent {
     /// One of this replica's own state is durable.
     Taken(SnapshotId),
     /// The latest is damaged: another is needed.
     Lost,
     /// So much of a leader's is here.
-    Stored(ChunkStored),
+    ChunkStored(ChunkStored),
     /// A leader's is durable, and this is the state in it, for the applier.
-    Whole(Box<Install>),
+    Received(Box<ReceivedSnapshot>),
 }
 
 /// A leader's snapshot on its way into the state.
 #[derive(Debug)]
-pub(super) struct Install {
+pub(super) struct ReceivedSnapshot {
     /// Which one.
     pub(super) snapshot: SnapshotId,
     /// The state in it.
-    pub(super) store: Store,
+    pub(super) store: StateMachine,
 }
 
 /// Work for the snapshots stage.
 #[derive(Debug)]
-pub(super) enum SnapshotWork {
+pub(super) enum SnapshotJob {
     /// From the core: messages that lack their chunks.
-    Send(Vec<Envelope>),
+    SendChunks(Vec<Envelope>),
     /// From the core: chunks of a leader's snapshot.
-    Keep(Vec<SnapshotChunk>),
+    StoreChunks(Vec<SnapshotChunk>),
     /// From the core: what a follower had and threw away may be damaged here.
-    LookAgain(Vec<SnapshotId>),
+    Verify(Vec<SnapshotId>),
     /// From the applier: the state as it is now, to be written.
-    Take(Box<View>),
+    Write(Box<View>),
     /// From the applier: a state that is not needed any more. To free a large one takes longer
     /// than clients should wait.
-    Free(Box<Store>),
+    Drop(Box<StateMachine>),
 }
 
 /// A write that went from one replica to another, or was meant to.
 #[derive(Debug)]
-pub(super) struct Forwarded {
+pub(super) struct ForwardedWrite {
     /// Whether another copy of it may be in the log.
     pub(super) attempt: Attempt,
     /// The write.
@@ -184,7 +184,7 @@ pub(super) struct Forwarded {
 /// Reads that may be answered here once the state has come as far as the leader's was when it
 /// still led after they came.
 #[derive(Debug)]
-pub(super) struct ReadsAt {
+pub(super) struct IndexedReads {
     /// That far.
     pub(super) index: Index,
     /// The reads.
@@ -193,7 +193,7 @@ pub(super) struct ReadsAt {
 
 /// Who leads, as the core knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Lead {
+pub(super) struct Leadership {
     /// In which term.
     pub(super) term: Term,
     /// Who; `None` while nobody is known to.
@@ -210,20 +210,20 @@ pub(super) struct Applied {
     /// A leader's snapshot that is in the state now. It counts after `index`.
     pub(super) installed: Option<SnapshotId>,
     /// The replicated clock in the state as it is now.
-    pub(super) clock: Shown,
+    pub(super) clock: AppliedClock,
     /// What it must show for reads that wait; `None` if none wait.
     pub(super) clock_wanted: Option<u64>,
 }
 
 /// What leaves the core at once.
 #[derive(Debug, Default)]
-pub(super) struct Departures {
+pub(super) struct Outbound {
     /// To peers.
     pub(super) peers: Vec<Envelope>,
     /// To clients.
     pub(super) refusals: Vec<Refusal>,
     /// Who leads now, if that has changed.
-    pub(super) lead: Option<Lead>,
+    pub(super) leadership: Option<Leadership>,
 }
 
 /// Jobs for the log writer, in order.
@@ -241,15 +241,15 @@ pub(super) struct ApplyBatch {
     /// Committed entries, then reads.
     pub(super) job: ApplyJob,
     /// Reads that wait for a place in the log, maybe beyond the job's.
-    pub(super) reads_at: Vec<ReadsAt>,
+    pub(super) indexed_reads: Vec<IndexedReads>,
     /// What the replicated clock must show in the state for the job's reads.
-    pub(super) read_clock: ReadClock,
+    pub(super) read_timestamp: ReadTimestamp,
     /// Whom the core believed to lead when it handed this over; answers name it.
     pub(super) leader: Option<NodeId>,
     /// The job's size, as the core counts it.
     pub(super) bytes: usize,
     /// A leader's snapshot, which comes before the job.
-    pub(super) install: Option<Box<Install>>,
+    pub(super) install: Option<Box<ReceivedSnapshot>>,
     /// Somebody wants a snapshot now.
     pub(super) save: bool,
 }
@@ -257,7 +257,7 @@ pub(super) struct ApplyBatch {
 /// When reads were let go, by the replicated clock: no key may be shown to them that had expired
 /// then. Zero for any state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct ReadClock {
+pub(super) struct ReadTimestamp {
     /// What it showed.
     pub(super) millis: u64,
     /// How often it had been reset.
@@ -278,7 +278,7 @@ pub(super) struct ReplyBatch {
     /// How many keys there are now.
     pub(super) key_count: usize,
     /// How many of them end some day.
-    pub(super) ending_count: usize,
+    pub(super) expires_count: usize,
     /// The state as a number.
     pub(super) digest: u64,
     /// What the core may know once these answers are with the socket.
@@ -308,7 +308,7 @@ impl Applied {
 impl ApplyBatch {
     /// Whether there is nothing to do.
     pub(super) fn is_empty(&self) -> bool {
-        self.job.is_empty() && self.reads_at.is_empty() && self.install.is_none() && !self.save
+        self.job.is_empty() && self.indexed_reads.is_empty() && self.install.is_none() && !self.save
     }
 }
 
@@ -329,14 +329,14 @@ impl<T> ToNetwork<T> {
     /// Puts `item` in if there is room.
     pub(super) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         self.sender.try_send(item)?;
-        self.ring();
+        self.notify();
         Ok(())
     }
 
     /// Puts `item` in, and waits for room if there is none.
     pub(super) fn send(&self, item: T) -> Result<(), SendError<T>> {
         self.sender.send(item)?;
-        self.ring();
+        self.notify();
         Ok(())
     }
 
@@ -347,12 +347,12 @@ impl<T> ToNetwork<T> {
 
     /// Has the network look at its peers' sockets, and say when it has, see [`PeersRead`].
     pub(super) fn read_peers(&self) {
-        self.wake.ring(READ_PEERS).expect("a write to the waker's own descriptor");
+        self.wake.notify(READ_PEERS).expect("a write to the waker's own descriptor");
     }
 
-    fn ring(&self) {
+    fn notify(&self) {
         // A network that can't be woken leaves a replica that hears and says nothing.
-        self.wake.ring(self.mark).expect("a write to the waker's own descriptor");
+        self.wake.notify(self.mark).expect("a write to the waker's own descriptor");
     }
 }
 
@@ -369,7 +369,7 @@ impl ToCore {
     pub(super) fn send(&self, item: CoreItem) -> Result<(), SendError<CoreItem>> {
         self.sender.send(item)?;
         if let Some(wake) = &self.wake {
-            wake.ring(COMPLETIONS).expect("a write to the waker's own descriptor");
+            wake.notify(COMPLETIONS).expect("a write to the waker's own descriptor");
         }
         Ok(())
     }
@@ -409,7 +409,7 @@ pub(super) struct NetworkEnds {
     pub(super) requests: Sender<Requests>,
     pub(super) peers_read: Arc<PeersRead>,
     pub(super) replies: Receiver<ReplyBatch>,
-    pub(super) departures: Receiver<Departures>,
+    pub(super) outbound: Receiver<Outbound>,
     pub(super) released: Receiver<Vec<Envelope>>,
 }
 
@@ -419,10 +419,10 @@ pub(super) struct CoreEnds {
     pub(super) inbox: Receiver<CoreItem>,
     pub(super) requests: Receiver<Requests>,
     pub(super) peers_read: Arc<PeersRead>,
-    pub(super) to_network: ToNetwork<Departures>,
+    pub(super) to_network: ToNetwork<Outbound>,
     pub(super) to_log_writer: Sender<AppendBatch>,
     pub(super) to_applier: Sender<ApplyBatch>,
-    pub(super) to_snapshots: Sender<SnapshotWork>,
+    pub(super) to_snapshots: Sender<SnapshotJob>,
 }
 
 /// The log writer's ends.
@@ -438,13 +438,13 @@ pub(super) struct LogWriterEnds {
 pub(super) struct ApplierEnds {
     pub(super) jobs: Receiver<ApplyBatch>,
     pub(super) to_network: ToNetwork<ReplyBatch>,
-    pub(super) to_snapshots: Sender<SnapshotWork>,
+    pub(super) to_snapshots: Sender<SnapshotJob>,
 }
 
 /// The snapshots stage's ends.
 #[derive(Debug)]
 pub(super) struct SnapshotEnds {
-    pub(super) work: Receiver<SnapshotWork>,
+    pub(super) work: Receiver<SnapshotJob>,
     pub(super) to_network: ToNetwork<Vec<Envelope>>,
     pub(super) to_core: ToCore,
 }
@@ -465,7 +465,7 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (requests_in, requests) = channel::bounded(QUEUE_LEN);
     let peers_read = Arc::<PeersRead>::default();
-    let (departures_in, departures) = channel::bounded(QUEUE_LEN);
+    let (departures_in, outbound) = channel::bounded(QUEUE_LEN);
     let (to_log_writer, append_jobs) = channel::bounded(QUEUE_LEN);
     let (to_applier, apply_jobs) = channel::bounded(QUEUE_LEN);
     let (released_in, released) = channel::bounded(QUEUE_LEN);
@@ -480,14 +480,14 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
             requests: requests_in,
             peers_read: Arc::clone(&peers_read),
             replies,
-            departures,
+            outbound,
             released,
         },
         core: CoreEnds {
             inbox,
             requests,
             peers_read,
-            to_network: ToNetwork::new(departures_in, DEPARTURES, wake),
+            to_network: ToNetwork::new(departures_in, OUTBOUND, wake),
             to_log_writer,
             to_applier,
             to_snapshots: to_snapshots.clone(),

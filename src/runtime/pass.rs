@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::types::Instant;
 
-use super::clock::Clock;
+use crate::runtime::clock::Clock;
 
 /// Items between two readings of the clock: small ones, or a reading would cost as much as they do.
 const ITEMS_PER_READING: usize = 32;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Something is in the queue of replies.
 pub(super) const REPLIES: u32 = 1;
 /// Something is in the queue of what leaves the core.
-pub(super) const DEPARTURES: u32 = 2;
+pub(super) const OUTBOUND: u32 = 2;
 /// Something is in the queue of what the log writer has let go.
 pub(super) const RELEASED: u32 = 4;
 /// Something is in the queue of the core, which shares the network's thread.
@@ -42,7 +42,7 @@ impl Wake {
     ///
     /// # Errors
     /// If the system call fails, after which the sleeper might sleep for ever.
-    pub(super) fn ring(&self, mark: u32) -> io::Result<()> {
+    pub(super) fn notify(&self, mark: u32) -> io::Result<()> {
         let before = self.word.fetch_or(mark, Ordering::AcqRel);
         // Of several wakers only the one that takes the flag away makes the call.
         if before & ASLEEP != 0 && self.word.fetch_and(!ASLEEP, Ordering::AcqRel) & ASLEEP != 0 {
@@ -61,12 +61,12 @@ impl Wake {
     }
 
     /// The sleeper's side: whether it may sleep, which it must not if there are marks to take.
-    pub(super) fn fall_asleep(&self) -> bool {
+    pub(super) fn begin_sleep(&self) -> bool {
         self.word.compare_exchange(0, ASLEEP, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// The sleeper's side: it is awake and will take the marks before it sleeps again.
-    pub(super) fn rise(&self) {
+    pub(super) fn end_sleep(&self) {
         self.word.fetch_and(!ASLEEP, Ordering::AcqRel);
     }
 }
@@ -101,7 +101,7 @@ pub(super) mod tests {
                     let (seen, wait) = channel::bounded(1);
                     for _ in 0..ROUNDS {
                         sender.send(seen.clone()).unwrap();
-                        wake.ring(REPLIES).unwrap();
+                        wake.notify(REPLIES).unwrap();
                         wait.recv().unwrap();
                     }
                 });
@@ -109,10 +109,10 @@ pub(super) mod tests {
             let mut events = Events::with_capacity(4);
             let mut count = 0;
             while count < 2 * ROUNDS {
-                if wake.fall_asleep() {
+                if wake.begin_sleep() {
                     poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
                     assert!(!events.is_empty(), "slept on after {count} of {}", 2 * ROUNDS);
-                    wake.rise();
+                    wake.end_sleep();
                 }
                 if wake.take_marks() == REPLIES {
                     for seen in receiver.try_iter() {
@@ -129,15 +129,15 @@ pub(super) mod tests {
         let mut poll = Poll::new().unwrap();
         let wake = Wake::new(mio::Waker::new(poll.registry(), Token(0)).unwrap());
         let mut events = Events::with_capacity(4);
-        wake.ring(REPLIES).unwrap();
-        assert!(!wake.fall_asleep(), "there is something in a queue");
-        wake.ring(RELEASED).unwrap();
+        wake.notify(REPLIES).unwrap();
+        assert!(!wake.begin_sleep(), "there is something in a queue");
+        wake.notify(RELEASED).unwrap();
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
         assert!(events.is_empty(), "a system call was spent on a stage that was awake");
         assert_eq!(wake.take_marks(), REPLIES | RELEASED);
-        assert!(wake.fall_asleep());
-        wake.ring(DEPARTURES).unwrap();
-        wake.ring(DEPARTURES).unwrap();
+        assert!(wake.begin_sleep());
+        wake.notify(OUTBOUND).unwrap();
+        wake.notify(OUTBOUND).unwrap();
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
         assert!(!events.is_empty());
     }

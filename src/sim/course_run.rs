@@ -1,22 +1,22 @@
 //! The course's scenarios in virtual time: the replicas that ship, configured as the replica
-//! program configures them, under the [`Game`] that also drives real programs. Every message
+//! program configures them, under the [`ScenarioRun`] that also drives real programs. Every message
 //! passes the simulator, as there: one way to it and one way from it, in order on each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::checker::Violation;
-use super::clients::{Answer as Heard, AnswerKind as Kind, Operation as Wish, Request};
-use super::dice::Dice;
-use super::game::{Action, Game};
-use super::referee::Destination;
-use super::report::Report;
-use super::scenario::Scenario;
-use super::trace::Trace;
-use super::world::{Answer, AnswerKind, Door, Happening, World};
 use crate::config::Config;
+use crate::course::clients::{Answer as Heard, AnswerKind as Kind, Operation as Wish, Request};
+use crate::course::referee::Destination;
+use crate::course::report::Report;
+use crate::course::run::{Action, ScenarioRun};
+use crate::course::scenario::Scenario;
 use crate::kv::{Command, Operation, Outcome};
 use crate::raft::{ClientRequest, Envelope, RequestKind};
+use crate::sim::checkers::safety::Violation;
+use crate::sim::cluster::trace::Trace;
+use crate::sim::cluster::{Answer, AnswerKind, ClientProtocol, Cluster, Happening};
+use crate::sim::rng::Rng;
 use crate::types::{Instant, NodeId, RequestId, RequestKey, Term};
 
 /// One way between a replica and the simulator: half of a routed hop, which takes 100 to 300 us.
@@ -39,8 +39,8 @@ pub struct Options {
 pub struct CourseRun {
     /// What it came to. A broken safety rule fails it.
     pub report: Report,
-    /// The finished game, for its samples.
-    pub game: Game,
+    /// The finished run, for its samples.
+    pub scenario_run: ScenarioRun,
     /// Requests that were never answered although their replica lives.
     pub hanging: Vec<(RequestId, NodeId)>,
     /// The events that were traced.
@@ -61,9 +61,9 @@ enum Coming {
 
 #[derive(Debug)]
 struct Driver {
-    game: Game,
-    world: World,
-    dice: Dice,
+    scenario_run: ScenarioRun,
+    cluster: Cluster,
+    rng: Rng,
     coming: BTreeMap<u64, Coming>,
     next_alarm: u64,
     /// When the last message of each replica comes to the simulator, and the last one to it.
@@ -81,22 +81,22 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> CourseRun {
         driver.alarm(Instant::ZERO + drops_end, Coming::DropsEnd);
     }
     if let Err(violation) = driver.play() {
-        driver.game.incorrect(format!("a safety rule is broken: {violation}"));
+        driver.scenario_run.incorrect(format!("a safety rule is broken: {violation}"));
     }
     driver.finish()
 }
 
 impl Driver {
     fn new(scenario: &Scenario, seed: u64, trace: Trace) -> Driver {
-        // Not the game's own draws: what replicas do must not change what the clients ask.
-        let mut dice = Dice::new(seed ^ 0x636f_7572_7365);
+        // Not the run's own draws: what replicas do must not change what the clients ask.
+        let mut rng = Rng::new(seed ^ 0x636f_7572_7365);
         let ids: Vec<NodeId> = (0..scenario.replicas).map(NodeId).collect();
-        let mut world = World::new(&ids, &Config::course(), Door::Course, &mut dice);
-        world.trace = trace;
+        let mut cluster = Cluster::new(&ids, &Config::course(), ClientProtocol::Course, &mut rng);
+        cluster.trace = trace;
         Driver {
-            game: Game::new(scenario, seed, Instant::ZERO),
-            world,
-            dice,
+            scenario_run: ScenarioRun::new(scenario, seed, Instant::ZERO),
+            cluster,
+            rng,
             coming: BTreeMap::new(),
             next_alarm: 0,
             last_out: vec![Instant::ZERO; ids.len()],
@@ -109,19 +109,19 @@ impl Driver {
     fn alarm(&mut self, at: Instant, coming: Coming) {
         self.next_alarm += 1;
         self.coming.insert(self.next_alarm, coming);
-        self.world.alarm(at, self.next_alarm);
+        self.cluster.alarm(at, self.next_alarm);
     }
 
     fn play(&mut self) -> Result<(), Violation> {
         let mut at = Instant::ZERO;
-        for place in 0..self.world.nodes().len() {
-            let id = self.world.nodes()[place].id;
+        for place in 0..self.cluster.machines().len() {
+            let id = self.cluster.machines()[place].id;
             self.alarm(at, Coming::Start(id));
-            at = at + self.dice.span(Duration::from_millis(1), SPAWN_MAX);
+            at = at + self.rng.span(Duration::from_millis(1), SPAWN_MAX);
         }
-        self.alarm(self.game.next_event(), Coming::Poll);
-        while self.game.ended().is_none() {
-            match self.world.advance()? {
+        self.alarm(self.scenario_run.next_event(), Coming::Poll);
+        while self.scenario_run.ended().is_none() {
+            match self.cluster.advance()? {
                 Happening::Alarm(number) => {
                     let coming = self.coming.remove(&number).expect("an alarm goes off once");
                     self.come(coming)?;
@@ -136,48 +136,48 @@ impl Driver {
 
     /// Brings what replicas sent on its way to the simulator.
     fn carry(&mut self) {
-        let mut sent = std::mem::take(&mut self.world.sent);
+        let mut sent = std::mem::take(&mut self.cluster.sent);
         for envelope in sent.drain(..) {
             let at = self.way_out(envelope.from);
             self.alarm(at, Coming::Message(envelope));
         }
-        self.world.sent = sent;
-        let mut answers = std::mem::take(&mut self.world.answers);
+        self.cluster.sent = sent;
+        let mut answers = std::mem::take(&mut self.cluster.answers);
         for answer in answers.drain(..) {
             let at = self.way_out(answer.from);
             self.alarm(at, Coming::Answer(answer));
         }
-        self.world.answers = answers;
+        self.cluster.answers = answers;
     }
 
     fn way_out(&mut self, from: NodeId) -> Instant {
-        let at = self.world.now() + self.dice.span(WAY_MIN, WAY_MAX);
+        let at = self.cluster.now() + self.rng.span(WAY_MIN, WAY_MAX);
         let last = &mut self.last_out[usize::from(from.0)];
         *last = at.max(*last);
         *last
     }
 
     fn way_in(&mut self, to: NodeId) -> Instant {
-        let at = self.world.now() + self.dice.span(WAY_MIN, WAY_MAX);
+        let at = self.cluster.now() + self.rng.span(WAY_MIN, WAY_MAX);
         let last = &mut self.last_in[usize::from(to.0)];
         *last = at.max(*last);
         *last
     }
 
     fn come(&mut self, coming: Coming) -> Result<(), Violation> {
-        let now = self.world.now();
+        let now = self.cluster.now();
         match coming {
-            Coming::Start(id) => self.world.start(id)?,
+            Coming::Start(id) => self.cluster.start(id)?,
             Coming::Message(envelope) => self.route(envelope),
             Coming::Answer(answer) => self.hear(now, &answer),
             Coming::Poll => {
-                self.game.poll(now, &mut self.actions);
-                let next = self.game.next_event();
+                self.scenario_run.poll(now, &mut self.actions);
+                let next = self.scenario_run.next_event();
                 if next < Instant::MAX {
                     self.alarm(next.max(now), Coming::Poll);
                 }
             }
-            Coming::DropsEnd => self.game.set_drops(0.0),
+            Coming::DropsEnd => self.scenario_run.set_drops(0.0),
         }
         self.act();
         Ok(())
@@ -186,16 +186,16 @@ impl Driver {
     fn route(&mut self, envelope: Envelope) {
         let (from, to) = (envelope.from, envelope.to);
         let mut deliver = std::mem::take(&mut self.deliver);
-        self.game.route(from, Destination::Replica(to), envelope.leader, &mut deliver);
-        if self.world.trace.is_on() {
+        self.scenario_run.route(from, Destination::Replica(to), envelope.leader, &mut deliver);
+        if self.cluster.trace.is_on() {
             let arrow = if deliver.is_empty() { "~->" } else { "->" };
-            let replica = self.world.node(from).replica.as_ref();
+            let replica = self.cluster.machine(from).replica.as_ref();
             let term = replica.map_or(Term(0), |replica| replica.status().term);
-            self.world.trace.sent(self.world.now(), term, &envelope, arrow);
+            self.cluster.trace.sent(self.cluster.now(), term, &envelope, arrow);
         }
         if deliver.pop().is_some() {
             let at = self.way_in(to);
-            self.world.deliver(at, envelope);
+            self.cluster.deliver(at, envelope);
         }
         self.deliver = deliver;
     }
@@ -217,7 +217,7 @@ impl Driver {
             kind,
             value,
         };
-        self.game.answer(now, &heard, &mut self.actions);
+        self.scenario_run.answer(now, &heard, &mut self.actions);
     }
 
     fn act(&mut self) {
@@ -227,12 +227,12 @@ impl Driver {
                 Action::Ask(request) => {
                     let at = self.way_in(request.replica);
                     let asked = client_request(&request);
-                    self.world.trace.asked(&asked);
-                    self.world.request(at, request.replica, asked);
+                    self.cluster.trace.asked(&asked);
+                    self.cluster.request(at, request.replica, asked);
                 }
                 Action::Kill(id) => {
-                    if self.world.node(id).replica.is_some() {
-                        self.world.crash(id);
+                    if self.cluster.machine(id).replica.is_some() {
+                        self.cluster.crash(id);
                     }
                 }
             }
@@ -241,19 +241,19 @@ impl Driver {
     }
 
     fn finish(mut self) -> CourseRun {
-        let mut report = self.game.report();
-        report.elections = Some(self.world.checker.leader_count() as u64);
-        let open = self.game.open_requests();
+        let mut report = self.scenario_run.report();
+        report.elections = Some(self.cluster.checker.leader_count() as u64);
+        let open = self.scenario_run.open_requests();
         let hanging = open
             .filter_map(|(mid, replica, _)| Some((mid, replica?)))
-            .filter(|&(_, replica)| self.game.is_alive(replica))
+            .filter(|&(_, replica)| self.scenario_run.is_alive(replica))
             .collect();
         CourseRun {
             report,
-            game: self.game,
+            scenario_run: self.scenario_run,
             hanging,
-            trace: self.world.trace.take(),
-            virtual_time: self.world.now().since(Instant::ZERO),
+            trace: self.cluster.trace.take(),
+            virtual_time: self.cluster.now().since(Instant::ZERO),
         }
     }
 }

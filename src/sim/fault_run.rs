@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::checker::{Violation, demand};
-use super::coverage::{Coverage, Situation};
-use super::dice::Dice;
-use super::faults::{Fault, Plan, Profile, draw_origin, draw_rate};
-use super::linear;
-use super::machine::{Clock, Disk, Pace};
-use super::network::{Fate, LinkQuality, Network};
-use super::node::Paces;
-use super::tally::{Kind, Tally};
-use super::trace::Trace;
-use super::workload::{ACCOUNT_START, Order, Workload, is_account};
-use super::world::{Answer, Door, Happening, World};
 use crate::config::Config;
 use crate::raft::{Envelope, Replica};
+use crate::sim::checkers::linearizability;
+use crate::sim::checkers::safety::{Violation, demand};
+use crate::sim::cluster::network::{Fate, LinkQuality, Network};
+use crate::sim::cluster::trace::Trace;
+use crate::sim::cluster::{Answer, ClientProtocol, Cluster, Happening};
+use crate::sim::coverage::{Coverage, Situation};
+use crate::sim::disk::statistics::{DiskFault, FaultStatistics};
+use crate::sim::disk::{Clock, Disk, Pace};
+use crate::sim::faults::{Fault, Plan, Profile, draw_origin, draw_rate};
+use crate::sim::machine::Paces;
+use crate::sim::rng::Rng;
+use crate::sim::workload::{ACCOUNT_START, Order, Workload, is_account};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire;
 
@@ -56,7 +56,7 @@ pub struct Summary {
     /// A digest of all that was sent and answered, and when: equal for equal runs.
     pub fingerprint: u64,
     /// What went wrong with disks, in profiles that run the storage code.
-    pub disks: Tally,
+    pub disks: FaultStatistics,
     /// How often the situations were reached that the rules are about.
     pub coverage: Coverage,
 }
@@ -113,10 +113,10 @@ struct Asked {
 #[derive(Debug)]
 struct FaultRun {
     plan: Plan,
-    dice: Dice,
-    world: World,
+    rng: Rng,
+    cluster: Cluster,
     network: Network,
-    client_network: Dice,
+    client_network: Rng,
     workload: Workload,
     alarms: BTreeMap<u64, Alarm>,
     next_alarm: u64,
@@ -131,7 +131,7 @@ struct FaultRun {
     fingerprint: u64,
     /// Whose wall clocks may be wrong for long: fewer than half of all.
     wrong: Vec<NodeId>,
-    wall_dice: Dice,
+    wall_rng: Rng,
     /// Wall clocks have jumped for a moment.
     glitch: bool,
     /// Times a voter for the newer of two leaders lost its disk.
@@ -149,53 +149,53 @@ pub fn run(
     trace: Trace,
     change: &dyn Fn(&mut Config),
 ) -> Result<Summary, Box<Failure>> {
-    let mut dice = Dice::new(seed);
-    let mut plan = Plan::draw(profile, &mut dice);
+    let mut rng = Rng::new(seed);
+    let mut plan = Plan::draw(profile, &mut rng);
     change(&mut plan.config);
-    let mut run = FaultRun::new(plan, dice, trace, Dice::new(!seed));
+    let mut run = FaultRun::new(plan, rng, trace, Rng::new(!seed));
     let outcome = run.play();
     outcome.map_err(|violation| {
-        let trace = run.world.trace.take();
-        Box::new(Failure { violation, at: run.world.now(), trace })
+        let trace = run.cluster.trace.take();
+        Box::new(Failure { violation, at: run.cluster.now(), trace })
     })
 }
 
 impl FaultRun {
-    fn new(plan: Plan, mut dice: Dice, trace: Trace, mut wall_dice: Dice) -> FaultRun {
+    fn new(plan: Plan, mut rng: Rng, trace: Trace, mut wall_rng: Rng) -> FaultRun {
         let mut wrong = plan.ids.clone();
-        wall_dice.shuffle(&mut wrong);
+        wall_rng.shuffle(&mut wrong);
         wrong.truncate((plan.ids.len() - 1) / 2);
-        let mut world = World::new(&plan.ids, &plan.config, plan.door, &mut dice);
-        world.trace = trace;
+        let mut cluster = Cluster::new(&plan.ids, &plan.config, plan.protocol, &mut rng);
+        cluster.trace = trace;
         for &id in &plan.ids {
-            let node = world.node_mut(id);
-            node.paces = plan.paces;
+            let machine = cluster.machine_mut(id);
+            machine.paces = plan.paces;
             if let Some(bytes) = plan.segment_bytes {
-                node.disk = Disk::with_files(id, &plan.ids, bytes);
+                machine.disk = Disk::with_files(id, &plan.ids, bytes);
                 #[cfg(feature = "mutants")]
-                node.disk.files().expect("it was made so").set_mutant(plan.config.mutant);
+                machine.disk.files().expect("it was made so").set_mutant(plan.config.mutant);
             }
-            node.confirm_after = plan.confirm_after;
+            machine.confirm_after = plan.confirm_after;
             // Ahead: with one that is behind, and a right one that can't be heard, the clocks of a
             // quorum are not right, and no bound holds.
-            node.wall.skew = if wrong.contains(&id) {
-                draw_jump(&mut wall_dice).abs()
+            machine.wall.skew = if wrong.contains(&id) {
+                draw_jump(&mut wall_rng).abs()
             } else {
-                i64::try_from(wall_dice.below(20)).expect("20")
+                i64::try_from(wall_rng.below(20)).expect("20")
             };
-            node.snapshots.plan = plan.snapshots;
-            node.clock = Clock::new(
+            machine.snapshots.plan = plan.snapshots;
+            machine.clock = Clock::new(
                 Instant::ZERO,
-                draw_origin(&mut dice),
-                draw_rate(plan.drift_ppm, &mut dice),
+                draw_origin(&mut rng),
+                draw_rate(plan.drift_ppm, &mut rng),
             );
         }
         FaultRun {
-            network: Network::new(dice.split(), &plan.ids, plan.quality),
-            client_network: dice.split(),
-            workload: Workload::new(plan.door, plan.load, &plan.ids, dice.split()),
-            world,
-            dice,
+            network: Network::new(rng.split(), &plan.ids, plan.quality),
+            client_network: rng.split(),
+            workload: Workload::new(plan.protocol, plan.load, &plan.ids, rng.split()),
+            cluster,
+            rng,
             plan,
             alarms: BTreeMap::new(),
             next_alarm: 0,
@@ -206,7 +206,7 @@ impl FaultRun {
             orders: Vec::new(),
             fingerprint: 0,
             wrong,
-            wall_dice,
+            wall_rng,
             glitch: false,
             voters_lost: 0,
         }
@@ -214,8 +214,8 @@ impl FaultRun {
 
     fn play(&mut self) -> Result<Summary, Violation> {
         for id in self.plan.ids.clone() {
-            self.world.start(id)?;
-            self.world.node_mut(id).disk.may_rot = self.plan.may_rot;
+            self.cluster.start(id)?;
+            self.cluster.machine_mut(id).disk.may_rot = self.plan.may_rot;
         }
         if self.plan.confirm_after.is_some() {
             self.set_alarm(Instant::ZERO, Alarm::TellClocks);
@@ -230,14 +230,14 @@ impl FaultRun {
         self.demand_progress()?;
         self.judge()?;
         let (answered, refused) = self.workload.heard();
-        let mut disks = Tally::default();
-        self.world.nodes().iter().for_each(|node| disks.add(&node.disk.tally()));
+        let mut disks = FaultStatistics::default();
+        self.cluster.machines().iter().for_each(|machine| disks.add(&machine.disk.statistics()));
         Ok(Summary {
-            virtual_time: self.world.now().since(Instant::ZERO),
-            events: self.world.events(),
-            leaders: self.world.checker.leader_count(),
-            committed: self.world.checker.commit_index().0,
-            handovers: self.world.checker.handover_count(),
+            virtual_time: self.cluster.now().since(Instant::ZERO),
+            events: self.cluster.events(),
+            leaders: self.cluster.checker.leader_count(),
+            committed: self.cluster.checker.commit_index().0,
+            handovers: self.cluster.checker.handover_count(),
             answered,
             refused,
             fingerprint: self.fingerprint,
@@ -247,27 +247,27 @@ impl FaultRun {
     }
 
     fn coverage(&self) -> Coverage {
-        let mut coverage = self.world.coverage();
-        coverage.add(Situation::Election, self.world.checker.leader_count() as u64);
-        coverage.add(Situation::Rejoin, self.world.checker.rejoined());
+        let mut coverage = self.cluster.coverage();
+        coverage.add(Situation::Election, self.cluster.checker.leader_count() as u64);
+        coverage.add(Situation::Rejoin, self.cluster.checker.rejoined());
         coverage.add(Situation::VoterDiskLoss, self.voters_lost);
         coverage.add(Situation::Resend, self.workload.resend_count());
         coverage
     }
 
     fn run_until(&mut self, end: Instant) -> Result<(), Violation> {
-        while self.world.next_at().is_some_and(|at| at <= end) {
+        while self.cluster.next_at().is_some_and(|at| at <= end) {
             self.advance()?;
         }
         Ok(())
     }
 
     fn advance(&mut self) -> Result<(), Violation> {
-        if let Happening::Alarm(number) = self.world.advance()? {
+        if let Happening::Alarm(number) = self.cluster.advance()? {
             let alarm = self.alarms.remove(&number).expect("an alarm goes off once");
             self.on_alarm(alarm)?;
         }
-        for id in std::mem::take(&mut self.world.stopped) {
+        for id in std::mem::take(&mut self.cluster.stopped) {
             self.start_later(id);
         }
         self.carry_messages()?;
@@ -278,38 +278,38 @@ impl FaultRun {
     // Messages.
 
     fn carry_messages(&mut self) -> Result<(), Violation> {
-        if self.world.sent.is_empty() {
+        if self.cluster.sent.is_empty() {
             return Ok(());
         }
-        let now = self.world.now();
-        let mut sent = std::mem::take(&mut self.world.sent);
+        let now = self.cluster.now();
+        let mut sent = std::mem::take(&mut self.cluster.sent);
         for envelope in sent.drain(..) {
             self.mix(now, (u64::from(envelope.from.0) << 16) | u64::from(envelope.to.0));
             let fate = self.network.fate(now, envelope.from, envelope.to);
-            if self.world.trace.is_on() {
-                let replica = self.world.node(envelope.from).replica.as_ref();
+            if self.cluster.trace.is_on() {
+                let replica = self.cluster.machine(envelope.from).replica.as_ref();
                 let term = replica.map_or(Term(0), |replica| replica.status().term);
                 let arrow = match fate {
                     Fate::Cut => "x->",
                     Fate::Lost => "~->",
                     Fate::Arrives { .. } => "->",
                 };
-                self.world.trace.sent(now, term, &envelope, arrow);
+                self.cluster.trace.sent(now, term, &envelope, arrow);
             }
             let Fate::Arrives { at, again } = fate else { continue };
             let envelope = if self.plan.through_wire { through_wire(envelope)? } else { envelope };
             if let Some(again) = again {
-                self.world.deliver(again, envelope.clone());
+                self.cluster.deliver(again, envelope.clone());
             }
-            self.world.deliver(at, envelope);
+            self.cluster.deliver(at, envelope);
         }
-        self.world.sent = sent;
+        self.cluster.sent = sent;
         Ok(())
     }
 
     fn carry_answers(&mut self) {
-        let now = self.world.now();
-        for answer in std::mem::take(&mut self.world.answers) {
+        let now = self.cluster.now();
+        for answer in std::mem::take(&mut self.cluster.answers) {
             self.mix(now, u64::from(answer.key.client.0));
             for at in self.way_of_client_message() {
                 self.set_alarm(at, Alarm::Answer(answer.clone()));
@@ -321,14 +321,14 @@ impl FaultRun {
     fn way_of_client_message(&mut self) -> Vec<Instant> {
         let quality =
             if self.core.is_some() { clean(&self.plan) } else { self.plan.client_quality };
-        let (dice, now) = (&mut self.client_network, self.world.now());
-        if dice.chance(quality.loss_permille) {
+        let (rng, now) = (&mut self.client_network, self.cluster.now());
+        if rng.chance(quality.loss_permille) {
             return Vec::new();
         }
-        let copies = if dice.chance(quality.duplicate_permille) { 2 } else { 1 };
+        let copies = if rng.chance(quality.duplicate_permille) { 2 } else { 1 };
         let way = |_| {
-            let late = dice.chance(quality.late_permille);
-            now + dice
+            let late = rng.chance(quality.late_permille);
+            now + rng
                 .span(quality.delay_min, if late { quality.late_max } else { quality.delay_max })
         };
         (0..copies).map(way).collect()
@@ -338,16 +338,16 @@ impl FaultRun {
         for order in std::mem::take(&mut self.orders) {
             match order {
                 Order::Ask { to, request } => {
-                    self.world.trace.asked(&request);
-                    let incarnation = self.world.node(to).incarnation();
-                    let at = self.world.now();
+                    self.cluster.trace.asked(&request);
+                    let incarnation = self.cluster.machine(to).incarnation();
+                    let at = self.cluster.now();
                     self.asked.insert(request.key, Asked { to, incarnation, at });
                     for at in self.way_of_client_message() {
-                        self.world.request(at, to, request.clone());
+                        self.cluster.request(at, to, request.clone());
                     }
                 }
                 Order::Wake { client, turn, after } => {
-                    self.set_alarm(self.world.now() + after, Alarm::Wake { client, turn });
+                    self.set_alarm(self.cluster.now() + after, Alarm::Wake { client, turn });
                 }
             }
         }
@@ -361,43 +361,43 @@ impl FaultRun {
     fn set_alarm(&mut self, at: Instant, alarm: Alarm) {
         self.next_alarm += 1;
         self.alarms.insert(self.next_alarm, alarm);
-        self.world.alarm(at, self.next_alarm);
+        self.cluster.alarm(at, self.next_alarm);
     }
 
     fn on_alarm(&mut self, alarm: Alarm) -> Result<(), Violation> {
-        self.workload.set_now(self.world.now());
+        self.workload.set_now(self.cluster.now());
         match alarm {
             Alarm::Wake { client, turn } => self.workload.wake(client, turn, &mut self.orders),
             Alarm::Answer(answer) => self.workload.hear(&answer, &mut self.orders)?,
             Alarm::Fault if self.core.is_none() => {
-                let fault = *self.dice.pick(&self.plan.faults);
+                let fault = *self.rng.pick(&self.plan.faults);
                 self.happen(fault);
                 self.next_fault();
             }
             Alarm::LoseVoter(polls) if self.core.is_none() => self.lose_a_voter(polls),
-            Alarm::Resume(id) if self.world.node(id).held.everything => {
+            Alarm::Resume(id) if self.cluster.machine(id).held.everything => {
                 self.note(format_args!("{} goes on", id.0));
-                self.world.resume(id)?;
+                self.cluster.resume(id)?;
             }
-            Alarm::Restart(id) if self.world.node(id).replica.is_none() => {
+            Alarm::Restart(id) if self.cluster.machine(id).replica.is_none() => {
                 // Those that the second phase leaves out stay as they are.
                 if self.core.is_none() {
                     self.restart(id)?;
                 }
             }
-            Alarm::Restore(id) if self.world.node(id).replica.is_none() => {
+            Alarm::Restore(id) if self.cluster.machine(id).replica.is_none() => {
                 if self.core.is_none() {
                     self.note(format_args!("{}'s files are as they were", id.0));
-                    self.world.node_mut(id).disk.restore();
+                    self.cluster.machine_mut(id).disk.restore();
                     self.restart(id)?;
                 }
             }
             Alarm::Room(id) => {
                 self.note(format_args!("there is room on {}'s disk", id.0));
-                self.world.node_mut(id).disk.make_room();
+                self.cluster.machine_mut(id).disk.make_room();
             }
             Alarm::TellClocks => self.tell_clocks(),
-            Alarm::HearClock { from, to, millis } => self.world.hear_wall_clock(to, from, millis),
+            Alarm::HearClock { from, to, millis } => self.cluster.hear_wall_clock(to, from, millis),
             Alarm::EndGlitch => self.end_glitch(),
             Alarm::Fault
             | Alarm::LoseVoter(_)
@@ -410,20 +410,20 @@ impl FaultRun {
     }
 
     fn note(&mut self, text: std::fmt::Arguments<'_>) {
-        self.world.trace.note(self.world.now(), text);
+        self.cluster.trace.note(self.cluster.now(), text);
     }
 
     // Faults.
 
     fn next_fault(&mut self) {
-        let at = self.world.now() + self.plan.fault_pause.draw(&mut self.dice);
+        let at = self.cluster.now() + self.plan.fault_pause.draw(&mut self.rng);
         self.set_alarm(at, Alarm::Fault);
     }
 
     /// Any replica, or in half of the cases the leader.
     fn victim(&mut self) -> NodeId {
-        let leader = self.world.leader().filter(|_| self.dice.chance(500));
-        leader.unwrap_or_else(|| *self.dice.pick(&self.plan.ids))
+        let leader = self.cluster.leader().filter(|_| self.rng.chance(500));
+        leader.unwrap_or_else(|| *self.rng.pick(&self.plan.ids))
     }
 
     fn happen(&mut self, fault: Fault) {
@@ -435,22 +435,24 @@ impl FaultRun {
             }
             Fault::Pause => {
                 let id = self.victim();
-                if self.world.node(id).replica.is_some() && !self.world.node(id).held.everything {
+                if self.cluster.machine(id).replica.is_some()
+                    && !self.cluster.machine(id).held.everything
+                {
                     self.note(format_args!("{} pauses", id.0));
-                    self.world.node_mut(id).held.everything = true;
-                    let at = self.world.now() + self.plan.outage.draw(&mut self.dice);
+                    self.cluster.machine_mut(id).held.everything = true;
+                    let at = self.cluster.now() + self.plan.outage.draw(&mut self.rng);
                     self.set_alarm(at, Alarm::Resume(id));
                 }
             }
             Fault::Crash => {
                 let id = self.victim();
                 // Where one just cuts its log, it is that one.
-                let cutting = |id: &NodeId| self.world.node(*id).disk.is_cutting();
+                let cutting = |id: &NodeId| self.cluster.machine(*id).disk.is_cutting();
                 let id = self.plan.ids.iter().copied().find(cutting).unwrap_or(id);
                 self.crash(id);
             }
             Fault::CrashLeader => {
-                if let Some(id) = self.world.leader() {
+                if let Some(id) = self.cluster.leader() {
                     self.crash(id);
                 }
             }
@@ -463,11 +465,11 @@ impl FaultRun {
             Fault::SlowDisk => {
                 let id = self.victim();
                 let slow = self.plan.slow_sync;
-                let node = self.world.node_mut(id);
-                let now_slow = node.paces.sync != slow;
-                node.paces.sync = if now_slow { slow } else { self.plan.paces.sync };
+                let machine = self.cluster.machine_mut(id);
+                let now_slow = machine.paces.sync != slow;
+                machine.paces.sync = if now_slow { slow } else { self.plan.paces.sync };
                 if now_slow {
-                    node.disk.count(Kind::SlowDisk);
+                    machine.disk.count(DiskFault::SlowDisk);
                 }
                 let how = if now_slow { "slow" } else { "well" };
                 self.note(format_args!("{}'s disk is {how}", id.0));
@@ -479,16 +481,16 @@ impl FaultRun {
             | Fault::RotSnapshot => self.harm_disk(fault),
             Fault::Clock => {
                 let id = self.victim();
-                let rate = draw_rate(self.plan.drift_ppm, &mut self.dice);
-                let now = self.world.now();
-                self.world.node_mut(id).clock.set_rate(now, rate);
-                self.world.set_timer_of(id);
+                let rate = draw_rate(self.plan.drift_ppm, &mut self.rng);
+                let now = self.cluster.now();
+                self.cluster.machine_mut(id).clock.set_rate(now, rate);
+                self.cluster.set_timer_of(id);
                 self.note(format_args!("{}'s clock goes {rate} ppm too fast", id.0));
             }
             Fault::WallClock => self.jump_clocks(),
             Fault::Weather => {
                 let loss_permille =
-                    if self.dice.chance(500) { 700 } else { self.plan.quality.loss_permille };
+                    if self.rng.chance(500) { 700 } else { self.plan.quality.loss_permille };
                 self.note(format_args!("{loss_permille} of 1000 messages are lost"));
                 self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
             }
@@ -497,45 +499,45 @@ impl FaultRun {
 
     /// Lets one wall clock of the wrong ones jump, or any for a moment.
     fn jump_clocks(&mut self) {
-        let jump = draw_jump(&mut self.wall_dice);
-        if !self.wrong.is_empty() && self.wall_dice.chance(500) {
-            let id = *self.wall_dice.pick(&self.wrong);
+        let jump = draw_jump(&mut self.wall_rng);
+        if !self.wrong.is_empty() && self.wall_rng.chance(500) {
+            let id = *self.wall_rng.pick(&self.wrong);
             let jump = jump.abs();
-            self.world.node_mut(id).wall.skew = jump;
+            self.cluster.machine_mut(id).wall.skew = jump;
             self.note(format_args!("{}'s wall clock is {jump} ms ahead", id.0));
             return;
         }
         // One that is not undone before a replica looks at its clock again is not a moment's.
-        if self.glitch || self.world.nodes().iter().any(|node| node.held.everything) {
+        if self.glitch || self.cluster.machines().iter().any(|machine| machine.held.everything) {
             return;
         }
         self.glitch = true;
-        let all = self.wall_dice.chance(500);
+        let all = self.wall_rng.chance(500);
         for id in self.plan.ids.clone() {
-            if all || self.wall_dice.chance(300) {
-                self.world.node_mut(id).wall.glitch = jump;
+            if all || self.wall_rng.chance(300) {
+                self.cluster.machine_mut(id).wall.glitch = jump;
                 self.note(format_args!("{}'s wall clock jumps by {jump} ms for a moment", id.0));
                 // It is looked at all the time.
-                self.world.wall_clock(id);
+                self.cluster.wall_clock(id);
             }
         }
-        let length = self.wall_dice.span(Duration::from_millis(10), Duration::from_secs(1));
-        self.set_alarm(self.world.now() + length, Alarm::EndGlitch);
+        let length = self.wall_rng.span(Duration::from_millis(10), Duration::from_secs(1));
+        self.set_alarm(self.cluster.now() + length, Alarm::EndGlitch);
     }
 
     fn end_glitch(&mut self) {
         self.glitch = false;
         for id in self.plan.ids.clone() {
-            self.world.node_mut(id).wall.glitch = 0;
-            self.world.wall_clock(id);
+            self.cluster.machine_mut(id).wall.glitch = 0;
+            self.cluster.wall_clock(id);
         }
     }
 
     /// All replicas that run tell the others of their wall clocks.
     fn tell_clocks(&mut self) {
-        let now = self.world.now();
+        let now = self.cluster.now();
         for from in self.plan.ids.clone() {
-            let Some(millis) = self.world.wall_clock(from) else { continue };
+            let Some(millis) = self.cluster.wall_clock(from) else { continue };
             for to in self.plan.ids.clone() {
                 // A report that is late for long is as good as lost: bounds are for prompt ones.
                 if to != from
@@ -552,26 +554,26 @@ impl FaultRun {
     /// Lets the disk of a replica that runs go wrong.
     fn harm_disk(&mut self, fault: Fault) {
         let id = self.victim();
-        let now = self.world.now();
-        let node = self.world.node_mut(id);
-        if node.replica.is_none() {
+        let now = self.cluster.now();
+        let machine = self.cluster.machine_mut(id);
+        if machine.replica.is_none() {
             return;
         }
         self.note(format_args!("{}'s disk: {fault:?}", id.0));
-        let node = self.world.node_mut(id);
+        let machine = self.cluster.machine_mut(id);
         match fault {
             Fault::Stall => {
                 let most = self.plan.config.election_timeout_max;
-                node.stalled = Some(self.dice.span(most, most * 3));
+                machine.stalled = Some(self.rng.span(most, most * 3));
             }
-            Fault::FailDisk => node.disk.fail_soon(&mut self.dice),
+            Fault::FailDisk => machine.disk.fail_soon(&mut self.rng),
             Fault::FillDisk => {
-                node.disk.fill(&mut self.dice);
-                let at = now + self.plan.outage.draw(&mut self.dice);
+                machine.disk.fill(&mut self.rng);
+                let at = now + self.plan.outage.draw(&mut self.rng);
                 self.set_alarm(at, Alarm::Room(id));
             }
-            Fault::SpoilSnapshot => node.disk.spoil_snapshot(&mut self.dice),
-            _ => node.disk.rot_snapshot(&mut self.dice),
+            Fault::SpoilSnapshot => machine.disk.spoil_snapshot(&mut self.rng),
+            _ => machine.disk.rot_snapshot(&mut self.rng),
         }
     }
 
@@ -582,8 +584,8 @@ impl FaultRun {
         }
         match fault {
             Fault::Split => {
-                self.dice.shuffle(&mut ids);
-                let rest = ids.split_off(1 + self.dice.place(ids.len() - 1));
+                self.rng.shuffle(&mut ids);
+                let rest = ids.split_off(1 + self.rng.place(ids.len() - 1));
                 self.note(format_args!("cut {} | {}", names(&ids), names(&rest)));
                 self.network.part(&[ids, rest]);
             }
@@ -594,7 +596,7 @@ impl FaultRun {
                 self.network.part(&[vec![id], ids]);
             }
             Fault::Deafen => {
-                let (id, deaf) = (self.victim(), self.dice.chance(500));
+                let (id, deaf) = (self.victim(), self.rng.chance(500));
                 self.note(format_args!("{} is {}", id.0, if deaf { "deaf" } else { "mute" }));
                 for &other in ids.iter().filter(|&&other| other != id) {
                     let (from, to) = if deaf { (other, id) } else { (id, other) };
@@ -602,11 +604,11 @@ impl FaultRun {
                 }
             }
             _ => {
-                for _ in 0..self.dice.between(1, ids.len() as u64) {
-                    self.dice.shuffle(&mut ids);
+                for _ in 0..self.rng.between(1, ids.len() as u64) {
+                    self.rng.shuffle(&mut ids);
                     self.note(format_args!("cut {} -> {}", ids[0].0, ids[1].0));
                     self.network.cut(ids[0], ids[1]);
-                    if self.dice.chance(500) {
+                    if self.rng.chance(500) {
                         self.network.cut(ids[1], ids[0]);
                     }
                 }
@@ -615,25 +617,25 @@ impl FaultRun {
     }
 
     fn crash(&mut self, id: NodeId) {
-        if self.world.node(id).replica.is_some() {
-            self.world.crash(id);
+        if self.cluster.machine(id).replica.is_some() {
+            self.cluster.crash(id);
             self.start_later(id);
         }
     }
 
     /// Lets a replica lose its disk unless another is without its own: nothing brings two back.
     fn lose_disk(&mut self) {
-        if self.world.rejoining().is_some() {
+        if self.cluster.rejoining().is_some() {
             return;
         }
-        if let Some(leader) = self.world.leader()
+        if let Some(leader) = self.cluster.leader()
             && self.plan.faults.contains(&Fault::Heal)
-            && self.dice.chance(400)
+            && self.rng.chance(400)
         {
             // A minority keeps the leader, and the others are to elect another one.
             let mut ids: Vec<NodeId> =
                 self.plan.ids.iter().copied().filter(|&id| id != leader).collect();
-            self.dice.shuffle(&mut ids);
+            self.rng.shuffle(&mut ids);
             let new = ids.split_off(self.plan.ids.len().div_ceil(2) - 2);
             ids.push(leader);
             self.note(format_args!("cut {} | {} only", names(&ids), names(&new)));
@@ -643,22 +645,22 @@ impl FaultRun {
         } else {
             let id = self.victim();
             self.crash(id);
-            self.world.lose_disk(id);
+            self.cluster.lose_disk(id);
         }
     }
 
     /// Waits until two replicas lead, and then lets one that voted for the newer leader lose its
     /// disk and come back on the side of the older one.
     fn lose_a_voter(&mut self, polls: u32) {
-        let now = self.world.now();
+        let now = self.cluster.now();
         match self.voter_against_a_leader() {
-            _ if self.world.rejoining().is_some() => {}
+            _ if self.cluster.rejoining().is_some() => {}
             None if polls == 0 => {}
             None => self.set_alarm(now + VOTER_POLL_INTERVAL, Alarm::LoseVoter(polls - 1)),
             Some((id, old, new)) => {
                 self.voters_lost += 1;
                 self.crash(id);
-                self.world.lose_disk(id);
+                self.cluster.lose_disk(id);
                 self.note(format_args!("cut {} | {}", names(&old), names(&new)));
                 self.network.heal();
                 self.network.part(&[old, new]);
@@ -672,8 +674,8 @@ impl FaultRun {
     /// leader and all others that know no later term it must not commit anything any more, also
     /// if it has forgotten its vote. Those, and the others.
     fn voter_against_a_leader(&self) -> Option<(NodeId, Vec<NodeId>, Vec<NodeId>)> {
-        let newest = self.world.leader()?;
-        let replica_of = |id: NodeId| self.world.node(id).replica.as_ref();
+        let newest = self.cluster.leader()?;
+        let replica_of = |id: NodeId| self.cluster.machine(id).replica.as_ref();
         let term = replica_of(newest)?.term();
         let is_older = |id: &NodeId| replica_of(*id).is_some_and(|there| there.term() < term);
         let (mut old, mut new): (Vec<NodeId>, Vec<NodeId>) =
@@ -683,7 +685,7 @@ impl FaultRun {
             *id != newest
                 && status.is_some_and(|it| it.term == term && it.voted_for == Some(newest))
         };
-        if !old.iter().any(|&id| replica_of(id).is_some_and(Replica::leads)) {
+        if !old.iter().any(|&id| replica_of(id).is_some_and(Replica::is_leader)) {
             return None;
         }
         let place = new.iter().position(voted)?;
@@ -693,30 +695,30 @@ impl FaultRun {
     }
 
     fn start_later(&mut self, id: NodeId) {
-        let at = self.world.now() + self.plan.outage.draw(&mut self.dice);
+        let at = self.cluster.now() + self.plan.outage.draw(&mut self.rng);
         self.set_alarm(at, Alarm::Restart(id));
     }
 
     /// Starts a replica after a crash; its machine's clock may have a new origin.
     fn restart(&mut self, id: NodeId) -> Result<(), Violation> {
-        let now = self.world.now();
+        let now = self.cluster.now();
         let clock = Clock::new(
             now,
-            draw_origin(&mut self.dice),
-            draw_rate(self.plan.drift_ppm, &mut self.dice),
+            draw_origin(&mut self.rng),
+            draw_rate(self.plan.drift_ppm, &mut self.rng),
         );
-        let node = self.world.node_mut(id);
-        node.clock = clock;
+        let machine = self.cluster.machine_mut(id);
+        machine.clock = clock;
         // A replica believes the wall clock that it starts with.
-        node.wall.glitch = 0;
-        if self.world.node(id).disk.may_rot && self.dice.chance(250) {
-            self.world.put_back_a_copy(id)?;
+        machine.wall.glitch = 0;
+        if self.cluster.machine(id).disk.may_rot && self.rng.chance(250) {
+            self.cluster.put_back_a_copy(id)?;
         }
-        self.world.start(id)?;
-        if self.world.node(id).disk.is_refused() {
-            let away = self.plan.outage.draw(&mut self.dice) * 3;
-            self.set_alarm(self.world.now() + away, Alarm::Restore(id));
-        } else if self.world.node(id).replica.is_none() {
+        self.cluster.start(id)?;
+        if self.cluster.machine(id).disk.is_refused() {
+            let away = self.plan.outage.draw(&mut self.rng) * 3;
+            self.set_alarm(self.cluster.now() + away, Alarm::Restore(id));
+        } else if self.cluster.machine(id).replica.is_none() {
             self.start_later(id);
         }
         Ok(())
@@ -729,18 +731,18 @@ impl FaultRun {
     /// was cut off from that leader alone could never catch up.
     fn calm_down(&mut self) -> Result<(), Violation> {
         let mut ids = self.plan.ids.clone();
-        self.dice.shuffle(&mut ids);
+        self.rng.shuffle(&mut ids);
         let majority = ids.len() / 2 + 1;
         // One that lost its disk needs the answers of all.
-        let rest = if self.world.rejoining().is_some() {
+        let rest = if self.cluster.rejoining().is_some() {
             Vec::new()
         } else {
-            ids.split_off(majority + self.dice.place(ids.len() - majority + 1))
+            ids.split_off(majority + self.rng.place(ids.len() - majority + 1))
         };
         ids.sort_unstable();
         self.note(format_args!("faults end for {}", names(&ids)));
         self.core = Some(ids.clone());
-        self.calm_since = self.world.now();
+        self.calm_since = self.cluster.now();
         // A leader outside may lead on for good; at most so much of what it sends is lost, or it
         // would need longer than anybody waits here.
         let loss_permille = self.plan.quality.loss_permille.min(150);
@@ -754,11 +756,11 @@ impl FaultRun {
                 self.network.set_link_quality(one, other, clean);
             }
         }
-        let fate_of_rest = self.dice.below(3);
+        let fate_of_rest = self.rng.below(3);
         self.outsiders = fate_of_rest > 1 && !rest.is_empty();
         for &id in &rest {
             match fate_of_rest {
-                0 if self.world.node(id).replica.is_some() => self.world.crash(id),
+                0 if self.cluster.machine(id).replica.is_some() => self.cluster.crash(id),
                 1 => self.network.part(&[vec![id], ids.clone()]),
                 _ => {
                     for &other in &ids {
@@ -771,23 +773,23 @@ impl FaultRun {
         self.workload.stop(&ids);
         for id in self.plan.ids.clone() {
             // A leader outside may lose one chunk in three: of a hundred small ones too many.
-            if let Some(plan) = &mut self.world.node_mut(id).snapshots.plan {
+            if let Some(plan) = &mut self.cluster.machine_mut(id).snapshots.plan {
                 plan.chunk_bytes = WHOLE_BYTES;
             }
         }
         for id in ids {
-            let node = self.world.node_mut(id);
-            node.paces = Paces { sync: fast(node.paces.sync), ..self.plan.paces };
-            node.stalled = None;
-            node.disk.calm();
-            if node.replica.is_none() {
+            let machine = self.cluster.machine_mut(id);
+            machine.paces = Paces { sync: fast(machine.paces.sync), ..self.plan.paces };
+            machine.stalled = None;
+            machine.disk.calm();
+            if machine.replica.is_none() {
                 self.restart(id)?;
                 demand!(
-                    self.world.node(id).replica.is_some(),
+                    self.cluster.machine(id).replica.is_some(),
                     "D2: replica {id} does not start, though all is well with its disk"
                 );
-            } else if node.held.everything {
-                self.world.resume(id)?;
+            } else if machine.held.everything {
+                self.cluster.resume(id)?;
             }
         }
         Ok(())
@@ -795,7 +797,7 @@ impl FaultRun {
 
     fn demand_progress(&mut self) -> Result<(), Violation> {
         // Over a bad link one message at a time takes its time.
-        let end = self.world.now() + self.plan.patience() * if self.outsiders { 3 } else { 1 };
+        let end = self.cluster.now() + self.plan.patience() * if self.outsiders { 3 } else { 1 };
         let mut probed = false;
         loop {
             self.forget_the_lost();
@@ -811,9 +813,9 @@ impl FaultRun {
                 self.workload.probe(&mut self.orders);
                 self.give_orders();
             }
-            let next = (self.world.now() + Duration::from_millis(20)).min(end);
+            let next = (self.cluster.now() + Duration::from_millis(20)).min(end);
             self.run_until(next)?;
-            self.world.skip_to(next);
+            self.cluster.skip_to(next);
             if next == end {
                 return Err(self.no_progress(probed));
             }
@@ -825,15 +827,15 @@ impl FaultRun {
         let waiting: Vec<_> =
             self.workload.waiting().map(|key| (key, self.asked[&key].to)).collect();
         let statuses: Vec<String> = self
-            .world
-            .nodes()
+            .cluster
+            .machines()
             .iter()
-            .filter_map(|node| Some(format!("{:?}", node.replica.as_ref()?.status())))
+            .filter_map(|machine| Some(format!("{:?}", machine.replica.as_ref()?.status())))
             .collect();
         Violation(format!(
             "L3: no progress {:?} after the faults ended{}; waiting: {waiting:?}; owed: {:?}; {}; \
              replicas:\n  {}",
-            self.world.now().since(self.calm_since),
+            self.cluster.now().since(self.calm_since),
             if probed { ", a fresh put and get hang" } else { "" },
             self.owed().map(|key| (key, self.asked[&key])),
             self.disagreement().unwrap_or_else(|| "the replicas agree".to_owned()),
@@ -841,16 +843,16 @@ impl FaultRun {
         ))
     }
 
-    /// Under the course's door a request that went into a replica which crashed is gone: nobody
+    /// Under the course's protocol a request that went into a replica which crashed is gone: nobody
     /// sends it again, and nobody owes an answer.
     fn forget_the_lost(&mut self) {
-        if self.plan.door == Door::Connection {
+        if self.plan.protocol == ClientProtocol::Connection {
             return;
         }
         let excused = |key: &RequestKey| {
             let Asked { to, at, .. } = self.asked[key];
-            let long_ago = self.world.now().since(at) > self.plan.load.patience.max;
-            !self.is_owed(*key) && (long_ago || self.world.node(to).replica.is_none())
+            let long_ago = self.cluster.now().since(at) > self.plan.load.patience.max;
+            !self.is_owed(*key) && (long_ago || self.cluster.machine(to).replica.is_none())
         };
         let lost: Vec<_> = self.workload.waiting().filter(excused).collect();
         for key in lost {
@@ -863,29 +865,30 @@ impl FaultRun {
     fn is_owed(&self, key: RequestKey) -> bool {
         let core = self.core.as_ref().expect("the second phase");
         let Asked { to, incarnation, .. } = self.asked[&key];
-        core.contains(&to) && self.world.node(to).incarnation() == incarnation
+        core.contains(&to) && self.cluster.machine(to).incarnation() == incarnation
     }
 
-    /// Under the course's door, where nobody asks again: a request that a replica of the majority
+    /// Under the course's protocol, where nobody asks again: a request that a replica of the
+    /// majority
     /// owes an answer, given up ones too (L12).
     fn owed(&self) -> Option<RequestKey> {
         let mut unanswered = self.workload.unanswered();
-        unanswered.find(|&key| self.plan.door == Door::Course && self.is_owed(key))
+        unanswered.find(|&key| self.plan.protocol == ClientProtocol::Course && self.is_owed(key))
     }
 
     /// What the majority's replicas do not agree upon yet.
     fn disagreement(&self) -> Option<String> {
-        if let Some(id) = self.world.rejoining() {
+        if let Some(id) = self.cluster.rejoining() {
             return Some(format!("{id} has not rejoined"));
         }
         let core = self.core.as_ref().expect("the second phase");
         let mut seen = None;
         for &id in core {
-            let node = self.world.node(id);
-            let status = node.replica.as_ref().expect("the majority runs").status();
-            let state = (status.last, node.store.digest());
+            let machine = self.cluster.machine(id);
+            let status = machine.replica.as_ref().expect("the majority runs").status();
+            let state = (status.last, machine.store.digest());
             if status.commit_index != status.last.index
-                || node.store.applied_index() != status.last.index
+                || machine.store.applied_index() != status.last.index
                 || *seen.get_or_insert(state) != state
             {
                 return Some(format!("{id} does not agree with the others or with itself"));
@@ -895,24 +898,24 @@ impl FaultRun {
     }
 
     fn judge(&self) -> Result<(), Violation> {
-        let accounts = self.world.promises.count(is_account);
-        let sum = self.world.promises.sum(is_account);
+        let accounts = self.cluster.client_model.count(is_account);
+        let sum = self.cluster.client_model.sum(is_account);
         demand!(
             sum == accounts * ACCOUNT_START,
             "C6: {accounts} accounts hold {sum} together, {} were put in",
             accounts * ACCOUNT_START
         );
-        let judged = self.workload.history().check(linear::STEPS_MAX);
+        let judged = self.workload.history().check(linearizability::STEPS_MAX);
         judged.map_err(|error| Violation(format!("C1: {error}")))
     }
 }
 
 /// By how many milliseconds a wall clock jumps: seconds to years, forward and back.
-fn draw_jump(dice: &mut Dice) -> i64 {
+fn draw_jump(rng: &mut Rng) -> i64 {
     let second = 1_000;
-    let length = *dice.pick(&[second, 60 * second, 86_400 * second, 4 * 365 * 86_400 * second]);
-    let jump = i64::try_from(dice.between(length, 3 * length)).expect("some years");
-    if dice.chance(500) { jump } else { -jump }
+    let length = *rng.pick(&[second, 60 * second, 86_400 * second, 4 * 365 * 86_400 * second]);
+    let jump = i64::try_from(rng.between(length, 3 * length)).expect("some years");
+    if rng.chance(500) { jump } else { -jump }
 }
 
 /// Replicas as traces name them.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::dice::{Dice, nanoseconds};
-use super::machine::Pace;
-use super::network::LinkQuality;
-use super::node::Paces;
-use super::snapshots::SnapshotPlan;
-use super::workload::Load;
-use super::world::Door;
 use crate::config::{Config, FanOut};
+use crate::sim::cluster::ClientProtocol;
+use crate::sim::cluster::network::LinkQuality;
+use crate::sim::disk::Pace;
+use crate::sim::disk::snapshots::SnapshotPlan;
+use crate::sim::machine::Paces;
+use crate::sim::rng::{Rng, nanoseconds};
+use crate::sim::workload::Load;
 use crate::types::NodeId;
 
 /// With fewer replicas one whose disk is lost may never come back.
@@ -91,7 +91,7 @@ pub struct Plan {
     /// How each of them is configured.
     pub config: Config,
     /// Who answers writes.
-    pub door: Door,
+    pub protocol: ClientProtocol,
     /// Links between replicas.
     pub quality: LinkQuality,
     /// Links between clients and replicas.
@@ -170,7 +170,7 @@ enum Trouble {
 }
 
 impl Profile {
-    fn draw_troubles(self, dice: &mut Dice) -> Vec<Trouble> {
+    fn draw_troubles(self, rng: &mut Rng) -> Vec<Trouble> {
         use Trouble::{Clocks, Crashes, Disks, Files, Network, Partitions, Pauses};
         match self {
             Profile::Mixed | Profile::Snapshots => [
@@ -184,7 +184,7 @@ impl Profile {
             ]
             .into_iter()
             .filter(|&(_, permille)| permille > 0)
-            .filter_map(|(trouble, permille)| dice.chance(permille).then_some(trouble))
+            .filter_map(|(trouble, permille)| rng.chance(permille).then_some(trouble))
             .collect(),
             Profile::Quiet => vec![],
             Profile::Network => vec![Network],
@@ -193,7 +193,7 @@ impl Profile {
             Profile::Storage => {
                 [(Crashes, 1_000), (Disks, 700), (Network, 400), (Partitions, 300), (Files, 800)]
                     .into_iter()
-                    .filter_map(|(trouble, permille)| dice.chance(permille).then_some(trouble))
+                    .filter_map(|(trouble, permille)| rng.chance(permille).then_some(trouble))
                     .collect()
             }
             Profile::Clocks => vec![Pauses, Clocks, Partitions],
@@ -203,10 +203,10 @@ impl Profile {
 
 impl Plan {
     /// Draws a run.
-    pub fn draw(profile: Profile, dice: &mut Dice) -> Plan {
-        let troubles = profile.draw_troubles(dice);
+    pub fn draw(profile: Profile, rng: &mut Rng) -> Plan {
+        let troubles = profile.draw_troubles(rng);
         let has = |trouble| troubles.contains(&trouble);
-        let replicas = match dice.below(20) {
+        let replicas = match rng.below(20) {
             0 => 1,
             1 => 2,
             2 => 7,
@@ -215,71 +215,71 @@ impl Plan {
             _ => 5,
         };
         // The course's replicas never take snapshots.
-        let course = dice.chance(400) && profile != Profile::Snapshots;
+        let course = rng.chance(400) && profile != Profile::Snapshots;
         let mut config = if course { Config::course() } else { Config::server() };
-        vary(&mut config, dice, profile == Profile::Clocks);
-        let clients = dice.between(2, 9);
+        vary(&mut config, rng, profile == Profile::Clocks);
+        let clients = rng.between(2, 9);
         if clients.is_multiple_of(2) {
             // So soon that disks which are only slow are taken for stalled, too.
-            config.disk_stall_after = Some(Duration::from_millis(clients * clients * 4));
-            config.handover_interval = Duration::from_millis(clients * 100);
-            config.handover_timeout = config.election_timeout_max;
+            config.disk_stall_timeout = Some(Duration::from_millis(clients * clients * 4));
+            config.leadership_transfer_interval = Duration::from_millis(clients * 100);
+            config.leadership_transfer_timeout = config.election_timeout_max;
         }
         let hop = if course { Duration::from_micros(200) } else { Duration::from_micros(500) };
         let mut plan = Plan {
             ids: (1..=replicas).map(NodeId).collect(),
-            door: if course { Door::Course } else { Door::Connection },
-            quality: draw_quality(has(Trouble::Network), hop, &config, dice),
+            protocol: if course { ClientProtocol::Course } else { ClientProtocol::Connection },
+            quality: draw_quality(has(Trouble::Network), hop, &config, rng),
             client_quality: client_quality(course, has(Trouble::Network), hop),
-            paces: draw_paces(has(Trouble::Disks), dice),
+            paces: draw_paces(has(Trouble::Disks), rng),
             slow_sync: Pace {
                 min: Duration::from_millis(5),
-                max: config.election_timeout_max * u32::try_from(dice.between(1, 4)).expect("4"),
+                max: config.election_timeout_max * u32::try_from(rng.between(1, 4)).expect("4"),
             },
             drift_ppm: if has(Trouble::Clocks) { u64::from(config.clock_drift_ppm) } else { 0 },
             confirm_after: None,
-            faults: draw_faults(&troubles, dice),
+            faults: draw_faults(&troubles, rng),
             fault_pause: {
                 let max =
-                    config.election_timeout_max * u32::try_from(dice.between(1, 6)).expect("6");
+                    config.election_timeout_max * u32::try_from(rng.between(1, 6)).expect("6");
                 Pace { min: Duration::from_millis(20), max }
             },
             outage: Pace {
                 min: Duration::from_millis(1),
-                max: config.election_timeout_max * u32::try_from(dice.between(1, 5)).expect("5"),
+                max: config.election_timeout_max * u32::try_from(rng.between(1, 5)).expect("5"),
             },
             load: Load {
                 clients: usize::try_from(clients).expect("9"),
-                readers: dice.place(usize::try_from(clients).expect("9")),
-                keys: dice.between(2, 5),
+                readers: rng.place(usize::try_from(clients).expect("9")),
+                keys: rng.between(2, 5),
                 padding: 0,
-                accounts: dice.between(0, 4),
+                accounts: rng.between(0, 4),
                 think: Pace {
                     min: Duration::ZERO,
-                    max: Duration::from_millis(*dice.pick(&[15, 50, 150, 1_000])),
+                    max: Duration::from_millis(*rng.pick(&[15, 50, 150, 1_000])),
                 },
                 patience: Pace {
                     min: config.election_timeout_min,
                     max: config.election_timeout_max * 2,
                 },
                 give_up_permille: if course { 200 } else { 20 },
-                promises: profile == Profile::Snapshots,
+                client_model: profile == Profile::Snapshots,
                 expiring: false,
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
-            through_wire: dice.chance(250),
+            through_wire: rng.chance(250),
             segment_bytes: (profile == Profile::Storage
-                || profile == Profile::Snapshots && dice.chance(700))
-            .then(|| *dice.pick(&[2 << 10, 8 << 10, 64 << 10])),
+                || profile == Profile::Snapshots && rng.chance(700))
+            .then(|| *rng.pick(&[2 << 10, 8 << 10, 64 << 10])),
             may_rot: has(Trouble::Files),
             snapshots: (profile == Profile::Snapshots
-                || profile == Profile::Storage && !course && dice.chance(600))
+                || profile == Profile::Storage && !course && rng.chance(600))
             .then(|| {
-                config.log_bytes_kept = *dice.pick(&[0, 500, 4 << 10]);
-                config.log_bytes_max = config.log_bytes_kept * dice.place(3);
+                config.log_bytes_kept = *rng.pick(&[0, 500, 4 << 10]);
+                config.log_bytes_max = config.log_bytes_kept * rng.place(3);
                 SnapshotPlan {
-                    every: *dice.pick(&[1, 5, 20, 80]),
-                    chunk_bytes: *dice.pick(&[100, 1_000, 10_000]),
+                    every: *rng.pick(&[1, 5, 20, 80]),
+                    chunk_bytes: *rng.pick(&[100, 1_000, 10_000]),
                 }
             }),
             config,
@@ -293,14 +293,14 @@ impl Plan {
             plan.faults.extend([Fault::WallClock; 2]);
         }
         if profile == Profile::Storage {
-            plan.burden_disks(dice);
+            plan.burden_disks(rng);
         }
         let loses_disks = matches!(profile, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
             && has(Trouble::Crashes)
             && plan.segment_bytes.is_none()
             && replicas >= DISK_LOSS_REPLICAS_MIN;
-        // Drawn from a copy of the dice, so that all other runs stay what they were.
-        if loses_disks && dice.clone().chance(500) {
+        // Drawn from a copy of the rng, so that all other runs stay what they were.
+        if loses_disks && rng.clone().chance(500) {
             plan.faults.extend([Fault::LoseDisk; 2]);
         }
         if plan.snapshots.is_some() && plan.segment_bytes.is_some() {
@@ -312,9 +312,9 @@ impl Plan {
     }
 
     /// Puts more load on disks, and no more on the judgement of what clients saw.
-    fn burden_disks(&mut self, dice: &mut Dice) {
+    fn burden_disks(&mut self, rng: &mut Rng) {
         // So that blocks are of several sectors, of which some are torn.
-        self.load.padding = *dice.pick(&[0, 0, 300, 1_500]);
+        self.load.padding = *rng.pick(&[0, 0, 300, 1_500]);
         // Where a disk is slow the whole window is sent again and again: with one record a
         // message that would be millions of messages that say nothing new.
         self.config.inflight_appends_max = self.config.inflight_appends_max.min(16);
@@ -323,7 +323,7 @@ impl Plan {
         // takes longer than it may.
         self.load.keys *= 4;
         // Quick readers are most of the work, and do nothing to disks.
-        self.load.readers = self.load.readers.min(usize::from(dice.chance(200)));
+        self.load.readers = self.load.readers.min(usize::from(rng.chance(200)));
     }
 
     /// How long a healthy majority may take to answer everything and to agree.
@@ -333,47 +333,47 @@ impl Plan {
         election * 10
             + config.check_quorum_window_lossy
             + config.silence_after_start
-            + config.request_hold
+            + config.request_wait
             + self.load.patience.max * 3
     }
 }
 
-fn vary(config: &mut Config, dice: &mut Dice, leases: bool) {
-    config.lease_reads = leases || dice.chance(500);
-    config.fan_out = if dice.chance(500) { FanOut::All } else { FanOut::Thrifty };
-    if dice.chance(300) {
-        config.append_entries_max = usize::try_from(dice.between(1, 5)).expect("5");
+fn vary(config: &mut Config, rng: &mut Rng, leases: bool) {
+    config.lease_reads = leases || rng.chance(500);
+    config.fan_out = if rng.chance(500) { FanOut::All } else { FanOut::Thrifty };
+    if rng.chance(300) {
+        config.append_entries_max = usize::try_from(rng.between(1, 5)).expect("5");
     }
-    if dice.chance(300) {
-        config.append_bytes_max = usize::try_from(dice.between(1, 300)).expect("300");
+    if rng.chance(300) {
+        config.append_bytes_max = usize::try_from(rng.between(1, 300)).expect("300");
     }
-    if dice.chance(300) {
-        config.inflight_appends_max = usize::try_from(dice.between(1, 4)).expect("4");
+    if rng.chance(300) {
+        config.inflight_appends_max = usize::try_from(rng.between(1, 4)).expect("4");
     }
-    if dice.chance(100) {
-        config.inflight_bytes_max = usize::try_from(dice.between(1, 500)).expect("500");
+    if rng.chance(100) {
+        config.inflight_bytes_max = usize::try_from(rng.between(1, 500)).expect("500");
     }
-    if dice.chance(100) {
-        config.uncommitted_bytes_max = usize::try_from(dice.between(500, 2_000)).expect("2000");
+    if rng.chance(100) {
+        config.uncommitted_bytes_max = usize::try_from(rng.between(500, 2_000)).expect("2000");
     }
-    if dice.chance(100) {
-        config.held_requests_max = usize::try_from(dice.between(0, 3)).expect("3");
-        config.waiting_reads_max = usize::try_from(dice.between(1, 3)).expect("3");
+    if rng.chance(100) {
+        config.waiting_requests_max = usize::try_from(rng.between(0, 3)).expect("3");
+        config.waiting_reads_max = usize::try_from(rng.between(1, 3)).expect("3");
     }
 }
 
-fn draw_quality(faulty: bool, hop: Duration, config: &Config, dice: &mut Dice) -> LinkQuality {
+fn draw_quality(faulty: bool, hop: Duration, config: &Config, rng: &mut Rng) -> LinkQuality {
     let clean =
         LinkQuality { delay_min: hop / 2, delay_max: hop * 3 / 2, ..LinkQuality::perfect(hop) };
     if !faulty {
         return clean;
     }
-    let loss_max = *dice.pick(&[0, 50, 150, 300, 500_u64]);
+    let loss_max = *rng.pick(&[0, 50, 150, 300, 500_u64]);
     LinkQuality {
-        loss_permille: u32::try_from(dice.between(0, loss_max)).expect("500"),
-        duplicate_permille: *dice.pick(&[0, 20, 100]),
-        late_permille: *dice.pick(&[0, 10, 100, 300]),
-        delay_max: hop * u32::try_from(dice.between(2, 60)).expect("60"),
+        loss_permille: u32::try_from(rng.between(0, loss_max)).expect("500"),
+        duplicate_permille: *rng.pick(&[0, 20, 100]),
+        late_permille: *rng.pick(&[0, 10, 100, 300]),
+        delay_max: hop * u32::try_from(rng.between(2, 60)).expect("60"),
         // Older than several terms.
         late_max: config.election_timeout_max * 8,
         ..clean
@@ -396,22 +396,22 @@ fn client_quality(course: bool, faulty: bool, hop: Duration) -> LinkQuality {
     }
 }
 
-fn draw_paces(slow: bool, dice: &mut Dice) -> Paces {
+fn draw_paces(slow: bool, rng: &mut Rng) -> Paces {
     let micros = Duration::from_micros;
-    let choose = |dice: &mut Dice, longest: u64| match dice.below(3) {
+    let choose = |rng: &mut Rng, longest: u64| match rng.below(3) {
         0 => Pace::AT_ONCE,
         1 => Pace { min: micros(1), max: micros(longest / 10) },
         _ => Pace { min: micros(10), max: micros(longest) },
     };
     let factor = if slow { 10 } else { 1 };
     Paces {
-        sync: choose(dice, 2_000 * factor),
-        apply: choose(dice, 500 * factor),
-        batch: choose(dice, 300 * factor),
+        sync: choose(rng, 2_000 * factor),
+        apply: choose(rng, 500 * factor),
+        batch: choose(rng, 300 * factor),
     }
 }
 
-fn draw_faults(troubles: &[Trouble], dice: &mut Dice) -> Vec<Fault> {
+fn draw_faults(troubles: &[Trouble], rng: &mut Rng) -> Vec<Fault> {
     use Fault::{
         Clock, Crash, CrashAll, CrashLeader, CutSome, Deafen, FailDisk, FillDisk, Heal, Isolate,
         Pause, RotSnapshot, SlowDisk, Split, SpoilSnapshot, Stall, Weather,
@@ -426,34 +426,34 @@ fn draw_faults(troubles: &[Trouble], dice: &mut Dice) -> Vec<Fault> {
     add(has(Trouble::Partitions), &[Heal, Heal]);
     // Each seed has its own weights: some never split, some only isolate.
     for fault in [Split, Isolate, Deafen, CutSome] {
-        add(has(Trouble::Partitions) && dice.chance(600), &[fault]);
+        add(has(Trouble::Partitions) && rng.chance(600), &[fault]);
     }
     add(has(Trouble::Crashes), &[Crash]);
-    add(has(Trouble::Crashes) && dice.chance(600), &[CrashLeader]);
-    add(has(Trouble::Crashes) && dice.chance(200), &[CrashAll]);
+    add(has(Trouble::Crashes) && rng.chance(600), &[CrashLeader]);
+    add(has(Trouble::Crashes) && rng.chance(200), &[CrashAll]);
     add(has(Trouble::Disks), &[SlowDisk]);
     add(has(Trouble::Pauses), &[Pause]);
     add(has(Trouble::Clocks), &[Clock]);
-    add(has(Trouble::Network) && dice.chance(300), &[Weather]);
+    add(has(Trouble::Network) && rng.chance(300), &[Weather]);
     for fault in [Stall, FailDisk, FillDisk, SpoilSnapshot, RotSnapshot] {
-        add(has(Trouble::Files) && dice.chance(500), &[fault]);
+        add(has(Trouble::Files) && rng.chance(500), &[fault]);
     }
     faults
 }
 
 /// A rate within the bound, in parts per million; the limits themselves come often.
-pub(super) fn draw_rate(drift_ppm: u64, dice: &mut Dice) -> i64 {
+pub(super) fn draw_rate(drift_ppm: u64, rng: &mut Rng) -> i64 {
     let bound = i64::try_from(drift_ppm).expect("a small rate");
-    match dice.below(4) {
+    match rng.below(4) {
         0 => bound,
         1 => -bound,
-        _ => i64::try_from(dice.between(0, 2 * drift_ppm)).expect("a small rate") - bound,
+        _ => i64::try_from(rng.between(0, 2 * drift_ppm)).expect("a small rate") - bound,
     }
 }
 
 /// A reading at which a clock starts: anything up to a day.
-pub(super) fn draw_origin(dice: &mut Dice) -> crate::types::Instant {
-    crate::types::Instant(dice.below(nanoseconds(Duration::from_hours(24))))
+pub(super) fn draw_origin(rng: &mut Rng) -> crate::types::Instant {
+    crate::types::Instant(rng.below(nanoseconds(Duration::from_hours(24))))
 }
 
 #[cfg(test)]
@@ -465,9 +465,9 @@ mod tests {
         let mut sizes = std::collections::BTreeSet::new();
         for seed in 0..500 {
             for profile in Profile::ALL {
-                let plan = Plan::draw(profile, &mut Dice::new(seed));
+                let plan = Plan::draw(profile, &mut Rng::new(seed));
                 assert_eq!(plan.config.validate(), Ok(()), "{profile:?} {seed}");
-                sizes.insert((plan.ids.len(), plan.door == Door::Course));
+                sizes.insert((plan.ids.len(), plan.protocol == ClientProtocol::Course));
                 assert!(plan.faults.is_empty() || profile != Profile::Quiet);
             }
         }

@@ -2,7 +2,8 @@
 //! same key where no answer comes, follow redirects, and sometimes give up. What they see goes
 //! into a history that is judged at the end.
 //!
-//! Under the course's door an attempt is sent once and never again; a refused one is followed by
+//! Under the course's protocol an attempt is sent once and never again; a refused one is followed
+//! by
 //! a new attempt under a new key, as the course's clients do it.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,14 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::checker::{Violation, demand};
-use super::dice::Dice;
-use super::linear::{Call, History, OperationId, Reply};
-use super::machine::Pace;
-use super::wall_clocks::right_clock;
-use super::world::{Answer, AnswerKind, Door};
-use crate::kv::{Command, ItemsBuffer, Operation, Outcome, Verb};
+use crate::kv::{Command, CommandId, ItemsBuffer, Operation, Outcome};
 use crate::raft::{ClientRequest, RequestKind};
+use crate::sim::checkers::linearizability::{Call, History, OperationId, Reply};
+use crate::sim::checkers::safety::{Violation, demand};
+use crate::sim::cluster::{Answer, AnswerKind, ClientProtocol};
+use crate::sim::disk::Pace;
+use crate::sim::machine::wall_clock::right_clock;
+use crate::sim::rng::Rng;
 use crate::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 
 /// What each account holds at first.
@@ -52,7 +53,7 @@ pub struct Load {
     /// Chance that it then gives up and goes on with something else, in a thousand.
     pub give_up_permille: u32,
     /// Whether they also watch accounts and move money in transactions, and count in sessions.
-    pub promises: bool,
+    pub client_model: bool,
     /// Whether they also set keys that expire, and read them.
     pub expiring: bool,
 }
@@ -81,9 +82,9 @@ pub enum Order {
 /// All clients.
 #[derive(Debug)]
 pub struct Workload {
-    door: Door,
+    protocol: ClientProtocol,
     load: Load,
-    dice: Dice,
+    rng: Rng,
     /// Whom the clients ask.
     targets: Vec<NodeId>,
     clients: Vec<Client>,
@@ -151,15 +152,15 @@ struct Open {
 
 impl Workload {
     /// Clients that have not begun. They first fill the accounts.
-    pub fn new(door: Door, load: Load, targets: &[NodeId], dice: Dice) -> Workload {
+    pub fn new(protocol: ClientProtocol, load: Load, targets: &[NodeId], rng: Rng) -> Workload {
         let mut clients: Vec<Client> = (0..load.clients).map(|_| Client::default()).collect();
         clients[0]
             .planned
             .extend((0..load.accounts).map(|i| Wish::Put(account(i), ACCOUNT_START.to_string())));
         Workload {
-            door,
+            protocol,
             load,
-            dice,
+            rng,
             targets: targets.to_vec(),
             clients,
             open: BTreeMap::new(),
@@ -176,7 +177,7 @@ impl Workload {
     /// Begins: every client is to be woken within its time to think.
     pub fn begin(&mut self, out: &mut Vec<Order>) {
         for client in 0..self.clients.len() {
-            let after = self.load.think.draw(&mut self.dice);
+            let after = self.load.think.draw(&mut self.rng);
             self.wake_later(client, after, out);
         }
     }
@@ -258,7 +259,7 @@ impl Workload {
         let refused = std::mem::take(&mut self.clients[client].refused);
         // Who gave up after each of hundreds of refusals would leave more writes behind of which
         // nobody knows whether they happened than can be judged.
-        if self.dice.chance(self.load.give_up_permille) && !self.stopped && !refused {
+        if self.rng.chance(self.load.give_up_permille) && !self.stopped && !refused {
             self.clients[client].waits_for = None;
             if let Some(wish @ Wish::Once(..)) = self.open.get(&key).map(|open| open.wish.clone()) {
                 // Who counts insists: the same request again, by another name.
@@ -266,7 +267,7 @@ impl Workload {
             }
             return self.begin_next(client, out);
         }
-        if self.door == Door::Connection {
+        if self.protocol == ClientProtocol::Connection {
             self.resent += 1;
             self.send(client, key, out);
         } else {
@@ -286,14 +287,14 @@ impl Workload {
 
     fn draw_wish(&mut self, client: usize) -> Wish {
         self.serial += 1;
-        if self.load.promises && client >= self.load.readers && self.dice.chance(300) {
+        if self.load.client_model && client >= self.load.readers && self.rng.chance(300) {
             return self.draw_promise(client);
         }
-        if self.load.expiring && self.dice.chance(400) {
+        if self.load.expiring && self.rng.chance(400) {
             return self.draw_expiring();
         }
-        let key = format!("k{}", self.dice.below(self.load.keys));
-        let number = self.dice.below(if client < self.load.readers { 35 } else { 100 });
+        let key = format!("k{}", self.rng.below(self.load.keys));
+        let number = self.rng.below(if client < self.load.readers { 35 } else { 100 });
         match number {
             0..35 => Wish::Get(key),
             35..70 => Wish::Put(key, format!("v{}{:.<2$}", self.serial, "", self.load.padding)),
@@ -301,19 +302,19 @@ impl Workload {
             _ if self.load.accounts == 0 => Wish::Get(key),
             80..92 => {
                 let (from, to) =
-                    (self.dice.below(self.load.accounts), self.dice.below(self.load.accounts));
-                Wish::Transfer(account(from), account(to), self.dice.below(ACCOUNT_START))
+                    (self.rng.below(self.load.accounts), self.rng.below(self.load.accounts));
+                Wish::Transfer(account(from), account(to), self.rng.below(ACCOUNT_START))
             }
-            _ => Wish::Get(account(self.dice.below(self.load.accounts))),
+            _ => Wish::Get(account(self.rng.below(self.load.accounts))),
         }
     }
 
     /// Something about keys that expire.
     fn draw_expiring(&mut self) -> Wish {
-        let key = format!("{EXPIRING}{}", self.dice.below(3));
+        let key = format!("{EXPIRING}{}", self.rng.below(3));
         let value = format!("x{}", self.serial);
-        let millis = *self.dice.pick(&[20, 100, 500, 2_000]);
-        match self.dice.below(10) {
+        let millis = *self.rng.pick(&[20, 100, 500, 2_000]);
+        match self.rng.below(10) {
             0..2 => Wish::PutFor(key, value, millis),
             2..4 => Wish::PutUntil(key, value, right_clock(self.now) + millis),
             _ => Wish::Get(key),
@@ -327,15 +328,15 @@ impl Workload {
 
     /// Something of what is promised beside single keys.
     fn draw_promise(&mut self, client: usize) -> Wish {
-        if self.load.accounts > 0 && self.dice.chance(500) {
-            let from = self.dice.below(self.load.accounts);
-            let to = self.dice.below(self.load.accounts);
-            return Wish::Watch([account(from), account(to)], self.dice.below(ACCOUNT_START));
+        if self.load.accounts > 0 && self.rng.chance(500) {
+            let from = self.rng.below(self.load.accounts);
+            let to = self.rng.below(self.load.accounts);
+            return Wish::Watch([account(from), account(to)], self.rng.below(ACCOUNT_START));
         }
         let client = &mut self.clients[client];
         let Some(session) = client.session else { return Wish::Open };
         // Now and then one that was answered, as if the answer had been lost.
-        if client.sequence == 0 || client.sum.is_some() && !self.dice.chance(300) {
+        if client.sequence == 0 || client.sum.is_some() && !self.rng.chance(300) {
             client.sequence += 1;
             client.sum = None;
         }
@@ -390,7 +391,7 @@ impl Workload {
                 (Operation::Once { session: *session, sequence: *sequence, operation: &add }, None)
             }
             Wish::Watch(..) => {
-                let verb = Verb::named("revisions").expect("there is such a verb");
+                let verb = CommandId::named("revisions").expect("there is such a verb");
                 (Operation::Call { verb, words: list.items() }, None)
             }
             Wish::Look(..) | Wish::Move(..) => {
@@ -398,7 +399,7 @@ impl Workload {
                 (Operation::Transaction { watched, operations }, None)
             }
             Wish::PutFor(..) | Wish::PutUntil(..) => {
-                let verb = Verb::named("set").expect("there is such a verb");
+                let verb = CommandId::named("set").expect("there is such a verb");
                 (Operation::Call { verb, words: list.items() }, None)
             }
             Wish::Get(pair) => (Operation::Get { key: pair.as_bytes() }, Some((pair, Call::Get))),
@@ -428,13 +429,13 @@ impl Workload {
 
     fn send(&mut self, client: usize, key: RequestKey, out: &mut Vec<Order>) {
         let told = self.clients[client].leader.take();
-        let to = told.unwrap_or_else(|| *self.dice.pick(&self.targets));
+        let to = told.unwrap_or_else(|| *self.rng.pick(&self.targets));
         out.push(Order::Ask { to, request: self.open[&key].request.clone() });
         self.be_patient(client, out);
     }
 
     fn be_patient(&mut self, client: usize, out: &mut Vec<Order>) {
-        let after = self.load.patience.draw(&mut self.dice);
+        let after = self.load.patience.draw(&mut self.rng);
         self.wake_later(client, after, out);
     }
 
@@ -462,7 +463,7 @@ impl Workload {
                 self.note(&open, outcome)?;
                 if waits {
                     self.clients[client].waits_for = None;
-                    let think = self.load.think.draw(&mut self.dice);
+                    let think = self.load.think.draw(&mut self.rng);
                     let after = if client < self.load.readers { think / 8 } else { think };
                     self.wake_later(client, after, out);
                 } else if self.stopped && self.clients[client].waits_for.is_none() {
@@ -472,7 +473,7 @@ impl Workload {
             }
             AnswerKind::Refused(_) => {
                 self.refused += 1;
-                if self.door == Door::Course {
+                if self.protocol == ClientProtocol::Course {
                     let open = self.open.remove(&answer.key).expect("it was just there");
                     if let Some(operation) = open.operation {
                         self.history.refuse(operation);
@@ -486,7 +487,7 @@ impl Workload {
                     self.clients[client].refused = true;
                     // At once to a leader that was named, else after a while.
                     let millis = if answer.leader.is_some() { 1 } else { 50 };
-                    let after = self.dice.span(Duration::ZERO, Duration::from_millis(millis));
+                    let after = self.rng.span(Duration::ZERO, Duration::from_millis(millis));
                     self.wake_later(client, after, out);
                 }
             }
@@ -604,7 +605,7 @@ mod tests {
 
     const IDS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 
-    fn workload(door: Door) -> Workload {
+    fn workload(protocol: ClientProtocol) -> Workload {
         let load = Load {
             clients: 1,
             readers: 0,
@@ -613,11 +614,11 @@ mod tests {
             accounts: 1,
             think: Pace::always(Duration::from_millis(1)),
             patience: Pace::always(Duration::from_secs(1)),
-            promises: false,
+            client_model: false,
             expiring: false,
             give_up_permille: 0,
         };
-        Workload::new(door, load, &IDS, Dice::new(1))
+        Workload::new(protocol, load, &IDS, Rng::new(1))
     }
 
     /// Wakes the client by the last order to do so; what it asks, if it asks.
@@ -640,7 +641,7 @@ mod tests {
 
     #[test]
     fn without_an_answer_the_same_request_is_sent_again() {
-        let mut workload = workload(Door::Connection);
+        let mut workload = workload(ClientProtocol::Connection);
         let mut orders = Vec::new();
         workload.begin(&mut orders);
         let (_, first) = wake(&mut workload, &mut orders).unwrap();
@@ -659,7 +660,7 @@ mod tests {
 
     #[test]
     fn under_the_courses_door_an_attempt_is_sent_once() {
-        let mut workload = workload(Door::Course);
+        let mut workload = workload(ClientProtocol::Course);
         let mut orders = Vec::new();
         workload.begin(&mut orders);
         let (_, first) = wake(&mut workload, &mut orders).unwrap();
@@ -678,7 +679,7 @@ mod tests {
 
     #[test]
     fn an_account_that_holds_more_than_all_is_noticed() {
-        let mut workload = workload(Door::Connection);
+        let mut workload = workload(ClientProtocol::Connection);
         let mut orders = Vec::new();
         workload.clients[0].planned = [Wish::Get(account(0))].into();
         workload.begin(&mut orders);

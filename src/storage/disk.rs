@@ -1,4 +1,5 @@
-//! What a log needs of a disk, and the machine's own disk. With `reserve` and `letting_go` all of
+//! What a log needs of a disk, and the machine's own disk. With `reserve` and `background_delete`
+//! all of
 //! `storage` that touches the machine.
 #![allow(clippy::disallowed_types, reason = "stages on several threads share one reserve")]
 
@@ -10,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Mutant;
 
+use super::background_delete::BackgroundDelete;
 use super::error::StorageError;
-use super::letting_go::LettingGo;
-use super::reserve::{RESERVE_FILE, Reserve, Room, is_full};
+use super::reserve::{FreeSpace, RESERVE_FILE, Reserve, is_full};
 
 /// One folder of files.
 ///
@@ -101,7 +102,7 @@ pub trait Disk {
     ///
     /// # Errors
     /// If that is not possible.
-    fn let_go(&mut self, name: &str) -> io::Result<()>;
+    fn delete_in_background(&mut self, name: &str) -> io::Result<()>;
 
     /// Makes durable which names there are.
     ///
@@ -174,8 +175,8 @@ impl<D: Disk> Disk for &mut D {
         (**self).delete(name)
     }
 
-    fn let_go(&mut self, name: &str) -> io::Result<()> {
-        (**self).let_go(name)
+    fn delete_in_background(&mut self, name: &str) -> io::Result<()> {
+        (**self).delete_in_background(name)
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {
@@ -205,7 +206,7 @@ pub struct RealDisk {
     lock: File,
     /// Shared by all that have this folder open. Locked only when a file is made or room measured.
     reserve: Arc<Mutex<Reserve>>,
-    letting_go: Arc<LettingGo>,
+    background_delete: Arc<BackgroundDelete>,
 }
 
 impl RealDisk {
@@ -233,8 +234,8 @@ impl RealDisk {
         match lock.try_lock() {
             Ok(()) => {
                 let reserve = Arc::new(Mutex::new(Reserve::of(folder)));
-                let letting_go = Arc::default();
-                Ok(RealDisk { folder: folder.to_owned(), handle, lock, reserve, letting_go })
+                let background_delete = Arc::default();
+                Ok(RealDisk { folder: folder.to_owned(), handle, lock, reserve, background_delete })
             }
             Err(TryLockError::WouldBlock) => {
                 Err(StorageError::Locked { folder: folder.display().to_string() })
@@ -247,14 +248,14 @@ impl RealDisk {
     ///
     /// # Errors
     /// If the process has no file descriptor left for it.
-    pub fn beside(&self) -> Result<RealDisk, StorageError> {
+    pub fn share(&self) -> Result<RealDisk, StorageError> {
         let again = |file: &File| {
             file.try_clone().map_err(|source| failed("opening once more", &self.folder, source))
         };
         let (handle, lock) = (again(&self.handle)?, again(&self.lock)?);
         let reserve = Arc::clone(&self.reserve);
-        let letting_go = Arc::clone(&self.letting_go);
-        Ok(RealDisk { folder: self.folder.clone(), handle, lock, reserve, letting_go })
+        let background_delete = Arc::clone(&self.background_delete);
+        Ok(RealDisk { folder: self.folder.clone(), handle, lock, reserve, background_delete })
     }
 
     /// From now on so many bytes are held in reserve, as far as there is room: files that must be
@@ -281,11 +282,11 @@ impl RealDisk {
     ///
     /// # Errors
     /// If the system doesn't say.
-    pub fn room(&self) -> Result<Room, StorageError> {
+    pub fn free_space(&self) -> Result<FreeSpace, StorageError> {
         let counts = rustix::fs::fstatvfs(&self.handle)
             .map_err(|source| failed("measuring the room in", &self.folder, source.into()))?;
         let free = counts.f_bavail.saturating_mul(counts.f_frsize);
-        Ok(Room { free, held: self.reserve().held() })
+        Ok(FreeSpace { free, held: self.reserve().held() })
     }
 
     fn reserve(&self) -> MutexGuard<'_, Reserve> {
@@ -301,7 +302,7 @@ impl RealDisk {
     ) -> io::Result<T> {
         loop {
             match make() {
-                Err(error) if is_full(&error) && self.letting_go.finish() => {}
+                Err(error) if is_full(&error) && self.background_delete.finish() => {}
                 Err(error) if is_full(&error) && self.reserve().give_up(bytes)? => {}
                 result => return result,
             }
@@ -435,12 +436,12 @@ impl Disk for RealDisk {
         fs::remove_file(self.folder.join(name))
     }
 
-    fn let_go(&mut self, name: &str) -> io::Result<()> {
+    fn delete_in_background(&mut self, name: &str) -> io::Result<()> {
         let path = self.folder.join(name);
         let file = OpenOptions::new().write(true).open(&path);
         fs::remove_file(path)?;
         if let Ok(file) = file {
-            self.letting_go.free(file);
+            self.background_delete.free(file);
         }
         Ok(())
     }

@@ -194,7 +194,7 @@ impl StorageError {
     }
 
     /// Whether all that was wrong is that there was no room.
-    pub fn is_no_room(&self) -> bool {
+    pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let StorageError::Io { source, .. } = self else { return false };
         matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)

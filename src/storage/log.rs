@@ -433,7 +433,8 @@ impl<D: Disk> Log<D> {
         while self.bases[0].0 < first {
             let name = segment::file_name(self.bases[0].0);
             let disk = &mut self.disk;
-            disk.let_go(&name).map_err(|source| io(disk, "deleting", &name, source))?;
+            disk.delete_in_background(&name)
+                .map_err(|source| io(disk, "deleting", &name, source))?;
             reach("log", "segment-deleted");
             self.bases.pop_front();
             self.stats.segments_deleted += 1;
@@ -613,7 +614,7 @@ mod tests {
         for cut in 0..40 {
             for luck in 0..20 {
                 let mut disk = disk.clone();
-                disk.cut_in(cut);
+                disk.power_cut_in(cut);
                 let _ = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, snapshot);
                 let mut state = cut * 20 + luck;
                 disk.restart(&mut |states| {
@@ -688,7 +689,7 @@ mod tests {
             let recovered = Log::recover(&mut disk, OPTIONS, &expected).unwrap();
             let opened = recovered.open(None).is_ok();
             disk.kill();
-            disk.calm();
+            disk.clear_faults();
             if opened {
                 break;
             }

@@ -2,7 +2,8 @@
 //! a power cut, sector by sector and name by name, in any combination.
 //!
 //! The crash tests and the simulator run the log over it. It has two images, the live one and the
-//! durable one, and the list of what lies between them. [`MemDisk::cut_at`] lets the power fail
+//! durable one, and the list of what lies between them. [`MemDisk::power_cut_at`] lets the power
+//! fail
 //! in the middle of the n-th operation from now, [`MemDisk::fail_at`] lets that operation fail as
 //! a bad disk does; [`MemDisk::restart`] goes on from what is durable.
 
@@ -50,7 +51,7 @@ enum Doing {
 
 /// How an append goes wrong without anybody's being told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BadAppend {
+pub enum AppendFault {
     /// A bit of it is another.
     FlippedBit,
     /// Nothing of it is written: zeros are where it should be.
@@ -61,7 +62,7 @@ pub enum BadAppend {
 
 /// How often what went wrong with a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mishaps {
+pub struct DiskFaultCounts {
     /// A write failed, after a part of it.
     pub failed_writes: u64,
     /// A sync of a file failed.
@@ -101,8 +102,8 @@ pub struct MemDisk {
     /// How many numbers were drawn; a copy of the disk goes on by another count.
     drawn: u64,
     /// What is to happen to the next append, if anything.
-    bad_append: Option<BadAppend>,
-    mishaps: Mishaps,
+    bad_append: Option<AppendFault>,
+    mishaps: DiskFaultCounts,
     #[cfg(feature = "mutants")]
     mutant: Option<crate::config::Mutant>,
 }
@@ -122,13 +123,13 @@ impl MemDisk {
 
     /// Lets the power fail in the middle of the operation with this number, counted from 0 as
     /// [`MemDisk::operations`] does. It and all after it give errors, until a restart.
-    pub fn cut_at(&mut self, operation: u64) {
+    pub fn power_cut_at(&mut self, operation: u64) {
         self.trouble = Some((operation, Trouble::PowerCut));
     }
 
     /// The same, counted from the next operation on.
-    pub fn cut_in(&mut self, operations: u64) {
-        self.cut_at(self.operations + operations);
+    pub fn power_cut_in(&mut self, operations: u64) {
+        self.power_cut_at(self.operations + operations);
     }
 
     /// Lets that one operation fail. A write that fails has written a part. A sync that fails has
@@ -144,7 +145,7 @@ impl MemDisk {
     }
 
     /// Lets the next sync of names fail: names are read back that a power cut may still undo.
-    pub fn fail_names(&mut self) {
+    pub fn fail_next_dir_sync(&mut self) {
         self.names_fail = true;
     }
 
@@ -155,7 +156,7 @@ impl MemDisk {
 
     /// Lets syncs of files succeed without doing anything, as some disks do that hold back what
     /// they were told to write: to show that a test notices.
-    pub fn set_lying(&mut self) {
+    pub fn ignore_syncs(&mut self) {
         self.lies = true;
     }
 
@@ -185,23 +186,23 @@ impl MemDisk {
     }
 
     /// What went wrong so far.
-    pub fn mishaps(&self) -> Mishaps {
+    pub fn fault_counts(&self) -> DiskFaultCounts {
         self.mishaps
     }
 
     /// Lets the next append go wrong, and say that it went well.
-    pub fn spoil_append(&mut self, how: BadAppend) {
+    pub fn corrupt_next_append(&mut self, how: AppendFault) {
         self.bad_append = Some(how);
     }
 
     /// Nothing is to go wrong any more, and there is room.
-    pub fn calm(&mut self) {
+    pub fn clear_faults(&mut self) {
         (self.trouble, self.bad_append, self.capacity) = (None, None, None);
         self.names_fail = false;
     }
 
     /// What is drawn from now on was drawn by neither of the two before.
-    pub fn go_on_drawing_from(&mut self, other: &MemDisk) {
+    pub fn advance_random_past(&mut self, other: &MemDisk) {
         self.drawn = self.drawn.max(other.drawn) + (1 << 32);
     }
 
@@ -342,11 +343,11 @@ impl NameChange {
 
 impl Inode {
     /// Makes something else of what is to be appended.
-    fn spoil(&mut self, how: BadAppend, bytes: &mut [u8]) {
+    fn spoil(&mut self, how: AppendFault, bytes: &mut [u8]) {
         match how {
-            BadAppend::FlippedBit => bytes[bytes.len() / 2] ^= 4,
-            BadAppend::Lost => bytes.fill(0),
-            BadAppend::Misdirected => {
+            AppendFault::FlippedBit => bytes[bytes.len() / 2] ^= 4,
+            AppendFault::Lost => bytes.fill(0),
+            AppendFault::Misdirected => {
                 let there = bytes.len().min(self.live.len());
                 self.live[..there].copy_from_slice(&bytes[..there]);
                 self.unsynced.push((0, bytes[..there].to_vec()));
@@ -357,7 +358,11 @@ impl Inode {
 
     /// Makes some of the unsynced writes durable, for each sector a beginning of those that
     /// touched it, and forgets the rest.
-    fn lose_power(&mut self, choose: &mut dyn FnMut(usize) -> usize, mishaps: &mut Mishaps) {
+    fn lose_power(
+        &mut self,
+        choose: &mut dyn FnMut(usize) -> usize,
+        mishaps: &mut DiskFaultCounts,
+    ) {
         let lengths = std::mem::take(&mut self.lengths);
         if !lengths.is_empty() {
             // The length is noted apart from the contents: what is missing of these reads as zeros.
@@ -513,7 +518,7 @@ impl Disk for MemDisk {
     }
 
     /// Whoever has it open for all that finds nothing in it any more.
-    fn let_go(&mut self, name: &str) -> io::Result<()> {
+    fn delete_in_background(&mut self, name: &str) -> io::Result<()> {
         let inode = self.inode_of(name)?;
         self.delete(name)?;
         self.inodes[inode].live.clear();

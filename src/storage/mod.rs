@@ -8,15 +8,16 @@
 //! | `segment` | the format of segment files, drawn; blocks and segment headers |
 //! | `meta` | who this folder belongs to: cluster, replica, incarnation, members |
 //! | `opening` | the start of a log: reads everything, then repairs and counts ([`Recovered`]) |
-//! | `peers` | which openings of other replicas this one has heard ([`PeerNotes`]) |
+//! | `peers` | which openings of other replicas this one has heard ([`PeerRecords`]) |
 //! | `recovery` | from the bytes of all segments to the log, or to what is wrong with them |
 //! | `log` | [`Log`]: bootstrap, append, sync |
 //! | `snapshots` | [`Snapshots`]: the state's snapshots in files, the log's other half |
-//! | `letting_go` | deletes large files a piece at a time |
+//! | `background_delete` | deletes large files a piece at a time |
 //! | [`failpoint`] | where tests let a process kill itself |
 //! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
 //!
-//! Everything but `disk`, `reserve`, `letting_go` and `failpoint` is pure over the trait: the
+//! Everything but `disk`, `reserve`, `background_delete` and `failpoint` is pure over the trait:
+//! the
 //! simulator and the crash tests run the same code over [`MemDisk`], all of it over one
 //! ([`SharedDisk`]). What holds:
 //!
@@ -29,10 +30,10 @@
 
 #![deny(clippy::disallowed_types)]
 
+mod background_delete;
 pub mod disk;
 mod error;
 pub mod failpoint;
-mod letting_go;
 mod log;
 pub mod mem_disk;
 mod meta;
@@ -49,12 +50,12 @@ pub use disk::{Disk, RealDisk, make_folder};
 pub use error::StorageError;
 pub(crate) use error::replicas;
 pub use log::{Log, LogOptions, LogStats};
-pub use mem_disk::{BadAppend, MemDisk, Mishaps};
+pub use mem_disk::{AppendFault, DiskFaultCounts, MemDisk};
 pub use meta::OPENINGS_KEPT;
 pub use opening::{Expected, Recovered};
-pub use peers::{Doubt, History, PeerNotes, Sighting};
+pub use peers::{HistoryError, OpeningHistory, PeerOpening, PeerRecords};
 pub use recovery::check_segment;
-pub use reserve::{RESERVE_FILE, Room};
+pub use reserve::{FreeSpace, RESERVE_FILE};
 pub use shared_disk::SharedDisk;
 pub use snapshots::{Loaded, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots};
 

@@ -43,7 +43,7 @@ const INCARNATION_MAX: u64 = 1 << 32;
 
 /// The opening of a peer that was heard last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sighting {
+pub struct PeerOpening {
     /// The peer.
     pub peer: NodeId,
     /// How often its log had been opened.
@@ -54,7 +54,7 @@ pub struct Sighting {
 
 /// What a replica says of its own past when it connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct History<'a> {
+pub struct OpeningHistory<'a> {
     /// How often its log was opened.
     pub incarnation: u64,
     /// The random numbers of the latest openings, the newest last.
@@ -63,7 +63,7 @@ pub struct History<'a> {
 
 /// Why a replica's history is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Doubt {
+pub enum HistoryError {
     /// The list of openings is not as long as it must be, or more openings than possible.
     #[error("it lists {listed} of its {incarnation} openings")]
     Incomplete {
@@ -97,7 +97,7 @@ pub enum Doubt {
     },
 }
 
-impl History<'_> {
+impl OpeningHistory<'_> {
     /// Whether `peer`, of which `seen` was heard last, may have this history. Gives what is to be
     /// remembered of it. Every replica remembers its latest `kept` openings.
     ///
@@ -109,22 +109,22 @@ impl History<'_> {
     pub fn check(
         &self,
         peer: NodeId,
-        seen: Option<Sighting>,
+        seen: Option<PeerOpening>,
         kept: usize,
-    ) -> Result<Sighting, Doubt> {
-        let History { incarnation, openings } = *self;
-        let sighting = self.as_sighting(peer, kept)?;
+    ) -> Result<PeerOpening, HistoryError> {
+        let OpeningHistory { incarnation, openings } = *self;
+        let sighting = self.latest(peer, kept)?;
         let Some(seen) = seen else { return Ok(sighting) };
         let seen_incarnation = seen.incarnation;
         let Some(since) = incarnation.checked_sub(seen_incarnation) else {
-            return Err(Doubt::Other { seen: seen_incarnation, incarnation });
+            return Err(HistoryError::Other { seen: seen_incarnation, incarnation });
         };
         let since = usize::try_from(since).unwrap_or(usize::MAX);
         let Some(place) = (openings.len() - 1).checked_sub(since) else {
-            return Err(Doubt::Forgotten { seen: seen_incarnation, incarnation });
+            return Err(HistoryError::Forgotten { seen: seen_incarnation, incarnation });
         };
         if openings[place] != seen.opening || seen.opening == 0 {
-            return Err(Doubt::Other { seen: seen_incarnation, incarnation });
+            return Err(HistoryError::Other { seen: seen_incarnation, incarnation });
         }
         Ok(sighting)
     }
@@ -133,40 +133,41 @@ impl History<'_> {
     ///
     /// # Errors
     /// If the history is not complete.
-    pub fn as_sighting(&self, peer: NodeId, kept: usize) -> Result<Sighting, Doubt> {
-        let History { incarnation, openings } = *self;
+    pub fn latest(&self, peer: NodeId, kept: usize) -> Result<PeerOpening, HistoryError> {
+        let OpeningHistory { incarnation, openings } = *self;
         let listed = openings.len();
         let wanted = usize::try_from(incarnation).unwrap_or(usize::MAX).min(kept);
         match openings.last() {
             Some(&opening)
                 if opening != 0 && listed == wanted && incarnation <= INCARNATION_MAX =>
             {
-                Ok(Sighting { peer, incarnation, opening })
+                Ok(PeerOpening { peer, incarnation, opening })
             }
-            _ => Err(Doubt::Incomplete { listed, incarnation }),
+            _ => Err(HistoryError::Incomplete { listed, incarnation }),
         }
     }
 }
 
 /// The notes of one replica about its peers, in its folder.
 #[derive(Debug)]
-pub struct PeerNotes<D: Disk> {
+pub struct PeerRecords<D: Disk> {
     disk: D,
     owner: Identity,
-    sightings: Vec<Sighting>,
+    sightings: Vec<PeerOpening>,
     /// The file says less: it could not be written, or was damaged.
     behind: bool,
     /// Why the file that was there is not used.
     damage: Option<StorageError>,
 }
 
-impl<D: Disk> PeerNotes<D> {
+impl<D: Disk> PeerRecords<D> {
     /// Reads what was noted in the folder whose log is open as `owner`. Notes that are damaged, of
-    /// another format or another replica's count for nothing; [`PeerNotes::damage`] has the reason.
+    /// another format or another replica's count for nothing; [`PeerRecords::damage`] has the
+    /// reason.
     ///
     /// # Errors
     /// If they can't be read, or the folder can't be written.
-    pub fn open(mut disk: D, owner: Identity) -> Result<PeerNotes<D>, StorageError> {
+    pub fn open(mut disk: D, owner: Identity) -> Result<PeerRecords<D>, StorageError> {
         let file = disk.describe(PEERS_FILE);
         let io = |doing| {
             let file = file.clone();
@@ -185,7 +186,7 @@ impl<D: Disk> PeerNotes<D> {
             }
         }
         let behind = damage.is_some();
-        Ok(PeerNotes { disk, owner, sightings, behind, damage })
+        Ok(PeerRecords { disk, owner, sightings, behind, damage })
     }
 
     /// Why the notes that were found in the folder are not used, if they are not.
@@ -194,28 +195,28 @@ impl<D: Disk> PeerNotes<D> {
     }
 
     /// What is known of a peer, if it has ever called.
-    pub fn of(&self, peer: NodeId) -> Option<Sighting> {
-        if self.disk.mutant() == Some(Mutant::BelieveOldCopy) {
+    pub fn of(&self, peer: NodeId) -> Option<PeerOpening> {
+        if self.disk.mutant() == Some(Mutant::AcceptOldCopy) {
             return None;
         }
         self.sightings.iter().find(|sighting| sighting.peer == peer).copied()
     }
 
-    /// Whether a peer may have this history; see [`History::check`].
+    /// Whether a peer may have this history; see [`OpeningHistory::check`].
     ///
     /// # Errors
     /// If it must not be believed.
     pub fn check(
         &self,
         peer: NodeId,
-        history: History<'_>,
+        history: OpeningHistory<'_>,
         kept: usize,
-    ) -> Result<Sighting, Doubt> {
+    ) -> Result<PeerOpening, HistoryError> {
         match history.check(peer, self.of(peer), kept) {
-            Err(Doubt::Forgotten { .. })
+            Err(HistoryError::Forgotten { .. })
                 if self.disk.mutant() == Some(Mutant::ForgetOldOpenings) =>
             {
-                history.as_sighting(peer, kept)
+                history.latest(peer, kept)
             }
             checked => checked,
         }
@@ -226,7 +227,7 @@ impl<D: Disk> PeerNotes<D> {
     /// # Errors
     /// If it can't be written. Where there was only no room for it, it is remembered all the same,
     /// and written with the next note; after anything else the process must end.
-    pub fn note(&mut self, new: Sighting) -> Result<(), StorageError> {
+    pub fn note(&mut self, new: PeerOpening) -> Result<(), StorageError> {
         if self.of(new.peer) == Some(new) && !self.behind {
             return Ok(());
         }
@@ -262,7 +263,7 @@ impl<D: Disk> PeerNotes<D> {
     }
 }
 
-fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<Sighting>, StorageError> {
+fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<PeerOpening>, StorageError> {
     let mut fields = header_fields(file, bytes, MAGIC)?;
     let damaged = |offset, what| StorageError::Damaged { file: file.to_owned(), offset, what };
     if bytes.len() != SECTOR_BYTES {
@@ -275,7 +276,7 @@ fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<Sighting>, S
     if count > SIGHTINGS_MAX {
         return Err(damaged(0, format!("{count} peers where {SIGHTINGS_MAX} fit")));
     }
-    let sightings = (0..count).map(|_| Sighting {
+    let sightings = (0..count).map(|_| PeerOpening {
         peer: NodeId(u16::from_le_bytes(fields.take())),
         incarnation: u64::from_le_bytes(fields.take()),
         opening: u64::from_le_bytes(fields.take()),
@@ -290,8 +291,8 @@ mod tests {
 
     const OWNER: Identity = Identity { cluster: 9, replica: NodeId(1), incarnation: 4 };
 
-    fn sighting(peer: u16, incarnation: u64, opening: u64) -> Sighting {
-        Sighting { peer: NodeId(peer), incarnation, opening }
+    fn sighting(peer: u16, incarnation: u64, opening: u64) -> PeerOpening {
+        PeerOpening { peer: NodeId(peer), incarnation, opening }
     }
 
     /// What each replica remembers in these tests.
@@ -300,8 +301,9 @@ mod tests {
     #[test]
     fn only_a_complete_history_of_the_same_replica_is_believed() {
         let seen = sighting(2, 5, 55);
-        let other = |incarnation| Err(Doubt::Other { seen: 5, incarnation });
-        let incomplete = |listed, incarnation| Err(Doubt::Incomplete { listed, incarnation });
+        let other = |incarnation| Err(HistoryError::Other { seen: 5, incarnation });
+        let incomplete =
+            |listed, incarnation| Err(HistoryError::Incomplete { listed, incarnation });
         let later = |incarnation, opening| Ok(sighting(2, incarnation, opening));
         for (incarnation, openings, expected) in [
             (5, &[22, 33, 44, 55][..], later(5, 55)),
@@ -314,8 +316,8 @@ mod tests {
             (5, &[22, 33, 44, 54], other(5)),
             (6, &[33, 44, 54, 66], other(6)),
             // The opening that was seen lies further back than the list goes.
-            (9, &[66, 77, 88, 99], Err(Doubt::Forgotten { seen: 5, incarnation: 9 })),
-            (60, &[6, 7, 8, 9], Err(Doubt::Forgotten { seen: 5, incarnation: 60 })),
+            (9, &[66, 77, 88, 99], Err(HistoryError::Forgotten { seen: 5, incarnation: 9 })),
+            (60, &[6, 7, 8, 9], Err(HistoryError::Forgotten { seen: 5, incarnation: 60 })),
             // The list must be complete as far as anything is remembered.
             (0, &[], incomplete(0, 0)),
             (5, &[], incomplete(0, 5)),
@@ -325,7 +327,7 @@ mod tests {
             (7, &[44, 55, 66, 0], incomplete(4, 7)),
             (u64::MAX, &[1, 2, 3, 4], incomplete(4, u64::MAX)),
         ] {
-            let history = History { incarnation, openings };
+            let history = OpeningHistory { incarnation, openings };
             let found = history.check(NodeId(2), Some(seen), KEPT);
             assert_eq!(found, expected, "incarnation {incarnation}, {openings:?}");
         }
@@ -333,24 +335,25 @@ mod tests {
 
     #[test]
     fn first_hello_with_impossible_history_is_not_believed() {
-        let check =
-            |incarnation, openings| History { incarnation, openings }.check(NodeId(2), None, KEPT);
+        let check = |incarnation, openings| {
+            OpeningHistory { incarnation, openings }.check(NodeId(2), None, KEPT)
+        };
         assert_eq!(check(2, &[8, 9]), Ok(sighting(2, 2, 9)));
         assert_eq!(check(6, &[6, 7, 8, 9]), Ok(sighting(2, 6, 9)));
         for (incarnation, openings) in
             [(2, &[9][..]), (6, &[8, 9]), (i64::MAX.unsigned_abs(), &[6, 7, 8, 9])]
         {
             let listed = openings.len();
-            let expected = Err(Doubt::Incomplete { listed, incarnation });
+            let expected = Err(HistoryError::Incomplete { listed, incarnation });
             assert_eq!(check(incarnation, openings), expected);
         }
     }
 
     #[test]
     fn opening_that_is_not_known_any_more_matches_nothing() {
-        let history = History { incarnation: 3, openings: &[0, 8, 9] };
+        let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
         let seen = Some(sighting(2, 1, 0));
-        let expected = Err(Doubt::Other { seen: 1, incarnation: 3 });
+        let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });
         assert_eq!(history.check(NodeId(2), seen, KEPT), expected);
     }
 
@@ -359,14 +362,14 @@ mod tests {
         let mut cuts = 0;
         loop {
             let mut disk = MemDisk::default();
-            PeerNotes::open(&mut disk, OWNER).unwrap().note(sighting(2, 1, 10)).unwrap();
-            disk.cut_in(cuts);
-            let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+            PeerRecords::open(&mut disk, OWNER).unwrap().note(sighting(2, 1, 10)).unwrap();
+            disk.power_cut_in(cuts);
+            let mut notes = PeerRecords::open(&mut disk, OWNER).unwrap();
             let outcome =
                 notes.note(sighting(3, 1, 11)).and_then(|()| notes.note(sighting(2, 2, 12)));
             disk.restart(&mut |states| usize::try_from(cuts).unwrap() % states);
             // Whatever was left unfinished is in nobody's way.
-            let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+            let mut notes = PeerRecords::open(&mut disk, OWNER).unwrap();
             let of_two = notes.of(NodeId(2));
             assert!(of_two == Some(sighting(2, 1, 10)) || of_two == Some(sighting(2, 2, 12)));
             notes.note(sighting(3, 9, 13)).unwrap();
@@ -382,30 +385,30 @@ mod tests {
     #[test]
     fn without_room_notes_are_kept_in_memory_and_written_later() {
         let mut disk = MemDisk::default();
-        let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+        let mut notes = PeerRecords::open(&mut disk, OWNER).unwrap();
         notes.note(sighting(2, 1, 10)).unwrap();
         notes.disk.set_capacity(Some(600));
         for _ in 0..2 {
             let error = notes.note(sighting(2, 2, 11)).unwrap_err();
-            assert!(error.is_no_room(), "{error}");
+            assert!(error.is_disk_full(), "{error}");
         }
         assert_eq!(notes.of(NodeId(2)), Some(sighting(2, 2, 11)));
         notes.disk.set_capacity(None);
         // A name that a failed attempt has left is in nobody's way.
         notes.disk.create(PEERS_FILE_NEW, 100).unwrap();
         notes.note(sighting(2, 2, 11)).unwrap();
-        let notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+        let notes = PeerRecords::open(&mut disk, OWNER).unwrap();
         assert_eq!(notes.of(NodeId(2)), Some(sighting(2, 2, 11)));
     }
 
     #[test]
     fn damaged_or_foreign_notes_are_rebuilt_from_nothing() {
         let mut disk = MemDisk::default();
-        PeerNotes::open(&mut disk, OWNER).unwrap().note(sighting(2, 1, 10)).unwrap();
+        PeerRecords::open(&mut disk, OWNER).unwrap().note(sighting(2, 1, 10)).unwrap();
         let whole = disk.read(PEERS_FILE).unwrap();
         for bit in 0..whole.len() * 8 {
             disk.tamper(PEERS_FILE, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
-            let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+            let mut notes = PeerRecords::open(&mut disk, OWNER).unwrap();
             let damage = notes.damage().map(StorageError::to_string).unwrap_or_default();
             assert!(damage.contains("peers is damaged at byte 0"), "bit {bit}: {damage}");
             assert_eq!(notes.of(NodeId(2)), None);
@@ -414,10 +417,10 @@ mod tests {
             assert_eq!(disk.read(PEERS_FILE).unwrap(), whole, "bit {bit}");
         }
         let other = Identity { replica: NodeId(7), ..OWNER };
-        let notes = PeerNotes::open(&mut disk, other).unwrap();
+        let notes = PeerRecords::open(&mut disk, other).unwrap();
         assert!(matches!(notes.damage(), Some(StorageError::OtherReplica { .. })));
         assert_eq!(notes.of(NodeId(2)), None);
-        let notes = PeerNotes::open(&mut disk, OWNER).unwrap();
+        let notes = PeerRecords::open(&mut disk, OWNER).unwrap();
         assert!(notes.damage().is_none());
         assert_eq!(notes.of(NodeId(3)), None);
     }

@@ -312,7 +312,9 @@ impl Sectors<'_> {
             Sector::Damaged if self.mutant == Some(Mutant::IgnoreSectorChecksum) => {
                 sector::read_unchecked(bytes)
             }
-            Sector::Damaged if self.mutant == Some(Mutant::CutDamagedSector) => Sector::Unwritten,
+            Sector::Damaged if self.mutant == Some(Mutant::TruncateDamagedSector) => {
+                Sector::Unwritten
+            }
             found => found,
         }
     }
@@ -364,7 +366,7 @@ impl Sectors<'_> {
             match self.read(at) {
                 Sector::Unwritten => {}
                 Sector::Written { block, .. } if block == number => torn_end = at + 1,
-                Sector::Written { .. } if self.mutant == Some(Mutant::CutDamage) => {
+                Sector::Written { .. } if self.mutant == Some(Mutant::TruncateDamage) => {
                     torn_end = at + 1;
                 }
                 Sector::Written { block, .. } => {

@@ -19,14 +19,14 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 /// How much room there is on a replica's disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Room {
+pub struct FreeSpace {
     /// Bytes that are free for anybody.
     pub free: u64,
     /// Bytes that the reserve holds.
     pub held: u64,
 }
 
-impl Room {
+impl FreeSpace {
     /// All that this replica can still store.
     pub fn bytes(self) -> u64 {
         self.free.saturating_add(self.held)

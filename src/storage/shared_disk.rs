@@ -85,8 +85,8 @@ impl Disk for SharedDisk {
         self.disk().delete(name)
     }
 
-    fn let_go(&mut self, name: &str) -> io::Result<()> {
-        self.disk().let_go(name)
+    fn delete_in_background(&mut self, name: &str) -> io::Result<()> {
+        self.disk().delete_in_background(name)
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {

@@ -182,7 +182,7 @@ impl<D: Disk> Snapshots<D> {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn look_again<C: SnapshotCheck>(
+    pub fn recheck<C: SnapshotCheck>(
         &mut self,
         id: SnapshotId,
         check: C,
@@ -223,10 +223,10 @@ impl<D: Disk> Snapshots<D> {
             // yet whether it can do without.
             let older = end_of(&name)
                 .is_some_and(|last| self.latest.is_some_and(|it| last.index < it.last.index));
-            let early = self.disk.mutant() == Some(Mutant::RemoveLatestEarly)
+            let early = self.disk.mutant() == Some(Mutant::RemoveLatestSnapshotEarly)
                 && Some(&name) == latest.as_ref();
             if name == new || (older && Some(&name) != latest.as_ref()) || early {
-                self.let_go(&name)?;
+                self.delete_in_background(&name)?;
             }
         }
         self.previous = None;
@@ -294,14 +294,14 @@ impl<D: Disk> Snapshots<D> {
         let whole = match self.read_whole(new, id.last, check) {
             Ok((found, whole)) if found == id => whole,
             other => {
-                self.let_go(new)?;
+                self.delete_in_background(new)?;
                 return Err(other.err().unwrap_or_else(|| self.other_than(new, id)));
             }
         };
         if self.latest.is_some_and(|latest| latest.last.index >= id.last.index)
             || self.lost.is_some_and(|lost| lost.last.index > id.last.index)
         {
-            self.let_go(new)?;
+            self.delete_in_background(new)?;
             return Ok(whole);
         }
         reach(place, "verified");
@@ -318,7 +318,7 @@ impl<D: Disk> Snapshots<D> {
         for other in list(&self.disk)? {
             let is_kept = |last| last == id.last || previous.is_some_and(|it| it.last == last);
             if end_of(&other).is_some_and(|last| !is_kept(last)) {
-                self.let_go(&other)?;
+                self.delete_in_background(&other)?;
             }
         }
         self.open.retain(|reading| reading.in_use);
@@ -336,7 +336,7 @@ impl<D: Disk> Snapshots<D> {
     /// If it can't be deleted.
     pub fn drop_previous(&mut self) -> Result<(), StorageError> {
         let Some(previous) = self.previous.take() else { return Ok(()) };
-        self.let_go(&file_name(previous.last))?;
+        self.delete_in_background(&file_name(previous.last))?;
         reach("snapshot", "previous-deleted");
         Ok(())
     }
@@ -348,15 +348,15 @@ impl<D: Disk> Snapshots<D> {
     pub fn abandon(&mut self, writer: SnapshotWriter<D::File>) -> Result<(), StorageError> {
         let name = writer.source.file_name();
         drop(writer);
-        self.let_go(name)
+        self.delete_in_background(name)
     }
 
     /// Deletes a file: at leisure, if no follower is sent what is in it.
-    fn let_go(&mut self, name: &str) -> Result<(), StorageError> {
+    fn delete_in_background(&mut self, name: &str) -> Result<(), StorageError> {
         if self.open.iter().any(|reading| file_name(reading.id.last) == name) {
             return delete(&mut self.disk, name);
         }
-        self.disk.let_go(name).map_err(io(&self.disk, "deleting", name))
+        self.disk.delete_in_background(name).map_err(io(&self.disk, "deleting", name))
     }
 
     /// Up to `bytes_max` bytes of a snapshot from `offset` on, for a follower; `None` if it is

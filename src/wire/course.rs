@@ -24,7 +24,7 @@ use super::json::{Text, write_string};
 use super::peer::{self, PeerError};
 
 /// The address of all, and the leader nobody knows.
-pub const NOBODY: NodeId = NodeId(0xFFFF);
+pub const BROADCAST: NodeId = NodeId(0xFFFF);
 /// Largest command taken from a client. A replica must be able to pass it on to others, alone in
 /// one message of at most 16,384 bytes, where base64 makes four bytes out of three.
 pub const COMMAND_BYTES_MAX: usize = 10 << 10;
@@ -167,10 +167,10 @@ pub fn decode(bytes: &[u8], me: NodeId) -> Result<Incoming, CourseError> {
     let from = address("src", members.src.as_ref())?;
     let to = address("dst", members.dst.as_ref())?;
     let kind = text("type", members.kind.as_ref())?;
-    if to != me && to != NOBODY {
+    if to != me && to != BROADCAST {
         return Ok(Incoming::Ignored(Ignored::Misdirected(to)));
     }
-    if from == me || from == NOBODY {
+    if from == me || from == BROADCAST {
         return Err(CourseError::Sender(from));
     }
     match kind {
@@ -183,7 +183,7 @@ pub fn decode(bytes: &[u8], me: NodeId) -> Result<Incoming, CourseError> {
         _ if PEER_TYPES.contains(&kind) => {
             let leader = address("leader", members.leader.as_ref())?;
             let message = peer_message(kind, &members)?;
-            let leader = (leader != NOBODY).then_some(leader);
+            let leader = (leader != BROADCAST).then_some(leader);
             Ok(Incoming::Peer(Envelope { from, to: me, leader, message }))
         }
         _ => Err(CourseError::Type(kind.to_owned())),
@@ -207,7 +207,7 @@ pub fn encode_peer(envelope: &Envelope, out: &mut Vec<u8>) {
 
 /// Appends the message by which a replica makes itself known.
 pub fn encode_hello(me: NodeId, out: &mut Vec<u8>) {
-    open(me, NOBODY, None, "hello", out);
+    open(me, BROADCAST, None, "hello", out);
     out.push(b'}');
 }
 
@@ -355,8 +355,8 @@ fn answer(
 ) -> Result<(), CourseError> {
     // Entries come from peers, too: one that was made up elsewhere must not stop us here, and an
     // answer to the address of all would be handed to every replica.
-    let client = u16::try_from(key.client.0).map_or(NOBODY, NodeId);
-    if client == NOBODY || client == me || !printable(&key.request.0) {
+    let client = u16::try_from(key.client.0).map_or(BROADCAST, NodeId);
+    if client == BROADCAST || client == me || !printable(&key.request.0) {
         return Err(CourseError::Unaddressable(key));
     }
     open(me, client, leader, kind, out);
@@ -372,7 +372,7 @@ fn open(src: NodeId, dst: NodeId, leader: Option<NodeId>, kind: &str, out: &mut 
     out.extend_from_slice(b"\",\"dst\":\"");
     write_address(dst, out);
     out.extend_from_slice(b"\",\"leader\":\"");
-    write_address(leader.unwrap_or(NOBODY), out);
+    write_address(leader.unwrap_or(BROADCAST), out);
     out.extend_from_slice(b"\",\"type\":\"");
     out.extend_from_slice(kind.as_bytes());
     out.push(b'"');

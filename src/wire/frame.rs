@@ -55,7 +55,7 @@ pub const OPENINGS_MAX: usize = 4_096;
 /// Bytes of a hello without members, openings and address, the kind apart.
 const HELLO_BYTES: usize = 33;
 /// Longest first frame of a stranger.
-const STRANGER_BYTES_MAX: usize =
+const FIRST_FRAME_BYTES_MAX: usize =
     1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
 /// The flag of a replica that rejoins.
 const REJOINING: u8 = 1;
@@ -334,8 +334,8 @@ impl Default for Decoder {
 impl Decoder {
     /// For a connection of somebody unknown: until its first frame, which ought to be a hello, no
     /// frame longer than that is taken, and so no memory for one.
-    pub fn of_stranger() -> Decoder {
-        Decoder { most: STRANGER_BYTES_MAX, ..Decoder::default() }
+    pub fn for_unknown_peer() -> Decoder {
+        Decoder { most: FIRST_FRAME_BYTES_MAX, ..Decoder::default() }
     }
 
     /// Takes in what has come.
@@ -344,7 +344,7 @@ impl Decoder {
     }
 
     /// Bytes that wait for the rest of their frame.
-    pub fn waiting_bytes(&self) -> usize {
+    pub fn buffered_bytes(&self) -> usize {
         self.buffer.len()
     }
 
@@ -577,7 +577,7 @@ mod tests {
                 }
             }
             assert_eq!(found, frames(), "in pieces of {piece}");
-            assert_eq!(decoder.waiting_bytes(), 0);
+            assert_eq!(decoder.buffered_bytes(), 0);
         }
     }
 
@@ -623,16 +623,16 @@ mod tests {
         hello.members = (1..=u16::try_from(REPLICAS_MAX).unwrap()).map(NodeId).collect();
         let mut large = RecordBuffer::default();
         let entries =
-            vec![large.encode(EntryId::new(2, 3), EntryKind::Command, &[7; STRANGER_BYTES_MAX])];
+            vec![large.encode(EntryId::new(2, 3), EntryKind::Command, &[7; FIRST_FRAME_BYTES_MAX])];
         let Frame::Peer(PeerMsg::AppendEntries(append)) = &mut frames[1] else { panic!("it is") };
         append.entries = entries;
-        let mut decoder = Decoder::of_stranger();
+        let mut decoder = Decoder::for_unknown_peer();
         decoder.feed(&encoded(&frames[1..2]));
         assert!(matches!(
             decoder.next_frame(),
-            Err(FrameError::Length { most: STRANGER_BYTES_MAX, .. })
+            Err(FrameError::Length { most: FIRST_FRAME_BYTES_MAX, .. })
         ));
-        let mut decoder = Decoder::of_stranger();
+        let mut decoder = Decoder::for_unknown_peer();
         decoder.feed(&encoded(&frames));
         let found: Vec<_> = std::iter::from_fn(|| decoder.next_frame().unwrap()).collect();
         assert_eq!(found, frames, "after its hello it is no stranger");
@@ -653,7 +653,7 @@ mod tests {
             (&[2, 1], false),
             (&[1, 1], false),
         ] {
-            let mut decoder = Decoder::of_stranger();
+            let mut decoder = Decoder::for_unknown_peer();
             decoder.feed(&encoded(&[hello(members)]));
             let found = decoder.next_frame();
             if is_sound {
@@ -671,7 +671,7 @@ mod tests {
             let body = &bytes[PREAMBLE_BYTES + HEADER_BYTES..];
             let checksum = crc32c::crc32c(body).to_le_bytes();
             bytes[PREAMBLE_BYTES + 4..PREAMBLE_BYTES + 8].copy_from_slice(&checksum);
-            let mut decoder = Decoder::of_stranger();
+            let mut decoder = Decoder::for_unknown_peer();
             decoder.feed(&bytes);
             assert_eq!(decoder.next_frame(), Err(FrameError::Body(1)), "byte {place}");
         }

@@ -480,7 +480,7 @@ fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, Pee
 
 fn disk_code(disk: DiskState) -> u8 {
     match disk {
-        DiskState::Well => 0,
+        DiskState::Healthy => 0,
         DiskState::Low => 1,
         DiskState::Stalled => 2,
     }
@@ -488,7 +488,7 @@ fn disk_code(disk: DiskState) -> u8 {
 
 fn disk_of(code: u8) -> Result<DiskState, PeerError> {
     Ok(match code {
-        0 => DiskState::Well,
+        0 => DiskState::Healthy,
         1 => DiskState::Low,
         2 => DiskState::Stalled,
         _ => return Err(PeerError::Number { field: "disk", value: code.into() }),

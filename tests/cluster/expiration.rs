@@ -283,7 +283,7 @@ fn wall_clock(address: SocketAddr) -> i64 {
     text.lines().nth(2).unwrap().parse().unwrap()
 }
 
-fn expirations_hold_over_failovers(threads: &'static str) {
+fn expirations_hold_across_failovers(threads: &'static str) {
     let Some(preload) = faketime() else { return };
     let mut clocks = Clocks::start(preload, threads, ["+5h", "+0", "-5h"]);
     for (at, hours) in [(0, 5), (1, 0), (2, -5)] {
@@ -303,13 +303,13 @@ fn expirations_hold_over_failovers(threads: &'static str) {
 }
 
 #[test]
-fn expirations_hold_over_failovers_dedicated() {
-    expirations_hold_over_failovers("dedicated");
+fn expirations_hold_across_failovers_dedicated() {
+    expirations_hold_across_failovers("dedicated");
 }
 
 #[test]
-fn expirations_hold_over_failovers_fused() {
-    expirations_hold_over_failovers("fused");
+fn expirations_hold_across_failovers_fused() {
+    expirations_hold_across_failovers("fused");
 }
 
 /// Jumps by seconds to years, forward and back, of one clock and of all, momentary ones and some
@@ -359,7 +359,7 @@ fn wall_clock_jumps_expire_no_key() {
 }
 
 #[test]
-fn a_cold_start_shows_no_expired_key() {
+fn cold_start_shows_no_expired_key() {
     let mut cluster = Cluster::start_hasty(3, "dedicated", &[]);
     for round in 0..rounds() {
         cluster.wait_until_all_serve();
@@ -381,7 +381,7 @@ fn a_cold_start_shows_no_expired_key() {
 
 /// A cluster that was bootstrapped with all clocks ahead is led back to the right time.
 #[test]
-fn clock_reset_brings_a_clock_back_that_is_ahead() {
+fn clock_reset_moves_an_advanced_clock_back() {
     let Some(preload) = faketime() else { return };
     let mut clocks = Clocks::start(preload, "fused", ["+416d", "+416d", "+416d"]);
     let addresses = clocks.addresses();

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use bowline::sim::linear::{Call, History, OperationId, Reply};
+use bowline::sim::checkers::linearizability::{Call, History, OperationId, Reply};
 use bytes::Bytes;
 
 use crate::client::{Client, command};

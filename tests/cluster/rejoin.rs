@@ -90,7 +90,7 @@ fn lost_replica_rejoins_under_its_id_fused() {
 }
 
 #[test]
-fn rejoin_that_is_not_possible_is_refused() {
+fn impossible_rejoin_is_refused() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // Two can't replace one of them.

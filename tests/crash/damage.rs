@@ -41,7 +41,7 @@ fn assert_repaired(disk: &MemDisk, vouched: &bowline::raft::Durable, case: &str)
 }
 
 #[test]
-fn every_flipped_bit_of_every_file_is_found_and_named() {
+fn every_flipped_bit_is_detected_and_its_file_named() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     account.live(&mut disk, SEED, 12).unwrap();
     let names = disk.list().unwrap();
@@ -69,7 +69,7 @@ fn every_flipped_bit_of_every_file_is_found_and_named() {
 }
 
 #[test]
-fn every_cut_file_is_refused() {
+fn every_truncated_file_is_refused() {
     let (disk, account) = whole_life();
     for name in disk.list().unwrap() {
         let whole = disk.read(&name).unwrap();
@@ -89,7 +89,7 @@ fn every_cut_file_is_refused() {
 /// wherever a later block or segment shows that it was there. In the very last block nothing can
 /// show that: there it looks like the traces of a power cut.
 #[test]
-fn a_sector_lost_behind_the_back_of_a_sync_is_refused_where_anything_later_shows_it() {
+fn lost_sector_is_refused_when_later_blocks_reveal_it() {
     let (disk, account) = whole_life();
     let names = disk.list().unwrap();
     let last = names.last().unwrap();
@@ -154,7 +154,7 @@ fn swapped_sectors_are_refused() {
 /// since the log was last opened. Such a copy is a log that was whole once, and nothing else in
 /// the folder is written with each sync; peers that have seen more find it out.
 #[test]
-fn copies_put_back_are_refused() {
+fn restored_old_copies_are_refused() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     let mut copies = Vec::new();
     for seed in 0..12 {
@@ -177,7 +177,7 @@ fn copies_put_back_are_refused() {
 }
 
 #[test]
-fn a_segment_under_anothers_name_is_refused() {
+fn segment_under_another_name_is_refused() {
     let (disk, _) = whole_life();
     let names = disk.list().unwrap();
     for name in &names {
@@ -191,7 +191,7 @@ fn a_segment_under_anothers_name_is_refused() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn missing_file_is_named_in_the_error() {
     let (disk, _) = whole_life();
     let names = disk.list().unwrap();
     for name in &names {

@@ -4,14 +4,14 @@
 
 use bowline::raft::{Durable, HardState, SnapshotId};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 use bowline::storage::{
     Disk as _, Log, MemDisk, SharedDisk, SnapshotSource, Snapshots, StorageError,
 };
 use bowline::types::{EntryId, Index, Term};
 
 use crate::Luck;
-use crate::both::{Account, Check, Counts, snapshot_of};
+use crate::log_and_snapshots::{Account, Check, Counts, snapshot_of};
 use crate::workload::{CLUSTER, ME, OPTIONS};
 
 const STEPS: usize = 150;
@@ -58,12 +58,12 @@ fn add(counts: &mut Counts, more: Counts) {
 }
 
 #[test]
-fn a_power_cut_at_any_operation_leaves_a_snapshot_and_a_log_that_fit() {
+fn power_cut_leaves_a_matching_snapshot_and_log() {
     let mut counts = Counts::default();
     for seed in SEEDS {
         for cut in 0..operations_of(seed) {
             for luck in [Luck::Nothing, Luck::All, Luck::Some(cut), Luck::Some(cut + 7)] {
-                let (mut disk, mut account) = broken_life(seed, |disk| disk.cut_at(cut));
+                let (mut disk, mut account) = broken_life(seed, |disk| disk.power_cut_at(cut));
                 luck.restart(&mut disk);
                 go_on(disk, &mut account, seed, &format!("a cut at {cut}, {luck:?}"));
                 add(&mut counts, account.counts);
@@ -76,21 +76,21 @@ fn a_power_cut_at_any_operation_leaves_a_snapshot_and_a_log_that_fit() {
 }
 
 #[test]
-fn a_power_cut_while_a_folder_is_opened_after_one_leaves_both_too() {
-    let (mut dice, mut cut_again) = (Dice::new(5), 0);
+fn second_power_cut_leaves_a_matching_snapshot_and_log() {
+    let (mut rng, mut cut_again) = (Rng::new(5), 0);
     let seed = 1;
     for cut in 0..operations_of(seed) {
-        let (mut disk, account) = broken_life(seed, |disk| disk.cut_at(cut));
-        Luck::Some(dice.number()).restart(&mut disk);
+        let (mut disk, account) = broken_life(seed, |disk| disk.power_cut_at(cut));
+        Luck::Some(rng.number()).restart(&mut disk);
         let opened = SharedDisk::new(disk.clone());
         account.clone().live(&opened, seed, 0).unwrap();
         for operation in disk.operations()..opened.snapshot().operations() {
             let (mut disk, mut account) = (disk.clone(), account.clone());
-            disk.cut_at(operation);
+            disk.power_cut_at(operation);
             let disk = SharedDisk::new(disk);
             assert_is_the_disks(&account.live(&disk, seed, 0).unwrap_err());
             let mut disk = disk.snapshot();
-            Luck::Some(dice.number()).restart(&mut disk);
+            Luck::Some(rng.number()).restart(&mut disk);
             go_on(disk, &mut account, seed, &format!("cuts at {cut} and {operation}"));
             cut_again += 1;
         }
@@ -99,10 +99,10 @@ fn a_power_cut_while_a_folder_is_opened_after_one_leaves_both_too() {
 }
 
 #[test]
-fn a_process_killed_or_a_disk_that_fails_at_any_operation_leaves_both_too() {
+fn kill_or_disk_failure_leaves_a_matching_snapshot_and_log() {
     for seed in SEEDS {
         for at in 0..operations_of(seed) {
-            let (mut disk, mut account) = broken_life(seed, |disk| disk.cut_at(at));
+            let (mut disk, mut account) = broken_life(seed, |disk| disk.power_cut_at(at));
             disk.kill();
             go_on(disk, &mut account, seed, &format!("a kill at {at}"));
             let (mut disk, mut account) = broken_life(seed, |disk| disk.fail_at(at));
@@ -201,7 +201,7 @@ impl Folder {
 }
 
 #[test]
-fn a_damaged_snapshot_gives_way_to_the_one_before_if_the_log_reaches_back() {
+fn damaged_snapshot_falls_back_to_the_previous_one() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let first = folder.take(10);
@@ -228,7 +228,7 @@ fn a_damaged_snapshot_gives_way_to_the_one_before_if_the_log_reaches_back() {
 }
 
 #[test]
-fn a_damaged_or_missing_snapshot_that_the_log_does_not_reach_behind_is_refused() {
+fn damaged_snapshot_not_covered_by_the_log_is_refused() {
     let mut folder = Folder::new();
     folder.write(1, 1, 40);
     folder.take(10);
@@ -254,7 +254,7 @@ fn a_damaged_or_missing_snapshot_that_the_log_does_not_reach_behind_is_refused()
 }
 
 #[test]
-fn a_damaged_snapshot_of_a_leader_is_refused_before_the_log_follows_it_and_after() {
+fn damaged_snapshot_from_the_leader_is_refused() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     folder.take(10);
@@ -283,7 +283,7 @@ fn a_damaged_snapshot_of_a_leader_is_refused_before_the_log_follows_it_and_after
 
 /// A segment's first entries may replace some of the segment before, which is deleted.
 #[test]
-fn a_log_whose_first_segment_replaces_entries_of_a_deleted_one_is_read() {
+fn first_segment_may_replace_entries_of_a_deleted_one() {
     let mut folder = Folder::new();
     folder.write(1, 1, 10);
     let segments = folder.log.stats().segments;
@@ -315,7 +315,7 @@ fn a_log_whose_first_segment_replaces_entries_of_a_deleted_one_is_read() {
 }
 
 #[test]
-fn every_flipped_bit_and_every_missing_file_of_a_compacted_log_is_found() {
+fn damage_to_a_compacted_log_is_detected() {
     let mut folder = Folder::new();
     folder.write(1, 1, 30);
     let others = folder.others(2, 20, 50);
@@ -355,7 +355,7 @@ fn every_flipped_bit_and_every_missing_file_of_a_compacted_log_is_found() {
 }
 
 #[test]
-fn a_snapshot_that_is_not_what_it_should_be_changes_nothing() {
+fn invalid_snapshot_changes_nothing() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let latest = folder.take(10);
@@ -380,7 +380,7 @@ fn a_snapshot_that_is_not_what_it_should_be_changes_nothing() {
 }
 
 #[test]
-fn a_snapshot_is_read_while_it_is_replaced_and_for_a_while_after() {
+fn snapshot_stays_readable_while_it_is_replaced() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let old = folder.take(5);
@@ -401,16 +401,16 @@ fn a_snapshot_is_read_while_it_is_replaced_and_for_a_while_after() {
 }
 
 #[test]
-fn a_latest_that_is_damaged_while_it_is_in_use_counts_no_more_and_is_replaced() {
+fn damaged_snapshot_in_use_is_replaced() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let (before, latest) = (folder.take(5), folder.take(12));
-    assert!(folder.snapshots.look_again(latest, Check::default()).is_ok());
+    assert!(folder.snapshots.recheck(latest, Check::default()).is_ok());
     assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_some());
     let name = folder.files("snapshot-").remove(1);
     folder.disk.disk().tamper(&name, |bytes| bytes[100] ^= 1);
-    assert!(folder.snapshots.look_again(before, Check::default()).is_ok(), "nobody needs it");
-    let error = folder.snapshots.look_again(latest, Check::default()).unwrap_err();
+    assert!(folder.snapshots.recheck(before, Check::default()).is_ok(), "nobody needs it");
+    let error = folder.snapshots.recheck(latest, Check::default()).unwrap_err();
     assert!(matches!(error, StorageError::Snapshot { .. }), "{error}");
     assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_none(), "sent to nobody");
     assert_eq!(folder.files("snapshot-").len(), 2, "what a start must name is still there");
@@ -428,7 +428,7 @@ fn a_latest_that_is_damaged_while_it_is_in_use_counts_no_more_and_is_replaced() 
 }
 
 #[test]
-fn a_folder_stays_small_however_much_is_written() {
+fn folder_size_stays_bounded_under_writes() {
     let mut folder = Folder::new();
     for round in 1..=50 {
         folder.write(1, round * 20 - 19, round * 20);

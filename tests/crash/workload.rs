@@ -2,7 +2,7 @@
 
 use bowline::raft::{Durable, HardState};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 use bowline::storage::{Log, LogOptions, MemDisk, StorageError};
 use bowline::types::{EntryId, NodeId, Term};
 
@@ -50,11 +50,11 @@ impl Account {
         self.incarnation = identity.incarnation;
         self.vouched.clone_from(&durable);
         self.attempted = durable;
-        let mut dice = Dice::new(seed);
+        let mut rng = Rng::new(seed);
         for _ in 0..steps {
-            let (hard_state, entries) = self.draw_job(&mut dice);
+            let (hard_state, entries) = self.draw_job(&mut rng);
             log.append(hard_state, &entries)?;
-            if dice.chance(700) {
+            if rng.chance(700) {
                 log.sync()?;
                 self.vouched.clone_from(&self.attempted);
             }
@@ -65,28 +65,25 @@ impl Account {
     }
 
     /// What the core may hand to its log writer next.
-    fn draw_job(&mut self, dice: &mut Dice) -> (Option<HardState>, Vec<Entry>) {
+    fn draw_job(&mut self, rng: &mut Rng) -> (Option<HardState>, Vec<Entry>) {
         let Durable { hard_state, entries, .. } = &mut self.attempted;
-        let changed = hard_state.term == Term(0) || dice.chance(300);
-        if changed
-            && hard_state.term > Term(0)
-            && hard_state.voted_for.is_none()
-            && dice.chance(500)
+        let changed = hard_state.term == Term(0) || rng.chance(300);
+        if changed && hard_state.term > Term(0) && hard_state.voted_for.is_none() && rng.chance(500)
         {
             hard_state.voted_for = Some(NodeId(3));
         } else if changed {
-            let voted_for = dice.chance(500).then_some(ME);
+            let voted_for = rng.chance(500).then_some(ME);
             *hard_state = HardState { term: hard_state.term.next(), voted_for };
         }
-        let count = if dice.chance(200) { 0 } else { dice.between(1, 4) };
-        if count > 0 && changed && dice.chance(400) {
+        let count = if rng.chance(200) { 0 } else { rng.between(1, 4) };
+        if count > 0 && changed && rng.chance(400) {
             // Another leader's entries take the place of a tail.
-            entries.truncate(entries.len() - dice.place(entries.len().min(5) + 1));
+            entries.truncate(entries.len() - rng.place(entries.len().min(5) + 1));
         }
         let first = entries.len() as u64 + 1;
         let mut buffer = RecordBuffer::default();
         let mut encode = |index| {
-            let payload = draw_payload(dice);
+            let payload = draw_payload(rng);
             let id = EntryId::new(hard_state.term.0, index);
             buffer.encode(id, EntryKind::Command, &payload)
         };
@@ -97,12 +94,12 @@ impl Account {
 }
 
 /// Sizes around those of a sector, and contents that look like nothing written.
-pub(crate) fn draw_payload(dice: &mut Dice) -> Vec<u8> {
-    let bytes = match dice.below(10) {
-        0 => dice.between(400, 600),
-        1 => dice.between(2_000, 4_000),
-        _ => dice.between(0, 200),
+pub(crate) fn draw_payload(rng: &mut Rng) -> Vec<u8> {
+    let bytes = match rng.below(10) {
+        0 => rng.between(400, 600),
+        1 => rng.between(2_000, 4_000),
+        _ => rng.between(0, 200),
     };
-    let byte = *dice.pick(&[0, 0xFF, b'x']);
+    let byte = *rng.pick(&[0, 0xFF, b'x']);
     vec![byte; usize::try_from(bytes).expect("a small payload")]
 }

@@ -109,7 +109,7 @@ fn flipped_bit_is_refused_or_repaired_and_logged() {
 }
 
 #[test]
-fn a_torn_tail_is_cut_and_lost_sectors_before_it_are_refused() {
+fn torn_tail_is_truncated_and_earlier_lost_sector_refused() {
     let mut cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let acknowledged = write(&cluster, 0, 0, 30, 100);

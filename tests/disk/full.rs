@@ -82,7 +82,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_is_told() {
+fn file_size_limit_is_reported() {
     let cluster = Cluster::start(1, "auto");
     let folder = cluster.folder.path().join("limited");
     let mut served = cluster.command_at(0, free_port(), free_port());
@@ -103,7 +103,7 @@ fn a_limit_on_the_size_of_files_is_told() {
 
 /// As if no room were kept: the replica ends when it needs some and there is none.
 #[test]
-fn a_full_disk_is_told_and_what_was_acknowledged_is_there_when_it_has_room_again() {
+fn acknowledged_writes_survive_a_full_disk() {
     let mut cluster = Cluster::start_with(1, "auto", &["--disk-reserve", "0"]);
     cluster.wait_until_all_serve();
     cluster.kill(0);
@@ -188,7 +188,7 @@ fn wait_until_disk_is(cluster: &Cluster, at: usize, state: &str) {
 
 /// A replica alone, under load while somebody else takes all the room there is.
 #[test]
-fn want_of_room_is_foreseen_and_service_comes_back_with_it() {
+fn low_disk_space_refuses_writes_until_space_returns() {
     let mut cluster = Cluster::start_with(1, "auto", RESERVE);
     cluster.wait_until_all_serve();
     cluster.kill(0);
@@ -245,7 +245,7 @@ fn want_of_room_is_foreseen_and_service_comes_back_with_it() {
 
 /// The others have room: no client sees anything of it.
 #[test]
-fn a_leader_short_of_room_hands_over_and_is_spared() {
+fn leader_with_low_disk_space_transfers_leadership() {
     let mut cluster = Cluster::start_with(3, "auto", RESERVE);
     cluster.wait_until_all_serve();
     let victim = cluster.leader();

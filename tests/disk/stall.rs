@@ -120,11 +120,11 @@ fn hang(threads: &'static str) {
 }
 
 #[test]
-fn a_leader_whose_disk_hangs_hands_over_and_a_follower_is_not_missed_dedicated() {
+fn leader_with_a_stalled_disk_transfers_leadership_dedicated() {
     hang("dedicated");
 }
 
 #[test]
-fn a_leader_whose_disk_hangs_hands_over_and_a_follower_is_not_missed_fused() {
+fn leader_with_a_stalled_disk_transfers_leadership_fused() {
     hang("fused");
 }

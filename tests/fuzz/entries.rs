@@ -2,20 +2,20 @@
 //! and what it accepts it must be able to write again. Shared by the fuzz targets beside this
 //! file, by the replay of the committed corpus, and by the property tests.
 
-#[path = "door.rs"]
-mod door;
 #[path = "frames.rs"]
 mod frames;
+#[path = "local_server.rs"]
+mod local_server;
 #[path = "requests.rs"]
 mod requests;
 #[path = "segments.rs"]
 mod segments;
 
-use bowline::kv::{Command, Operation, Outcome, Store};
+use bowline::course::run::ScenarioRun;
+use bowline::course::scenario::{Overrides, Scenario};
+use bowline::kv::{Command, Operation, Outcome, StateMachine};
 use bowline::raft::RequestKind;
 use bowline::record::{self, Entry, RecordBuffer};
-use bowline::sim::game::Game;
-use bowline::sim::scenario::{Overrides, Scenario};
 use bowline::types::{Index, Instant, NodeId};
 use bowline::wire::course::{self, Incoming};
 use bowline::wire::peer;
@@ -125,7 +125,7 @@ fn course(bytes: &[u8]) {
 
 /// A command of the state machine, which also does it.
 fn command(bytes: &[u8]) {
-    let mut store = Store::default();
+    let mut store = StateMachine::default();
     let applied = store.apply(Index(1), bytes);
     let Ok(command) = Command::decode(bytes) else {
         assert_eq!(applied.outcome, Outcome::Malformed);
@@ -165,16 +165,16 @@ fn scenario(bytes: &[u8]) {
 }
 
 fn play(scenario: &Scenario) {
-    let mut game = Game::new(scenario, 1, Instant::ZERO);
+    let mut scenario_run = ScenarioRun::new(scenario, 1, Instant::ZERO);
     let mut actions = Vec::new();
     let mut now = Instant::ZERO;
     loop {
-        let next = game.next_event();
-        assert!(next >= now, "the game goes backwards");
+        let next = scenario_run.next_event();
+        assert!(next >= now, "the run goes backwards");
         now = next;
         if now == Instant::MAX {
             return;
         }
-        game.poll(now, &mut actions);
+        scenario_run.poll(now, &mut actions);
     }
 }

@@ -37,7 +37,7 @@ fn frames_of(bytes: &[u8], piece: usize) -> Vec<Frame> {
             }
         }
     }
-    assert!(decoder.waiting_bytes() <= bytes.len());
+    assert!(decoder.buffered_bytes() <= bytes.len());
     frames
 }
 

@@ -3,7 +3,7 @@
 
 use bowline::wire::resp::Limits;
 
-use super::door::Door;
+use super::local_server::LocalServer;
 
 /// The decoder's entry.
 pub(crate) fn resp(bytes: &[u8]) {
@@ -17,9 +17,9 @@ pub(crate) fn resp(bytes: &[u8]) {
 
 /// What bytes are answered with that arrive in such pieces, and whether the connection is closed.
 fn answered(bytes: &[u8], piece: usize, limits: Limits) -> (Vec<u8>, bool) {
-    let mut door = Door::new(limits);
+    let mut server = LocalServer::new(limits);
     for piece in bytes.chunks(piece) {
-        door.receive(piece);
+        server.receive(piece);
     }
-    (door.replies(), door.closed())
+    (server.replies(), server.closed())
 }

@@ -56,11 +56,8 @@ impl Subject {
         let now = Instant(1_000_000_000);
         // The patience with one that has a longer log is ours, not the paper's.
         // Of disks the paper knows nothing but that they are waited for.
-        let config = Config {
-            pre_vote_patience: Duration::ZERO,
-            disk_stall_after: None,
-            ..Config::server()
-        };
+        let config =
+            Config { pre_vote_delay: Duration::ZERO, disk_stall_timeout: None, ..Config::server() };
         let replica = Replica::new(ME, &peers, config, 7, durable, now);
         Subject { replica, now, jobs: VecDeque::new() }
     }
@@ -283,6 +280,6 @@ pub(crate) fn rejecting(append: &AppendEntries, hint: (u64, u64)) -> PeerMsg {
 }
 
 fn reply_to(append: &AppendEntries, outcome: AppendOutcome) -> PeerMsg {
-    let (term, round, disk) = (append.term, append.round, DiskState::Well);
+    let (term, round, disk) = (append.term, append.round, DiskState::Healthy);
     PeerMsg::AppendReply(AppendReply { term, round, disk, outcome })
 }

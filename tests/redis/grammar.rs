@@ -10,8 +10,8 @@
 
 use rand::{Rng, RngExt};
 
-use super::forms::{CLOCK_KINDS, WORDS};
 use super::reply::Agreement;
+use super::templates::{CLOCK_KINDS, WORDS};
 
 /// A form, and when replies to it count as the same.
 #[derive(Debug, Clone, Copy)]
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_gives_what_it_says() {
+    fn template_expands_as_written() {
         let mut dice = ChaCha8Rng::seed_from_u64(1);
         let form = same("A [B|C D ...] (E|F) ; G bit [H [I]] bit'");
         let mut seen = BTreeSet::new();

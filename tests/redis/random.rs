@@ -16,11 +16,11 @@ use bowline::wire::resp::Limits;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::door::Door;
-use super::forms::{ALL_KEYS, LAST, ROOMS};
 use super::grammar::{Form, Made};
+use super::local_server::LocalServer;
 use super::reference::Reference;
 use super::reply::{Agreement, Reply};
+use super::templates::{ALL_KEYS, LAST, ROOMS};
 
 /// Requests of one stream, without the questions at its end.
 const STREAM_LEN: usize = 500;
@@ -34,7 +34,7 @@ const TRIES_MAX: usize = 600;
 /// Both servers, with nothing in them, and a connection to each.
 struct Both {
     stream: UnixStream,
-    door: Door,
+    server: LocalServer,
     /// What was put off until `EXEC`.
     queued: Vec<Agreement>,
 }
@@ -49,13 +49,13 @@ struct Disagreement {
 impl Both {
     fn new(reference: &Reference, version: u8) -> Both {
         let mut stream = reference.connect();
-        let mut door = Door::new(Limits::default());
+        let mut server = LocalServer::new(Limits::default());
         let greeting = format!("HELLO {version}\r\nFLUSHALL\r\n");
-        door.receive(greeting.as_bytes());
-        door.replies();
+        server.receive(greeting.as_bytes());
+        server.replies();
         stream.write_all(greeting.as_bytes()).expect("it reads");
         read_replies(&mut stream, 2);
-        Both { stream, door, queued: Vec::new() }
+        Both { stream, server, queued: Vec::new() }
     }
 
     /// Sends requests to both at once.
@@ -65,9 +65,9 @@ impl Both {
             super::written(&request.words, &mut sent);
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        self.door.move_clock(now.expect("it is after 1970"));
-        self.door.receive(&sent);
-        let ours = self.door.replies();
+        self.server.move_clock(now.expect("it is after 1970"));
+        self.server.receive(&sent);
+        let ours = self.server.replies();
         let mut writer = self.stream.try_clone().expect("a second handle");
         let writing = thread::spawn(move || writer.write_all(&sent));
         let theirs = read_replies(&mut self.stream, requests.len());
@@ -253,7 +253,7 @@ fn check(reference: &Reference, seed: u64, requests: &[Made]) {
 /// Streams in which keys end while they run: some are given a moment to live, everybody waits
 /// until it is over, and the same requests go on.
 #[test]
-fn keys_that_end_are_gone_in_both() {
+fn expired_keys_are_gone_in_both_servers() {
     let Some(reference) = Reference::start() else { return };
     for seed in 0..12 {
         let mut dice = ChaCha8Rng::seed_from_u64(seed);
@@ -291,7 +291,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn random_streams_are_answered_alike() {
+fn random_streams_get_the_same_replies() {
     let Some(reference) = Reference::start() else { return };
     let (only, wanted) = (number("BOWLINE_REDIS_SEED"), number("BOWLINE_REDIS_COMMANDS"));
     let wanted = wanted.unwrap_or(if only.is_some() { 1 } else { SAMPLE_LEN as u64 });

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_as_the_same_is_up_to_the_request() {
+    fn reply_comparison_depends_on_the_request() {
         use Agreement::{AnyOrder, Exact, Near, Pairs, Shape};
         let one = reply(b"*4\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n");
         let other = reply(b"*4\r\n$1\r\nc\r\n$1\r\nd\r\n$1\r\na\r\n$1\r\nb\r\n");

@@ -6,7 +6,7 @@ use std::thread;
 
 use bowline::wire::resp::Limits;
 
-use super::door::Door;
+use super::local_server::LocalServer;
 use super::reference::Reference;
 
 /// Requests of which every reply is the same, one a line. What tells of the server itself (its
@@ -318,12 +318,12 @@ const BROKEN: &[&[u8]] = &[
 const MARK: &[u8] = b"a mark between replies";
 
 /// Sends lines to both, each with a mark behind, and compares what comes before the marks.
-fn compare(reference: &mut UnixStream, door: &mut Door, lines: &[Vec<u8>]) {
+fn compare(reference: &mut UnixStream, server: &mut LocalServer, lines: &[Vec<u8>]) {
     let mark = [b"ECHO '", MARK, b"'\r\n"].concat();
     let sent: Vec<u8> =
         lines.iter().flat_map(|line| [line, &b"\r\n"[..], &mark].concat()).collect();
-    door.receive(&sent);
-    let ours = parts(&door.replies());
+    server.receive(&sent);
+    let ours = parts(&server.replies());
     let mut writer = reference.try_clone().expect("a second handle");
     let writing = thread::spawn(move || writer.write_all(&sent));
     let (mut theirs, mut piece) = (Vec::new(), vec![0; 1 << 16]);
@@ -362,12 +362,12 @@ fn parts(replies: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_reply_is_redis_s_own() {
+fn replies_equal_those_of_redis() {
     let Some(reference) = Reference::start() else { return };
     let lines = || SAME.lines().filter(|line| !line.is_empty());
     for version in ["2", "3"] {
         let mut stream = reference.connect();
-        let mut door = Door::new(Limits::default());
+        let mut server = LocalServer::new(Limits::default());
         // A greeting tells of the server; only what comes behind it is compared.
         let greeting = format!("HELLO {version}\r\nFLUSHALL\r\n");
         stream.write_all(greeting.as_bytes()).expect("it reads");
@@ -377,13 +377,13 @@ fn every_reply_is_redis_s_own() {
             let length = stream.read(&mut piece).expect("it answers");
             answered.extend_from_slice(&piece[..length]);
         }
-        door.receive(greeting.as_bytes());
-        door.replies();
+        server.receive(greeting.as_bytes());
+        server.replies();
         // Errors quote 128 bytes of a name, and as many of all arguments.
         let long = [format!("FOO {} {} c", "a".repeat(70), "b".repeat(70)), "f".repeat(150)];
         let lines = lines().map(str::to_owned).chain(long);
         let lines: Vec<Vec<u8>> = lines.map(String::into_bytes).collect();
-        compare(&mut stream, &mut door, &lines);
+        compare(&mut stream, &mut server, &lines);
     }
 }
 
@@ -392,12 +392,12 @@ fn every_reply_is_redis_s_own() {
 const LATER: &[&str] = &["client|setinfo", "client|no-touch", "delex", "once"];
 
 #[test]
-fn the_table_of_commands_says_what_redis_says() {
+fn command_table_agrees_with_redis() {
     let Some(reference) = Reference::start() else { return };
     let ask = |request: &str| {
-        let mut door = Door::new(Limits::default());
-        door.receive(format!("{request}\r\n").as_bytes());
-        String::from_utf8(door.replies()).expect("names are text")
+        let mut server = LocalServer::new(Limits::default());
+        server.receive(format!("{request}\r\n").as_bytes());
+        String::from_utf8(server.replies()).expect("names are text")
     };
     let list = ask("COMMAND LIST");
     let mut names: Vec<String> = list
@@ -448,13 +448,13 @@ fn facts(reply: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn broken_requests_end_in_the_same_way() {
+fn malformed_requests_end_as_in_redis() {
     let Some(reference) = Reference::start() else { return };
     for bytes in BROKEN {
-        let mut door = Door::new(Limits::default());
-        door.receive(bytes);
-        let (ours, theirs) = (door.replies(), reference.until_closed(bytes));
+        let mut server = LocalServer::new(Limits::default());
+        server.receive(bytes);
+        let (ours, theirs) = (server.replies(), reference.until_closed(bytes));
         assert_eq!(ours.escape_ascii().to_string(), theirs.escape_ascii().to_string());
-        assert!(door.closed(), "{}", bytes.escape_ascii());
+        assert!(server.closed(), "{}", bytes.escape_ascii());
     }
 }

@@ -11,7 +11,7 @@ pub(crate) struct Source {
     pub(crate) comments: String,
 }
 
-/// A path such as `crate::kv::Store`, imported or used in place.
+/// A path such as `crate::kv::StateMachine`, imported or used in place.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Path {
     /// Where it begins.
@@ -228,7 +228,7 @@ fn use_tree(tokens: &[Token<'_>], at: usize, prefix: &[String], paths: &mut Vec<
 }
 
 #[test]
-fn strings_and_comments_are_no_code() {
+fn strings_and_comments_are_not_code() {
     let text = "a /* b /* c */ d */ \"e \\\" // f\" r#\"g \" h\"# 'i' '\\'' &'j // k\nl";
     let source = Source::split(text);
     let words: Vec<&str> = source.code.split_whitespace().collect();
@@ -239,7 +239,7 @@ fn strings_and_comments_are_no_code() {
 }
 
 #[test]
-fn paths_are_written_out() {
+fn use_paths_are_expanded() {
     let text =
         "use a::{b, c::{self, d as e}, f::*};\nuse g;\nfn x() -> impl use<'_> { h::i::<j>() }";
     let found: Vec<(usize, String)> =

@@ -236,7 +236,7 @@ fn lengths() -> (usize, usize) {
     let reply = AppendReply {
         term: Term(1),
         round: Round(1),
-        disk: DiskState::Well,
+        disk: DiskState::Healthy,
         outcome: AppendOutcome::Match { index: Index(2) },
     };
     let length = |message| {

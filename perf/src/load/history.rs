@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
-use bowline::sim::linear::{Call, History, Reply, STEPS_MAX};
+use bowline::sim::checkers::linearizability::{Call, History, Reply, STEPS_MAX};
 use bytes::Bytes;
 
 /// The first line.
@@ -178,7 +178,9 @@ pub(crate) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }
-        Err(error @ bowline::sim::linear::LinearError::NotLinearizable { .. }) => {
+        Err(
+            error @ bowline::sim::checkers::linearizability::LinearError::NotLinearizable { .. },
+        ) => {
             println!("NOT linearizable: {error}");
             Ok(ExitCode::FAILURE)
         }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 
 /// How keys are chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -91,17 +91,17 @@ impl Keys {
     }
 
     /// A key for a read or an update.
-    pub(crate) fn draw(&mut self, dice: &mut Dice, inserts: &Inserts) -> u64 {
+    pub(crate) fn draw(&mut self, rng: &mut Rng, inserts: &Inserts) -> u64 {
         match self.distribution {
-            Distribution::Uniform => dice.below(self.count),
+            Distribution::Uniform => rng.below(self.count),
             Distribution::Zipfian => {
-                let place = u128::from(self.zipf.draw(dice)) * u128::from(self.stride);
+                let place = u128::from(self.zipf.draw(rng)) * u128::from(self.stride);
                 u64::try_from(place % u128::from(self.count)).expect("a rest is smaller")
             }
             Distribution::Latest => {
                 let known = inserts.known();
                 self.zipf.grow(known);
-                known - 1 - self.zipf.draw(dice)
+                known - 1 - self.zipf.draw(rng)
             }
             Distribution::Sequential => {
                 let key = self.next % self.count;
@@ -165,9 +165,9 @@ impl Zipf {
         clippy::cast_sign_loss,
         reason = "clamped to the ranks, which are below 2^52"
     )]
-    pub(crate) fn draw(&self, dice: &mut Dice) -> u64 {
+    pub(crate) fn draw(&self, rng: &mut Rng) -> u64 {
         loop {
-            let drawn = self.high + unit(dice) * (self.low - self.high);
+            let drawn = self.high + unit(rng) * (self.low - self.high);
             let x = self.inverse(drawn);
             let rank = x.round().clamp(1.0, self.ranks as f64);
             if rank - x <= self.sure || drawn >= self.integral(rank + 0.5) - self.density(rank) {
@@ -195,8 +195,8 @@ impl Zipf {
 }
 
 /// From 0 up to and without 1.
-pub(crate) fn unit(dice: &mut Dice) -> f64 {
-    (dice.number() >> 11) as f64 / (1_u64 << 53) as f64
+pub(crate) fn unit(rng: &mut Rng) -> f64 {
+    (rng.number() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 const PREFIX: &[u8] = b"key:";
@@ -239,9 +239,9 @@ const POOL_BYTES: usize = 1 << 16;
 
 impl Values {
     /// Of `length` bytes.
-    pub(crate) fn new(length: usize, dice: &mut Dice) -> Values {
+    pub(crate) fn new(length: usize, rng: &mut Rng) -> Values {
         let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
-        let pool = (0..POOL_BYTES + length).map(|_| letters[dice.place(letters.len())]).collect();
+        let pool = (0..POOL_BYTES + length).map(|_| letters[rng.place(letters.len())]).collect();
         Values { pool, length }
     }
 
@@ -288,10 +288,10 @@ mod tests {
         for (theta, ranks) in [(0.99, 1_000_u64), (0.5, 200), (1.0, 300), (1.5, 10_000), (0.99, 1)]
         {
             let draws = 200_000_u32;
-            let (zipf, mut dice) = (Zipf::new(ranks, theta), Dice::new(5));
+            let (zipf, mut rng) = (Zipf::new(ranks, theta), Rng::new(5));
             let mut counts = vec![0_u64; usize::try_from(ranks).unwrap()];
             for _ in 0..draws {
-                counts[usize::try_from(zipf.draw(&mut dice)).unwrap()] += 1;
+                counts[usize::try_from(zipf.draw(&mut rng)).unwrap()] += 1;
             }
             let weight = |rank: usize| 1.0 / (rank as f64 + 1.0).powf(theta);
             let sum: f64 = (0..counts.len()).map(weight).sum();
@@ -310,8 +310,8 @@ mod tests {
     }
 
     fn draws(distribution: Distribution, keys: u64, inserts: &Inserts, count: usize) -> Vec<u64> {
-        let (mut dice, mut drawn) = (Dice::new(3), Keys::new(distribution, 0.99, keys, 0, 1));
-        (0..count).map(|_| drawn.draw(&mut dice, inserts)).collect()
+        let (mut rng, mut drawn) = (Rng::new(3), Keys::new(distribution, 0.99, keys, 0, 1));
+        (0..count).map(|_| drawn.draw(&mut rng, inserts)).collect()
     }
 
     fn shares(draws: &[u64]) -> Vec<(u64, usize)> {
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn values_carry_their_mark_and_are_checked_to_the_last_byte() {
-        let values = Values::new(40, &mut Dice::new(1));
+        let values = Values::new(40, &mut Rng::new(1));
         let mut value = Vec::new();
         values.write(&mut value, 0xAB00_0000_0000_0001);
         assert_eq!(value.len(), 40);
@@ -380,7 +380,7 @@ mod tests {
         value[39] ^= 1;
         assert_eq!(values.mark(&value), None);
         assert_eq!(values.mark(b"short"), None);
-        let (small, mut value) = (Values::new(5, &mut Dice::new(1)), Vec::new());
+        let (small, mut value) = (Values::new(5, &mut Rng::new(1)), Vec::new());
         small.write(&mut value, 3);
         assert_eq!(value.len(), 5);
     }

@@ -45,7 +45,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use bowline::sim::histogram::{begin_intervals, write_interval, write_percentiles};
+use bowline::course::histogram::{begin_intervals, write_interval, write_percentiles};
 
 use crate::files::Files;
 use live::Live;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bowline::sim::histogram::histogram;
+use bowline::course::histogram::histogram;
 use hdrhistogram::Histogram;
 
 use super::schema::{Counts, Latencies, Latency, Point};
@@ -123,7 +123,7 @@ pub(crate) fn latency(histogram: &Histogram<u64>) -> Latency {
 /// Sums up one kind.
 pub(crate) fn latencies(response: Option<&Histogram<u64>>, service: &Histogram<u64>) -> Latencies {
     let shown = response.unwrap_or(service);
-    let curve = bowline::sim::histogram::percentiles(shown)
+    let curve = bowline::course::histogram::percentiles(shown)
         .into_iter()
         .map(|(quantile, value)| Point { quantile, seconds: seconds(value) })
         .collect();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 
 use super::answer::{Answer, error_kind};
 use super::history::{End, Record};
@@ -78,7 +78,7 @@ pub(crate) struct Work {
     plan: Arc<Plan>,
     thread: usize,
     inserts: Arc<Inserts>,
-    dice: Dice,
+    rng: Rng,
     keys: Keys,
     pub(crate) values: Values,
     source: Source,
@@ -104,16 +104,16 @@ pub(crate) struct Work {
 impl Work {
     /// Of thread `thread`. `run` tells the values of this run from those of others.
     pub(crate) fn new(plan: &Arc<Plan>, thread: usize, run: u64, inserts: &Arc<Inserts>) -> Work {
-        let mut dice = Dice::new(plan.seed);
+        let mut rng = Rng::new(plan.seed);
         // The same for all threads: any of them may read what another wrote.
-        let values = Values::new(plan.value_bytes, &mut dice.split());
-        let mut dice = (0..=thread).map(|_| dice.split()).last().expect("one at least");
+        let values = Values::new(plan.value_bytes, &mut rng.split());
+        let mut rng = (0..=thread).map(|_| rng.split()).last().expect("one at least");
         let keys = Keys::new(plan.distribution, plan.theta, plan.keys, thread, plan.threads);
         Work {
             plan: Arc::clone(plan),
             thread,
             inserts: Arc::clone(inserts),
-            dice: dice.split(),
+            rng: rng.split(),
             keys,
             values,
             source: Source::Nothing,
@@ -203,7 +203,7 @@ impl Work {
                 due
             }
         };
-        let kind = self.plan.mix.draw(&mut self.dice);
+        let kind = self.plan.mix.draw(&mut self.rng);
         let step = match kind {
             Kind::Read | Kind::ReadModifyWrite => Step::Get,
             Kind::Update | Kind::Insert => Step::Put,
@@ -211,7 +211,7 @@ impl Work {
         };
         let key = match kind {
             Kind::Insert => self.inserts.take(),
-            _ => self.keys.draw(&mut self.dice, &self.inserts),
+            _ => self.keys.draw(&mut self.rng, &self.inserts),
         };
         Some(self.operation(kind, step, key, intended))
     }
@@ -220,7 +220,7 @@ impl Work {
         let mark = match step {
             Step::Get => 0,
             Step::Put => self.new_mark(),
-            Step::Scan => 1 + self.dice.below(SCAN_KEYS_MAX),
+            Step::Scan => 1 + self.rng.below(SCAN_KEYS_MAX),
         };
         Operation { kind, step, key, mark, intended, sent: 0, step_sent: 0, redirects: 0 }
     }

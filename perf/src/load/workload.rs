@@ -1,7 +1,7 @@
 //! Which kinds of operations a run consists of: YCSB's workloads and a few of our own.
 
 use anyhow::{Context as _, bail, ensure};
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 
 use super::keys::{Distribution, unit};
 
@@ -105,12 +105,12 @@ impl Mix {
     }
 
     /// Draws one.
-    pub(crate) fn draw(&self, dice: &mut Dice) -> Kind {
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Kind {
         // Most runs have one kind only: no draw for what is certain.
         if let Some(place) = self.shares.iter().position(|&share| share >= 1.0) {
             return KINDS[place];
         }
-        let mut rest = unit(dice);
+        let mut rest = unit(rng);
         for kind in KINDS {
             rest -= self.shares[kind.place()];
             if rest < 0.0 {
@@ -130,10 +130,10 @@ mod tests {
     fn workloads_are_drawn_in_their_shares() {
         for name in ["a", "b", "C", "d", "e", "f", "set", "get", "read=3,insert=1"] {
             let mix = Mix::parse(name).unwrap();
-            let mut dice = Dice::new(9);
+            let mut rng = Rng::new(9);
             let mut counts = [0_u32; 5];
             for _ in 0..100_000 {
-                counts[mix.draw(&mut dice).place()] += 1;
+                counts[mix.draw(&mut rng).place()] += 1;
             }
             for (&count, share) in counts.iter().zip(mix.shares) {
                 let off = f64::from(count) - share * 100_000.0;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bowline::course::report::Report;
+use bowline::course::scenario::Scenario;
 use bowline::processes::{self, Options, Output, ProcessError, Protocol};
-use bowline::sim::report::Report;
-use bowline::sim::scenario::Scenario;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// What concerns real processes only.
@@ -25,9 +25,9 @@ pub(super) struct ProcessArguments {
     protocol: ProtocolName,
     /// Send what replicas print to /dev/null.
     #[arg(long, requires = "processes")]
-    silence: bool,
+    discard_output: bool,
     /// Show what replicas print, on stderr.
-    #[arg(long, conflicts_with = "silence", requires = "processes")]
+    #[arg(long, conflicts_with = "discard_output", requires = "processes")]
     show_output: bool,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn run(
             ProtocolName::Seqpacket => Protocol::SeqPacket,
             ProtocolName::Stream => Protocol::Stream,
         },
-        output: match (arguments.silence, arguments.show_output) {
+        output: match (arguments.discard_output, arguments.show_output) {
             (true, _) => Output::Discard,
             (false, true) => Output::Show,
             (false, false) => Output::Keep,
@@ -70,7 +70,7 @@ pub(super) fn run(
         });
         bar.finish_and_clear();
         match result {
-            Ok(game) => reports.push(game.report()),
+            Ok(scenario_run) => reports.push(scenario_run.report()),
             Err(error) => return Ok((reports, Some(error))),
         }
     }

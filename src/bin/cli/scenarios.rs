@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use bowline::sim::scenario::{Overrides, Scenario, names};
+use bowline::course::scenario::{Overrides, Scenario, names};
 
 /// Scenarios and changes to them.
 #[derive(clap::Args, Debug)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use bowline::runtime::{Counts, ServerOptions, run_server};
+use bowline::runtime::{RuntimeCounters, ServerOptions, run_server};
 
 use super::settings::{REJOIN_MEMBERS_MIN, ServerArguments};
 
@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             .spawn(stop_with_stdin)
             .context("can't start a thread")?;
     }
-    match run_server(&options, &Arc::new(Counts::default())) {
+    match run_server(&options, &Arc::new(RuntimeCounters::default())) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.is_damage() => {
             eprintln!("bowline: {error}\n{}", how_to_replace(&options));

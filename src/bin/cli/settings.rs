@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use bowline::config::Config;
 use bowline::raft::REPLICAS_MAX;
 use bowline::redis::{CLIENTS_BYTES_MIN, parse_bytes};
-use bowline::runtime::{Bootstrap, Patience, ServerOptions, Threads};
+use bowline::runtime::{Bootstrap, ServerOptions, Threads, Timeouts};
 use bowline::types::NodeId;
 
 /// Below that a replica would do little else than take snapshots.
@@ -70,25 +70,25 @@ pub(crate) struct ServerArguments {
     reads: Option<String>,
     /// Most clients at a time [default: 10000].
     #[arg(long, value_name = "N")]
-    clients_max: Option<String>,
+    maxclients: Option<String>,
     /// Most memory that all clients together may hold, of their requests and replies, such as
     /// 512mb. Whoever holds most is closed when it is exceeded. `CONFIG SET maxmemory-clients`
     /// changes it for a replica that runs [default: 256mb].
     #[arg(long, value_name = "BYTES")]
-    clients_memory: Option<String>,
+    maxmemory_clients: Option<String>,
     /// Memory that may be in use, such as 4gb, before commands that add to it are refused with
     /// Redis's OOM error; reads, DEL and so on go on. 0 for any amount. It counts keys and values,
     /// the log in memory, and what clients hold. `CONFIG SET maxmemory` changes it for a replica
     /// that runs [default: 0].
     #[arg(long, value_name = "BYTES")]
-    memory_max: Option<String>,
+    maxmemory: Option<String>,
     /// Seconds after which a client that is idle is closed, 0 for never [default: 0].
     #[arg(long, value_name = "SECONDS")]
-    client_timeout_s: Option<String>,
+    timeout: Option<String>,
     /// Seconds that a client has to finish a request that it has begun, and one more for each 64
     /// KiB of it [default: 30].
     #[arg(long, value_name = "SECONDS")]
-    request_timeout_s: Option<String>,
+    request_read_timeout_s: Option<String>,
     /// How much the log may grow before the next snapshot is whole and the log is cut behind it,
     /// such as 64mb; 7/16 of the snapshot if that is more [default: 64mb].
     #[arg(long, value_name = "BYTES")]
@@ -169,11 +169,11 @@ impl ServerArguments {
             ("rejoin", Some("false"), rejoin),
             ("threads", Some("auto"), self.threads.clone()),
             ("reads", Some("index"), self.reads.clone()),
-            ("clients-max", Some("10000"), self.clients_max.clone()),
-            ("clients-memory", Some("256mb"), self.clients_memory.clone()),
-            ("memory-max", Some("0"), self.memory_max.clone()),
-            ("client-timeout-s", Some("0"), self.client_timeout_s.clone()),
-            ("request-timeout-s", Some("30"), self.request_timeout_s.clone()),
+            ("maxclients", Some("10000"), self.maxclients.clone()),
+            ("maxmemory-clients", Some("256mb"), self.maxmemory_clients.clone()),
+            ("maxmemory", Some("0"), self.maxmemory.clone()),
+            ("timeout", Some("0"), self.timeout.clone()),
+            ("request-read-timeout-s", Some("30"), self.request_read_timeout_s.clone()),
             ("snapshot-log-bytes", Some("64mb"), self.snapshot_log_bytes.clone()),
             ("sentinel-listen", None, self.sentinel_listen.clone()),
             ("sentinel-name", Some("mymaster"), self.sentinel_name.clone()),
@@ -352,7 +352,7 @@ impl Settings {
         let snapshot_log_bytes = self.read("snapshot-log-bytes", "64kb or more", |text| {
             parse_bytes(text).filter(|bytes| *bytes >= SNAPSHOT_LOG_BYTES_MIN)
         })?;
-        let memory_max = self.read("memory-max", "a size such as 4gb, or 0", parse_bytes)?;
+        let memory_max = self.read("maxmemory", "a size such as 4gb, or 0", parse_bytes)?;
         Ok(ServerOptions {
             id,
             listen,
@@ -367,13 +367,13 @@ impl Settings {
             bootstrap,
             config: self.core_config(snapshot_log_bytes, memory_max)?,
             threads: self.read("threads", how, |text| text.parse::<Threads>().ok())?,
-            clients_max: self.read("clients-max", number, read_number)?,
-            clients_bytes_max: self.read("clients-memory", "16mb or more", |text| {
+            clients_max: self.read("maxclients", number, read_number)?,
+            clients_bytes_max: self.read("maxmemory-clients", "16mb or more", |text| {
                 parse_bytes(text).filter(|bytes| *bytes >= CLIENTS_BYTES_MIN)
             })?,
             memory_max,
             idle_seconds_max: self.read(
-                "client-timeout-s",
+                "timeout",
                 "a number of seconds, or 0 for never",
                 |text| text.parse::<u32>().ok().map(u64::from),
             )?,
@@ -392,11 +392,11 @@ impl Settings {
                 _ => None,
             })?,
             disk_reserve: self.read("disk-reserve", "0, or 16mb or more", read_reserve)?,
-            patience: Patience {
+            timeouts: Timeouts {
                 leader_wait: millis("leader-wait-ms")?,
                 command_deadline: millis("command-deadline-ms")?,
-                half_request: Duration::from_secs(self.read(
-                    "request-timeout-s",
+                request_read: Duration::from_secs(self.read(
+                    "request-read-timeout-s",
                     "a whole number of seconds above 0",
                     read_number,
                 )?),
@@ -493,7 +493,7 @@ mod tests {
         assert_eq!(shown("listen"), ("127.0.0.1:3".to_owned(), "--listen".to_owned()));
         assert_eq!(shown("threads"), ("dedicated".to_owned(), "BOWLINE_THREADS".to_owned()));
         assert_eq!(shown("id"), ("4".to_owned(), path.display().to_string()));
-        assert_eq!(shown("clients-max"), ("10000".to_owned(), "default".to_owned()));
+        assert_eq!(shown("maxclients"), ("10000".to_owned(), "default".to_owned()));
         let options = settings.options().unwrap();
         assert_eq!(options.peers, [(NodeId(1), "127.0.0.1:8001".parse().unwrap())]);
         assert_eq!(options.folder, PathBuf::from("bowline-data/replica-4"));
@@ -510,20 +510,23 @@ mod tests {
             ("--id 1 --peers 2=127.0.0.1:1,2=127.0.0.1:2", "replica 2 twice"),
             ("--id 1 --peers 2=127.0.0.1:1,3=127.0.0.1:1", "the same address"),
             ("--id 1 --threads many", "dedicated, fused or auto"),
-            ("--id 1 --clients-max -1", "a whole number above 0"),
+            ("--id 1 --maxclients -1", "a whole number above 0"),
             ("--id 1 --reads guess", "index or lease"),
             ("--id 1 --announce nonsense", "announce is `nonsense` (from --announce)"),
             ("--id 1 --announce host:0", "an address with a port"),
-            ("--id 1 --clients-memory 1mb", "clients-memory is `1mb` (from --clients-memory)"),
-            ("--id 1 --clients-memory lots", "16mb or more"),
-            ("--id 1 --client-timeout-s soon", "0 for never"),
-            ("--id 1 --request-timeout-s 0", "seconds above 0"),
+            (
+                "--id 1 --maxmemory-clients 1mb",
+                "maxmemory-clients is `1mb` (from --maxmemory-clients)",
+            ),
+            ("--id 1 --maxmemory-clients lots", "16mb or more"),
+            ("--id 1 --timeout soon", "0 for never"),
+            ("--id 1 --request-read-timeout-s 0", "seconds above 0"),
             ("--id 1 --snapshot-log-bytes 1kb", "64kb or more"),
             ("--id 1 --rejoin", "at least 3 replicas, and --peers and --id name 1"),
             ("--id 1 --rejoin --peers 2=127.0.0.1:2", "--peers and --id name 2"),
         ] {
             // A value that begins with a dash is clap's to refuse unless it is joined.
-            let flags = flags.replace("--clients-max -1", "--clients-max=-1");
+            let flags = flags.replace("--maxclients -1", "--maxclients=-1");
             let complaint = complaint(&flags);
             assert!(complaint.contains(words), "{flags}: {complaint}");
         }

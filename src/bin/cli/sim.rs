@@ -3,9 +3,9 @@
 
 use std::process::ExitCode;
 
+use bowline::course::report::{Report, Verdict};
+use bowline::course::table::table;
 use bowline::processes::ProcessError;
-use bowline::sim::report::{Report, Verdict};
-use bowline::sim::table::table;
 
 use super::{processes, replay, scenarios, virtual_time};
 

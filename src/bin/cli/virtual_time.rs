@@ -5,12 +5,12 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use bowline::course::report::{Report, Verdict};
+use bowline::sim::cluster::trace::Trace;
 use bowline::sim::course_run::{self, CourseRun};
 use bowline::sim::coverage::Situation;
 use bowline::sim::fault_run::{self, Failure, Summary};
 use bowline::sim::faults::Profile;
-use bowline::sim::report::{Report, Verdict};
-use bowline::sim::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::replay::{self, EVENTS_SHOWN, Replay};

@@ -246,5 +246,5 @@ fn an_order_to_take_over_is_ignored() {
     let order = TimeoutNow { term: Term(3), last: EntryId::new(3, 1) };
     assert_eq!(subject.hear(2, PeerMsg::TimeoutNow(order)), []);
     assert_eq!(subject.status().term, Term(3));
-    assert_eq!(subject.status().counters.ignored_to_rejoin, 1);
+    assert_eq!(subject.status().counters.ignored_while_rejoining, 1);
 }

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
-use crate::redis::{Connection, Failure, Shape};
+use crate::redis::{Connection, Failure, ReplyFormat};
 use crate::types::{ClientId, Index, Instant};
 use crate::wire::resp::Parser;
 
@@ -37,13 +37,13 @@ pub(super) struct Room {
 pub(super) struct Pending {
     pub(super) kind: RequestKind,
     pub(super) payload: Bytes,
-    pub(super) shape: Shape,
+    pub(super) reply_format: ReplyFormat,
     /// Its number, in its key.
     pub(super) sequence: u64,
     /// How far the state here had come when it was handed on; its entry comes later.
     pub(super) since: Index,
     /// The slot of its key, if the client wants to hear who leads rather than to be forwarded.
-    pub(super) hint: Option<u16>,
+    pub(super) redirect_slot: Option<u16>,
 }
 
 /// How far a request has come.
@@ -64,7 +64,7 @@ pub(super) enum Reply {
     /// As it is sent.
     Written(Bytes),
     /// What came of a request.
-    Outcome(Shape, Outcome),
+    Outcome(ReplyFormat, Outcome),
     /// Nothing came of it.
     Failure(Reason),
 }
@@ -321,8 +321,8 @@ impl Client {
     /// is no room for: it is done again when there is.
     pub(super) fn answer(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
-        let (shape, kind, put_back) = match &self.slots[at].state {
-            State::Waiting(pending) => (&pending.shape, pending.kind, false),
+        let (reply_format, kind, put_back) = match &self.slots[at].state {
+            State::Waiting(pending) => (&pending.reply_format, pending.kind, false),
             State::Flying(pending) => {
                 let none_later = self.slots.range(at + 1..).all(|later| {
                     later.handed_on.is_none() || !matches!(later.state, State::Done(_))
@@ -330,7 +330,7 @@ impl Client {
                 let no_room = self.landing || !self.has_room_for(slot);
                 let reads = pending.kind == RequestKind::Read;
                 // Not behind the back of a later one, which was answered from an older state.
-                (&pending.shape, pending.kind, no_room && reads && none_later)
+                (&pending.reply_format, pending.kind, no_room && reads && none_later)
             }
             State::Done(_) => return false,
         };
@@ -345,7 +345,7 @@ impl Client {
             self.slots[at].handed_on = None;
             return false;
         }
-        let bytes = shape.reply_bytes(&outcome);
+        let bytes = reply_format.reply_bytes(&outcome);
         let reply = if bytes > self.room.reply_bytes {
             let most = self.room.reply_bytes;
             // Who hears any other error takes it that nothing was done.
@@ -356,11 +356,11 @@ impl Client {
             let text = format!("-{code} the reply has {bytes} bytes, where {most} are allowed\r\n");
             Reply::Written(text.into())
         } else if self.held_by == Some(slot) {
-            let (shape, mut out) = (shape.clone(), BytesMut::new());
-            self.connection.resume(&shape, &outcome, &mut out);
+            let (reply_format, mut out) = (reply_format.clone(), BytesMut::new());
+            self.connection.complete_blocked(&reply_format, &outcome, &mut out);
             Reply::Written(out.freeze())
         } else {
-            Reply::Outcome(shape.clone(), outcome)
+            Reply::Outcome(reply_format.clone(), outcome)
         };
         self.finish(slot, reply)
     }
@@ -395,7 +395,7 @@ impl Client {
             State::Flying(pending) => (pending, true),
             State::Done(_) => return false,
         };
-        let muted = pending.shape.is_muted();
+        let muted = pending.reply_format.is_muted();
         let reply = if muted { Reply::Written(Bytes::new()) } else { reply };
         self.request_bytes -= pending.payload.len();
         self.reply_bytes += reply.bytes();
@@ -403,7 +403,7 @@ impl Client {
         if self.held_by == Some(slot) {
             self.held_by = None;
             // Nothing to give up where its reply was what was waited for.
-            self.connection.give_up();
+            self.connection.cancel_blocked();
         }
         if flying {
             self.land();
@@ -475,7 +475,7 @@ impl Client {
     pub(super) fn to_redirect(&self) -> Vec<(u64, u64, u16)> {
         let waiting =
             (self.front..).zip(&self.slots).filter_map(|(number, slot)| match &slot.state {
-                State::Waiting(pending) => Some((number, pending.sequence, pending.hint?)),
+                State::Waiting(pending) => Some((number, pending.sequence, pending.redirect_slot?)),
                 State::Flying(_) | State::Done(_) => None,
             });
         waiting.collect()
@@ -522,8 +522,8 @@ impl Client {
             self.reply_bytes -= reply.bytes();
             match reply {
                 Reply::Written(bytes) => self.socket.outbox.push(&bytes),
-                Reply::Outcome(shape, outcome) => {
-                    shape.encode(&outcome, self.socket.outbox.open());
+                Reply::Outcome(reply_format, outcome) => {
+                    reply_format.encode(&outcome, self.socket.outbox.open());
                 }
                 Reply::Failure(reason) => reason.failure().encode(self.socket.outbox.open()),
             }
@@ -560,7 +560,7 @@ impl Reply {
     fn bytes(&self) -> usize {
         match self {
             Reply::Written(bytes) => bytes.len(),
-            Reply::Outcome(shape, outcome) => shape.reply_bytes(outcome),
+            Reply::Outcome(reply_format, outcome) => reply_format.reply_bytes(outcome),
             Reply::Failure(_) => 0,
         }
     }

@@ -18,12 +18,11 @@ use mio::{Registry, Token};
 
 use crate::kv::Outcome;
 use crate::redis::{
-    Buffered, ClientList, ClientQuery, Connection, Context, Record, Records, Settings, Step, Took,
-    Traffic,
+    Action, BufferBytes, ClientList, ClientQuery, CompletedRequest, Connection, Context, Settings,
+    SlowLogSettings, Statistics, Traffic,
 };
-use crate::runtime::ears::Ears;
+use crate::runtime::boards::{RuntimeCounters, SubscriberBoard};
 use crate::runtime::pass::Pass;
-use crate::runtime::status::Counts;
 use crate::types::{ClientId, Index, Instant, RequestKey};
 use crate::wire::resp::{Limits, Parser, Version, Writer};
 
@@ -33,7 +32,7 @@ use super::memory::Memory;
 use super::slab::Slab;
 use super::socket::{Arrived, Socket};
 
-pub use patience::Patience;
+pub use patience::Timeouts;
 
 /// Bytes read from clients, and of replies that were there at once, after which a pass ends: the
 /// peers' turn must come soon.
@@ -47,7 +46,7 @@ pub(super) struct Clients {
     flights: Flights,
     first_token: usize,
     next_id: u32,
-    patience: Patience,
+    timeouts: Timeouts,
     settings: Settings,
     /// The facts that replies are made of.
     pub(super) context: Context,
@@ -71,29 +70,29 @@ pub(super) struct Clients {
     /// To be closed with the next pass, whatever they are owed.
     doomed: Vec<(usize, ClientId)>,
     /// What is recorded of requests.
-    records: Records,
-    ears: Arc<Ears>,
-    counts: Arc<Counts>,
+    slow_log: SlowLogSettings,
+    subscribers: Arc<SubscriberBoard>,
+    counters: Arc<RuntimeCounters>,
 }
 
 impl Clients {
     pub(super) fn new(
         flights: Flights,
         first_token: usize,
-        patience: Patience,
+        timeouts: Timeouts,
         context: Context,
         settings: Settings,
-        ears: Arc<Ears>,
-        counts: Arc<Counts>,
+        subscribers: Arc<SubscriberBoard>,
+        counters: Arc<RuntimeCounters>,
     ) -> Clients {
         let memory = Memory::new(settings.clients_bytes_max());
-        let records = settings.records();
+        let slow_log = settings.slow_log();
         Clients {
             connected: Slab::default(),
             flights,
             first_token,
             next_id: 1,
-            patience,
+            timeouts,
             settings,
             context,
             memory,
@@ -107,9 +106,9 @@ impl Clients {
             aside: BytesMut::new(),
             save: false,
             doomed: Vec::new(),
-            records,
-            ears,
-            counts,
+            slow_log,
+            subscribers,
+            counters,
         }
     }
 
@@ -127,8 +126,8 @@ impl Clients {
         let token = Token(self.first_token + self.connected.next_place());
         let Ok(mut socket) = Socket::new(stream, registry, token, true) else { return };
         if self.connected.len() as u64 >= self.settings.clients_max() {
-            self.counts.clients_refused.add_one();
-            self.context.traffic.connections_refused = self.counts.clients_refused.get();
+            self.counters.clients_refused.add_one();
+            self.context.traffic.connections_refused = self.counters.clients_refused.get();
             Writer::new(socket.outbox.open(), Version::Two)
                 .error(b"ERR max number of clients reached");
             // It takes that or not; there is no room to wait for it.
@@ -137,18 +136,18 @@ impl Clients {
             return;
         }
         socket.keep_alive(self.settings.keep_alive());
-        self.counts.clients_accepted.add_one();
+        self.counters.clients_accepted.add_one();
         let id = ClientId(self.next_id);
         // Never 0: that is who asks for a read index.
         self.next_id = self.next_id.wrapping_add(1).max(1);
-        let connection = Connection::new(self.counts.clients_accepted.get(), address, local, now);
-        let connection = if as_sentinel { connection.asking_sentinel() } else { connection };
+        let connection = Connection::new(self.counters.clients_accepted.get(), address, local, now);
+        let connection = if as_sentinel { connection.on_sentinel_port() } else { connection };
         let parser = Parser::new(Limits::default());
         let room = self.memory.room(self.connected.len() + 1);
         let client = Client::new(id, socket, connection, parser, now, room);
         let place = self.connected.insert(client);
         self.context.traffic.clients = self.connected.len() as u64;
-        self.context.traffic.connections = self.counts.clients_accepted.get();
+        self.context.traffic.connections = self.counters.clients_accepted.get();
         self.add_up(place);
         mark(&mut self.connected, &mut self.to_read, place, |client| &mut client.marks.read);
     }
@@ -275,7 +274,7 @@ impl Clients {
                 "a client is closed: of all that are connected it holds most memory, and together \
                  they hold more than is allowed"
             );
-            self.counts.clients_closed.add_one();
+            self.counters.clients_closed.add_one();
             self.close(place, registry);
         }
     }
@@ -310,21 +309,21 @@ impl Clients {
                 Err(error) => {
                     Writer::new(&mut self.aside, connection.version())
                         .error(error.to_string().as_bytes());
-                    self.counts.clients_closed.add_one();
+                    self.counters.clients_closed.add_one();
                     client.closing = true;
                     self.reply(place);
                     break;
                 }
             };
             self.context.traffic.commands += 1;
-            let step = connection.execute(
+            let action = connection.execute(
                 request,
                 key,
                 &self.context,
                 &mut self.settings,
                 &mut self.aside,
             );
-            self.act(place, step);
+            self.act(place, action);
         }
         let client = self.connected.get_mut(place).expect("it was found a moment ago");
         if directly {
@@ -342,37 +341,45 @@ impl Clients {
 
     /// Does what is to be done about a request of a client, whose reply is in `aside` if there is
     /// one yet.
-    fn act(&mut self, place: usize, step: Step) {
-        match step {
-            Step::Done => {
+    fn act(&mut self, place: usize, action: Action) {
+        match action {
+            Action::Reply => {
                 let client = self.client(place);
                 if client.connection.last_command() == "config|set" {
                     self.configured();
                 }
                 self.reply(place);
             }
-            Step::Submit { kind, payload, mut shape, hint, hold } => {
-                shape.list_clients(|query| list_clients(&mut self.connected, query, &self.context));
+            Action::Submit { kind, payload, mut reply_format, redirect_slot, blocks } => {
+                reply_format
+                    .list_clients(|query| list_clients(&mut self.connected, query, &self.context));
                 let client = self.connected.get_mut(place).expect("it was found a moment ago");
                 if client.connection.is_muted() {
-                    shape.mute();
+                    reply_format.mute();
                 }
                 let slot = client.next_slot();
-                client.held_by = hold.then_some(slot);
+                client.held_by = blocks.then_some(slot);
                 let arrived = self.context.now;
                 let id = client.id;
                 let sequence = self.flights.add(Flight { place, client: id, slot, arrived });
                 let since = Index::ZERO;
-                client.push_pending(Pending { kind, payload, shape, sequence, since, hint });
+                client.push_pending(Pending {
+                    kind,
+                    payload,
+                    reply_format,
+                    sequence,
+                    since,
+                    redirect_slot,
+                });
             }
-            Step::ListClients(query) => {
+            Action::ListClients(query) => {
                 let list = list_clients(&mut self.connected, query, &self.context);
                 self.aside.extend_from_slice(&list);
                 self.reply(place);
             }
-            Step::Kill(mut killing) => {
+            Action::KillClients(mut kill) => {
                 for (there, client) in self.connected.iter_mut() {
-                    if killing.takes(&client.connection) {
+                    if kill.matches(&client.connection) {
                         if there == place {
                             client.closing = true;
                         } else {
@@ -380,36 +387,36 @@ impl Clients {
                         }
                     }
                 }
-                killing.finish(&mut self.aside);
+                kill.finish(&mut self.aside);
                 self.reply(place);
             }
-            Step::Forget(record) => {
-                self.context.slow.forget(record);
-                if record == Record::Traffic {
+            Action::ResetStatistics(record) => {
+                self.context.slow_log.reset(record);
+                if record == Statistics::Traffic {
                     let clients = self.context.traffic.clients;
                     self.context.traffic = Traffic { clients, ..Traffic::default() };
                 }
                 self.reply(place);
             }
-            Step::Sleep(time) => {
+            Action::Sleep(time) => {
                 std::thread::sleep(time);
                 self.reply(place);
             }
-            Step::Listen(interests) => {
-                self.change_listening(place, &interests);
+            Action::UpdateSubscriptions(changes) => {
+                self.change_listening(place, &changes);
                 self.reply(place);
             }
-            Step::Save => {
+            Action::TakeSnapshot => {
                 self.save = true;
                 self.reply(place);
             }
-            Step::Configured => self.configured(),
-            Step::Several(steps) => {
-                for step in steps {
-                    self.act(place, step);
+            Action::ApplySettings => self.configured(),
+            Action::Sequence(actions) => {
+                for action in actions {
+                    self.act(place, action);
                 }
             }
-            Step::Close => {
+            Action::Close => {
                 self.client(place).closing = true;
                 self.reply(place);
             }
@@ -423,8 +430,8 @@ impl Clients {
 
     /// Settings have changed.
     fn configured(&mut self) {
-        self.records = self.settings.records();
-        self.set_ears();
+        self.slow_log = self.settings.slow_log();
+        self.publish_subscribers();
     }
 
     /// Sends what is in `aside`, behind what is owed before it.
@@ -525,10 +532,10 @@ impl Clients {
 
     /// Notes a request that took long, if such are recorded.
     fn record(&mut self, flight: Flight, now: Instant) {
-        let Records { slower_than, kept, moments_from } = self.records;
+        let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
         let time = now.since(flight.arrived);
-        let is_slow = slower_than.is_some_and(|limit| time >= limit);
-        let is_moment = moments_from.is_some_and(|limit| time >= limit);
+        let is_slow = threshold.is_some_and(|limit| time >= limit);
+        let is_moment = latency_threshold.is_some_and(|limit| time >= limit);
         if !is_slow && !is_moment {
             return;
         }
@@ -540,15 +547,15 @@ impl Clients {
             return;
         };
         let wall_clock = self.context.wall_clock;
-        if moments_from.is_some_and(|limit| wait >= limit) {
-            self.context.slow.add_moment(wait, wall_clock);
+        if latency_threshold.is_some_and(|limit| wait >= limit) {
+            self.context.slow_log.add_latency_sample(wait, wall_clock);
         }
-        if slower_than.is_some_and(|limit| wait >= limit)
+        if threshold.is_some_and(|limit| wait >= limit)
             && let Some(payload) = client.payload(flight.slot)
         {
             let connection = &client.connection;
-            let took = Took { time: wait, wall_clock, payload, connection };
-            self.context.slow.add(&took, kept);
+            let took = CompletedRequest { elapsed: wait, wall_clock, payload, connection };
+            self.context.slow_log.add(&took, entries_max);
         }
     }
 
@@ -565,9 +572,9 @@ impl Clients {
     /// No outcome will come.
     pub(super) fn fail(&mut self, key: RequestKey, reason: Reason) {
         match reason {
-            Reason::Uncertain => self.counts.uncertain.add_one(),
-            Reason::NoLeader => self.counts.cluster_down.add_one(),
-            Reason::DiskFull => self.counts.disk_full.add_one(),
+            Reason::Uncertain => self.counters.uncertain.add_one(),
+            Reason::NoLeader => self.counters.cluster_down.add_one(),
+            Reason::DiskFull => self.counters.disk_full.add_one(),
             Reason::Refused | Reason::Busy | Reason::OutOfMemory => {}
         }
         if let Some(flight) = self.flights.get(key) {
@@ -715,12 +722,12 @@ impl Clients {
 fn list_clients(connected: &mut Slab<Client>, query: ClientQuery, context: &Context) -> Bytes {
     let mut list = ClientList::new(query);
     for (_, client) in connected.iter_mut() {
-        let buffered = Buffered {
+        let buffered = BufferBytes {
             incoming: client.input.len(),
             outgoing: client.socket.outbox.len(),
             memory: client.counted_bytes,
         };
-        list.add(&client.connection, context, buffered);
+        list.add(&client.connection, context.now, buffered);
     }
     let mut out = BytesMut::new();
     list.finish(&mut out);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::runtime::applier::ORIGIN_BYTES;
+use crate::runtime::stages::applier::ORIGIN_BYTES;
 use crate::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 
 /// Who waits.

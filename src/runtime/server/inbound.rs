@@ -8,10 +8,11 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Registry, Token};
 
-use crate::runtime::log_writer::fail;
-use crate::runtime::status::Counts;
+use crate::runtime::boards::RuntimeCounters;
+use crate::runtime::fatal::exit_on_disk_failure;
 use crate::storage::{
-    Doubt, History, Identity as Owner, OPENINGS_KEPT, PeerNotes, RealDisk, Sighting, replicas,
+    HistoryError, Identity as Owner, OPENINGS_KEPT, OpeningHistory, PeerOpening, PeerRecords,
+    RealDisk, replicas,
 };
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{Decoder, Frame, FrameError, Hello, Lane, OPENINGS_MAX};
@@ -61,7 +62,7 @@ pub(super) enum Refused {
          bring its latest folder back",
         .peer.0, .peer.0
     )]
-    History { peer: NodeId, doubt: Doubt },
+    History { peer: NodeId, doubt: HistoryError },
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error("a peer spoke before it said who it is, or said so twice")]
@@ -114,25 +115,25 @@ pub(super) struct Inbound {
     /// All voters, this replica included, ascending.
     members: Vec<NodeId>,
     /// The latest of each that has called.
-    notes: PeerNotes<RealDisk>,
+    notes: PeerRecords<RealDisk>,
     callers: Slab<Caller>,
     hellos: u64,
     first_token: usize,
     /// The latest refusals, at most [`TOLD_MAX`].
     told: Vec<Told>,
-    counts: Arc<Counts>,
+    counters: Arc<RuntimeCounters>,
 }
 
 impl Inbound {
     pub(super) fn new(
         me: Owner,
         members: Vec<NodeId>,
-        notes: PeerNotes<RealDisk>,
+        notes: PeerRecords<RealDisk>,
         first_token: usize,
-        counts: Arc<Counts>,
+        counters: Arc<RuntimeCounters>,
     ) -> Inbound {
         let callers = Slab::default();
-        Inbound { me, members, notes, callers, hellos: 0, first_token, told: Vec::new(), counts }
+        Inbound { me, members, notes, callers, hellos: 0, first_token, told: Vec::new(), counters }
     }
 
     /// Takes a connection in; the oldest stranger goes if there are too many.
@@ -146,7 +147,8 @@ impl Inbound {
         }
         let token = Token(self.first_token + self.callers.next_place());
         if let Ok(socket) = Socket::new(stream, registry, token, true) {
-            let caller = Caller { socket, decoder: Decoder::of_stranger(), from: None, since: now };
+            let caller =
+                Caller { socket, decoder: Decoder::for_unknown_peer(), from: None, since: now };
             self.callers.insert(caller);
         }
     }
@@ -248,14 +250,14 @@ impl Inbound {
                         match self.notes.note(sighting) {
                             // A full disk stops nothing else here either. Until a restart it is
                             // remembered all the same.
-                            Err(error) if error.is_no_room() => {
+                            Err(error) if error.is_disk_full() => {
                                 tracing::warn!("can't note down who called: {error}");
                             }
-                            Err(error) => fail(&error),
+                            Err(error) => exit_on_disk_failure(&error),
                             Ok(()) => {}
                         }
                         self.hellos += 1;
-                        let Sighting { peer, opening, .. } = sighting;
+                        let PeerOpening { peer, opening, .. } = sighting;
                         let (lane, number) = (hello.lane, self.hellos);
                         caller.from = Some(Identity { peer, opening, lane, number });
                         take(peer, opening, frame);
@@ -290,7 +292,7 @@ impl Inbound {
 
     /// Closes a connection and says why, though not over and over.
     fn refuse(&mut self, place: usize, why: &Refused, now: Instant, registry: &Registry) {
-        self.counts.peers_refused.add_one();
+        self.counters.peers_refused.add_one();
         if let Some(unsaid) = tell(&mut self.told, why, now) {
             let address = self.callers.get_mut(place).and_then(|caller| caller.socket.address());
             let address = address.map_or_else(String::new, |address| address.to_string());
@@ -329,8 +331,8 @@ fn check(
     me: &Owner,
     members: &[NodeId],
     hello: &Hello,
-    check_history: impl FnOnce(NodeId, History<'_>) -> Result<Sighting, Doubt>,
-) -> Result<Sighting, Refused> {
+    check_history: impl FnOnce(NodeId, OpeningHistory<'_>) -> Result<PeerOpening, HistoryError>,
+) -> Result<PeerOpening, Refused> {
     if hello.cluster != me.cluster {
         return Err(Refused::Cluster(hello.cluster));
     }
@@ -345,9 +347,9 @@ fn check(
     if theirs != ours {
         return Err(Refused::Members { peer, theirs, ours });
     }
-    let history = History { incarnation: hello.incarnation, openings: &hello.openings };
+    let history = OpeningHistory { incarnation: hello.incarnation, openings: &hello.openings };
     let checked = if hello.rejoining {
-        history.as_sighting(peer, OPENINGS_KEPT)
+        history.latest(peer, OPENINGS_KEPT)
     } else {
         check_history(peer, history)
     };
@@ -379,7 +381,7 @@ mod tests {
     }
 
     /// What a replica makes of a hello that remembers this of its sender.
-    fn check_after(seen: Option<Sighting>, hello: &Hello) -> Result<Sighting, Refused> {
+    fn check_after(seen: Option<PeerOpening>, hello: &Hello) -> Result<PeerOpening, Refused> {
         check(&ME, &members(), hello, |peer, history| history.check(peer, seen, OPENINGS_KEPT))
     }
 
@@ -440,7 +442,7 @@ mod tests {
         assert_eq!(call(3, &[11, 12, 13]), Ok(()), "it connects twice");
         assert_eq!(call(5, &[11, 12, 13, 14, 15]), Ok(()));
         let other = |incarnation| {
-            let doubt = Doubt::Other { seen: 5, incarnation };
+            let doubt = HistoryError::Other { seen: 5, incarnation };
             Err(Refused::History { peer: NodeId(2), doubt })
         };
         assert_eq!(call(4, &[11, 12, 13, 14]), other(4));
@@ -451,10 +453,10 @@ mod tests {
         for count in [1, 5, 60, OPENINGS_KEPT] {
             let doubt = |doubt| Err(Refused::History { peer: NodeId(2), doubt });
             let incarnation = count as u64;
-            let expected = doubt(Doubt::Other { seen: 5, incarnation });
+            let expected = doubt(HistoryError::Other { seen: 5, incarnation });
             assert_eq!(call(incarnation, &again[..count]), expected, "{count} restarts");
         }
-        let doubt = Doubt::Forgotten { seen: 5, incarnation: 5_000 };
+        let doubt = HistoryError::Forgotten { seen: 5, incarnation: 5_000 };
         let expected = Err(Refused::History { peer: NodeId(2), doubt });
         assert_eq!(call(5_000, &again[5_000 - OPENINGS_KEPT..]), expected);
     }
@@ -464,12 +466,12 @@ mod tests {
         let old = check_after(None, &hello()).unwrap();
         let rejoining = Hello { incarnation: 1, openings: vec![77], rejoining: true, ..hello() };
         let new = check_after(Some(old), &rejoining).unwrap();
-        assert_eq!(new, Sighting { peer: NodeId(2), incarnation: 1, opening: 77 });
+        assert_eq!(new, PeerOpening { peer: NodeId(2), incarnation: 1, opening: 77 });
         // It calls again, and it starts again; the one before must not.
         assert_eq!(check_after(Some(new), &rejoining), Ok(new));
         let later = Hello { incarnation: 2, openings: vec![77, 78], ..hello() };
         assert!(check_after(Some(new), &later).is_ok());
-        let doubt = Doubt::Other { seen: 1, incarnation: 3 };
+        let doubt = HistoryError::Other { seen: 1, incarnation: 3 };
         let expected = Err(Refused::History { peer: NodeId(2), doubt });
         assert_eq!(check_after(Some(new), &hello()), expected);
         // A rejoining peer must be a member too, and its history must be complete.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Registry, Token};
 
-use crate::runtime::status::Counts;
+use crate::runtime::boards::RuntimeCounters;
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{self, Frame, Hello, Lane};
 
@@ -84,7 +84,7 @@ pub(super) struct Links {
     rejoining: Arc<AtomicBool>,
     peers: Vec<Link>,
     first_token: usize,
-    counts: Arc<Counts>,
+    counters: Arc<RuntimeCounters>,
 }
 
 impl Line {
@@ -169,7 +169,7 @@ impl Links {
         rejoining: Arc<AtomicBool>,
         peers: &[(NodeId, SocketAddr)],
         first_token: usize,
-        counts: Arc<Counts>,
+        counters: Arc<RuntimeCounters>,
     ) -> Links {
         let link = |&(peer, address)| Link {
             peer,
@@ -180,7 +180,7 @@ impl Links {
             down_since: Instant::ZERO,
         };
         let peers = peers.iter().map(link).collect();
-        Links { introduction, rejoining, peers, first_token, counts }
+        Links { introduction, rejoining, peers, first_token, counters }
     }
 
     /// The port at which a peer listens for us.
@@ -310,7 +310,7 @@ impl Links {
                 return true;
             }
         }
-        self.counts.unsent.add_one();
+        self.counters.unsent.add_one();
         false
     }
 

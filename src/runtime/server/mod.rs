@@ -41,12 +41,12 @@ use std::thread;
 use std::time::{self, Duration};
 
 use crate::config::Config;
-use crate::kv::Store;
+use crate::kv::StateMachine;
 use crate::raft::{DiskState, Replica, SnapshotId};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
-use crate::redis::{Context, Node, Settings};
+use crate::redis::{Context, ReplicaInfo, Settings};
 use crate::storage::{
-    Expected, Log, LogOptions, PeerNotes, RealDisk, Recovered, Snapshots as Files, StorageError,
+    Expected, Log, LogOptions, PeerRecords, RealDisk, Recovered, Snapshots as Files, StorageError,
     cluster_fingerprint, failpoint, replicas,
 };
 use crate::types::{EntryId, Instant, NodeId};
@@ -59,22 +59,24 @@ use self::inbound::Inbound;
 use self::links::Links;
 use self::listener::Listener;
 use self::network::{CLIENTS_FROM, INBOUND_FROM, LINKS_FROM, Parts, ServerNetwork, WAKER};
-use super::applier::{Answering, Applier};
-use super::channels;
-use super::clock::Clock;
-use super::core::{Core, UnlessLeading};
-use super::ears::Ears;
-use super::log_writer::LogWriter;
-use super::memory::MemoryBoard;
-use super::replicated_clock::CoreClock;
-use super::room::held_of;
-use super::saving::Saving;
-use super::snapshots::{self, Found, SnapshotBoard, Snapshots};
-use super::status::{Board, Counts, RoomBoard};
-use super::wake::Wake;
-use super::{RunError, Stages, Threads, run, seed, system};
+use crate::runtime::boards::{
+    DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, StatusBoard, SubscriberBoard,
+};
+use crate::runtime::channels;
+use crate::runtime::clock::Clock;
+use crate::runtime::error::{RunError, system_error};
+use crate::runtime::stages::applier::{Applier, ReplyPolicy};
+use crate::runtime::stages::core::replicated_clock::CoreClock;
+use crate::runtime::stages::core::{Core, NonLeaderPolicy};
+use crate::runtime::stages::disk_space::reserve_file_bytes;
+use crate::runtime::stages::log_writer::LogWriter;
+use crate::runtime::stages::snapshot_scheduler::SnapshotScheduler;
+use crate::runtime::stages::snapshots::{self, LoadedSnapshots, SnapshotIo};
+use crate::runtime::stages::threads::{Threads, run};
+use crate::runtime::stages::{Stages, random_seed};
+use crate::runtime::wake::Wake;
 
-pub use self::clients::Patience;
+pub use self::clients::Timeouts;
 
 /// A process that was killed may be here for so long, for its disk's sake.
 const LEAVING_MAX: Duration = Duration::from_secs(5);
@@ -125,7 +127,7 @@ pub struct ServerOptions {
     /// Below so many bytes of room on its disk a replica refuses writes; 0 for never.
     pub disk_reserve: u64,
     /// How long clients wait.
-    pub patience: Patience,
+    pub timeouts: Timeouts,
 }
 
 /// How an empty folder is made a replica's.
@@ -151,7 +153,10 @@ impl ServerOptions {
 /// # Errors
 /// If it can't start: an address in use, a folder that is another's or damaged, nonsense in the
 /// configuration.
-pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), RunError> {
+pub fn run_server(
+    options: &ServerOptions,
+    counters: &Arc<RuntimeCounters>,
+) -> Result<(), RunError> {
     options.config.validate()?;
     // Before the folder is touched: a second start by mistake must not count as a restart.
     let client_listener = listen("clients", options.listen)?;
@@ -163,19 +168,19 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         let cluster = options.cluster.expect("to bootstrap goes with a cluster's id");
         bootstrap(&options.folder, cluster, options.id, &options.members(), how)?;
     }
-    let room = Arc::new(RoomBoard::new(options.disk_reserve));
+    let room = Arc::new(DiskSpaceBoard::new(options.disk_reserve));
     let Opened { recovered, notes, files, snapshot, store } = open(options, &room)?;
     let identity = recovered.identity();
     let opening = recovered.openings().last().copied().expect("this opening is among them");
     let last_saved = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
     let clock = Clock::start();
     let peers: Vec<NodeId> = options.peers.iter().map(|(peer, _)| *peer).collect();
-    let parts = |error| system("setting up the network")(error);
+    let parts = |error| system_error("setting up the network")(error);
     let poll = mio::Poll::new().map_err(parts)?;
     let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), WAKER).map_err(parts)?));
     let fused = options.threads.are_fused();
     let ends = channels::channels(&wake, fused);
-    let (board, saved) = (Arc::<Board>::default(), Arc::<SnapshotBoard>::default());
+    let (board, saved) = (Arc::<StatusBoard>::default(), Arc::<SnapshotBoard>::default());
     let (clocks, replicated_clock) = CoreClock::with_board(&peers, &store, &clock);
     let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&saved)));
     let origin = origin_of(options.id, opening);
@@ -183,22 +188,22 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
     let announce = options.announce.clone().unwrap_or_else(|| options.listen.to_string());
     let introduction = introduction(&recovered, &announce);
     let flag = Arc::clone(&rejoining);
-    let links = Links::new(introduction, flag, &options.peers, LINKS_FROM, Arc::clone(counts));
+    let links = Links::new(introduction, flag, &options.peers, LINKS_FROM, Arc::clone(counters));
     let members = recovered.members().to_vec();
-    let inbound = Inbound::new(identity, members, notes, INBOUND_FROM, Arc::clone(counts));
+    let inbound = Inbound::new(identity, members, notes, INBOUND_FROM, Arc::clone(counters));
     let fingerprint = cluster_fingerprint(identity.cluster);
     let mut context = context(options, fingerprint, &announce, clock.now());
     context.note_applied(last_saved.index);
     note_state(&mut context, &store);
-    let ears = Arc::new(Ears::default());
+    let subscribers = Arc::new(SubscriberBoard::default());
     let clients = Clients::new(
         Flights::new(origin),
         CLIENTS_FROM,
-        options.patience,
+        options.timeouts,
         context,
         settings(options),
-        Arc::clone(&ears),
-        Arc::clone(counts),
+        Arc::clone(&subscribers),
+        Arc::clone(counters),
     );
     let network = ServerNetwork::new(Parts {
         poll,
@@ -218,36 +223,49 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         room: Arc::clone(&room),
         memory: Arc::clone(&memory),
         clocks,
-        counts: Arc::clone(counts),
+        counters: Arc::clone(counters),
     })
     .map_err(parts)?;
     // The last step that can fail, so that no start that fails before counts as an opening, and
     // before the first byte to a peer.
     let (log, durable) = recovered.open(snapshot)?;
     tell_open(options, &log, durable.entries.last(), last_saved);
-    let replica =
-        Replica::new(options.id, &peers, options.config.clone(), seed(), durable, clock.now());
-    let saving = Saving::new(options.snapshot_log_bytes, Arc::clone(&saved), Arc::clone(&memory));
+    let replica = Replica::new(
+        options.id,
+        &peers,
+        options.config.clone(),
+        random_seed(),
+        durable,
+        clock.now(),
+    );
+    let scheduler =
+        SnapshotScheduler::new(options.snapshot_log_bytes, Arc::clone(&saved), Arc::clone(&memory));
     let stages = Stages {
         network,
         core: Core::new(
             replica,
             clock,
             ends.core,
-            UnlessLeading::Refuse,
+            NonLeaderPolicy::Refuse,
             board,
-            Arc::clone(counts),
+            Arc::clone(counters),
         )
         .within(memory)
         .with_clock(replicated_clock),
-        log_writer: LogWriter::durable(log, &room, &saving, ends.log_writer, counts)
+        log_writer: LogWriter::durable(log, &room, &scheduler, ends.log_writer, counters)
             .rejoining(rejoining),
-        applier: Applier::new(Answering::AsOrigin(origin), clock, ends.applier)
-            .with(store, last_saved, saving.clone())
-            .heard_by(ears),
-        snapshots: Some(Snapshots::new(files, saving, room, ends.snapshots, Arc::clone(counts))),
+        applier: Applier::new(ReplyPolicy::Origin(origin), clock, ends.applier)
+            .with(store, last_saved, scheduler.clone())
+            .with_subscribers(subscribers),
+        snapshots: Some(SnapshotIo::new(
+            files,
+            scheduler,
+            room,
+            ends.snapshots,
+            Arc::clone(counters),
+        )),
     };
-    run(stages, fused).map_err(system("waiting for messages"))
+    run(stages, fused).map_err(system_error("waiting for messages"))
 }
 
 /// What this replica says of itself to its peers; addressee and lane are filled in later.
@@ -291,17 +309,17 @@ fn tell_open(
 /// What a folder held.
 struct Opened {
     recovered: Recovered<RealDisk>,
-    notes: PeerNotes<RealDisk>,
+    notes: PeerRecords<RealDisk>,
     files: Files<RealDisk>,
     /// The latest snapshot.
     snapshot: Option<SnapshotId>,
     /// The state in it.
-    store: Store,
+    store: StateMachine,
 }
 
 /// Reads the folder: the latest snapshot, and the log behind it. All but the reserve and the peer
 /// notes is left as it is.
-fn open(options: &ServerOptions, room: &RoomBoard) -> Result<Opened, RunError> {
+fn open(options: &ServerOptions, room: &DiskSpaceBoard) -> Result<Opened, RunError> {
     if let Ok(chosen) = std::env::var(failpoint::VARIABLE) {
         tracing::warn!("this process kills itself at {chosen}: a test wants it");
         failpoint::choose(&chosen);
@@ -310,12 +328,12 @@ fn open(options: &ServerOptions, room: &RoomBoard) -> Result<Opened, RunError> {
         || RealDisk::open(&options.folder),
         |error| matches!(error, StorageError::Locked { .. }),
     )?;
-    let beside = disk.beside()?;
+    let beside = disk.share()?;
     let members = options.members();
     let expected =
         Expected { cluster: options.cluster, replica: options.id, members: Some(&members) };
     let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
-    let Found { files, latest } = snapshots::load(beside.beside()?)?;
+    let LoadedSnapshots { files, latest } = snapshots::load_latest(beside.share()?)?;
     let snapshot = latest.as_ref().map(|(id, _)| *id);
     recovered.check_snapshot(snapshot)?;
     if recovered.adopts_members() {
@@ -332,17 +350,17 @@ fn open(options: &ServerOptions, room: &RoomBoard) -> Result<Opened, RunError> {
         );
     }
     // What it holds is given up again if the opening needs it.
-    beside.keep_reserve(held_of(options.disk_reserve))?;
+    beside.keep_reserve(reserve_file_bytes(options.disk_reserve))?;
     // Before anybody asks.
-    room.write(beside.room()?);
-    let notes = PeerNotes::open(beside, recovered.identity())?;
+    room.write(beside.free_space()?);
+    let notes = PeerRecords::open(beside, recovered.identity())?;
     if let Some(damage) = notes.damage() {
         tracing::warn!(
             "{damage}. This file is a cache of what peers said of themselves: it is rebuilt. Check \
              the disk"
         );
     }
-    let store = latest.map_or_else(Store::default, |(_, store)| store);
+    let store = latest.map_or_else(StateMachine::default, |(_, store)| store);
     Ok(Opened { recovered, notes, files, snapshot, store })
 }
 
@@ -386,10 +404,10 @@ pub fn inspect(
     members: &[NodeId],
 ) -> Result<Folder, RunError> {
     let disk = RealDisk::open(folder)?;
-    let beside = disk.beside()?;
+    let beside = disk.share()?;
     let expected = Expected { cluster: Some(cluster), replica: id, members: Some(members) };
     let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
-    let latest = snapshots::load(beside)?.latest;
+    let latest = snapshots::load_latest(beside)?.latest;
     recovered.check_snapshot(latest.map(|(id, _)| id))?;
     Ok(if recovered.is_rejoining() { Folder::Rejoining } else { Folder::Whole })
 }
@@ -442,35 +460,35 @@ fn settings(options: &ServerOptions) -> Settings {
     let host = options.listen.ip().to_string();
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
     let clients_max = descriptors::reserve(options.clients_max, options.peers.len());
-    settings.allow_memory(options.memory_max);
-    settings.allow_clients(clients_max, options.clients_bytes_max, options.idle_seconds_max);
+    settings.set_memory_max(options.memory_max);
+    settings.set_client_limits(clients_max, options.clients_bytes_max, options.idle_seconds_max);
     settings
 }
 
 /// What clients are told of a state that was found.
-fn note_state(context: &mut Context, store: &Store) {
+fn note_state(context: &mut Context, store: &StateMachine) {
     context.key_count = store.key_count() as u64;
-    context.ending_count = store.ending_count() as u64;
+    context.expires_count = store.expires_count() as u64;
     context.state_digest = store.digest();
 }
 
 /// What clients are told of this replica, before anything else is known.
 fn context(options: &ServerOptions, fingerprint: u128, announce: &str, now: Instant) -> Context {
     let (host, port) = announce.rsplit_once(':').unwrap_or((announce, ""));
-    let me = Node {
+    let me = ReplicaInfo {
         id: options.id,
         host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
         port: port.parse().unwrap_or(options.listen.port()),
         peer_port: options.peer_listen.port(),
         connected: true,
         match_index: None,
-        disk: DiskState::Well,
+        disk: DiskState::Healthy,
     };
     let mut context = Context::alone(me, fingerprint, now);
     context.debug = options.debug;
     context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();
-    context.run_id = u128::from(seed()) << 64 | u128::from(seed());
+    context.run_id = u128::from(random_seed()) << 64 | u128::from(random_seed());
     context.payload_bytes_max = RECORD_BYTES_MAX - HEADER_BYTES;
     context
 }

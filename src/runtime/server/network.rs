@@ -19,18 +19,23 @@ use mio::{Events, Poll, Token};
 use crate::raft::{
     ClientRequest, DiskState, Envelope, Refusal, RefusalReason, RequestKind, RoleName,
 };
-use crate::redis::{Node, SWITCH_CHANNEL, Saved, may_grow, switch_message};
+use crate::redis::{
+    RaftCounters, RejoinProgress, ReplicaInfo, SWITCH_MASTER_CHANNEL, SnapshotInfo, may_add_data,
+    switch_master_message,
+};
+use crate::runtime::boards::{
+    ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, SnapshotStatus,
+    StatusBoard,
+};
 use crate::runtime::channels::{
-    Applied, CoreItem, Forwarded, Lead, NetworkEnds, QUEUE_LEN, ReadsAt, ReplyBatch, Requests,
+    Applied, CoreItem, ForwardedWrite, IndexedReads, Leadership, NetworkEnds, QUEUE_LEN,
+    ReplyBatch, Requests,
 };
 use crate::runtime::clock::Clock;
-use crate::runtime::memory::MemoryBoard;
 use crate::runtime::pass::Pass;
-use crate::runtime::replicated_clock::ClockBoard;
-use crate::runtime::snapshots::{SnapshotBoard, SnapshotFacts};
-use crate::runtime::status::{Board, Counts, RoomBoard};
+use crate::runtime::stages::StageState;
+use crate::runtime::stages::network::NetworkStage;
 use crate::runtime::wake::Wake;
-use crate::runtime::{Flow, NetworkStage};
 use crate::types::{ClientId, Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::{Attempt, Frame};
 
@@ -95,12 +100,12 @@ pub(super) struct Parts {
     pub(super) clients: Clients,
     pub(super) links: Links,
     pub(super) inbound: Inbound,
-    pub(super) board: Arc<Board>,
+    pub(super) board: Arc<StatusBoard>,
     pub(super) saved: Arc<SnapshotBoard>,
-    pub(super) room: Arc<RoomBoard>,
+    pub(super) room: Arc<DiskSpaceBoard>,
     pub(super) memory: Arc<MemoryBoard>,
     pub(super) clocks: Arc<ClockBoard>,
-    pub(super) counts: Arc<Counts>,
+    pub(super) counters: Arc<RuntimeCounters>,
 }
 
 /// Where requests go.
@@ -119,7 +124,7 @@ pub(super) struct ServerNetwork {
     parts: Parts,
     events: Events,
     reads: ReadAsks,
-    lead: Lead,
+    leadership: Leadership,
     /// Who led when somebody last did.
     last_leader: Option<NodeId>,
     /// Where writes were last handed on: in which term, to whom, and over which connection.
@@ -135,7 +140,7 @@ pub(super) struct ServerNetwork {
     /// Replies of the applier whose events have not all been told.
     unfinished_replies: Option<ReplyBatch>,
     /// For the core, when it has room.
-    reads_at: VecDeque<ReadsAt>,
+    indexed_reads: VecDeque<IndexedReads>,
     applied: Option<Applied>,
     /// A client wants a snapshot now.
     save: bool,
@@ -164,7 +169,7 @@ impl ServerNetwork {
             parts,
             events: Events::with_capacity(EVENTS_MAX),
             reads,
-            lead: Lead::default(),
+            leadership: Leadership::default(),
             last_leader: None,
             way: None,
             resend_from: None,
@@ -172,7 +177,7 @@ impl ServerNetwork {
             polled_at: None,
             dispatch_unfinished: false,
             unfinished_replies: None,
-            reads_at: VecDeque::new(),
+            indexed_reads: VecDeque::new(),
             applied: None,
             save: false,
             facts_at: None,
@@ -185,7 +190,7 @@ impl ServerNetwork {
     }
 
     fn route(&self) -> Route {
-        match self.lead.leader {
+        match self.leadership.leader {
             Some(leader) if leader == self.parts.me => Route::Here,
             Some(leader) if self.parts.links.is_up(leader) => Route::To(leader),
             _ => Route::None,
@@ -194,7 +199,7 @@ impl ServerNetwork {
 
     /// Whether requests wait because the leader denied that it leads.
     fn is_paused(&self, now: Instant) -> bool {
-        now < self.refused_until && self.lead.leader != Some(self.parts.me)
+        now < self.refused_until && self.leadership.leader != Some(self.parts.me)
     }
 
     /// Whether the core's queues have room for what clients want, and for the large messages of
@@ -211,7 +216,7 @@ impl ServerNetwork {
         let parts = &mut self.parts;
         if self.dispatch_unfinished
             || self.unfinished_replies.is_some()
-            || !parts.ends.departures.is_empty()
+            || !parts.ends.outbound.is_empty()
             || !parts.ends.released.is_empty()
             || !parts.ends.replies.is_empty()
             || parts.clients.is_readable()
@@ -249,7 +254,7 @@ impl ServerNetwork {
         if (waits_for_core && !core_has_room)
             || self.applied.is_some()
             || self.save
-            || !self.reads_at.is_empty()
+            || !self.indexed_reads.is_empty()
         {
             at_most(RETRY);
         }
@@ -331,11 +336,11 @@ impl ServerNetwork {
         let status = parts.board.read();
         parts.memory.allow(parts.clients.memory_max());
         let context = &mut parts.clients.context;
-        context.snapshot = Saved::from(parts.saved.read());
-        context.log_syncs = parts.counts.log_syncs.get();
+        context.snapshot = SnapshotInfo::from(parts.saved.read());
+        context.log_syncs = parts.counters.log_syncs.get();
         context.disk_free = parts.room.read().free;
         context.disk_reserve = parts.room.reserve;
-        context.disk_refused = parts.counts.disk_full.get();
+        context.disk_refused = parts.counters.disk_full.get();
         context.resident_bytes = resident_bytes();
         context.clocks.agreed = parts.clocks.agreed(now);
         context.clocks.peers = parts.clocks.peers();
@@ -345,13 +350,24 @@ impl ServerNetwork {
             context.role = status.role;
             context.durable_index = status.durable_index;
             context.disk = status.disk;
-            context.counters = status.counters;
-            context.rejoining = status.rejoining;
+            let counters = &status.counters;
+            context.counters = RaftCounters {
+                disk_stalls: counters.disk_stalls,
+                lease_reads: counters.lease_reads,
+                read_index_reads: counters.read_index_reads,
+                leadership_transfers: counters.leadership_transfers,
+                terms_rejected: counters.terms_rejected,
+                conflicts_rejected: counters.conflicts_rejected,
+            };
+            context.rejoining = status.rejoining.map(|status| RejoinProgress {
+                waiting_for: status.waiting_for,
+                target: status.target,
+            });
             context.note_log(status.last.index, status.commit_index);
             for node in &mut context.nodes {
                 let peer = status.peers.iter().find(|peer| peer.id == node.id);
                 node.match_index = peer.map(|peer| peer.match_index);
-                node.disk = peer.map_or(DiskState::Well, |peer| peer.disk);
+                node.disk = peer.map_or(DiskState::Healthy, |peer| peer.disk);
                 node.connected = node.id == parts.me || parts.links.is_up(node.id);
             }
         }
@@ -394,7 +410,7 @@ impl ServerNetwork {
             self.frames = frames;
             return;
         }
-        let leads = self.lead.leader == Some(self.parts.me);
+        let leads = self.leadership.leader == Some(self.parts.me);
         let (mut messages, mut read_indexes) = (Vec::new(), Vec::new());
         let mut forwarded = Vec::new();
         let mut taken_back = Vec::new();
@@ -414,18 +430,18 @@ impl ServerNetwork {
                 }
                 // A peer speaks for its own clients only.
                 Frame::Forward { key, .. } if parts_of(key.request).0 != from => {
-                    self.parts.counts.ignored.add_one();
+                    self.parts.counters.ignored.add_one();
                 }
                 // Whoever passed it on may have room where this replica has none.
                 Frame::Forward { key, attempt: Attempt::First { .. }, payload }
-                    if leads && self.parts.clients.context.is_full && may_grow(&payload) =>
+                    if leads && self.parts.clients.context.is_full && may_add_data(&payload) =>
                 {
                     let reason = RefusalReason::OutOfMemory;
                     self.parts.links.send(from, &Frame::Refused { key, reason });
                 }
                 Frame::Forward { key, attempt, payload } if leads => {
                     let request = ClientRequest { key, kind: RequestKind::Write, payload };
-                    forwarded.push(Forwarded { attempt, request });
+                    forwarded.push(ForwardedWrite { attempt, request });
                 }
                 Frame::Forward { key, .. } => {
                     let reason = RefusalReason::NotLeader;
@@ -448,8 +464,8 @@ impl ServerNetwork {
                     match index {
                         // Given up, or asked of another: the answer of an earlier leader says
                         // nothing of today's.
-                        _ if reads.is_empty() => self.parts.counts.ignored.add_one(),
-                        Some(index) => self.reads_at.push_back(ReadsAt { index, reads }),
+                        _ if reads.is_empty() => self.parts.counters.ignored.add_one(),
+                        Some(index) => self.indexed_reads.push_back(IndexedReads { index, reads }),
                         None => {
                             self.refused_until = now + REFUSED_PAUSE;
                             taken_back.extend(reads.iter().map(|read| read.key));
@@ -464,7 +480,7 @@ impl ServerNetwork {
                 self.parts.ends.to_core.try_send(CoreItem::Peers(messages))
         {
             // They say it again by themselves.
-            self.parts.counts.arrivals_dropped.add(messages.len());
+            self.parts.counters.arrivals_dropped.add(messages.len());
         }
         self.hand_over_forwarded(forwarded);
         self.hand_over(read_indexes);
@@ -481,7 +497,7 @@ impl ServerNetwork {
 
     /// Writes that were passed on, in the order in which they came, to the core. Where it has no
     /// room, only a first copy is known to come to nothing.
-    fn hand_over_forwarded(&mut self, writes: Vec<Forwarded>) {
+    fn hand_over_forwarded(&mut self, writes: Vec<ForwardedWrite>) {
         if writes.is_empty() {
             return;
         }
@@ -490,10 +506,10 @@ impl ServerNetwork {
         else {
             return;
         };
-        for Forwarded { attempt, request } in writes {
+        for ForwardedWrite { attempt, request } in writes {
             match attempt {
                 Attempt::First { .. } => self.refuse_foreign(request.key, RefusalReason::Busy),
-                Attempt::Again { .. } => self.parts.counts.again_dropped.add_one(),
+                Attempt::Again { .. } => self.parts.counters.again_dropped.add_one(),
             }
         }
     }
@@ -506,7 +522,7 @@ impl ServerNetwork {
             Route::To(leader) => (leader, self.parts.links.times(leader)),
             Route::None => return false,
         };
-        let way = Some((self.lead.term, leader, times));
+        let way = Some((self.leadership.term, leader, times));
         if self.way != way {
             self.way = way;
             self.resend_from = Some(0);
@@ -522,9 +538,9 @@ impl ServerNetwork {
             let attempt = Attempt::Again { since };
             if route == Route::Here {
                 let request = ClientRequest { key, kind, payload };
-                here.push(Forwarded { attempt, request });
+                here.push(ForwardedWrite { attempt, request });
             } else if !self.parts.links.send(leader, &Frame::Forward { key, attempt, payload }) {
-                self.parts.counts.again_dropped.add_one();
+                self.parts.counters.again_dropped.add_one();
             }
         }
         self.resend_from = pass.is_over().then_some(from);
@@ -543,8 +559,16 @@ impl ServerNetwork {
             return;
         }
         let peer_port = self.parts.links.port_of(peer);
-        let (connected, match_index, disk) = (true, None, DiskState::Well);
-        context.nodes.push(Node { id: peer, host, port, peer_port, connected, match_index, disk });
+        let (connected, match_index, disk) = (true, None, DiskState::Healthy);
+        context.nodes.push(ReplicaInfo {
+            id: peer,
+            host,
+            port,
+            peer_port,
+            connected,
+            match_index,
+            disk,
+        });
         context.nodes.sort_by_key(|node| node.id);
     }
 
@@ -583,7 +607,7 @@ impl ServerNetwork {
             self.dispatch_unfinished = true;
             return;
         }
-        let attempt = Attempt::First { term: self.lead.term };
+        let attempt = Attempt::First { term: self.leadership.term };
         let to_core = route == Route::Here && self.parts.clients.has_waiting();
         let mut batch = Vec::with_capacity(if to_core { self.batch_len } else { 0 });
         let mut pass = Pass::of_small(self.parts.clock, BATCH_REQUESTS_MAX);
@@ -666,23 +690,24 @@ impl ServerNetwork {
     }
 
     /// Somebody else leads, or nobody. Who was asked before answers no more, or not for long.
-    fn on_lead(&mut self, lead: Lead) {
-        self.lead = lead;
+    fn on_leadership(&mut self, leadership: Leadership) {
+        self.leadership = leadership;
         self.refused_until = Instant::ZERO;
         let me = self.parts.me;
         let context = &mut self.parts.clients.context;
-        (context.leader, context.term) = (lead.leader, lead.term);
-        context.role = if lead.leader == Some(me) { RoleName::Leader } else { RoleName::Follower };
-        if let Some(leader) = lead.leader {
-            tracing::info!(term = lead.term.0, %leader, "a leader is known");
+        (context.leader, context.term) = (leadership.leader, leadership.term);
+        context.role =
+            if leadership.leader == Some(me) { RoleName::Leader } else { RoleName::Follower };
+        if let Some(leader) = leadership.leader {
+            tracing::info!(term = leadership.term.0, %leader, "a leader is known");
             let before = self.last_leader.replace(leader).and_then(|before| context.node(before));
             let news = before.zip(context.node(leader)).filter(|(from, to)| from.id != to.id);
             if let Some((from, to)) = news {
-                let message = switch_message(context, from, to);
-                self.parts.clients.tell_channel(SWITCH_CHANNEL, message.as_bytes());
+                let message = switch_master_message(context, from, to);
+                self.parts.clients.tell_channel(SWITCH_MASTER_CHANNEL, message.as_bytes());
             }
         } else {
-            tracing::info!(term = lead.term.0, "no leader is known");
+            tracing::info!(term = leadership.term.0, "no leader is known");
         }
         let asked = self.reads.take_all();
         self.parts.clients.take_back(&asked);
@@ -715,7 +740,7 @@ impl ServerNetwork {
         if let Some(index) = batch.applied.index.max(installed) {
             context.note_applied(index);
             context.key_count = batch.key_count as u64;
-            context.ending_count = batch.ending_count as u64;
+            context.expires_count = batch.expires_count as u64;
             context.state_digest = batch.digest;
         }
         for answer in batch.answers {
@@ -737,13 +762,13 @@ impl ServerNetwork {
     /// Tells the core what it can be told.
     fn tell_core(&mut self) {
         self.save |= std::mem::take(&mut self.parts.clients.save);
-        if self.save && self.parts.ends.to_core.try_send(CoreItem::Save).is_ok() {
+        if self.save && self.parts.ends.to_core.try_send(CoreItem::TakeSnapshot).is_ok() {
             self.save = false;
         }
-        while let Some(reads) = self.reads_at.pop_front() {
-            if let Err(refused) = self.parts.ends.to_core.try_send(CoreItem::ReadsAt(reads)) {
-                if let CoreItem::ReadsAt(reads) = refused.into_inner() {
-                    self.reads_at.push_front(reads);
+        while let Some(reads) = self.indexed_reads.pop_front() {
+            if let Err(refused) = self.parts.ends.to_core.try_send(CoreItem::IndexedReads(reads)) {
+                if let CoreItem::IndexedReads(reads) = refused.into_inner() {
+                    self.indexed_reads.push_front(reads);
                 }
                 break;
             }
@@ -760,14 +785,14 @@ impl NetworkStage for ServerNetwork {
     fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
         let patience = self.patience(patience);
         let parts = &mut self.parts;
-        let asleep = patience != Some(Duration::ZERO) && parts.wake.fall_asleep();
+        let asleep = patience != Some(Duration::ZERO) && parts.wake.begin_sleep();
         let mut timeout = if asleep { patience } else { Some(Duration::ZERO) };
         let mut connected = Vec::new();
         self.polled_at = None;
         for _ in 0..POLLS_MAX {
             let now = self.parts.clock.now();
             let polled = self.parts.poll.poll(&mut self.events, timeout);
-            self.parts.wake.rise();
+            self.parts.wake.end_sleep();
             match polled {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 Ok(()) | Err(_) => {}
@@ -786,7 +811,7 @@ impl NetworkStage for ServerNetwork {
         Ok(())
     }
 
-    fn receive(&mut self) -> Flow {
+    fn receive(&mut self) -> StageState {
         let now = self.parts.clock.now();
         self.tick(now);
         self.accept(now);
@@ -796,7 +821,7 @@ impl NetworkStage for ServerNetwork {
         self.parts.clients.receive(self.parts.poll.registry(), &mut self.space, &mut pass);
         self.dispatch(now);
         self.tell_core();
-        Flow::GoOn
+        StageState::Running
     }
 
     fn send(&mut self) -> io::Result<()> {
@@ -806,9 +831,9 @@ impl NetworkStage for ServerNetwork {
         self.parts.wake.take_marks();
         self.parts.clients.context.now = now;
         let mut pass = Pass::of_small(self.parts.clock, 2 * QUEUE_LEN);
-        while let Some(batch) = pass.next(|| self.parts.ends.departures.try_recv().ok()) {
-            if let Some(lead) = batch.lead {
-                self.on_lead(lead);
+        while let Some(batch) = pass.next(|| self.parts.ends.outbound.try_recv().ok()) {
+            if let Some(leadership) = batch.leadership {
+                self.on_leadership(leadership);
             }
             self.on_refusals(&batch.refusals);
             self.send_to_peers(batch.peers);
@@ -835,10 +860,10 @@ impl NetworkStage for ServerNetwork {
     }
 }
 
-impl From<SnapshotFacts> for Saved {
-    fn from(facts: SnapshotFacts) -> Saved {
-        let SnapshotFacts { index, bytes, saved_at, taking, failed } = facts;
-        Saved { index: Index(index), bytes, saved_at, taking, failed }
+impl From<SnapshotStatus> for SnapshotInfo {
+    fn from(facts: SnapshotStatus) -> SnapshotInfo {
+        let SnapshotStatus { index, bytes, saved_at, taking, failed } = facts;
+        SnapshotInfo { index: Index(index), bytes, saved_at, taking, failed }
     }
 }
 

@@ -104,7 +104,7 @@ fn wrong_requests_are_refused_by_name() {
         assert_eq!(error, CourseError::RequestId(mid.to_owned()));
     }
     let error = refused(&with(put(), "src", json!("FFFF")));
-    assert_eq!(error, CourseError::Sender(NOBODY));
+    assert_eq!(error, CourseError::Sender(BROADCAST));
     let error = refused(&with(put(), "type", json!("ok")));
     assert_eq!(error, CourseError::Type("ok".to_owned()));
     let error = refused(&with(put(), "value", json!("x".repeat(COMMAND_BYTES_MAX))));
@@ -137,7 +137,7 @@ fn peers_understand_each_other() {
     assert_eq!(decoded(&peer_json(&sent)), Ok(Incoming::Peer(sent.clone())));
     let unled = Envelope { leader: None, ..sent.clone() };
     assert_eq!(decoded(&peer_json(&unled)), Ok(Incoming::Peer(unled)));
-    let to_all = Envelope { to: NOBODY, ..sent.clone() };
+    let to_all = Envelope { to: BROADCAST, ..sent.clone() };
     assert_eq!(decoded(&peer_json(&to_all)), Ok(Incoming::Peer(sent)));
 }
 
@@ -179,7 +179,7 @@ fn what_is_written_is_compact_and_complete() {
 #[test]
 fn every_peer_type_is_read_back() {
     let reply =
-        |outcome| AppendReply { term: Term(1), round: Round(0), disk: DiskState::Well, outcome };
+        |outcome| AppendReply { term: Term(1), round: Round(0), disk: DiskState::Healthy, outcome };
     let (refused, hint) = (Index(1), EntryId::ZERO);
     let mut messages = vec![
         envelope().message,

@@ -47,7 +47,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes in another version from here on.
-    pub fn speak(&mut self, version: Version) {
+    pub fn set_version(&mut self, version: Version) {
         self.version = version;
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mio::Registry;
 
 use crate::kv::Event;
-use crate::redis::{Interest, KeyEvents, Listener, write_message};
+use crate::redis::{KeyspaceNotifications, SubscriberId, SubscriptionChange, write_message};
 use crate::types::ClientId;
 use crate::wire::resp::Writer;
 
@@ -15,32 +15,32 @@ use super::{Client, Clients, mark};
 const UNREAD_BYTES_MAX: usize = 32 << 20;
 
 /// Its number, by which it is found again.
-fn number_of(place: usize, id: ClientId) -> Listener {
+fn number_of(place: usize, id: ClientId) -> SubscriberId {
     (place as u64) << 32 | u64::from(id.0)
 }
 
 impl Clients {
     /// What a connection listens to has changed.
-    pub(super) fn change_listening(&mut self, place: usize, interests: &[Interest]) {
+    pub(super) fn change_listening(&mut self, place: usize, changes: &[SubscriptionChange]) {
         let Some(client) = self.connected.get_mut(place) else { return };
         let listener = number_of(place, client.id);
-        self.context.subscriptions.change(listener, interests);
-        self.set_ears();
+        self.context.subscriptions.apply(listener, changes);
+        self.publish_subscribers();
     }
 
     /// A connection has ended.
     pub(super) fn end_listening(&mut self, place: usize, client: &mut Client) {
-        let interests = client.connection.end_listening();
-        if !interests.is_empty() {
-            self.context.subscriptions.change(number_of(place, client.id), &interests);
-            self.set_ears();
+        let changes = client.connection.unsubscribe_all();
+        if !changes.is_empty() {
+            self.context.subscriptions.apply(number_of(place, client.id), &changes);
+            self.publish_subscribers();
         }
     }
 
     /// Says to the applier what is worth collecting.
-    pub(super) fn set_ears(&self) {
+    pub(super) fn publish_subscribers(&self) {
         let listens = !self.context.subscriptions.is_empty();
-        self.ears.set(listens, listens && self.settings.key_events().is_any());
+        self.subscribers.set(listens, listens && self.settings.notifications().is_enabled());
     }
 
     /// Tells what has happened to whoever listens.
@@ -48,15 +48,16 @@ impl Clients {
         match event {
             Event::Message { channel, message } => self.tell_channel(channel, message),
             Event::Key { name, key } => {
-                let KeyEvents { by_key, by_event, .. } = self.settings.key_events();
-                if !self.settings.key_events().tells(name) {
+                let KeyspaceNotifications { keyspace_channel, keyevent_channel, .. } =
+                    self.settings.notifications();
+                if !self.settings.notifications().includes(name) {
                     return;
                 }
-                if by_key {
+                if keyspace_channel {
                     let channel = [b"__keyspace@0__:", &key[..]].concat();
                     self.tell_channel(&channel, name.as_bytes());
                 }
-                if by_event {
+                if keyevent_channel {
                     let channel = format!("__keyevent@0__:{name}");
                     self.tell_channel(channel.as_bytes(), key);
                 }
@@ -66,10 +67,10 @@ impl Clients {
 
     /// Tells a message to whoever listens to a channel here.
     pub(in crate::runtime::server) fn tell_channel(&mut self, channel: &[u8], message: &[u8]) {
-        let listeners: Vec<(Option<Bytes>, Listener)> = self
+        let listeners: Vec<(Option<Bytes>, SubscriberId)> = self
             .context
             .subscriptions
-            .listeners(channel)
+            .subscribers(channel)
             .map(|(pattern, listener)| (pattern.cloned(), listener))
             .collect();
         for (pattern, listener) in listeners {
@@ -98,7 +99,7 @@ impl Clients {
     pub(super) fn close_doomed(&mut self, registry: &Registry) {
         for (place, id) in std::mem::take(&mut self.doomed) {
             if self.connected.get_mut(place).is_some_and(|client| client.id == id) {
-                self.counts.clients_closed.add_one();
+                self.counters.clients_closed.add_one();
                 self.close(place, registry);
             }
         }

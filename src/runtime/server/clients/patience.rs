@@ -22,22 +22,22 @@ const BYTES_A_SECOND_MIN: usize = 64 << 10;
 
 /// How long a client waits, and how long it is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Patience {
+pub struct Timeouts {
     /// For a leader, before its request is refused.
     pub leader_wait: Duration,
     /// For the outcome of a write that was handed on, before it is told that nobody knows.
     pub command_deadline: Duration,
     /// For the rest of a request that has begun, before its connection is closed; longer the more
     /// of it has come.
-    pub half_request: Duration,
+    pub request_read: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
             leader_wait: Duration::from_secs(2),
             command_deadline: Duration::from_secs(4),
-            half_request: Duration::from_secs(30),
+            request_read: Duration::from_secs(30),
         }
     }
 }
@@ -45,7 +45,7 @@ impl Default for Patience {
 impl Clients {
     /// When [`Clients::expire`] has something to do, at the earliest.
     pub(in crate::runtime::server) fn next_due(&self) -> Option<Instant> {
-        self.flights.oldest().map(|arrived| arrived + self.patience.leader_wait)
+        self.flights.oldest().map(|arrived| arrived + self.timeouts.leader_wait)
     }
 
     /// When [`Clients::sweep`] has something to do, at the earliest.
@@ -56,7 +56,7 @@ impl Clients {
     /// Answers those that have waited too long, until the pass is over; the next one goes on from
     /// there.
     pub(in crate::runtime::server) fn expire(&mut self, now: Instant, pass: &mut Pass) {
-        let Patience { leader_wait, command_deadline, .. } = self.patience;
+        let Timeouts { leader_wait, command_deadline, .. } = self.timeouts;
         let earliest = u64::try_from(leader_wait.as_nanos()).unwrap_or(u64::MAX);
         let before = Instant(now.0.saturating_sub(earliest));
         while let Some((sequence, flight)) =
@@ -102,7 +102,7 @@ impl Clients {
         self.swept_at = now;
         self.memory.allow(self.settings.clients_bytes_max());
         let idle_max = self.settings.idle_max();
-        let half_max = self.patience.half_request;
+        let half_max = self.timeouts.request_read;
         let over = self.connected.iter_mut().filter(|(_, client)| {
             let slow = client.half_since.is_some_and(|since| {
                 let seconds = client.input.len() / BYTES_A_SECOND_MIN;
@@ -116,7 +116,7 @@ impl Clients {
         });
         let places: Vec<usize> = over.map(|(place, _)| place).collect();
         for place in places {
-            self.counts.clients_closed.add_one();
+            self.counters.clients_closed.add_one();
             self.close(place, registry);
         }
     }
@@ -126,7 +126,7 @@ impl Clients {
         if self.context.leads() || self.context.leader().is_none() {
             return;
         }
-        let follow = self.connected.iter_mut().filter(|(_, it)| it.connection.follows_hints());
+        let follow = self.connected.iter_mut().filter(|(_, it)| it.connection.follows_redirects());
         let places: Vec<usize> = follow.map(|(place, _)| place).collect();
         for place in places {
             self.redirect_waiting(place);
@@ -142,7 +142,7 @@ impl Clients {
         let mut text = BytesMut::new();
         let replies = waiting.into_iter().map(|(number, sequence, slot)| {
             text.clear();
-            Failure::Moved { slot, leader }.encode(&mut text);
+            Failure::Moved { slot, host: &leader.host, port: leader.port }.encode(&mut text);
             (number, sequence, Bytes::copy_from_slice(&text))
         });
         for (number, sequence, reply) in replies.collect::<Vec<_>>() {

@@ -9,7 +9,7 @@ use mio::{Events, Poll};
 
 use super::*;
 use crate::raft::{DiskState, RequestKind};
-use crate::redis::Node;
+use crate::redis::ReplicaInfo;
 use crate::runtime::clock::tests::stopped;
 use crate::runtime::pass::Pass;
 use crate::runtime::server::flights::{origin_of, parts_of};
@@ -39,32 +39,40 @@ impl HandedOn {
     }
 }
 
-fn node(id: u16) -> Node {
+fn node(id: u16) -> ReplicaInfo {
     let host = "127.0.0.1".to_owned();
     let (id, port, peer_port) = (NodeId(id), 7_000 + id, 8_000 + id);
-    Node { id, host, port, peer_port, connected: true, match_index: None, disk: DiskState::Well }
+    ReplicaInfo {
+        id,
+        host,
+        port,
+        peer_port,
+        connected: true,
+        match_index: None,
+        disk: DiskState::Healthy,
+    }
 }
 
 impl Door {
     fn new() -> Door {
         let mut settings = Settings::new(&Limits::default(), "127.0.0.1", 7001, "data");
-        settings.allow_clients(1_000, MEMORY as u64, 0);
+        settings.set_client_limits(1_000, MEMORY as u64, 0);
         let mut context = Context::alone(node(1), 7, Instant::ZERO);
         context.nodes.push(node(2));
         let flights = Flights::new(origin_of(NodeId(1), 1));
-        let patience = Patience::default();
-        let counts = Arc::default();
+        let timeouts = Timeouts::default();
+        let counters = Arc::default();
         Door {
             poll: Poll::new().unwrap(),
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
             clients: Clients::new(
                 flights,
                 FIRST_TOKEN,
-                patience,
+                timeouts,
                 context,
                 settings,
                 Arc::default(),
-                counts,
+                counters,
             ),
             now: Instant::ZERO,
             space: vec![0; 64 << 10],
@@ -354,7 +362,7 @@ fn whoever_holds_most_is_closed_when_all_hold_too_much() {
     }
     door.pass();
     assert!(door.clients.memory.held_bytes() <= MEMORY);
-    let closed = door.clients.counts.clients_closed.get();
+    let closed = door.clients.counters.clients_closed.get();
     assert!((1..=40).contains(&closed), "{closed}");
     modest.write_all(b"PING\r\n").unwrap();
     door.expect(&mut modest, "+PONG\r\n");

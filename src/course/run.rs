@@ -1,0 +1,513 @@
+//! One run of a scenario: the clients' requests, the events and the end on one schedule. What a
+//! simulator drives, the one with real processes and the virtual one alike.
+//!
+//! A driver polls the run whenever [`ScenarioRun::next_event`] has come, hands it what the replicas
+//! send
+//! ([`ScenarioRun::route`], [`ScenarioRun::answer`]), and does what comes out: passes requests on
+//! and kills.
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+use rand::seq::SliceRandom as _;
+
+use super::clients::{Answer, CLIENT_COUNT, Clients, Operation, Received, Request};
+use super::referee::{Destination, Referee};
+use super::scenario::{EventKind, Scenario};
+use super::{Stream, generator};
+use crate::types::{ClientId, Instant, NodeId, RequestId};
+
+/// What the driver has to do, in this order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Pass this request on to its replica. It is neither lost nor cut off.
+    Ask(Request),
+    /// Kill this replica at once: nothing that it sends from now on is heard.
+    Kill(NodeId),
+}
+
+/// Why a run is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// Its time is up.
+    Time,
+    /// The replicas sent as many messages as the scenario allows.
+    TooManyMessages,
+    /// No replica lives.
+    NobodyLives,
+}
+
+/// What an event came to, and how long the puts stood still after it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Outage {
+    /// Which event.
+    pub kind: EventKind,
+    /// When it happened, since the first request.
+    pub at: Duration,
+    /// Who was killed by it.
+    pub killed: Option<NodeId>,
+    /// From the event to the first `ok` of a put that was first asked for after it.
+    pub until_first_put: Option<Duration>,
+    happened: Instant,
+    /// So many operations had been started.
+    operations: u64,
+}
+
+/// A planned request.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    at: Duration,
+    client: u16,
+    get: bool,
+}
+
+/// One run.
+#[derive(Debug)]
+pub struct ScenarioRun {
+    pub(super) scenario: Scenario,
+    pub(super) seed: u64,
+    pub(super) clients: Clients,
+    pub(super) referee: Referee,
+    pub(super) outages: Vec<Outage>,
+    pub(super) ended: Option<(Ending, Instant)>,
+    pub(super) start: Instant,
+    plan: Vec<Planned>,
+    next_request: usize,
+    next_event: usize,
+}
+
+impl ScenarioRun {
+    /// A run of `scenario` that starts now: the first request is due after the scenario's
+    /// `start_wait`. Everything random in it follows from `seed`.
+    #[must_use]
+    pub fn new(scenario: &Scenario, seed: u64, start: Instant) -> ScenarioRun {
+        ScenarioRun {
+            scenario: scenario.clone(),
+            seed,
+            clients: Clients::new(scenario.replicas, generator(seed, Stream::Clients)),
+            referee: Referee::new(
+                scenario.replicas,
+                scenario.drops,
+                generator(seed, Stream::Drops),
+                generator(seed, Stream::Events),
+            ),
+            outages: Vec::new(),
+            ended: None,
+            start,
+            plan: plan(scenario, seed),
+            next_request: 0,
+            next_event: 0,
+        }
+    }
+
+    /// When the run started, by the driver's clock.
+    #[must_use]
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// When to poll next. The end of the run counts; after it, never.
+    #[must_use]
+    pub fn next_event(&self) -> Instant {
+        if self.ended.is_some() {
+            return Instant::MAX;
+        }
+        let request = self.plan.get(self.next_request).map(|planned| planned.at);
+        let event = self.scenario.events.get(self.next_event).map(|event| event.at);
+        let first = self.start + self.scenario.start_wait;
+        let due = request.into_iter().chain(event).min().map(|at| first + at);
+        due.unwrap_or(Instant::MAX).min(self.start + self.scenario.lifetime())
+    }
+
+    /// Does what is due: requests, events, the end. Harmless if called early.
+    pub fn poll(&mut self, now: Instant, out: &mut Vec<Action>) {
+        loop {
+            self.check_end(now);
+            if self.ended.is_some() || self.next_event() > now {
+                return;
+            }
+            let request = self.plan.get(self.next_request).copied();
+            let event = self.scenario.events.get(self.next_event).copied();
+            match (request, event) {
+                // A request at the same time goes first, as the original's rounding makes it:
+                // it reaches a leader that is killed an instant later (§1.8 item 13).
+                (Some(planned), event) if event.is_none_or(|event| planned.at <= event.at) => {
+                    self.next_request += 1;
+                    let (place, living) = (usize::from(planned.client), self.referee.living());
+                    out.extend(self.clients.ask(now, place, planned.get, living).map(Action::Ask));
+                }
+                (_, Some(event)) => {
+                    self.next_event += 1;
+                    self.happen(now, event.kind, out);
+                }
+                (_, None) => return,
+            }
+        }
+    }
+
+    fn check_end(&mut self, now: Instant) {
+        if self.ended.is_some() {
+            return;
+        }
+        let ending = if self.referee.living().is_empty() {
+            Ending::NobodyLives
+        } else if self.referee.traffic.total_msgs >= self.scenario.max_packets {
+            Ending::TooManyMessages
+        } else if now >= self.start + self.scenario.lifetime() {
+            Ending::Time
+        } else {
+            return;
+        };
+        self.ended = Some((ending, now));
+    }
+
+    fn happen(&mut self, now: Instant, kind: EventKind, out: &mut Vec<Action>) {
+        let happened = self.referee.happen(kind);
+        if happened.forgotten {
+            self.clients.forget_leader();
+        }
+        self.outages.push(Outage {
+            kind,
+            at: now.since(self.start + self.scenario.start_wait),
+            killed: happened.killed,
+            until_first_put: None,
+            happened: now,
+            operations: self.clients.operations(),
+        });
+        out.extend(happened.killed.map(Action::Kill));
+    }
+
+    /// Why the run is over, once it is. A driver then stops and asks for the report.
+    #[must_use]
+    pub fn ended(&self) -> Option<Ending> {
+        self.ended.map(|(ending, _)| ending)
+    }
+
+    /// A message between replicas: counts it and adds to `deliver` who gets it. `leader` is
+    /// whom it names, `src` whom it names as its sender.
+    pub fn route(
+        &mut self,
+        src: NodeId,
+        destination: Destination,
+        leader: Option<NodeId>,
+        deliver: &mut Vec<NodeId>,
+    ) {
+        self.referee.note_leader(src, leader);
+        self.referee.route(src, destination, deliver);
+    }
+
+    /// An answer to a client. A redirected request goes out again at once.
+    pub fn answer(&mut self, now: Instant, answer: &Answer<'_>, out: &mut Vec<Action>) {
+        self.referee.note_leader(answer.src, answer.leader);
+        if !self.clients.has(answer.client) {
+            let text = format!(
+                "replica {} answers to {:04X}, which is nobody's id; copy `src` of the request",
+                answer.src, answer.client.0
+            );
+            return self.referee.incorrect(text);
+        }
+        let (received, acknowledged) = self.clients.receive(now, answer, self.referee.living());
+        match received {
+            Received::Done | Received::Duplicate => {}
+            Received::Again(request) => out.extend(request.map(Action::Ask)),
+            Received::Wrong(what) => self.referee.incorrect(what),
+        }
+        if let Some(number) = acknowledged {
+            for outage in &mut self.outages {
+                if outage.until_first_put.is_none() && number >= outage.operations {
+                    outage.until_first_put = Some(now.since(outage.happened));
+                }
+            }
+        }
+    }
+
+    /// Notes the leader that a message names which is otherwise against the rules: the original
+    /// looks at it before it looks at the destination.
+    pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
+        self.referee.note_leader(src, leader);
+    }
+
+    /// A message against the rules; `what` names it in words for the report.
+    pub fn incorrect(&mut self, what: String) {
+        self.referee.incorrect(what);
+    }
+
+    /// A replica is gone by itself, or has to be given up.
+    pub fn died(&mut self, replica: NodeId, reason: String) {
+        self.referee.died(replica, reason);
+    }
+
+    /// A message that the simulator could not pass on because a socket was full.
+    pub fn blocked(&mut self) {
+        self.referee.traffic.blocked += 1;
+    }
+
+    /// Whether a replica lives, as far as the run knows.
+    #[must_use]
+    pub fn is_alive(&self, replica: NodeId) -> bool {
+        self.referee.living().contains(&replica)
+    }
+
+    /// Whether this is a client's id.
+    #[must_use]
+    pub fn is_client(&self, id: ClientId) -> bool {
+        self.clients.has(id)
+    }
+
+    /// From now on messages are lost with this probability.
+    pub fn set_drops(&mut self, drops: f64) {
+        self.referee.set_drops(drops);
+    }
+
+    /// The referee, to look at: leader, partition, traffic.
+    #[must_use]
+    pub fn referee(&self) -> &Referee {
+        &self.referee
+    }
+
+    /// The clients, to look at: their tallies and samples.
+    #[must_use]
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// Requests without an answer: their ids, whom they were sent to, and what they ask.
+    pub fn open_requests(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
+        self.clients.open()
+    }
+
+    /// The others, as replica `id` is told of them: in an order of the run's own, so that nobody
+    /// takes a role from it.
+    #[must_use]
+    pub fn others(&self, id: NodeId) -> Vec<NodeId> {
+        let mut others: Vec<NodeId> =
+            (0..self.scenario.replicas).map(NodeId).filter(|other| *other != id).collect();
+        let mut generator = generator(self.seed, Stream::Order);
+        generator.set_word_pos(u128::from(id.0) << 16);
+        others.shuffle(&mut generator);
+        others
+    }
+
+    /// Planned gets and puts.
+    #[must_use]
+    pub fn planned(&self) -> (u64, u64) {
+        let gets = self.plan.iter().filter(|planned| planned.get).count() as u64;
+        (gets, self.plan.len() as u64 - gets)
+    }
+}
+
+/// Requests evenly over the window, each from a random client, a get with the probability `mix`.
+fn plan(scenario: &Scenario, seed: u64) -> Vec<Planned> {
+    let mut generator = generator(seed, Stream::Plan);
+    let window = scenario.window.as_nanos();
+    (0..scenario.requests)
+        .map(|place| {
+            let nanos = window * u128::from(place) / u128::from(scenario.requests);
+            Planned {
+                at: Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)),
+                get: generator.random_bool(scenario.mix),
+                client: generator.random_range(..CLIENT_COUNT),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clients::AnswerKind;
+    use super::*;
+
+    fn at(seconds: f64) -> Instant {
+        Instant::ZERO + Duration::from_secs_f64(seconds)
+    }
+
+    /// Lets an imagined, perfect cluster answer each request at once; says when it was asked.
+    fn play(run: &mut ScenarioRun, until: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut store = std::collections::BTreeMap::new();
+        while run.ended().is_none() && run.next_event() <= until {
+            let now = run.next_event();
+            let mut new = Vec::new();
+            run.poll(now, &mut new);
+            for action in &new {
+                if let Action::Ask(request) = action {
+                    let value = match request.operation {
+                        Operation::Get { key } => Some(store[&key]),
+                        Operation::Put { key, value } => {
+                            store.insert(key, value);
+                            None
+                        }
+                    };
+                    let answer = Answer {
+                        src: request.replica,
+                        client: request.client,
+                        leader: Some(NodeId(1)),
+                        mid: request.mid,
+                        kind: AnswerKind::Ok,
+                        value: value.as_ref().map(|value| &value[..]),
+                    };
+                    run.answer(now, &answer, &mut Vec::new());
+                }
+            }
+            actions.append(&mut new);
+        }
+        actions
+    }
+
+    fn run(name: &str) -> ScenarioRun {
+        ScenarioRun::new(&Scenario::built_in(name).unwrap(), 3, Instant::ZERO)
+    }
+
+    #[test]
+    fn requests_are_evenly_spaced_over_the_window() {
+        let mut run = run("advanced-3");
+        assert_eq!(run.next_event(), at(5.0));
+        let mut out = Vec::new();
+        run.poll(at(4.9), &mut out);
+        assert!(out.is_empty());
+        run.poll(at(5.0), &mut out);
+        assert_eq!(out.len(), 1);
+        assert_eq!(run.next_event(), at(5.15));
+        run.poll(at(6.0), &mut out);
+        assert_eq!(out.len(), 7, "what was missed is made up for");
+        let (gets, puts) = run.planned();
+        assert_eq!(gets + puts, 200);
+        assert!((20..65).contains(&gets), "{gets}");
+    }
+
+    #[test]
+    fn a_run_ends_with_its_time() {
+        let mut run = run("simple-1");
+        let asked = play(&mut run, Instant::MAX);
+        assert_eq!(asked.len(), 500);
+        assert_eq!(run.ended(), Some(Ending::Time));
+        assert_eq!(run.ended.unwrap().1, at(37.0));
+        assert_eq!(run.next_event(), Instant::MAX);
+    }
+
+    /// §1.8 item 13: the request at the very time of a kill reaches the leader before it.
+    #[test]
+    fn a_request_at_the_time_of_an_event_goes_first() {
+        let mut run = run("crash-4");
+        play(&mut run, at(12.9));
+        assert_eq!(run.next_event(), at(13.0));
+        let mut out = Vec::new();
+        run.poll(at(13.0), &mut out);
+        assert!(
+            matches!(
+                out[..],
+                [Action::Ask(Request { replica: NodeId(1), .. }), Action::Kill(NodeId(1))]
+            ),
+            "{out:?}"
+        );
+        assert_eq!(run.clients.unanswered().0 + run.clients.unanswered().1, 1);
+        out.clear();
+        run.poll(at(13.1), &mut out);
+        let [Action::Ask(request)] = out[..] else { panic!("{out:?}") };
+        assert_eq!(request.leader, None, "the clients forgot the dead leader");
+        assert!(!run.is_alive(NodeId(1)));
+    }
+
+    #[test]
+    fn too_many_messages_end_a_run() {
+        let mut run = run("simple-1");
+        let mut deliver = Vec::new();
+        for _ in 0..5_000 {
+            run.route(NodeId(1), Destination::Broadcast, Some(NodeId(1)), &mut deliver);
+        }
+        run.poll(at(1.0), &mut Vec::new());
+        assert_eq!(run.ended(), Some(Ending::TooManyMessages));
+    }
+
+    #[test]
+    fn a_run_without_replicas_is_over() {
+        let mut run = run("simple-1");
+        for replica in 0..5 {
+            run.died(NodeId(replica), "it exited".to_owned());
+        }
+        run.poll(at(1.0), &mut Vec::new());
+        assert_eq!(run.ended(), Some(Ending::NobodyLives));
+    }
+
+    #[test]
+    fn an_outage_ends_with_a_put_asked_for_after_the_event() {
+        let mut run = run("crash-3");
+        play(&mut run, at(14.95));
+        let mut out = Vec::new();
+        let put = loop {
+            out.clear();
+            let now = run.next_event();
+            run.poll(now, &mut out);
+            if let Some(Action::Ask(request)) = out.first()
+                && matches!(request.operation, Operation::Put { .. })
+            {
+                break *request;
+            }
+        };
+        while run.outages.is_empty() {
+            run.poll(run.next_event(), &mut Vec::new());
+        }
+        let answer = |request: Request| Answer {
+            src: NodeId(2),
+            client: request.client,
+            leader: Some(NodeId(2)),
+            mid: request.mid,
+            kind: AnswerKind::Ok,
+            value: None,
+        };
+        run.answer(at(16.0), &answer(put), &mut Vec::new());
+        let before = put.mid;
+        assert_eq!(run.outages[0].until_first_put, None, "{before:?} was asked for before");
+        let put = loop {
+            out.clear();
+            let now = run.next_event();
+            run.poll(now, &mut out);
+            if let Some(Action::Ask(request)) = out.first()
+                && matches!(request.operation, Operation::Put { .. })
+            {
+                break *request;
+            }
+        };
+        run.answer(at(17.0), &answer(put), &mut Vec::new());
+        assert_eq!(run.outages[0].until_first_put, Some(Duration::from_secs(2)));
+        assert_eq!(run.outages[0].killed, Some(NodeId(1)));
+    }
+
+    #[test]
+    fn an_answer_to_nobody_is_incorrect_but_names_the_leader() {
+        let mut run = run("simple-1");
+        let answer = Answer {
+            src: NodeId(2),
+            client: ClientId(0x14),
+            leader: Some(NodeId(2)),
+            mid: RequestId::default(),
+            kind: AnswerKind::Ok,
+            value: None,
+        };
+        run.answer(at(1.0), &answer, &mut Vec::new());
+        assert_eq!((run.referee.traffic.incorrect, run.referee.leader()), (1, Some(NodeId(2))));
+    }
+
+    #[test]
+    fn replicas_are_told_the_others_in_an_order_of_their_own() {
+        let run = run("simple-1");
+        let told: Vec<Vec<NodeId>> = (0..5).map(|id| run.others(NodeId(id))).collect();
+        for (id, others) in told.iter().enumerate() {
+            let mut sorted = others.clone();
+            sorted.sort();
+            let expected = (0..5).filter(|other| usize::from(*other) != id).map(NodeId);
+            assert!(sorted.into_iter().eq(expected));
+        }
+        assert!(told.iter().any(|others| !others.is_sorted()));
+    }
+
+    #[test]
+    fn a_seed_is_a_run() {
+        let asked = |seed| {
+            let scenario = Scenario::built_in("crash-2").unwrap();
+            play(&mut ScenarioRun::new(&scenario, seed, Instant::ZERO), Instant::MAX)
+        };
+        assert_eq!(asked(5), asked(5));
+        assert_ne!(asked(5), asked(6));
+    }
+}

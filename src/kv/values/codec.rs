@@ -1,0 +1,44 @@
+//! Numbers and byte strings as snapshots write them: small ones take few bytes.
+
+use bytes::{Buf as _, BufMut as _};
+
+/// Writes a number in as many groups of seven bits as it needs, the lowest first; all but the last
+/// have the highest bit set.
+pub(in crate::kv) fn put_number(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    out.push(number.to_le_bytes()[0]);
+}
+
+/// Reads what [`put_number`] wrote.
+pub(in crate::kv) fn take_number(from: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let byte = from.try_get_u8().ok()?;
+        let bits = u64::from(byte & 0x7F);
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        number |= bits << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Writes a byte string behind its length.
+pub(in crate::kv) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    put_number(bytes.len() as u64, out);
+    out.put_slice(bytes);
+}
+
+/// Reads what [`put_bytes`] wrote.
+pub(in crate::kv) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
+    let length = usize::try_from(take_number(from)?).ok()?;
+    let (bytes, rest) = from.split_at_checked(length)?;
+    *from = rest;
+    Some(bytes)
+}

@@ -1,0 +1,15 @@
+//! What keys hold: data structures that know no key and no command.
+
+pub(in crate::kv) mod codec;
+pub(in crate::kv) mod copy_on_write;
+pub(in crate::kv) mod digest;
+pub(in crate::kv) mod double;
+pub(in crate::kv) mod extended;
+pub mod glob;
+pub(in crate::kv) mod hash;
+pub(in crate::kv) mod list;
+pub(in crate::kv) mod number;
+pub(in crate::kv) mod object;
+pub(in crate::kv) mod order;
+pub(in crate::kv) mod set;
+pub(in crate::kv) mod sorted_set;

@@ -1,0 +1,416 @@
+//! What happened, one event a line: the format of golden traces and of `bowline sim --trace`.
+//!
+//! ```text
+//! 1@1 append 2@1 (put a=1)                     replica 1, in term 1, adds the entry 2 of term 1
+//! 1@1 x-> 2 3 AppendEntries prev=1@1 [2@1]     sends it to 2 and 3; both copies are cut off
+//! 2@1 => 2@2 leader                            replica 2 changes its role, here with its term
+//! 1@2 splice 2@1 -> 2@2 (empty)                another entry takes the place of 2@1
+//! ```
+//!
+//! Before the arrow `x` means cut off, `~` lost, `=` held back, `+` delivered and kept for later;
+//! `late` marks what was kept. In golden traces `>` marks a statement of the script.
+//! Nothing is formatted unless somebody listens.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Write as _};
+
+use crate::kv::{Command, Operation, Outcome};
+use crate::raft::{
+    AppendJob, AppendOutcome, ClientRequest, DiskState, Effects, Envelope, PeerMsg, Replica,
+    RoleName, Status,
+};
+use crate::record::{Entry, EntryKind};
+use crate::sim::cluster::{Answer, AnswerKind};
+use crate::sim::machine::Machine;
+use crate::types::{Instant, NodeId, RequestKey, Term};
+
+/// Where events are written down.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// Most lines kept; zero if nobody listens.
+    lines_max: usize,
+    with_times: bool,
+    with_arrivals: bool,
+    without_messages: bool,
+    /// Gets each line at once.
+    listener: Option<fn(&str)>,
+    lines: VecDeque<String>,
+    before: Option<Status>,
+    /// The last message that came to a replica, in short.
+    arrived: String,
+    /// Messages of one sender that say the same to several replicas make one line.
+    group: Option<Group>,
+    requests: BTreeMap<RequestKey, String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Group {
+    now: Instant,
+    from: String,
+    arrow: &'static str,
+    to: Vec<NodeId>,
+    text: String,
+}
+
+impl Trace {
+    /// Keeps every line, without times: for golden traces.
+    pub fn golden() -> Trace {
+        Trace { lines_max: usize::MAX, ..Trace::default() }
+    }
+
+    /// Keeps the last lines, with times and arrivals: for the eyes of whoever looks for a cause.
+    pub fn detailed(lines_max: usize) -> Trace {
+        Trace { lines_max, with_times: true, with_arrivals: true, ..Trace::default() }
+    }
+
+    /// Hands every line on as it comes, with times and arrivals, and keeps none.
+    pub fn streaming(listener: fn(&str)) -> Trace {
+        Trace { listener: Some(listener), ..Trace::detailed(1) }
+    }
+
+    /// Whether anybody listens.
+    pub fn is_on(&self) -> bool {
+        self.lines_max > 0
+    }
+
+    /// Shows the time of each line or not.
+    pub fn set_times(&mut self, with_times: bool) {
+        self.end_group();
+        self.with_times = with_times;
+    }
+
+    /// Writes messages down or not.
+    pub fn set_messages(&mut self, with_messages: bool) {
+        self.end_group();
+        self.without_messages = !with_messages;
+    }
+
+    /// Takes the lines so far.
+    pub fn take(&mut self) -> Vec<String> {
+        self.end_group();
+        self.lines.drain(..).collect()
+    }
+
+    /// Writes a line of the driver's.
+    pub fn note(&mut self, now: Instant, text: fmt::Arguments<'_>) {
+        if self.is_on() {
+            self.end_group();
+            self.line(now, &text.to_string());
+        }
+    }
+
+    /// A request is on its way to a replica; later lines name it by what it asks.
+    pub fn asked(&mut self, request: &ClientRequest) {
+        if self.is_on() {
+            self.requests.insert(request.key, payload_text(&request.payload));
+        }
+    }
+
+    pub(super) fn started(&mut self, now: Instant, machine: &Machine) {
+        let image = machine.disk.image();
+        if self.is_on() && (image.hard_state.term > Term(0) || !image.entries.is_empty()) {
+            let last = image
+                .entries
+                .last()
+                .map_or_else(String::new, |e| format!(", log up to {}", e.id()));
+            let vote = image
+                .hard_state
+                .voted_for
+                .map_or_else(String::new, |id| format!(", vote for {}", Name(id)));
+            let term = image.hard_state.term;
+            self.end_group();
+            self.line(now, &format!("{}@{term} starts{vote}{last}", Name(machine.id)));
+        }
+    }
+
+    pub(super) fn arrives(&mut self, now: Instant, machine: &Machine, envelope: &Envelope) {
+        if !self.is_on() {
+            return;
+        }
+        self.arrived = format!("{} of {}", envelope.message.name(), Name(envelope.from));
+        if self.with_arrivals {
+            let term = machine.replica.as_ref().map_or(Term(0), |replica| replica.status().term);
+            let (id, from) = (Name(machine.id), Name(envelope.from));
+            self.end_group();
+            self.line(now, &format!("{id}@{term} <- {from} {}", message_text(&envelope.message)));
+        }
+    }
+
+    pub(super) fn request_arrives(
+        &mut self,
+        now: Instant,
+        machine: &Machine,
+        request: &ClientRequest,
+    ) {
+        if self.is_on() && self.with_arrivals {
+            let text = format!("{} is asked {}", Name(machine.id), payload_text(&request.payload));
+            self.end_group();
+            self.line(now, &text);
+        }
+    }
+
+    pub(super) fn before_step(&mut self, replica: &Replica) {
+        if self.is_on() {
+            self.before = Some(replica.status());
+        }
+    }
+
+    pub(super) fn after_step(
+        &mut self,
+        now: Instant,
+        machine: &Machine,
+        after: &Status,
+        effects: &Effects,
+    ) {
+        if !self.is_on() {
+            return;
+        }
+        self.end_group();
+        let before = self.before.take().expect("each step is announced");
+        let id = Name(machine.id);
+        let who = format!("{id}@{}", after.term);
+        let ignored = [
+            ("stale", before.counters.stale, after.counters.stale),
+            ("misdirected", before.counters.misdirected, after.counters.misdirected),
+            ("malformed", before.counters.malformed, after.counters.malformed),
+            (
+                "rejoining",
+                before.counters.ignored_while_rejoining,
+                after.counters.ignored_while_rejoining,
+            ),
+        ];
+        for (why, _, _) in ignored.iter().filter(|(_, before, after)| after > before) {
+            let line = format!("{who} ignores {} ({why})", self.arrived);
+            self.line(now, &line);
+        }
+        if (before.role, before.term) != (after.role, after.term) {
+            let was = format!("{id}@{}", before.term);
+            self.line(now, &format!("{was} => {who} {}", role_text(after)));
+        } else if before.leader != after.leader {
+            self.line(now, &format!("{who} {}", role_text(after)));
+        }
+        let vote = effects.append.as_ref().and_then(|job| job.hard_state?.voted_for);
+        if let Some(vote) =
+            vote.filter(|&vote| (before.term, before.voted_for) != (after.term, Some(vote)))
+        {
+            if after.rejoining.is_some() && vote == after.id {
+                self.line(now, &format!("{who} spends its vote"));
+            } else {
+                self.line(now, &format!("{who} votes for {}", Name(vote)));
+            }
+        }
+        if let Some(job) = effects.append.as_ref().filter(|job| !job.entries.is_empty()) {
+            let first = job.entries[0].id();
+            let entries = entries_text(&job.entries);
+            if first.index <= before.last.index {
+                self.line(now, &format!("{who} splice {} -> {entries}", before.last));
+            } else {
+                self.line(now, &format!("{who} append {entries}"));
+            }
+        }
+        if after.commit_index > before.commit_index {
+            self.line(now, &format!("{who} commit {}", after.commit_index));
+        }
+    }
+
+    pub(super) fn synced(&mut self, now: Instant, machine: &Machine, job: &AppendJob) {
+        if !self.is_on() || (machine.paces.sync.is_zero() && !machine.held.syncs) {
+            return;
+        }
+        let what = match (job.hard_state, job.entries.last()) {
+            (_, Some(last)) => last.id().to_string(),
+            (Some(hard_state), None) => format!("term {}", hard_state.term),
+            (None, None) => return,
+        };
+        self.end_group();
+        let term = machine.replica.as_ref().map_or(Term(0), |replica| replica.status().term);
+        self.line(now, &format!("{}@{term} synced {what}", Name(machine.id)));
+    }
+
+    /// A message left its sender; `arrow` says what becomes of it.
+    pub fn sent(&mut self, now: Instant, term: Term, envelope: &Envelope, arrow: &'static str) {
+        if !self.is_on() || self.without_messages {
+            return;
+        }
+        let from = format!("{}@{term}", Name(envelope.from));
+        let text = message_text(&envelope.message);
+        if let Some(group) = &mut self.group
+            && (group.now, &group.from, group.arrow, &group.text) == (now, &from, arrow, &text)
+        {
+            group.to.push(envelope.to);
+            return;
+        }
+        self.end_group();
+        self.group = Some(Group { now, from, arrow, to: vec![envelope.to], text });
+    }
+
+    pub(super) fn answers(&mut self, now: Instant, answer: &Answer) {
+        if !self.is_on() {
+            return;
+        }
+        let request = self.requests.get(&answer.key);
+        let request = request.map_or_else(|| format!("{:?}", answer.key.request), Clone::clone);
+        let from = Name(answer.from);
+        let text = match &answer.kind {
+            AnswerKind::Done(outcome) => {
+                format!("{from} answers {request}: {}", outcome_text(outcome))
+            }
+            AnswerKind::Refused(reason) => {
+                let ask =
+                    answer.leader.map_or_else(|| "anybody".to_owned(), |id| Name(id).to_string());
+                format!("{from} refuses {request} ({reason:?}): ask {ask}")
+            }
+        };
+        self.end_group();
+        self.line(now, &text);
+    }
+
+    fn end_group(&mut self) {
+        if let Some(group) = self.group.take() {
+            let to =
+                group.to.iter().fold(String::new(), |text, &id| text + &format!("{} ", Name(id)));
+            self.line(group.now, &format!("{} {} {to}{}", group.from, group.arrow, group.text));
+        }
+    }
+
+    fn line(&mut self, now: Instant, text: &str) {
+        if self.lines.len() == self.lines_max {
+            self.lines.pop_front();
+        }
+        let mut line = String::new();
+        if self.with_times {
+            let _ = write!(line, "{now:?} ");
+        }
+        line.push_str(text);
+        match self.listener {
+            Some(listener) => listener(&line),
+            None => self.lines.push_back(line),
+        }
+    }
+}
+
+/// A replica's number as people count.
+struct Name(NodeId);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.0)
+    }
+}
+
+fn role_text(status: &Status) -> String {
+    match (status.role, status.leader) {
+        (RoleName::Follower, Some(leader)) => format!("follower of {}", Name(leader)),
+        (RoleName::Follower, None) => "follower".to_owned(),
+        (RoleName::PreCandidate, _) => "pre-candidate".to_owned(),
+        (RoleName::Candidate, _) => "candidate".to_owned(),
+        (RoleName::Leader, _) => "leader".to_owned(),
+    }
+}
+
+/// A message between replicas in one line. Rounds and loss are left out: they change with every
+/// tuning of intervals and explain nothing here.
+pub(in crate::sim) fn message_text(message: &PeerMsg) -> String {
+    let mut text = message.name().to_owned();
+    let _ = match message {
+        PeerMsg::AppendEntries(append) => {
+            let _ = write!(text, " prev={}", append.prev);
+            if !append.entries.is_empty() {
+                let ids: Vec<String> = append.entries.iter().map(|e| e.id().to_string()).collect();
+                let _ = write!(text, " [{}]", shorten(&ids));
+            }
+            let _ = write!(text, " commit={}", append.commit_index);
+            append.transfer_to.map_or(Ok(()), |to| write!(text, " transfer_to={}", Name(to)))
+        }
+        PeerMsg::AppendReply(reply) => match reply.outcome {
+            AppendOutcome::Match { index } => {
+                write!(text, " match={index}{}", disk_text(reply.disk))
+            }
+            AppendOutcome::Reject { refused, hint } => {
+                write!(text, " reject={refused} hint={hint}{}", disk_text(reply.disk))
+            }
+        },
+        PeerMsg::RequestVote(vote) => {
+            let transfer = if vote.transfer { " transfer" } else { "" };
+            write!(text, " term={} last={}{transfer}", vote.term, vote.last)
+        }
+        PeerMsg::TimeoutNow(now) => write!(text, " last={}", now.last),
+        PeerMsg::Rejoin(rejoin) => write!(text, " term={} last={}", rejoin.term, rejoin.last),
+        PeerMsg::RejoinReply(reply) => {
+            let leads = if reply.leads { " leads" } else { "" };
+            write!(text, " term={} last={}{leads}", reply.term, reply.last)
+        }
+        PeerMsg::VoteReply(reply) => {
+            write!(text, " {}", if reply.granted { "granted" } else { "refused" })
+        }
+        PeerMsg::InstallSnapshot(install) => {
+            let (last, whole) = (install.snapshot.last, install.snapshot.bytes);
+            let end = install.offset + install.chunk.len() as u64;
+            write!(text, " last={last} bytes {}..{end} of {whole}", install.offset)
+        }
+        PeerMsg::InstallReply(reply) => {
+            let (last, whole) = (reply.snapshot.last, reply.snapshot.bytes);
+            write!(text, " last={last} has {} of {whole}", reply.received)
+        }
+    };
+    text
+}
+
+fn disk_text(disk: DiskState) -> &'static str {
+    match disk {
+        DiskState::Healthy => "",
+        DiskState::Low => " disk=low",
+        DiskState::Stalled => " disk=stalled",
+    }
+}
+
+fn shorten(ids: &[String]) -> String {
+    match ids {
+        [first, .., last] if ids.len() > 4 => format!("{first} .. {last}"),
+        _ => ids.join(" "),
+    }
+}
+
+fn entries_text(entries: &[Entry]) -> String {
+    let one = |entry: &Entry| match entry.kind() {
+        EntryKind::NoOp => format!("{} (empty)", entry.id()),
+        EntryKind::Command => format!("{} ({})", entry.id(), payload_text(entry.payload())),
+    };
+    shorten(&entries.iter().map(one).collect::<Vec<_>>())
+}
+
+/// What a client asks, in words.
+pub(in crate::sim) fn payload_text(payload: &[u8]) -> String {
+    let short = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        if text.chars().count() > 16 {
+            text.chars().take(15).chain(['…']).collect()
+        } else {
+            text
+        }
+    };
+    match Command::decode(payload).map(|command| command.operation) {
+        Ok(Operation::Get { key }) => format!("get {}", short(key)),
+        Ok(Operation::Put { key, value }) => format!("put {}={}", short(key), short(value)),
+        Ok(Operation::Delete { key }) => format!("delete {}", short(key)),
+        Ok(Operation::Transfer { from, to, amount }) => {
+            format!("transfer {amount} {}->{}", short(from), short(to))
+        }
+        Ok(other) => format!("{other:?}"),
+        Err(_) => "damaged command".to_owned(),
+    }
+}
+
+fn outcome_text(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Value(Some(value)) => String::from_utf8_lossy(value).into_owned(),
+        Outcome::Value(None) => "no value".to_owned(),
+        Outcome::Done => "done".to_owned(),
+        Outcome::Deleted(true) => "deleted".to_owned(),
+        Outcome::Deleted(false) => "nothing there".to_owned(),
+        Outcome::Transferred(true) => "moved".to_owned(),
+        Outcome::Transferred(false) => "not enough".to_owned(),
+        Outcome::Malformed => "damaged command".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
