@@ -1,124 +1,129 @@
-//! Every limit and every interval of a replica, and the relations between them, checked once here.
+//! The configuration of a replica: every timeout and limit of consensus, and the checks that they
+//! fit together.
 
 use std::time::Duration;
 
-/// To whom a leader sends new entries.
+/// Which followers a leader sends new entries to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FanOut {
-    /// To every follower, at once.
+    /// All followers at once.
     All,
-    /// To just enough followers for a quorum, the least recently served first, so that the set
-    /// rotates and every follower hears often.
+    /// Just enough followers for a quorum, the least recently used first, so that the set rotates
+    /// and every follower gets entries often.
     Thrifty,
 }
 
-/// How a replica behaves. Make one with [`Config::server`] or [`Config::course`], change fields,
-/// and let [`Config::validate`] look at it before use.
+/// The configuration of a replica. Start from [`Config::server`] or [`Config::course`], change
+/// fields, and call [`Config::validate`] before use.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
-    /// A follower that had nothing else for so long gets an empty append.
+    /// Heartbeat interval: a follower that was sent nothing for this long gets an empty
+    /// `AppendEntries`.
     pub heartbeat_interval: Duration,
-    /// A follower that does not answer gets heartbeats only so often, so that a dead one costs
-    /// little.
+    /// Heartbeat interval for a follower that does not answer, so that a dead one costs little.
     pub heartbeat_interval_silent: Duration,
-    /// Lowest election timeout: within it after hearing a leader nobody votes. All replicas must
-    /// agree on it, for leases rest on it.
+    /// Lowest election timeout. Replicas do not vote for this long after they heard from a leader.
+    /// The same on all replicas, because leases rely on it.
     pub election_timeout_min: Duration,
-    /// Highest election timeout where no message is lost.
+    /// Highest election timeout without message loss.
     pub election_timeout_max: Duration,
-    /// Added to both ends of the drawn timeout as measured loss grows to 30 % and above.
+    /// Extension of the election timeout: proportional to the measured loss, all of it from 30 %.
     pub election_timeout_lossy_extra: Duration,
-    /// How often a candidate asks for votes within one election where 20 % of the messages are
-    /// lost; half as often where fewer are, twice as often from 40 % on.
+    /// Number of times a candidate requests each vote within one election, for 20 % to 40 % of
+    /// message loss. Half of it below 20 %, twice as many from 40 %.
     pub vote_attempts: u32,
-    /// How long a candidate that would win waits for one with a longer log to object.
+    /// How long a candidate with a majority of pre-votes waits for the other replies, so that a
+    /// replica with a longer log can object.
     pub pre_vote_delay: Duration,
-    /// A leader that has not heard from a quorum for so long steps down.
+    /// Check-quorum window: a leader that heard from no quorum for this long steps down.
     pub check_quorum_window: Duration,
-    /// The same where 30 % of the messages or more are lost; in between, in between.
+    /// The check-quorum window from 30 % of message loss; proportional in between.
     pub check_quorum_window_lossy: Duration,
-    /// How soon a leader sends to all again once most of the window has passed in silence; the
-    /// wait doubles each time, up to four times this.
+    /// Interval at which a leader probes all followers when most of the check-quorum window has
+    /// passed without replies. Doubles with each probe, up to four times this.
     pub quorum_probe_interval: Duration,
-    /// To whom new entries go.
+    /// Which followers new entries are sent to.
     pub fan_out: FanOut,
-    /// Whether a leader answers reads on its lease, without asking anybody.
+    /// Whether a leader serves reads on its lease, without asking a quorum.
     pub lease_reads: bool,
-    /// Bound on the rates of any two clocks against each other, in parts per million.
+    /// Bound on the relative drift of any two monotonic clocks, in parts per million.
     pub clock_drift_ppm: u32,
-    /// Taken off the lease besides the drift.
+    /// Safety margin subtracted from the lease, in addition to the drift.
     pub lease_margin: Duration,
-    /// Most entries in one append.
+    /// Maximum entries in one `AppendEntries`.
     pub append_entries_max: usize,
-    /// Most bytes of records in one append; one larger record travels alone.
+    /// Maximum bytes of records in one `AppendEntries`. A single larger record is sent alone.
     pub append_bytes_max: usize,
-    /// Most appends with entries on their way to one follower.
+    /// Maximum `AppendEntries` with entries in flight to one follower.
     pub inflight_appends_max: usize,
-    /// Most bytes of records on their way to one follower.
+    /// Maximum bytes of records in flight to one follower.
     pub inflight_bytes_max: usize,
-    /// Most bytes of records that a leader holds uncommitted; above, it answers busy.
+    /// Maximum bytes of uncommitted records on a leader. Above it, the leader refuses writes as
+    /// busy.
     pub uncommitted_bytes_max: usize,
-    /// Lower bound on the wait for an answer before something is sent again. Where messages are
-    /// dear it is long enough for the next entry to carry what got lost.
+    /// Lower bound of the retransmission timeout. Where each message has a cost, it is long enough
+    /// for the next entry to replace the lost message.
     pub retransmit_timeout_min: Duration,
-    /// The same where so much is lost that most entries would have to wait for that.
+    /// The same for the first retransmissions where so many messages are lost that most entries
+    /// need one.
     pub retransmit_timeout_min_lossy: Duration,
-    /// Upper bound on the same, whatever was measured.
+    /// Upper bound of the retransmission timeout.
     pub retransmit_timeout_max: Duration,
-    /// The wait before the first answer was measured.
+    /// Retransmission timeout before the first round trip is measured.
     pub retransmit_timeout_initial: Duration,
-    /// A replica sends nothing for so long after its start.
+    /// How long a replica sends nothing after its start.
     pub silence_after_start: Duration,
-    /// A new replica waits so long, after that silence, before the random part of its first
-    /// election timeout, unless a client asks for something.
+    /// Delay of the first election of a new replica, after that silence and before the random part
+    /// of its election timeout. A client's request ends it.
     pub first_election_delay: Duration,
-    /// A request that came while no leader was known waits so long for one.
+    /// How long a request waits while no leader is known.
     pub request_wait: Duration,
-    /// The same at a replica that found no quorum in a whole election.
+    /// The same at a replica that reached no quorum in a whole election.
     pub request_wait_isolated: Duration,
-    /// Most requests waiting for a leader; the next one is refused.
+    /// Maximum requests that wait for a leader. Further ones are refused.
     pub waiting_requests_max: usize,
-    /// Most reads waiting for a confirmation; the next one is answered busy.
+    /// Maximum reads that wait for a read index. Further ones are refused as busy.
     pub waiting_reads_max: usize,
-    /// The commit index shown to peers never passes what has been applied and answered here, so
-    /// that a successor answers what this leader may not have answered (the course's door).
+    /// Whether a leader limits the commit index in its messages to what it has applied and
+    /// answered, so that the next leader answers what this one may not have (course only).
     pub commit_index_after_replies: bool,
-    /// A follower that has not been shown the commit index for so long is sent it by itself, so
-    /// that it can answer the clients that it serves; `None` leaves it to the next append or
-    /// heartbeat, where every message counts.
+    /// How long a leader waits before it sends a new commit index to a follower in a message of
+    /// its own, so that the follower can answer its clients. `None`: only with the next append or
+    /// heartbeat, where each message has a cost.
     pub commit_notice_after: Option<Duration>,
-    /// Bytes of the log that are kept although a snapshot holds them, so that a follower that was
-    /// away for a moment needs no snapshot. Entries past the latest snapshot count too.
+    /// Bytes of the log kept after compaction, so that a follower that lags a little needs no
+    /// snapshot. Entries after the latest snapshot count as well.
     pub log_bytes_kept: usize,
-    /// Bytes of the log above which all that is in a snapshot goes, whoever may still need it.
+    /// Bytes of the log above which entries covered by a snapshot are removed even if a follower
+    /// needs them.
     pub log_bytes_max: usize,
-    /// A snapshot's chunks leave for one follower no sooner after each other: with the driver's
-    /// size of a chunk that bounds the rate.
+    /// Minimum interval between two snapshot chunks to one follower. With the chunk size, which
+    /// the driver chooses, it bounds the rate of a transfer.
     pub snapshot_chunk_interval: Duration,
-    /// A disk that has finished nothing for so long, while something waits for it, is stalled: a
-    /// leader hands its lead over, and nobody stands for election. `None` where nothing waits for a
-    /// disk.
+    /// A disk that completes nothing for this long while work waits for it is stalled: a leader
+    /// transfers its leadership, a follower does not campaign. `None`: never, where no work waits
+    /// for a disk.
     pub disk_stall_timeout: Option<Duration>,
-    /// How long a leader that hands its lead over waits for its successor; so long it takes in no
-    /// requests.
+    /// How long a leader waits for the target of a leadership transfer. It accepts no requests
+    /// meanwhile.
     pub leadership_transfer_timeout: Duration,
-    /// From one attempt to hand the lead over to the next.
+    /// Interval between attempts to transfer the leadership.
     pub leadership_transfer_interval: Duration,
-    /// The rule that this replica breaks, if any: see [`Mutant`].
+    /// The safety rule that this replica breaks; `None` for none.
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
 }
 
-/// A configuration that can't work, with what to change.
+/// An invalid configuration, and what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Two settings contradict each other, or one can't be.
+    /// A value is out of range, or two values contradict each other.
     #[error("{0}")]
     Relation(String),
 }
 
 impl Config {
-    /// The defaults of the durable server.
+    /// The configuration of the server.
     #[must_use]
     pub fn server() -> Config {
         Config {
@@ -164,8 +169,8 @@ impl Config {
         }
     }
 
-    /// The same for snapshots that are taken each time when the log has grown by so many bytes: of
-    /// what is in one a quarter of that is kept, and for who needs it still at least half.
+    /// Adapts the log's limits to a snapshot every `log_bytes` of log: a quarter of that is kept
+    /// after compaction, and at least half more is kept for followers that need it.
     #[must_use]
     pub fn with_snapshots_after(self, log_bytes: u64) -> Config {
         let log_bytes = usize::try_from(log_bytes).unwrap_or(usize::MAX);
@@ -176,8 +181,8 @@ impl Config {
         }
     }
 
-    /// The same where so many bytes of memory may be in use in all, 0 for any number: the log in
-    /// memory stays within a quarter of them, unless no snapshot can be taken.
+    /// Limits the log in memory to a quarter of `bytes`, the memory limit of the process; 0 for no
+    /// limit. The log exceeds it while no snapshot can be taken.
     #[must_use]
     pub fn within_memory(self, bytes: u64) -> Config {
         if bytes == 0 {
@@ -191,8 +196,8 @@ impl Config {
         }
     }
 
-    /// The defaults under the course's simulator, where every message between replicas counts
-    /// and up to half of them are lost.
+    /// The configuration under the course's simulators, which count every message between replicas
+    /// and lose up to half of them.
     #[must_use]
     pub fn course() -> Config {
         Config {
@@ -238,41 +243,41 @@ impl Config {
         }
     }
 
-    /// Checks the relations between the limits.
+    /// Checks that the values fit together.
     ///
     /// # Errors
-    /// If one of them does not hold, with both names and what to do.
+    /// If two values contradict each other, with their names and what to change.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let wrong = |text: String| Err(ConfigError::Relation(text));
+        let invalid = |text: String| Err(ConfigError::Relation(text));
         if self.heartbeat_interval.is_zero()
             || self.heartbeat_interval * 2 > self.election_timeout_min
         {
-            return wrong(format!(
+            return invalid(format!(
                 "heartbeat_interval is {:?}; make it more than zero and at most half of \
-                 election_timeout_min ({:?}), or one lost heartbeat starts an election",
+                 election_timeout_min ({:?}), or a single lost heartbeat starts an election",
                 self.heartbeat_interval, self.election_timeout_min
             ));
         }
         if self.election_timeout_max <= self.election_timeout_min {
-            return wrong(format!(
+            return invalid(format!(
                 "election_timeout_max ({:?}) must be above election_timeout_min ({:?}), or all \
-                 replicas stand for election at once",
+                 replicas campaign at the same time",
                 self.election_timeout_max, self.election_timeout_min
             ));
         }
         if self.check_quorum_window < self.heartbeat_interval * 2
             || self.check_quorum_window_lossy < self.check_quorum_window
         {
-            return wrong(format!(
-                "check_quorum_window is {:?} (lossy: {:?}); make it at least two heartbeat \
-                 intervals ({:?}), and the lossy one no shorter",
+            return invalid(format!(
+                "check_quorum_window is {:?} and check_quorum_window_lossy {:?}; make the first at \
+                 least two heartbeat_intervals ({:?}) and the second no shorter than the first",
                 self.check_quorum_window, self.check_quorum_window_lossy, self.heartbeat_interval
             ));
         }
         if self.lease_reads && self.lease_length().is_zero() {
-            return wrong(format!(
-                "lease_reads is on, but election_timeout_min ({:?}) less {} ppm drift and \
-                 lease_margin ({:?}) leaves nothing; raise the timeout or switch leases off",
+            return invalid(format!(
+                "lease_reads is on, but election_timeout_min ({:?}) minus {} ppm of drift and \
+                 lease_margin ({:?}) leaves no lease; raise the timeout or turn lease_reads off",
                 self.election_timeout_min, self.clock_drift_ppm, self.lease_margin
             ));
         }
@@ -280,7 +285,7 @@ impl Config {
             || self.retransmit_timeout_min < self.retransmit_timeout_min_lossy
             || self.retransmit_timeout_max < self.retransmit_timeout_min
         {
-            return wrong(format!(
+            return invalid(format!(
                 "retransmit_timeout_min_lossy is {:?}, retransmit_timeout_min {:?} and \
                  retransmit_timeout_max {:?}; make the first more than zero and each no shorter \
                  than the one before",
@@ -298,127 +303,128 @@ impl Config {
             ("vote_attempts", self.vote_attempts as usize),
         ] {
             if value == 0 {
-                return wrong(format!("{name} is 0; nothing could ever be sent, set at least 1"));
+                return invalid(format!(
+                    "{name} is 0, so nothing could be sent; make it at least 1"
+                ));
             }
         }
         Ok(())
     }
 
-    /// How long after the start of a confirmed round a leader may answer reads alone: shorter
-    /// than any follower's lowest election timeout by the drift of two clocks and a margin
-    /// (thesis 6.4.1). Zero if nothing is left.
+    /// The length of the lease, from the start of a round that a quorum confirmed: the lowest
+    /// election timeout minus the drift of two clocks and a margin (thesis 6.4.1). Zero if nothing
+    /// is left.
     #[must_use]
     pub fn lease_length(&self) -> Duration {
         let drift = self.election_timeout_min * 2 * self.clock_drift_ppm / 1_000_000;
         self.election_timeout_min.saturating_sub(drift).saturating_sub(self.lease_margin)
     }
 
-    /// Whether this replica is to break `mutant`'s rule. Always false without the feature.
+    /// Whether this replica breaks the rule of `mutant`. Always false without the feature.
     #[cfg(feature = "mutants")]
     pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }
 
-    /// Whether this replica is to break `mutant`'s rule. Always false without the feature.
+    /// Whether this replica breaks the rule of `mutant`. Always false without the feature.
     #[cfg(not(feature = "mutants"))]
-    #[expect(clippy::unused_self, reason = "the same face with and without the feature")]
+    #[expect(clippy::unused_self, reason = "the same signature with and without the feature")]
     pub(crate) const fn breaks(&self, _mutant: Mutant) -> bool {
         false
     }
 }
 
-/// Safety rules that can be broken on purpose, to show that the simulator notices. Only the
-/// feature `mutants` can choose one.
+/// A safety rule that a build with the feature `mutants` can break, to show that the tests notice.
+/// Each rule is described by its name in `src/guide/guarantees.md`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
-    /// S2: the vote is forgotten when a term is seen again.
+    /// A replica votes again when it sees the term of its vote again.
     VoteTwice,
-    /// S2: votes leave before they are durable.
+    /// Votes are sent before they are durable.
     VoteBeforeSync,
-    /// S3: a follower acknowledges what is not yet durable.
+    /// A follower acknowledges entries before they are durable.
     AcknowledgeBeforeSync,
-    /// S3: a follower acknowledges its own last index instead of what was checked.
+    /// A follower acknowledges its own last index instead of the last one that the message proves.
     AcknowledgeOwnLast,
-    /// S3: a leader counts itself before its own disk has the entry.
+    /// A leader counts itself before the entry is durable on its own disk.
     CountSelfEarly,
-    /// S4: entries of earlier terms are committed by counting.
+    /// A leader commits entries of earlier terms by counting replicas.
     CommitOldTerms,
-    /// S5: a vote ignores the candidate's log.
+    /// A replica votes without comparing the candidate's log with its own.
     VoteForShorterLog,
-    /// S6: half of the replicas are taken for a quorum.
+    /// Half of the replicas count as a quorum.
     HalfIsQuorum,
-    /// S7: a repeated append truncates what follows it.
+    /// A duplicate of an earlier append truncates the entries after it.
     TruncateAlways,
-    /// S7: conflicts are not truncated at all.
+    /// A follower keeps entries that conflict with the leader's.
     KeepConflicts,
-    /// S10: an answer of another term moves the match index.
+    /// A reply of an earlier term changes the match index.
     ReplyOfOldTerm,
-    /// C2: a chunk of an earlier leader's snapshot is answered to the leader of today.
+    /// A chunk of an earlier leader's snapshot is acknowledged to the current leader.
     ChunkReplyOfOldTerm,
-    /// S11: a follower takes the leader's commit index uncut.
+    /// A follower takes the leader's commit index without limiting it to the proven entries.
     CommitUnclamped,
-    /// S12, C1: reads are served before an entry of the leader's own term is committed.
+    /// A leader serves reads before it has committed an entry of its own term.
     ReadBeforeOwnTerm,
-    /// C1: a read is confirmed by a round that began before it came.
+    /// A read index is confirmed by a round that began before the read arrived.
     ReadOnOldRound,
-    /// C3: the lease lasts for two election timeouts.
+    /// The lease lasts for two election timeouts.
     LeaseTooLong,
-    /// C3: votes are given although a leader was heard within the lowest election timeout.
+    /// A replica votes although it heard from a leader within the lowest election timeout.
     VoteUnderLease,
     /// A replica that lost its disk votes before it has rejoined.
     VoteWhileRejoining,
-    /// A replica that lost its disk acknowledges entries once a majority has answered.
+    /// A replica that lost its disk acknowledges entries once a majority, not all, has answered.
     RejoinWithoutAll,
-    /// A replica that lost its disk is a full member again before it holds what it had forgotten.
+    /// A replica that lost its disk is a full member again before it has caught up.
     RejoinBeforeCaughtUp,
-    /// A promise to a leader counts from a time before its message was received.
+    /// The lease promise to a leader counts from before its message was received.
     PromiseBeforeReceipt,
-    /// C6: retried requests are applied again.
+    /// Requests that are sent again are applied again.
     ApplyTwice,
-    /// C6: a state that comes from a snapshot knows no sessions.
+    /// A state installed from a snapshot has an empty deduplication table.
     SnapshotWithoutSessions,
-    /// S10: the end of a sync counts for an entry that was replaced meanwhile.
+    /// A completed sync counts for an entry that was replaced meanwhile.
     SyncOfReplacedEntry,
-    /// D1: a sync that failed is taken for done.
+    /// A failed sync counts as completed.
     IgnoreFailedSync,
-    /// D1: the last block is not written again at a start, though its sync may have failed.
+    /// The last block is not written again at a start, although its sync may have failed.
     TrustLastBlock,
-    /// D3: the folder is not synced after a segment got its name.
+    /// The directory is not synced after a segment is created.
     UnsyncedSegmentName,
-    /// D3: the folder is not synced after a record took the place of the one before.
+    /// The directory is not synced after the meta record is replaced.
     UnsyncedRecordName,
-    /// D3: the folder is not synced after a snapshot got its name.
+    /// The directory is not synced after a snapshot is renamed into place.
     UnsyncedSnapshotName,
-    /// D3: at a start files are deleted before the folder is synced that says so.
+    /// A start deletes files before the directory entries that make them obsolete are synced.
     DeleteBeforeSync,
-    /// D4: a sector's checksum is not looked at.
+    /// The checksum of a sector is not verified.
     IgnoreSectorChecksum,
-    /// D4: what a block and a segment follow is not looked at.
+    /// The links from each block and segment to the one before are not verified.
     IgnoreChain,
-    /// D5: a missing sector is taken for a torn tail whatever is written behind it.
+    /// A missing sector counts as a torn tail even if there is data after it.
     TruncateDamage,
-    /// D5: a sector that is damaged is taken for one that was torn.
+    /// A damaged sector counts as a torn tail.
     TruncateDamagedSector,
-    /// C7: a leader moves the replicated clock to its own wall clock, whatever that does.
+    /// A leader sets the replicated clock to its own wall clock, without a majority.
     FollowWallClock,
-    /// C7: reads are answered whatever the replicated clock shows in the state.
+    /// A read is served from a state whose replicated clock has not reached the time of the read.
     ReadBeforeClock,
-    /// D6: nobody remembers which openings of other replicas it has heard.
+    /// A replica does not remember which openings of a peer's log it has seen.
     AcceptOldCopy,
-    /// A peer is believed whose list of openings does not reach back to the one that was heard
-    /// last.
+    /// A peer is accepted although its list of openings does not reach back to the last one seen.
     ForgetOldOpenings,
-    /// D8: the log is let go when a snapshot is begun.
+    /// The log is compacted when a snapshot begins.
     CompactLogEarly,
-    /// D8: a snapshot counts before it is synced.
+    /// A snapshot counts before it is synced.
     UnsyncedSnapshot,
-    /// D8: the latest snapshot is removed when the next one is begun.
+    /// The latest snapshot is deleted when the next one begins.
     RemoveLatestSnapshotEarly,
-    /// D8: a leader's snapshot takes the place of a state that has come further.
+    /// A leader's snapshot replaces a newer state.
     InstallOlderSnapshot,
-    /// D8: chunks of another snapshot are put to those that are here.
+    /// Chunks of different snapshots are combined.
     MixChunks,
-    /// D8: a snapshot's checksums are not looked at.
+    /// The checksums of a snapshot are not verified.
     IgnoreSnapshotChecksum,
 }
 
@@ -427,13 +433,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid() {
+    fn default_configurations_are_valid() {
         assert_eq!(Config::server().validate(), Ok(()));
         assert_eq!(Config::course().validate(), Ok(()));
     }
 
     #[test]
-    fn contradictions_are_named() {
+    fn contradicting_values_are_refused_by_name() {
         let broken = |change: fn(&mut Config)| {
             let mut config = Config::course();
             change(&mut config);
@@ -448,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_shorter_than_the_lowest_election_timeout() {
+    fn lease_is_shorter_than_the_lowest_election_timeout() {
         for config in [Config::server(), Config::course()] {
             assert!(config.lease_length() < config.election_timeout_min);
         }

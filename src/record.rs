@@ -1,5 +1,5 @@
-//! The bytes of one log entry. An entry is encoded once, by the leader that takes it in; these
-//! bytes then travel to the peers, to the disk and into apply unchanged.
+//! Log entries and their encoding. The leader that appends an entry encodes it once; the same bytes
+//! then go to the peers, to disk and to the state machine.
 //!
 //! ```text
 //!  0        4        8                16               24     25 ..
@@ -8,31 +8,32 @@
 //!  +--------+--------+----------------+----------------+------+-------------------+
 //! ```
 //!
-//! Little endian. `length` counts the whole record; the checksum covers everything behind it.
+//! Integers are little endian. `length` is the length of the whole record in bytes; the checksum
+//! covers everything after it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::types::{EntryId, Index, Term};
 
-/// Bytes before the payload.
+/// Length of a record's header, which precedes the payload.
 pub const HEADER_BYTES: usize = 25;
-/// Largest record that [`Entry::decode`] takes: a header and 64 MiB.
+/// Largest record that [`Entry::decode`] accepts: a header and 64 MiB of payload.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + (64 << 20);
-/// Size of the pieces in which [`RecordBuffer`] asks for memory.
+/// Smallest allocation of a [`RecordBuffer`].
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// What an entry is for.
+/// The purpose of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
-    /// A new leader's first entry; applying it does nothing (§8).
+    /// A new leader's first entry; applying it has no effect (§8).
     NoOp,
-    /// A command of a client, for the state machine.
+    /// A command for the state machine.
     Command,
 }
 
-/// One entry of the log: its id and its encoded record.
+/// A log entry with its encoded record. Clones share the bytes.
 ///
-/// Invariant: `record` is a whole, valid record of this id and kind. Cloning shares the bytes.
+/// Invariant: `record` is a complete, valid record with this id and kind.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     id: EntryId,
@@ -40,38 +41,36 @@ pub struct Entry {
     record: Bytes,
 }
 
-/// Why bytes are no record.
+/// The reason why bytes were not decoded as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Fewer bytes than the header or the length field asks for.
-    #[error("a log record is cut short: {have} bytes where {need} are needed")]
+    /// The bytes end before the header or the record does.
+    #[error("truncated log record: {have} bytes of {need}")]
     Short {
-        /// Bytes there.
+        /// Bytes present.
         have: usize,
         /// Bytes needed.
         need: usize,
     },
-    /// A length below the header's or above [`RECORD_BYTES_MAX`].
-    #[error(
-        "a log record claims {length} bytes; {HEADER_BYTES} to {RECORD_BYTES_MAX} are possible"
-    )]
+    /// The length field is below [`HEADER_BYTES`] or above [`RECORD_BYTES_MAX`].
+    #[error("log record with length {length}, not within {HEADER_BYTES}..={RECORD_BYTES_MAX}")]
     Length {
-        /// What it claims.
+        /// Value of the length field, in bytes.
         length: usize,
     },
-    /// The checksum differs.
-    #[error("a log record is damaged: checksum {computed:08x}, expected {stored:08x}")]
+    /// The checksum does not match.
+    #[error("damaged log record: checksum {computed:08x}, expected {stored:08x}")]
     Checksum {
-        /// Over the bytes as they are.
+        /// Checksum of the bytes.
         computed: u32,
-        /// As written.
+        /// Checksum in the header.
         stored: u32,
     },
-    /// A kind that this version does not know.
-    #[error("a log record has the unknown kind {0}; was it written by a newer version?")]
+    /// The kind is unknown to this version.
+    #[error("log record with unknown kind {0}; was it written by a newer version?")]
     Kind(u8),
-    /// Term or index is zero, which no entry has.
-    #[error("a log record has the impossible id {0}")]
+    /// The term or the index is zero.
+    #[error("log record with invalid id {0}: term and index start at 1")]
     Id(EntryId),
 }
 
@@ -93,40 +92,40 @@ impl EntryKind {
 }
 
 impl Entry {
-    /// The entry's id.
+    /// Returns the entry's id.
     pub fn id(&self) -> EntryId {
         self.id
     }
 
-    /// The entry's term.
+    /// Returns the entry's term.
     pub fn term(&self) -> Term {
         self.id.term
     }
 
-    /// The entry's place.
+    /// Returns the entry's index.
     pub fn index(&self) -> Index {
         self.id.index
     }
 
-    /// What it is for.
+    /// Returns the entry's purpose.
     pub fn kind(&self) -> EntryKind {
         self.kind
     }
 
-    /// The whole record, as it goes on the wire and on disk.
+    /// Returns the encoded record, as on the wire and on disk.
     pub fn record(&self) -> &Bytes {
         &self.record
     }
 
-    /// The payload.
+    /// Returns the payload: the encoded command, or nothing for a no-op.
     pub fn payload(&self) -> &[u8] {
         &self.record[HEADER_BYTES..]
     }
 
-    /// Takes the first record off `bytes`, checked, sharing their memory.
+    /// Removes the first record from `bytes` and validates it. The entry shares their memory.
     ///
     /// # Errors
-    /// If the bytes do not start with a whole, undamaged record. `bytes` is then as before.
+    /// If `bytes` does not start with a complete, valid record. `bytes` is then unchanged.
     pub fn decode(bytes: &mut Bytes) -> Result<Entry, RecordError> {
         let have = bytes.len();
         if have < HEADER_BYTES {
@@ -161,19 +160,22 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// Where a leader encodes its entries: one buffer, so that a batch of small entries costs one
-/// allocation and not one each.
+/// The buffer in which a leader encodes entries: many small entries share one allocation.
 #[derive(Debug, Default)]
 pub struct RecordBuffer {
     buffer: BytesMut,
 }
 
 impl RecordBuffer {
-    /// Encodes one entry. The payload is copied here, once; callers keep it below
-    /// [`RECORD_BYTES_MAX`].
+    /// Encodes an entry, copying the payload. The record must not exceed [`RECORD_BYTES_MAX`]:
+    /// callers reject larger requests.
     pub fn encode(&mut self, id: EntryId, kind: EntryKind, payload: &[u8]) -> Entry {
         let length = HEADER_BYTES + payload.len();
-        assert!(length <= RECORD_BYTES_MAX, "a payload of {} bytes got this far", payload.len());
+        assert!(
+            length <= RECORD_BYTES_MAX,
+            "a payload of {} bytes exceeds the largest record",
+            payload.len()
+        );
         if self.buffer.capacity() < length {
             self.buffer.reserve(length.max(BUFFER_BYTES));
         }
@@ -183,6 +185,7 @@ impl RecordBuffer {
         self.buffer.put_u64_le(id.index.0);
         self.buffer.put_u8(kind.to_byte());
         self.buffer.put_slice(payload);
+        assert!(self.buffer.len() == length, "{} bytes of {length}", self.buffer.len());
         let checksum = crc32c::crc32c(&self.buffer[8..length]);
         self.buffer[4..8].copy_from_slice(&checksum.to_le_bytes());
         Entry { id, kind, record: self.buffer.split().freeze() }
@@ -194,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_encoded_comes_back() {
+    fn encoded_entries_decode_to_themselves() {
         let mut buffer = RecordBuffer::default();
         let first = buffer.encode(EntryId::new(3, 7), EntryKind::Command, b"payload");
         let second = buffer.encode(EntryId::new(3, 8), EntryKind::NoOp, b"");
@@ -206,18 +209,18 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_noticed() {
-        let whole = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, b"abc");
-        let record = whole.record().to_vec();
+    fn every_flipped_bit_and_truncation_is_detected() {
+        let entry = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, b"abc");
+        let record = entry.record().to_vec();
         for bit in 0..record.len() * 8 {
             let mut damaged = record.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Entry::decode(&mut Bytes::from(damaged)).is_err(), "bit {bit} flipped");
         }
         for length in 0..record.len() {
-            let mut cut = Bytes::copy_from_slice(&record[..length]);
-            assert!(Entry::decode(&mut cut).is_err(), "cut to {length} bytes");
-            assert_eq!(cut.len(), length, "a refused record takes nothing");
+            let mut truncated = Bytes::copy_from_slice(&record[..length]);
+            assert!(Entry::decode(&mut truncated).is_err(), "truncated to {length} bytes");
+            assert_eq!(truncated.len(), length, "a rejected record consumes nothing");
         }
     }
 }

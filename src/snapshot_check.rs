@@ -1,15 +1,15 @@
-//! What ties the store's snapshots to the files that keep them: the store knows nothing of files,
-//! and the files nothing of what is in them.
+//! Connects the state machine's snapshot format (`kv`) with snapshot files (`storage`), which do
+//! not know each other: reading a file either loads it as a store or verifies it.
 
 use crate::kv::{SnapshotMark, SnapshotReader, StateMachine};
 use crate::raft::SnapshotId;
 use crate::storage::SnapshotCheck;
 
-/// Makes a state of a snapshot's bytes.
+/// Decodes a snapshot into a state machine.
 #[derive(Debug, Default)]
 pub struct SnapshotLoader(SnapshotReader);
 
-/// Only looks whether bytes are a snapshot: a second state would need as much memory as the first.
+/// Verifies a snapshot without building a state machine, which would need as much memory again.
 #[derive(Debug)]
 pub struct SnapshotVerifier(SnapshotReader);
 
@@ -21,7 +21,7 @@ impl Default for SnapshotVerifier {
 
 #[cfg(feature = "mutants")]
 impl SnapshotLoader {
-    /// One that believes checksums as they are written.
+    /// Returns a loader that ignores checksums, for a mutant.
     pub fn trusting() -> SnapshotLoader {
         let mut reader = SnapshotReader::default();
         reader.trust();
@@ -31,7 +31,7 @@ impl SnapshotLoader {
 
 #[cfg(feature = "mutants")]
 impl SnapshotVerifier {
-    /// The same.
+    /// Returns a verifier that ignores checksums, for a mutant.
     pub fn trusting() -> SnapshotVerifier {
         let mut reader = SnapshotReader::checking();
         reader.trust();
@@ -65,7 +65,7 @@ impl SnapshotCheck for SnapshotVerifier {
     }
 }
 
-/// A snapshot's name among replicas, by what the store tells it by.
+/// Returns the id under which replicas exchange the snapshot that `mark` describes.
 pub fn snapshot_id(mark: SnapshotMark) -> SnapshotId {
     SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
 }

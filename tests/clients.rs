@@ -1,7 +1,7 @@
-//! Clients that know Redis and nothing of us, unmodified, against a cluster of real processes:
-//! redis-cli, redis-benchmark, redis-py, ioredis, node-redis and the `redis` crate, in their plain,
-//! cluster and Sentinel modes. `.ci/install-clients` installs them; what is missing is skipped with
-//! a message, unless `BOWLINE_CLIENTS=required` is set, as `.ci/run` does.
+//! Unmodified Redis clients against a cluster of real processes: redis-cli, redis-benchmark,
+//! redis-py, ioredis, node-redis and the `redis` crate, in their plain, cluster and Sentinel modes.
+//! `.ci/install-clients` installs them. A missing client is skipped with a message, unless
+//! `BOWLINE_CLIENTS=required` is set, as in `.ci/run`.
 
 #[path = "clients/cluster.rs"]
 mod cluster;
@@ -12,12 +12,12 @@ use std::process::{Command, Stdio};
 
 use cluster::{Cluster, SENTINEL_PORT_OFFSET};
 
-/// Where `.ci/install-clients` puts libraries.
+/// Path of a library that `.ci/install-clients` installs.
 fn installed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(path)
 }
 
-/// Whether a client is there; if not, says so.
+/// Whether a client is installed; prints a message if not.
 fn is_there(client: &str, mut probe: Command) -> bool {
     let there = probe.output().is_ok_and(|output| output.status.success());
     if !there {
@@ -28,14 +28,14 @@ fn is_there(client: &str, mut probe: Command) -> bool {
     there
 }
 
-/// A program with words behind it.
+/// A program with arguments.
 fn command(program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(words);
     command
 }
 
-/// What it prints, if it ends well.
+/// The program's output; it must succeed.
 #[track_caller]
 fn output(mut command: Command) -> String {
     let output = command.output().expect("it was there a moment ago");
@@ -148,7 +148,7 @@ fn redis_py_scenarios_pass() {
     assert!(output(script).contains("is content"));
 }
 
-/// The guide's example of commands that are applied once, as it stands there.
+/// The guide's example of ONCE, run as it is.
 #[test]
 fn guide_example_applies_each_command_once() {
     let python = installed("python/bin/python");

@@ -1,5 +1,5 @@
-//! The durable log against power cuts, failing and full disks, damage, and files that are not its
-//! own: nothing vouched for is lost, and what is not as it was written is named and refused.
+//! The durable log against power cuts, failing and full disks, damage, and foreign files: no
+//! acknowledged entry is lost, and damage is reported and refused.
 
 #[path = "crash/damage.rs"]
 mod damage;
@@ -18,7 +18,7 @@ use workload::{Account, CLUSTER, ME, OPTIONS};
 const SEED: u64 = 7;
 const STEPS: usize = 60;
 
-/// How much of what was not synced the disk has written when the power is gone.
+/// How much of the unsynced data is on the disk after a power cut.
 #[derive(Clone, Copy, Debug)]
 enum Luck {
     Nothing,
@@ -33,56 +33,60 @@ impl Luck {
             Luck::All => disk.restart(&mut |states| states - 1),
             Luck::Some(seed) => {
                 let mut rng = Rng::new(seed);
-                disk.restart(&mut |states| rng.place(states));
+                disk.restart(&mut |states| rng.index(states));
             }
         }
     }
 }
 
-/// A life that nothing disturbs.
-fn whole_life() -> (MemDisk, Account) {
+/// A run without faults.
+fn faultless_run() -> (MemDisk, Account) {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
-    account.live(&mut disk, SEED, STEPS).expect("nothing goes wrong");
+    account.live(&mut disk, SEED, STEPS).expect("no fault is planned");
     (disk, account)
 }
 
-/// A life during which the disk goes wrong.
-fn cut_life(disk: &mut MemDisk, account: &mut Account, seed: u64, steps: usize) {
-    let error = account.live(disk, seed, steps).expect_err("something goes wrong in this life");
+/// A run with a fault of the disk.
+fn faulty_run(disk: &mut MemDisk, account: &mut Account, seed: u64, steps: usize) {
+    let error = account.live(disk, seed, steps).expect_err("this run has a fault");
     let expected = matches!(error, StorageError::Io { .. } | StorageError::Failed { .. });
-    assert!(expected, "a cut or a failure is taken for something else: {error}");
+    assert!(expected, "unexpected error: {error}");
 }
 
 #[test]
 fn power_cut_at_any_operation_loses_no_acknowledged_entry() {
-    let operations = whole_life().0.operations();
+    let operations = faultless_run().0.operations();
     assert!(operations > 150, "{operations} operations are too few to show anything");
     for cut in 0..operations {
         let lucks = [Luck::Nothing, Luck::All].into_iter().chain((0..8).map(Luck::Some));
         for luck in lucks {
             let (mut disk, mut account) = (MemDisk::default(), Account::default());
             disk.power_cut_at(cut);
-            cut_life(&mut disk, &mut account, SEED, STEPS);
+            faulty_run(&mut disk, &mut account, SEED, STEPS);
             luck.restart(&mut disk);
             let error = account.live(&mut disk, SEED + 1, 4).err();
-            assert!(error.is_none(), "cut at {cut}, {luck:?}: {}", error.unwrap());
+            assert!(error.is_none(), "power cut at {cut}, {luck:?}: {}", error.unwrap());
             Luck::Nothing.restart(&mut disk);
             let error = account.live(&mut disk, SEED + 2, 0).err();
-            assert!(error.is_none(), "again after a cut at {cut}, {luck:?}: {}", error.unwrap());
+            assert!(
+                error.is_none(),
+                "again after a power cut at {cut}, {luck:?}: {}",
+                error.unwrap()
+            );
         }
     }
 }
 
 #[test]
 fn power_cut_during_recovery_loses_no_acknowledged_entry() {
-    let operations = whole_life().0.operations();
+    let operations = faultless_run().0.operations();
     let mut rng = Rng::new(SEED);
     let mut torn = 0;
     for cut in 0..operations {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
         disk.power_cut_at(cut);
-        cut_life(&mut disk, &mut account, SEED, STEPS);
-        Luck::Some(rng.number()).restart(&mut disk);
+        faulty_run(&mut disk, &mut account, SEED, STEPS);
+        Luck::Some(rng.next_u64()).restart(&mut disk);
         let start = disk.operations();
         let opening = {
             let (mut disk, mut account) = (disk.clone(), account.clone());
@@ -93,8 +97,8 @@ fn power_cut_during_recovery_loses_no_acknowledged_entry() {
         for cut in 0..opening {
             let (mut disk, mut account) = (disk.clone(), account.clone());
             disk.power_cut_at(start + cut);
-            cut_life(&mut disk, &mut account, SEED + 1, 0);
-            Luck::Some(rng.number()).restart(&mut disk);
+            faulty_run(&mut disk, &mut account, SEED + 1, 0);
+            Luck::Some(rng.next_u64()).restart(&mut disk);
             account.live(&mut disk, SEED + 2, 3).unwrap();
             Luck::Nothing.restart(&mut disk);
             account.live(&mut disk, SEED + 3, 0).unwrap();
@@ -105,10 +109,10 @@ fn power_cut_during_recovery_loses_no_acknowledged_entry() {
 
 #[test]
 fn kill_at_any_operation_exposes_only_durable_entries() {
-    for cut in 0..whole_life().0.operations() {
+    for cut in 0..faultless_run().0.operations() {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
         disk.power_cut_at(cut);
-        cut_life(&mut disk, &mut account, SEED, STEPS);
+        faulty_run(&mut disk, &mut account, SEED, STEPS);
         // No power cut yet: the next process reads what the first one wrote but did not sync.
         disk.kill();
         account.live(&mut disk, SEED + 1, 0).unwrap();
@@ -119,10 +123,10 @@ fn kill_at_any_operation_exposes_only_durable_entries() {
 
 #[test]
 fn acknowledged_entries_survive_any_failed_operation() {
-    for at in 0..whole_life().0.operations() {
+    for at in 0..faultless_run().0.operations() {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
         disk.fail_at(at);
-        cut_life(&mut disk, &mut account, SEED, STEPS);
+        faulty_run(&mut disk, &mut account, SEED, STEPS);
         disk.kill();
         let error = account.live(&mut disk, SEED + 1, 2).err();
         assert!(error.is_none(), "failed at {at}: {}", error.unwrap());
@@ -133,8 +137,8 @@ fn acknowledged_entries_survive_any_failed_operation() {
 
 #[test]
 fn log_refuses_everything_after_a_failed_sync() {
-    let (mut disk, account) = whole_life();
-    let entries = &account.vouched.entries[..1];
+    let (mut disk, account) = faultless_run();
+    let entries = &account.acknowledged.entries[..1];
     for fault in [0, 1] {
         let mut disk = disk.clone();
         let mut counted = disk.clone();
@@ -147,7 +151,7 @@ fn log_refuses_everything_after_a_failed_sync() {
         assert!(error.contains("segment-") && error.contains("the disk fails"), "{error}");
         for error in [log.sync().unwrap_err(), log.append(None, entries).unwrap_err()] {
             assert!(matches!(error, StorageError::Failed { .. }), "{error}");
-            assert!(error.to_string().contains("must end"), "{error}");
+            assert!(error.to_string().contains("restart the process"), "{error}");
         }
     }
     disk.restart(&mut |_| 0);
@@ -155,13 +159,13 @@ fn log_refuses_everything_after_a_failed_sync() {
 
 #[test]
 fn full_disk_is_reported_and_loses_nothing() {
-    let (disk, account) = whole_life();
+    let (disk, account) = faultless_run();
     let used: usize = disk.list().unwrap().iter().map(|name| disk.read(name).unwrap().len()).sum();
     for spare in [0, 512, 1_024, 4_000, 9_000] {
         let (mut disk, mut account) = (disk.clone(), account.clone());
         disk.set_capacity(Some(used as u64 + spare));
         let error = account.live(&mut disk, SEED + 1, 500).unwrap_err().to_string();
-        assert!(error.contains("make room on the disk"), "{error}");
+        assert!(error.contains("free disk space"), "{error}");
         disk.set_capacity(None);
         account.live(&mut disk, SEED + 2, 5).unwrap();
         Luck::Nothing.restart(&mut disk);

@@ -1,5 +1,5 @@
-//! What Redis clients are answered: properties of the door without sockets, and, where a Redis of
-//! version 7 is installed, the same requests to both and every byte of the replies compared.
+//! Replies to Redis clients: properties of the request handling without sockets, and, where Redis 7
+//! is installed, the same requests to both servers with every byte of the replies compared.
 
 #[path = "redis/grammar.rs"]
 mod grammar;
@@ -27,7 +27,7 @@ use local_server::LocalServer;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// All requests in bytes that arrive in pieces which end at `cuts`, and whether that failed.
+/// The requests in bytes that arrive in pieces which end at `cuts`, and whether parsing failed.
 fn requests(bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, bool) {
     let mut parser = Parser::new(Limits::default());
     let (mut buffer, mut found) = (Vec::new(), Vec::new());
@@ -48,7 +48,7 @@ fn requests(bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, bool) {
     (found, false)
 }
 
-/// A request as clients write it.
+/// Encodes a request as clients do.
 fn written(request: &[Vec<u8>], out: &mut Vec<u8>) {
     out.extend(format!("*{}\r\n", request.len()).into_bytes());
     for argument in request {
@@ -58,7 +58,7 @@ fn written(request: &[Vec<u8>], out: &mut Vec<u8>) {
     }
 }
 
-/// Bytes of which requests are made, and others.
+/// Bytes of the protocol, and others.
 fn protocol_like() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(b"*1\r\n$4\r\nPING\r\n".to_vec()),
@@ -112,7 +112,7 @@ proptest! {
     }
 }
 
-/// A command's name with any words behind it.
+/// A command's name with any arguments.
 fn request() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let names = prop::sample::select(vec![
         "set", "get", "mset", "incrby", "client", "cluster", "command", "config", "info", "hello",

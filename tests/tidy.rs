@@ -1,17 +1,21 @@
-//! House rules that neither the compiler nor clippy sees: who imports whom, what a file must begin
-//! with, what must not be left behind. Plain `std`, no parser; each rule is a function from text to
+//! House rules that neither the compiler nor clippy checks: imports, module documentation,
+//! leftovers, links, terms. Plain `std`, no parser; each rule is a function from text to
 //! complaints, tested on small bad samples, and then run over the repository.
 
 #[path = "tidy/commands.rs"]
 mod commands;
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/file_graph.rs"]
+mod file_graph;
 #[path = "tidy/files.rs"]
 mod files;
 #[path = "tidy/layers.rs"]
 mod layers;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/terms.rs"]
+mod terms;
 
 use std::fs;
 
@@ -19,8 +23,8 @@ use source::{Source, line_of};
 
 const LINE_CHARS_MAX: usize = 100;
 
-/// Hosts that a link in the repository may lead to. Anything else is likely a mirror, a proxy or
-/// another name that means something on one machine only.
+/// Hosts that links in the repository may name. Others are likely mirrors, proxies or other names
+/// that mean something on one machine only.
 const HOSTS: &[&str] = &[
     "crates.io",
     "doc.rust-lang.org",
@@ -36,7 +40,7 @@ const HOSTS: &[&str] = &[
     "localhost",
 ];
 
-/// What is wrong with a file of Rust source, its imports apart.
+/// Violations in a file of Rust source, apart from its imports.
 fn check_rust(path: &str, text: &str, source: &Source) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut complain = |line: usize, what: &str| complaints.push(format!("{path}:{line}: {what}"));
@@ -76,7 +80,7 @@ fn check_rust(path: &str, text: &str, source: &Source) -> Vec<String> {
 /// Paths and hosts that mean something on one machine only.
 fn check_portable(path: &str, text: &str) -> Vec<String> {
     let mut complaints = Vec::new();
-    // In pieces, or this file would find itself.
+    // In pieces, or this file would contain them.
     for top in ["work", "root", "home", "tmp", "Users"] {
         let folder = format!("/{top}");
         for (at, _) in text.match_indices(&folder) {
@@ -93,7 +97,9 @@ fn check_portable(path: &str, text: &str) -> Vec<String> {
         let rest = &text[at + scheme.len()..];
         let in_host = |char: char| char.is_alphanumeric() || "-.".contains(char);
         let host = &rest[..rest.find(|char| !in_host(char)).unwrap_or(rest.len())];
-        if !host.is_empty() && !HOSTS.contains(&host) {
+        // A placeholder such as HOST is in capitals.
+        let is_name = host.chars().any(char::is_lowercase) || host.contains('.');
+        if is_name && !HOSTS.contains(&host) {
             let line = line_of(text, at);
             complaints.push(format!("{path}:{line}: {host} is not in tests/tidy.rs's HOSTS"));
         }
@@ -107,11 +113,11 @@ fn check_portable(path: &str, text: &str) -> Vec<String> {
     complaints
 }
 
-/// Golden traces that the runner would pass over. It takes a whole folder or names each file.
+/// Golden traces that the runner skips. It runs a whole folder or names each file.
 fn check_golden(files: &[String], runner: &str) -> Vec<String> {
     let golden = files.iter().filter(|file| file.starts_with("tests/golden/"));
     let not_run = golden.filter(|file| {
-        let (folder, name) = file.rsplit_once('/').expect("it is in a folder");
+        let (folder, name) = file.rsplit_once('/').expect("a golden file is in a folder");
         let Some(stem) = name.strip_suffix(".txt") else { return true };
         let mut words = runner.split(|char: char| !char.is_alphanumeric() && char != '_');
         let by_folder = runner.contains("read_dir(") && runner.contains(&format!("\"{folder}\""));
@@ -120,11 +126,15 @@ fn check_golden(files: &[String], runner: &str) -> Vec<String> {
     not_run.map(|file| format!("{file}: tests/golden.rs does not run it")).collect()
 }
 
-/// README's test commands that the whole check leaves out.
+/// README's test commands that `.ci/run` does not run. It may add arguments.
 fn check_commands(readme: &str, ci: &str) -> Vec<String> {
     let commands = readme.lines().filter(|line| line.starts_with("cargo test"));
-    let left_out =
-        commands.filter(|command| !ci.lines().any(|line| line == format!("run {command}")));
+    let is_run = |command: &str| {
+        let run = format!("run {command}");
+        let mut rests = ci.lines().filter_map(|line| line.strip_prefix(&run));
+        rests.any(|rest| rest.is_empty() || rest.starts_with(' '))
+    };
+    let left_out = commands.filter(|command| !is_run(command));
     left_out.map(|command| format!("README.md: .ci/run does not run `{command}`")).collect()
 }
 
@@ -159,8 +169,19 @@ fn imports_follow_the_layers() {
 }
 
 #[test]
+fn imports_of_files_make_no_circle() {
+    let sources: Vec<(String, Source)> =
+        rust_files().map(|(path, text)| (path, Source::split(&text))).collect();
+    let graph = file_graph::Graph::new(&sources);
+    if std::env::var_os("TIDY_PRINT").is_some() {
+        println!("{}", graph.print());
+    }
+    assert_tidy(&graph.check());
+}
+
+#[test]
 fn dependencies_have_a_purpose_comment() {
-    assert_tidy(&layers::check_dependencies(&read("Cargo.toml").expect("it is text")));
+    assert_tidy(&layers::check_dependencies(&read("Cargo.toml").expect("it is UTF-8")));
 }
 
 #[test]
@@ -168,6 +189,13 @@ fn source_files_follow_the_house_rules() {
     let complaints: Vec<String> = rust_files()
         .flat_map(|(path, text)| check_rust(&path, &text, &Source::split(&text)))
         .collect();
+    assert_tidy(&complaints);
+}
+
+#[test]
+fn code_uses_standard_terms() {
+    let complaints: Vec<String> =
+        rust_files().flat_map(|(path, text)| terms::check(&path, &text)).collect();
     assert_tidy(&complaints);
 }
 
@@ -187,7 +215,7 @@ fn every_golden_trace_is_run() {
     assert_tidy(&check_golden(&files, &runner));
 }
 
-/// README, the guide and what is said of measurements.
+/// README, the guide and the pages about measurements.
 fn pages() -> impl Iterator<Item = (String, String)> {
     let pages = files::files().into_iter().filter(|path| documents::is_page(path));
     pages.map(|path| {
@@ -219,7 +247,7 @@ fn links_and_paths_of_pages_resolve() {
 
 #[test]
 fn commands_of_pages_name_what_exists() {
-    let (files, settings) = (files::files(), read(".cargo/config.toml").expect("it is text"));
+    let (files, settings) = (files::files(), read(".cargo/config.toml").expect("it is UTF-8"));
     let complaints: Vec<String> = pages()
         .flat_map(|(path, text)| documents::check_commands(&path, &text, &files, &settings))
         .collect();
@@ -235,8 +263,8 @@ fn pages_use_standard_terms() {
 
 #[test]
 fn every_mutant_belongs_to_a_rule_and_rules_name_real_tests() {
-    let page = read("src/guide/guarantees.md").expect("it is text");
-    let config = read("src/config.rs").expect("it is text");
+    let page = read("src/guide/guarantees.md").expect("it is UTF-8");
+    let config = read("src/config.rs").expect("it is UTF-8");
     let files = files::files();
     let read = |path: &str| files.iter().find(|file| *file == path).and_then(|file| read(file));
     assert_tidy(&documents::check_rules(&page, &config, read));
@@ -245,7 +273,7 @@ fn every_mutant_belongs_to_a_rule_and_rules_name_real_tests() {
 #[test]
 fn ci_runs_the_test_commands_of_readme() {
     let (readme, ci) = (read("README.md"), read(".ci/run"));
-    assert_tidy(&check_commands(&readme.expect("it is text"), &ci.expect("it is text")));
+    assert_tidy(&check_commands(&readme.expect("it is UTF-8"), &ci.expect("it is UTF-8")));
 }
 
 mod samples {
@@ -304,7 +332,7 @@ mod samples {
             assert_eq!(count(&format!("ls /{top}.")), 1, "{top}");
             assert_eq!(count(&format!("src/sim/{top}load.rs or /{top}load or a/{top}/b")), 0);
         }
-        assert_eq!(count("https://github.com/x http://127.0.0.1:80 a://"), 0);
+        assert_eq!(count("https://github.com/x http://127.0.0.1:80 a:// redis://HOST:PORT"), 0);
         for scheme in ["https:", "sparse+https:"] {
             assert_eq!(count(&format!("{scheme}//mirror.example:8080/crates")), 1);
         }
@@ -316,6 +344,7 @@ mod samples {
     fn test_command_missing_from_ci_is_found() {
         let readme = "Type\n```sh\ncargo test --all\n```\n";
         assert!(check_commands(readme, "x\nrun cargo test --all\n").is_empty());
+        assert!(check_commands(readme, "run cargo test --all --features x\n").is_empty());
         assert_eq!(check_commands(readme, "# run cargo test --all\n").len(), 1);
     }
 

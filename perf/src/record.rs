@@ -1,5 +1,5 @@
-//! What a run leaves behind as JSON. The schema is described in `perf/formats.md`; a change to the
-//! meaning of a field raises [`SCHEMA`].
+//! JSON of `perf sim`. Described in `perf/formats.md`; changing the meaning of a field increments
+//! [`SCHEMA`].
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -12,96 +12,97 @@ use serde::Serialize;
 /// Version of the schema.
 const SCHEMA: u32 = 1;
 
-/// A run, and all that one has to know to hold it again and to compare it.
+/// A run, with everything needed to repeat and compare it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Record {
     schema: u32,
-    /// What the run is called, and its files.
+    /// Name of the run and its files.
     name: String,
     /// `virtual` or `processes`.
     mode: &'static str,
     /// The command line.
     command: Vec<String>,
-    /// The commit of the source, with `-dirty` if it was changed; nothing if git can't tell.
+    /// Commit of the source, with `-dirty` if there were changes; `None` if git is not available.
     revision: Option<String>,
     /// Processors that the run could use.
     cores: usize,
     /// Operating system and architecture.
     system: String,
-    /// When it began, in seconds since 1970.
+    /// Start time, in seconds since 1970.
     began_unix_s: f64,
-    /// How long it took here; in virtual time that says how fast the simulator is.
+    /// Duration by the wall clock in seconds. In virtual time it measures the simulator's speed.
     wall_s: f64,
-    /// Requests a second that the scenario asks for.
+    /// Requests per second of the scenario.
     rate_intended: f64,
-    /// Requests a second that were answered with `ok`, over the same window.
+    /// Requests per second with an `ok` reply, over the same window.
     rate_answered: f64,
-    /// What happened in each second in which something was answered.
+    /// Each second with replies.
     per_second: Vec<Second>,
-    /// What the scenario did to the replicas.
+    /// Faults that the scenario injected.
     marks: Vec<Mark>,
     /// The report, as `bowline sim --json` prints it.
     report: Report,
 }
 
-/// What was answered in one second, gets and puts together.
+/// The replies of one second, gets and puts together.
 #[derive(Debug, Serialize)]
 struct Second {
-    /// Since the start of the run, the wait before the first request included.
+    /// Seconds since the start of the run, including the wait before the first request.
     second: u64,
-    /// Latencies of whole operations, over all redirects.
+    /// Latencies of whole operations, including redirects.
     latency: Latency,
 }
 
-/// Something that happened, for pictures.
+/// An event, for charts.
 #[derive(Debug, Serialize)]
 struct Mark {
-    /// Since the start of the run, as in [`Second`].
+    /// Seconds since the start of the run, as in [`Second`].
     at_s: f64,
-    /// A few words.
+    /// Short description.
     what: String,
 }
 
-/// What is measured around a run.
+/// Circumstances of a run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Around {
+pub(crate) struct Circumstances {
     /// `virtual` or `processes`.
     pub(crate) mode: &'static str,
-    /// When it began.
+    /// Start time.
     pub(crate) began: SystemTime,
-    /// How long it took.
-    pub(crate) took: Duration,
-    /// How long requests were sent, in the run's time.
+    /// Duration by the wall clock.
+    pub(crate) duration: Duration,
+    /// Length of the window in which requests are sent, in the run's time.
     pub(crate) window: Duration,
-    /// How long the run waited before the first request.
+    /// Wait before the first request.
     pub(crate) start_wait: Duration,
 }
 
 impl Record {
-    /// Of a run whose clock began at `start`.
+    /// The record of a run whose clock started at `start`.
     pub(crate) fn new(
         name: &str,
-        around: Around,
+        circumstances: Circumstances,
         report: Report,
         start: Instant,
         samples: &[Sample],
     ) -> Record {
-        let since_epoch = around.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let window = around.window.as_secs_f64();
+        let since_epoch =
+            circumstances.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let window = circumstances.window.as_secs_f64();
         Record {
             schema: SCHEMA,
             name: name.to_owned(),
-            mode: around.mode,
+            mode: circumstances.mode,
             command: std::env::args().collect(),
             revision: revision(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             began_unix_s: since_epoch.as_secs_f64(),
-            wall_s: around.took.as_secs_f64(),
+            wall_s: circumstances.duration.as_secs_f64(),
             rate_intended: report.requests as f64 / window,
             rate_answered: samples.len() as f64 / window,
             per_second: per_second(start, samples),
-            marks: marks(&report, around.start_wait),
+            marks: marks(&report, circumstances.start_wait),
             report,
         }
     }
@@ -122,14 +123,15 @@ fn per_second(start: Instant, samples: &[Sample]) -> Vec<Second> {
 
 fn marks(report: &Report, start_wait: Duration) -> Vec<Mark> {
     let mark = |outage: &Unavailability| {
-        let whom = outage.killed.as_ref().map(|killed| format!(" ({killed})")).unwrap_or_default();
+        let replica =
+            outage.killed.as_ref().map(|killed| format!(" ({killed})")).unwrap_or_default();
         let at_s = start_wait.as_secs_f64() + outage.at_s;
-        Mark { at_s, what: format!("{}{whom}", outage.event.replace('_', " ")) }
+        Mark { at_s, what: format!("{}{replica}", outage.event.replace('_', " ")) }
     };
     report.unavailability.iter().map(mark).collect()
 }
 
-/// The commit of the source here; nothing if git can't tell.
+/// The commit of the source in the current folder; `None` if git is not available.
 pub(crate) fn revision() -> Option<String> {
     let arguments = ["describe", "--always", "--dirty", "--exclude=*"];
     let output = Command::new("git").args(arguments).output().ok()?;

@@ -1,4 +1,4 @@
-//! `perf sim`: one scenario at a rate of your choice, in virtual time or with real programs.
+//! `perf sim`: runs a scenario at a given rate, in virtual time or with real programs.
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -18,45 +18,45 @@ use bowline::sim::course_run;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::files::Files;
-use crate::record::{Around, Record};
+use crate::record::{Circumstances, Record};
 
-/// What `perf sim` takes.
+/// Arguments of `perf sim`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// A built-in scenario, or a file.
+    /// Built-in scenario, or scenario file.
     #[arg(value_name = "SCENARIO|FILE")]
     scenario: String,
-    /// Requests a second instead of the scenario's.
+    /// Requests per second, instead of the scenario's.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     rate: Option<f64>,
-    /// Requests in all instead of the scenario's.
+    /// Total number of requests, instead of the scenario's.
     #[arg(long, value_name = "N")]
     requests: Option<u32>,
-    /// Seconds of requests instead of the scenario's; events keep their place in them.
+    /// Seconds of requests, instead of the scenario's; events scale with it.
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seconds: Option<f64>,
-    /// Replicas instead of the scenario's.
+    /// Number of replicas, instead of the scenario's.
     #[arg(long, value_name = "N")]
     replicas: Option<u16>,
-    /// Share of the messages between replicas that is lost, instead of the scenario's.
+    /// Fraction of messages lost between replicas, instead of the scenario's.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     drops: Option<f64>,
-    /// Seed of the run. Without it, the scenario's own, or 1.
+    /// Random seed. Default: the scenario's own, or 1.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Run real replica programs over UDP, in real time.
     #[arg(long, requires = "replica")]
     processes: bool,
-    /// The replica program.
+    /// Replica program.
     #[arg(long, value_name = "PROGRAM", requires = "processes")]
     replica: Option<PathBuf>,
-    /// What the run and its files are called. Without it, as the scenario.
+    /// Name of the run and its files. Default: the scenario's name.
     #[arg(long)]
     name: Option<String>,
-    /// Where the files go.
+    /// Folder for the files.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out")]
     out: PathBuf,
-    /// Print what goes into NAME.json instead of a table.
+    /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
 }
@@ -65,30 +65,30 @@ const JSON: &str = "json";
 const INTERVALS: &str = "hlog";
 const PERCENTILES: [&str; 3] = ["hgrm", "put.hgrm", "get.hgrm"];
 
-/// Holds the run and writes it down. The exit code is 0 only if the run was correct.
+/// Runs the scenario and writes the results. The exit code is 0 only if the run was correct.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let scenario = load(arguments)?;
     let name = arguments.name.clone().unwrap_or_else(|| stem(&scenario.name));
     let endings: Vec<&str> = PERCENTILES.into_iter().chain([INTERVALS, JSON]).collect();
-    let mut files = Files::begin(&arguments.out, &name, &endings)?;
+    let mut files = Files::create(&arguments.out, &name, &endings)?;
 
     let (began, clock) = (SystemTime::now(), Instant::now());
     let seed = arguments.seed.or(scenario.seed).unwrap_or(1);
-    let (scenario_run, report) = hold(arguments, &scenario, seed)?;
+    let (scenario_run, report) = execute(arguments, &scenario, seed)?;
     let mode = if arguments.processes { "processes" } else { "virtual" };
-    let around = Around {
+    let circumstances = Circumstances {
         mode,
         began,
-        took: clock.elapsed(),
+        duration: clock.elapsed(),
         window: scenario.window,
         start_wait: scenario.start_wait,
     };
 
-    let tally = &scenario_run.clients().counts;
-    let answered = [&tally.gets[..], &tally.puts[..]].concat();
-    let record = Record::new(&name, around, report.clone(), scenario_run.start(), &answered);
+    let counts = &scenario_run.clients().counts;
+    let answered = [&counts.gets[..], &counts.puts[..]].concat();
+    let record = Record::new(&name, circumstances, report.clone(), scenario_run.start(), &answered);
     let json = serde_json::to_string_pretty(&record)?;
-    write_latencies(&mut files, began, &scenario_run, [&answered, &tally.puts, &tally.gets])?;
+    write_latencies(&mut files, began, &scenario_run, [&answered, &counts.puts, &counts.gets])?;
     serde_json::to_writer_pretty(files.get(JSON), &record)?;
     let paths = files.finish()?;
 
@@ -104,14 +104,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The scenario with what the command line changes in it.
+/// The scenario with the overrides of the command line.
 fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
     let given = &arguments.scenario;
     let path = Path::new(given);
     let looks_like_a_file = path.is_file() || given.contains('/') || path.extension().is_some();
     let scenario = if looks_like_a_file {
         let text = fs::read_to_string(path).with_context(|| {
-            format!("can't read the scenario file {given}; look at its path and its rights")
+            format!("cannot read scenario file {given}; check its path and permissions")
         })?;
         Scenario::parse(given, &text)?
     } else {
@@ -127,13 +127,13 @@ fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
     Ok(scenario.with(&overrides)?)
 }
 
-/// The name of a scenario without the path and the ending of its file.
+/// The name of a scenario without the path and the extension of its file.
 fn stem(name: &str) -> String {
     let path = Path::new(name);
     path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
-fn hold(
+fn execute(
     arguments: &Arguments,
     scenario: &Scenario,
     seed: u64,
@@ -147,7 +147,7 @@ fn hold(
         return Ok((run.scenario_run, run.report));
     };
     let options = Options { program, protocol: Protocol::default(), output: Output::default() };
-    let interrupted = processes::interrupted_by_signals().context("can't listen for Ctrl-C")?;
+    let interrupted = processes::interrupted_by_signals().context("cannot handle Ctrl-C")?;
     let length = scenario.lifetime().as_secs();
     let bar = bar(ProgressBar::new(length), "{msg} {wide_bar} {pos}/{len} s");
     bar.set_message(scenario.name.clone());
@@ -160,15 +160,15 @@ fn hold(
     Ok((scenario_run, report))
 }
 
-/// The bar in this style on stderr, if that is a terminal.
+/// A progress bar in this style on stderr, hidden if that is not a terminal.
 fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    bar.with_style(ProgressStyle::with_template(template).expect("the template is sound"))
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
-/// Writes the histograms: percentiles of all, of puts and of gets, and the log of both.
+/// Writes the histograms: percentiles of all operations, of puts and of gets, and the interval log.
 fn write_latencies(
     files: &mut Files,
     began: SystemTime,
@@ -178,7 +178,7 @@ fn write_latencies(
     for (ending, samples) in PERCENTILES.into_iter().zip([all, puts, gets]) {
         let histogram = histogram(samples.iter().map(|sample| sample.operation_latency));
         write_percentiles(files.get(ending), &histogram)
-            .with_context(|| format!("can't write the .{ending} file"))?;
+            .with_context(|| format!("cannot write the .{ending} file"))?;
     }
     let series = [Series { tag: "put", samples: puts }, Series { tag: "get", samples: gets }];
     write_intervals(
@@ -188,5 +188,5 @@ fn write_latencies(
         Duration::from_secs(1),
         &series,
     )
-    .context("can't write the interval log")
+    .context("cannot write the interval log")
 }

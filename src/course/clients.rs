@@ -1,8 +1,9 @@
-//! The course's eight clients: what they ask whom, and what they make of an answer.
+//! The course's eight clients: the requests they send, and how they check the answers.
 //!
-//! They follow the original to the letter, oddities included: a client repeats a redirected
-//! request under a new id at once and for ever, never repeats an unanswered one, and judges a
-//! get by its own last acknowledged put of that key at the moment the answer arrives.
+//! They behave exactly like the course's own clients, oddities included: a client retries a
+//! redirected request immediately, without limit and under a new id; it never retries an
+//! unanswered one; and it expects a get to return its own last acknowledged put of that key, as of
+//! the moment the answer arrives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,143 +13,143 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::types::{ClientId, Instant, NodeId, RequestId};
 
-/// How many clients there are.
+/// Number of clients.
 pub const CLIENT_COUNT: u16 = 8;
 
-/// Keys and values: 32 printable characters each.
+/// A key or a value: 32 printable characters.
 pub type Text32 = [u8; 32];
 
-/// What a client wants.
+/// An operation of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
-    /// The value of a key.
+    /// Reads a key.
     Get {
-        /// Which key: one whose put was acknowledged to this client.
+        /// A key whose put was acknowledged to this client before.
         key: Text32,
     },
-    /// To set a key.
+    /// Sets a key.
     Put {
-        /// Which key.
+        /// The key.
         key: Text32,
-        /// To what.
+        /// The new value.
         value: Text32,
     },
 }
 
-/// A request on its way to a replica.
+/// A request from a client to a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// Who asks.
+    /// The client that sends it.
     pub client: ClientId,
-    /// Who is asked.
+    /// The replica that receives it.
     pub replica: NodeId,
-    /// Whom the client believes to lead.
+    /// The leader as far as the client knows.
     pub leader: Option<NodeId>,
-    /// Its id, new for every attempt: 16 letters and digits.
+    /// The message id, new for every attempt: 16 letters and digits.
     pub mid: RequestId,
-    /// What is asked.
+    /// The requested operation.
     pub operation: Operation,
 }
 
-/// What a replica answers.
+/// The type of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AnswerKind {
-    /// Done; a get's answer carries the value.
+    /// The operation was executed; the answer to a get carries the value.
     Ok,
-    /// Ask the leader.
+    /// The client must retry at the named leader.
     Redirect,
-    /// It did not work; ask again.
+    /// The operation failed, and the client must retry.
     Fail,
 }
 
-/// An answer as it arrives at a client.
+/// A replica's answer as it arrives at a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answer<'a> {
-    /// Who answers. Nobody compares that with who was asked.
+    /// The replica that answers. It need not be the one that received the request.
     pub src: NodeId,
-    /// Whom.
+    /// The client that the answer is addressed to.
     pub client: ClientId,
-    /// Who leads, as the replica believes.
+    /// The leader as far as the replica knows.
     pub leader: Option<NodeId>,
-    /// Which request.
+    /// The message id of the request.
     pub mid: RequestId,
-    /// What.
+    /// The type of the answer.
     pub kind: AnswerKind,
-    /// The value, if it carries one.
+    /// The value, if the answer carries one.
     pub value: Option<&'a [u8]>,
 }
 
-/// What an answer comes to.
+/// How a client handles an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Received {
-    /// The request is done.
+    /// The operation is complete.
     Done,
-    /// The client asks again, if anybody is left to ask.
-    Again(Option<Request>),
-    /// That request had its answer already.
+    /// The client retries with this request; `None` if no replica is alive.
+    Retry(Option<Request>),
+    /// The request had been answered with `ok` before.
     Duplicate,
-    /// Against the rules; the text says what.
-    Wrong(String),
+    /// The answer violates the rules; the text says how.
+    Incorrect(String),
 }
 
-/// An `ok`: when it came, and how long it took.
+/// Latency of an operation that was answered with `ok`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sample {
-    /// When it arrived.
+    /// When the answer arrived.
     pub answered: Instant,
-    /// From the attempt that was answered.
+    /// Time since the attempt that was answered.
     pub latency: Duration,
-    /// From the first attempt, over all redirects.
+    /// Time since the first attempt, including all retries.
     pub operation_latency: Duration,
 }
 
-/// What the clients counted. Gets and puts apart where the course does so.
+/// Counters of all clients.
 #[derive(Clone, Debug, Default)]
 pub struct ClientCounts {
-    /// Attempts that were gets.
+    /// Attempts of gets.
     pub gets_sent: u64,
-    /// Attempts that were puts.
+    /// Attempts of puts.
     pub puts_sent: u64,
-    /// Gets that became puts because the client had nothing to get.
+    /// Gets that became puts because the client had no acknowledged key.
     pub gets_not_generated: u64,
-    /// Those of them that no replica could have prevented: the client had not asked for any put
-    /// before.
+    /// The part of `gets_not_generated` that no replica could have prevented: the client had not
+    /// sent any put before.
     pub gets_not_generated_by_luck: u64,
     /// `fail` answers to gets.
     pub gets_failed: u64,
     /// `fail` answers to puts.
     pub puts_failed: u64,
-    /// Redirects and `fail` answers.
+    /// `redirect` and `fail` answers.
     pub redirects: u64,
-    /// The most of them that one operation met.
+    /// The largest number of `redirect` and `fail` answers to one operation.
     pub redirects_max: u32,
-    /// Answers to what had been answered.
+    /// Answers to requests that had been answered with `ok` before.
     pub duplicates: u64,
-    /// Time to each answer that closed an attempt, redirects and fails included: the latency that
-    /// the course takes the median of.
+    /// Latency of every answered attempt, `redirect` and `fail` included. The course's median
+    /// latency is the median of these.
     pub latencies: Vec<Duration>,
-    /// The `ok` of gets.
+    /// Gets answered with `ok`.
     pub gets: Vec<Sample>,
-    /// The `ok` of puts.
+    /// Puts answered with `ok`.
     pub puts: Vec<Sample>,
 }
 
-/// One operation over all its attempts.
+/// An operation that is not complete, over all its attempts.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct Ongoing {
     operation: Operation,
-    /// Its place among all operations, from 0.
+    /// Position among all operations of the run, from 0.
     number: u64,
     started: Instant,
     redirects: u32,
 }
 
-/// A request under way.
+/// A request without an answer.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
-    asked: Asked,
+    ongoing: Ongoing,
     sent: Instant,
-    /// Whom it went to, if anybody lived.
+    /// The replica it was sent to; `None` if no replica was alive.
     replica: Option<NodeId>,
 }
 
@@ -157,11 +158,11 @@ struct Client {
     leader: Option<NodeId>,
     /// Attempts without an answer.
     open: BTreeMap<RequestId, Attempt>,
-    /// Acknowledged keys, in the order of their first acknowledgement, for a fair draw.
+    /// Acknowledged keys in the order of their first acknowledgement, for a uniform draw.
     keys: Vec<Text32>,
-    /// The last acknowledged value of each.
+    /// The last acknowledged value of each key.
     values: BTreeMap<Text32, Text32>,
-    /// Whether it ever asked for a put.
+    /// Whether the client has sent any put.
     has_put: bool,
 }
 
@@ -172,14 +173,14 @@ pub struct Clients {
     each: Vec<Client>,
     generator: ChaCha8Rng,
     operations: u64,
-    /// Requests that had their `ok`, of all clients.
+    /// Requests of all clients that were answered with `ok`.
     completed: BTreeSet<RequestId>,
-    /// What was counted so far.
+    /// Counters so far.
     pub counts: ClientCounts,
 }
 
 impl Clients {
-    /// Clients of a run with `replicas` replicas: numbered from 16 above their count.
+    /// Creates the clients of a run. Their ids start at `replicas + 16`.
     #[must_use]
     pub fn new(replicas: u16, generator: ChaCha8Rng) -> Clients {
         Clients {
@@ -192,7 +193,7 @@ impl Clients {
         }
     }
 
-    /// The id of the client at this place.
+    /// Returns the id of the client at `place`, from 0 to 7.
     #[must_use]
     pub fn id(&self, place: usize) -> ClientId {
         ClientId(u32::from(self.first) + u32::try_from(place).expect("eight clients"))
@@ -203,52 +204,53 @@ impl Clients {
         (place < self.each.len()).then_some(place)
     }
 
-    /// Whether one of them has this id.
+    /// Whether a client has this id.
     #[must_use]
     pub fn has(&self, id: ClientId) -> bool {
         self.place(id).is_some()
     }
 
-    /// How many operations were started.
+    /// Number of operations started so far.
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.operations
     }
 
-    /// Open attempts: gets and puts.
+    /// Returns the number of unanswered gets and of unanswered puts.
     #[must_use]
     pub fn unanswered(&self) -> (u64, u64) {
         let open = self.each.iter().flat_map(|client| client.open.values());
-        open.fold((0, 0), |(gets, puts), attempt| match attempt.asked.operation {
+        open.fold((0, 0), |(gets, puts), attempt| match attempt.ongoing.operation {
             Operation::Get { .. } => (gets + 1, puts),
             Operation::Put { .. } => (gets, puts + 1),
         })
     }
 
-    /// Open attempts: their ids, whom they were sent to, and what they ask.
+    /// Iterates over the unanswered attempts: message id, replica, operation.
     pub fn open(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.each
             .iter()
             .flat_map(|client| &client.open)
-            .map(|(mid, attempt)| (*mid, attempt.replica, attempt.asked.operation))
+            .map(|(mid, attempt)| (*mid, attempt.replica, attempt.ongoing.operation))
     }
 
-    /// How many keys were acknowledged.
+    /// Number of keys with an acknowledged put, summed over the clients.
     #[must_use]
     pub fn acknowledged_keys(&self) -> usize {
         self.each.iter().map(|client| client.keys.len()).sum()
     }
 
-    /// Nobody knows the leader any more.
+    /// Makes all clients forget the leader.
     pub fn forget_leader(&mut self) {
         for client in &mut self.each {
             client.leader = None;
         }
     }
 
-    /// The client at `place` starts an operation: a get if `get` says so and it has a key to get.
-    /// `None` if no replica lives; it stays open all the same.
-    pub fn ask(
+    /// Starts an operation of the client at `place`: a get if `get` is set and the client has an
+    /// acknowledged key, else a put. Returns the request to send, or `None` if no replica is alive;
+    /// the operation then counts as unanswered.
+    pub fn start(
         &mut self,
         now: Instant,
         place: usize,
@@ -258,7 +260,8 @@ impl Clients {
         let operation = self.choose(place, get);
         let number = self.operations;
         self.operations += 1;
-        self.send(now, place, Asked { operation, number, started: now, redirects: 0 }, living)
+        let ongoing = Ongoing { operation, number, started: now, redirects: 0 };
+        self.send(now, place, ongoing, living)
     }
 
     fn choose(&mut self, place: usize, get: bool) -> Operation {
@@ -287,10 +290,10 @@ impl Clients {
         &mut self,
         now: Instant,
         place: usize,
-        asked: Asked,
+        ongoing: Ongoing,
         living: &BTreeSet<NodeId>,
     ) -> Option<Request> {
-        match asked.operation {
+        match ongoing.operation {
             Operation::Get { .. } => self.counts.gets_sent += 1,
             Operation::Put { .. } => self.counts.puts_sent += 1,
         }
@@ -303,86 +306,86 @@ impl Clients {
             None if living.is_empty() => None,
             None => living.iter().nth(self.generator.random_range(..living.len())).copied(),
         };
-        client.open.insert(mid, Attempt { asked, sent: now, replica });
-        let (leader, operation) = (client.leader, asked.operation);
+        client.open.insert(mid, Attempt { ongoing, sent: now, replica });
+        let (leader, operation) = (client.leader, ongoing.operation);
         replica.map(|replica| Request { client: id, replica, leader, mid, operation })
     }
 
-    /// Takes an answer to a client that exists. With a put that is now acknowledged comes its
-    /// place among all operations, from 0.
+    /// Handles an answer. The second value is set when the answer acknowledges a put: the position
+    /// of that put among all operations, from 0.
     ///
     /// # Panics
-    /// If there is no such client.
+    /// If no client has the id in the answer.
     pub fn receive(
         &mut self,
         now: Instant,
         answer: &Answer<'_>,
         living: &BTreeSet<NodeId>,
     ) -> (Received, Option<u64>) {
-        let place = self.place(answer.client).expect("the caller looked the client up");
+        let place = self.place(answer.client).expect("an answer to an existing client");
         if self.completed.contains(&answer.mid) {
             self.counts.duplicates += 1;
             return (Received::Duplicate, None);
         }
         let client = &mut self.each[place];
-        let Some(Attempt { mut asked, sent, .. }) = client.open.remove(&answer.mid) else {
+        let Some(Attempt { mut ongoing, sent, .. }) = client.open.remove(&answer.mid) else {
             let text = format!(
-                "replica {} answers {:?}, which this client does not wait for (a second answer \
-                 after a redirect or a fail, or an answer to somebody else)",
-                answer.src, answer.mid
+                "replica {} answered request {:?}, which is not pending at client {:04X}: it was \
+                 already answered with redirect or fail, or belongs to another client",
+                answer.src, answer.mid, answer.client.0
             );
-            return (Received::Wrong(text), None);
+            return (Received::Incorrect(text), None);
         };
         client.leader = answer.leader;
         self.counts.latencies.push(now.since(sent));
         if answer.kind != AnswerKind::Ok {
-            asked.redirects += 1;
+            ongoing.redirects += 1;
             self.counts.redirects += 1;
-            self.counts.redirects_max = self.counts.redirects_max.max(asked.redirects);
+            self.counts.redirects_max = self.counts.redirects_max.max(ongoing.redirects);
             if answer.kind == AnswerKind::Fail {
-                match asked.operation {
+                match ongoing.operation {
                     Operation::Get { .. } => self.counts.gets_failed += 1,
                     Operation::Put { .. } => self.counts.puts_failed += 1,
                 }
             }
-            return (Received::Again(self.send(now, place, asked, living)), None);
+            return (Received::Retry(self.send(now, place, ongoing, living)), None);
         }
         self.completed.insert(answer.mid);
         let sample = Sample {
             answered: now,
             latency: now.since(sent),
-            operation_latency: now.since(asked.started),
+            operation_latency: now.since(ongoing.started),
         };
-        match asked.operation {
+        match ongoing.operation {
             Operation::Get { key } => {
                 self.counts.gets.push(sample);
-                (judge_value(answer, &client.values[&key]), None)
+                (check_value(answer, &client.values[&key]), None)
             }
             Operation::Put { key, value } => {
                 self.counts.puts.push(sample);
                 if client.values.insert(key, value).is_none() {
                     client.keys.push(key);
                 }
-                (Received::Done, Some(asked.number))
+                (Received::Done, Some(ongoing.number))
             }
         }
     }
 }
 
-/// A get's answer must carry what this client last had acknowledged for the key.
-fn judge_value(answer: &Answer<'_>, expected: &Text32) -> Received {
+/// Checks the value in the answer to a get: it must be the client's last acknowledged one.
+fn check_value(answer: &Answer<'_>, expected: &Text32) -> Received {
     match answer.value {
         Some(value) if value == expected => Received::Done,
-        Some(value) => Received::Wrong(format!(
-            "replica {} answers the get {:?} with the value `{}`, but the client's last \
-             acknowledged put of that key wrote `{}`",
+        Some(value) => Received::Incorrect(format!(
+            "replica {} answered get {:?} with the value `{}`, but the client's last acknowledged \
+             put of that key wrote `{}`",
             answer.src,
             answer.mid,
             String::from_utf8_lossy(&value[..value.len().min(64)]),
             String::from_utf8_lossy(expected)
         )),
-        None => Received::Wrong(format!(
-            "replica {} answers the get {:?} with `ok` and no value",
+        None => Received::Incorrect(format!(
+            "replica {} answered get {:?} with `ok` but without a value",
             answer.src, answer.mid
         )),
     }
@@ -393,9 +396,10 @@ fn letters_and_digits<const N: usize>(generator: &mut ChaCha8Rng) -> [u8; N] {
     std::array::from_fn(|_| ALPHABET[generator.random_range(..ALPHABET.len())])
 }
 
-/// The value that follows another (or a key): 32 hex digits that look random and depend on it
-/// alone. The course takes MD5; what counts is only that two puts over the same old value write
-/// the same new one, so that either order of them satisfies the client.
+/// Returns the value that a put writes over `before` (a value, or the key if it had none): 32
+/// pseudo-random hexadecimal digits. The course uses MD5. Any function of `before` will do: two
+/// concurrent puts over the same old value write the same new value, so the client accepts either
+/// order.
 #[must_use]
 pub fn successor(before: &Text32) -> Text32 {
     let mut digest = [0_u8; 16];
@@ -408,7 +412,7 @@ pub fn successor(before: &Text32) -> Text32 {
 }
 
 impl Operation {
-    /// The key.
+    /// The key that is read or written.
     #[must_use]
     pub const fn key(&self) -> &Text32 {
         match self {
@@ -418,8 +422,8 @@ impl Operation {
 }
 
 impl Request {
-    /// Appends the request as the course's simulator writes it, byte for byte: the JSON of
-    /// Python's `json.dumps`, with its spaces and in its order.
+    /// Appends the request as JSON, byte for byte like the course's simulator: with the spaces and
+    /// the field order of Python's `json.dumps`.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         use std::io::Write as _;
         let leader = self.leader.map_or(0xFFFF, |leader| leader.0);
@@ -472,11 +476,11 @@ mod tests {
     }
 
     fn put(clients: &mut Clients, living: &BTreeSet<NodeId>) -> Request {
-        clients.ask(at(0), 0, false, living).unwrap()
+        clients.start(at(0), 0, false, living).unwrap()
     }
 
     #[test]
-    fn ids_follow_the_replicas() {
+    fn client_ids_start_16_above_the_replica_count() {
         let (clients, _) = setup();
         assert_eq!((clients.id(0), clients.id(7)), (ClientId(0x15), ClientId(0x1C)));
         assert!(clients.has(ClientId(0x1C)) && !clients.has(ClientId(0x1D)));
@@ -484,22 +488,22 @@ mod tests {
     }
 
     #[test]
-    fn a_get_without_a_key_becomes_a_put_and_is_counted() {
+    fn get_without_known_key_becomes_a_counted_put() {
         let (mut clients, living) = setup();
-        let first = clients.ask(at(0), 0, true, &living).unwrap();
+        let first = clients.start(at(0), 0, true, &living).unwrap();
         assert!(matches!(first.operation, Operation::Put { .. }));
-        // Now a put is under way: that the second get finds no key is no longer mere luck.
-        clients.ask(at(1), 0, true, &living).unwrap();
+        // A put has been sent: that the second get finds no key is no longer bad luck.
+        clients.start(at(1), 0, true, &living).unwrap();
         assert_eq!(clients.counts.gets_not_generated, 2);
         assert_eq!(clients.counts.gets_not_generated_by_luck, 1);
         clients.receive(at(2), &reply(&first, AnswerKind::Ok), &living);
-        let third = clients.ask(at(3), 0, true, &living).unwrap();
+        let third = clients.start(at(3), 0, true, &living).unwrap();
         assert_eq!(third.operation, Operation::Get { key: *first.operation.key() });
         assert_eq!((clients.counts.gets_sent, clients.counts.puts_sent), (1, 2));
     }
 
     #[test]
-    fn every_answer_names_the_leader_for_the_next_request() {
+    fn answers_update_the_known_leader() {
         let (mut clients, mut living) = setup();
         let first = put(&mut clients, &living);
         assert_eq!(first.leader, None);
@@ -507,37 +511,41 @@ mod tests {
         let second = put(&mut clients, &living);
         assert_eq!((second.replica, second.leader), (NodeId(3), Some(NodeId(3))));
         living.remove(&NodeId(3));
-        assert_eq!(put(&mut clients, &living).leader, None, "the dead are not asked");
+        assert_eq!(put(&mut clients, &living).leader, None, "dead replicas receive no requests");
         clients.forget_leader();
         assert_eq!(put(&mut clients, &living).leader, None);
         living.clear();
-        assert_eq!(clients.ask(at(9), 0, false, &living), None);
-        assert_eq!(clients.unanswered(), (0, 4), "asked of nobody is unanswered");
+        assert_eq!(clients.start(at(9), 0, false, &living), None);
+        assert_eq!(clients.unanswered(), (0, 4), "a request that could not be sent is unanswered");
     }
 
     #[test]
-    fn a_redirect_asks_again_at_once_under_a_new_id() {
+    fn redirect_is_retried_immediately_under_a_new_id() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         let (received, _) = clients.receive(at(5), &reply(&first, AnswerKind::Redirect), &living);
-        let Received::Again(Some(second)) = received else { panic!("{received:?}") };
+        let Received::Retry(Some(second)) = received else { panic!("{received:?}") };
         assert_eq!((second.operation, second.replica), (first.operation, NodeId(3)));
         assert_ne!(second.mid, first.mid);
         let (received, _) = clients.receive(at(6), &reply(&second, AnswerKind::Fail), &living);
-        let Received::Again(Some(third)) = received else { panic!("{received:?}") };
+        let Received::Retry(Some(third)) = received else { panic!("{received:?}") };
         let (received, number) = clients.receive(at(9), &reply(&third, AnswerKind::Ok), &living);
         assert_eq!((received, number), (Received::Done, Some(0)));
         let counts = &clients.counts;
         assert_eq!((counts.redirects, counts.redirects_max, counts.puts_failed), (2, 2, 1));
         assert_eq!(counts.latencies.iter().map(Duration::as_millis).collect::<Vec<_>>(), [5, 1, 3]);
-        assert_eq!(counts.puts[0].latency.as_millis(), 3, "the course measures each attempt");
-        assert_eq!(counts.puts[0].operation_latency.as_millis(), 9, "the client waits for all");
+        assert_eq!(counts.puts[0].latency.as_millis(), 3, "latency of the last attempt");
+        assert_eq!(
+            counts.puts[0].operation_latency.as_millis(),
+            9,
+            "latency since the first attempt"
+        );
         assert_eq!(clients.operations(), 1);
     }
 
-    /// §1.8 item 2: after an `ok` a second answer is a duplicate, after a redirect a fault.
+    /// A second answer is a duplicate after `ok`, and incorrect after a redirect.
     #[test]
-    fn a_second_answer_is_a_duplicate_only_after_an_ok() {
+    fn second_answer_is_a_duplicate_only_after_ok() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);
@@ -548,22 +556,21 @@ mod tests {
         let second = put(&mut clients, &living);
         clients.receive(at(3), &reply(&second, AnswerKind::Redirect), &living);
         let (received, _) = clients.receive(at(4), &reply(&second, AnswerKind::Ok), &living);
-        assert!(matches!(received, Received::Wrong(_)));
+        assert!(matches!(received, Received::Incorrect(_)));
         assert_eq!(clients.counts.duplicates, 2);
-        // An answer to another client's request is unexpected too.
+        // An answer addressed to the wrong client is incorrect, too.
         let third = put(&mut clients, &living);
         let stray = Answer { client: clients.id(1), ..reply(&third, AnswerKind::Ok) };
-        assert!(matches!(clients.receive(at(5), &stray, &living).0, Received::Wrong(_)));
+        assert!(matches!(clients.receive(at(5), &stray, &living).0, Received::Incorrect(_)));
     }
 
-    /// §1.8 item 1: what counts is the last acknowledged put when the get's answer arrives.
     #[test]
-    fn a_get_is_judged_by_the_last_acknowledged_put_on_arrival() {
+    fn get_must_return_the_last_put_acknowledged_on_arrival() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);
         let old = successor(first.operation.key());
-        let get = clients.ask(at(2), 0, true, &living).unwrap();
+        let get = clients.start(at(2), 0, true, &living).unwrap();
         let overwrite = loop {
             let request = put(&mut clients, &living);
             if request.operation.key() == first.operation.key() {
@@ -577,20 +584,20 @@ mod tests {
         clients.receive(at(3), &reply(&overwrite, AnswerKind::Ok), &living);
         let late = Answer { value: Some(&old), ..reply(&get, AnswerKind::Ok) };
         let (received, _) = clients.receive(at(4), &late, &living);
-        let Received::Wrong(text) = received else { panic!("{received:?}") };
+        let Received::Incorrect(text) = received else { panic!("{received:?}") };
         assert!(text.contains("last acknowledged put"));
-        let get = clients.ask(at(5), 0, true, &living).unwrap();
+        let get = clients.start(at(5), 0, true, &living).unwrap();
         let new = successor(&old);
         let good = Answer { value: Some(&new), ..reply(&get, AnswerKind::Ok) };
         assert_eq!(clients.receive(at(6), &good, &living).0, Received::Done);
-        let get = clients.ask(at(7), 0, true, &living).unwrap();
+        let get = clients.start(at(7), 0, true, &living).unwrap();
         let bare = clients.receive(at(8), &reply(&get, AnswerKind::Ok), &living).0;
-        assert!(matches!(bare, Received::Wrong(_)));
+        assert!(matches!(bare, Received::Incorrect(_)));
         assert_eq!(clients.counts.duplicates, 0);
     }
 
     #[test]
-    fn requests_are_written_as_the_course_writes_them() {
+    fn requests_are_encoded_like_the_courses() {
         let (mut clients, living) = setup();
         let request = put(&mut clients, &living);
         let mut text = Vec::new();

@@ -1,10 +1,9 @@
-//! Latency files in HdrHistogram's two formats, for its plotter and log tools: the percentile text
-//! (`.hgrm`) and the interval log (`.hlog`). It writes to whatever is `io::Write` and opens no
-//! file; `bowline sim` and `perf` do that.
+//! Latency files in HdrHistogram's two formats, for its plotter and log tools: percentile
+//! distributions (`.hgrm`) and interval logs (`.hlog`). The caller opens the files.
 //!
-//! Names differ between tools: some call the percentile text `.txt` and the interval log `.hgrm`.
-//! Ours are those of HdrHistogram's own tools. Values are held in nanoseconds and shown in
-//! milliseconds.
+//! Tools differ in their file extensions; some use `.txt` for distributions and `.hgrm` for
+//! interval logs. Ours are those of HdrHistogram's own tools. Values are recorded in nanoseconds
+//! and written in milliseconds.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -17,25 +16,25 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use super::clients::Sample;
 use crate::types::Instant;
 
-/// Significant decimal digits that a histogram keeps.
+/// Significant decimal digits of a histogram.
 const DIGITS: u8 = 3;
-/// Longest latency told apart from longer ones: an hour.
+/// Longest latency that can be recorded, in nanoseconds: an hour.
 const NANOSECONDS_MAX: u64 = 3_600_000_000_000;
-/// Nanoseconds in what is shown.
+/// Nanoseconds per unit of the written values: a millisecond.
 const SHOWN_UNIT: f64 = 1e6;
-/// Rows from one percentile to half way between it and 100 %, as HdrHistogram's tools have it.
+/// Rows per halving of the distance to 100 %, as in HdrHistogram's tools.
 const TICKS_PER_HALF_DISTANCE: f64 = 5.0;
 
-/// The samples of one kind, such as all puts.
+/// The samples of one type of operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Series<'a> {
-    /// Names the kind: a word without blanks and commas.
+    /// Name of the series, without blanks and commas.
     pub tag: &'a str,
-    /// In any order.
+    /// The samples, in any order.
     pub samples: &'a [Sample],
 }
 
-/// Counts latencies. More than an hour counts as an hour, less than a nanosecond as one.
+/// Records latencies in a histogram. Values above one hour count as one hour, zero as 1 ns.
 pub fn histogram(latencies: impl IntoIterator<Item = Duration>) -> Histogram<u64> {
     let mut histogram =
         Histogram::new_with_bounds(1, NANOSECONDS_MAX, DIGITS).expect("these bounds are in order");
@@ -45,10 +44,10 @@ pub fn histogram(latencies: impl IntoIterator<Item = Duration>) -> Histogram<u64
     histogram
 }
 
-/// Writes the percentile text (`.hgrm`).
+/// Writes the percentile distribution (`.hgrm`).
 ///
 /// # Errors
-/// If `out` fails.
+/// If writing fails.
 pub fn write_percentiles(out: &mut dyn Write, histogram: &Histogram<u64>) -> io::Result<()> {
     let shown = |nanoseconds: f64| nanoseconds / SHOWN_UNIT;
     writeln!(out, "       Value     Percentile TotalCount 1/(1-Percentile)\n")?;
@@ -64,15 +63,16 @@ pub fn write_percentiles(out: &mut dyn Write, histogram: &Histogram<u64>) -> io:
     }
     let (mean, deviation) = (shown(histogram.mean()), shown(histogram.stdev()));
     let (max, total) = (shown(histogram.max() as f64), histogram.len());
-    // Two sub-buckets a step of the last digit, rounded up to a power of two.
+    // Two sub-buckets per step of the last digit, rounded up to a power of two.
     let sub_buckets = (2 * 10_u32.pow(u32::from(histogram.sigfig()))).next_power_of_two();
     writeln!(out, "#[Mean    = {mean:>12.3}, StdDeviation   = {deviation:>12.3}]")?;
     writeln!(out, "#[Max     = {max:>12.3}, Total count    = {total:>12}]")?;
     writeln!(out, "#[Buckets = {:>12}, SubBuckets     = {sub_buckets:>12}]", histogram.buckets())
 }
 
-/// The rows of the percentile text: shares of the values from 0 to 1, and what those are at most,
-/// in the histogram's unit. The last share, and no other, is 1. Empty if the histogram is.
+/// Returns the rows of the percentile distribution: a fraction from 0 to 1, and the value, in the
+/// histogram's unit, that this fraction of the samples does not exceed. Only the last fraction is
+/// 1. An empty histogram has no rows.
 pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
     rows(histogram).into_iter().map(|row| (row.percent / 100.0, row.value)).collect()
 }
@@ -80,14 +80,14 @@ pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
 struct Row {
     percent: f64,
     value: u64,
-    /// Values up to here.
+    /// Number of samples up to `value`.
     count: u64,
 }
 
 fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
-    // Not the crate's `iter_quantiles`: it adds up tenths, which drift, so that of ten values the
-    // fourth and not the third is at 30 %; and printing its `quantile()` ends on 1.0 twice, where
-    // readers stop at the first (HdrHistogram_rust issue 66). Percents add up as in the original.
+    // Not the crate's `iter_quantiles`: its sums of tenths drift, so that of ten values the fourth
+    // instead of the third is at 30 %; and its last two quantiles print as 1.0, while readers stop
+    // at the first (HdrHistogram_rust issue 66). Here percents add up as in the original.
     let mut rows = Vec::new();
     let mut percent = 0.0;
     let mut count = 0;
@@ -106,12 +106,12 @@ fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
     rows
 }
 
-/// Writes the interval log (`.hlog`, version 1.3): for every `interval` and every series that was
-/// answered something in it, a line with the histogram of whole operations, over all redirects.
-/// The run started at `start` of its own clock, which was `began` by the calendar.
+/// Writes an interval log (`.hlog`, version 1.3): one line per `interval` and series with samples
+/// in it, with the histogram of the operations' latencies, redirects included. The run started at
+/// `start` by its own clock and at `began` by the wall clock.
 ///
 /// # Errors
-/// If `out` fails, or if a tag is no word.
+/// If writing fails, or a tag is not a word.
 pub fn write_intervals(
     out: &mut dyn Write,
     began: SystemTime,
@@ -119,8 +119,8 @@ pub fn write_intervals(
     interval: Duration,
     series: &[Series<'_>],
 ) -> io::Result<()> {
-    assert!(!interval.is_zero(), "no interval is empty");
-    // Readers take lines by their time, so all series of an interval stand together.
+    assert!(!interval.is_zero(), "the interval must not be zero");
+    // Readers expect lines in order of time, so the series are interleaved.
     let mut lines = Vec::new();
     for series in series {
         let tag = word(series.tag)?;
@@ -143,10 +143,11 @@ pub fn write_intervals(
     Ok(())
 }
 
-/// Writes the head of an interval log that began at `began`; [`write_interval`] writes the rest.
+/// Writes the header of an interval log that starts at `began`. [`write_interval`] writes the
+/// lines.
 ///
 /// # Errors
-/// If `out` fails.
+/// If writing fails.
 pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()> {
     let since_epoch = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = since_epoch.as_secs_f64();
@@ -159,11 +160,11 @@ pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()>
     )
 }
 
-/// Writes one line of an interval log: what was counted of `tag` from `offset` on for `interval`.
-/// Readers want the lines in the order of time.
+/// Writes one line of an interval log: the histogram of the series `tag` for the `interval` that
+/// starts at `offset`. Readers expect the lines in order of time.
 ///
 /// # Errors
-/// If `out` fails, or if the tag is no word.
+/// If writing fails, or the tag is not a word.
 pub fn write_interval(
     out: &mut dyn Write,
     offset: Duration,
@@ -190,11 +191,10 @@ fn write_line(
 }
 
 fn word(tag: &str) -> io::Result<Tag<'_>> {
-    Tag::new(tag).ok_or_else(|| invalid(&format!("the tag `{tag}` is no word")))
+    Tag::new(tag).ok_or_else(|| invalid(&format!("the tag `{tag}` is not a word")))
 }
 
-/// From one row to the next: a fifth of the way from where the last halving of the distance to
-/// 100 % ended to where the next one will.
+/// Returns the distance to the next row: a fifth of the current halving of the distance to 100 %.
 fn percent_step(percent: f64) -> f64 {
     let halvings = (100.0 / (100.0 - percent)).log2().floor();
     100.0 / (TICKS_PER_HALF_DISTANCE * (halvings + 1.0).exp2())
@@ -235,11 +235,10 @@ mod tests {
         Ok(out)
     }
 
-    /// Equal, byte for byte, to what the original's rule makes of the histogram that the Python
-    /// package `hdrhistogram` 0.10.8 reads from our interval log of the same values, laid out as
-    /// the original lays it out.
+    /// The expected text was verified with the Python package `hdrhistogram` 0.10.8, which read our
+    /// interval log of the same values.
     #[test]
-    fn the_percentile_text_is_as_verified() {
+    fn percentile_distribution_matches_the_reference() {
         let values = [1, 2, 2, 3, 10, 50, 51, 52, 1000, 123_456];
         let expected = "
        Value     Percentile TotalCount 1/(1-Percentile)
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn no_values_give_no_rows_and_one_value_two() {
+    fn empty_histogram_has_no_rows_and_one_sample_two() {
         assert_eq!(text([]).lines().count(), 5);
         let one = text([micros(5)]);
         assert_eq!(one.lines().filter(|line| line.starts_with("       0.005 ")).count(), 2);
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_out_of_range_are_kept_at_its_ends() {
+    fn latencies_out_of_range_are_clamped() {
         let histogram = histogram([Duration::ZERO, Duration::MAX]);
         assert_eq!(histogram.len(), 2);
         assert_eq!(histogram.min(), 1);
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_log_holds_every_sample_in_its_interval() {
+    fn interval_log_has_every_sample_in_its_interval() {
         let sample = |at, latency| Sample {
             answered: START + micros(at),
             latency: Duration::ZERO,
@@ -324,13 +323,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_is_no_word_is_refused() {
+    fn tag_with_a_blank_is_rejected() {
         let error = log_of(&[Series { tag: "a put", samples: &[] }]).unwrap_err();
-        assert_eq!(error.to_string(), "interval log: the tag `a put` is no word");
+        assert_eq!(error.to_string(), "interval log: the tag `a put` is not a word");
     }
 
     #[test]
-    fn a_full_disk_is_an_error() {
+    fn failed_write_is_reported() {
         let mut full: &mut [u8] = &mut [0; 100];
         assert!(write_percentiles(&mut full, &histogram([micros(1)])).is_err());
     }

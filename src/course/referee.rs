@@ -1,8 +1,8 @@
-//! The referee of a course run: counts the messages between replicas, loses some, cuts the network
-//! in two, kills, and notes whom the messages name as leader.
+//! The referee of a scenario run: counts the messages between replicas, drops some of them,
+//! partitions the network, picks the replicas to kill, and tracks the leader that messages name.
 //!
-//! It counts what a replica sends, whatever becomes of it: a message that is lost, cut off or
-//! meant for a dead replica costs as much as one that arrives.
+//! Every message sent is counted, also one that is dropped, cut off by a partition, or addressed to
+//! a dead replica.
 
 use std::collections::BTreeSet;
 
@@ -12,79 +12,80 @@ use rand_chacha::ChaCha8Rng;
 use super::scenario::EventKind;
 use crate::types::NodeId;
 
-/// Most leaders remembered for the report.
+/// Maximum number of leaders kept for the report.
 const LEADERS_MAX: usize = 64;
 
-/// Where a message between replicas goes.
+/// Destination of a message between replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// To this one; even to the sender itself.
+    /// One replica, possibly the sender itself.
     Replica(NodeId),
-    /// To all but the sender.
+    /// All replicas but the sender.
     Broadcast,
 }
 
-/// A replica that is gone without having been killed by the simulator.
+/// The death of a replica that the simulator did not kill.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Death {
-    /// Which.
+    /// The replica.
     pub replica: NodeId,
-    /// What happened, for the report.
+    /// The cause, for the report.
     pub reason: String,
 }
 
-/// What an event came to.
+/// The effect of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Happened {
-    /// Who has to be killed now.
+pub struct EventEffect {
+    /// The replica to kill.
     pub killed: Option<NodeId>,
-    /// Whether the clients forget their leader.
-    pub forgotten: bool,
+    /// Whether the clients forget the leader.
+    pub leader_forgotten: bool,
 }
 
-/// What was counted so far.
+/// Message counters.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
-    /// Messages between replicas; each copy of a broadcast.
+    /// Messages sent between replicas; a broadcast counts once per addressee.
     pub total_msgs: u64,
-    /// Lost at random.
+    /// Messages dropped at random.
     pub dropped: u64,
-    /// Lost between the sides of a partition.
+    /// Messages cut off by a partition.
     pub cut: u64,
-    /// For replicas that do not live.
+    /// Messages to dead replicas.
     pub to_dead: u64,
-    /// Lost by the simulator itself: a socket was full.
+    /// Messages that the simulator could not deliver because a socket was full.
     pub blocked: u64,
-    /// Messages and answers against the rules.
+    /// Messages and answers that violate the rules.
     pub incorrect: u64,
-    /// The first of them, in words.
+    /// Description of the first incorrect message.
     pub first_incorrect: Option<String>,
     /// Replicas killed by events.
     pub killed: u64,
-    /// Replicas gone by themselves.
+    /// Replicas that died without an event.
     pub deaths: Vec<Death>,
-    /// Whom the messages named as leader, without repetitions in a row and without "unknown".
+    /// The leaders that messages named, in order, without consecutive repetitions and without
+    /// "unknown".
     pub leaders: Vec<NodeId>,
 }
 
-/// Referee of one run.
+/// The referee of one run.
 #[derive(Debug)]
 pub struct Referee {
     replicas: u16,
     living: BTreeSet<NodeId>,
-    /// As the last message said. May name who is dead, or no replica at all.
+    /// The leader named by the last message. It may be dead, or not exist at all.
     leader: Option<NodeId>,
-    /// One side of the partition: a bare majority. `None` while the network is whole.
+    /// One side of the partition: a bare majority. `None` while there is no partition.
     side: Option<BTreeSet<NodeId>>,
     drops: f64,
     drop_generator: ChaCha8Rng,
     event_generator: ChaCha8Rng,
-    /// What was counted so far.
+    /// Counters so far.
     pub traffic: Traffic,
 }
 
 impl Referee {
-    /// A referee over `replicas` living replicas and a whole network.
+    /// Creates a referee with `replicas` living replicas and no partition.
     #[must_use]
     pub fn new(
         replicas: u16,
@@ -104,31 +105,31 @@ impl Referee {
         }
     }
 
-    /// Who lives.
+    /// The living replicas.
     #[must_use]
     pub fn living(&self) -> &BTreeSet<NodeId> {
         &self.living
     }
 
-    /// Whom the last message named as leader.
+    /// The leader named by the last message; `None` if it named none.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.leader
     }
 
-    /// One side of the partition, if there is one.
+    /// The majority side of the partition, if there is one.
     #[must_use]
     pub fn side(&self) -> Option<&BTreeSet<NodeId>> {
         self.side.as_ref()
     }
 
-    /// From now on messages are lost with this probability.
+    /// Changes the probability that a message is dropped.
     pub fn set_drops(&mut self, drops: f64) {
         self.drops = drops;
     }
 
-    /// Notes the `leader` of a message of any kind but hello. During a partition only the side
-    /// that the simulator chose has a say.
+    /// Records the `leader` field of a message of any type but hello. During a partition only
+    /// messages from the majority side count.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
         if self.side.as_ref().is_some_and(|side| !side.contains(&src)) {
             return;
@@ -142,8 +143,8 @@ impl Referee {
         }
     }
 
-    /// Counts a message between replicas and adds to `deliver` who gets it. `src` is what the
-    /// message says; nobody checks it against the true sender.
+    /// Counts a message between replicas, and adds the replicas it must be delivered to to
+    /// `deliver`. `src` is the field of the message and is not checked against the true sender.
     pub fn route(&mut self, src: NodeId, destination: Destination, deliver: &mut Vec<NodeId>) {
         match destination {
             Destination::Replica(replica) => {
@@ -171,17 +172,17 @@ impl Referee {
         }
     }
 
-    fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
-        self.side.as_ref().is_some_and(|side| side.contains(&one) != side.contains(&other))
+    fn is_cut(&self, first: NodeId, second: NodeId) -> bool {
+        self.side.as_ref().is_some_and(|side| side.contains(&first) != side.contains(&second))
     }
 
-    /// Counts a message or an answer against the rules.
+    /// Counts a message or an answer that violates the rules.
     pub fn incorrect(&mut self, what: String) {
         self.traffic.incorrect += 1;
         self.traffic.first_incorrect.get_or_insert(what);
     }
 
-    /// A replica is gone, and not by an event. Says whether it lived.
+    /// Records the death of a replica without an event. Returns whether it was alive.
     pub fn died(&mut self, replica: NodeId, reason: String) -> bool {
         let lived = self.living.remove(&replica);
         if lived {
@@ -190,8 +191,8 @@ impl Referee {
         lived
     }
 
-    /// An event of the scenario.
-    pub fn happen(&mut self, kind: EventKind) -> Happened {
+    /// Applies an event of the scenario.
+    pub fn apply_event(&mut self, kind: EventKind) -> EventEffect {
         match kind {
             EventKind::KillLeader => self.kill_leader(),
             EventKind::KillNonLeader => self.kill_non_leader(),
@@ -199,29 +200,29 @@ impl Referee {
             EventKind::PartHard => self.part(None),
             EventKind::PartEnd => {
                 self.side = None;
-                Happened::default()
+                EventEffect::default()
             }
         }
     }
 
-    fn kill_leader(&mut self) -> Happened {
-        // With no leader known the event passes without effect. A leader's name that is no
-        // living replica's kills nobody and is forgotten all the same. (The original dies itself
-        // on a name that is no replica's at all.)
+    fn kill_leader(&mut self) -> EventEffect {
+        // Without a known leader the event has no effect. If the named leader is not a living
+        // replica, none is killed, but the name is forgotten. (The course's simulator crashes if
+        // the name is not a replica's at all.)
         match self.leader.take() {
-            Some(leader) => Happened { killed: self.kill(leader), forgotten: true },
-            None => Happened::default(),
+            Some(leader) => EventEffect { killed: self.kill(leader), leader_forgotten: true },
+            None => EventEffect::default(),
         }
     }
 
-    fn kill_non_leader(&mut self) -> Happened {
+    fn kill_non_leader(&mut self) -> EventEffect {
         if self.living.len() < 2 {
-            return Happened::default();
+            return EventEffect::default();
         }
         let others: Vec<NodeId> =
             self.living.iter().copied().filter(|replica| Some(*replica) != self.leader).collect();
         let chosen = others[self.event_generator.random_range(..others.len())];
-        Happened { killed: self.kill(chosen), forgotten: false }
+        EventEffect { killed: self.kill(chosen), leader_forgotten: false }
     }
 
     fn kill(&mut self, replica: NodeId) -> Option<NodeId> {
@@ -230,8 +231,9 @@ impl Referee {
         lived.then_some(replica)
     }
 
-    /// Cuts off a bare majority, drawn from all replicas, the dead ones too; with `keep` in it.
-    fn part(&mut self, keep: Option<NodeId>) -> Happened {
+    /// Partitions off a bare majority that includes `keep`. It is drawn from all replicas, also the
+    /// dead ones.
+    fn part(&mut self, keep: Option<NodeId>) -> EventEffect {
         let mut others: Vec<NodeId> = (0..self.replicas).map(NodeId).collect();
         let mut side = BTreeSet::new();
         let keep = keep.filter(|leader| others.contains(leader));
@@ -245,7 +247,7 @@ impl Referee {
             side.insert(others.swap_remove(self.event_generator.random_range(..others.len())));
         }
         self.side = Some(side);
-        Happened { killed: None, forgotten: keep.is_none() }
+        EventEffect { killed: None, leader_forgotten: keep.is_none() }
     }
 }
 
@@ -277,67 +279,65 @@ mod tests {
         assert_eq!(referee.traffic.total_msgs, 6);
     }
 
-    /// §1.8 item 11: the dead, the lost and the cut off cost as much.
     #[test]
-    fn what_does_not_arrive_counts_too() {
+    fn undelivered_messages_are_counted() {
         let mut lossy = referee(1.0, 1);
         assert!(routed(&mut lossy, ONE, Destination::Broadcast).is_empty());
         assert_eq!((lossy.traffic.total_msgs, lossy.traffic.dropped), (4, 4));
         let mut referee = referee(0.0, 1);
         referee.note_leader(ONE, Some(TWO));
-        assert_eq!(referee.happen(EventKind::KillLeader).killed, Some(TWO));
+        assert_eq!(referee.apply_event(EventKind::KillLeader).killed, Some(TWO));
         assert!(routed(&mut referee, ONE, Destination::Replica(TWO)).is_empty());
         assert_eq!(routed(&mut referee, ONE, Destination::Broadcast).len(), 3);
         assert_eq!((referee.traffic.total_msgs, referee.traffic.to_dead), (5, 2));
         assert_eq!(referee.traffic.killed, 1);
-        assert!(referee.traffic.deaths.is_empty(), "killed is not died");
+        assert!(referee.traffic.deaths.is_empty(), "a kill is not a death of its own");
     }
 
     #[test]
-    fn loss_is_drawn_for_each_copy() {
+    fn each_copy_of_a_broadcast_is_dropped_independently() {
         let mut referee = referee(0.3, 7);
         let arrived: usize =
             (0..1_000).map(|_| routed(&mut referee, ONE, Destination::Broadcast).len()).sum();
         assert!((2_600..3_000).contains(&arrived), "{arrived} of 4000");
     }
 
-    /// §1.8 item 4: a leader that nobody names can't be killed.
     #[test]
-    fn kill_leader_is_without_effect_where_no_leader_is_known() {
+    fn kill_leader_has_no_effect_without_a_known_leader() {
         let mut referee = referee(0.0, 1);
-        assert_eq!(referee.happen(EventKind::KillLeader), Happened::default());
+        assert_eq!(referee.apply_event(EventKind::KillLeader), EventEffect::default());
         referee.note_leader(ONE, Some(TWO));
         referee.note_leader(ONE, None);
-        assert_eq!(referee.happen(EventKind::KillLeader), Happened::default());
+        assert_eq!(referee.apply_event(EventKind::KillLeader), EventEffect::default());
         referee.note_leader(ONE, Some(NodeId(0x15)));
-        let happened = referee.happen(EventKind::KillLeader);
-        assert_eq!(happened, Happened { killed: None, forgotten: true });
+        let effect = referee.apply_event(EventKind::KillLeader);
+        assert_eq!(effect, EventEffect { killed: None, leader_forgotten: true });
         referee.note_leader(ONE, Some(TWO));
-        assert_eq!(referee.happen(EventKind::KillLeader).killed, Some(TWO));
+        assert_eq!(referee.apply_event(EventKind::KillLeader).killed, Some(TWO));
         referee.note_leader(ONE, Some(TWO));
-        assert_eq!(referee.happen(EventKind::KillLeader).killed, None, "dead already");
+        assert_eq!(referee.apply_event(EventKind::KillLeader).killed, None, "it is already dead");
         assert_eq!((referee.living().len(), referee.traffic.killed), (4, 1));
     }
 
     #[test]
-    fn kill_non_leader_spares_the_leader_and_the_last() {
+    fn kill_non_leader_spares_the_leader_and_the_last_replica() {
         for seed in 0..20 {
             let mut referee = referee(0.0, seed);
             referee.note_leader(ONE, Some(TWO));
             for _ in 0..4 {
-                assert_ne!(referee.happen(EventKind::KillNonLeader).killed, None);
+                assert_ne!(referee.apply_event(EventKind::KillNonLeader).killed, None);
             }
             assert_eq!(referee.living().iter().copied().collect::<Vec<_>>(), [TWO]);
-            assert_eq!(referee.happen(EventKind::KillNonLeader).killed, None);
+            assert_eq!(referee.apply_event(EventKind::KillNonLeader).killed, None);
         }
     }
 
     #[test]
-    fn an_easy_partition_keeps_the_leader_with_a_bare_majority() {
+    fn easy_partition_keeps_the_leader_in_the_majority() {
         for seed in 0..20 {
             let mut referee = referee(0.0, seed);
             referee.note_leader(ONE, Some(TWO));
-            assert_eq!(referee.happen(EventKind::PartEasy), Happened::default());
+            assert_eq!(referee.apply_event(EventKind::PartEasy), EventEffect::default());
             let side = referee.side().unwrap().clone();
             assert!(side.len() == 3 && side.contains(&TWO));
             assert_eq!(referee.leader(), Some(TWO));
@@ -347,8 +347,8 @@ mod tests {
             assert_eq!(routed(&mut referee, outside, Destination::Broadcast).len(), 1);
             assert_eq!((referee.traffic.total_msgs, referee.traffic.cut), (9, 6));
             referee.note_leader(outside, Some(outside));
-            assert_eq!(referee.leader(), Some(TWO), "the other side has no say");
-            referee.happen(EventKind::PartEnd);
+            assert_eq!(referee.leader(), Some(TWO), "messages of the minority side do not count");
+            referee.apply_event(EventKind::PartEnd);
             assert_eq!(routed(&mut referee, TWO, Destination::Broadcast).len(), 4);
             referee.note_leader(outside, Some(outside));
             assert_eq!(referee.leader(), Some(outside));
@@ -356,24 +356,24 @@ mod tests {
     }
 
     #[test]
-    fn a_hard_partition_forgets_the_leader_and_takes_the_dead_too() {
+    fn hard_partition_forgets_the_leader_and_includes_the_dead() {
         let mut with_dead = 0;
         for seed in 0..50 {
             let mut referee = referee(0.0, seed);
             referee.died(ONE, "gone".to_owned());
             referee.note_leader(TWO, Some(TWO));
-            let happened = referee.happen(EventKind::PartHard);
-            assert_eq!(happened, Happened { killed: None, forgotten: true });
+            let effect = referee.apply_event(EventKind::PartHard);
+            assert_eq!(effect, EventEffect { killed: None, leader_forgotten: true });
             assert_eq!((referee.leader(), referee.side().unwrap().len()), (None, 3));
             with_dead += usize::from(referee.side().unwrap().contains(&ONE));
         }
         assert!((15..45).contains(&with_dead), "{with_dead} of 50");
-        // Without a known leader an easy partition is a hard one.
-        assert!(referee(0.0, 1).happen(EventKind::PartEasy).forgotten);
+        // Without a known leader an easy partition acts like a hard one.
+        assert!(referee(0.0, 1).apply_event(EventKind::PartEasy).leader_forgotten);
     }
 
     #[test]
-    fn who_dies_is_counted_once() {
+    fn a_death_is_counted_once() {
         let mut referee = referee(0.0, 1);
         assert!(referee.died(ONE, "it exited".to_owned()));
         assert!(!referee.died(ONE, "again".to_owned()));
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_fault_is_kept_in_words() {
+    fn first_incorrect_message_is_kept() {
         let mut referee = referee(0.0, 1);
         referee.incorrect("first".to_owned());
         referee.incorrect("second".to_owned());

@@ -1,8 +1,7 @@
-//! Verdict, tiers and figures of a run, as the course judges it and a little beyond.
-//!
-//! Beyond: a failure that the request generator's own luck explains is told apart, latencies of
-//! gets and puts stand apart from redirects, and a packet storm fails the run instead of only
-//! ending it.
+//! The report on a run: verdict, tiers and figures by the course's rules, with three additions. A
+//! failure that is due to the random request generator alone is reported as unlucky, latencies are
+//! reported separately for gets and puts without redirects, and reaching the message limit fails
+//! the run instead of only ending it.
 
 use std::time::Duration;
 
@@ -13,162 +12,164 @@ use super::run::{Ending, ScenarioRun};
 use super::scenario::Scenario;
 use crate::types::NodeId;
 
-/// How a run is judged.
+/// The verdict on a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Correct.
+    /// The run is correct.
     Passed,
-    /// The course's rules fail the run, but a perfect replica might have failed it as well: the
-    /// generator drew too many gets before anything had been put (see
+    /// The course's rules fail the run, but a perfect replica could have failed it as well: the
+    /// generator drew too many gets before the clients had any key (see
     /// [`Report::unlucky_because`]).
     Unlucky,
-    /// Not correct.
+    /// The run is not correct.
     Failed,
 }
 
-/// What a metric is worth.
+/// The grade of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// Below the first threshold.
     Bonus,
-    /// Below the second.
+    /// Below the second threshold.
     Full,
-    /// Below the third.
+    /// Below the third threshold.
     Partial,
-    /// None of these.
+    /// No credit.
     None,
 }
 
-/// The four metrics' tiers.
+/// The grades of the four metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Tiers {
     /// Messages between replicas.
     pub total_msgs: Tier,
     /// `fail` answers and unanswered requests.
     pub failures: Tier,
-    /// Answers to what had been answered.
+    /// Answers to requests that had been answered with `ok`.
     pub duplicates: Tier,
-    /// Median time to any answer.
+    /// Median latency over all answers.
     pub median_latency: Tier,
 }
 
-/// Percentiles of latencies, in seconds. All zero if there were none.
+/// Latency percentiles in seconds. All are zero if there are no samples.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct Latency {
-    /// How many.
+    /// Number of samples.
     pub count: usize,
-    /// Their mean.
+    /// Mean.
     pub mean_s: f64,
-    /// Half of them were at most this; the others alike.
+    /// Median: half of the samples are at most this long. The other percentiles likewise.
     pub p50_s: f64,
-    /// 90 %.
+    /// 90th percentile.
     pub p90_s: f64,
-    /// 99 %.
+    /// 99th percentile.
     pub p99_s: f64,
-    /// 99.9 %.
+    /// 99.9th percentile.
     pub p999_s: f64,
-    /// 99.99 %.
+    /// 99.99th percentile.
     pub p9999_s: f64,
-    /// The longest.
+    /// Maximum.
     pub max_s: f64,
 }
 
-/// How long the puts stood still after an event.
+/// Unavailability for puts after an event.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Unavailability {
-    /// Which event.
+    /// Name of the event.
     pub event: &'static str,
-    /// When, in seconds since the first request.
+    /// Time of the event in seconds since the first request.
     pub at_s: f64,
-    /// Who was killed by it.
+    /// Id of the replica that the event killed.
     pub killed: Option<String>,
-    /// Until the first `ok` of a put first asked for after it. `None`: there was none.
+    /// Seconds until the first `ok` of a put that was started after the event; `None` if there was
+    /// none.
     pub seconds: Option<f64>,
 }
 
-/// Everything worth knowing of a run.
+/// The report on a run. Serialized as JSON, its field names are part of the interface.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
-    /// Which scenario.
+    /// Name of the scenario.
     pub scenario: String,
-    /// What was changed in it: see [`Scenario::with`].
+    /// Changes to the scenario as `name=value`: see [`Scenario::with`].
     pub overrides: Vec<String>,
-    /// The seed of the run.
+    /// Random seed of the run.
     pub seed: u64,
-    /// Whether it is correct by the course's rules.
+    /// Whether the run is correct by the course's rules.
     pub passed: bool,
-    /// The same with the generator's luck told apart.
+    /// The verdict, which distinguishes unlucky runs from failed ones.
     pub verdict: Verdict,
-    /// Why it is not correct, each with what it means.
+    /// Why the run is not correct; empty if it passed.
     pub reasons: Vec<String>,
-    /// Why an unlucky run is not called failed.
+    /// Why an unlucky run is not graded as failed.
     pub unlucky_because: Option<String>,
-    /// What each metric is worth, if the run is correct.
+    /// The grades, if the run is correct.
     pub tiers: Option<Tiers>,
     /// Messages between replicas.
     pub total_msgs: u64,
     /// `fail` answers and requests unanswered at the end.
     pub failures: u64,
-    /// The part of them that was never answered.
+    /// The part of `failures` that is unanswered requests.
     pub unanswered: u64,
-    /// Answers to what had been answered.
+    /// Answers to requests that had been answered with `ok`.
     pub duplicates: u64,
-    /// Median time to any answer, redirects and fails included, as the course measures it.
+    /// Median latency in seconds over all answers, `redirect` and `fail` included, as the course
+    /// measures it.
     pub median_latency_s: f64,
-    /// Redirects and fails.
+    /// `redirect` and `fail` answers.
     pub redirects: u64,
-    /// The most of them that one operation met.
+    /// The largest number of `redirect` and `fail` answers to one operation.
     pub redirects_per_operation_max: u32,
-    /// Requests that the scenario planned.
+    /// Requests planned by the scenario.
     pub requests: u64,
-    /// Gets that became puts because the client had nothing to get.
+    /// Gets that became puts because the client had no acknowledged key.
     pub gets_not_generated: u64,
-    /// Those of them that no replica could have prevented.
+    /// The part of `gets_not_generated` that no replica could have prevented.
     pub gets_not_generated_by_luck: u64,
-    /// Messages between replicas for each acknowledged put.
+    /// Messages between replicas per acknowledged put; `None` without such puts.
     pub messages_per_put: Option<f64>,
-    /// From an attempt at a get to its `ok`.
+    /// Latency of gets, from the last attempt to its `ok`.
     pub get_latency: Latency,
-    /// From an attempt at a put to its `ok`.
+    /// Latency of puts, from the last attempt to its `ok`.
     pub put_latency: Latency,
-    /// From the first attempt at a get to its `ok`, over all redirects.
+    /// Latency of gets, from the first attempt to the `ok`, redirects included.
     pub get_operation_latency: Latency,
-    /// From the first attempt at a put to its `ok`, over all redirects.
+    /// Latency of puts, from the first attempt to the `ok`, redirects included.
     pub put_operation_latency: Latency,
-    /// Share of the acknowledged puts that took at most 10 ms: no lost message was sent again in
-    /// that time.
+    /// Fraction of the acknowledged puts that took at most 10 ms, that is, without any message
+    /// being resent.
     pub put_quick_share: Option<f64>,
-    /// Median latency of those.
+    /// Median latency of those puts, in seconds.
     pub put_quick_p50_s: f64,
-    /// Elections, if the simulator can see them.
+    /// Number of elections; `None` where the simulator cannot observe them.
     pub elections: Option<u64>,
-    /// Whom the messages named as leader, one after the other.
+    /// The leaders that messages named, in order.
     pub leaders: Vec<String>,
-    /// What each event cost.
+    /// Unavailability after each event.
     pub unavailability: Vec<Unavailability>,
-    /// Messages lost at random.
+    /// Messages dropped at random.
     pub dropped: u64,
-    /// Messages lost between the sides of a partition.
+    /// Messages cut off by a partition.
     pub cut: u64,
     /// Messages lost because a socket of the simulator was full.
     pub blocked: u64,
-    /// Messages and answers against the rules.
+    /// Messages and answers that violate the rules.
     pub incorrect: u64,
     /// Replicas killed by events.
     pub killed: u64,
-    /// Replicas that died by themselves.
+    /// Replicas that died without an event.
     pub died: u64,
-    /// How long the run lasted, in its own time.
+    /// Duration of the run in seconds, by the driver's clock.
     pub seconds: f64,
 }
 
-/// What a put takes at most if none of its messages had to be sent again.
+/// Longest latency of a put of which no message was resent.
 const QUICK: Duration = Duration::from_millis(10);
 
 impl ScenarioRun {
-    /// The report on the run so far; meant for its end.
+    /// Returns the report on the run so far. Meant to be called at the end.
     #[must_use]
     pub fn report(&self) -> Report {
         let traffic = &self.referee.traffic;
@@ -194,7 +195,7 @@ impl ScenarioRun {
             failures,
             unanswered: gets_open + puts_open,
             duplicates: counts.duplicates,
-            // The course's median: the upper one of two.
+            // The course's median: of an even number, the upper of the two middle ones.
             median_latency_s: latencies.get(latencies.len() / 2).map_or(0.0, Duration::as_secs_f64),
             redirects: counts.redirects,
             redirects_per_operation_max: counts.redirects_max,
@@ -219,7 +220,7 @@ impl ScenarioRun {
             died: traffic.deaths.len() as u64,
             seconds: self.ended.map_or(0.0, |(_, at)| at.since(self.start).as_secs_f64()),
         };
-        self.judge(&mut report, gets_open, puts_open);
+        self.grade(&mut report, gets_open, puts_open);
         report
     }
 
@@ -227,7 +228,7 @@ impl ScenarioRun {
         self.outages
             .iter()
             .map(|outage| Unavailability {
-                event: outage.kind.word(),
+                event: outage.kind.name(),
                 at_s: outage.at.as_secs_f64(),
                 killed: outage.killed.map(|replica| replica.to_string()),
                 seconds: outage.until_first_put.map(|span| span.as_secs_f64()),
@@ -235,20 +236,24 @@ impl ScenarioRun {
             .collect()
     }
 
-    /// The course's seven checks in its order, then the storm, which it only warns of.
-    fn judge(&self, report: &mut Report, gets_open: u64, puts_open: u64) {
+    /// Applies the course's seven checks in its order, then the check of the message limit, for
+    /// which the course only prints a warning.
+    fn grade(&self, report: &mut Report, gets_open: u64, puts_open: u64) {
         let (traffic, scenario) = (&self.referee.traffic, &self.scenario);
         let (gets, puts) = self.planned();
         let mut reasons = Vec::new();
         if traffic.incorrect > 0 {
             let first = traffic.first_incorrect.as_deref().unwrap_or_default();
-            reasons.push(format!("{} incorrect; the first: {first}", count(traffic.incorrect)));
+            reasons.push(format!(
+                "{} incorrect; the first: {first}",
+                message_count(traffic.incorrect)
+            ));
         }
         for death in &traffic.deaths {
             reasons.push(format!("replica {} died: {}", death.replica, death.reason));
         }
         if self.clients.acknowledged_keys() == 0 {
-            reasons.push("no put was ever answered with ok".to_owned());
+            reasons.push("no put was answered with ok".to_owned());
         }
         for (word, open, planned, limit) in [
             ("gets", gets_open, gets, scenario.limits.gets_unanswered),
@@ -256,7 +261,8 @@ impl ScenarioRun {
         ] {
             if open as f64 > planned as f64 * limit {
                 reasons.push(format!(
-                    "{open} {word} were never answered, more than {limit} of {planned}"
+                    "{open} of {planned} {word} were not answered, more than the allowed fraction \
+                     {limit}"
                 ));
             }
         }
@@ -266,22 +272,23 @@ impl ScenarioRun {
         let too_few_gets = missing as f64 > allowed;
         if too_few_gets {
             reasons.push(format!(
-                "{missing} of {gets} gets could not be asked, more than {allowed:.1}: the client \
-                 had no acknowledged put yet ({} times it had not even asked for one)",
+                "{missing} of {gets} gets could not be generated, more than the allowed \
+                 {allowed:.1}: the client had no acknowledged put yet ({} times it had not even \
+                 sent one)",
                 self.clients.counts.gets_not_generated_by_luck
             ));
         }
         let least = minimum_messages(scenario);
         if (traffic.total_msgs as f64) < least {
             reasons.push(format!(
-                "{} messages between replicas are less than the {least:.0} that replication takes",
+                "{} messages between replicas, fewer than the {least:.0} that replication takes",
                 traffic.total_msgs
             ));
         }
         if self.ended() == Some(Ending::TooManyMessages) {
             reasons.push(format!(
-                "the replicas sent {} messages in {:.1} s and the scenario ends at {}: look for a \
-                 message that answers itself, or raise max_packets",
+                "the replicas sent {} messages in {:.1} s, and the limit max_packets is {}: look \
+                 for messages that trigger each other, or raise the limit",
                 traffic.total_msgs, report.seconds, scenario.max_packets
             ));
         }
@@ -300,30 +307,30 @@ impl ScenarioRun {
         report.reasons = reasons;
     }
 
-    /// Why too few gets are no replica's fault, if that is so (§1.6).
+    /// Returns why no replica is to blame for too few gets, or `None` if one may be.
     fn bad_luck(&self, missing: u64, allowed: f64, gets: u64) -> Option<String> {
         let luck = self.clients.counts.gets_not_generated_by_luck;
         if luck as f64 > allowed {
             return Some(format!(
-                "{luck} gets were drawn before their client had put anything; a perfect replica \
-                 fails too, try another seed"
+                "{luck} gets were drawn before their client had sent any put: a perfect replica \
+                 fails, too; use another seed"
             ));
         }
         let meant = self.scenario.limits.gets_not_generated_misplaced?;
         (luck > 0 && missing as f64 <= gets as f64 * meant).then(|| {
             format!(
-                "the scenario allows {meant} of the gets, but in the wrong place, where the \
-                 course's rules do not look"
+                "the scenario allows a fraction of {meant}, but outside of `tests`, where the \
+                 course's simulator ignores it"
             )
         })
     }
 }
 
-fn count(incorrect: u64) -> String {
+fn message_count(incorrect: u64) -> String {
     if incorrect == 1 { "1 message".to_owned() } else { format!("{incorrect} messages") }
 }
 
-/// Fewer messages than this can't have replicated the scenario's puts.
+/// Returns the smallest number of messages that can have replicated the scenario's puts.
 fn minimum_messages(scenario: &Scenario) -> f64 {
     f64::from(scenario.requests)
         * f64::from(scenario.replicas)
@@ -332,12 +339,12 @@ fn minimum_messages(scenario: &Scenario) -> f64 {
 }
 
 fn tiers(report: &Report, scenario: &Scenario) -> Tiers {
-    let marks = &scenario.benchmarks;
+    let thresholds = &scenario.benchmarks;
     Tiers {
-        total_msgs: Tier::of(report.total_msgs as f64, marks.total_msgs),
-        failures: Tier::of(report.failures as f64, marks.failures),
-        duplicates: Tier::of(report.duplicates as f64, marks.duplicates),
-        median_latency: Tier::of(report.median_latency_s, marks.median_latency),
+        total_msgs: Tier::of(report.total_msgs as f64, thresholds.total_msgs),
+        failures: Tier::of(report.failures as f64, thresholds.failures),
+        duplicates: Tier::of(report.duplicates as f64, thresholds.duplicates),
+        median_latency: Tier::of(report.median_latency_s, thresholds.median_latency),
     }
 }
 
@@ -345,19 +352,20 @@ fn operation_latency(samples: &[Sample]) -> Latency {
     Latency::of(samples.iter().map(|sample| sample.operation_latency))
 }
 
-/// The smallest latency that at least `share` of the sorted ones do not exceed, in seconds.
+/// Returns the smallest latency, in seconds, that a fraction of at least `share` of the sorted ones
+/// do not exceed.
 fn percentile(sorted: &[Duration], share: f64) -> f64 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a place in the list"
+        reason = "at most the length of the list"
     )]
     let rank = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).map_or(0.0, Duration::as_secs_f64)
 }
 
 impl Latency {
-    /// Percentiles of these latencies.
+    /// Computes the percentiles of `latencies`.
     pub fn of(latencies: impl Iterator<Item = Duration>) -> Latency {
         let mut sorted: Vec<Duration> = latencies.collect();
         sorted.sort_unstable();
@@ -376,7 +384,7 @@ impl Latency {
 }
 
 impl Tier {
-    /// What `value` is worth. All comparisons are strict: no count is below 0.
+    /// Grades `value`. All comparisons are strict, so a threshold of 0 is never met.
     #[must_use]
     pub fn of(value: f64, thresholds: [f64; 3]) -> Tier {
         let [bonus, full, partial] = thresholds;
@@ -388,7 +396,7 @@ impl Tier {
         }
     }
 
-    /// One letter.
+    /// The first letter of the grade in tables.
     #[must_use]
     pub const fn letter(self) -> char {
         match self {
@@ -408,19 +416,20 @@ mod tests {
     use super::*;
     use crate::types::Instant;
 
-    /// How the imagined cluster of a test behaves.
+    /// Behavior of a test's simplified cluster.
     #[derive(Clone, Copy)]
-    struct Habits {
+    struct Behavior {
+        /// Seconds from the start until requests are answered.
         answer_from: f64,
         broadcasts: usize,
         value: Option<&'static [u8]>,
         kind: AnswerKind,
     }
 
-    const SOUND: Habits =
-        Habits { answer_from: 0.0, broadcasts: 1, value: None, kind: AnswerKind::Ok };
+    const CORRECT: Behavior =
+        Behavior { answer_from: 0.0, broadcasts: 1, value: None, kind: AnswerKind::Ok };
 
-    fn run(name: &str, seed: u64, habits: Habits) -> ScenarioRun {
+    fn run(name: &str, seed: u64, behavior: Behavior) -> ScenarioRun {
         let scenario = Scenario::built_in(name).unwrap();
         let mut run = ScenarioRun::new(&scenario, seed, Instant::ZERO);
         let mut store = std::collections::BTreeMap::new();
@@ -429,14 +438,14 @@ mod tests {
             let now = run.next_event();
             run.poll(now, &mut out);
             for action in std::mem::take(&mut out) {
-                let Action::Ask(request) = action else { continue };
-                if now < Instant::ZERO + Duration::from_secs_f64(habits.answer_from) {
+                let Action::Send(request) = action else { continue };
+                if now < Instant::ZERO + Duration::from_secs_f64(behavior.answer_from) {
                     continue;
                 }
-                for _ in 0..habits.broadcasts {
+                for _ in 0..behavior.broadcasts {
                     run.route(request.replica, Destination::Broadcast, None, &mut deliver);
                 }
-                answer(&mut run, now, &request, habits, &mut store);
+                answer(&mut run, now, &request, behavior, &mut store);
             }
         }
         run
@@ -446,7 +455,7 @@ mod tests {
         run: &mut ScenarioRun,
         now: Instant,
         request: &Request,
-        habits: Habits,
+        behavior: Behavior,
         store: &mut std::collections::BTreeMap<[u8; 32], [u8; 32]>,
     ) {
         let stored = match request.operation {
@@ -458,21 +467,21 @@ mod tests {
             client: request.client,
             leader: None,
             mid: request.mid,
-            kind: habits.kind,
-            value: habits.value.or(stored.as_ref().map(|value| &value[..])),
+            kind: behavior.kind,
+            value: behavior.value.or(stored.as_ref().map(|value| &value[..])),
         };
         let later = now + Duration::from_millis(1);
         run.answer(later, &answer, &mut Vec::new());
     }
 
     #[test]
-    fn a_sound_run_passes_with_its_tiers() {
-        let report = run("simple-2", 1, SOUND).report();
+    fn correct_run_passes_with_tiers() {
+        let report = run("simple-2", 1, CORRECT).report();
         assert_eq!((report.verdict, &report.reasons), (Verdict::Passed, &Vec::new()));
         let tiers = report.tiers.unwrap();
         assert_eq!(report.total_msgs, 2_000);
         assert_eq!((tiers.total_msgs, tiers.failures), (Tier::Bonus, Tier::Full));
-        // The median is 1 ms and the threshold is 1 ms: strict, so no bonus.
+        // The median equals the threshold of 1 ms: no bonus.
         assert_eq!((tiers.duplicates, tiers.median_latency), (Tier::Full, Tier::Full));
         assert!((report.median_latency_s - 0.001).abs() < 1e-9);
         assert_eq!(report.put_latency.count + report.get_latency.count, 500);
@@ -482,29 +491,29 @@ mod tests {
     }
 
     #[test]
-    fn silence_fails_for_each_reason_of_its_own() {
-        let report = run("simple-2", 1, Habits { answer_from: 99.0, ..SOUND }).report();
+    fn unanswered_requests_fail_for_several_reasons() {
+        let report = run("simple-2", 1, Behavior { answer_from: 99.0, ..CORRECT }).report();
         assert_eq!((report.verdict, report.passed), (Verdict::Failed, false));
         assert_eq!((report.failures, report.unanswered), (500, 500));
         assert_eq!((report.tiers, report.messages_per_put), (None, None));
         let text = report.reasons.join("\n");
-        for part in ["no put was ever", "puts were never", "gets could not", "0 messages between"] {
+        for part in ["no put was", "puts were not", "gets could not", "0 messages between"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        // No get is ever asked of those who know no key: none is unanswered.
-        assert!(!text.contains("gets were never"), "{text}");
+        // Clients without a key send no gets, so none is unanswered.
+        assert!(!text.contains("gets were not"), "{text}");
     }
 
     #[test]
-    fn too_few_messages_fail() {
-        let report = run("simple-2", 1, Habits { broadcasts: 0, ..SOUND }).report();
+    fn too_few_messages_fail_the_run() {
+        let report = run("simple-2", 1, Behavior { broadcasts: 0, ..CORRECT }).report();
         assert_eq!(report.reasons.len(), 1);
-        assert!(report.reasons[0].contains("0 messages between replicas are less than the 1000"));
+        assert!(report.reasons[0].contains("0 messages between replicas, fewer than the 1000"));
     }
 
     #[test]
-    fn wrong_values_and_deaths_are_named() {
-        let mut run = run("simple-1", 1, Habits { value: Some(b"stale"), ..SOUND });
+    fn incorrect_values_and_deaths_are_reported() {
+        let mut run = run("simple-1", 1, Behavior { value: Some(b"stale"), ..CORRECT });
         run.died(NodeId(3), "it exited with code 1".to_owned());
         let report = run.report();
         let text = report.reasons.join("\n");
@@ -514,31 +523,31 @@ mod tests {
     }
 
     #[test]
-    fn fails_are_failures_and_redirects_are_not() {
-        let failing = run("simple-1", 1, Habits { kind: AnswerKind::Fail, ..SOUND }).report();
-        // Every attempt failed once, and the retry that followed was never answered.
+    fn fail_answers_are_failures_but_redirects_are_not() {
+        let failing = run("simple-1", 1, Behavior { kind: AnswerKind::Fail, ..CORRECT }).report();
+        // Every request failed once, and its retry was not answered.
         assert_eq!((failing.failures, failing.unanswered), (1_000, 500));
         let redirecting =
-            run("simple-1", 1, Habits { kind: AnswerKind::Redirect, ..SOUND }).report();
+            run("simple-1", 1, Behavior { kind: AnswerKind::Redirect, ..CORRECT }).report();
         assert_eq!((redirecting.failures, redirecting.redirects), (500, 500));
         assert_eq!(redirecting.redirects_per_operation_max, 1);
-        assert_eq!(redirecting.put_latency.count, 0, "a redirect is no put");
-        assert!(redirecting.median_latency_s > 0.0, "but the course's median counts it");
+        assert_eq!(redirecting.put_latency.count, 0, "a redirect is not an acknowledged put");
+        assert!(redirecting.median_latency_s > 0.0, "the course's median counts it");
     }
 
     #[test]
-    fn nobody_is_unlucky_with_the_default_seed() {
+    fn no_scenario_is_unlucky_with_the_default_seed() {
         for name in super::super::scenario::names() {
-            assert_eq!(run(name, 1, SOUND).report().verdict, Verdict::Passed, "{name}");
+            assert_eq!(run(name, 1, CORRECT).report().verdict, Verdict::Passed, "{name}");
         }
     }
 
-    /// §1.6: the generator alone fails about one advanced-3 run in forty.
+    /// The request generator alone fails about one advanced-3 run in forty.
     #[test]
-    fn bad_luck_is_told_apart() {
+    fn unlucky_runs_are_not_graded_as_failed() {
         let mut unlucky = 0;
         for seed in 0..300 {
-            let report = run("advanced-3", seed, SOUND).report();
+            let report = run("advanced-3", seed, CORRECT).report();
             match report.verdict {
                 Verdict::Passed => {}
                 Verdict::Unlucky => {
@@ -550,22 +559,22 @@ mod tests {
             }
         }
         assert!((1..20).contains(&unlucky), "{unlucky} of 300");
-        // A replica that answers late is not excused.
+        // A replica that starts to answer late is not excused.
         let late = (0..20).map(|seed| {
-            run("simple-1", seed, Habits { answer_from: 20.0, ..SOUND }).report().verdict
+            run("simple-1", seed, Behavior { answer_from: 20.0, ..CORRECT }).report().verdict
         });
         assert!(late.into_iter().all(|verdict| verdict == Verdict::Failed));
     }
 
     #[test]
-    fn a_storm_fails_the_run() {
-        let report = run("simple-1", 1, Habits { broadcasts: 100, ..SOUND }).report();
+    fn message_limit_fails_the_run() {
+        let report = run("simple-1", 1, Behavior { broadcasts: 100, ..CORRECT }).report();
         assert_eq!(report.verdict, Verdict::Failed);
         assert!(report.reasons[0].contains("max_packets"), "{:?}", report.reasons);
     }
 
     #[test]
-    fn tiers_are_strict() {
+    fn tier_thresholds_are_strict() {
         assert_eq!(Tier::of(0.0, [0.0, 1.0, 2.0]), Tier::Full);
         assert_eq!(Tier::of(1.0, [0.0, 1.0, 2.0]), Tier::Partial);
         assert_eq!(Tier::of(2.0, [0.0, 1.0, 2.0]), Tier::None);
@@ -573,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_samples() {
+    fn percentiles_are_taken_from_the_samples() {
         let latency = Latency::of((1..=1_000).map(Duration::from_millis));
         let millis = |seconds: f64| (seconds * 1e3).round();
         assert!(
@@ -584,8 +593,8 @@ mod tests {
     }
 
     #[test]
-    fn the_json_has_the_promised_fields() {
-        let value = serde_json::to_value(run("simple-1", 1, SOUND).report()).unwrap();
+    fn json_has_the_documented_fields() {
+        let value = serde_json::to_value(run("simple-1", 1, CORRECT).report()).unwrap();
         for field in [
             "scenario",
             "passed",

@@ -1,5 +1,5 @@
-//! One run of a scenario: the clients' requests, the events and the end on one schedule. What a
-//! simulator drives, the one with real processes and the virtual one alike.
+//! One run of a scenario: the schedule of client requests and events, until the run ends. Both
+//! simulators drive it, the process simulator and the virtual one.
 //!
 //! A driver polls the run whenever [`ScenarioRun::next_event`] has come, hands it what the replicas
 //! send
@@ -17,51 +17,53 @@ use super::scenario::{EventKind, Scenario};
 use super::{Stream, generator};
 use crate::types::{ClientId, Instant, NodeId, RequestId};
 
-/// What the driver has to do, in this order.
+/// An action for the driver. Actions are carried out in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Pass this request on to its replica. It is neither lost nor cut off.
-    Ask(Request),
-    /// Kill this replica at once: nothing that it sends from now on is heard.
+    /// Deliver this request to its replica. Client traffic is never lost or partitioned.
+    Send(Request),
+    /// Kill this replica immediately; ignore everything it sends from now on.
     Kill(NodeId),
 }
 
-/// Why a run is over.
+/// Why a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// Its time is up.
+    /// The scenario's lifetime is over.
     Time,
-    /// The replicas sent as many messages as the scenario allows.
+    /// The replicas sent `max_packets` messages.
     TooManyMessages,
-    /// No replica lives.
-    NobodyLives,
+    /// No replica is alive.
+    NoReplicaAlive,
 }
 
-/// What an event came to, and how long the puts stood still after it.
+/// An event that has occurred, and how long puts were unavailable after it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Outage {
-    /// Which event.
+    /// The event.
     pub kind: EventKind,
-    /// When it happened, since the first request.
+    /// Time of the event since the first request.
     pub at: Duration,
-    /// Who was killed by it.
+    /// The replica that the event killed.
     pub killed: Option<NodeId>,
-    /// From the event to the first `ok` of a put that was first asked for after it.
+    /// Time from the event to the first `ok` of a put that was started after it.
     pub until_first_put: Option<Duration>,
-    happened: Instant,
-    /// So many operations had been started.
-    operations: u64,
+    began: Instant,
+    /// Operations started before the event.
+    operations_before: u64,
 }
 
 /// A planned request.
 #[derive(Clone, Copy, Debug)]
 struct Planned {
+    /// Time since the first request.
     at: Duration,
+    /// Position of the client, from 0.
     client: u16,
     get: bool,
 }
 
-/// One run.
+/// One run of a scenario.
 #[derive(Debug)]
 pub struct ScenarioRun {
     pub(super) scenario: Scenario,
@@ -77,8 +79,8 @@ pub struct ScenarioRun {
 }
 
 impl ScenarioRun {
-    /// A run of `scenario` that starts now: the first request is due after the scenario's
-    /// `start_wait`. Everything random in it follows from `seed`.
+    /// Creates a run of `scenario` that starts at `start`. The first request is due `start_wait`
+    /// later. `seed` determines everything random in the run.
     #[must_use]
     pub fn new(scenario: &Scenario, seed: u64, start: Instant) -> ScenarioRun {
         ScenarioRun {
@@ -100,13 +102,14 @@ impl ScenarioRun {
         }
     }
 
-    /// When the run started, by the driver's clock.
+    /// The start of the run, by the driver's clock.
     #[must_use]
     pub fn start(&self) -> Instant {
         self.start
     }
 
-    /// When to poll next. The end of the run counts; after it, never.
+    /// Returns when [`ScenarioRun::poll`] is due next: at the next request or event, or at the end
+    /// of the run; [`Instant::MAX`] after the end.
     #[must_use]
     pub fn next_event(&self) -> Instant {
         if self.ended.is_some() {
@@ -119,7 +122,8 @@ impl ScenarioRun {
         due.unwrap_or(Instant::MAX).min(self.start + self.scenario.lifetime())
     }
 
-    /// Does what is due: requests, events, the end. Harmless if called early.
+    /// Performs everything that is due: requests, events, the end of the run. Does nothing if
+    /// called too early.
     pub fn poll(&mut self, now: Instant, out: &mut Vec<Action>) {
         loop {
             self.check_end(now);
@@ -129,16 +133,18 @@ impl ScenarioRun {
             let request = self.plan.get(self.next_request).copied();
             let event = self.scenario.events.get(self.next_event).copied();
             match (request, event) {
-                // A request at the same time goes first, as the original's rounding makes it:
-                // it reaches a leader that is killed an instant later (§1.8 item 13).
+                // At equal times the request comes first, as in the course's simulator, where
+                // rounding errors have that effect: it reaches a leader that is killed right after.
                 (Some(planned), event) if event.is_none_or(|event| planned.at <= event.at) => {
                     self.next_request += 1;
                     let (place, living) = (usize::from(planned.client), self.referee.living());
-                    out.extend(self.clients.ask(now, place, planned.get, living).map(Action::Ask));
+                    out.extend(
+                        self.clients.start(now, place, planned.get, living).map(Action::Send),
+                    );
                 }
                 (_, Some(event)) => {
                     self.next_event += 1;
-                    self.happen(now, event.kind, out);
+                    self.apply_event(now, event.kind, out);
                 }
                 (_, None) => return,
             }
@@ -150,7 +156,7 @@ impl ScenarioRun {
             return;
         }
         let ending = if self.referee.living().is_empty() {
-            Ending::NobodyLives
+            Ending::NoReplicaAlive
         } else if self.referee.traffic.total_msgs >= self.scenario.max_packets {
             Ending::TooManyMessages
         } else if now >= self.start + self.scenario.lifetime() {
@@ -161,30 +167,30 @@ impl ScenarioRun {
         self.ended = Some((ending, now));
     }
 
-    fn happen(&mut self, now: Instant, kind: EventKind, out: &mut Vec<Action>) {
-        let happened = self.referee.happen(kind);
-        if happened.forgotten {
+    fn apply_event(&mut self, now: Instant, kind: EventKind, out: &mut Vec<Action>) {
+        let effect = self.referee.apply_event(kind);
+        if effect.leader_forgotten {
             self.clients.forget_leader();
         }
         self.outages.push(Outage {
             kind,
             at: now.since(self.start + self.scenario.start_wait),
-            killed: happened.killed,
+            killed: effect.killed,
             until_first_put: None,
-            happened: now,
-            operations: self.clients.operations(),
+            began: now,
+            operations_before: self.clients.operations(),
         });
-        out.extend(happened.killed.map(Action::Kill));
+        out.extend(effect.killed.map(Action::Kill));
     }
 
-    /// Why the run is over, once it is. A driver then stops and asks for the report.
+    /// Returns why the run ended; `None` while it is running.
     #[must_use]
     pub fn ended(&self) -> Option<Ending> {
         self.ended.map(|(ending, _)| ending)
     }
 
-    /// A message between replicas: counts it and adds to `deliver` who gets it. `leader` is
-    /// whom it names, `src` whom it names as its sender.
+    /// Routes a message between replicas: counts it, and adds the replicas it must be delivered to
+    /// to `deliver`. `src` and `leader` are the fields of the message.
     pub fn route(
         &mut self,
         src: NodeId,
@@ -196,12 +202,13 @@ impl ScenarioRun {
         self.referee.route(src, destination, deliver);
     }
 
-    /// An answer to a client. A redirected request goes out again at once.
+    /// Handles an answer to a client. A redirected request is retried immediately.
     pub fn answer(&mut self, now: Instant, answer: &Answer<'_>, out: &mut Vec<Action>) {
         self.referee.note_leader(answer.src, answer.leader);
         if !self.clients.has(answer.client) {
             let text = format!(
-                "replica {} answers to {:04X}, which is nobody's id; copy `src` of the request",
+                "replica {} answered {:04X}, which is no client's id; copy `src` of the request to \
+                 `dst`",
                 answer.src, answer.client.0
             );
             return self.referee.incorrect(text);
@@ -209,40 +216,41 @@ impl ScenarioRun {
         let (received, acknowledged) = self.clients.receive(now, answer, self.referee.living());
         match received {
             Received::Done | Received::Duplicate => {}
-            Received::Again(request) => out.extend(request.map(Action::Ask)),
-            Received::Wrong(what) => self.referee.incorrect(what),
+            Received::Retry(request) => out.extend(request.map(Action::Send)),
+            Received::Incorrect(what) => self.referee.incorrect(what),
         }
         if let Some(number) = acknowledged {
             for outage in &mut self.outages {
-                if outage.until_first_put.is_none() && number >= outage.operations {
-                    outage.until_first_put = Some(now.since(outage.happened));
+                if outage.until_first_put.is_none() && number >= outage.operations_before {
+                    outage.until_first_put = Some(now.since(outage.began));
                 }
             }
         }
     }
 
-    /// Notes the leader that a message names which is otherwise against the rules: the original
-    /// looks at it before it looks at the destination.
+    /// Records the `leader` field of a message that is otherwise incorrect: like the course's
+    /// simulator, which reads it before it checks the destination.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
         self.referee.note_leader(src, leader);
     }
 
-    /// A message against the rules; `what` names it in words for the report.
+    /// Counts an incorrect message; `what` describes it in the report.
     pub fn incorrect(&mut self, what: String) {
         self.referee.incorrect(what);
     }
 
-    /// A replica is gone by itself, or has to be given up.
+    /// Records that a replica exited, or has to be given up, without having been killed by an
+    /// event.
     pub fn died(&mut self, replica: NodeId, reason: String) {
         self.referee.died(replica, reason);
     }
 
-    /// A message that the simulator could not pass on because a socket was full.
+    /// Counts a message that the simulator could not deliver because a socket was full.
     pub fn blocked(&mut self) {
         self.referee.traffic.blocked += 1;
     }
 
-    /// Whether a replica lives, as far as the run knows.
+    /// Whether a replica is alive: neither killed nor reported dead.
     #[must_use]
     pub fn is_alive(&self, replica: NodeId) -> bool {
         self.referee.living().contains(&replica)
@@ -254,30 +262,30 @@ impl ScenarioRun {
         self.clients.has(id)
     }
 
-    /// From now on messages are lost with this probability.
+    /// Changes the probability that a message between replicas is lost.
     pub fn set_drops(&mut self, drops: f64) {
         self.referee.set_drops(drops);
     }
 
-    /// The referee, to look at: leader, partition, traffic.
+    /// The referee: current leader, partition, message counts.
     #[must_use]
     pub fn referee(&self) -> &Referee {
         &self.referee
     }
 
-    /// The clients, to look at: their tallies and samples.
+    /// The clients: their counters and latency samples.
     #[must_use]
     pub fn clients(&self) -> &Clients {
         &self.clients
     }
 
-    /// Requests without an answer: their ids, whom they were sent to, and what they ask.
+    /// Iterates over the unanswered requests: message id, replica, operation.
     pub fn open_requests(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.clients.open()
     }
 
-    /// The others, as replica `id` is told of them: in an order of the run's own, so that nobody
-    /// takes a role from it.
+    /// Returns the ids of the other replicas in the order of replica `id`'s command line. The order
+    /// is random, so that no replica derives a role from it.
     #[must_use]
     pub fn others(&self, id: NodeId) -> Vec<NodeId> {
         let mut others: Vec<NodeId> =
@@ -288,7 +296,7 @@ impl ScenarioRun {
         others
     }
 
-    /// Planned gets and puts.
+    /// Returns the number of planned gets and of planned puts.
     #[must_use]
     pub fn planned(&self) -> (u64, u64) {
         let gets = self.plan.iter().filter(|planned| planned.get).count() as u64;
@@ -296,7 +304,8 @@ impl ScenarioRun {
     }
 }
 
-/// Requests evenly over the window, each from a random client, a get with the probability `mix`.
+/// Spaces the requests evenly over the window. Each comes from a random client, and is a get with
+/// probability `mix`.
 fn plan(scenario: &Scenario, seed: u64) -> Vec<Planned> {
     let mut generator = generator(seed, Stream::Plan);
     let window = scenario.window.as_nanos();
@@ -321,7 +330,8 @@ mod tests {
         Instant::ZERO + Duration::from_secs_f64(seconds)
     }
 
-    /// Lets an imagined, perfect cluster answer each request at once; says when it was asked.
+    /// Runs until `until` with a perfect cluster that answers each request immediately. Returns the
+    /// actions of the run.
     fn play(run: &mut ScenarioRun, until: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         let mut store = std::collections::BTreeMap::new();
@@ -330,7 +340,7 @@ mod tests {
             let mut new = Vec::new();
             run.poll(now, &mut new);
             for action in &new {
-                if let Action::Ask(request) = action {
+                if let Action::Send(request) = action {
                     let value = match request.operation {
                         Operation::Get { key } => Some(store[&key]),
                         Operation::Put { key, value } => {
@@ -369,14 +379,14 @@ mod tests {
         assert_eq!(out.len(), 1);
         assert_eq!(run.next_event(), at(5.15));
         run.poll(at(6.0), &mut out);
-        assert_eq!(out.len(), 7, "what was missed is made up for");
+        assert_eq!(out.len(), 7, "a late poll catches up");
         let (gets, puts) = run.planned();
         assert_eq!(gets + puts, 200);
         assert!((20..65).contains(&gets), "{gets}");
     }
 
     #[test]
-    fn a_run_ends_with_its_time() {
+    fn run_ends_with_its_lifetime() {
         let mut run = run("simple-1");
         let asked = play(&mut run, Instant::MAX);
         assert_eq!(asked.len(), 500);
@@ -385,9 +395,8 @@ mod tests {
         assert_eq!(run.next_event(), Instant::MAX);
     }
 
-    /// §1.8 item 13: the request at the very time of a kill reaches the leader before it.
     #[test]
-    fn a_request_at_the_time_of_an_event_goes_first() {
+    fn request_due_with_a_kill_reaches_the_leader_first() {
         let mut run = run("crash-4");
         play(&mut run, at(12.9));
         assert_eq!(run.next_event(), at(13.0));
@@ -396,20 +405,20 @@ mod tests {
         assert!(
             matches!(
                 out[..],
-                [Action::Ask(Request { replica: NodeId(1), .. }), Action::Kill(NodeId(1))]
+                [Action::Send(Request { replica: NodeId(1), .. }), Action::Kill(NodeId(1))]
             ),
             "{out:?}"
         );
         assert_eq!(run.clients.unanswered().0 + run.clients.unanswered().1, 1);
         out.clear();
         run.poll(at(13.1), &mut out);
-        let [Action::Ask(request)] = out[..] else { panic!("{out:?}") };
-        assert_eq!(request.leader, None, "the clients forgot the dead leader");
+        let [Action::Send(request)] = out[..] else { panic!("{out:?}") };
+        assert_eq!(request.leader, None, "the clients forget the dead leader");
         assert!(!run.is_alive(NodeId(1)));
     }
 
     #[test]
-    fn too_many_messages_end_a_run() {
+    fn message_limit_ends_a_run() {
         let mut run = run("simple-1");
         let mut deliver = Vec::new();
         for _ in 0..5_000 {
@@ -420,17 +429,17 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_replicas_is_over() {
+    fn run_ends_without_living_replicas() {
         let mut run = run("simple-1");
         for replica in 0..5 {
             run.died(NodeId(replica), "it exited".to_owned());
         }
         run.poll(at(1.0), &mut Vec::new());
-        assert_eq!(run.ended(), Some(Ending::NobodyLives));
+        assert_eq!(run.ended(), Some(Ending::NoReplicaAlive));
     }
 
     #[test]
-    fn an_outage_ends_with_a_put_asked_for_after_the_event() {
+    fn outage_ends_with_a_put_started_after_the_event() {
         let mut run = run("crash-3");
         play(&mut run, at(14.95));
         let mut out = Vec::new();
@@ -438,7 +447,7 @@ mod tests {
             out.clear();
             let now = run.next_event();
             run.poll(now, &mut out);
-            if let Some(Action::Ask(request)) = out.first()
+            if let Some(Action::Send(request)) = out.first()
                 && matches!(request.operation, Operation::Put { .. })
             {
                 break *request;
@@ -457,12 +466,12 @@ mod tests {
         };
         run.answer(at(16.0), &answer(put), &mut Vec::new());
         let before = put.mid;
-        assert_eq!(run.outages[0].until_first_put, None, "{before:?} was asked for before");
+        assert_eq!(run.outages[0].until_first_put, None, "{before:?} was started before the event");
         let put = loop {
             out.clear();
             let now = run.next_event();
             run.poll(now, &mut out);
-            if let Some(Action::Ask(request)) = out.first()
+            if let Some(Action::Send(request)) = out.first()
                 && matches!(request.operation, Operation::Put { .. })
             {
                 break *request;
@@ -474,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_nobody_is_incorrect_but_names_the_leader() {
+    fn answer_to_unknown_client_is_incorrect_but_names_the_leader() {
         let mut run = run("simple-1");
         let answer = Answer {
             src: NodeId(2),
@@ -489,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_are_told_the_others_in_an_order_of_their_own() {
+    fn peer_order_differs_between_replicas() {
         let run = run("simple-1");
         let told: Vec<Vec<NodeId>> = (0..5).map(|id| run.others(NodeId(id))).collect();
         for (id, others) in told.iter().enumerate() {
@@ -502,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_a_run() {
+    fn same_seed_gives_the_same_run() {
         let asked = |seed| {
             let scenario = Scenario::built_in("crash-2").unwrap();
             play(&mut ScenarioRun::new(&scenario, seed, Instant::ZERO), Instant::MAX)

@@ -1,150 +1,150 @@
-//! Scenario files: what is asked, how often, what goes wrong when, and how the result is judged.
+//! Scenarios: number of replicas, load, faults on a schedule, and the limits for grading a run.
 //!
-//! The schema is that of the course's own files, so either side's files load on the other. A
-//! scenario is checked once, in `scenario_file.rs`; everything behind takes its fields as
-//! sound.
+//! Scenario files have the schema of the course's simulator, so files can be exchanged with it. A
+//! scenario is validated once, in `scenario_file.rs`; all other code relies on that.
 
 use std::time::Duration;
 
-/// A checked scenario.
+/// A validated scenario.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Scenario {
-    /// Its name, or the file it came from.
+    /// Name of a built-in scenario, or path of the file.
     pub name: String,
-    /// One line for people. The course's simulator ignores it.
+    /// One-line description. The course's simulator ignores it.
     pub description: String,
-    /// How long requests are sent. The whole run lasts longer by both waits.
+    /// Duration of the requests. The run lasts longer by `start_wait` and `end_wait`.
     pub window: Duration,
-    /// How many replicas.
+    /// Number of replicas, 3 to 21.
     pub replicas: u16,
-    /// How many requests, evenly spaced over the window.
+    /// Number of requests, evenly spaced over the window.
     pub requests: u32,
-    /// The seed that the file asks for.
+    /// Random seed given in the file.
     pub seed: Option<u64>,
-    /// Share of gets.
+    /// Fraction of requests that are gets, 0 to 1.
     pub mix: f64,
-    /// From the start to the first request.
+    /// Time from the start of the run to the first request.
     pub start_wait: Duration,
-    /// From the end of the window to the end of the run.
+    /// Time from the end of the window to the end of the run.
     pub end_wait: Duration,
-    /// Probability that a message between replicas is lost.
+    /// Probability that a message between replicas is lost, 0 to 1.
     pub drops: f64,
-    /// So many messages between replicas end the run.
+    /// Number of messages between replicas that ends the run.
     pub max_packets: u64,
-    /// What goes wrong, in order of time.
+    /// Faults, in order of time.
     pub events: Vec<Event>,
-    /// Within what a run is correct.
+    /// Limits within which a run is correct.
     pub limits: Limits,
-    /// What a correct run is worth.
+    /// Grading of a correct run.
     pub benchmarks: Benchmarks,
-    /// What [`Scenario::with`] changed, for the report.
+    /// Fields changed by [`Scenario::with`] as `name=value`, for the report.
     pub overridden: Vec<String>,
 }
 
-/// Something that happens during a run.
+/// A scheduled fault, or its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// Time since the first request (not since the start).
+    /// Time since the first request (not since the start of the run).
     pub at: Duration,
-    /// What.
+    /// The type of event.
     pub kind: EventKind,
 }
 
-/// What can happen.
+/// The type of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventKind {
-    /// The replica that the messages name as leader is killed.
+    /// Kills the replica that messages name as leader.
     KillLeader,
-    /// Another one is.
+    /// Kills a random other replica.
     KillNonLeader,
-    /// The network splits; the leader and a bare majority are on one side.
+    /// Partitions the network; one side is a bare majority that includes the leader.
     PartEasy,
-    /// The network splits; a random bare majority is on one side.
+    /// Partitions the network; one side is a random bare majority.
     PartHard,
-    /// All links are back.
+    /// Ends the partition.
     PartEnd,
 }
 
-/// Within what a run counts as correct.
+/// Limits within which a run is correct. All are fractions, 0 to 1.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Limits {
-    /// Share of the planned gets that may stay unanswered.
+    /// Fraction of the planned gets that may stay unanswered.
     pub gets_unanswered: f64,
-    /// Share of the planned puts that may stay unanswered.
+    /// Fraction of the planned puts that may stay unanswered.
     pub puts_unanswered: f64,
-    /// Share of the planned gets that may become puts because the client has nothing to get yet.
+    /// Fraction of the planned gets that may become puts because the client has no acknowledged key
+    /// yet.
     pub gets_not_generated: f64,
-    /// The same as the file meant it, where it has the key in the wrong place: the course's
-    /// simulator looks for it inside `tests` only and keeps to its default. So do we; but a run
-    /// that fails by this difference is called unlucky, not failed.
+    /// The value of `gets_not_generated` that a file specifies outside of `tests`. The course's
+    /// simulator reads that field inside `tests` only and else applies its default. So do we, but
+    /// a run that fails because of the difference is graded as unlucky instead of failed.
     pub gets_not_generated_misplaced: Option<f64>,
-    /// Share of the appends that may be saved by batching before there are too few messages.
+    /// Fraction of the appends that batching may save before the run has too few messages.
     pub appends_batched: f64,
 }
 
-/// Three thresholds a metric: below the first is the bonus, below the second full credit, below
-/// the third partial credit.
+/// Three thresholds per metric: bonus below the first, full credit below the second, partial credit
+/// below the third.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Benchmarks {
     /// Messages between replicas.
     pub total_msgs: [f64; 3],
-    /// `fail` answers and requests never answered.
+    /// `fail` answers and unanswered requests.
     pub failures: [f64; 3],
-    /// Answers to what had been answered.
+    /// Answers to requests that had been answered with `ok`.
     pub duplicates: [f64; 3],
-    /// Median time to any answer, in seconds.
+    /// Median latency over all answers, redirects included, in seconds.
     pub median_latency: [f64; 3],
 }
 
-/// What the performance mode changes in a scenario; `None` leaves it.
+/// Changes to a scenario from the command line; `None` keeps the scenario's value.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Overrides {
-    /// Requests a second.
+    /// Requests per second.
     pub rate: Option<f64>,
-    /// Requests in all.
+    /// Total number of requests.
     pub requests: Option<u32>,
-    /// Length of the window in seconds.
+    /// Duration of the window in seconds.
     pub seconds: Option<f64>,
-    /// Replicas.
+    /// Number of replicas.
     pub replicas: Option<u16>,
-    /// Probability of loss.
+    /// Probability that a message between replicas is lost.
     pub drops: Option<f64>,
 }
 
-/// What is wrong with a scenario, and what to write instead.
+/// An invalid scenario, with the correction.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ScenarioError {
-    /// The text is no JSON.
+    /// The text is not JSON.
     #[error(
-        "{file}: not JSON ({problem}); a scenario is one JSON object such as those in \
-         src/sim/scenarios"
+        "{file}: not JSON ({problem}); a scenario is a JSON object, see src/course/scenarios for \
+         examples"
     )]
     NotJson {
-        /// Which file.
+        /// Path of the file.
         file: String,
-        /// What the parser says, with line and column.
+        /// The parser's message, with line and column.
         problem: String,
     },
-    /// A field that can't be left out is.
+    /// A required field is missing.
     #[error("{file}: `{field}` is missing; {advice}")]
     Missing {
-        /// Which file.
+        /// Path of the file.
         file: String,
-        /// Which field.
+        /// Name of the field.
         field: String,
-        /// What to write.
+        /// The correction.
         advice: String,
     },
-    /// A field holds what it can't.
+    /// A field has an invalid value.
     #[error("{file}: `{field}` is {value}; {advice}")]
-    Wrong {
-        /// Which file, or the command line.
+    Invalid {
+        /// Path of the file, or `command line`.
         file: String,
-        /// Which field.
+        /// Name of the field.
         field: String,
-        /// What it holds.
+        /// The value.
         value: String,
-        /// What to write instead.
+        /// The correction.
         advice: String,
     },
     /// No built-in scenario has this name.
@@ -153,7 +153,7 @@ pub enum ScenarioError {
         names().collect::<Vec<_>>().join(", ")
     )]
     UnknownName {
-        /// The name that was asked for.
+        /// The unknown name.
         name: String,
     },
 }
@@ -185,15 +185,15 @@ static BUILT_IN: [(&str, &str); 17] = built_in![
     "advanced-4"
 ];
 
-/// Names of the built-in scenarios, in the course's order.
+/// Returns the names of the built-in scenarios, in the course's order.
 pub fn names() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|(name, _)| *name)
 }
 
 impl EventKind {
-    /// The word in the files.
+    /// Name of the event in scenario files.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             EventKind::KillLeader => "kill_leader",
             EventKind::KillNonLeader => "kill_non_leader",
@@ -203,19 +203,19 @@ impl EventKind {
         }
     }
 
-    pub(crate) fn from_word(word: &str) -> Option<EventKind> {
+    pub(crate) fn by_name(name: &str) -> Option<EventKind> {
         use EventKind::{KillLeader, KillNonLeader, PartEasy, PartEnd, PartHard};
         [KillLeader, KillNonLeader, PartEasy, PartHard, PartEnd]
             .into_iter()
-            .find(|kind| kind.word() == word)
+            .find(|kind| kind.name() == name)
     }
 }
 
 impl Scenario {
-    /// The built-in scenario of this name.
+    /// Returns the built-in scenario of this name.
     ///
     /// # Errors
-    /// If there is none; the error lists the names.
+    /// If there is none. The error lists all names.
     pub fn built_in(name: &str) -> Result<Scenario, ScenarioError> {
         let (name, text) = BUILT_IN
             .iter()
@@ -224,21 +224,21 @@ impl Scenario {
         Scenario::parse(name, text)
     }
 
-    /// From the start to the end of a run.
+    /// Duration of a whole run: both waits and the window.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         self.start_wait + self.window + self.end_wait
     }
 
-    /// The scenario with some numbers changed. Who changes the length keeps the rate, unless the
-    /// rate or the count is given too; the events keep their places in the window. The limit on
-    /// messages grows with the number of requests, as in the course's files (20,000 for 500
-    /// requests at 5 replicas).
+    /// Returns the scenario with `overrides` applied. A new duration keeps the request rate, unless
+    /// the rate or the number of requests is given too. Events move in proportion to the duration.
+    /// The message limit grows with the number of requests, as in the course's files (20,000 for
+    /// 500 requests at 5 replicas).
     ///
     /// # Errors
-    /// If a number is out of its range, or rate, requests and seconds contradict each other.
+    /// If a number is out of range, or rate, requests and seconds are all given.
     pub fn with(mut self, overrides: &Overrides) -> Result<Scenario, ScenarioError> {
-        let wrong = |field: &str, value: String, advice: &str| ScenarioError::Wrong {
+        let invalid = |field: &str, value: String, advice: &str| ScenarioError::Invalid {
             file: "command line".to_owned(),
             field: field.to_owned(),
             value,
@@ -249,20 +249,20 @@ impl Scenario {
         }
         let positive = |field: &str, value: Option<f64>| match value {
             Some(value) if !(value.is_finite() && value > 0.0 && value <= 1e6) => {
-                Err(wrong(field, value.to_string(), "give a number above 0 and up to 1000000"))
+                Err(invalid(field, value.to_string(), "must be above 0 and at most 1000000"))
             }
             _ => Ok(()),
         };
         positive("--rate", overrides.rate)?;
         positive("--seconds", overrides.seconds)?;
         if overrides.requests == Some(0) {
-            return Err(wrong("--requests", "0".to_owned(), "give at least 1"));
+            return Err(invalid("--requests", "0".to_owned(), "must be at least 1"));
         }
         if overrides.rate.is_some() && overrides.requests.is_some() && overrides.seconds.is_some() {
-            return Err(wrong(
+            return Err(invalid(
                 "--seconds",
-                "given beside --rate and --requests".to_owned(),
-                "give two of the three; the third follows",
+                "given together with --rate and --requests".to_owned(),
+                "two of the three determine the third; give only two of the three",
             ));
         }
         let old_window = self.window.as_secs_f64();
@@ -274,23 +274,31 @@ impl Scenario {
         };
         let requests = overrides.requests.map_or(rate * seconds, f64::from).round().max(1.0);
         if requests > 1e9 {
-            return Err(wrong("--rate", rate.to_string(), "keep to 1000000000 requests in all"));
+            return Err(invalid(
+                "--rate",
+                rate.to_string(),
+                "must not exceed 1000000000 requests in all",
+            ));
         }
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "between 1 and a thousand million"
+            reason = "between 1 and 10^9"
         )]
         let requests = requests as u32;
         if let Some(replicas) = overrides.replicas {
             if !(3..=21).contains(&replicas) {
-                return Err(wrong("--replicas", replicas.to_string(), "give 3 to 21"));
+                return Err(invalid("--replicas", replicas.to_string(), "must be from 3 to 21"));
             }
             self.replicas = replicas;
         }
         if let Some(drops) = overrides.drops {
             if !(0.0..=1.0).contains(&drops) {
-                return Err(wrong("--drops", drops.to_string(), "give a probability, 0 to 1"));
+                return Err(invalid(
+                    "--drops",
+                    drops.to_string(),
+                    "must be a probability from 0 to 1",
+                ));
             }
             self.drops = drops;
         }
@@ -301,14 +309,14 @@ impl Scenario {
         }
         self.max_packets =
             self.max_packets.max(8 * u64::from(self.requests) * u64::from(self.replicas));
-        self.overridden = overrides.words();
+        self.overridden = overrides.list();
         Ok(self)
     }
 }
 
 impl Overrides {
-    /// Each change as `name=value`.
-    fn words(&self) -> Vec<String> {
+    /// Returns each change as `name=value`.
+    fn list(&self) -> Vec<String> {
         let changes = [
             ("rate", self.rate.map(|value| value.to_string())),
             ("requests", self.requests.map(|value| value.to_string())),
@@ -328,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_scenarios_load() {
+    fn built_in_scenarios_are_valid() {
         assert_eq!(names().count(), 17);
         for name in names() {
             let scenario = Scenario::built_in(name).unwrap();
@@ -341,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_of_one_scenario_are_the_courses() {
+    fn fields_of_advanced_3_match_the_courses_file() {
         let scenario = Scenario::built_in("advanced-3").unwrap();
         assert_eq!(scenario.requests, 200);
         assert_eq!(
@@ -360,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_gets_the_list() {
+    fn unknown_name_is_rejected_with_the_list_of_names() {
         let text = Scenario::built_in("advanced-5").unwrap_err().to_string();
         assert!(
             text.contains("`advanced-5`") && text.contains("advanced-4") && text.contains("all")
@@ -368,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides_keep_the_shape() {
+    fn overrides_scale_events_and_the_message_limit() {
         let crash = || Scenario::built_in("crash-2").unwrap();
         let longer =
             crash().with(&Overrides { seconds: Some(60.0), ..Overrides::default() }).unwrap();

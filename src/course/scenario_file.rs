@@ -1,5 +1,5 @@
-//! Reads the text of a scenario file, checks every field, and says of a bad one what to write
-//! instead. Opens no files: the caller brings the text.
+//! Parser for scenario files: validates every field, and rejects an invalid one with the
+//! correction. It parses text; the caller reads the file.
 
 use std::time::Duration;
 
@@ -8,28 +8,32 @@ use serde_json::{Map, Value};
 use super::scenario::{Benchmarks, Event, EventKind, Limits, Scenario, ScenarioError};
 
 impl Scenario {
-    /// Reads and checks the text of a scenario file. `name` appears in errors and in the report.
+    /// Parses and validates a scenario file. `name` identifies it in errors and in the report.
     ///
     /// # Errors
-    /// If it is no JSON object, or a field is missing or out of its range.
+    /// If the text is not a JSON object, or a field is missing or out of range.
     pub fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
         let value: Value = serde_json::from_str(text).map_err(|problem| {
             ScenarioError::NotJson { file: name.to_owned(), problem: problem.to_string() }
         })?;
         let top = Reader::new(name, "", &value)?;
-        let lifetime =
-            top.whole("lifetime", 5, 1_000_000, &Need::Required("seconds of requests"))?;
-        let replicas = top.whole("replicas", 3, 21, &Need::Required("how many replicas run"))?;
+        let lifetime = top.integer(
+            "lifetime",
+            5,
+            1_000_000,
+            &Need::Required("the duration of the requests in seconds"),
+        )?;
+        let replicas = top.integer("replicas", 3, 21, &Need::Required("the number of replicas"))?;
         let requests =
-            top.whole("requests", 1, 1_000_000_000, &Need::Required("how many requests are sent"))?;
+            top.integer("requests", 1, 1_000_000_000, &Need::Required("the number of requests"))?;
         let lifetime_s = lifetime as f64;
         let start_wait = top.number("start_wait", 0.0, lifetime_s, Some(5.0))?;
         let end_wait = top.number("end_wait", 0.0, lifetime_s, Some(2.0))?;
-        let max_packets = top.whole("max_packets", requests, 900_000, &Need::Default(20_000))?;
-        let tests = top.object("tests", "it holds `benchmarks`")?;
+        let max_packets = top.integer("max_packets", requests, 900_000, &Need::Default(20_000))?;
+        let tests = top.object("tests", "with the field `benchmarks`")?;
         let benchmarks = tests.object(
             "benchmarks",
-            "it holds `total_msgs`, `failures`, `duplicates` and `median_latency`",
+            "with the fields `total_msgs`, `failures`, `duplicates` and `median_latency`",
         )?;
         benchmarks.only(&["total_msgs", "failures", "duplicates", "median_latency"])?;
         let misplaced = "maximum_get_generation_fail_fraction";
@@ -38,7 +42,7 @@ impl Scenario {
             description: top.text("description"),
             window: Duration::from_secs(lifetime),
             replicas: u16::try_from(replicas).expect("at most 21"),
-            requests: u32::try_from(requests).expect("at most a thousand million"),
+            requests: u32::try_from(requests).expect("at most 10^9"),
             seed: top.seed(),
             mix: top.number("mix", 0.0, 1.0, Some(0.8))?,
             start_wait: Duration::from_secs_f64(start_wait),
@@ -72,15 +76,15 @@ impl Scenario {
     }
 }
 
-/// Whether a field may be left out.
+/// Whether a field is required.
 enum Need {
-    /// No; the text says what it is for.
+    /// Required; the text is its meaning.
     Required(&'static str),
-    /// Yes: then it is this.
+    /// Optional, with this default.
     Default(u64),
 }
 
-/// One object of a scenario file, with what an error has to name.
+/// One JSON object of a scenario file, with its location for errors.
 struct Reader<'a> {
     file: &'a str,
     path: String,
@@ -89,11 +93,11 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(file: &'a str, path: &str, value: &'a Value) -> Result<Reader<'a>, ScenarioError> {
-        let fields = value.as_object().ok_or_else(|| ScenarioError::Wrong {
+        let fields = value.as_object().ok_or_else(|| ScenarioError::Invalid {
             file: file.to_owned(),
-            field: if path.is_empty() { "the whole file".to_owned() } else { path.to_owned() },
+            field: if path.is_empty() { "whole file".to_owned() } else { path.to_owned() },
             value: short(value),
-            advice: "write an object: { .. }".to_owned(),
+            advice: "must be an object { .. }".to_owned(),
         })?;
         Ok(Reader { file, path: path.to_owned(), fields })
     }
@@ -106,8 +110,8 @@ impl<'a> Reader<'a> {
         ScenarioError::Missing { file: self.file.to_owned(), field: self.full_name(field), advice }
     }
 
-    fn wrong(&self, field: &str, value: &Value, advice: String) -> ScenarioError {
-        ScenarioError::Wrong {
+    fn invalid(&self, field: &str, value: &Value, advice: String) -> ScenarioError {
+        ScenarioError::Invalid {
             file: self.file.to_owned(),
             field: self.full_name(field),
             value: short(value),
@@ -115,19 +119,21 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn whole(&self, field: &str, low: u64, high: u64, need: &Need) -> Result<u64, ScenarioError> {
+    fn integer(&self, field: &str, low: u64, high: u64, need: &Need) -> Result<u64, ScenarioError> {
         let Some(value) = self.fields.get(field) else {
             return match need {
                 Need::Default(default) => Ok((*default).max(low)),
-                Need::Required(what) => Err(self
-                    .missing(field, format!("write a whole number from {low} to {high}: {what}"))),
+                Need::Required(what) => {
+                    Err(self
+                        .missing(field, format!("must be an integer from {low} to {high}: {what}")))
+                }
             };
         };
-        // 30.0 is a whole number too: the course's own reader takes it.
+        // 30.0 is an integer, too: the course's simulator accepts it.
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "whole, not negative and far below 2^53"
+            reason = "an integer from 0 to 10^12"
         )]
         let number = value.as_u64().or_else(|| {
             value
@@ -138,7 +144,7 @@ impl<'a> Reader<'a> {
         match number {
             Some(number) if (low..=high).contains(&number) => Ok(number),
             _ => {
-                Err(self.wrong(field, value, format!("write a whole number from {low} to {high}")))
+                Err(self.invalid(field, value, format!("must be an integer from {low} to {high}")))
             }
         }
     }
@@ -153,48 +159,54 @@ impl<'a> Reader<'a> {
         match (self.fields.get(field), default) {
             (None, Some(default)) => Ok(default.min(high)),
             (None, None) => {
-                Err(self.missing(field, format!("write a number from {low} to {high}")))
+                Err(self.missing(field, format!("must be a number from {low} to {high}")))
             }
             (Some(value), _) => match value.as_f64() {
                 Some(number) if (low..=high).contains(&number) => Ok(number),
-                _ => Err(self.wrong(field, value, format!("write a number from {low} to {high}"))),
+                _ => Err(self.invalid(
+                    field,
+                    value,
+                    format!("must be a number from {low} to {high}"),
+                )),
             },
         }
     }
 
-    fn object(&self, field: &str, holds: &str) -> Result<Reader<'a>, ScenarioError> {
+    fn object(&self, field: &str, content: &str) -> Result<Reader<'a>, ScenarioError> {
         let value = self
             .fields
             .get(field)
-            .ok_or_else(|| self.missing(field, format!("write an object: {holds}")))?;
+            .ok_or_else(|| self.missing(field, format!("must be an object {content}")))?;
         Reader::new(self.file, &self.full_name(field), value)
     }
 
     fn only(&self, known: &[&str]) -> Result<(), ScenarioError> {
         match self.fields.iter().find(|(field, _)| !known.contains(&field.as_str())) {
-            Some((field, value)) => {
-                Err(self.wrong(field, value, format!("the names here are {}", known.join(", "))))
-            }
+            Some((field, value)) => Err(self.invalid(
+                field,
+                value,
+                format!("unknown field; the fields here are {}", known.join(", ")),
+            )),
             None => Ok(()),
         }
     }
 
     fn tiers(&self, field: &str) -> Result<[f64; 3], ScenarioError> {
-        let advice = "write a list of exactly three numbers, such as [1000, 2000, 3000]";
+        let advice = "must be a list of exactly three numbers, such as [1000, 2000, 3000]";
         let value = self.fields.get(field).ok_or_else(|| self.missing(field, advice.to_owned()))?;
         let numbers: Option<Vec<f64>> =
             value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
         numbers
             .and_then(|numbers| <[f64; 3]>::try_from(numbers).ok())
-            .ok_or_else(|| self.wrong(field, value, advice.to_owned()))
+            .ok_or_else(|| self.invalid(field, value, advice.to_owned()))
     }
 
     fn text(&self, field: &str) -> String {
         self.fields.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
-    /// The course's simulator takes nearly anything as a seed. Whole numbers are themselves, all
-    /// else is mixed into one (FNV-1a: short, and the same for ever).
+    /// The course's simulator accepts almost any JSON value as a seed. An integer is used as it is,
+    /// any other value is hashed (FNV-1a: short, and stable).
     fn seed(&self) -> Option<u64> {
         match self.fields.get("seed")? {
             Value::Null => None,
@@ -209,29 +221,33 @@ impl<'a> Reader<'a> {
     fn events(&self, lifetime_s: f64) -> Result<Vec<Event>, ScenarioError> {
         let Some(value) = self.fields.get("events") else { return Ok(Vec::new()) };
         let list = value.as_array().ok_or_else(|| {
-            self.wrong("events", value, "write a list of {\"type\": .., \"time\": ..}".to_owned())
+            self.invalid(
+                "events",
+                value,
+                "must be a list of {\"type\": .., \"time\": ..}".to_owned(),
+            )
         })?;
         let mut events = Vec::with_capacity(list.len());
         for (place, value) in list.iter().enumerate() {
             let event = Reader::new(self.file, &format!("events[{place}]"), value)?;
             let advice =
-                "write one of kill_leader, kill_non_leader, part_easy, part_hard, part_end";
-            let word =
+                "must be one of kill_leader, kill_non_leader, part_easy, part_hard, part_end";
+            let name =
                 event.fields.get("type").ok_or_else(|| event.missing("type", advice.to_owned()))?;
-            let kind = word
+            let kind = name
                 .as_str()
-                .and_then(EventKind::from_word)
-                .ok_or_else(|| event.wrong("type", word, advice.to_owned()))?;
+                .and_then(EventKind::by_name)
+                .ok_or_else(|| event.invalid("type", name, advice.to_owned()))?;
             let at = Duration::from_secs_f64(event.number("time", 0.0, lifetime_s, None)?);
             events.push(Event { at, kind });
         }
-        // The sort is stable: what the file has at the same time stays in the file's order.
+        // The sort is stable: events of the same time keep the order of the file.
         events.sort_by_key(|event| event.at);
         Ok(events)
     }
 }
 
-/// A value as an error quotes it: never more than a line.
+/// Returns a value as quoted in errors: at most 60 characters.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
@@ -244,7 +260,7 @@ fn short(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    /// A sound scenario with one field of the top replaced (or taken away with `Value::Null`).
+    /// A valid scenario with one top-level field replaced, or removed if `value` is null.
     fn changed(field: &str, value: &Value) -> Result<Scenario, ScenarioError> {
         let mut text: Value = serde_json::from_str(include_str!("scenarios/crash-2.json")).unwrap();
         match value {
@@ -264,9 +280,9 @@ mod tests {
             ("lifetime", "null", ["`lifetime` is missing", "from 5"]),
             ("lifetime", "4", ["`lifetime` is 4", "from 5"]),
             ("replicas", "2", ["`replicas` is 2", "from 3 to 21"]),
-            ("replicas", "\"five\"", ["`replicas` is \"five\"", "whole number"]),
+            ("replicas", "\"five\"", ["`replicas` is \"five\"", "an integer"]),
             ("requests", "0", ["`requests` is 0", "from 1"]),
-            ("requests", "1.5", ["`requests` is 1.5", "whole number"]),
+            ("requests", "1.5", ["`requests` is 1.5", "an integer"]),
             ("mix", "1.2", ["`mix` is 1.2", "from 0 to 1"]),
             ("drops", "-1", ["`drops` is -1", "from 0 to 1"]),
             ("start_wait", "31", ["`start_wait` is 31", "from 0 to 30"]),
@@ -285,7 +301,7 @@ mod tests {
             (
                 "tests",
                 "{\"benchmarks\": {\"speed\": 1}}",
-                ["`tests.benchmarks.speed` is 1", "names"],
+                ["`tests.benchmarks.speed` is 1", "unknown field"],
             ),
         ] {
             let text = complaint(field, value);
@@ -295,15 +311,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_refused() {
+    fn invalid_json_and_non_objects_are_rejected() {
         let text = Scenario::parse("x", "{\"lifetime\": 30,}").unwrap_err().to_string();
         assert!(text.contains("not JSON") && text.contains("line 1"), "{text}");
         let text = Scenario::parse("x", "[1]").unwrap_err().to_string();
-        assert!(text.contains("`the whole file` is [1]"), "{text}");
+        assert!(text.contains("`whole file` is [1]"), "{text}");
     }
 
     #[test]
-    fn a_misplaced_key_is_seen_and_without_effect() {
+    fn misplaced_field_is_kept_without_effect() {
         let key = "maximum_get_generation_fail_fraction";
         let limits = changed(key, &0.2.into()).unwrap().limits;
         assert_eq!(
@@ -313,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_of_any_kind_are_taken() {
+    fn seeds_of_any_type_are_accepted() {
         assert_eq!(changed("seed", &7.into()).unwrap().seed, Some(7));
         assert!(changed("seed", &"seven".into()).unwrap().seed.is_some());
         assert_eq!(changed("seed", &Value::Null).unwrap().seed, None);

@@ -1,10 +1,10 @@
-//! Prints reports for people: one line a run, and below it why a run is not correct.
+//! The table of reports on runs: one line per run, a legend, the reasons of failed runs.
 
 use std::fmt::Write as _;
 
 use super::report::{Latency, Report, Tier, Verdict};
 
-/// The reports as one table, with a legend and the reasons of what did not pass.
+/// Formats the reports as a table with a legend, the reasons of runs that did not pass, and totals.
 #[must_use]
 pub fn table(reports: &[Report]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
@@ -15,7 +15,7 @@ pub fn table(reports: &[Report]) -> String {
     let mut text = String::new();
     for row in &rows {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            // Names to the left, numbers to the right.
+            // Text is left-aligned, numbers are right-aligned.
             let padding = " ".repeat(width - cell.chars().count());
             let gap = if column == 0 { "" } else { "  " };
             match column {
@@ -55,9 +55,9 @@ const HEAD: [&str; 13] = [
 ];
 
 const LEGEND: &str = "\
-B bonus, F full, P partial, N no credit; median: any answer, redirects too; put, get: p50/p99 of \
-ok answers;\nredirects: in all/most of one operation; outage: the longest from an event to the \
-first put after it\n";
+B bonus, F full, P partial, N no credit; median: all answers, redirects included; put, get: \
+p50/p99 of ok answers;\nredirects: total/most of one operation; outage: the longest time from an \
+event to the next acknowledged put\n";
 
 fn row(report: &Report) -> Vec<String> {
     let tier = |pick: fn(&super::report::Tiers) -> Tier| {
@@ -100,7 +100,7 @@ fn spread(latency: &Latency) -> String {
     format!("{}/{}", millis(latency.p50_s), millis(latency.p99_s))
 }
 
-/// `never` if an event was followed by no put at all.
+/// Returns the longest outage in seconds, or `never` if no put was acknowledged after an event.
 fn longest(outages: impl Iterator<Item = Option<f64>>) -> String {
     let mut longest: Option<f64> = None;
     for outage in outages {
@@ -116,7 +116,7 @@ fn summary(reports: &[Report]) -> String {
     let count = |wanted| reports.iter().filter(|report| report.verdict == wanted).count();
     let unlucky = match count(Verdict::Unlucky) {
         0 => String::new(),
-        some => format!(", {some} unlucky (the request generator's own doing)"),
+        some => format!(", {some} unlucky (due to the request generator)"),
     };
     let failed = count(Verdict::Failed);
     format!("{} of {} passed, {failed} failed{unlucky}\n", count(Verdict::Passed), reports.len())
@@ -130,7 +130,7 @@ mod tests {
     use crate::types::Instant;
 
     #[test]
-    fn every_row_has_the_same_columns() {
+    fn rows_are_aligned_under_the_heading() {
         let mut reports: Vec<Report> = ["simple-1", "advanced-4"]
             .map(|name| {
                 ScenarioRun::new(&Scenario::built_in(name).unwrap(), 12, Instant::ZERO).report()
@@ -144,12 +144,12 @@ mod tests {
         assert!(lines[1].starts_with("simple-1    pass"), "{text}");
         assert!(lines[2].starts_with("advanced-4  FAIL"), "{text}");
         assert!(lines[2].ends_with("12"), "{text}");
-        assert!(text.contains("advanced-4 seed 12: no put was ever answered with ok"), "{text}");
+        assert!(text.contains("advanced-4 seed 12: no put was answered with ok"), "{text}");
         assert!(text.ends_with("1 of 2 passed, 1 failed\n"), "{text}");
     }
 
     #[test]
-    fn an_event_without_a_put_after_it_shows() {
+    fn outage_without_end_is_shown_as_never() {
         assert_eq!(longest([Some(0.5), None].into_iter()), "never");
         assert_eq!(longest([Some(0.5), Some(0.25)].into_iter()), "0.50");
         assert_eq!(longest(std::iter::empty()), "-");

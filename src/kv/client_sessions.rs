@@ -1,117 +1,121 @@
-//! Requests that are done once however often their client sends them: sessions, and what came of
-//! their latest requests.
+//! Client sessions: a request in a session is executed exactly once, however often the client sends
+//! it, because the session keeps the outcomes of its latest requests.
 //!
-//! A session has a number, the place in the log where it was opened, which no other ever has. Its
-//! requests are numbered from 1, and each is done when its number is the next one. One that was
-//! done is answered from what is kept; one that can't be is refused in words of its own, and never
-//! done again. Sessions expire by the replicated clock, and when there are too many the least
-//! recently used one goes: after that its requests are refused, too.
+//! A session's id is the log index at which it was opened, so it is unique. Its requests are
+//! numbered from 1, and a request is executed if its number is the next one. A repeated request
+//! gets its stored outcome; if that is not available, a distinct error, but it is never executed
+//! again. Sessions expire by the replicated clock, and the least recently used one is closed when
+//! there are too many; requests of a closed session are rejected.
 //!
-//! This is for clients that send again what they had no answer to, by whatever connection. What
-//! replicas send one another again has names of its own (`sessions.rs`).
+//! Sessions serve clients that repeat requests to which they got no reply, over any connection.
+//! Requests that replicas forward to each other again are recognised by the deduplication table
+//! (`dedup.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
-use crate::kv::command::Operation;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::keyspace::expiration::Millis;
-use crate::kv::snapshot::{put_outcome, take_outcome};
-use crate::kv::state_machine::StateMachine;
-use crate::kv::values::codec::{put_bytes, take_bytes};
-use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
+use crate::kv::keyspace::clock::Millis;
+use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
+use crate::kv::values::digest::{Digest, fingerprint, mix};
 
-/// A session ends when it was not used for so long: a day.
+/// A session expires after this time without use: one day.
 const LIFETIME: Millis = 24 * 60 * 60 * 1_000;
-/// Replies kept of each session.
-const REPLIES_MAX: usize = 64;
-/// Longest reply that is kept, as it is written in a snapshot.
-const REPLY_BYTES_MAX: usize = 1 << 10;
-/// Most sessions, and most bytes of all of them.
+/// Number of outcomes kept per session.
+const OUTCOMES_MAX: usize = 64;
+/// Maximum encoded length of an outcome that is kept, in bytes.
+const ENCODED_OUTCOME_BYTES_MAX: usize = 1 << 10;
+/// Maximum number of sessions, and maximum memory of all sessions in bytes.
 const SESSIONS_MAX: usize = 16_384;
 const BYTES_MAX: usize = 64 << 20;
-/// What a session takes beside its replies, and a reply beside its bytes, about.
+/// Approximate memory overhead of a session, and of an outcome, in bytes.
 const SESSION_BYTES: usize = 256;
-const KEPT_BYTES: usize = 64;
+const OUTCOME_BYTES: usize = 64;
 
-/// All sessions.
+/// All client sessions.
 ///
-/// Invariant: `digest` is the sum of the sessions' prints and `bytes` of what they take; `by_use`
-/// has each session once, by the entry that used it last.
+/// Invariant: `digest` is the sum of the sessions' hashes, `bytes` of their memory; `by_use` has
+/// the id of each session by the index of the entry that used it last.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSessions {
-    /// Shared with views of the state.
-    by_number: BTreeMap<u64, Arc<ClientSession>>,
+    /// By id; the sessions are shared with snapshots.
+    by_id: BTreeMap<u64, Arc<ClientSession>>,
     by_use: BTreeMap<u64, u64>,
     digest: Digest,
     bytes: usize,
 }
 
-/// One session.
+/// A client session.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSession {
-    /// The number of the latest request.
-    last: u64,
-    /// The entry that used it last, and the log's clock there.
-    used: u64,
-    used_at: Millis,
-    /// What came of the latest requests; the newest, number `last`, is at the end.
-    replies: VecDeque<Kept>,
-    /// Of the replies.
+    /// Number of the latest request; 0 if there was none.
+    last_sequence: u64,
+    /// Index of the log entry that used the session last, and the replicated clock at that entry.
+    last_used: u64,
+    last_used_at: Millis,
+    /// Outcomes of the latest requests; the last one belongs to request `last_sequence`.
+    outcomes: VecDeque<StoredOutcome>,
+    /// Sum of the hashes of `outcomes`, and their memory.
     digest: Digest,
     bytes: usize,
 }
 
-/// What is kept of a request.
+/// The stored outcome of a request.
 #[derive(Debug, Clone)]
-struct Kept {
-    /// Tells it from another request that comes under its number.
-    print: u64,
-    /// Its outcome; `None` if that is too long to be kept.
+struct StoredOutcome {
+    /// Hash of the request, to detect another request with the same number.
+    request_hash: u64,
+    /// The encoded outcome; `None` if it is too long to be kept.
     outcome: Option<Bytes>,
 }
 
-/// What is to be done about a request.
-enum Verdict {
-    Run,
-    Answer(Outcome),
+/// Decision about a request in a session.
+pub(super) enum Decision {
+    /// It is the next one: execute it and store its outcome.
+    Execute,
+    /// It is not: reply with this stored outcome or error.
+    Reply(Outcome),
 }
 
-impl Kept {
-    fn new(print: u64, outcome: &Outcome) -> Kept {
+impl StoredOutcome {
+    fn new(hash: u64, outcome: &Outcome) -> StoredOutcome {
         let mut bytes = Vec::new();
-        // Not written out to be thrown away.
-        let fits = outcome.value_bytes() <= 8 * REPLY_BYTES_MAX;
+        // A much longer outcome is not even encoded.
+        let fits = outcome.value_bytes() <= 8 * ENCODED_OUTCOME_BYTES_MAX;
         if fits {
-            put_outcome(outcome, &mut bytes);
+            outcome.encode(&mut bytes);
         }
-        let fits = fits && bytes.len() <= REPLY_BYTES_MAX;
-        Kept { print, outcome: fits.then(|| Bytes::from(bytes)) }
+        let fits = fits && bytes.len() <= ENCODED_OUTCOME_BYTES_MAX;
+        StoredOutcome { request_hash: hash, outcome: fits.then(|| Bytes::from(bytes)) }
     }
 
     fn bytes(&self) -> usize {
-        KEPT_BYTES + self.outcome.as_ref().map_or(0, Bytes::len)
+        OUTCOME_BYTES + self.outcome.as_ref().map_or(0, Bytes::len)
     }
 
-    /// Its number in the digest, for the request of that number.
-    fn print_at(&self, sequence: u64) -> u64 {
-        let kept = self.outcome.as_ref().map_or(0, |bytes| fingerprint(self.print, bytes));
-        mix(mix(sequence, self.print), kept)
+    /// Its hash in the digest, for the request with this number.
+    fn hash_at(&self, sequence: u64) -> u64 {
+        let outcome =
+            self.outcome.as_ref().map_or(0, |bytes| fingerprint(self.request_hash, bytes));
+        mix(mix(sequence, self.request_hash), outcome)
     }
 
-    fn answer(&self, print: u64) -> Outcome {
-        if print != self.print {
-            return Outcome::error("REUSEDSEQ another request was done under this number");
+    /// The reply to a repeated request with this hash.
+    fn reply(&self, hash: u64) -> Outcome {
+        if hash != self.request_hash {
+            return Outcome::error(
+                "REUSEDSEQ another request was executed under this number; nothing was applied now",
+            );
         }
         let Some(bytes) = &self.outcome else {
             return Outcome::error(format!(
-                "LARGEREPLY the request was done, but its reply has more than {REPLY_BYTES_MAX} \
-                 bytes and was not kept"
+                "LARGEREPLY the request was applied, but its reply exceeds \
+                 {ENCODED_OUTCOME_BYTES_MAX} bytes and was not stored"
             ));
         };
-        take_outcome(&mut &bytes[..]).expect("it was written by `put_outcome`, or read by its twin")
+        Outcome::decode(&mut &bytes[..]).expect("encoded here, or checked when it was decoded")
     }
 }
 
@@ -120,223 +124,214 @@ impl ClientSession {
         SESSION_BYTES + self.bytes
     }
 
-    /// Its number in the digest.
-    pub(super) fn print(&self, number: u64) -> u64 {
-        [self.last, self.used, self.used_at, self.digest.at(0)].into_iter().fold(number, mix)
+    /// Its hash in the digest.
+    pub(super) fn hash(&self, id: u64) -> u64 {
+        [self.last_sequence, self.last_used, self.last_used_at, self.digest.salted(0)]
+            .into_iter()
+            .fold(id, mix)
     }
 
-    /// The number of the oldest reply that is kept.
+    /// Number of the oldest request whose outcome is kept.
     fn oldest(&self) -> u64 {
-        self.last + 1 - self.replies.len() as u64
+        self.last_sequence + 1 - self.outcomes.len() as u64
     }
 
-    fn judge(&self, sequence: u64, print: u64) -> Verdict {
-        if sequence == self.last.wrapping_add(1) {
-            return Verdict::Run;
+    fn decide(&self, sequence: u64, hash: u64) -> Decision {
+        if sequence == self.last_sequence.wrapping_add(1) {
+            return Decision::Execute;
         }
-        Verdict::Answer(if sequence > self.last {
-            let next = self.last.wrapping_add(1);
-            Outcome::error(format!("SEQGAP the session's next number is {next}; nothing was done"))
+        Decision::Reply(if sequence > self.last_sequence {
+            let next = self.last_sequence.wrapping_add(1);
+            Outcome::error(format!(
+                "SEQGAP the session's next number is {next}; nothing was applied"
+            ))
         } else if sequence < self.oldest() || sequence == 0 {
             Outcome::error(format!(
-                "STALESEQ of this session the replies from number {} on are kept",
+                "STALESEQ this session only has stored replies from number {} on",
                 self.oldest()
             ))
         } else {
-            let at = usize::try_from(sequence - self.oldest()).expect("there are few");
-            self.replies[at].answer(print)
+            let at = usize::try_from(sequence - self.oldest()).expect("at most OUTCOMES_MAX");
+            self.outcomes[at].reply(hash)
         })
     }
 
-    fn keep(&mut self, kept: Kept) {
-        self.last += 1;
-        self.digest.add(kept.print_at(self.last));
-        self.bytes += kept.bytes();
-        self.replies.push_back(kept);
-        if self.replies.len() > REPLIES_MAX {
-            let oldest = self.last - REPLIES_MAX as u64;
-            let gone = self.replies.pop_front().expect("there are more than one");
-            self.digest.remove(gone.print_at(oldest));
-            self.bytes -= gone.bytes();
+    fn store(&mut self, stored: StoredOutcome) {
+        self.last_sequence += 1;
+        self.digest.add(stored.hash_at(self.last_sequence));
+        self.bytes += stored.bytes();
+        self.outcomes.push_back(stored);
+        if self.outcomes.len() > OUTCOMES_MAX {
+            let oldest = self.last_sequence - OUTCOMES_MAX as u64;
+            let dropped = self.outcomes.pop_front().expect("more than OUTCOMES_MAX are stored");
+            self.digest.remove(dropped.hash_at(oldest));
+            self.bytes -= dropped.bytes();
         }
     }
 
-    /// Writes it, for a snapshot.
-    pub(super) fn write(&self, number: u64, out: &mut Vec<u8>) {
-        for word in [number, self.last, self.used, self.used_at] {
-            out.put_u64_le(word);
+    /// Encodes the session and its id for a snapshot.
+    pub(super) fn encode(&self, id: u64, out: &mut Vec<u8>) {
+        for number in [id, self.last_sequence, self.last_used, self.last_used_at] {
+            out.put_u64_le(number);
         }
-        out.put_u8(u8::try_from(self.replies.len()).expect("few are kept"));
-        for kept in &self.replies {
-            out.put_u64_le(kept.print);
-            out.put_u8(u8::from(kept.outcome.is_some()));
-            if let Some(outcome) = &kept.outcome {
+        out.put_u8(u8::try_from(self.outcomes.len()).expect("at most OUTCOMES_MAX"));
+        for stored in &self.outcomes {
+            out.put_u64_le(stored.request_hash);
+            out.put_u8(u8::from(stored.outcome.is_some()));
+            if let Some(outcome) = &stored.outcome {
                 put_bytes(outcome, out);
             }
         }
     }
 
-    /// Reads what [`ClientSession::write`] wrote, with the session's number.
-    pub(super) fn read(from: &mut &[u8]) -> Option<(u64, ClientSession)> {
-        let mut word = || from.try_get_u64_le().ok();
-        let (number, last, used, used_at) = (word()?, word()?, word()?, word()?);
+    /// Decodes what [`ClientSession::encode`] wrote: the id and the session. `None` if it is
+    /// malformed.
+    pub(super) fn decode(from: &mut &[u8]) -> Option<(u64, ClientSession)> {
+        let mut number = || from.try_get_u64_le().ok();
+        let (id, last_sequence) = (number()?, number()?);
+        let (last_used, last_used_at) = (number()?, number()?);
         let count = from.try_get_u8().ok()?;
-        let before = last.checked_sub(u64::from(count))?;
-        if usize::from(count) > REPLIES_MAX {
+        if usize::from(count) > OUTCOMES_MAX {
             return None;
         }
-        let mut session = ClientSession { last: before, used, used_at, ..ClientSession::default() };
+        // Storing the outcomes counts the sequence up again.
+        let last_sequence = last_sequence.checked_sub(u64::from(count))?;
+        let mut session =
+            ClientSession { last_sequence, last_used, last_used_at, ..Default::default() };
         for _ in 0..count {
-            let print = from.try_get_u64_le().ok()?;
-            let outcome = match from.try_get_u8().ok()? {
-                0 => None,
-                1 => {
-                    let bytes = take_bytes(from)?;
-                    let mut rest = bytes;
-                    take_outcome(&mut rest).filter(|_| rest.is_empty())?;
-                    Some(Bytes::copy_from_slice(bytes))
-                }
-                _ => return None,
-            };
-            session.keep(Kept { print, outcome });
+            let request_hash = from.try_get_u64_le().ok()?;
+            let mut outcome = None;
+            if take_flag(from)? {
+                let bytes = take_bytes(from)?;
+                let mut rest = bytes;
+                Outcome::decode(&mut rest).filter(|_| rest.is_empty())?;
+                outcome = Some(Bytes::copy_from_slice(bytes));
+            }
+            session.store(StoredOutcome { request_hash, outcome });
         }
-        Some((number, session))
+        Some((id, session))
     }
 }
 
 impl ClientSessions {
-    /// The sum of the sessions' numbers.
+    /// Sum of the sessions' hashes.
     pub(super) fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// How many there are.
+    /// Number of sessions.
     pub(super) fn len(&self) -> usize {
-        self.by_number.len()
+        self.by_id.len()
     }
 
-    /// Bytes of memory that all take, about.
+    /// Approximate memory of all sessions in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// All of them with their numbers, to be kept.
+    /// All sessions with their ids, as an immutable view.
     pub(super) fn share(&self) -> Vec<(u64, Arc<ClientSession>)> {
-        self.by_number.iter().map(|(number, session)| (*number, Arc::clone(session))).collect()
+        self.by_id.iter().map(|(id, session)| (*id, Arc::clone(session))).collect()
     }
 
-    /// Puts a session in; false if its number, or the entry that used it, is taken.
-    pub(super) fn insert(&mut self, number: u64, session: ClientSession) -> bool {
-        if self.by_number.contains_key(&number) || self.by_use.contains_key(&session.used) {
+    /// Opens a session by the log entry at `index`, which becomes its id.
+    pub(super) fn open(&mut self, index: u64, clock: Millis) {
+        let session = ClientSession { last_used: index, last_used_at: clock, ..Default::default() };
+        let is_new = self.insert(index, session);
+        assert!(is_new, "the log entry {index} has opened a session before");
+        self.evict(clock);
+    }
+
+    /// Decides about a request by its hash; `None` if the session does not exist.
+    pub(super) fn decide(&self, id: u64, sequence: u64, request_hash: u64) -> Option<Decision> {
+        self.by_id.get(&id).map(|session| session.decide(sequence, request_hash))
+    }
+
+    /// Marks a session as used by the log entry at `index`.
+    pub(super) fn touch(&mut self, id: u64, index: u64, clock: Millis) {
+        self.change(id, index, clock, |_| ());
+    }
+
+    /// Stores the outcome of a session's next request, which the log entry at `index` executed.
+    pub(super) fn store(
+        &mut self,
+        id: u64,
+        index: u64,
+        clock: Millis,
+        request_hash: u64,
+        outcome: &Outcome,
+    ) {
+        let stored = StoredOutcome::new(request_hash, outcome);
+        self.change(id, index, clock, |session| session.store(stored));
+        self.evict(clock);
+    }
+
+    /// Adds a session. Returns false if its id, or the entry that used it last, is taken.
+    pub(super) fn insert(&mut self, id: u64, session: ClientSession) -> bool {
+        if self.by_id.contains_key(&id) || self.by_use.contains_key(&session.last_used) {
             return false;
         }
-        self.digest.add(session.print(number));
+        self.digest.add(session.hash(id));
         self.bytes += session.memory();
-        self.by_use.insert(session.used, number);
-        self.by_number.insert(number, Arc::new(session));
+        self.by_use.insert(session.last_used, id);
+        self.by_id.insert(id, Arc::new(session));
         true
     }
 
-    /// Takes a session out.
-    fn remove(&mut self, number: u64) {
-        let session = self.by_number.remove(&number).expect("called for one that is there");
-        self.digest.remove(session.print(number));
+    /// Removes a session.
+    fn remove(&mut self, id: u64) {
+        let session = self.by_id.remove(&id).expect("the session exists");
+        self.digest.remove(session.hash(id));
         self.bytes -= session.memory();
-        self.by_use.remove(&session.used);
-    }
-
-    /// The session that was used longest ago.
-    fn oldest(&self) -> Option<(u64, &ClientSession)> {
-        let (_, number) = self.by_use.first_key_value()?;
-        Some((*number, &self.by_number[number]))
-    }
-
-    /// Lets those go whose time is over, and of the others as many as are too many.
-    fn shrink(&mut self, clock: Millis) {
-        while let Some((number, session)) = self.oldest()
-            && (session.used_at.saturating_add(LIFETIME) <= clock
-                || self.by_number.len() > SESSIONS_MAX
-                || self.bytes > BYTES_MAX)
-        {
-            self.remove(number);
+        self.by_use.remove(&session.last_used);
+        if self.by_id.is_empty() {
+            assert_eq!((self.bytes, self.digest), (0, Digest::default()), "sums without sessions");
         }
     }
 
-    /// Changes a session, which was used by the entry at `used`.
+    /// The least recently used session.
+    fn oldest(&self) -> Option<(u64, &ClientSession)> {
+        let (_, id) = self.by_use.first_key_value()?;
+        Some((*id, &self.by_id[id]))
+    }
+
+    /// Removes expired sessions, and the least recently used ones while a limit is exceeded.
+    pub(super) fn evict(&mut self, clock: Millis) {
+        while let Some((id, session)) = self.oldest()
+            && (session.last_used_at.saturating_add(LIFETIME) <= clock
+                || self.by_id.len() > SESSIONS_MAX
+                || self.bytes > BYTES_MAX)
+        {
+            self.remove(id);
+        }
+    }
+
+    /// Changes a session, which the log entry at `index` uses.
     fn change(
         &mut self,
-        number: u64,
-        used: u64,
+        id: u64,
+        index: u64,
         clock: Millis,
         change: impl FnOnce(&mut ClientSession),
     ) {
-        let session = self.by_number.get_mut(&number).expect("called for one that is there");
-        self.digest.remove(session.print(number));
+        let session = self.by_id.get_mut(&id).expect("the session exists");
+        self.digest.remove(session.hash(id));
         self.bytes -= session.memory();
-        self.by_use.remove(&session.used);
+        self.by_use.remove(&session.last_used);
         let session = Arc::make_mut(session);
         change(session);
-        (session.used, session.used_at) = (used, clock);
-        self.digest.add(session.print(number));
+        (session.last_used, session.last_used_at) = (index, clock);
+        self.digest.add(session.hash(id));
         self.bytes += session.memory();
-        self.by_use.insert(used, number);
-    }
-}
-
-impl StateMachine {
-    /// Opens a session; its number.
-    pub(super) fn open_session(&mut self) -> Outcome {
-        let (number, clock) = (self.applied_index().0, self.clock());
-        let session = ClientSession { used: number, used_at: clock, ..ClientSession::default() };
-        self.client_sessions.insert(number, session);
-        self.client_sessions.shrink(clock);
-        Outcome::Integer(i64::try_from(number).expect("no log has so many entries"))
-    }
-
-    /// Does an operation, if the session's next request is this one.
-    pub(super) fn do_once(
-        &mut self,
-        session: u64,
-        sequence: u64,
-        bytes: &[u8],
-        seed: u64,
-    ) -> Outcome {
-        let (used, clock) = (self.applied_index().0, self.clock());
-        self.client_sessions.shrink(clock);
-        let print = fingerprint(key_hash(&[]), bytes);
-        let verdict =
-            self.client_sessions.by_number.get(&session).map(|there| there.judge(sequence, print));
-        let Some(verdict) = verdict else {
-            return Outcome::error(
-                "NOSESSION there is no such session, or it has ended; nothing was done now",
-            );
-        };
-        let kept = match verdict {
-            Verdict::Answer(outcome) => {
-                self.client_sessions.change(session, used, clock, |_| ());
-                return outcome;
-            }
-            Verdict::Run => {
-                let operation = Operation::decode(bytes).expect("it was looked at as a whole");
-                let answer = self.answer(&operation, seed);
-                answer.unwrap_or_else(|| self.perform(&operation, seed))
-            }
-        };
-        self.client_sessions
-            .change(session, used, clock, |there| there.keep(Kept::new(print, &kept)));
-        self.client_sessions.shrink(clock);
-        kept
-    }
-
-    /// How many sessions are open.
-    pub fn session_count(&self) -> usize {
-        self.client_sessions.len()
+        self.by_use.insert(index, id);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::command::Operation;
+    use crate::kv::commands::registry::CommandId;
     use crate::kv::state_machine::tests::Feeder;
 
     fn open(feeder: &mut Feeder) -> u64 {
@@ -347,21 +342,23 @@ mod tests {
     }
 
     fn add(feeder: &mut Feeder, session: u64, sequence: u64, amount: i64) -> Outcome {
-        let operation = Operation::Add { key: b"n", amount }.encode();
+        let amount = amount.to_string();
+        let operation =
+            Operation::call(CommandId::of("incrby"), [&b"n"[..], amount.as_bytes()]).encode();
         feeder.apply(Operation::Once { session, sequence, operation: &operation })
     }
 
-    /// The first word of an error.
+    /// First word of an error.
     fn code(outcome: &Outcome) -> &str {
         let Outcome::Error(text) = outcome else { panic!("{outcome:?} is no error") };
         std::str::from_utf8(text).unwrap().split(' ').next().unwrap()
     }
 
     #[test]
-    fn each_request_is_done_once_and_answered_as_often_as_it_comes() {
+    fn request_is_executed_once_and_its_outcome_repeated() {
         let mut feeder = Feeder::new();
         let (one, two) = (open(&mut feeder), open(&mut feeder));
-        assert_eq!((one, two), (1, 2), "their places in the log");
+        assert_eq!((one, two), (1, 2), "ids are log indexes");
         for sequence in 1..=3 {
             let sum = i64::try_from(sequence).unwrap() * 10;
             for _ in 0..3 {
@@ -378,19 +375,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_has_its_number_too() {
+    fn rejected_request_uses_up_its_number() {
         let mut feeder = Feeder::new();
         let session = open(&mut feeder);
-        feeder.apply(Operation::Put { key: b"n", value: b"text" });
+        feeder.apply(Operation::set(b"n", b"text"));
         let refused = add(&mut feeder, session, 1, 1);
         assert!(matches!(refused, Outcome::Refused(_)));
-        feeder.apply(Operation::Put { key: b"n", value: b"1" });
+        feeder.apply(Operation::set(b"n", b"1"));
         assert_eq!(add(&mut feeder, session, 1, 1), refused);
         assert_eq!(add(&mut feeder, session, 2, 1), Outcome::Integer(2));
     }
 
     #[test]
-    fn old_and_large_replies_are_not_kept_and_their_requests_not_done_again() {
+    fn request_without_stored_outcome_is_not_executed_again() {
         let mut feeder = Feeder::new();
         let session = open(&mut feeder);
         for sequence in 1..=100 {
@@ -398,18 +395,18 @@ mod tests {
         }
         assert_eq!(code(&add(&mut feeder, session, 36, 1)), "STALESEQ");
         assert_eq!(add(&mut feeder, session, 37, 1), Outcome::Integer(37));
-        feeder.apply(Operation::Put { key: b"large", value: &[b'x'; 2_000] });
-        let take = Operation::Take { key: b"large" }.encode();
+        feeder.apply(Operation::set(b"large", &[b'x'; 2_000]));
+        let take = Operation::call(CommandId::of("getdel"), [&b"large"[..]]).encode();
         let once = Operation::Once { session, sequence: 101, operation: &take };
         assert!(matches!(feeder.apply(once), Outcome::Value(Some(_))));
-        feeder.apply(Operation::Put { key: b"large", value: b"another" });
+        feeder.apply(Operation::set(b"large", b"another"));
         assert_eq!(code(&feeder.apply(once)), "LARGEREPLY");
         assert_eq!(feeder.get(b"large").as_deref(), Some(&b"another"[..]));
         assert_eq!(add(&mut feeder, session, 102, 1), Outcome::Integer(101));
     }
 
     #[test]
-    fn sessions_end_by_the_logs_clock_and_the_least_used_gives_way() {
+    fn sessions_expire_and_the_least_recently_used_is_evicted() {
         let mut feeder = Feeder::new();
         feeder.apply(Operation::Clock { millis: 1_000, resets: 0 });
         let (one, two) = (open(&mut feeder), open(&mut feeder));
@@ -431,17 +428,16 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_bounded() {
+    fn memory_of_sessions_is_bounded() {
         let mut feeder = Feeder::new();
         let value = [b'x'; 900];
-        feeder.apply(Operation::Put { key: b"k", value: &value });
-        let condition = crate::kv::command::Condition::Always;
-        let set = Operation::Set { key: b"k", value: &value, condition, tell_old: true }.encode();
+        feeder.apply(Operation::set(b"k", &value));
+        let set = Operation::call(CommandId::of("getset"), [&b"k"[..], &value]).encode();
         let mut sessions = Vec::new();
         for _ in 0..1_200 {
             let session = open(&mut feeder);
             sessions.push(session);
-            for sequence in 1..=REPLIES_MAX as u64 {
+            for sequence in 1..=OUTCOMES_MAX as u64 {
                 feeder.apply(Operation::Once { session, sequence, operation: &set });
             }
             assert!(feeder.store.client_sessions.bytes() <= BYTES_MAX);
@@ -455,15 +451,15 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_part_of_the_digest_and_stay_when_all_keys_go() {
+    fn sessions_are_in_the_digest_and_survive_clearing_all_keys() {
         let mut feeder = Feeder::new();
         let before = feeder.store.digest();
         let session = open(&mut feeder);
         add(&mut feeder, session, 1, 1);
-        feeder.apply(Operation::Clear);
+        feeder.call("flushall", &[]);
         let mut other = Feeder::new();
         for _ in 0..3 {
-            other.apply(Operation::Clear);
+            other.call("flushall", &[]);
         }
         assert_ne!(feeder.store.digest(), other.store.digest());
         assert_ne!(feeder.store.digest(), before);

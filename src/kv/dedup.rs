@@ -1,307 +1,333 @@
-//! The memory of requests: which of the latest requests were applied, and with what outcome, so
-//! that one that comes again is answered and not applied again.
+//! Deduplication table: the most recently applied requests with their outcomes, so that a repeated
+//! request gets its outcome again instead of being applied twice.
 //!
-//! It is part of the replicated state: what is in it follows from the log alone. Bounded by
-//! number, and the oldest in log order goes first. Requests have names without an order, so one
-//! that comes again after it was forgotten can't be told from a new one: a client must not
+//! The table is part of the replicated state: its content follows from the log alone. It is bounded
+//! by number, and drops the oldest entries in log order first. Request ids have no order, so a
+//! request that is repeated after its entry was dropped cannot be recognised: a client must not
 //! repeat a request after [`DEDUP_ENTRIES_MAX`] others. Values in outcomes are bounded in bytes:
-//! above that, the oldest give way to [`Outcome::Forgotten`]; that a request was applied stays.
+//! beyond the bound, the oldest outcomes become [`Outcome::Forgotten`], while the fact that the
+//! request was applied stays.
 //!
-//! Every write comes by here, so it is laid out for the processor's cache and not as a map: what is
-//! remembered lies in a row, and a table of chains finds it. Requests that are named one after the
-//! other, as a server's are, find their chains side by side. Nothing is ever taken out of the
-//! table: a chain leads from younger to older, so it ends where the first forgotten one would be.
+//! Every write uses the table, so it is laid out for the processor's cache instead of being a map:
+//! entries are in a queue, and a table of chains finds them. Consecutive request ids, as servers
+//! assign them, have their chains side by side. Nothing is ever removed from the chains: a chain
+//! leads from younger to older entries, so it ends at the first position that is no longer in the
+//! queue.
 //!
-//! The row is in pieces, which a view shares as it does the tables of pairs: only the last one, and
-//! those whose values are forgotten, are written to and so may have to be copied.
+//! The queue consists of chunks, which a snapshot shares as it does the tables of the keyspace:
+//! only the last chunk and chunks whose values are dropped are written to, and so may have to be
+//! copied.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::kv::commands::outcome::Outcome;
-use crate::kv::values::copy_on_write::Share;
-use crate::kv::values::digest::mix;
-use crate::types::RequestKey;
+use bytes::{Buf as _, BufMut as _};
 
-/// How many requests are remembered.
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::values::copy_on_write::CopyOnWrite;
+use crate::kv::values::digest::mix;
+use crate::types::{ClientId, RequestId, RequestKey};
+
+/// Number of requests in the table.
 pub const DEDUP_ENTRIES_MAX: usize = 65_536;
 
-/// Most bytes of values in remembered outcomes; one that is larger alone is never remembered.
+/// Maximum total bytes of values in outcomes; a single value above this is never kept.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 
-/// Chains at first, and how many there are for each request remembered, at least.
+/// Initial number of chains, and minimum number of chains per entry.
 const CHAINS_MIN: usize = 64;
-const CHAINS_PER_REQUEST: usize = 2;
-/// So many requests named one after the other have their chains side by side.
-const NEIGHBOURS_BITS: u32 = 6;
+const CHAINS_PER_ENTRY: usize = 2;
+/// Requests with consecutive ids whose chains are side by side, as a power of two.
+const ADJACENT_BITS: u32 = 6;
 
-/// Requests in a piece of the row. A power of two.
-const PIECE: usize = 1_024;
+/// Entries per chunk of the queue. A power of two.
+const CHUNK_LEN: usize = 1_024;
 
-/// Numbers what was remembered, in log order, from 1; begins anew after 2^32, far behind what is
-/// remembered.
-type Number = u32;
+/// Number of an entry in log order, from 1. Wraps around after 2^32, far beyond the size of the
+/// table.
+type EntryNumber = u32;
 
-/// The requests remembered.
+/// The deduplication table.
 ///
-/// Invariant: `row` holds at most `capacity` requests in log order, the first of which has the
-/// number `first`. `chains` leads to the youngest of each chain, and that and every other one in
-/// it to the next older; a number that is not in the row any more ends the chain. `heavy` numbers
-/// those whose outcomes have bytes of values, in the same order, and `value_bytes` is the sum of
-/// these.
+/// Invariant: `queue` has at most `capacity` entries in log order, and `first` is the number of its
+/// first entry. `chains` has the number of the youngest entry of each chain, and each entry that of
+/// the next older one; a number that is not in the queue ends the chain. `with_values` has the
+/// numbers of the entries whose outcomes have values, in log order, and `value_bytes` is the total
+/// size of these values.
 pub(super) struct DedupTable {
-    row: Row,
-    first: Number,
-    chains: Vec<Number>,
+    queue: Queue,
+    first: EntryNumber,
+    chains: Vec<EntryNumber>,
     capacity: usize,
-    heavy: VecDeque<Number>,
+    with_values: VecDeque<EntryNumber>,
     value_bytes: usize,
 }
 
-/// A request that was applied.
+/// An applied request.
 #[derive(Clone)]
 pub(super) struct DedupEntry {
     key: RequestKey,
-    /// The next older one of its chain.
-    older: Number,
+    /// The next older entry of its chain.
+    older: EntryNumber,
     outcome: Outcome,
 }
 
-/// What is remembered, oldest first.
+/// The entries, oldest first.
 ///
-/// Invariant: each piece but the last one holds [`PIECE`] requests, and the first `gone` of the
-/// first piece are forgotten, fewer than it holds.
+/// Invariant: every chunk but the last has [`CHUNK_LEN`] entries; the first `dropped` entries of
+/// the first chunk, fewer than `CHUNK_LEN`, are not in the queue any more.
 #[derive(Default)]
-struct Row {
-    pieces: VecDeque<Share<Vec<DedupEntry>>>,
-    gone: usize,
+struct Queue {
+    chunks: VecDeque<CopyOnWrite<Vec<DedupEntry>>>,
+    dropped: usize,
     len: usize,
 }
 
-impl Row {
+impl Queue {
     fn get(&self, position: usize) -> Option<&DedupEntry> {
-        let place = self.gone.checked_add(position)?;
-        self.pieces.get(place / PIECE)?.get().get(place % PIECE)
+        let position = self.dropped.checked_add(position)?;
+        self.chunks.get(position / CHUNK_LEN)?.get().get(position % CHUNK_LEN)
     }
 
     fn get_mut(&mut self, position: usize) -> Option<&mut DedupEntry> {
-        let place = self.gone.checked_add(position)?;
-        self.pieces.get_mut(place / PIECE)?.get_mut().get_mut(place % PIECE)
+        let position = self.dropped.checked_add(position)?;
+        self.chunks.get_mut(position / CHUNK_LEN)?.get_mut().get_mut(position % CHUNK_LEN)
     }
 
     fn push(&mut self, last: DedupEntry) {
-        if (self.gone + self.len).is_multiple_of(PIECE) {
-            self.pieces.push_back(Share::Own(Vec::with_capacity(PIECE)));
+        if (self.dropped + self.len).is_multiple_of(CHUNK_LEN) {
+            self.chunks.push_back(CopyOnWrite::Exclusive(Vec::with_capacity(CHUNK_LEN)));
         }
-        let piece = self.pieces.back_mut().expect("one was put there if need be");
-        piece.get_mut().push(last);
+        let chunk = self.chunks.back_mut().expect("a chunk was added if the last one was full");
+        chunk.get_mut().push(last);
         self.len += 1;
     }
 
-    /// Forgets the first. Its memory goes with that of its piece.
+    /// Drops the first entry. Its memory is freed with its chunk.
     fn pop(&mut self) {
         self.len -= 1;
-        self.gone += 1;
-        if self.gone == PIECE {
-            self.pieces.pop_front();
-            self.gone = 0;
+        self.dropped += 1;
+        if self.dropped == CHUNK_LEN {
+            self.chunks.pop_front();
+            self.dropped = 0;
         }
     }
 }
 
-/// What was remembered at one moment, shared with the row.
+/// An immutable view of the table.
 pub(super) struct DedupView {
-    pieces: Vec<Arc<Vec<DedupEntry>>>,
-    gone: usize,
+    chunks: Vec<Arc<Vec<DedupEntry>>>,
+    dropped: usize,
 }
 
 impl DedupView {
-    /// All of it, oldest first.
+    /// All entries, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
-        let all = self.pieces.iter().flat_map(|piece| piece.iter());
-        all.skip(self.gone).map(|there| (&there.key, &there.outcome))
+        let all = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        all.skip(self.dropped).map(|entry| (&entry.key, &entry.outcome))
     }
 }
 
 impl DedupTable {
-    /// A memory for so many requests; for none, nothing is ever recognised.
+    /// A table for `capacity` requests; with 0, no request is ever recognised.
     pub(super) fn new(capacity: usize) -> DedupTable {
-        let row = Row::default();
-        let (chains, heavy) = (vec![0; CHAINS_MIN], VecDeque::new());
-        DedupTable { row, first: 1, chains, capacity, heavy, value_bytes: 0 }
+        let queue = Queue::default();
+        let (chains, with_values) = (vec![0; CHAINS_MIN], VecDeque::new());
+        DedupTable { queue, first: 1, chains, capacity, with_values, value_bytes: 0 }
     }
 
-    /// The outcome of a request, if it is remembered.
+    /// The outcome of a request; `None` if it is not in the table.
     pub(super) fn outcome(&self, key: &RequestKey) -> Option<&Outcome> {
         let mut number = self.chains[self.chain_of(key)];
-        // Longer than the row no chain is, whatever a number that came around again may lead to.
-        for _ in 0..self.row.len {
-            let there = self.row.get(self.position(number))?;
-            if there.key == *key {
-                return Some(&there.outcome);
+        // Bounded by the length of the queue, even if numbers that wrapped around form a cycle.
+        for _ in 0..self.queue.len {
+            let entry = self.queue.get(self.position(number))?;
+            if entry.key == *key {
+                return Some(&entry.outcome);
             }
-            number = there.older;
+            number = entry.older;
         }
         None
     }
 
-    /// Remembers a request that was just applied and was not remembered, and forgets the oldest if
-    /// there are too many.
-    pub(super) fn remember(&mut self, key: RequestKey, outcome: Outcome) {
+    /// Adds a request that was just applied and was not in the table. Drops the oldest entry if the
+    /// table is full.
+    pub(super) fn insert(&mut self, key: RequestKey, outcome: Outcome) {
         if self.capacity == 0 {
             return;
         }
-        debug_assert!(self.outcome(&key).is_none(), "{key:?} was remembered, but applied again");
-        if self.row.len == self.capacity {
-            if self.heavy.front() == Some(&self.first) {
-                self.lighten();
+        debug_assert!(
+            self.outcome(&key).is_none(),
+            "{key:?} is in the table, but was applied again"
+        );
+        if self.queue.len == self.capacity {
+            if self.with_values.front() == Some(&self.first) {
+                self.forget_oldest_values();
             }
-            self.row.pop();
+            self.queue.pop();
             self.first = self.first.wrapping_add(1);
         }
-        if self.chains.len() < (self.row.len + 1) * CHAINS_PER_REQUEST {
-            self.lengthen();
+        if self.chains.len() < (self.queue.len + 1) * CHAINS_PER_ENTRY {
+            self.grow_chains();
         }
         let value_bytes = outcome.value_bytes();
-        let number = self.number(self.row.len);
+        let number = self.number(self.queue.len);
         let chain = self.chain_of(&key);
         let older = std::mem::replace(&mut self.chains[chain], number);
-        self.row.push(DedupEntry { key, older, outcome });
+        self.queue.push(DedupEntry { key, older, outcome });
         if value_bytes > 0 {
-            self.heavy.push_back(number);
+            self.with_values.push_back(number);
             self.value_bytes += value_bytes;
         }
         while self.value_bytes > VALUE_BYTES_MAX {
-            self.lighten();
+            self.forget_oldest_values();
         }
     }
 
-    /// Forgets the values in the oldest outcome that has some.
-    fn lighten(&mut self) {
-        let number = self.heavy.pop_front().expect("called while there are bytes of values");
+    /// Drops the values of the oldest outcome that has any.
+    fn forget_oldest_values(&mut self) {
+        let number = self.with_values.pop_front().expect("called only if `value_bytes` is above 0");
         let position = self.position(number);
-        let there = self.row.get_mut(position).expect("it leaves `heavy` before the row");
-        self.value_bytes -= there.outcome.value_bytes();
-        there.outcome = Outcome::Forgotten;
+        let entry =
+            self.queue.get_mut(position).expect("entries leave `with_values` before the queue");
+        self.value_bytes -= entry.outcome.value_bytes();
+        entry.outcome = Outcome::Forgotten;
+        assert_eq!(self.value_bytes == 0, self.with_values.is_empty(), "accounting of values");
     }
 
-    /// All of them, oldest first.
+    /// All entries, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
-        let all = self.row.pieces.iter().flat_map(Share::get);
-        all.skip(self.row.gone).map(|there| (&there.key, &there.outcome))
+        let all = self.queue.chunks.iter().flat_map(CopyOnWrite::get);
+        all.skip(self.queue.dropped).map(|entry| (&entry.key, &entry.outcome))
     }
 
-    /// All of them as they are now, to be kept.
+    /// An immutable view of all entries.
     pub(super) fn share(&mut self) -> DedupView {
-        let Row { pieces, gone, .. } = &mut self.row;
-        DedupView { pieces: pieces.iter_mut().map(Share::share).collect(), gone: *gone }
+        let Queue { chunks, dropped, .. } = &mut self.queue;
+        DedupView { chunks: chunks.iter_mut().map(CopyOnWrite::share).collect(), dropped: *dropped }
     }
 
-    /// How many requests are remembered.
+    /// Number of entries.
     pub(super) fn len(&self) -> usize {
-        self.row.len
+        self.queue.len
     }
 
-    /// Bytes of memory that it takes.
+    /// Memory of the table in bytes.
     pub(super) fn memory(&self) -> usize {
-        let row = self.row.pieces.len() * PIECE * size_of::<DedupEntry>();
-        let numbers = (self.chains.len() + self.heavy.capacity()) * size_of::<Number>();
-        row + numbers + self.value_bytes
+        let queue = self.queue.chunks.len() * CHUNK_LEN * size_of::<DedupEntry>();
+        let numbers = (self.chains.len() + self.with_values.capacity()) * size_of::<EntryNumber>();
+        queue + numbers + self.value_bytes
     }
 
-    /// Makes room for twice as many chains, and puts everybody into its own anew.
-    fn lengthen(&mut self) {
+    /// Doubles the number of chains, and rebuilds them.
+    fn grow_chains(&mut self) {
         self.chains = vec![self.first.wrapping_sub(1); self.chains.len() * 2];
-        for position in 0..self.row.len {
+        for position in 0..self.queue.len {
             let number = self.number(position);
-            let there = self.row.get(position).expect("the row is so long");
-            let chain = self.chain_of(&there.key);
+            let entry = self.queue.get(position).expect("the position is in range");
+            let chain = self.chain_of(&entry.key);
             let older = std::mem::replace(&mut self.chains[chain], number);
-            self.row.get_mut(position).expect("it was there a moment ago").older = older;
+            self.queue.get_mut(position).expect("the position is in range").older = older;
         }
     }
 
-    fn number(&self, position: usize) -> Number {
-        let position = Number::try_from(position).expect("no more are remembered than 2^32");
+    fn number(&self, position: usize) -> EntryNumber {
+        let position =
+            EntryNumber::try_from(position).expect("the table has fewer than 2^32 entries");
         self.first.wrapping_add(position)
     }
 
-    /// Where in the row a number would be; behind its end if it is forgotten.
-    fn position(&self, number: Number) -> usize {
+    /// Position of a number in the queue; beyond its end if the entry was dropped.
+    fn position(&self, number: EntryNumber) -> usize {
         number.wrapping_sub(self.first) as usize
     }
 
     fn chain_of(&self, key: &RequestKey) -> usize {
         let ([before, last], []) = key.request.0.as_chunks::<8>() else {
-            unreachable!("an id has twice eight bytes")
+            unreachable!("a request id has 16 bytes")
         };
-        // The last bytes of a server's ids count requests.
+        // The last bytes of a server's request ids are a counter.
         let (before, last) = (u64::from_be_bytes(*before), u64::from_be_bytes(*last));
-        let apart = mix(mix(0, before), last >> NEIGHBOURS_BITS);
-        let side_by_side = last & ((1 << NEIGHBOURS_BITS) - 1);
-        let chain = apart << NEIGHBOURS_BITS | side_by_side;
-        // There is a power of two of them.
+        let group = mix(mix(0, before), last >> ADJACENT_BITS);
+        let within_group = last & ((1 << ADJACENT_BITS) - 1);
+        let chain = group << ADJACENT_BITS | within_group;
+        // The number of chains is a power of two.
         let chain = chain & (self.chains.len() as u64 - 1);
         usize::try_from(chain).expect("below the number of chains")
     }
 }
 
+/// Encodes an entry of the table for a snapshot.
+pub(super) fn encode_request(key: &RequestKey, outcome: &Outcome, out: &mut Vec<u8>) {
+    out.put_u32_le(key.client.0);
+    out.put_slice(&key.request.0);
+    outcome.encode(out);
+}
+
+/// Decodes what [`encode_request`] wrote; `None` if it is malformed.
+pub(super) fn decode_request(from: &mut &[u8]) -> Option<(RequestKey, Outcome)> {
+    let client = ClientId(from.try_get_u32_le().ok()?);
+    let mut request = [0; 16];
+    from.try_copy_to_slice(&mut request).ok()?;
+    let key = RequestKey { client, request: RequestId(request) };
+    Some((key, Outcome::decode(from)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ClientId, RequestId};
 
     fn key(number: u8) -> RequestKey {
         RequestKey { client: ClientId(7), request: RequestId([number; 16]) }
     }
 
     #[test]
-    fn the_oldest_is_forgotten_first() {
+    fn oldest_entries_are_dropped_first() {
         let mut table = DedupTable::new(3);
         for number in 0..5 {
             assert_eq!(table.outcome(&key(number)), None);
-            table.remember(key(number), Outcome::Deleted(number % 2 == 0));
+            table.insert(key(number), Outcome::flag(number % 2 == 0));
         }
         assert_eq!(table.len(), 3);
         assert_eq!(table.outcome(&key(0)), None);
         assert_eq!(table.outcome(&key(1)), None);
-        assert_eq!(table.outcome(&key(2)), Some(&Outcome::Deleted(true)));
-        assert_eq!(table.outcome(&key(3)), Some(&Outcome::Deleted(false)));
-        assert_eq!(table.outcome(&key(4)), Some(&Outcome::Deleted(true)));
+        assert_eq!(table.outcome(&key(2)), Some(&Outcome::flag(true)));
+        assert_eq!(table.outcome(&key(3)), Some(&Outcome::flag(false)));
+        assert_eq!(table.outcome(&key(4)), Some(&Outcome::flag(true)));
     }
 
     #[test]
-    fn values_are_forgotten_before_requests() {
+    fn values_are_dropped_before_requests() {
         let mut table = DedupTable::new(4);
         let value = |bytes| Outcome::Value(Some(bytes::Bytes::from(vec![0; bytes])));
-        table.remember(key(0), value(VALUE_BYTES_MAX - 1));
-        table.remember(key(1), value(1));
+        table.insert(key(0), value(VALUE_BYTES_MAX - 1));
+        table.insert(key(1), value(1));
         assert_eq!(table.outcome(&key(0)), Some(&value(VALUE_BYTES_MAX - 1)));
-        table.remember(key(2), value(1));
+        table.insert(key(2), value(1));
         assert_eq!(table.outcome(&key(0)), Some(&Outcome::Forgotten));
         assert_eq!(table.outcome(&key(1)), Some(&value(1)));
-        table.remember(key(3), value(VALUE_BYTES_MAX + 1));
+        table.insert(key(3), value(VALUE_BYTES_MAX + 1));
         assert_eq!(table.outcome(&key(3)), Some(&Outcome::Forgotten));
-        assert_eq!((table.value_bytes, table.heavy.len()), (0, 0));
+        assert_eq!((table.value_bytes, table.with_values.len()), (0, 0));
         for number in 4..12 {
-            table.remember(key(number), value(usize::from(number)));
+            table.insert(key(number), value(usize::from(number)));
         }
-        assert_eq!((table.value_bytes, table.heavy.len()), (8 + 9 + 10 + 11, 4));
+        assert_eq!((table.value_bytes, table.with_values.len()), (8 + 9 + 10 + 11, 4));
     }
 
     #[test]
-    fn the_same_name_from_another_client_is_another_request() {
+    fn same_id_from_another_client_is_another_request() {
         let mut table = DedupTable::new(3);
-        table.remember(key(1), Outcome::Done);
+        table.insert(key(1), Outcome::Done);
         let other = RequestKey { client: ClientId(8), ..key(1) };
         assert_eq!(table.outcome(&other), None);
     }
 
-    /// Against a map and a list, with names in every order and chains that grow meanwhile.
+    /// Compares with a vector, with request ids in every order and while chains grow.
     #[test]
-    fn it_remembers_as_a_map_would() {
+    fn table_matches_a_naive_model() {
         let names = (0..4_000_u64).map(|number| {
-            // Three sources: two that count, and one that does not.
+            // Three sources: two with consecutive ids, one without.
             let (source, count) = (number % 3, number / 3);
             let last = if source == 2 { count.wrapping_mul(0x9E37_79B9_7F4A_7C15) } else { count };
             let id = u128::from(source) << 64 | u128::from(last);
@@ -309,12 +335,12 @@ mod tests {
         });
         let names: Vec<RequestKey> = names.collect();
         let mut table = DedupTable::new(700);
-        // The numbers come around on the way.
-        table.first = Number::MAX - 1_000;
+        // The entry numbers wrap around during the test.
+        table.first = EntryNumber::MAX - 1_000;
         table.chains.fill(table.first - 1);
         for (at, name) in names.iter().enumerate() {
             assert_eq!(table.outcome(name), None, "{at}");
-            table.remember(*name, Outcome::count(at));
+            table.insert(*name, Outcome::count(at));
             let known = names[..=at].iter().rev().take(700);
             if at % 97 == 0 {
                 for (back, known) in known.enumerate() {
@@ -329,38 +355,38 @@ mod tests {
     }
 
     #[test]
-    fn what_a_view_shares_stays_while_requests_come_and_go() {
+    fn views_are_immutable_while_the_table_changes() {
         let name = |number: usize| {
             let id = RequestId((number as u128).to_be_bytes());
             RequestKey { client: ClientId(7), request: id }
         };
         let value = |number: usize| {
             let value = || bytes::Bytes::from(vec![0; VALUE_BYTES_MAX / 4]);
-            Outcome::Value((number % PIECE == 9).then(value))
+            Outcome::Value((number % CHUNK_LEN == 9).then(value))
         };
-        let capacity = PIECE * 3 + 5;
+        let capacity = CHUNK_LEN * 3 + 5;
         let mut table = DedupTable::new(capacity);
         let mut shared = Vec::new();
-        for number in 0..PIECE * 8 {
-            table.remember(name(number), value(number));
+        for number in 0..CHUNK_LEN * 8 {
+            table.insert(name(number), value(number));
             if number % 700 == 699 {
-                let there = || table.iter().map(|(key, outcome)| (*key, outcome.clone()));
-                let there: Vec<_> = there().collect();
-                shared.push((table.share(), there));
+                let entry = || table.iter().map(|(key, outcome)| (*key, outcome.clone()));
+                let entry: Vec<_> = entry().collect();
+                shared.push((table.share(), entry));
                 assert_eq!(table.len(), capacity.min(number + 1));
-                assert!(table.row.pieces.len() <= capacity / PIECE + 2);
+                assert!(table.queue.chunks.len() <= capacity / CHUNK_LEN + 2);
             }
         }
-        for (memory, there) in shared {
-            assert!(memory.iter().eq(there.iter().map(|(key, outcome)| (key, outcome))));
+        for (memory, entry) in shared {
+            assert!(memory.iter().eq(entry.iter().map(|(key, outcome)| (key, outcome))));
         }
     }
 
     #[test]
-    fn a_memory_for_none_remembers_none() {
+    fn table_of_capacity_0_stays_empty() {
         let mut table = DedupTable::new(0);
-        table.remember(key(1), Outcome::Done);
-        table.remember(key(1), Outcome::Done);
+        table.insert(key(1), Outcome::Done);
+        table.insert(key(1), Outcome::Done);
         assert_eq!((table.outcome(&key(1)), table.len()), (None, 0));
     }
 }

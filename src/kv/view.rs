@@ -1,33 +1,31 @@
-//! The whole state as it was at one moment, for whoever writes it somewhere while the store goes
-//! on.
+//! Copy-on-write views of the state, for writing snapshots while the state machine goes on.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::kv::client_sessions::ClientSession;
 use crate::kv::dedup::DedupView;
-use crate::kv::keyspace::expiration::Millis;
+use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::shards::Table;
 use crate::types::EntryId;
 
-/// A state that does not change any more. What the store had in memory stays there as long as this
-/// does, so it is best taken apart on the way.
+/// An immutable copy-on-write view of the state. It pins the memory that it shares with the state
+/// machine, so its owner should release it part by part.
 pub struct View {
-    /// The last entry that is in it.
+    /// The last log entry in the view.
     pub(super) last: EntryId,
     pub(super) digest: u64,
-    pub(super) clock: Millis,
-    pub(super) clock_resets: u64,
+    pub(super) clock: ReplicatedClock,
     pub(super) key_count: usize,
     pub(super) tables: Vec<Arc<Table>>,
-    /// The requests remembered.
-    pub(super) remembered: DedupView,
-    /// The sessions that clients opened.
-    pub(super) sessions: Vec<(u64, Arc<ClientSession>)>,
+    /// The deduplication table.
+    pub(super) dedup: DedupView,
+    /// Client sessions by id.
+    pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
 }
 
 impl View {
-    /// The last entry that is in it.
+    /// The last log entry in the view.
     pub fn last(&self) -> EntryId {
         self.last
     }

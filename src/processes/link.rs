@@ -1,6 +1,6 @@
-//! The simulator's end of the connection to one replica, in the three forms that the course has
-//! had. Nothing here blocks but for a moment: a socket that stays full loses the message, as in
-//! the original.
+//! The simulator's end of the connection to one replica, over each of the course's three
+//! transports. A send waits at most [`FULL_WAIT`] for a full socket and then drops the message, as
+//! in the original.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -12,56 +12,57 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::Protocol;
 
-/// Room for the largest datagram.
+/// Size of the receive buffer; the largest datagram fits.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 16;
-/// The original reads so much of a packet and cuts the rest.
+/// Bytes that the original reads of a packet; it drops the rest.
 const PACKET_BYTES_MAX: usize = 16_384;
-/// Asked for on both sides of every socket; the system gives what it allows.
+/// Requested size of the socket buffers; the system may grant less.
 const BUFFER_BYTES: usize = 4 << 20;
-/// How long a full socket is waited for.
+/// How long a send waits for a full socket.
 const FULL_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-/// A line longer than this is no message.
+/// Maximum bytes of a message on a stream.
 const LINE_BYTES_MAX: usize = 8 << 20;
 
-/// What a socket had for us.
+/// The outcome of a receive.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// Nothing more for now.
+    /// No message for now.
     Nothing,
-    /// A message of so many bytes is in the buffer.
+    /// A message of this many bytes is in the buffer.
     Message(usize),
-    /// A packet of so many bytes, more than the original reads.
+    /// A packet of this many bytes, more than the original reads.
     TooLong(usize),
-    /// The connection is over, for this reason.
+    /// The connection has ended, for this reason.
     Over(String),
 }
 
-/// What became of a message for the replica.
+/// The outcome of a send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// On its way.
+    /// The socket has the message.
     Done,
-    /// The socket stayed full; the message is lost.
+    /// The socket stayed full, and the message was dropped.
     Full,
-    /// The replica has not said hello, or not connected.
-    NotThere,
-    /// The connection broke.
+    /// The replica has sent no hello yet, or has not connected.
+    NotConnected,
+    /// The connection has ended, for this reason.
     Over(String),
 }
 
-/// One replica's connection.
+/// The connection to one replica.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// A socket of its own on 127.0.0.1; hello says where the replica is.
+    /// A socket on 127.0.0.1. `replica` is the sender of the hello, `last` of the latest datagram.
     Udp { socket: UdpSocket, replica: Option<SocketAddr>, last: Option<SocketAddr> },
-    /// A socket file with the replica's name, to which it connects.
+    /// A socket file named after the replica's id, to which the replica connects.
     Packet { listener: Socket, connection: Option<Socket> },
-    /// The same, with lines on it.
-    Stream { listener: Socket, connection: Option<Socket>, lines: Lines, unsent: Vec<u8> },
+    /// The same, with one message per line. `unsent` is the rest of a line that did not fit into
+    /// the socket.
+    Stream { listener: Socket, connection: Option<Socket>, lines: LineBuffer, unsent: Vec<u8> },
 }
 
 impl Link {
-    /// Opens the simulator's side. `file` is where a UNIX socket goes.
+    /// Opens the simulator's end. `file` is the path of a UNIX socket.
     pub(super) fn open(protocol: Protocol, file: &Path) -> io::Result<Link> {
         match protocol {
             Protocol::Udp => {
@@ -77,13 +78,13 @@ impl Link {
             Protocol::Stream => Ok(Link::Stream {
                 listener: listen(Type::STREAM, file)?,
                 connection: None,
-                lines: Lines::default(),
+                lines: LineBuffer::default(),
                 unsent: Vec::new(),
             }),
         }
     }
 
-    /// The UDP port to be told to the replica.
+    /// The UDP port for the replica's command line; `None` for other transports.
     pub(super) fn port(&self) -> Option<u16> {
         match self {
             Link::Udp { socket, .. } => socket.local_addr().ok().map(|address| address.port()),
@@ -91,8 +92,8 @@ impl Link {
         }
     }
 
-    /// Whether the replica is there to be spoken to.
-    pub(super) fn is_there(&self) -> bool {
+    /// Whether the replica has sent its hello, or has connected.
+    pub(super) fn is_connected(&self) -> bool {
         match self {
             Link::Udp { replica, .. } => replica.is_some(),
             Link::Packet { connection, .. } | Link::Stream { connection, .. } => {
@@ -101,14 +102,14 @@ impl Link {
         }
     }
 
-    /// The last datagram was a hello: its sender is the replica.
-    pub(super) fn hello(&mut self) {
+    /// The latest datagram was a hello: its sender is the replica.
+    pub(super) fn on_hello(&mut self) {
         if let Link::Udp { replica, last, .. } = self {
             *replica = *last;
         }
     }
 
-    /// What to wait for.
+    /// The socket and the events to poll for.
     pub(super) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         match self {
             Link::Udp { socket, .. } => (socket.as_fd(), PollFlags::IN),
@@ -122,8 +123,8 @@ impl Link {
         }
     }
 
-    /// Takes one message, or a connection. The buffer holds [`MESSAGE_BYTES_MAX`] and grows for
-    /// longer lines.
+    /// Receives one message, or accepts the connection. The buffer holds [`MESSAGE_BYTES_MAX`]
+    /// bytes and grows for longer lines.
     pub(super) fn receive(&mut self, buffer: &mut Vec<u8>) -> Received {
         let result = match self {
             Link::Udp { socket, last, .. } => socket.recv_from(buffer).map(|(length, from)| {
@@ -148,12 +149,12 @@ impl Link {
         };
         match result {
             Ok(received) => received,
-            Err(error) if is_passing(&error) => Received::Nothing,
-            Err(error) => Received::Over(format!("broke its connection ({error})")),
+            Err(error) if is_temporary(&error) => Received::Nothing,
+            Err(error) => Received::Over(format!("lost its connection ({error})")),
         }
     }
 
-    /// A line that came with an earlier one. Only streams have any.
+    /// Returns another line that was received with an earlier one. Only streams have any.
     pub(super) fn buffered(&mut self, buffer: &mut Vec<u8>) -> Received {
         match self {
             Link::Stream { lines, .. } => lines.next(buffer),
@@ -161,17 +162,17 @@ impl Link {
         }
     }
 
-    /// Passes a message on.
+    /// Sends a message to the replica.
     pub(super) fn send(&mut self, message: &[u8]) -> Sent {
         for attempt in 0..2 {
             match self.try_send(message) {
                 Ok(sent) => return sent,
-                Err(error) if is_passing(&error) => {
+                Err(error) if is_temporary(&error) => {
                     if attempt == 1 || !self.wait_until_writable() {
                         return Sent::Full;
                     }
                 }
-                Err(error) => return Sent::Over(format!("can't be sent to ({error})")),
+                Err(error) => return Sent::Over(format!("cannot be sent to ({error})")),
             }
         }
         Sent::Full
@@ -182,8 +183,8 @@ impl Link {
             Link::Udp { socket, replica: Some(replica), .. } => {
                 match socket.send_to(message, *replica) {
                     Ok(_) => Ok(Sent::Done),
-                    // What a dead replica's port answered to an earlier datagram. A living one
-                    // loses nothing that it would not lose by being slow to bind.
+                    // The port of a dead replica refused an earlier datagram. If the replica is
+                    // alive, this one is lost as any datagram may be.
                     Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Sent::Done),
                     Err(error) => Err(error),
                 }
@@ -196,12 +197,12 @@ impl Link {
                 if !unsent.is_empty() {
                     return Err(ErrorKind::WouldBlock.into());
                 }
-                // Half a line would spoil the next one too: what does not fit now waits.
+                // What does not fit is kept, since half a line would corrupt the next one too.
                 unsent.extend_from_slice(message);
                 unsent.push(b'\n');
                 flush(socket, unsent).map(|()| Sent::Done)
             }
-            _ => Ok(Sent::NotThere),
+            _ => Ok(Sent::NotConnected),
         }
     }
 
@@ -212,12 +213,12 @@ impl Link {
     }
 }
 
-fn is_passing(error: &io::Error) -> bool {
+fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 fn enlarge(socket: &Socket) {
-    // The defaults hold where the system allows no more.
+    // On failure the default sizes stay.
     drop(socket.set_recv_buffer_size(BUFFER_BYTES));
     drop(socket.set_send_buffer_size(BUFFER_BYTES));
 }
@@ -238,7 +239,7 @@ fn accept(listener: &Socket, connection: &mut Option<Socket>) -> io::Result<Rece
     Ok(Received::Nothing)
 }
 
-/// Writes what waits, as far as the socket takes it.
+/// Writes as much of `unsent` as the socket accepts.
 fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
     let mut written = 0;
     let result = loop {
@@ -247,7 +248,7 @@ fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
         }
         match socket.write(&unsent[written..]) {
             Ok(length) => written += length,
-            Err(error) if is_passing(&error) => break Ok(()),
+            Err(error) if is_temporary(&error) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
@@ -255,22 +256,22 @@ fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
     result
 }
 
-/// Cuts a stream into messages, at each `}` with a newline behind it, as the original does.
+/// Splits a stream into messages, at each `}` before a newline, as the original does.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct LineBuffer {
     bytes: Vec<u8>,
-    /// Up to here no message ends.
+    /// No message ends within this many bytes.
     searched: usize,
 }
 
-impl Lines {
+impl LineBuffer {
     fn receive(&mut self, socket: &mut Socket, buffer: &mut Vec<u8>) -> io::Result<Received> {
         let length = socket.read(buffer)?;
         if length == 0 {
             return Ok(Received::Over("closed its connection".to_owned()));
         }
         if self.bytes.len() + length > LINE_BYTES_MAX {
-            let text = format!("sent {LINE_BYTES_MAX} bytes without ending a line after `}}`");
+            let text = format!("sent {LINE_BYTES_MAX} bytes without a newline after `}}`");
             return Ok(Received::Over(text));
         }
         self.bytes.extend_from_slice(&buffer[..length]);
@@ -278,9 +279,9 @@ impl Lines {
     }
 
     fn next(&mut self, buffer: &mut Vec<u8>) -> Received {
-        let end = self.bytes[self.searched..].windows(2).position(|pair| pair == b"}\n");
-        let Some(end) = end.map(|place| self.searched + place + 1) else {
-            // The last byte may be a brace whose newline is still to come.
+        let end = self.bytes[self.searched..].windows(2).position(|bytes| bytes == b"}\n");
+        let Some(end) = end.map(|at| self.searched + at + 1) else {
+            // The last byte may be a brace, with its newline still to come.
             self.searched = self.bytes.len().saturating_sub(1);
             return Received::Nothing;
         };

@@ -1,7 +1,7 @@
-//! The loop of the process simulator: waits for the replicas' sockets and for the run's next
-//! event, takes one message from each socket that has some, and does what the run says.
+//! The loop of the process simulator: waits for messages of the replicas and for the next event of
+//! the scenario, receives one message from each ready socket, and routes it.
 //!
-//! One thread, so that the order in which things happen is the order in which they are counted.
+//! One thread, so that messages are counted in the order in which they are routed.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,23 +12,23 @@ use tempfile::TempDir;
 
 use super::link::{Link, MESSAGE_BYTES_MAX, Received, Sent};
 use super::message::{Addresses, Fault, Message, inspect};
-use super::program::{Replica, end_all};
+use super::program::{Replica, stop_all};
 use super::{Options, ProcessError, Protocol};
 use crate::course::clients::CLIENT_COUNT;
 use crate::course::run::{Action, ScenarioRun};
 use crate::course::scenario::Scenario;
 use crate::types::{self, NodeId};
 
-/// How often the processes are looked after.
-const TEND_INTERVAL: Duration = Duration::from_millis(50);
-/// A connection that is over is often all that is seen of an exit: so long the exit is waited for.
+/// Interval between checks of the processes.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long to wait for the exit of a replica whose connection has ended, to report its exit code.
 const EXIT_WAIT: Duration = Duration::from_millis(100);
 
 /// One run with real processes.
 #[derive(Debug)]
 pub(super) struct Router {
     scenario_run: ScenarioRun,
-    /// By id. `None` once the connection is over.
+    /// By replica id. `None` once the connection has ended.
     links: Vec<Option<Link>>,
     replicas: Replicas,
     protocol: Protocol,
@@ -42,18 +42,18 @@ pub(super) struct Router {
     _folder: Option<TempDir>,
 }
 
-/// The programs of a run. They end together when it is over, whatever the way out of it was.
+/// The processes of a run. Stopped together when dropped, however the run ends.
 #[derive(Debug)]
 struct Replicas(Vec<Replica>);
 
 impl Drop for Replicas {
     fn drop(&mut self) {
-        end_all(self.0.iter_mut());
+        stop_all(self.0.iter_mut());
     }
 }
 
 impl Router {
-    /// Opens the sockets, starts all replicas one after the other, and then the clock.
+    /// Opens the sockets, starts all replicas one after the other, and then starts the clock.
     pub(super) fn start(
         scenario: &Scenario,
         seed: u64,
@@ -71,8 +71,8 @@ impl Router {
         let ids: Vec<NodeId> = (0..scenario.replicas).map(NodeId).collect();
         let mut links = Vec::new();
         for id in &ids {
-            let place = folder.as_ref().map_or(Path::new(""), TempDir::path);
-            let file = place.join(id.to_string());
+            let parent = folder.as_ref().map_or(Path::new(""), TempDir::path);
+            let file = parent.join(id.to_string());
             links.push(Some(Link::open(options.protocol, &file).map_err(socket(*id))?));
         }
         let mut replicas = Vec::new();
@@ -117,7 +117,7 @@ impl Router {
         progress: &mut dyn FnMut(f64),
     ) -> Result<(), ProcessError> {
         let mut ready = Vec::new();
-        let mut tend_at = Instant::now();
+        let mut check_at = Instant::now();
         loop {
             let now = self.now();
             self.scenario_run.poll(now, &mut self.actions);
@@ -125,50 +125,50 @@ impl Router {
             if self.scenario_run.ended().is_some() {
                 return Ok(());
             }
-            if Instant::now() >= tend_at {
+            if Instant::now() >= check_at {
                 if interrupted.load(Ordering::Relaxed) {
                     return Err(ProcessError::Interrupted);
                 }
-                self.tend();
+                self.check_processes();
                 progress(self.origin.elapsed().as_secs_f64());
-                tend_at = Instant::now() + TEND_INTERVAL;
+                check_at = Instant::now() + CHECK_INTERVAL;
             }
             let until_event = self.scenario_run.next_event().since(self.now());
-            let timeout = until_event.min(tend_at.saturating_duration_since(Instant::now()));
+            let timeout = until_event.min(check_at.saturating_duration_since(Instant::now()));
             self.wait(timeout, &mut ready)?;
-            for place in ready.drain(..) {
-                self.receive(place);
+            for index in ready.drain(..) {
+                self.receive(index);
             }
         }
     }
 
-    /// Adds to `ready` whose socket has something.
+    /// Waits for messages, and adds the replicas that sent some to `ready`.
     fn wait(&self, timeout: Duration, ready: &mut Vec<usize>) -> Result<(), ProcessError> {
-        let (mut places, mut fds) = (Vec::new(), Vec::new());
-        for (place, link) in self.links.iter().enumerate() {
+        let (mut indexes, mut fds) = (Vec::new(), Vec::new());
+        for (index, link) in self.links.iter().enumerate() {
             if let Some(link) = link {
                 let (fd, flags) = link.interest();
-                places.push(place);
+                indexes.push(index);
                 fds.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
         let timeout = Timespec::try_from(timeout).unwrap_or_default();
         match poll(&mut fds, Some(&timeout)) {
-            // A signal: the loop looks at `interrupted` soon enough.
+            // A signal: `interrupted` is checked within `CHECK_INTERVAL`.
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(ProcessError::Wait(error.into())),
         }
         ready.extend(
-            places.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(at, _)| at),
+            indexes.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(at, _)| at),
         );
         Ok(())
     }
 
-    /// One read from a replica's socket, and all messages that came with it.
-    fn receive(&mut self, place: usize) {
+    /// Receives once from a replica's socket, and routes all messages that came with it.
+    fn receive(&mut self, index: usize) {
         let mut buffered = false;
-        // The connection may go with any message.
-        while let Some(link) = &mut self.links[place] {
+        // Each message may end the connection.
+        while let Some(link) = &mut self.links[index] {
             let received = if buffered {
                 link.buffered(&mut self.buffer)
             } else {
@@ -177,23 +177,23 @@ impl Router {
             buffered = true;
             match received {
                 Received::Nothing => return,
-                Received::Message(length) => self.route(place, length),
+                Received::Message(length) => self.route(index, length),
                 Received::TooLong(length) => self.scenario_run.incorrect(format!(
-                    "replica {} sent a packet of {length} bytes; the course's simulator cuts it \
-                     at 16384, send less at a time",
-                    id_of(place)
+                    "replica {} sent a packet of {length} bytes; the course's simulator reads at \
+                     most 16384, send smaller packets",
+                    id_of(index)
                 )),
-                Received::Over(what) => self.lose(place, &what),
+                Received::Over(what) => self.lose(index, &what),
             }
         }
     }
 
-    fn route(&mut self, place: usize, length: usize) {
+    fn route(&mut self, index: usize, length: usize) {
         let now = self.now();
         match inspect(&self.buffer[..length], self.addresses) {
             Ok(Message::Hello) => {
-                if let Some(link) = &mut self.links[place] {
-                    link.hello();
+                if let Some(link) = &mut self.links[index] {
+                    link.on_hello();
                 }
             }
             Ok(Message::Peer { src, leader, destination }) => {
@@ -215,9 +215,9 @@ impl Router {
                 if let Some((src, leader)) = leader {
                     self.scenario_run.note_leader(src, leader);
                 }
-                self.scenario_run.incorrect(format!("replica {} sent {what}", id_of(place)));
+                self.scenario_run.incorrect(format!("replica {} sent {what}", id_of(index)));
             }
-            Err(Fault::NotText(what)) => self.lose(place, &what),
+            Err(Fault::NotText(what)) => self.lose(index, &what),
         }
     }
 
@@ -225,15 +225,15 @@ impl Router {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             match action {
-                Action::Ask(request) => {
+                Action::Send(request) => {
                     let mut text = Vec::with_capacity(256);
                     request.write_json(&mut text);
                     self.send(request.replica, &text);
                 }
                 Action::Kill(id) => {
-                    let place = usize::from(id.0);
-                    self.links[place] = None;
-                    self.replicas.0[place].terminate();
+                    let index = usize::from(id.0);
+                    self.links[index] = None;
+                    self.replicas.0[index].terminate();
                 }
             }
         }
@@ -241,83 +241,85 @@ impl Router {
     }
 
     fn send(&mut self, id: NodeId, message: &[u8]) {
-        let place = usize::from(id.0);
-        let Some(link) = &mut self.links[place] else { return };
+        let index = usize::from(id.0);
+        let Some(link) = &mut self.links[index] else { return };
         match link.send(message) {
             Sent::Done => {}
             Sent::Full => self.scenario_run.blocked(),
-            // As in the original: whoever is spoken to before it is there counts as dead. It
-            // goes on running, and what it sends is still carried.
-            Sent::NotThere => {
+            // As in the original, a replica counts as dead if a message for it comes before it has
+            // connected. Its process continues, and its messages are still routed.
+            Sent::NotConnected => {
                 let text = match self.protocol {
                     Protocol::Udp => {
-                        "was sent a message before it had said hello; say hello at once, to the \
-                         port given on the command line, and send nothing else for about a second"
+                        "was sent a message before it sent a hello; send a hello at once, to the \
+                         port on the command line, and nothing else for about a second"
                     }
                     Protocol::SeqPacket | Protocol::Stream => {
-                        "was sent a message before it had connected; connect at once to the \
-                         socket in the current folder that is named like the id on the command \
-                         line, and send nothing for about a second"
+                        "was sent a message before it connected; connect at once to the socket in \
+                         the current directory that is named after the id on the command line, and \
+                         send nothing for about a second"
                     }
                 };
                 self.died(id, text);
             }
-            Sent::Over(what) => self.lose(place, &what),
+            Sent::Over(what) => self.lose(index, &what),
         }
     }
 
-    /// A replica whose connection is over is ended and counts as dead.
-    fn lose(&mut self, place: usize, what: &str) {
-        self.links[place] = None;
+    /// Stops a replica whose connection has ended, and counts it as dead.
+    fn lose(&mut self, index: usize, what: &str) {
+        self.links[index] = None;
         let wait_until = Instant::now() + EXIT_WAIT;
-        while !self.replicas.0[place].is_gone() && Instant::now() < wait_until {
-            self.replicas.0[place].tend();
+        while !self.replicas.0[index].has_exited() && Instant::now() < wait_until {
+            self.replicas.0[index].check();
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.died(id_of(place), what);
-        self.replicas.0[place].terminate();
+        self.died(id_of(index), what);
+        self.replicas.0[index].terminate();
     }
 
-    /// Counts a replica as dead, and tells how its process ended if it did.
+    /// Counts a replica as dead, because of its exit if its process has exited, else because of
+    /// `what`.
     fn died(&mut self, id: NodeId, what: &str) {
-        let exit = self.replicas.0[usize::from(id.0)].own_exit();
+        let exit = self.replicas.0[usize::from(id.0)].unexpected_exit();
         self.scenario_run.died(id, exit.unwrap_or_else(|| what.to_owned()));
     }
 
-    /// Looks after the processes: who is to end, and who ended by itself.
-    fn tend(&mut self) {
-        for (place, replica) in self.replicas.0.iter_mut().enumerate() {
-            replica.tend();
-            let id = id_of(place);
+    /// Checks the processes: kills those that ignore SIGTERM, and counts those that exited on their
+    /// own as dead.
+    fn check_processes(&mut self) {
+        for (index, replica) in self.replicas.0.iter_mut().enumerate() {
+            replica.check();
+            let id = id_of(index);
             if self.scenario_run.is_alive(id)
-                && let Some(exit) = replica.own_exit()
+                && let Some(exit) = replica.unexpected_exit()
             {
-                self.links[place] = None;
+                self.links[index] = None;
                 self.scenario_run.died(id, exit);
             }
         }
     }
 
-    /// Ends all replicas and gives the finished run.
+    /// Stops all replicas and returns the finished run.
     pub(super) fn finish(mut self) -> ScenarioRun {
-        self.tend();
-        for place in 0..self.links.len() {
-            let there = self.links[place].as_ref().is_none_or(Link::is_there);
-            if !there && self.scenario_run.is_alive(id_of(place)) {
+        self.check_processes();
+        for index in 0..self.links.len() {
+            let connected = self.links[index].as_ref().is_none_or(Link::is_connected);
+            if !connected && self.scenario_run.is_alive(id_of(index)) {
                 self.died(
-                    id_of(place),
+                    id_of(index),
                     match self.protocol {
-                        Protocol::Udp => "never said hello",
-                        Protocol::SeqPacket | Protocol::Stream => "never connected",
+                        Protocol::Udp => "sent no hello",
+                        Protocol::SeqPacket | Protocol::Stream => "did not connect",
                     },
                 );
             }
         }
-        // All replicas end here, with what is left of `self`.
+        // Dropping the rest of `self` stops the replicas.
         self.scenario_run
     }
 }
 
-fn id_of(place: usize) -> NodeId {
-    NodeId(u16::try_from(place).expect("at most 21 replicas"))
+fn id_of(index: usize) -> NodeId {
+    NodeId(u16::try_from(index).expect("at most 21 replicas"))
 }

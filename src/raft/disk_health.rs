@@ -1,146 +1,122 @@
-//! What a replica knows of its own disk, and what follows from it.
+//! The condition of this replica's disk: whether it is stalled, and how much free space it has.
 //!
-//! That it is stalled is told by nothing but the jobs that were given away and not heard to be
-//! done: so the thread that notices is never the one that hangs, and in a simulation a slow disk is
-//! noticed by the same code.
+//! A stall is detected by jobs that were handed to the log writer and not reported done. So the
+//! thread that notices never hangs itself, and the simulator runs the same code.
 //!
-//! How much room it has the driver says. While that is little, a leader takes in no writes, and
-//! hands its lead over if it can; followers get new entries only if they are needed for a quorum,
-//! and take in what they can store. What was taken in before must be stored, and so must votes:
-//! the reserve is for that, and for the snapshot that lets the log be cut.
+//! The driver reports free space. While it is low, a leader refuses writes and transfers its
+//! leadership if it can, and followers get new entries only if they are needed for a quorum.
+//! Entries that were accepted before must still be stored, and so must votes: the driver's reserve
+//! is for them, and for the snapshot that lets the log be compacted.
 
 use crate::config::Config;
 use crate::record::Entry;
 use crate::types::Instant;
 
-use super::leader::Leader;
+use super::log::LogTail;
 use super::message::{DiskSpace, DiskState};
-use super::progress::Progress;
-use super::quorum::quorum;
-use super::shared::Shared;
 
-/// How this replica's disk is.
+/// The condition of this replica's disk.
 ///
-/// Invariant: it is stalled only while something waits for it.
+/// Invariant: it is stalled only while a job waits.
 #[derive(Debug)]
 pub(super) struct DiskHealth {
-    /// Since when nothing was finished although something waits; `None` if nothing does.
+    /// When the log writer last finished a job, or got its first one; `None` if none is waiting.
     waiting_since: Option<Instant>,
-    /// When this was last looked at.
+    /// When [`DiskHealth::watch`] last ran.
     watched_at: Instant,
-    stalled: bool,
-    /// Bytes of entries that can be stored, if there is little room.
-    room: Option<u64>,
+    is_stalled: bool,
+    /// Bytes of entries that can still be stored; `None` if free space is not low.
+    low_space: Option<u64>,
 }
 
 impl DiskHealth {
     pub(super) fn new(now: Instant) -> DiskHealth {
-        DiskHealth { waiting_since: None, watched_at: now, stalled: false, room: None }
+        DiskHealth { waiting_since: None, watched_at: now, is_stalled: false, low_space: None }
     }
 
-    /// A job was given to the log writer.
-    pub(super) fn given(&mut self, now: Instant) {
+    /// Records that a job was handed to the log writer.
+    pub(super) fn job_started(&mut self, now: Instant) {
         self.waiting_since.get_or_insert(now);
     }
 
-    /// A job was finished; `more` tells whether others wait. A disk that gets on is only slow.
-    pub(super) fn finished(&mut self, now: Instant, more: bool) {
+    /// Records that a job is done; `more` tells whether others wait. A disk that makes progress is
+    /// slow, not stalled.
+    pub(super) fn job_done(&mut self, now: Instant, more: bool) {
+        assert!(self.waiting_since.is_some(), "a job is done that the log writer never got");
         self.waiting_since = more.then_some(now);
-        self.stalled = false;
+        self.is_stalled = false;
     }
 
     pub(super) fn is_stalled(&self) -> bool {
-        self.stalled
-    }
-
-    pub(super) fn state(&self) -> DiskState {
-        match self.room {
-            _ if self.stalled => DiskState::Stalled,
-            Some(_) => DiskState::Low,
-            None => DiskState::Healthy,
-        }
+        self.is_stalled
     }
 
     pub(super) fn is_low(&self) -> bool {
-        self.room.is_some()
+        self.low_space.is_some()
     }
 
-    pub(super) fn note_room(&mut self, room: DiskSpace) {
-        self.room = room.low.then_some(room.bytes);
-    }
-
-    /// Whether so many bytes can be stored, which takes their room.
-    fn take_room(&mut self, bytes: u64) -> bool {
-        let Some(room) = &mut self.room else { return true };
-        let fits = bytes <= *room;
-        if fits {
-            *room -= bytes;
+    pub(super) fn state(&self) -> DiskState {
+        if self.is_stalled {
+            DiskState::Stalled
+        } else if self.is_low() {
+            DiskState::Low
+        } else {
+            DiskState::Healthy
         }
-        fits
     }
 
-    /// When to look at it again though nothing comes in.
+    pub(super) fn record_space(&mut self, space: DiskSpace) {
+        self.low_space = space.low.then_some(space.bytes);
+    }
+
+    /// Returns when [`DiskHealth::watch`] must run next.
     pub(super) fn watch_at(&self, config: &Config) -> Instant {
         match (config.disk_stall_timeout, self.waiting_since) {
-            (Some(after), Some(since)) if !self.stalled => {
-                (since + after).min(self.watched_at + after / 4)
+            (Some(timeout), Some(since)) if !self.is_stalled => {
+                (since + timeout).min(self.watched_at + timeout / 4)
             }
             _ => Instant::MAX,
         }
     }
-}
 
-impl Shared {
-    /// Looks whether the disk is stalled. Time in which nobody looked, because the process was
-    /// stopped or its machine was, counts for nothing: the disk's word may be on its way.
-    pub(super) fn watch_disk(&mut self) {
-        let Some(after) = self.config.disk_stall_timeout else { return };
-        let unwatched = self.now.since(self.disk.watched_at);
-        self.disk.watched_at = self.now;
-        let Some(since) = &mut self.disk.waiting_since else { return };
-        if unwatched > after / 2 {
-            *since = (*since + unwatched).min(self.now);
+    /// Checks for a stall; returns whether one has begun. Time during which this did not run,
+    /// because the process or its machine was stopped, does not count: completions may be waiting
+    /// to be read.
+    pub(super) fn watch(&mut self, now: Instant, config: &Config) -> bool {
+        let Some(timeout) = config.disk_stall_timeout else { return false };
+        assert!(
+            !self.is_stalled || self.waiting_since.is_some(),
+            "the disk is stalled, but no job waits"
+        );
+        let unwatched = now.since(self.watched_at);
+        self.watched_at = now;
+        let Some(since) = &mut self.waiting_since else { return false };
+        if unwatched > timeout / 2 {
+            *since = (*since + unwatched).min(now);
         }
-        if !self.disk.stalled && self.now.since(*since) >= after {
-            self.disk.stalled = true;
-            self.counters.disk_stalls += 1;
+        let stalls = !self.is_stalled && now.since(*since) >= timeout;
+        self.is_stalled |= stalls;
+        stalls
+    }
+
+    /// Returns those of `entries` that the log already contains or the disk has space for. They
+    /// must follow an entry of the log.
+    pub(super) fn storable<'e>(&mut self, entries: &'e [Entry], log: &LogTail) -> &'e [Entry] {
+        let Some(space) = &mut self.low_space else { return entries };
+        assert!(
+            entries.first().is_none_or(|first| first.index() <= log.last().index.next()),
+            "{:?} does not follow a log that ends with {}",
+            entries.first(),
+            log.last()
+        );
+        let held = entries.iter().take_while(|entry| log.holds(entry.id())).count();
+        let bytes = entries[held..].iter().map(|entry| entry.record().len() as u64).sum();
+        match space.checked_sub(bytes) {
+            Some(rest) => {
+                *space = rest;
+                entries
+            }
+            None => &entries[..held],
         }
     }
-
-    /// Of entries that follow one that the log holds, those that it holds too or can store.
-    pub(super) fn storable<'e>(&mut self, entries: &'e [Entry]) -> &'e [Entry] {
-        if !self.disk.is_low() {
-            return entries;
-        }
-        let held = entries.iter().take_while(|entry| self.log.holds(entry.id())).count();
-        let bytes: usize = entries[held..].iter().map(|entry| entry.record().len()).sum();
-        if self.disk.take_room(bytes as u64) { entries } else { &entries[..held] }
-    }
-}
-
-impl Leader {
-    /// Whether what it takes in can be stored where it must be: on its own disk, for it may need
-    /// it, and on a quorum's. Peers that don't answer say nothing of their disks.
-    pub(super) fn has_room(&self, shared: &Shared) -> bool {
-        let is_low = |there: &&Progress| there.disk == DiskState::Low && !is_lost(there, shared);
-        !shared.disk.is_low()
-            && (!self.progress.iter().any(|there| is_low(&there)) || self.others_suffice(shared))
-    }
-
-    /// Whether a follower that is short of room gets no entries: there is a quorum without it.
-    pub(super) fn spares(&self, position: usize, shared: &Shared) -> bool {
-        self.progress[position].disk == DiskState::Low && self.others_suffice(shared)
-    }
-
-    /// Whether those that answer and have room are a quorum.
-    fn others_suffice(&self, shared: &Shared) -> bool {
-        let fit = |there: &&Progress| there.disk == DiskState::Healthy && !is_lost(there, shared);
-        let count = self.progress.iter().filter(fit).count() + usize::from(!shared.disk.is_low());
-        count >= quorum(shared.replicas(), &shared.config)
-    }
-}
-
-/// Whether a peer seems to be gone.
-fn is_lost(peer: &Progress, shared: &Shared) -> bool {
-    peer.is_silent(shared.loss_permille)
 }

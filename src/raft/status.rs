@@ -1,15 +1,14 @@
-//! A read-only view of a replica, for traces, metrics and tests. Nothing decides upon it.
+//! A read-only view of a replica for traces, metrics and tests. No decision depends on it.
 
 use crate::types::{EntryId, Index, NodeId, Term};
 
 use super::message::DiskState;
+use super::role::RoleName;
 
-pub use crate::types::RoleName;
-
-/// A replica at one moment.
+/// The state of a replica at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Status {
-    /// Which replica.
+    /// The replica's id.
     pub id: NodeId,
     /// Its role.
     pub role: RoleName,
@@ -17,90 +16,90 @@ pub struct Status {
     pub term: Term,
     /// Its vote in that term.
     pub voted_for: Option<NodeId>,
-    /// Whom it believes to lead.
+    /// The leader of that term, if known.
     pub leader: Option<NodeId>,
-    /// The entry before the first in its log: all up to there is in a snapshot.
+    /// The entry before the first one in the log; a snapshot covers everything up to it.
     pub base: EntryId,
-    /// Its last entry.
+    /// The last entry of the log.
     pub last: EntryId,
-    /// Up to here its log is on disk.
+    /// Index of the last durable entry.
     pub durable_index: Index,
-    /// Up to here its log is committed, as far as it knows.
+    /// Index of the last entry that is known to be committed.
     pub commit_index: Index,
-    /// Up to here its state machine has come.
+    /// Index of the last applied entry.
     pub applied_index: Index,
-    /// How its disk is.
+    /// The condition of its disk.
     pub disk: DiskState,
-    /// To whom it is handing its lead over.
+    /// The target of a leadership transfer in progress.
     pub transfer_target: Option<NodeId>,
-    /// How far it has come with rejoining, if it lost its disk; `None` for a full member.
+    /// Progress of rejoining after the loss of the disk; `None` for a full member.
     pub rejoining: Option<RejoinStatus>,
-    /// A leader's knowledge of its peers, in order of their ids; empty in other roles.
+    /// A leader's view of its peers, ordered by id; empty in other roles.
     pub peers: Vec<PeerStatus>,
-    /// What it refused and dropped so far.
+    /// Event counts since the start.
     pub counters: Counters,
 }
 
-/// How far a member that lost its disk has come with rejoining. It is waiting for a leader while
-/// it waits for no answer and has no target.
+/// Progress of a member that has lost its disk. If it waits for no answer and has no target, it
+/// waits for a leader.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RejoinStatus {
-    /// Members whose answers are missing, in order of their ids. A member that is itself rejoining
-    /// does not answer.
+    /// Members that have not answered yet, ordered by id. A member that is itself rejoining does
+    /// not answer.
     pub waiting_for: Vec<NodeId>,
-    /// It rejoins when it holds the log up to here durably; `None` until a leader has named it.
+    /// Index up to which the log must be durable before the member rejoins; `None` until a leader
+    /// has named it.
     pub target: Option<Index>,
 }
 
-/// What a leader knows of a peer.
+/// A leader's view of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
-    /// Which peer.
+    /// The peer's id.
     pub id: NodeId,
-    /// Durable and equal up to here.
+    /// Index up to which the peer's log is durable and equal to the leader's.
     pub match_index: Index,
-    /// The next entry to send.
+    /// Index of the next entry to send.
     pub next_index: Index,
-    /// Whether it is still being probed.
+    /// Whether the leader is still looking for the last matching entry.
     pub probing: bool,
-    /// How its disk is, as it last said.
+    /// The condition of the peer's disk in its last reply.
     pub disk: DiskState,
 }
 
-/// Counts of what was refused or given up, and of elections, since the replica started.
+/// Event counts since the replica started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Messages for another replica, from unknown ones, or before the silence after the start
-    /// was over.
+    /// Messages to another replica, from an unknown one, or during the silence after the start.
     pub misdirected: u64,
-    /// Messages of an earlier term, or answers to nothing.
+    /// Messages of an earlier term, and replies that nothing waits for.
     pub stale: u64,
-    /// Appends whose entries contradict themselves.
+    /// Messages whose fields contradict each other or what this replica sent.
     pub malformed: u64,
-    /// Messages rejected for a term that no elections can have reached.
+    /// Messages rejected for a term that elections cannot have reached.
     pub terms_rejected: u64,
     /// Messages rejected because they contradict a committed entry or the leader of their term.
     pub conflicts_rejected: u64,
-    /// Requests refused because too much was under way.
+    /// Client requests refused because too much was in flight.
     pub busy: u64,
-    /// Pre-votes started.
+    /// Pre-vote rounds started.
     pub pre_votes: u64,
-    /// Elections stood for.
+    /// Elections started.
     pub elections: u64,
-    /// Times it became leader.
+    /// Elections won.
     pub leaderships: u64,
-    /// Times it gave up its lead because a quorum was silent.
+    /// Times it stepped down because a quorum did not answer.
     pub quorum_losses: u64,
-    /// Times it tried to hand its lead over.
+    /// Leadership transfers started.
     pub leadership_transfers: u64,
     /// Times its disk stalled.
     pub disk_stalls: u64,
-    /// Messages ignored because it was rejoining, requests for votes among them.
+    /// Messages ignored while rejoining, vote requests among them.
     pub ignored_while_rejoining: u64,
     /// Times it rejoined after the loss of its disk: 0 or 1.
     pub rejoined: u64,
-    /// Reads released under the lease before a quorum had confirmed their round.
+    /// Reads served under the lease before a quorum had confirmed their round.
     pub lease_reads: u64,
-    /// Reads released because a quorum had confirmed their round.
+    /// Reads served after a quorum had confirmed their round.
     pub read_index_reads: u64,
 }

@@ -1,159 +1,180 @@
-//! Handing the lead over (thesis 3.10; safety.md L9), here for the sake of a leader's disk: what
-//! it can't write others can, and clients should not wait for it.
+//! Leadership transfer (thesis 3.10). A leader whose disk is stalled or full transfers its
+//! leadership, because other replicas can write what it cannot.
 //!
-//! 1. The leader takes in no more requests, its successor gets what it lacks, and all are told who
-//!    that is. Where this is lost, the election waits for the leader's lease like any other.
-//! 2. When that holds all of the leader's log durably the leader tells it so, and gives up its
-//!    lease until the end of its term: whoever votes in the election that follows need not mind it.
-//! 3. The successor stands for election at once, without asking first whether it would win.
+//! 1. The leader refuses new requests, sends the target the entries that it lacks, and announces
+//!    the target to all peers. If a voter misses the announcement, it votes only after the leader's
+//!    lease has ended, as in any election.
+//! 2. When the target has acknowledged the leader's whole log, the leader sends it [`TimeoutNow`],
+//!    and serves no more reads under a lease in this term. So voters need not wait for its lease.
+//! 3. The target starts an election at once, without a pre-vote.
 //!
-//! On every path this ends: with a higher term, which ends the leadership, or at the time-out,
-//! after which the leader goes on as before and tries again later, with another if there is one.
+//! Every transfer ends: with a higher term, which ends the leadership, or with a timeout. After a
+//! timeout the leader accepts requests again, and tries again later, with another target if there
+//! is one.
 
 use std::cmp::Reverse;
 
-use crate::types::{Instant, NodeId};
+use crate::types::{Index, Instant, NodeId};
 
 use super::effects::Effects;
-use super::follower::Follower;
-use super::leader::Leader;
 use super::message::{DiskState, PeerMsg, TimeoutNow};
 use super::progress::Progress;
 use super::quorum::quorum;
 use super::rejoin::REJOINING_HEARTBEATS;
-use super::replica::Transition;
+use super::role::Transition;
 use super::shared::Shared;
 
-/// A follower that was not heard for so many heartbeat intervals is no successor.
-const HEARD_HEARTBEATS: u32 = 3;
+/// A follower that has not replied for this many heartbeat intervals cannot be the target.
+const REPLIED_HEARTBEATS: u32 = 3;
 
-/// How far a leader has come with handing its lead over.
+/// A leader's transfers.
+///
+/// Invariant: `is_lease_given_up` is set when the first [`TimeoutNow`] is sent, and stays set.
 #[derive(Debug, Default)]
-pub(super) struct Handover {
-    under_way: Option<Attempt>,
-    /// Who was tried last.
-    last_tried: Option<NodeId>,
-    /// Not before then is it tried again.
+pub(super) struct LeadershipTransfer {
+    /// The transfer in progress.
+    current: Option<TransferTarget>,
+    /// The target of the last transfer, also if it has ended.
+    last_target: Option<NodeId>,
+    /// Earliest time for the next transfer.
     next_at: Instant,
-    /// Somebody was told to take over in this term, and may do so however late that arrives.
-    told: bool,
+    /// Whether a [`TimeoutNow`] was sent in this term. Its receiver may start an election whenever
+    /// it arrives.
+    is_lease_given_up: bool,
 }
 
-/// One attempt.
+/// The target of a transfer in progress.
 #[derive(Debug)]
-struct Attempt {
-    to: NodeId,
+struct TransferTarget {
+    id: NodeId,
+    /// When the transfer fails.
     deadline: Instant,
-    told: bool,
+    /// Whether [`TimeoutNow`] was sent.
+    is_asked: bool,
 }
 
-impl Handover {
-    /// Whether requests are the successor's to take in.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
+impl LeadershipTransfer {
+    /// Returns whether a transfer is in progress: the leader refuses requests.
+    pub(super) fn is_in_progress(&self) -> bool {
+        self.current.is_some()
     }
 
-    pub(super) fn successor(&self) -> Option<NodeId> {
-        self.under_way.as_ref().map(|attempt| attempt.to)
+    /// Returns the target of the transfer in progress.
+    pub(super) fn target(&self) -> Option<NodeId> {
+        self.current.as_ref().map(|target| target.id)
     }
 
-    /// Whom appends name as the target: the one of the attempt under way, or the last one that was
-    /// told, for it may still take over.
-    pub(super) fn announced(&self) -> Option<NodeId> {
-        self.successor().or(self.last_tried.filter(|_| self.told))
+    /// Returns the target that appends announce: that of the transfer in progress, or the last one
+    /// that [`TimeoutNow`] was sent to, because it may still start an election.
+    pub(super) fn announced_target(&self) -> Option<NodeId> {
+        self.target().or(self.last_target.filter(|_| self.is_lease_given_up))
     }
 
-    /// Whether another may be elected although this leader was heard lately.
-    pub(super) fn gave_up_lease(&self) -> bool {
-        self.told
+    /// Returns whether another replica may be elected although it heard this leader recently.
+    pub(super) fn is_lease_given_up(&self) -> bool {
+        self.is_lease_given_up
     }
-}
 
-impl Leader {
-    /// Does what is due: begins, tells the successor, gives an attempt up.
-    pub(super) fn hand_over(&mut self, shared: &mut Shared, out: &mut Effects) {
-        let wanted = shared.disk.state() != DiskState::Healthy;
-        if let Some(attempt) = &self.handover.under_way
-            && (shared.now >= attempt.deadline || !wanted && !attempt.told)
+    /// Starts a transfer if the disk requires one, sends [`TimeoutNow`] when the target is ready,
+    /// and ends an overdue transfer. Returns whether a new target must be announced to all peers.
+    pub(super) fn advance(
+        &mut self,
+        progress: &[Progress],
+        shared: &mut Shared,
+        out: &mut Effects,
+    ) -> bool {
+        assert!(shared.leader == Some(shared.id), "{:?} leads this term", shared.leader);
+        let is_wanted = shared.disk.state() != DiskState::Healthy;
+        if let Some(target) = &self.current
+            && (shared.now >= target.deadline || !is_wanted && !target.is_asked)
         {
-            self.handover.under_way = None;
-            self.handover.next_at = shared.now + shared.config.leadership_transfer_interval;
+            self.current = None;
+            self.next_at = shared.now + shared.config.leadership_transfer_interval;
         }
-        if wanted
-            && self.handover.under_way.is_none()
-            && shared.now >= self.handover.next_at
-            && let Some(to) = self.choose_successor(shared)
+        let mut is_new = false;
+        if is_wanted
+            && self.current.is_none()
+            && shared.now >= self.next_at
+            && let Some(id) = self.choose_target(progress, shared)
         {
+            assert!(id != shared.id, "{id} transfers its leadership to itself");
             let deadline = shared.now + shared.config.leadership_transfer_timeout;
-            self.handover.under_way = Some(Attempt { to, deadline, told: false });
-            self.handover.last_tried = Some(to);
+            self.current = Some(TransferTarget { id, deadline, is_asked: false });
+            self.last_target = Some(id);
             shared.counters.leadership_transfers += 1;
-            // Those that vote must know before the target asks them: with the next append, at once.
-            shared.announced_transfer = Some((shared.term(), to));
-            self.owe_all();
+            shared.announced_transfer = Some((shared.term(), id));
+            // Voters must know the target before it asks them.
+            is_new = true;
         }
         let last = shared.log.last();
-        if let Some(attempt) = &mut self.handover.under_way
-            && !attempt.told
-            && self
-                .progress
-                .iter()
-                .any(|there| there.id == attempt.to && there.match_index() == last.index)
+        if let Some(target) = &mut self.current
+            && !target.is_asked
+            && match_index_of(progress, target.id) == last.index
         {
-            attempt.told = true;
-            self.handover.told = true;
+            target.is_asked = true;
+            self.is_lease_given_up = true;
             let message = PeerMsg::TimeoutNow(TimeoutNow { term: shared.term(), last });
-            shared.send(attempt.to, message, out);
+            shared.send(target.id, message, out);
         }
+        assert!(
+            self.is_lease_given_up || !self.current.as_ref().is_some_and(|target| target.is_asked),
+            "{:?} was asked to campaign under a lease",
+            self.current
+        );
+        is_new
     }
 
-    /// When there is something to do about it although nothing comes in.
-    pub(super) fn handover_at(&self, shared: &Shared) -> Instant {
-        match &self.handover.under_way {
-            Some(attempt) => attempt.deadline,
+    /// Returns when [`LeadershipTransfer::advance`] has something to do without a message.
+    pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
+        match &self.current {
+            Some(target) => target.deadline,
             None if shared.disk.state() != DiskState::Healthy => {
-                self.handover.next_at.max(shared.now + shared.config.heartbeat_interval)
+                self.next_at.max(shared.now + shared.config.heartbeat_interval)
             }
             None => Instant::MAX,
         }
     }
 
-    /// The follower that has come furthest, of those that answer, may vote, and whose disks are
-    /// well. Nobody if those are no quorum without this replica: what they could not commit, or
-    /// could not even elect, is better off here.
-    fn choose_successor(&self, shared: &Shared) -> Option<NodeId> {
-        let patience = shared.config.heartbeat_interval * HEARD_HEARTBEATS;
-        let rejoin = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
-        let fit: Vec<&Progress> = self
-            .progress
+    /// Chooses the follower with the highest match index among those that answer, may vote, and
+    /// have a healthy disk; preferably not the last target. Returns `None` if they are no quorum
+    /// without this replica: they could not commit anything, or not even elect a leader.
+    fn choose_target(&self, progress: &[Progress], shared: &Shared) -> Option<NodeId> {
+        let reply_age_max = shared.config.heartbeat_interval * REPLIED_HEARTBEATS;
+        let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
+        let candidates: Vec<&Progress> = progress
             .iter()
-            .filter(|there| shared.now.since(there.heard_at) <= patience)
-            .filter(|there| there.disk == DiskState::Healthy && !there.is_in_transfer())
-            .filter(|there| there.asked_to_rejoin_at.is_none_or(|at| shared.now.since(at) > rejoin))
+            .filter(|peer| shared.now.since(peer.last_reply_at) <= reply_age_max)
+            .filter(|peer| peer.disk == DiskState::Healthy && !peer.is_receiving_snapshot())
+            .filter(|peer| {
+                let asked_at = peer.asked_to_rejoin_at;
+                asked_at.is_none_or(|at| shared.now.since(at) > rejoin_age_max)
+            })
             .collect();
-        if fit.len() < quorum(shared.replicas(), &shared.config) {
+        if candidates.len() < quorum(shared.replicas(), &shared.config) {
             return None;
         }
-        let furthest = fit.into_iter().max_by_key(|there| {
-            let tried = self.handover.last_tried == Some(there.id);
-            (!tried, there.match_index(), Reverse(there.id))
+        let best = candidates.into_iter().max_by_key(|peer| {
+            let is_new = self.last_target != Some(peer.id);
+            (is_new, peer.match_index(), Reverse(peer.id))
         });
-        furthest.map(|there| there.id)
+        best.map(|peer| peer.id)
     }
 }
 
-impl Follower {
-    /// This term's leader wants this replica to lead the next. Late or repeated, that costs an
-    /// election at most.
-    pub(super) fn on_timeout_now(shared: &mut Shared, from: NodeId, now: TimeoutNow) -> Transition {
-        shared.heard_leader(from);
-        // That it is durable the leader knows from this replica itself, whose log writer may have
-        // told the leader before it told the core.
-        let holds_all = shared.log.last() == now.last;
-        if !holds_all || shared.disk.state() != DiskState::Healthy {
-            shared.counters.stale += 1;
-            return Transition::Stay;
-        }
-        Transition::TakeOver
+fn match_index_of(progress: &[Progress], id: NodeId) -> Index {
+    let peer = progress.iter().find(|peer| peer.id == id).expect("the target is a peer");
+    peer.match_index()
+}
+
+/// A follower's reaction to [`TimeoutNow`]. A late or repeated one costs an election at most.
+pub(super) fn on_timeout_now(shared: &mut Shared, from: NodeId, now: TimeoutNow) -> Transition {
+    shared.heard_leader(from);
+    // That entry is durable: the leader knows it from this replica. This core may not know it yet,
+    // because the log writer sends the acknowledgement before it reports to the core.
+    let has_all = shared.log.last() == now.last;
+    if !has_all || shared.disk.state() != DiskState::Healthy {
+        shared.counters.stale += 1;
+        return Transition::Stay;
     }
+    Transition::TakeOver
 }

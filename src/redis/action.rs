@@ -1,61 +1,66 @@
-//! What a server does with a request once its command has run.
+//! What the server does after a command's function has run.
 
-use crate::redis::commands::client::{ClientKill, ClientQuery};
-use crate::redis::commands::pubsub::SubscriptionChange;
-use crate::redis::session::reply_format::ReplyFormat;
-use crate::types::RequestKind;
-use bytes::Bytes;
 use std::time::Duration;
 
-/// What a door does with a request.
+use bytes::Bytes;
+
+use crate::types::RequestKind;
+
+use super::session::client_info::{ClientKill, ClientQuery};
+use super::session::reply_format::ReplyFormat;
+use super::session::subscriptions::SubscriptionChange;
+
+/// What the server does with a request.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
-    /// Nothing more: the reply is written.
+    /// Sends the reply, which is in the buffer. Nothing else.
     Reply,
-    /// Hands it to the core. No reply is written yet.
+    /// Submits the request to the consensus core. There is no reply yet.
     Submit {
-        /// Whether it goes through the log.
+        /// Whether the request goes through the log.
         kind: RequestKind,
-        /// A [`Command`] under the request's key.
+        /// An encoded [`Command`](crate::kv::Command) under the request's key.
         payload: Bytes,
-        /// How its outcome becomes a reply.
+        /// Converts the outcome into the reply.
         reply_format: ReplyFormat,
-        /// The slot of its first key, if the client is to be told so
-        /// ([`Failure::Moved`](super::Failure::Moved)) should another replica lead by the time when
-        /// it can be handed on.
+        /// The slot of the request's first key if the client follows redirects: the reply is
+        /// [`Failure::Moved`](super::Failure::Moved) if another replica leads by the time the
+        /// request can be submitted. `None` to forward the request instead.
         redirect_slot: Option<u16>,
-        /// Whether the connection waits for its reply: see [`Connection::complete_blocked`].
+        /// Whether the connection is blocked until the outcome is known: no later request of it may
+        /// be looked at before [`Connection::complete_blocked`](super::Connection) or
+        /// `cancel_blocked`.
         blocks: bool,
     },
-    /// Answers from all connections, with a [`ClientList`](super::ClientList).
+    /// Collects a [`ClientList`](super::ClientList) over all connections and sends it.
     ListClients(ClientQuery),
-    /// What the connection listens to has changed. The reply is written.
+    /// Updates the replica's subscriptions, then sends the reply.
     UpdateSubscriptions(Vec<SubscriptionChange>),
-    /// Closes connections, and tells how many: see [`ClientKill`].
+    /// Closes the connections that [`ClientKill::matches`], then sends the reply that
+    /// [`ClientKill::finish`] writes.
     KillClients(Box<ClientKill>),
-    /// Forgets what was recorded. The reply is written.
+    /// Resets statistics, then sends the reply.
     ResetStatistics(Statistics),
-    /// Does nothing at all for so long, and answers then. The reply is written.
+    /// Stops the whole replica for this time, then sends the reply.
     Sleep(Duration),
-    /// Takes a snapshot. The reply is written.
+    /// Starts a snapshot and sends the reply.
     TakeSnapshot,
-    /// Settings have changed. Nothing is written.
+    /// Applies changed settings. There is no reply.
     ApplySettings,
-    /// Several, one after the other. Those before the last have no reply of their own.
+    /// Performs several actions in order. Only the last one has a reply.
     Sequence(Vec<Action>),
-    /// Closes the connection, once what is written has been sent. Later requests on it are not
-    /// looked at.
+    /// Sends what is in the buffer, closes the connection, and ignores its later requests.
     Close,
 }
 
-/// What is recorded of requests.
+/// Statistics that clients can reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statistics {
-    /// Those that took long.
-    SlowLogEntry,
-    /// When there were some that took long.
+    /// The slow log (`SLOWLOG RESET`).
+    SlowLog,
+    /// Latency samples (`LATENCY RESET`).
     Latency,
-    /// How many there were.
+    /// Counts of connections, commands and bytes (`CONFIG RESETSTAT`).
     Traffic,
 }

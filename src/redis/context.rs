@@ -1,163 +1,162 @@
-//! What a replica knows of itself and of its cluster, as far as replies tell of it. The door fills
-//! it in and keeps it up to date; nothing here changes it.
+//! What replies say about a replica and its cluster. The server fills it in and keeps it up to
+//! date; commands only read it.
 
 use std::time::Duration;
 
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
-use crate::redis::commands::pubsub::Subscriptions;
-use crate::redis::failure::Failure;
-use crate::redis::slow_log::SlowLog;
+use super::failure::Failure;
+use super::session::subscriptions::Subscriptions;
+use super::slow_log::SlowLog;
 
-/// The facts that replies are made of.
+/// The state of a replica and of its cluster, as far as replies depend on it.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// This replica.
     pub me: NodeId,
-    /// What clients may see of the cluster's id: a fingerprint, of which the id can't be computed.
+    /// A fingerprint of the cluster's id, from which the id can't be computed.
     pub cluster_fingerprint: u128,
-    /// All replicas, this one too, in order of their ids.
+    /// All replicas, this one included, sorted by id.
     pub nodes: Vec<ReplicaInfo>,
-    /// Whom this replica believes to lead.
+    /// The replica that this one believes to be leader, if any.
     pub leader: Option<NodeId>,
-    /// Its own role.
+    /// This replica's role.
     pub role: RoleName,
-    /// Its term.
+    /// This replica's term.
     pub term: Term,
-    /// The last entry of its log.
+    /// The last entry of this replica's log.
     pub last_index: Index,
-    /// The first entry of its log that is not only in a snapshot.
+    /// The first entry of the log that has not been truncated behind a snapshot.
     pub first_index: Index,
-    /// Up to here its log is on disk.
+    /// The last entry of the log that is on disk.
     pub durable_index: Index,
-    /// Up to here its log is committed, as far as it knows.
+    /// The last entry that this replica knows to be committed.
     pub commit_index: Index,
-    /// Up to here its store has come.
+    /// The last entry that this replica has applied.
     pub applied_index: Index,
-    /// How many keys its store has, at a recent moment.
+    /// The number of keys at `applied_index` or shortly before.
     pub key_count: u64,
-    /// How many of them end some day.
+    /// The number of keys that have an expiration.
     pub expires_count: u64,
-    /// The state at `applied_index` as a number, which is equal where states are.
+    /// The digest of the state at `applied_index`; equal on replicas with equal states.
     pub state_digest: u64,
-    /// The reading of the monotonic clock that this batch goes by.
+    /// The monotonic clock at the start of the current batch of requests.
     pub now: Instant,
-    /// When the replica started, by the same clock.
+    /// The monotonic clock when the replica started.
     pub started: Instant,
     /// The wall clock, since 1970. Only shown (`TIME`), never decided upon.
     pub wall_clock: Duration,
-    /// The replicated clock, and the clocks that it goes by.
+    /// The replicated clock and the clocks it follows.
     pub clocks: ClockStatus,
-    /// The system's number of the process.
+    /// The operating system's id of this process.
     pub process_id: u32,
-    /// A number drawn at each start, by which tools see that a server was started again.
+    /// A random number drawn at each start, from which tools see that a server has restarted.
     pub run_id: u128,
-    /// Bytes that all clients together hold, at a recent moment.
+    /// Bytes of memory that all clients together hold, a short time ago.
     pub clients_bytes: u64,
-    /// Bytes of memory that the state takes.
+    /// Bytes of memory that keys and values take.
     pub dataset_bytes: u64,
-    /// Those that the log does.
+    /// Bytes of memory that the log takes.
     pub log_bytes: u64,
-    /// Both, and what clients hold.
+    /// The sum of `dataset_bytes`, `log_bytes` and `clients_bytes`.
     pub used_memory: u64,
-    /// What the system has given the process, 0 if unknown.
+    /// Resident memory of the process in bytes; 0 if unknown.
     pub resident_bytes: u64,
-    /// Whether so much is in use that no command may add to it.
+    /// Whether `used_memory` is above `maxmemory`, so that commands that add data are refused.
     pub is_full: bool,
-    /// Its snapshots, at a recent moment.
+    /// This replica's snapshots, a short time ago.
     pub snapshot: SnapshotInfo,
-    /// How its disk is.
+    /// The state of this replica's disk.
     pub disk: DiskState,
-    /// Bytes that are free on it, at a recent moment.
+    /// Bytes of free disk space, a short time ago.
     pub disk_free: u64,
-    /// Below so many bytes of room writes are refused.
+    /// Bytes of free disk space below which writes are refused.
     pub disk_reserve: u64,
-    /// How many writes of clients here were refused because disks were short of room.
+    /// Writes of this replica's clients that were refused because disk space was short.
     pub disk_refused: u64,
-    /// What the replica's core has counted since the start.
+    /// Counts of the consensus core since the start.
     pub counters: RaftCounters,
-    /// How far this replica has come with rejoining after the loss of its disk; `None` if it is a
-    /// full member.
+    /// The progress of rejoining after the loss of the disk; `None` for a full member.
     pub rejoining: Option<RejoinProgress>,
     /// Syncs of the log since the start.
     pub log_syncs: u64,
-    /// What went through the door so far.
+    /// Connections, commands and bytes since the start.
     pub traffic: Traffic,
-    /// Whether `DEBUG` may be used.
+    /// Whether `DEBUG` is allowed.
     pub debug: bool,
-    /// What took long.
+    /// Requests that took long.
     pub slow_log: SlowLog,
-    /// How clients that ask a Sentinel call this cluster.
+    /// The name of this cluster for Sentinel clients.
     pub sentinel_name: String,
-    /// Who listens to what.
+    /// The subscriptions of this replica's clients.
     pub subscriptions: Subscriptions,
-    /// Most bytes of a command's payload: what is larger is refused, for no log would take it.
+    /// Most bytes of an encoded command. A larger one would not fit in a log entry.
     pub payload_bytes_max: usize,
 }
 
-/// A replica, as clients find it.
+/// A replica, as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaInfo {
-    /// Which one.
+    /// Its id.
     pub id: NodeId,
-    /// The host that clients should use; a name or an address, without brackets.
+    /// The host that clients should connect to: a name, or an address without brackets.
     pub host: String,
     /// The port for clients.
     pub port: u16,
     /// The port for peers.
     pub peer_port: u16,
-    /// Whether this replica has heard from it lately; true for itself.
+    /// Whether a message of it arrived lately; true for this replica.
     pub connected: bool,
-    /// Up to here its log equals the leader's, as the leader knows; `None` elsewhere.
+    /// Its match index, which only the leader knows; `None` elsewhere.
     pub match_index: Option<Index>,
-    /// How its disk is, as it last told the leader; `Well` elsewhere.
+    /// The state of its disk, which only the leader knows; `Healthy` elsewhere.
     pub disk: DiskState,
 }
 
-/// The replicated clock, by which keys expire, and the clocks that it goes by. Times are in
-/// milliseconds since 1970.
+/// The replicated clock, by which keys expire, and the clocks it follows. Times are in milliseconds
+/// since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClockStatus {
-    /// What the replicated clock shows by now, as far as this replica knows.
+    /// The replicated clock now, as far as this replica knows.
     pub replicated: u64,
-    /// What the wall clocks of a quorum have reached; `None` if too few are known.
+    /// The time that the wall clocks of a quorum have reached; `None` if too few are known.
     pub agreed: Option<u64>,
-    /// Jumps of this replica's wall clock since the start, believed or not.
+    /// Jumps of this replica's wall clock since the start, whether they were followed or not.
     pub jumps: u64,
     /// How often the replicated clock was reset.
     pub resets: u64,
-    /// By how many milliseconds each peer's wall clock is ahead of this replica's; `None` if it was
-    /// not heard lately.
+    /// Milliseconds by which each peer's wall clock is ahead of this replica's; `None` if the peer
+    /// has not reported it lately.
     pub peers: Vec<(NodeId, Option<i64>)>,
 }
 
 /// A replica's snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SnapshotInfo {
-    /// The latest one's last entry; zero if there is none.
+    /// The last entry in the latest snapshot; zero if there is no snapshot.
     pub index: Index,
-    /// Its size.
+    /// The size of the latest snapshot.
     pub bytes: u64,
-    /// When it was taken, or found at the start, in seconds since 1970.
+    /// Unix time in seconds when the latest snapshot was taken, or found at the start.
     pub saved_at: u64,
-    /// Whether one is being taken.
+    /// Whether a snapshot is being taken.
     pub taking: bool,
-    /// Whether the last attempt to take one failed.
+    /// Whether the last attempt failed.
     pub failed: bool,
 }
 
-/// What went through the door since the start.
+/// Counts of what passed between this replica and its clients since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
     /// Clients connected now.
     pub clients: u64,
     /// Connections accepted.
     pub connections: u64,
-    /// Connections refused, for there were too many.
+    /// Connections refused because there were too many.
     pub connections_refused: u64,
-    /// Requests answered.
+    /// Requests received.
     pub commands: u64,
-    /// Bytes read from clients.
+    /// Bytes received from clients.
     pub bytes_in: u64,
     /// Bytes sent to clients.
     pub bytes_out: u64,
@@ -191,7 +190,7 @@ pub struct RejoinProgress {
 }
 
 impl Context {
-    /// A replica by itself, that knows no leader: what a door begins with, and tests.
+    /// The context of a replica that knows neither its peers nor a leader yet.
     pub fn alone(me: ReplicaInfo, cluster_fingerprint: u128, now: Instant) -> Context {
         Context {
             me: me.id,
@@ -237,43 +236,49 @@ impl Context {
         }
     }
 
-    /// The store has come so far. What it applied is committed and in the log, whatever was heard
-    /// of these last: `applied <= commit <= last` holds in every reply.
+    /// Sets the applied index. Applied entries are committed and in the log, even if the last
+    /// report about these is older: `applied <= commit <= last` holds in every reply.
     pub fn note_applied(&mut self, applied: Index) {
         self.applied_index = applied;
         self.note_log(self.last_index, self.commit_index);
     }
 
-    /// How far the log went and was committed at some recent moment.
+    /// Sets the last index and the commit index from a recent report.
     pub fn note_log(&mut self, last: Index, commit: Index) {
         self.commit_index = commit.max(self.applied_index);
         self.last_index = last.max(self.commit_index);
     }
 
-    /// The replica `id`, if there is one.
+    /// The replica with this id, if there is one.
     pub fn node(&self, id: NodeId) -> Option<&ReplicaInfo> {
         self.nodes.iter().find(|node| node.id == id)
     }
 
-    /// The replica that is believed to lead, if any is.
+    /// The replica that this one believes to be leader, if any.
     pub fn leader(&self) -> Option<&ReplicaInfo> {
         self.node(self.leader?)
     }
 
-    /// Whom a client is sent to, if somebody else leads and it wants to hear so: that is, if there
-    /// is a slot.
+    /// The redirection for a request to `slot` if another replica leads; `None` without a slot.
     pub(super) fn moved(&self, slot: Option<u16>) -> Option<Failure<'_>> {
         let leader = self.leader().filter(|_| !self.leads())?;
         Some(Failure::Moved { slot: slot?, host: &leader.host, port: leader.port })
     }
 
-    /// Whether this replica leads.
+    /// Whether this replica is leader, as far as it knows.
     pub fn leads(&self) -> bool {
         self.leader == Some(self.me)
     }
 
-    /// A replica's name of 40 hex digits, as Redis Cluster's nodes have one: the cluster's
-    /// fingerprint and the replica's id.
+    /// The replication offset of a replica: its applied index for this replica, its match index for
+    /// others, 0 if unknown.
+    pub(super) fn replication_offset(&self, node: &ReplicaInfo) -> u64 {
+        let index = if node.id == self.me { Some(self.applied_index) } else { node.match_index };
+        index.unwrap_or_default().0
+    }
+
+    /// A replica's id in `CLUSTER` and `SENTINEL` replies, 40 hex digits as in Redis: the cluster's
+    /// fingerprint and the replica's number.
     pub(super) fn name_of(&self, id: NodeId) -> String {
         format!("{:032x}{:08x}", self.cluster_fingerprint, id.0)
     }
@@ -284,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_of_different_moments_never_contradict_one_another() {
+    fn reported_indexes_stay_in_order() {
         let node = ReplicaInfo {
             id: NodeId(1),
             host: String::new(),

@@ -1,6 +1,6 @@
-//! What a client is told when a request comes to nothing (design.md §6). Clients act on the first
-//! word: those that make them try again by themselves stand only where the request surely was not
-//! and will not be applied.
+//! The errors for requests that were submitted and have no outcome. Clients decide by the first
+//! word: codes that make them retry are used only where the request was not and will not be
+//! applied.
 
 use std::fmt;
 
@@ -9,38 +9,38 @@ use bytes::BytesMut;
 use crate::types::Index;
 use crate::wire::resp::{Version, Writer};
 
-/// Why there is no outcome.
+/// Why a submitted request has no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure<'a> {
     /// No leader was found in time; not applied.
     NoLeader,
-    /// The leader has too much under way; not applied.
+    /// The leader has too many requests in flight; not applied.
     Busy,
-    /// Disks are short of room; not applied.
+    /// The leader, or a majority of the replicas, is short of disk space; not applied.
     DiskFull,
-    /// It would add to what is in memory, of which no more may be used; not applied.
+    /// The request adds data and `maxmemory` is reached; not applied.
     OutOfMemory,
-    /// Its entry was replaced by another leader's; not applied, and never will be.
+    /// The leader changed and the request's log entry was replaced; not applied.
     Lost,
-    /// It was on its way when the time was over or the leader changed: it may have been applied,
-    /// or may still be.
+    /// The deadline passed, or the leader changed, while the request was in flight: it may have
+    /// been applied, or may still be.
     Uncertain {
-        /// Where its entry is in the log, if that is known.
+        /// The index of the request's log entry, if known.
         index: Option<Index>,
     },
-    /// Somebody else leads: for clients that follow such hints.
+    /// Another replica leads, and the client follows redirects; not applied.
     Moved {
         /// The slot of the request's key.
         slot: u16,
         /// The leader's host.
         host: &'a str,
-        /// Its port for clients.
+        /// The leader's port for clients.
         port: u16,
     },
 }
 
 impl Failure<'_> {
-    /// Writes the error reply.
+    /// Appends the error reply to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
         Writer::new(out, Version::Two).error(self.to_string().as_bytes());
     }
@@ -49,21 +49,23 @@ impl Failure<'_> {
 impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::NoLeader => f.write_str("CLUSTERDOWN no leader is known; nothing was done"),
-            Failure::Busy => {
-                f.write_str("TRYAGAIN the leader has too much under way; nothing was done")
+            Failure::NoLeader => {
+                f.write_str("CLUSTERDOWN no leader is known; not applied, try again")
             }
-            // The word that Redis has for a server that can't persist: no client tries again by
-            // itself, as with TRYAGAIN, for room does not come within its retries.
-            Failure::DiskFull => f.write_str(
-                "MISCONF there is too little room on the cluster's disks, so writes are refused \
-                 until there is more (INFO persistence); nothing was done",
+            Failure::Busy => f.write_str(
+                "TRYAGAIN the leader has too many requests in flight; not applied, try again",
             ),
-            // Redis's own words.
+            // Redis's code for a server that can't persist. Not TRYAGAIN: clients retry that at
+            // once, and disk space does not come back within their retries.
+            Failure::DiskFull => f.write_str(
+                "MISCONF too little free disk space in the cluster, so writes are refused; not \
+                 applied, see disk_free_bytes in INFO persistence",
+            ),
+            // Redis's text.
             Failure::OutOfMemory => {
                 f.write_str("OOM command not allowed when used memory > 'maxmemory'.")
             }
-            Failure::Lost => f.write_str("TRYAGAIN the leader changed; nothing was done"),
+            Failure::Lost => f.write_str("TRYAGAIN the leader changed; not applied, try again"),
             Failure::Uncertain { index: Some(index) } => {
                 write!(f, "UNCERTAIN may or may not have been applied, index={index}")
             }
@@ -80,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_find_the_words_that_they_act_on() {
+    fn errors_begin_with_the_codes_that_clients_expect() {
         for (failure, wanted) in [
             (Failure::NoLeader, "-CLUSTERDOWN "),
             (Failure::Busy, "-TRYAGAIN "),

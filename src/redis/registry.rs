@@ -1,52 +1,64 @@
-//! Every command there is: its name, how many arguments it takes, where its keys are, what it does.
-//! One table for all: requests are looked up and checked in it, and `COMMAND` tells of it. Flags
-//! and categories are Redis's own, for clients decide by them; summaries are ours, for
-//! `COMMAND DOCS` and `HELP`.
+//! The table of all commands. Requests are looked up in it, and `COMMAND` and `HELP` describe it.
+//! Flags and categories are those of Redis, because clients decide by them; summaries are our own.
 
 use std::sync::LazyLock;
 
-use super::commands::{bitmaps, generic, hashes, lists, rows, sets, sorted_sets, strings};
-use super::spec::CommandSpec;
+use crate::kv::{Command, Operation};
 
-/// The rooms that have commands.
+use super::commands::{
+    bitmaps, client, cluster, command, config, connection, generic, hashes, info, lists, once,
+    pubsub, sentinel, server, sets, slow_log, sorted_sets, strings, transactions,
+};
+use super::spec::{CommandSpec, CommandTable, DENY_OOM};
+
+/// The commands of each group, sorted by name.
 const GROUPS: &[&[CommandSpec]] = &[
-    rows::admin::COMMANDS,
     bitmaps::COMMANDS,
-    rows::entries::COMMANDS,
-    rows::pubsub::COMMANDS,
+    client::COMMANDS,
+    cluster::COMMANDS,
+    command::COMMANDS,
+    config::COMMANDS,
+    connection::COMMANDS,
     generic::COMMANDS,
     hashes::COMMANDS,
+    info::COMMANDS,
     lists::COMMANDS,
+    once::COMMANDS,
+    pubsub::COMMANDS,
+    sentinel::COMMANDS,
+    server::COMMANDS,
     sets::COMMANDS,
+    slow_log::COMMANDS,
     sorted_sets::COMMANDS,
-    rows::transactions::COMMANDS,
     strings::COMMANDS,
+    transactions::COMMANDS,
 ];
 
-static ALL: LazyLock<Vec<&CommandSpec>> = LazyLock::new(|| {
-    let mut all: Vec<&CommandSpec> = GROUPS.iter().copied().flatten().collect();
-    all.sort_unstable_by_key(|spec| spec.name);
-    all
-});
+static TABLE: LazyLock<CommandTable> =
+    LazyLock::new(|| CommandTable::new(GROUPS.iter().copied().flatten().collect()));
 
-/// All commands, in order of their names.
-pub(super) fn all() -> &'static [&'static CommandSpec] {
-    &ALL
+/// The table of all commands.
+pub(super) fn table() -> &'static CommandTable {
+    &TABLE
 }
 
-/// The command of that name, in lower case.
-pub(super) fn find(name: &[u8]) -> Option<&'static CommandSpec> {
-    let all = all();
-    let at = all.binary_search_by(|spec| spec.name.as_bytes().cmp(name)).ok()?;
-    Some(all[at])
+/// Whether an encoded [`Command`] can add data to memory, so that it has to be refused while memory
+/// is full. A payload that can't be decoded adds none.
+pub fn may_add_data(payload: &[u8]) -> bool {
+    Command::decode(payload).is_ok_and(|command| adds_data(&command.operation))
 }
 
-/// The command, or with a bar the subcommand, of that name in any case.
-pub(super) fn find_full(name: &[u8]) -> Option<&'static CommandSpec> {
-    let name = name.to_ascii_lowercase();
-    match name.iter().position(|byte| *byte == b'|') {
-        None => find(&name),
-        Some(bar) => find(&name[..bar])?.subcommand(&name[bar + 1..]),
+fn adds_data(operation: &Operation<'_>) -> bool {
+    let inner = |bytes| Operation::decode(bytes).is_ok_and(|operation| adds_data(&operation));
+    match operation {
+        Operation::Call { command, .. } => {
+            let spec = || table().find(command.name().as_bytes());
+            !command.is_read() && spec().is_none_or(|spec| spec.has_flag(DENY_OOM))
+        }
+        Operation::OpenSession => true,
+        Operation::Transaction { operations, .. } => operations.iter().any(inner),
+        Operation::Once { operation, .. } => inner(operation),
+        _ => false,
     }
 }
 
@@ -56,31 +68,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_in_order() {
-        for room in GROUPS {
-            assert!(room.is_sorted_by_key(|spec| spec.name));
+    fn command_names_are_sorted_unique_and_short() {
+        for group in GROUPS {
+            assert!(group.is_sorted_by_key(|spec| spec.name));
         }
-        assert!(all().is_sorted_by(|one, next| one.name < next.name), "one is there twice");
-        for spec in all() {
+        let table = table();
+        assert!(table.all().is_sorted_by(|one, next| one.name < next.name), "duplicate name");
+        for spec in table.all() {
             assert_eq!(spec.name, spec.full_name);
             assert!(spec.name.len() <= NAME_BYTES_MAX, "{}", spec.name);
-            assert_eq!(find(spec.name.as_bytes()).map(|found| found.name), Some(spec.name));
+            assert_eq!(table.find(spec.name.as_bytes()).map(|found| found.name), Some(spec.name));
             for sub in spec.subcommands {
                 assert!(sub.name.len() <= NAME_BYTES_MAX, "{}", sub.full_name);
                 assert_eq!(sub.full_name, format!("{}|{}", spec.name, sub.name));
-                let found = find_full(sub.full_name.to_uppercase().as_bytes());
+                let found = table.find_full(sub.full_name.to_uppercase().as_bytes());
                 assert_eq!(found.map(|found| found.full_name), Some(sub.full_name));
             }
         }
-        assert!(find(b"nonesuch").is_none() && find_full(b"get|x").is_none());
+        assert!(table.find(b"nonesuch").is_none() && table.find_full(b"get|x").is_none());
     }
 
     #[test]
-    fn arity_and_keys_are_read_as_redis_does() {
+    fn arity_and_key_positions_match_redis() {
         let keys = |request: &str| {
-            let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
-            let spec = find(words[0]).unwrap();
-            let keys = spec.keys(words.len(), &|at| words.get(at).copied());
+            let arguments: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+            let spec = table().find(arguments[0]).unwrap();
+            let keys = spec.keys(arguments.len(), &|index| arguments.get(index).copied());
             keys.map(Iterator::collect::<Vec<_>>)
         };
         assert_eq!(keys("get a"), Some(vec![1]));
@@ -91,9 +104,9 @@ mod tests {
         for count in ["0", "3", "-1", "x"] {
             assert_eq!(keys(&format!("sintercard {count} a b")), None);
         }
-        let takes = |name: &str, words| find(name.as_bytes()).unwrap().takes(words);
-        assert!(takes("get", 2) && !takes("get", 1) && !takes("get", 3));
-        assert!(takes("set", 3) && takes("set", 9) && !takes("set", 2));
+        let accepts = |name: &str, count| table().find(name.as_bytes()).unwrap().accepts(count);
+        assert!(accepts("get", 2) && !accepts("get", 1) && !accepts("get", 3));
+        assert!(accepts("set", 3) && accepts("set", 9) && !accepts("set", 2));
     }
 
     /// The rows of the compatibility page: name, version of Redis, difference.
@@ -108,9 +121,9 @@ mod tests {
     }
 
     #[test]
-    fn the_compatibility_page_lists_every_command() {
+    fn compatibility_page_lists_every_command() {
         let rows = documented();
-        for spec in all() {
+        for spec in table().all() {
             let found: Vec<_> = rows.iter().filter(|(name, ..)| name == spec.name).collect();
             let [(_, since, difference)] = found[..] else {
                 panic!("src/guide/compatibility.md has {} rows for {}", found.len(), spec.name);
@@ -129,7 +142,7 @@ mod tests {
             assert_eq!(named, known, "subcommands of {}, in alphabetical order", spec.name);
         }
         for (name, ..) in &rows {
-            assert!(find(name.as_bytes()).is_some(), "{name} is no command");
+            assert!(table().find(name.as_bytes()).is_some(), "{name} is not a command");
         }
     }
 }

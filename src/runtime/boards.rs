@@ -1,194 +1,217 @@
-//! What the stages publish for each other beside the path of requests: status, counters, memory,
-//! disk space, snapshots, clocks.
+//! What the stages publish for each other beside the channels: the latest value of something that
+//! one stage writes and others read whenever they like. The one place of shared memory between the
+//! stages, but for the waker ([`Wake`](super::wake::Wake)) and the positions of
+//! [`SnapshotScheduler`](super::stages::snapshot_scheduler::SnapshotScheduler).
+//!
+//! | board | written by | read by |
+//! |---|---|---|
+//! | [`StatusBoard`] | core | network |
+//! | [`RuntimeCounters`] | every stage | network |
+//! | [`MemoryBoard`] | core, applier, network | core, network, snapshot scheduler |
+//! | [`DiskSpaceBoard`] | log writer | snapshots, network |
+//! | [`SnapshotBoard`] | snapshots, applier | applier, core, network |
+//! | [`ClockBoard`] | core; the reports of peers: network | network; the reports: core |
+//! | [`SubscriberBoard`] | network | applier |
+//!
+//! A value may be some milliseconds old, and values that are read together may be of different
+//! moments. What must not get lost, or must come in order, goes through a channel instead.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use crossbeam::queue::ArrayQueue;
+use parking_lot::Mutex;
 
 use crate::raft::{SnapshotId, Status};
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
 
-/// The core's latest view of itself, beside the path of requests: written now and then, read by
-/// whoever wants to look inside.
+/// The log in memory may take this much, or as much as the latest snapshot, whichever is more.
+const LOG_BYTES_MAX: u64 = 1 << 30;
+/// The log's share of memory never falls below this: it must hold the jobs in flight.
+const LOG_BYTES_MIN: u64 = 64 << 20;
+/// Wall clock reports of peers that may wait for the core. More are dropped: newer ones follow.
+const REPORTS_MAX: usize = 256;
+/// Stands for an offset that is not known.
+const UNKNOWN: i64 = i64::MIN;
+
+/// The latest status of the replica. The core writes it about every 100 ms, which is seldom enough
+/// for a lock.
 #[derive(Debug, Default)]
 pub(super) struct StatusBoard(Mutex<Option<Status>>);
 
 impl StatusBoard {
-    /// Puts a newer view there.
+    /// Publishes a newer status.
     pub(super) fn write(&self, status: Status) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+        *self.0.lock() = Some(status);
     }
 
-    /// The latest view; `None` before the first one.
+    /// The latest status; `None` before the core's first pass.
     pub(super) fn read(&self) -> Option<Status> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 
-/// One count that any stage may raise.
+/// A counter that any stage may raise. It starts at 0 and never falls.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub(super) fn add_one(&self) {
         self.add(1);
     }
 
-    /// So many more.
-    pub(super) fn add(&self, more: usize) {
-        self.0.fetch_add(more as u64, Ordering::Relaxed);
+    /// Adds `count`.
+    pub(super) fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// The count so far.
+    /// The sum so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The counts of one replica's runtime since it started. The core's own are in
+/// The counters of one replica's runtime since the process started. Those of the consensus core are
 /// [`Counters`](crate::raft::Counters).
 #[derive(Debug, Default)]
 pub struct RuntimeCounters {
-    /// Network: messages that could not be read: no JSON, wrong fields, damaged bytes, too long.
+    /// Network: messages that could not be decoded: malformed, damaged or too long.
     pub unreadable: Counter,
-    /// Network: readable messages that ask for nothing, such as those for another replica.
+    /// Network: messages that were decoded and ignored, such as those for another replica.
     pub ignored: Counter,
-    /// Network: peers' messages dropped on arrival because the core's queue was full.
+    /// Network: messages from peers dropped because the core's queue was full.
     pub arrivals_dropped: Counter,
-    /// Core and log writer: messages to peers dropped because the network's queue was full.
+    /// Core, log writer, snapshots: messages to peers dropped because the network's queue was full.
     pub outbound_dropped: Counter,
-    /// Network: messages to peers dropped because the socket took no more.
+    /// Network: messages to peers dropped because the socket's buffer was full.
     pub unsent: Counter,
-    /// Network: messages larger than the socket can carry, answers to nobody, failed sends.
+    /// Network: messages too large for the socket, replies without an addressee, failed sends.
     pub send_failures: Counter,
-    /// Log writer: syncs of the log, each for all jobs that waited.
+    /// Log writer: syncs of the log, each for all jobs that were waiting.
     pub log_syncs: Counter,
-    /// Core: appends dropped because the log writer or the applier was too far behind.
+    /// Core: appends dropped because too many bytes were in flight, or the log in memory was full.
     pub appends_dropped: Counter,
-    /// Core: requests answered busy for the same reason.
+    /// Core: requests refused with `TRYAGAIN` for the same reasons.
     pub requests_busy: Counter,
-    /// Core: a snapshot's chunks, to be sent or kept, dropped because the snapshots stage was too
-    /// far behind.
+    /// Core: batches of snapshot chunks dropped because the queue of the snapshots stage was full.
     pub chunks_dropped: Counter,
-    /// Core: writes sent again and dropped, because an earlier copy might not be recognised.
-    pub again_dropped: Counter,
-    /// Network: connections of peers closed: another cluster or version, an older incarnation, a
-    /// damaged frame, too many.
+    /// Core, network: repeated writes dropped because an earlier copy might not be recognised.
+    pub repeats_dropped: Counter,
+    /// Network: connections from peers closed because of their hello, a damaged frame, or too many
+    /// of them.
     pub peers_refused: Counter,
-    /// Network: connections of clients taken in.
+    /// Network: client connections accepted.
     pub clients_accepted: Counter,
-    /// Network: clients refused because there were too many.
+    /// Network: client connections refused because there were too many.
     pub clients_refused: Counter,
-    /// Network: clients closed for what they sent.
+    /// Network: client connections closed by the server.
     pub clients_closed: Counter,
-    /// Network: commands of clients.
+    /// Network: commands received from clients.
     pub commands: Counter,
-    /// Network: commands answered `UNCERTAIN`.
+    /// Network: commands answered with `UNCERTAIN`.
     pub uncertain: Counter,
-    /// Network: commands answered `CLUSTERDOWN`.
+    /// Network: commands answered with `CLUSTERDOWN`.
     pub cluster_down: Counter,
-    /// Network: commands answered `MISCONF`, for want of room on disks.
+    /// Network: commands answered with `MISCONF` for want of disk space.
     pub disk_full: Counter,
 }
 
-/// How much room the disk has, at a recent moment: written by the log writer, read by the snapshots
-/// stage and by whoever looks inside.
-#[derive(Debug, Default)]
-pub(super) struct DiskSpaceBoard {
-    free: AtomicU64,
-    held: AtomicU64,
-    /// The setting, which never changes.
-    pub(super) reserve: u64,
-}
-
-impl DiskSpaceBoard {
-    pub(super) fn new(reserve: u64) -> DiskSpaceBoard {
-        DiskSpaceBoard { reserve, ..DiskSpaceBoard::default() }
-    }
-
-    pub(super) fn write(&self, room: FreeSpace) {
-        self.free.store(room.free, Ordering::Relaxed);
-        self.held.store(room.held, Ordering::Relaxed);
-    }
-
-    pub(super) fn read(&self) -> FreeSpace {
-        let (free, held) = (&self.free, &self.held);
-        FreeSpace { free: free.load(Ordering::Relaxed), held: held.load(Ordering::Relaxed) }
-    }
-
-    /// Whether so many bytes of a snapshot can be written: that may take of the reserve what no
-    /// file holds, but not all.
-    pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
-        self.read().free >= bytes.saturating_add(self.reserve / 8)
-    }
-}
-
-/// The log in memory may take so much, or as much as the latest snapshot, whichever is more.
-const LOG_BYTES_MAX: u64 = 1 << 30;
-/// And so much, however little memory there may be in all: it must hold what is under way.
-const LOG_BYTES_MIN: u64 = 64 << 20;
-
-/// The words.
+/// How much memory the state and the log take, and how much the log may.
 #[derive(Debug, Default)]
 pub(super) struct MemoryBoard {
     store_bytes: AtomicU64,
     log_bytes: AtomicU64,
-    /// What the operator allows for all; 0 for any amount.
-    most_bytes: AtomicU64,
-    saved: Arc<SnapshotBoard>,
+    /// `--maxmemory`; 0 for no limit.
+    limit_bytes: AtomicU64,
+    snapshots: Arc<SnapshotBoard>,
 }
 
 impl MemoryBoard {
-    /// The operator allows so much, and the size of the latest snapshot can be read there.
-    pub(super) fn new(most_bytes: u64, saved: Arc<SnapshotBoard>) -> MemoryBoard {
-        let most_bytes = most_bytes.into();
-        MemoryBoard { most_bytes, saved, ..MemoryBoard::default() }
+    /// A board with the operator's limit for everything together (0: none), and the size of the
+    /// latest snapshot.
+    pub(super) fn new(limit_bytes: u64, snapshots: Arc<SnapshotBoard>) -> MemoryBoard {
+        MemoryBoard { limit_bytes: limit_bytes.into(), snapshots, ..MemoryBoard::default() }
     }
 
-    /// The operator allows so much; 0 for any amount.
-    pub(super) fn allow(&self, most_bytes: u64) {
-        self.most_bytes.store(most_bytes, Ordering::Relaxed);
+    /// Changes the limit for everything together; 0 for none.
+    pub(super) fn set_limit(&self, limit_bytes: u64) {
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
     }
 
-    /// The state takes so much.
+    /// Publishes the size of the state (the applier's side).
     pub(super) fn note_store(&self, bytes: usize) {
         self.store_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// The log in memory takes so much.
+    /// Publishes the size of the log in memory (the core's side).
     pub(super) fn note_log(&self, bytes: usize) {
         self.log_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// What state and log take.
-    pub(super) fn store_and_log(&self) -> (u64, u64) {
+    /// The bytes of the state and of the log in memory.
+    pub(super) fn store_and_log_bytes(&self) -> (u64, u64) {
         (self.store_bytes.load(Ordering::Relaxed), self.log_bytes.load(Ordering::Relaxed))
     }
 
-    /// Bytes of the log in memory at which a leader takes no more writes in: half of what the
-    /// operator allows, within the bounds above. Snapshots are taken long before, so it is reached
-    /// only where they fail.
+    /// Bytes of the log in memory at which a leader refuses writes: half of the operator's limit,
+    /// within the bounds above. Snapshots are due long before, so this is reached only when they
+    /// fail.
     pub(super) fn log_bytes_max(&self) -> u64 {
-        let most = LOG_BYTES_MAX.max(self.saved.bytes());
-        match self.most_bytes.load(Ordering::Relaxed) {
+        let most = LOG_BYTES_MAX.max(self.snapshots.bytes());
+        match self.limit_bytes.load(Ordering::Relaxed) {
             0 => most,
-            allowed => most.min(allowed / 2).max(LOG_BYTES_MIN),
+            limit => most.min(limit / 2).max(LOG_BYTES_MIN),
         }
     }
 
-    /// Bytes of the log in memory at which a follower drops appends. More, for replicas cut their
-    /// logs at places of their own: a leader that takes a write in can't know that the others would
-    /// not, and nobody could tell what becomes of it.
+    /// Bytes of the log in memory at which a follower drops appends: a quarter more than
+    /// [`MemoryBoard::log_bytes_max`]. Replicas compact their logs at different indexes, and a
+    /// leader that admits a write can't know that its followers would not, which would leave the
+    /// write's outcome open.
     pub(super) fn appended_bytes_max(&self) -> u64 {
         let most = self.log_bytes_max();
         most + most / 4
     }
 }
 
-/// What others may know of the snapshots: written here, read by the applier and by whoever looks
-/// inside.
+/// How much disk space is free, as the log writer measured it at most 100 ms ago.
+#[derive(Debug, Default)]
+pub(super) struct DiskSpaceBoard {
+    free: AtomicU64,
+    held: AtomicU64,
+    /// `--disk-reserve` in bytes; 0 for none. It never changes.
+    pub(super) reserve: u64,
+}
+
+impl DiskSpaceBoard {
+    /// A board for a reserve of this many bytes, with no space free before the first measurement.
+    pub(super) fn new(reserve: u64) -> DiskSpaceBoard {
+        DiskSpaceBoard { reserve, ..DiskSpaceBoard::default() }
+    }
+
+    /// Publishes a measurement.
+    pub(super) fn write(&self, space: FreeSpace) {
+        self.free.store(space.free, Ordering::Relaxed);
+        self.held.store(space.held, Ordering::Relaxed);
+    }
+
+    /// The latest measurement.
+    pub(super) fn read(&self) -> FreeSpace {
+        let (free, held) = (&self.free, &self.held);
+        FreeSpace { free: free.load(Ordering::Relaxed), held: held.load(Ordering::Relaxed) }
+    }
+
+    /// Whether `bytes` of a snapshot may be written. A snapshot may use the part of the reserve
+    /// that the reserve file does not hold, except for its last eighth.
+    pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
+        self.read().free >= bytes.saturating_add(self.reserve / 8)
+    }
+}
+
+/// The latest snapshot of this replica, and whether the next one is being taken.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotBoard {
     index: AtomicU64,
@@ -199,39 +222,44 @@ pub(super) struct SnapshotBoard {
     failed: AtomicBool,
 }
 
-/// The same at one moment.
+/// A reading of [`SnapshotBoard`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SnapshotStatus {
+    /// The last entry in the latest snapshot; 0 before the first snapshot.
     pub(super) index: u64,
+    /// Its size in bytes.
     pub(super) bytes: u64,
+    /// When it was taken, in seconds since 1970.
     pub(super) saved_at: u64,
+    /// Whether a snapshot is being taken now.
     pub(super) taking: bool,
+    /// Whether the last attempt failed.
     pub(super) failed: bool,
 }
 
 impl SnapshotBoard {
-    /// The applier hands a view over.
+    /// Notes that the applier has handed over a view of the state to be written.
     pub(super) fn begin(&self) {
         self.taking.store(true, Ordering::Relaxed);
     }
 
-    /// Whether one is being taken.
+    /// Whether a snapshot is being taken.
     pub(super) fn is_taking(&self) -> bool {
         self.taking.load(Ordering::Relaxed)
     }
 
-    /// The latest one's size.
+    /// The size of the latest snapshot in bytes; 0 before the first one.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// None is being taken any more; whether that was a failure.
+    /// Notes that no snapshot is being taken any more, and whether the last attempt failed.
     pub(super) fn end(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
         self.taking.store(false, Ordering::Relaxed);
     }
 
-    /// There is a new one.
+    /// Publishes the latest snapshot, which was completed now.
     pub(super) fn note(&self, latest: SnapshotId) {
         self.index.store(latest.last.index.0, Ordering::Relaxed);
         self.bytes.store(latest.bytes, Ordering::Relaxed);
@@ -239,7 +267,7 @@ impl SnapshotBoard {
         self.saved_at.store(now.as_secs(), Ordering::Relaxed);
     }
 
-    /// All of it; what is written meanwhile may show in part.
+    /// All values, field by field: not all of them need be of the same snapshot.
     pub(super) fn read(&self) -> SnapshotStatus {
         SnapshotStatus {
             index: self.index.load(Ordering::Relaxed),
@@ -251,76 +279,132 @@ impl SnapshotBoard {
     }
 }
 
-/// Reports of peers that wait for the core; more are dropped, for newer ones follow.
-pub(super) const REPORTS_MAX: usize = 256;
-
-/// An offset that is not known.
-const UNKNOWN: i64 = i64::MIN;
-
-/// What network and core tell each other of clocks, beside the path of requests. Offsets are to
-/// this process's monotonic clock, in milliseconds.
+/// What the core knows of all clocks, and, in the other direction, the wall clocks that peers have
+/// reported.
 #[derive(Debug)]
 pub(super) struct ClockBoard {
-    pub(super) own: AtomicI64,
-    pub(super) agreed: AtomicI64,
-    pub(super) replicated: AtomicI64,
-    pub(super) jumps: AtomicU64,
-    pub(super) resets: AtomicU64,
-    /// From peers, for the core.
-    pub(super) reports: Mutex<Vec<(NodeId, Instant, u64)>>,
-    pub(super) has_reports: AtomicBool,
-    /// How far each peer's wall clock is ahead of the own one.
-    pub(super) peers: Mutex<Vec<(NodeId, Option<i64>)>>,
+    own: Offset,
+    agreed: Offset,
+    replicated: Offset,
+    jumps: AtomicU64,
+    resets: AtomicU64,
+    /// How many milliseconds each peer's wall clock is ahead of the own one; [`UNKNOWN`] without a
+    /// recent report.
+    peers: Box<[(NodeId, AtomicI64)]>,
+    /// Reports for the core: from whom, the monotonic clock when it came, the peer's wall clock.
+    reports: ArrayQueue<(NodeId, Instant, u64)>,
 }
 
-impl Default for ClockBoard {
-    fn default() -> ClockBoard {
-        ClockBoard {
-            own: AtomicI64::new(UNKNOWN),
-            agreed: AtomicI64::new(UNKNOWN),
-            replicated: AtomicI64::new(UNKNOWN),
-            jumps: AtomicU64::new(0),
-            resets: AtomicU64::new(0),
-            reports: Mutex::default(),
-            has_reports: AtomicBool::new(false),
-            peers: Mutex::default(),
-        }
-    }
+/// The core's clocks at one moment; wall clocks in milliseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClockReadings {
+    /// The own wall clock without its jumps; `None` if it could not be read yet.
+    pub(super) own: Option<u64>,
+    /// The latest time that the wall clocks of a quorum have reached; `None` if too few are known.
+    pub(super) agreed: Option<u64>,
+    /// The replicated clock.
+    pub(super) replicated: u64,
+    /// How often the own wall clock has jumped.
+    pub(super) jumps: u64,
+    /// How often the replicated clock was reset.
+    pub(super) resets: u64,
 }
 
 impl ClockBoard {
-    /// Takes in a peer's report of its wall clock.
-    pub(super) fn hear(&self, from: NodeId, now: Instant, millis: u64) {
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        if reports.len() < REPORTS_MAX {
-            reports.push((from, now, millis));
+    /// A board of a replica with these peers, on which no clock is known yet.
+    pub(super) fn new(peers: &[NodeId]) -> ClockBoard {
+        ClockBoard {
+            own: Offset::default(),
+            agreed: Offset::default(),
+            replicated: Offset::default(),
+            jumps: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
+            peers: peers.iter().map(|&peer| (peer, AtomicI64::new(UNKNOWN))).collect(),
+            reports: ArrayQueue::new(REPORTS_MAX),
         }
-        self.has_reports.store(true, Ordering::Release);
     }
 
-    /// The own wall clock, jumps filtered out, in milliseconds since 1970; `None` if unknown.
+    /// The network's side: a peer has reported its wall clock, `millis` since 1970. `now` was read
+    /// after the report was received.
+    pub(super) fn report(&self, from: NodeId, now: Instant, millis: u64) {
+        // A full queue drops the report: the core has enough of them.
+        let _ = self.reports.push((from, now, millis));
+    }
+
+    /// The core's side: the oldest report that it has not taken yet.
+    pub(super) fn next_report(&self) -> Option<(NodeId, Instant, u64)> {
+        self.reports.pop()
+    }
+
+    /// The core's side: publishes the clocks at `now`, and for each peer by how many milliseconds
+    /// its wall clock is ahead of the own one.
+    pub(super) fn publish(
+        &self,
+        now: Instant,
+        readings: ClockReadings,
+        ahead_of_own: impl Fn(NodeId) -> Option<i64>,
+    ) {
+        self.own.write(now, readings.own);
+        self.agreed.write(now, readings.agreed);
+        self.replicated.write(now, Some(readings.replicated));
+        self.jumps.store(readings.jumps, Ordering::Relaxed);
+        // After the clock: a reader that sees this reset must not see an older clock.
+        self.resets.store(readings.resets, Ordering::Release);
+        for (peer, ahead) in &self.peers {
+            ahead.store(ahead_of_own(*peer).unwrap_or(UNKNOWN), Ordering::Relaxed);
+        }
+    }
+
+    /// The own wall clock without its jumps, in milliseconds since 1970; `None` if unknown.
     pub(super) fn own(&self, now: Instant) -> Option<u64> {
-        read(&self.own, now)
+        self.own.read(now)
     }
 
-    /// What a quorum's wall clocks have reached.
+    /// The latest time that the wall clocks of a quorum have reached; `None` if too few are known.
     pub(super) fn agreed(&self, now: Instant) -> Option<u64> {
-        read(&self.agreed, now)
+        self.agreed.read(now)
     }
 
-    /// What the replicated clock shows by now, as far as this replica knows.
+    /// The replicated clock in milliseconds since 1970; `None` before the core's first pass.
     pub(super) fn replicated(&self, now: Instant) -> Option<u64> {
-        read(&self.replicated, now)
+        self.replicated.read(now)
     }
 
-    /// Jumps of the own wall clock, and resets of the replicated clock.
+    /// How often the own wall clock has jumped, and how often the replicated clock was reset.
     pub(super) fn jumps_and_resets(&self) -> (u64, u64) {
         (self.jumps.load(Ordering::Relaxed), self.resets.load(Ordering::Acquire))
     }
 
-    /// How far each peer's wall clock is ahead of the own one, in milliseconds.
+    /// By how many milliseconds each peer's wall clock is ahead of the own one; `None` without a
+    /// recent report.
     pub(super) fn peers(&self) -> Vec<(NodeId, Option<i64>)> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let known = |ahead: &AtomicI64| {
+            Some(ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)
+        };
+        self.peers.iter().map(|(peer, ahead)| (*peer, known(ahead))).collect()
+    }
+}
+
+/// A wall clock as its difference to the monotonic clock in milliseconds, so that a reader gets the
+/// time of its own reading and not that of the last write.
+#[derive(Debug)]
+struct Offset(AtomicI64);
+
+impl Default for Offset {
+    fn default() -> Offset {
+        Offset(AtomicI64::new(UNKNOWN))
+    }
+}
+
+impl Offset {
+    fn read(&self, now: Instant) -> Option<u64> {
+        let offset = Some(self.0.load(Ordering::Relaxed)).filter(|offset| *offset != UNKNOWN)?;
+        u64::try_from(offset.saturating_add(millis_of(now))).ok()
+    }
+
+    fn write(&self, now: Instant, millis: Option<u64>) {
+        let known = millis.and_then(|millis| i64::try_from(millis).ok());
+        self.0.store(known.map_or(UNKNOWN, |millis| millis - millis_of(now)), Ordering::Relaxed);
     }
 }
 
@@ -328,46 +412,65 @@ fn millis_of(now: Instant) -> i64 {
     i64::try_from(now.0 / 1_000_000).expect("2^64 nanoseconds are 2^44 milliseconds")
 }
 
-fn read(offset: &AtomicI64, now: Instant) -> Option<u64> {
-    let offset = Some(offset.load(Ordering::Relaxed)).filter(|offset| *offset != UNKNOWN)?;
-    u64::try_from(offset.saturating_add(millis_of(now))).ok()
-}
-
-pub(super) fn write_offset(offset: &AtomicI64, now: Instant, millis: Option<u64>) {
-    let known = millis.and_then(|millis| i64::try_from(millis).ok());
-    offset.store(known.map_or(UNKNOWN, |millis| millis - millis_of(now)), Ordering::Relaxed);
-}
-
-/// Who listens. A change counts from the applier's next pass.
+/// Which events subscribers at this replica want. The applier collects no others.
+/// A change counts from the applier's next pass.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberBoard {
     messages: AtomicBool,
-    keys: AtomicBool,
+    key_events: AtomicBool,
 }
 
 impl SubscriberBoard {
-    /// From now on.
-    pub(super) fn set(&self, messages: bool, keys: bool) {
+    /// Publishes whether a client subscribes to anything, and whether keyspace notifications are
+    /// on.
+    pub(super) fn set(&self, messages: bool, key_events: bool) {
         self.messages.store(messages, Ordering::Relaxed);
-        self.keys.store(keys, Ordering::Relaxed);
+        self.key_events.store(key_events, Ordering::Relaxed);
     }
 
-    /// To messages, and to what befalls keys.
+    /// Whether Pub/Sub messages, and whether keyspace notifications, are to be collected.
     pub(super) fn get(&self) -> (bool, bool) {
-        (self.messages.load(Ordering::Relaxed), self.keys.load(Ordering::Relaxed))
+        (self.messages.load(Ordering::Relaxed), self.key_events.load(Ordering::Relaxed))
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_logs_part_is_half_of_what_is_allowed_within_bounds() {
+    fn log_share_is_half_of_the_limit_within_bounds() {
         let board = MemoryBoard::default();
         assert_eq!(board.log_bytes_max(), LOG_BYTES_MAX);
-        for (allowed, log) in [(1, LOG_BYTES_MIN), (400 << 20, 200 << 20), (9 << 30, 1 << 30)] {
-            board.allow(allowed);
-            assert_eq!(board.log_bytes_max(), log, "of {allowed}");
+        for (limit, log) in [(1, LOG_BYTES_MIN), (400 << 20, 200 << 20), (9 << 30, 1 << 30)] {
+            board.set_limit(limit);
+            assert_eq!(board.log_bytes_max(), log, "of {limit}");
         }
+    }
+
+    #[test]
+    fn clock_board_extrapolates_known_clocks_only() {
+        let at = |millis: u64| Instant(millis * 1_000_000);
+        let board = ClockBoard::new(&[NodeId(2), NodeId(3)]);
+        assert_eq!((board.own(at(5)), board.agreed(at(5))), (None, None));
+        let mut readings =
+            ClockReadings { own: Some(1_005), agreed: None, replicated: 9, jumps: 1, resets: 2 };
+        board.publish(at(5), readings, |peer| (peer == NodeId(3)).then_some(-7));
+        assert_eq!((board.own(at(7)), board.agreed(at(7))), (Some(1_007), None));
+        assert_eq!((board.replicated(at(6)), board.jumps_and_resets()), (Some(10), (1, 2)));
+        assert_eq!(board.peers(), [(NodeId(2), None), (NodeId(3), Some(-7))]);
+        readings.own = None;
+        board.publish(at(7), readings, |_| None);
+        assert_eq!(board.own(at(7)), None);
+    }
+
+    #[test]
+    fn reports_beyond_the_queue_are_dropped() {
+        let board = ClockBoard::new(&[NodeId(2)]);
+        for millis in 0..2 * REPORTS_MAX as u64 {
+            board.report(NodeId(2), Instant(millis), millis);
+        }
+        assert_eq!(board.next_report(), Some((NodeId(2), Instant(0), 0)));
+        assert_eq!(std::iter::from_fn(|| board.next_report()).count(), REPORTS_MAX - 1);
     }
 }

@@ -1,11 +1,11 @@
-//! Every channel between the stages: what travels on it, how much may wait, and what happens when
-//! it is full. One item is a batch, never a single request.
+//! The channels between the stages: what each carries, how much may wait in it, and what happens
+//! when it is full. One item is a batch, never a single request.
 //!
 //! ```text
 //!          core_inbox, requests           append_jobs
 //!   network ----------------> core ------------------------> log writer
 //!    ^ ^ ^                     | |                             |   |
-//!    | | |     departures      | |  apply_jobs                 |   | core_inbox
+//!    | | |     outbound        | |  apply_jobs                 |   | core_inbox
 //!    | | +---------------------+ +-------------> applier       |   +---------> core
 //!    | |                                            |          |
 //!    | |                  replies                   |          |
@@ -13,50 +13,48 @@
 //!    |                    released                             |
 //!    +---------------------------------------------------------+
 //!
-//!   core, applier ---- snapshot_work ----> snapshots ---- core_inbox ----> core
+//!   core, applier ---- snapshot_jobs ----> snapshots ---- core_inbox ----> core
 //!                                              +--------- released -------> network
 //! ```
 //!
-//! Each holds up to [`QUEUE_LEN`] items. What happens when it is full:
+//! Each holds up to [`QUEUE_LEN`] items. When it is full:
 //!
-//! - `requests`, [`Requests`] from the network: everything that clients ask, in order. It has a
-//!   channel of its own so that peers' messages and completions never wait behind it; the core
-//!   receives the next item only when it has handled the last one. Clients' requests are put in
-//!   only while it is under half full; else they wait at the network, [`HELD_REQUESTS_MAX`] of
-//!   them, and beyond that the network stops reading. Writes that peers pass on are left with the
-//!   peers while it is half full. Where it is full all the same, a first copy is answered busy,
-//!   and another is dropped and counted; its client hears that nobody knows.
-//! - `core_inbox`, [`CoreItem::Peers`] from the network: dropped and counted.
-//! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::DiskSpace`] from the log writer: wait, for
-//!   the core never does.
-//! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::IndexedReads`] from the network: wait at the
-//!   network for its next pass.
-//! - `core_inbox`, [`CoreItem::TakeSnapshot`] from the network: waits there for its next pass.
-//! - `core_inbox`, [`CoreItem::Snapshot`] from the snapshots stage: waits, for the core never
-//!   does.
-//! - `departures`, [`Outbound`]: peers' messages are dropped and counted; refusals, and the news
-//!   who leads, wait at the core for its next pass.
-//! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`]: jobs wait at the core and
-//!   join the next batch; see below.
-//! - `released`, messages to peers that a job has let go, or that carry a snapshot's chunks:
-//!   dropped and counted.
-//! - `snapshot_work`, [`SnapshotJob`] from the core: chunks are dropped and counted, for a leader
-//!   sends again what nobody tells it the arrival of. From the applier: a view is not taken, and
-//!   taken later; a state to be freed is freed there and then.
-//! - `replies`, [`ReplyBatch`]: the applier waits for the network, which takes none while its
-//!   socket is full.
+//! - `requests`, [`Requests`] from the network: every request of a client, in order. This channel
+//!   is separate so that peers' messages and completions never wait behind requests; the core
+//!   receives an item only after it has handled the one before. Requests of this replica's clients
+//!   are sent while the channel is less than half full; the others wait at the network, up to
+//!   [`HELD_REQUESTS_MAX`] of them in the course, in the server up to the bounds of each
+//!   connection's replies. Beyond that the network stops reading. Writes forwarded by peers are not
+//!   read from the peers while the channel is half full. If it is full all the same, a first copy
+//!   is refused as busy; a repeated copy is dropped and counted, and its client gets `UNCERTAIN` in
+//!   the end.
+//! - `core_inbox`, [`CoreItem::Peers`] from the network: the messages are dropped and counted.
+//! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::DiskSpace`] from the log writer, and
+//!   [`CoreItem::Snapshot`] from the snapshots stage: the stage waits. The core never waits for it.
+//! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`] and [`CoreItem::TakeSnapshot`]
+//!   from the network: they wait at the network for its next pass.
+//! - `outbound`, [`Outbound`] from the core: messages to peers are dropped and counted; refusals
+//!   and a new leader wait at the core for its next pass.
+//! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait at
+//!   the core and join the next batch; see below.
+//! - `released`, messages to peers that a job has released or that carry a chunk of a snapshot:
+//!   they are dropped and counted.
+//! - `snapshot_jobs`, [`SnapshotJob`]. From the core: chunks are dropped and counted; the leader
+//!   sends again what is not acknowledged. From the applier: a snapshot is taken later, and a state
+//!   that was replaced is freed by the applier itself.
+//! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network, which takes
+//!   none while its socket is full.
 //!
-//! While the log writer is some mebibytes behind, what is committed waits at the core, and with it
-//! the clients: they go as fast as this log, not as fast as the others' logs.
+//! While 4 MiB of appends are in flight, committed entries wait at the core, and with them the
+//! clients: they go as fast as this log, not as fast as the logs of the other replicas.
 //!
-//! What waits at the core is bounded, too: it counts the bytes of all jobs that are under way, and
-//! at [`JOB_BYTES_MAX`] it drops appends of peers and answers requests busy, both counted. So a
-//! stuck log writer or applier, or a simulator that reads nothing, ends in refusals and not in
-//! memory, and the core still blocks nowhere but in its one receive.
+//! What waits at the core is bounded, too. It sums up the bytes of all jobs in flight, and at
+//! [`JOB_BYTES_MAX`] it drops appends and refuses requests as busy, both counted. So a stuck log
+//! writer or applier, or a simulator that does not read, leads to refusals and not to unbounded
+//! memory, and the core waits only in its one receive.
 //!
-//! Whoever waits for another stage waits for one further down this list, and the core for none:
-//! applier -> network, log writer -> core, snapshots -> core, network -> nobody. There is no
-//! circle.
+//! No stages wait for each other in a circle: the applier waits for the network, the log writer and
+//! the snapshots stage wait for the core, and the core and the network wait for no stage.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -75,15 +73,15 @@ use crate::wire::frame::Attempt;
 
 use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES, Wake};
 
-/// Items on each channel.
+/// Most items in each channel.
 pub(super) const QUEUE_LEN: usize = 64;
-/// Most messages that the network takes from its socket before it hands them over.
+/// Most messages that the course's network reads from its socket in one pass.
 pub(super) const BATCH_MESSAGES_MAX: usize = 64;
-/// The same in bytes: with [`QUEUE_LEN`] it bounds what can wait at the core.
+/// The same in bytes. With [`QUEUE_LEN`] it bounds what can wait for the core.
 pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Most requests that wait at the network for the core's queue.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
-/// Bytes of jobs under way at which the core takes in no more of what makes jobs.
+/// Bytes of jobs in flight at which the core admits nothing that makes more jobs.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
 /// What the core receives besides clients' requests.
@@ -91,67 +89,67 @@ pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 pub(super) enum CoreItem {
     /// From the network: messages from peers.
     Peers(Vec<Envelope>),
-    /// From the log writer: jobs that are done, in order.
+    /// From the log writer: append jobs that are durable, in order.
     Persisted {
-        /// Which.
+        /// One completion for each job.
         completions: Vec<Persisted>,
-        /// [`AppendBatch::bytes`] of those jobs, given back.
+        /// The sum of [`AppendBatch::bytes`] of these jobs, in flight until now.
         bytes: usize,
     },
-    /// From the network: replies that the socket has.
+    /// From the network: replies whose bytes the socket has accepted.
     Applied(Applied),
-    /// From the network: reads that the leader has named a place in the log for.
+    /// From the network: reads for which the leader has confirmed a read index.
     IndexedReads(IndexedReads),
-    /// From the network: somebody wants a snapshot now.
+    /// From the network: a client asks for a snapshot now (`BGSAVE`).
     TakeSnapshot,
     /// From the snapshots stage.
     Snapshot(SnapshotEvent),
-    /// From the log writer: how much room there is now.
+    /// From the log writer: a change of free disk space that matters.
     DiskSpace(DiskSpaceReport),
-    /// From the network: it has ended, and so do all.
+    /// From the network: it has stopped, and all stages stop with it.
     Stop,
 }
 
-/// Requests for the core, in the order in which they came.
+/// Requests for the core, in the order in which they arrived.
 #[derive(Debug)]
 pub(super) enum Requests {
-    /// Of clients here, and read indexes for peers.
+    /// Requests of this replica's clients, and peers' requests for a read index.
     Clients(Vec<ClientRequest>),
-    /// Writes that have been passed on.
+    /// Writes that other replicas have forwarded to this one.
     Forwarded(Vec<ForwardedWrite>),
 }
 
-/// How much room the disk has.
+/// How much disk space there is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct DiskSpaceReport {
-    /// For the replica.
-    pub(super) room: DiskSpace,
-    /// Less than twice the reserve is left: time to cut the log.
-    pub(super) tight: bool,
-    /// Bytes that are free, for the log.
-    pub(super) free: u64,
-    /// Segments of the log.
-    pub(super) segments: u64,
+    /// For the replica: whether space is low, and how many bytes of entries still fit.
+    pub(super) space: DiskSpace,
+    /// Whether less than twice the reserve is left, so that a snapshot should be taken.
+    pub(super) is_scarce: bool,
+    /// Free bytes, for log lines.
+    pub(super) free_bytes: u64,
+    /// How many segments the log has.
+    pub(super) segment_count: u64,
 }
 
-/// What the snapshots stage has done.
+/// What the snapshots stage reports to the core.
 #[derive(Debug)]
 pub(super) enum SnapshotEvent {
-    /// One of this replica's own state is durable.
+    /// A snapshot of this replica's own state is durable.
     Taken(SnapshotId),
-    /// The latest is damaged: another is needed.
+    /// The latest snapshot is damaged: another one is needed.
     Lost,
-    /// So much of a leader's is here.
+    /// How much of a leader's snapshot has been stored.
     ChunkStored(ChunkStored),
-    /// A leader's is durable, and this is the state in it, for the applier.
+    /// A leader's snapshot is complete and durable; the applier installs it.
     Received(Box<ReceivedSnapshot>),
 }
 
-/// A leader's snapshot on its way into the state.
+/// A leader's snapshot, complete and verified.
 #[derive(Debug)]
 pub(super) struct ReceivedSnapshot {
-    /// Which one.
-    pub(super) snapshot: SnapshotId,
+    /// Its last entry, size and checksum.
+    pub(super) id: SnapshotId,
     /// The state in it.
     pub(super) store: StateMachine,
 }
@@ -159,70 +157,71 @@ pub(super) struct ReceivedSnapshot {
 /// Work for the snapshots stage.
 #[derive(Debug)]
 pub(super) enum SnapshotJob {
-    /// From the core: messages that lack their chunks.
+    /// From the core: messages to followers, to be sent with the chunks that they name.
     SendChunks(Vec<Envelope>),
-    /// From the core: chunks of a leader's snapshot.
+    /// From the core: chunks of a leader's snapshot, to be stored.
     StoreChunks(Vec<SnapshotChunk>),
-    /// From the core: what a follower had and threw away may be damaged here.
+    /// From the core: snapshots to be verified, since followers found them damaged on arrival.
     Verify(Vec<SnapshotId>),
-    /// From the applier: the state as it is now, to be written.
+    /// From the applier: the state as it is now, to be written as a snapshot.
     Write(Box<View>),
-    /// From the applier: a state that is not needed any more. To free a large one takes longer
+    /// From the applier: a state that was replaced, to be freed. For a large one that takes longer
     /// than clients should wait.
     Drop(Box<StateMachine>),
 }
 
-/// A write that went from one replica to another, or was meant to.
+/// A write that one replica forwards to another.
 #[derive(Debug)]
 pub(super) struct ForwardedWrite {
-    /// Whether another copy of it may be in the log.
+    /// Whether an earlier copy of it may be in the log.
     pub(super) attempt: Attempt,
     /// The write.
     pub(super) request: ClientRequest,
 }
 
-/// Reads that may be answered here once the state has come as far as the leader's was when it
-/// still led after they came.
+/// Reads that may be answered here once this replica has applied the log up to the read index that
+/// the leader confirmed after they arrived.
 #[derive(Debug)]
 pub(super) struct IndexedReads {
-    /// That far.
+    /// The read index.
     pub(super) index: Index,
     /// The reads.
     pub(super) reads: Vec<ClientRequest>,
 }
 
-/// Who leads, as the core knows.
+/// The leader, as far as the core knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Leadership {
-    /// In which term.
+    /// The core's term.
     pub(super) term: Term,
-    /// Who; `None` while nobody is known to.
+    /// The leader of that term; `None` while none is known, and during a leadership transfer.
     pub(super) leader: Option<NodeId>,
 }
 
-/// What the core may forget about once the replies are with the socket.
+/// What the applier has done. The core learns of it once the socket has accepted the replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Applied {
-    /// The last entry; `None` if there were only reads.
+    /// The last entry applied; `None` after reads only.
     pub(super) index: Option<Index>,
-    /// [`ApplyBatch::bytes`], given back.
+    /// [`ApplyBatch::bytes`], in flight until now.
     pub(super) bytes: usize,
-    /// A leader's snapshot that is in the state now. It counts after `index`.
+    /// The leader's snapshot that was installed, if any. It counts after `index`.
     pub(super) installed: Option<SnapshotId>,
-    /// The replicated clock in the state as it is now.
+    /// The replicated clock in the state.
     pub(super) clock: AppliedClock,
-    /// What it must show for reads that wait; `None` if none wait.
+    /// What that clock must show for the reads that wait for it, in milliseconds since 1970; `None`
+    /// if none wait.
     pub(super) clock_wanted: Option<u64>,
 }
 
-/// What leaves the core at once.
+/// What the core sends at once, without waiting for the log.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
-    /// To peers.
+    /// Messages to peers.
     pub(super) peers: Vec<Envelope>,
-    /// To clients.
+    /// Requests that are refused.
     pub(super) refusals: Vec<Refusal>,
-    /// Who leads now, if that has changed.
+    /// The leader, if it has changed.
     pub(super) leadership: Option<Leadership>,
 }
 
@@ -231,71 +230,71 @@ pub(super) struct Outbound {
 pub(super) struct AppendBatch {
     /// The jobs.
     pub(super) jobs: Vec<AppendJob>,
-    /// Their size, as the core counts it.
+    /// Their size as the core counts it.
     pub(super) bytes: usize,
 }
 
 /// Work for the applier.
 #[derive(Debug, Default)]
 pub(super) struct ApplyBatch {
-    /// Committed entries, then reads.
+    /// Committed entries, and reads to be answered after them.
     pub(super) job: ApplyJob,
-    /// Reads that wait for a place in the log, maybe beyond the job's.
+    /// Reads with a read index, which may be beyond the job's entries.
     pub(super) indexed_reads: Vec<IndexedReads>,
-    /// What the replicated clock must show in the state for the job's reads.
+    /// What the replicated clock must show in the state before it answers the job's reads.
     pub(super) read_timestamp: ReadTimestamp,
-    /// Whom the core believed to lead when it handed this over; answers name it.
+    /// The leader when the core sent this batch; replies of the course's protocol name it.
     pub(super) leader: Option<NodeId>,
-    /// The job's size, as the core counts it.
+    /// Its size as the core counts it.
     pub(super) bytes: usize,
-    /// A leader's snapshot, which comes before the job.
+    /// A leader's snapshot, to be installed before the job.
     pub(super) install: Option<Box<ReceivedSnapshot>>,
-    /// Somebody wants a snapshot now.
-    pub(super) save: bool,
+    /// Whether a snapshot is to be taken now.
+    pub(super) take_snapshot: bool,
 }
 
-/// When reads were let go, by the replicated clock: no key may be shown to them that had expired
-/// then. Zero for any state.
+/// The replicated clock when reads were confirmed: they must not see a key that had expired by
+/// then. The default, zero, admits any state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct ReadTimestamp {
-    /// What it showed.
+    /// Milliseconds since 1970.
     pub(super) millis: u64,
-    /// How often it had been reset.
+    /// How often the clock had been reset.
     pub(super) resets: u64,
 }
 
-/// Answers on their way to clients.
+/// Replies to clients, with what the network publishes of the state.
 #[derive(Debug, Default)]
 pub(super) struct ReplyBatch {
-    /// In the order of the log, then the reads.
+    /// Replies to writes in the order of the log, then replies to reads.
     pub(super) answers: Vec<Answer>,
-    /// Peers' questions how far the state must be for a read that came when they asked.
+    /// Read indexes that peers asked for.
     pub(super) read_indexes: Vec<(RequestKey, Index)>,
-    /// What happened, for who listens here.
+    /// Pub/Sub messages and keyspace events for subscribers at this replica.
     pub(super) events: VecDeque<Event>,
-    /// From [`ApplyBatch::leader`].
+    /// [`ApplyBatch::leader`].
     pub(super) leader: Option<NodeId>,
-    /// How many keys there are now.
+    /// How many keys there are.
     pub(super) key_count: usize,
-    /// How many of them end some day.
+    /// How many of them have an expiration.
     pub(super) expires_count: usize,
-    /// The state as a number.
+    /// The digest of the state, for comparison with other replicas.
     pub(super) digest: u64,
-    /// What the core may know once these answers are with the socket.
+    /// For the core, once the socket has accepted these replies.
     pub(super) applied: Applied,
 }
 
-/// One answer.
+/// The reply to one request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// To which request.
+    /// The request.
     pub(super) key: RequestKey,
-    /// What came of it.
+    /// Its outcome.
     pub(super) outcome: Outcome,
 }
 
 impl Applied {
-    /// Both in one, `later` being the later one.
+    /// Adds what was done after this.
     pub(super) fn merge(&mut self, later: Applied) {
         self.index = later.index.or(self.index);
         self.bytes += later.bytes;
@@ -306,13 +305,16 @@ impl Applied {
 }
 
 impl ApplyBatch {
-    /// Whether there is nothing to do.
+    /// Whether the batch has no work.
     pub(super) fn is_empty(&self) -> bool {
-        self.job.is_empty() && self.indexed_reads.is_empty() && self.install.is_none() && !self.save
+        self.job.is_empty()
+            && self.indexed_reads.is_empty()
+            && self.install.is_none()
+            && !self.take_snapshot
     }
 }
 
-/// The sending end of a channel to the network, which sleeps in `Poll` and must be rung.
+/// The sending end of a channel to the network, which sleeps in `Poll` and must be woken.
 #[derive(Debug)]
 pub(super) struct ToNetwork<T> {
     sender: Sender<T>,
@@ -326,14 +328,14 @@ impl<T> ToNetwork<T> {
         ToNetwork { sender, mark, wake: Arc::clone(wake) }
     }
 
-    /// Puts `item` in if there is room.
+    /// Sends `item`, unless the channel is full.
     pub(super) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         self.sender.try_send(item)?;
         self.notify();
         Ok(())
     }
 
-    /// Puts `item` in, and waits for room if there is none.
+    /// Sends `item`; waits while the channel is full.
     pub(super) fn send(&self, item: T) -> Result<(), SendError<T>> {
         self.sender.send(item)?;
         self.notify();
@@ -345,19 +347,19 @@ impl<T> ToNetwork<T> {
         self.sender.is_full()
     }
 
-    /// Has the network look at its peers' sockets, and say when it has, see [`PeersRead`].
+    /// Asks the network to read its peers' sockets, and to note in [`PeersRead`] when it has.
     pub(super) fn read_peers(&self) {
         self.wake.notify(READ_PEERS).expect("a write to the waker's own descriptor");
     }
 
     fn notify(&self) {
-        // A network that can't be woken leaves a replica that hears and says nothing.
+        // A network that can't be woken would leave a replica that neither receives nor sends.
         self.wake.notify(self.mark).expect("a write to the waker's own descriptor");
     }
 }
 
-/// The sending end of the channel to the core for who is not the network. On a thread that the core
-/// shares with the network it sleeps in `Poll` too, and must be rung.
+/// The sending end of the channel to the core, for stages other than the network. A core that
+/// shares its thread with the network sleeps in `Poll` too, and must be woken.
 #[derive(Debug)]
 pub(super) struct ToCore {
     sender: Sender<CoreItem>,
@@ -365,7 +367,7 @@ pub(super) struct ToCore {
 }
 
 impl ToCore {
-    /// Puts `item` in, and waits for room if there is none.
+    /// Sends `item`; waits while the channel is full.
     pub(super) fn send(&self, item: CoreItem) -> Result<(), SendError<CoreItem>> {
         self.sender.send(item)?;
         if let Some(wake) = &self.wake {
@@ -380,29 +382,28 @@ impl ToCore {
     }
 }
 
-/// When the network last found nothing more to read from peers: everything that had arrived by
-/// then is in the core's queue, or was dropped.
+/// When the network last found nothing more to read from peers: everything that had arrived by then
+/// is in the core's queue, or was dropped.
 ///
-/// The core asks before it acts on the silence of peers. Where this process was stopped, or its
-/// network was busy, their messages may lie in its sockets.
+/// The core checks it before it acts on the silence of peers. After a pause of this process, or
+/// while its network is busy, their messages may still be in its sockets.
 #[derive(Debug, Default)]
 pub(super) struct PeersRead(AtomicU64);
 
 impl PeersRead {
-    /// The network's side: `at` is a reading of the clock from before it looked at the sockets, and
-    /// what it found is in the core's queue.
+    /// The network's side: `at` was read from the clock before the sockets were read, and what they
+    /// held is in the core's queue.
     pub(super) fn note(&self, at: Instant) {
         self.0.store(at.0, Ordering::Release);
     }
 
-    /// The core's side: what was there by this instant is found in the queue by a look at it from
-    /// now on.
+    /// The core's side: messages that had arrived by this instant are in the core's queue now.
     pub(super) fn at(&self) -> Instant {
         Instant(self.0.load(Ordering::Acquire))
     }
 }
 
-/// The network's ends.
+/// The network's ends of the channels.
 #[derive(Debug)]
 pub(super) struct NetworkEnds {
     pub(super) to_core: Sender<CoreItem>,
@@ -413,7 +414,7 @@ pub(super) struct NetworkEnds {
     pub(super) released: Receiver<Vec<Envelope>>,
 }
 
-/// The core's ends.
+/// The core's ends of the channels.
 #[derive(Debug)]
 pub(super) struct CoreEnds {
     pub(super) inbox: Receiver<CoreItem>,
@@ -425,7 +426,7 @@ pub(super) struct CoreEnds {
     pub(super) to_snapshots: Sender<SnapshotJob>,
 }
 
-/// The log writer's ends.
+/// The log writer's ends of the channels.
 #[derive(Debug)]
 pub(super) struct LogWriterEnds {
     pub(super) jobs: Receiver<AppendBatch>,
@@ -433,7 +434,7 @@ pub(super) struct LogWriterEnds {
     pub(super) to_core: ToCore,
 }
 
-/// The applier's ends.
+/// The applier's ends of the channels.
 #[derive(Debug)]
 pub(super) struct ApplierEnds {
     pub(super) jobs: Receiver<ApplyBatch>,
@@ -441,15 +442,15 @@ pub(super) struct ApplierEnds {
     pub(super) to_snapshots: Sender<SnapshotJob>,
 }
 
-/// The snapshots stage's ends.
+/// The snapshots stage's ends of the channels.
 #[derive(Debug)]
 pub(super) struct SnapshotEnds {
-    pub(super) work: Receiver<SnapshotJob>,
+    pub(super) jobs: Receiver<SnapshotJob>,
     pub(super) to_network: ToNetwork<Vec<Envelope>>,
     pub(super) to_core: ToCore,
 }
 
-/// The ends of all stages.
+/// Both ends of all channels, by stage.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) network: NetworkEnds,
@@ -459,8 +460,8 @@ pub(super) struct Ends {
     pub(super) snapshots: SnapshotEnds,
 }
 
-/// All channels of one replica, as the ends that each stage owns. `core_sleeps_in_poll` tells
-/// whether a stage on a thread of its own has to ring for the core.
+/// Creates the channels of one replica. `core_sleeps_in_poll` says whether the core shares the
+/// network's thread, so that stages on other threads must wake that.
 pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (requests_in, requests) = channel::bounded(QUEUE_LEN);
@@ -470,8 +471,8 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_applier, apply_jobs) = channel::bounded(QUEUE_LEN);
     let (released_in, released) = channel::bounded(QUEUE_LEN);
     let (replies_in, replies) = channel::bounded(QUEUE_LEN);
-    let (to_snapshots, work) = channel::bounded(QUEUE_LEN);
-    let ring_core =
+    let (to_snapshots, snapshot_jobs) = channel::bounded(QUEUE_LEN);
+    let to_core_with_wake =
         || ToCore { sender: to_core.clone(), wake: core_sleeps_in_poll.then(|| Arc::clone(wake)) };
     let release = || ToNetwork::new(released_in.clone(), RELEASED, wake);
     Ends {
@@ -495,13 +496,17 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
         log_writer: LogWriterEnds {
             jobs: append_jobs,
             to_network: release(),
-            to_core: ring_core(),
+            to_core: to_core_with_wake(),
         },
         applier: ApplierEnds {
             jobs: apply_jobs,
             to_network: ToNetwork::new(replies_in, REPLIES, wake),
             to_snapshots,
         },
-        snapshots: SnapshotEnds { work, to_network: release(), to_core: ring_core() },
+        snapshots: SnapshotEnds {
+            jobs: snapshot_jobs,
+            to_network: release(),
+            to_core: to_core_with_wake(),
+        },
     }
 }

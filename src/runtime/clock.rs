@@ -1,5 +1,5 @@
-//! The process's clock. The one place where the runtime reads it; the core stage reads it several
-//! times a pass, and hands the readings to the replica.
+//! The monotonic clock of the core and the network, and readings of the wall clock. The core reads
+//! it several times in each pass and hands the readings to the replica.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,22 +7,23 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::types::Instant;
 
-/// It goes on while the machine is suspended: a lease must not outlive the elections that others
-/// hold meanwhile (thesis 6.4.1). Where a system has no such clock, machines that lease reads must
-/// not be suspended.
+/// The monotonic clock. On Linux it advances while the machine is suspended, because a lease must
+/// not outlive the elections that other replicas hold meanwhile (thesis 6.4.1). On other systems,
+/// machines that use lease reads must not be suspended.
 #[cfg(target_os = "linux")]
 const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// How far two readings of it may be apart between which the wall clock was read.
+/// A reading of the wall clock counts only if the readings of the monotonic clock before and after
+/// it are at most this far apart.
 const SAMPLE_MAX: Duration = Duration::from_millis(5);
 
-/// A monotonic clock that starts at zero when it is made.
+/// A monotonic clock that starts at zero when it is created.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     origin: Duration,
-    /// Reads this instead of the system's clock.
+    /// Replaces the system's clock in a test.
     #[cfg(test)]
     test_clock: Option<&'static dyn TestClock>,
 }
@@ -30,13 +31,14 @@ pub(super) struct Clock {
 /// A source of time that a test controls.
 #[cfg(test)]
 pub(super) trait TestClock: std::fmt::Debug + Sync {
-    /// The time now. A test may let time pass, or run other code, right behind a reading.
+    /// The time now. A test may let time pass, or run other code, right after a reading.
     fn read(&self) -> Instant;
 }
 
 fn reading() -> Duration {
     let time = clock_gettime(CLOCK);
-    let seconds = u64::try_from(time.tv_sec).expect("time since the machine's start");
+    let seconds =
+        u64::try_from(time.tv_sec).expect("the monotonic clock counts from the machine's start");
     Duration::new(seconds, u32::try_from(time.tv_nsec).expect("below a second"))
 }
 
@@ -50,7 +52,7 @@ impl Clock {
         }
     }
 
-    /// A clock that shows what a test says.
+    /// A clock that a test controls.
     #[cfg(test)]
     pub(super) fn for_test(test_clock: &'static dyn TestClock) -> Clock {
         Clock { origin: Duration::ZERO, test_clock: Some(test_clock) }
@@ -65,9 +67,9 @@ impl Clock {
         Instant::ZERO + reading().saturating_sub(self.origin)
     }
 
-    /// The wall clock, in milliseconds since 1970, with the reading of this clock at which it
-    /// showed that. `None` if the process was stopped between the readings: they don't belong
-    /// together then.
+    /// The wall clock in milliseconds since 1970, with the monotonic reading at which it showed
+    /// that. `None` if the process was paused between the two readings, so that they don't belong
+    /// together.
     pub(super) fn wall_millis(&self) -> Option<(Instant, u64)> {
         let before = self.now();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -81,7 +83,7 @@ impl Clock {
 pub(super) mod tests {
     use super::*;
 
-    /// A clock that does not move.
+    /// A clock that always shows zero.
     #[derive(Debug)]
     struct Stopped;
 
@@ -91,13 +93,13 @@ pub(super) mod tests {
         }
     }
 
-    /// A clock that always shows zero, for tests in which no time passes.
+    /// A clock for tests in which no time passes.
     pub(in crate::runtime) fn stopped() -> Clock {
         Clock::for_test(&Stopped)
     }
 
     #[test]
-    fn readings_rise() {
+    fn readings_increase_with_time() {
         let clock = Clock::start();
         let first = clock.now();
         std::thread::sleep(Duration::from_millis(2));

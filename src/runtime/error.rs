@@ -1,4 +1,4 @@
-//! Why a replica could not start, or had to stop.
+//! Errors that end a replica: what failed, on what, why, and what to do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,34 +12,33 @@ pub enum RunError {
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The folder can't be used.
+    /// The replica's folder can't be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// An address can't be listened on.
-    #[error("can't listen for {whom} on {address}: {source}; {advice}")]
+    /// A listening socket could not be opened.
+    #[error("cannot listen for {whom} on {address}: {source}; {advice}")]
     Listen {
-        /// For clients or for peers.
+        /// Who would connect there: clients, a Sentinel's clients or peers.
         whom: &'static str,
-        /// The address.
+        /// The address from the settings.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
-        /// What to change.
+        /// What the operator can do about it.
         advice: &'static str,
     },
-    /// The system refused something.
+    /// A system call failed.
     #[error("{doing}: {source}")]
     System {
-        /// What we were doing.
+        /// What the replica was doing.
         doing: &'static str,
-        /// What it said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
 impl RunError {
-    /// Whether the replica can't start because its folder is damaged or was lost, so that only its
-    /// replacement helps.
+    /// Whether the replica's folder is damaged or was lost, so that the replica must be replaced.
     pub fn is_damage(&self) -> bool {
         matches!(self, RunError::Storage(error) if error.is_damage())
     }
@@ -50,6 +49,7 @@ impl RunError {
     }
 }
 
+/// Wraps an error of the operating system, for `map_err`. `doing` says what the replica was doing.
 pub(crate) fn system_error(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { doing, source }
 }

@@ -1,69 +1,80 @@
-//! The bound of one pass of a stage over a queue: how many items it takes, and for how long. What
-//! it does not take stays in the queue, in order, for the next pass.
+//! Passes of stages: the limit of one pass over a queue, in items and in time, and what comes after
+//! it. What a pass does not take stays in the queue, in order, for the next pass.
 //!
-//! Every loop over a queue that others fill while it runs has one of these or a bound of its own,
-//! so that nothing that must leave in time, a heartbeat above all, waits for the end of a flood.
+//! Every loop over a queue that another stage fills meanwhile has such a limit, or one of its own.
+//! So nothing that must leave in time, a heartbeat above all, waits for the end of a flood.
 
 use std::time::Duration;
 
 use crate::types::Instant;
 
-use crate::runtime::clock::Clock;
+use super::clock::Clock;
 
-/// Items between two readings of the clock: small ones, or a reading would cost as much as they do.
+/// Small items between two readings of the clock: a reading costs about as much as one of them.
 const ITEMS_PER_READING: usize = 32;
 
-/// How long one stage works on one queue before it looks after everything else. A few of these
-/// together must be far less than a heartbeat interval, and each far more than a wake-up.
+/// How long a pass takes items from one queue. Several of these together are far below a heartbeat
+/// interval, and one is far above the cost of a wake-up.
 pub(super) const PASS_TIME: Duration = Duration::from_millis(4);
 
+/// The state of a stage after a pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum StageState {
+    /// It waits for the next pass.
+    Running,
+    /// It has ended, and the replica ends with it.
+    Stopped,
+}
+
 /// What is left of one pass.
+///
+/// Invariant: `until_reading` is at least 1 before an item is taken.
 #[derive(Debug)]
 pub(super) struct Pass {
     clock: Clock,
-    /// When it ends; `None` until its first item, for a clock is not read for an empty queue.
+    /// When it ends; `None` before its first item, so that an empty queue costs no clock reading.
     until: Option<Instant>,
     items_left: usize,
     /// Items until the clock is read again.
-    unread: usize,
-    /// Items between two readings.
-    stride: usize,
+    until_reading: usize,
+    items_per_reading: usize,
 }
 
 impl Pass {
-    /// Of at most `items_max` small items.
+    /// A pass over at most `items_max` small items.
     pub(super) fn of_small(clock: Clock, items_max: usize) -> Pass {
         Pass::new(clock, items_max, ITEMS_PER_READING)
     }
 
-    /// Of at most `items_max` items each of which may take long.
+    /// A pass over at most `items_max` items, each of which may take long.
     pub(super) fn of_large(clock: Clock, items_max: usize) -> Pass {
         Pass::new(clock, items_max, 1)
     }
 
-    fn new(clock: Clock, items_max: usize, stride: usize) -> Pass {
-        Pass { clock, until: None, items_left: items_max, unread: stride, stride }
+    fn new(clock: Clock, items_max: usize, items_per_reading: usize) -> Pass {
+        let until_reading = items_per_reading;
+        Pass { clock, until: None, items_left: items_max, until_reading, items_per_reading }
     }
 
-    /// The next item; `None` if there is none, or if the pass is over. `next` is asked only for an
-    /// item that is then given back, so none is taken that nobody handles.
+    /// The next item, which the caller must handle; `None` if there is none, or if the pass is
+    /// over. `next` takes an item off the queue and is called only while the pass is not over.
     pub(super) fn next<T>(&mut self, next: impl FnOnce() -> Option<T>) -> Option<T> {
         if self.is_over() {
             return None;
         }
         let item = next()?;
         self.items_left -= 1;
-        self.unread -= 1;
+        self.until_reading -= 1;
         if self.until.is_none() {
             self.until = Some(self.clock.now() + PASS_TIME);
         }
         Some(item)
     }
 
-    /// Whether it takes no more.
+    /// Whether the pass takes no more items.
     pub(super) fn is_over(&mut self) -> bool {
-        if self.items_left > 0 && self.unread == 0 {
-            self.unread = self.stride;
+        if self.items_left > 0 && self.until_reading == 0 {
+            self.until_reading = self.items_per_reading;
             if self.until.is_some_and(|until| self.clock.now() >= until) {
                 self.items_left = 0;
             }
@@ -71,7 +82,7 @@ impl Pass {
         self.items_left == 0
     }
 
-    /// Ends it.
+    /// Ends the pass.
     pub(super) fn end(&mut self) {
         self.items_left = 0;
     }
@@ -84,7 +95,7 @@ mod tests {
     use crate::runtime::clock::tests::stopped;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// Each reading takes a quarter of a pass.
+    /// A clock that advances by a quarter of [`PASS_TIME`] with each reading.
     #[derive(Debug, Default)]
     struct Quarters(AtomicU64);
 
@@ -104,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_ends_at_its_items_and_leaves_the_rest() {
+    fn pass_stops_at_its_item_limit_and_leaves_the_rest() {
         let mut queue: Vec<u32> = (0..100).collect();
         assert_eq!(taken(&mut Pass::of_large(stopped(), 64), &mut queue), 64);
         assert_eq!(queue.len(), 36, "an item was taken and dropped");
@@ -112,10 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_ends_in_time_and_leaves_the_rest() {
+    fn pass_stops_at_its_time_limit_and_leaves_the_rest() {
         let clock = Clock::for_test(Box::leak(Box::<Quarters>::default()));
         let mut queue: Vec<u32> = (0..1_000).collect();
-        // The reading behind the fourth item is the first at the end.
+        // The reading after the fourth item is the first that is past the limit.
         assert_eq!(taken(&mut Pass::of_large(clock, 1_000), &mut queue), 4);
         assert_eq!(queue.len(), 996);
         let small = taken(&mut Pass::of_small(clock, 1_000), &mut queue);

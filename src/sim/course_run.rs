@@ -1,57 +1,60 @@
-//! The course's scenarios in virtual time: the replicas that ship, configured as the replica
-//! program configures them, under the [`ScenarioRun`] that also drives real programs. Every message
-//! passes the simulator, as there: one way to it and one way from it, in order on each.
+//! The course's scenarios in virtual time: replicas with the configuration of the replica program,
+//! driven by the same [`ScenarioRun`] as real programs. As in the process simulator, every message
+//! passes through the simulator: it is delayed on the way to it and on the way from it, and stays
+//! in order on each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::course::clients::{Answer as Heard, AnswerKind as Kind, Operation as Wish, Request};
+use crate::course::clients::{
+    Answer as CourseAnswer, AnswerKind as CourseAnswerKind, Operation as CourseOperation, Request,
+};
 use crate::course::referee::Destination;
 use crate::course::report::Report;
 use crate::course::run::{Action, ScenarioRun};
 use crate::course::scenario::Scenario;
 use crate::kv::{Command, Operation, Outcome};
 use crate::raft::{ClientRequest, Envelope, RequestKind};
-use crate::sim::checkers::safety::Violation;
 use crate::sim::cluster::trace::Trace;
-use crate::sim::cluster::{Answer, AnswerKind, ClientProtocol, Cluster, Happening};
+use crate::sim::cluster::{Advance, Answer, AnswerKind, ClientProtocol, Cluster};
 use crate::sim::rng::Rng;
+use crate::sim::violation::Violation;
 use crate::types::{Instant, NodeId, RequestId, RequestKey, Term};
 
-/// One way between a replica and the simulator: half of a routed hop, which takes 100 to 300 us.
-const WAY_MIN: Duration = Duration::from_micros(50);
-const WAY_MAX: Duration = Duration::from_micros(150);
-/// From the start of one replica program to that of the next, at most.
+/// Delay between a replica and the simulator: half of a routed hop, which takes 100 to 300 us.
+const DELAY_MIN: Duration = Duration::from_micros(50);
+const DELAY_MAX: Duration = Duration::from_micros(150);
+/// Maximum time from the start of one replica to that of the next.
 const SPAWN_MAX: Duration = Duration::from_millis(10);
 
-/// How to run a scenario.
+/// Options of a run.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// No message is lost any more in so much time before the end.
+    /// Time before the end of the run during which no message is lost.
     pub lossless_tail: Duration,
-    /// Where events are written down.
+    /// The event trace.
     pub trace: Trace,
 }
 
-/// A run that is over.
+/// A finished run.
 #[derive(Debug)]
 pub struct CourseRun {
-    /// What it came to. A broken safety rule fails it.
+    /// The report. A violated safety rule fails the run.
     pub report: Report,
-    /// The finished run, for its samples.
+    /// The run itself, for its samples.
     pub scenario_run: ScenarioRun,
-    /// Requests that were never answered although their replica lives.
+    /// Unanswered requests whose replica is alive.
     pub hanging: Vec<(RequestId, NodeId)>,
-    /// The events that were traced.
+    /// The traced events.
     pub trace: Vec<String>,
-    /// Virtual time that passed.
+    /// Duration of the run in virtual time.
     pub virtual_time: Duration,
 }
 
-/// What is on its way to the simulator, or is to happen in it.
+/// A future event at the simulator.
 #[derive(Debug)]
-enum Coming {
+enum Event {
     Start(NodeId),
     Message(Envelope),
     Answer(Answer),
@@ -64,10 +67,11 @@ struct Driver {
     scenario_run: ScenarioRun,
     cluster: Cluster,
     rng: Rng,
-    coming: BTreeMap<u64, Coming>,
+    events: BTreeMap<u64, Event>,
     next_alarm: u64,
-    /// When the last message of each replica comes to the simulator, and the last one to it.
+    /// Arrival of the last message from each replica at the simulator.
     last_out: Vec<Instant>,
+    /// Arrival of the last message from the simulator at each replica.
     last_in: Vec<Instant>,
     actions: Vec<Action>,
     deliver: Vec<NodeId>,
@@ -78,17 +82,17 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> CourseRun {
     let mut driver = Driver::new(scenario, seed, options.trace);
     let drops_end = scenario.lifetime().saturating_sub(options.lossless_tail);
     if options.lossless_tail > Duration::ZERO {
-        driver.alarm(Instant::ZERO + drops_end, Coming::DropsEnd);
+        driver.set_alarm(Instant::ZERO + drops_end, Event::DropsEnd);
     }
     if let Err(violation) = driver.play() {
-        driver.scenario_run.incorrect(format!("a safety rule is broken: {violation}"));
+        driver.scenario_run.incorrect(format!("safety rule violated: {violation}"));
     }
     driver.finish()
 }
 
 impl Driver {
     fn new(scenario: &Scenario, seed: u64, trace: Trace) -> Driver {
-        // Not the run's own draws: what replicas do must not change what the clients ask.
+        // Not the run's own generator: the replicas must not influence the clients' requests.
         let mut rng = Rng::new(seed ^ 0x636f_7572_7365);
         let ids: Vec<NodeId> = (0..scenario.replicas).map(NodeId).collect();
         let mut cluster = Cluster::new(&ids, &Config::course(), ClientProtocol::Course, &mut rng);
@@ -97,7 +101,7 @@ impl Driver {
             scenario_run: ScenarioRun::new(scenario, seed, Instant::ZERO),
             cluster,
             rng,
-            coming: BTreeMap::new(),
+            events: BTreeMap::new(),
             next_alarm: 0,
             last_out: vec![Instant::ZERO; ids.len()],
             last_in: vec![Instant::ZERO; ids.len()],
@@ -106,9 +110,9 @@ impl Driver {
         }
     }
 
-    fn alarm(&mut self, at: Instant, coming: Coming) {
+    fn set_alarm(&mut self, at: Instant, event: Event) {
         self.next_alarm += 1;
-        self.coming.insert(self.next_alarm, coming);
+        self.events.insert(self.next_alarm, event);
         self.cluster.alarm(at, self.next_alarm);
     }
 
@@ -116,70 +120,72 @@ impl Driver {
         let mut at = Instant::ZERO;
         for place in 0..self.cluster.machines().len() {
             let id = self.cluster.machines()[place].id;
-            self.alarm(at, Coming::Start(id));
-            at = at + self.rng.span(Duration::from_millis(1), SPAWN_MAX);
+            self.set_alarm(at, Event::Start(id));
+            at = at + self.rng.duration(Duration::from_millis(1), SPAWN_MAX);
         }
-        self.alarm(self.scenario_run.next_event(), Coming::Poll);
+        self.set_alarm(self.scenario_run.next_event(), Event::Poll);
         while self.scenario_run.ended().is_none() {
             match self.cluster.advance()? {
-                Happening::Alarm(number) => {
-                    let coming = self.coming.remove(&number).expect("an alarm goes off once");
-                    self.come(coming)?;
+                Advance::Alarm(number) => {
+                    let event = self.events.remove(&number).expect("each alarm is set once");
+                    self.on_event(event)?;
                 }
-                Happening::Inside => {}
-                Happening::Nothing => return Ok(()),
+                Advance::Internal => {}
+                Advance::Idle => return Ok(()),
             }
-            self.carry();
+            self.collect_sent();
         }
         Ok(())
     }
 
-    /// Brings what replicas sent on its way to the simulator.
-    fn carry(&mut self) {
+    /// Puts the messages and answers of replicas on the way to the simulator.
+    fn collect_sent(&mut self) {
         let mut sent = std::mem::take(&mut self.cluster.sent);
         for envelope in sent.drain(..) {
-            let at = self.way_out(envelope.from);
-            self.alarm(at, Coming::Message(envelope));
+            let at = self.arrival_at_simulator(envelope.from);
+            self.set_alarm(at, Event::Message(envelope));
         }
         self.cluster.sent = sent;
         let mut answers = std::mem::take(&mut self.cluster.answers);
         for answer in answers.drain(..) {
-            let at = self.way_out(answer.from);
-            self.alarm(at, Coming::Answer(answer));
+            let at = self.arrival_at_simulator(answer.from);
+            self.set_alarm(at, Event::Answer(answer));
         }
         self.cluster.answers = answers;
     }
 
-    fn way_out(&mut self, from: NodeId) -> Instant {
-        let at = self.cluster.now() + self.rng.span(WAY_MIN, WAY_MAX);
+    /// Returns the arrival time of a message from a replica at the simulator.
+    fn arrival_at_simulator(&mut self, from: NodeId) -> Instant {
+        let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_out[usize::from(from.0)];
         *last = at.max(*last);
         *last
     }
 
-    fn way_in(&mut self, to: NodeId) -> Instant {
-        let at = self.cluster.now() + self.rng.span(WAY_MIN, WAY_MAX);
+    /// Returns the arrival time of a message from the simulator at a replica.
+    fn arrival_at_replica(&mut self, to: NodeId) -> Instant {
+        let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_in[usize::from(to.0)];
         *last = at.max(*last);
         *last
     }
 
-    fn come(&mut self, coming: Coming) -> Result<(), Violation> {
+    fn on_event(&mut self, event: Event) -> Result<(), Violation> {
         let now = self.cluster.now();
-        match coming {
-            Coming::Start(id) => self.cluster.start(id)?,
-            Coming::Message(envelope) => self.route(envelope),
-            Coming::Answer(answer) => self.hear(now, &answer),
-            Coming::Poll => {
+        match event {
+            Event::Start(id) => self.cluster.start(id)?,
+            Event::Message(envelope) => self.route(envelope),
+            Event::Answer(answer) => self.on_answer(now, &answer),
+            Event::Poll => {
                 self.scenario_run.poll(now, &mut self.actions);
                 let next = self.scenario_run.next_event();
                 if next < Instant::MAX {
-                    self.alarm(next.max(now), Coming::Poll);
+                    self.set_alarm(next.max(now), Event::Poll);
                 }
             }
-            Coming::DropsEnd => self.scenario_run.set_drops(0.0),
+            Event::DropsEnd => self.scenario_run.set_drops(0.0),
         }
-        self.act();
+        self.perform_actions();
         Ok(())
     }
 
@@ -194,22 +200,22 @@ impl Driver {
             self.cluster.trace.sent(self.cluster.now(), term, &envelope, arrow);
         }
         if deliver.pop().is_some() {
-            let at = self.way_in(to);
+            let at = self.arrival_at_replica(to);
             self.cluster.deliver(at, envelope);
         }
         self.deliver = deliver;
     }
 
-    fn hear(&mut self, now: Instant, answer: &Answer) {
+    fn on_answer(&mut self, now: Instant, answer: &Answer) {
         let value = match &answer.kind {
             AnswerKind::Done(Outcome::Value(value)) => Some(value.as_deref().unwrap_or(b"")),
             AnswerKind::Done(_) | AnswerKind::Refused(_) => None,
         };
         let kind = match answer.kind {
-            AnswerKind::Done(_) => Kind::Ok,
-            AnswerKind::Refused(_) => Kind::Redirect,
+            AnswerKind::Done(_) => CourseAnswerKind::Ok,
+            AnswerKind::Refused(_) => CourseAnswerKind::Redirect,
         };
-        let heard = Heard {
+        let answer_of_course = CourseAnswer {
             src: answer.from,
             client: answer.key.client,
             leader: answer.leader,
@@ -217,18 +223,18 @@ impl Driver {
             kind,
             value,
         };
-        self.scenario_run.answer(now, &heard, &mut self.actions);
+        self.scenario_run.answer(now, &answer_of_course, &mut self.actions);
     }
 
-    fn act(&mut self) {
+    fn perform_actions(&mut self) {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             match action {
-                Action::Ask(request) => {
-                    let at = self.way_in(request.replica);
-                    let asked = client_request(&request);
-                    self.cluster.trace.asked(&asked);
-                    self.cluster.request(at, request.replica, asked);
+                Action::Send(request) => {
+                    let at = self.arrival_at_replica(request.replica);
+                    let client_request = client_request(&request);
+                    self.cluster.trace.request_sent(&client_request);
+                    self.cluster.request(at, request.replica, client_request);
                 }
                 Action::Kill(id) => {
                     if self.cluster.machine(id).replica.is_some() {
@@ -261,8 +267,8 @@ impl Driver {
 fn client_request(request: &Request) -> ClientRequest {
     let key = RequestKey { client: request.client, request: request.mid };
     let (operation, kind) = match &request.operation {
-        Wish::Get { key } => (Operation::Get { key }, RequestKind::Read),
-        Wish::Put { key, value } => (Operation::Put { key, value }, RequestKind::Write),
+        CourseOperation::Get { key } => (Operation::get(key), RequestKind::Read),
+        CourseOperation::Put { key, value } => (Operation::set(key, value), RequestKind::Write),
     };
     ClientRequest { key, kind, payload: Command { key, operation }.encode() }
 }
@@ -276,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_scenario_passes_with_few_messages() {
+    fn scenario_without_faults_passes_with_few_messages() {
         let run = play("simple-1", 1);
         assert!(run.report.passed, "{:?}", run.report.reasons);
         assert_eq!((run.report.failures, run.report.duplicates), (0, 0));
@@ -286,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_a_run() {
+    fn same_seed_gives_the_same_run() {
         assert_eq!(play("advanced-1", 3).report, play("advanced-1", 3).report);
         assert_ne!(play("advanced-1", 3).report, play("advanced-1", 4).report);
     }

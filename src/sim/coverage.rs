@@ -1,5 +1,5 @@
-//! How often fault runs reached the situations that their rules are about. A rule that no run puts
-//! to the test shows nothing, so tests assert that these counts are above zero in each profile.
+//! Coverage: how often runs reached the situations in which the safety rules can be violated. Tests
+//! assert that the counts are above zero, as otherwise a rule would never be tested.
 
 use std::fmt::Write as _;
 
@@ -12,24 +12,25 @@ pub enum Situation {
     LeaseRead,
     /// A read waited until a quorum confirmed the leader in a round begun after it arrived.
     ReadIndexRead,
-    /// A client sent a request again that it had no answer to.
+    /// A client resent a request without an answer.
     Resend,
-    /// A leader's snapshot took the place of a follower's state.
+    /// A follower installed a leader's snapshot.
     Install,
-    /// A replica that had received a part of a leader's snapshot moved to a later term before it
-    /// had installed it.
+    /// A replica moved to a later term while it was receiving a leader's snapshot.
     InterruptedInstall,
-    /// A read no longer found a value whose time was over.
+    /// A read found a value expired.
     Expiration,
-    /// The same under another leader than the value was set.
+    /// A read found a value expired under another leader than the one under which it was set.
     ExpirationAcrossLeaders,
-    /// A read waited for an entry of the replicated clock: a key had expired since the last one.
+    /// A read waited for an entry of the replicated clock because a key had expired since the last
+    /// one.
     DeferredRead,
     /// A replica saw its wall clock jump.
     ClockJump,
     /// A replica lost its disk.
     DiskLoss,
-    /// A replica lost its disk that had voted for a leader, while one of an earlier term still led.
+    /// A replica lost its disk after voting for a leader, while the leader of an earlier term was
+    /// still active.
     VoterDiskLoss,
     /// A replica that had lost its disk became a full member again.
     Rejoin,

@@ -4,6 +4,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`rng`] | the seeded random number generator |
+//! | [`violation`] | the error of a broken rule |
 //! | [`disk`] | a machine's disk: the storage code over a disk in memory, its faults, snapshots |
 //! | [`machine`] | one replica with its disk, clock and wall clock |
 //! | [`checkers`] | safety rules, the client model, linearizability |
@@ -23,7 +24,9 @@ pub mod coverage;
 pub mod disk;
 pub mod fault_run;
 pub mod faults;
+mod keys;
 pub mod machine;
 pub mod rng;
 pub mod script;
+pub mod violation;
 pub mod workload;

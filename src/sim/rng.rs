@@ -1,51 +1,51 @@
-//! The simulator's randomness: one named generator with a seed, and the few draws that faults and
-//! workloads need. Integers only, so that a seed means the same run on every machine.
+//! The simulator's random number generator. It draws integers only, so that a seed gives the same
+//! run on every machine.
 
 use std::time::Duration;
 
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-/// A seeded source of draws. Parts of the simulator that must not disturb each other's draws each
-/// take their own with [`Rng::split`].
+/// A seeded random number generator. Parts of the simulator whose draws must not affect each other
+/// each use their own, created with [`Rng::split`].
 #[derive(Debug, Clone)]
 pub struct Rng {
     generator: ChaCha8Rng,
 }
 
 impl Rng {
-    /// The draws of one seed.
+    /// Creates the generator of a seed.
     pub fn new(seed: u64) -> Rng {
         Rng { generator: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    /// An independent source. What is drawn from it later does not change what is drawn here.
+    /// Creates an independent generator. Draws from it do not affect later draws from this one.
     #[must_use]
     pub fn split(&mut self) -> Rng {
-        Rng::new(self.number())
+        Rng::new(self.next_u64())
     }
 
-    /// Any number.
-    pub fn number(&mut self) -> u64 {
+    /// Draws any number.
+    pub fn next_u64(&mut self) -> u64 {
         self.generator.next_u64()
     }
 
-    /// A number below `limit`, which must not be zero.
+    /// Draws a number below `limit`, which must not be zero.
     pub fn below(&mut self, limit: u64) -> u64 {
-        assert!(limit > 0, "nothing lies below zero");
-        // Multiply and shift: its bias is below limit / 2^64, which no test could notice.
-        let wide = u128::from(self.number()) * u128::from(limit);
-        u64::try_from(wide >> 64).expect("the upper half of a product of two 64 bit numbers")
+        assert!(limit > 0, "the limit must not be zero");
+        // Multiply and shift: the bias is below limit / 2^64.
+        let wide = u128::from(self.next_u64()) * u128::from(limit);
+        u64::try_from(wide >> 64).expect("the upper half of a 128-bit product")
     }
 
-    /// A number from `low` up to and with `high`.
+    /// Draws a number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
-        assert!(low <= high, "no number from {low} to {high}");
+        assert!(low <= high, "empty range {low}..={high}");
         low + self.below(high - low + 1)
     }
 
-    /// True in `permille` of a thousand cases. Draws nothing where the answer is certain.
-    pub fn chance(&mut self, permille: u32) -> bool {
+    /// Returns true with a probability of `permille` / 1000. Draws nothing if that is 0 or 1.
+    pub fn permille(&mut self, permille: u32) -> bool {
         match permille {
             0 => false,
             1000.. => true,
@@ -53,35 +53,65 @@ impl Rng {
         }
     }
 
-    /// A span from `low` up to and with `high`. Draws nothing if they are equal.
-    pub fn span(&mut self, low: Duration, high: Duration) -> Duration {
+    /// Draws a duration from `low` to `high`, both included. Draws nothing if they are equal.
+    pub fn duration(&mut self, low: Duration, high: Duration) -> Duration {
         if low >= high {
             return low;
         }
         Duration::from_nanos(self.between(nanoseconds(low), nanoseconds(high)))
     }
 
-    /// One of `choices`, which must not be empty.
-    pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.place(choices.len())]
+    /// Draws an element of `choices`, which must not be empty.
+    pub fn choose<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[self.index(choices.len())]
     }
 
-    /// A place in a list of `length` things.
-    pub fn place(&mut self, length: usize) -> usize {
+    /// Draws an index into a list of `length` elements, which must not be empty.
+    pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).expect("below a length")
     }
 
-    /// Puts `items` in a random order.
+    /// Shuffles `items`.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
-            items.swap(last, self.place(last + 1));
+            items.swap(last, self.index(last + 1));
         }
     }
 }
 
-/// A span as a whole number; spans of the simulator are far below 500 years.
-pub(super) fn nanoseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+/// A range of durations, both ends included, to draw from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DurationRange {
+    /// Shortest duration.
+    pub min: Duration,
+    /// Longest duration.
+    pub max: Duration,
+}
+
+impl DurationRange {
+    /// No time at all: the operation ends when it begins.
+    pub const ZERO: DurationRange = DurationRange { min: Duration::ZERO, max: Duration::ZERO };
+
+    /// A range of one duration only.
+    pub const fn always(duration: Duration) -> DurationRange {
+        DurationRange { min: duration, max: duration }
+    }
+
+    /// Whether every draw is zero.
+    pub fn is_zero(&self) -> bool {
+        self.max.is_zero()
+    }
+
+    /// Draws a duration.
+    pub fn draw(&self, rng: &mut Rng) -> Duration {
+        rng.duration(self.min, self.max)
+    }
+}
+
+/// Returns a duration in nanoseconds. Durations of the simulator are far below the limit of 584
+/// years.
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -89,11 +119,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_draws_the_same() {
+    fn same_seed_gives_the_same_draws() {
         let draws = |seed| {
             let mut rng = Rng::new(seed);
             let mut other = rng.split();
-            other.number();
+            other.next_u64();
             (0..20).map(|_| rng.below(1000)).collect::<Vec<_>>()
         };
         assert_eq!(draws(7), draws(7));
@@ -101,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn draws_stay_in_their_limits_and_reach_them() {
+    fn draws_reach_their_limits_and_do_not_exceed_them() {
         let mut rng = Rng::new(1);
         let mut seen = [0; 6];
         for _ in 0..600 {
             seen[usize::try_from(rng.between(3, 8)).expect("small") - 3] += 1;
         }
         assert!(seen.iter().all(|&count| count > 50), "{seen:?}");
-        assert!((0..100).all(|_| !rng.chance(0) && rng.chance(1000)));
+        assert!((0..100).all(|_| !rng.permille(0) && rng.permille(1000)));
         let mut order = [1, 2, 3, 4, 5];
         rng.shuffle(&mut order);
         order.sort_unstable();

@@ -1,9 +1,9 @@
-//! Files that are deleted a piece at a time. A file system that is told to free a hundred megabytes
-//! at once, and to tell its disk of it (`discard`), lets every sync wait meanwhile: 20 to 30 ms for
-//! a snapshot of 150 MB (perf/results/snapshots.md). So the name goes at once, and the room behind
-//! it in small pieces, from a thread that has nothing else to do.
+//! Background deletion: large files lose their name at once and their disk space piece by piece.
 //!
-//! A crash in between leaves a file without a name, which file systems free when they are mounted.
+//! A file system that frees a hundred megabytes at once, and tells its disk so (`discard`), delays
+//! all syncs meanwhile: by 20 to 30 ms for a snapshot of 150 MB (perf/results/snapshots.md). So a
+//! thread truncates the file in small steps. After a crash the file system frees the nameless file
+//! when it is mounted.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -14,23 +14,24 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-/// Files that are no larger are not worth it.
+/// Bytes freed at once. Files of at most this size are freed as a whole.
 const PIECE_BYTES: u64 = 2 << 20;
-/// The pause behind each piece: 128 MiB a second.
+/// The pause after each piece: 128 MiB per second.
 const PAUSE: Duration = Duration::from_millis(16);
-/// So many files wait; what comes when there are more is freed at once.
+/// Most files that wait. Further ones are freed at once.
 const QUEUE_LEN: usize = 256;
 
 enum Work {
     Free(File),
-    /// To be told when all before it is done.
-    Tell(SyncSender<()>),
+    /// Reports that all earlier work is done.
+    Report(SyncSender<()>),
 }
 
-/// The thread and what it has to do. It starts with the first file, and ends when this is dropped
-/// and all is freed.
+/// The deletion thread and its queue. The thread starts with the first large file, and ends when
+/// this is dropped and the queue is empty.
 #[derive(Debug, Default)]
 pub(super) struct BackgroundDelete {
+    /// `None` inside if the thread could not be started.
     queue: OnceLock<Option<SyncSender<Work>>>,
     shared: Arc<Shared>,
 }
@@ -38,17 +39,17 @@ pub(super) struct BackgroundDelete {
 #[derive(Debug, Default)]
 struct Shared {
     /// Files that are not freed yet.
-    left: AtomicUsize,
-    /// Somebody waits for the room.
-    hurry: AtomicBool,
+    pending: AtomicUsize,
+    /// Disk space is needed now: skip the pauses.
+    urgent: AtomicBool,
 }
 
 impl BackgroundDelete {
-    /// Frees what a file holds that nobody else reads, if it has no name any more: it may be an
-    /// operator's copy by another one.
+    /// Frees the space of a file without a name. A file with another name, such as an operator's
+    /// hard link, is only closed.
     pub(super) fn free(&self, file: File) {
-        let is_ours = |about: &Metadata| about.nlink() == 0 && about.len() > PIECE_BYTES;
-        if !file.metadata().is_ok_and(|about| is_ours(&about)) {
+        let is_large = |about: &Metadata| about.nlink() == 0 && about.len() > PIECE_BYTES;
+        if !file.metadata().is_ok_and(|about| is_large(&about)) {
             return;
         }
         let queue = self.queue.get_or_init(|| {
@@ -56,28 +57,29 @@ impl BackgroundDelete {
             let shared = Arc::clone(&self.shared);
             let pause = || thread::sleep(PAUSE);
             let started = thread::Builder::new()
-                .name("letting-go".into())
+                .name("delete".into())
                 .spawn(move || run(&work, &shared, pause));
             started.ok().map(|_| queue)
         });
         let Some(queue) = queue else { return };
-        self.shared.left.fetch_add(1, Ordering::Relaxed);
-        // Where there is no place for it, it is closed here, and so freed.
+        self.shared.pending.fetch_add(1, Ordering::Relaxed);
+        // If the queue is full the file is closed here, which frees it at once.
         if queue.try_send(Work::Free(file)).is_err() {
-            self.shared.left.fetch_sub(1, Ordering::Relaxed);
+            self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Frees all of it now, for somebody needs the room. False if there was nothing.
+    /// Frees everything in the queue without pauses and waits for it: disk space is needed. False
+    /// if the queue was empty.
     pub(super) fn finish(&self) -> bool {
         let Some(Some(queue)) = self.queue.get() else { return false };
-        if self.shared.left.load(Ordering::Relaxed) == 0 {
+        if self.shared.pending.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        self.shared.hurry.store(true, Ordering::Relaxed);
+        self.shared.urgent.store(true, Ordering::Relaxed);
         let (done, all_done) = sync_channel(1);
-        let finished = queue.send(Work::Tell(done)).is_ok() && all_done.recv().is_ok();
-        self.shared.hurry.store(false, Ordering::Relaxed);
+        let finished = queue.send(Work::Report(done)).is_ok() && all_done.recv().is_ok();
+        self.shared.urgent.store(false, Ordering::Relaxed);
         finished
     }
 }
@@ -86,22 +88,23 @@ fn run(work: &Receiver<Work>, shared: &Shared, mut pause: impl FnMut()) {
     for work in work {
         match work {
             Work::Free(file) => {
-                // If it can't be cut it is closed now, and freed as a whole.
+                // If it cannot be truncated, closing it frees it as a whole.
                 let _ = shrink(&file, || {
-                    if !shared.hurry.load(Ordering::Relaxed) {
+                    if !shared.urgent.load(Ordering::Relaxed) {
                         pause();
                     }
                 });
                 drop(file);
-                shared.left.fetch_sub(1, Ordering::Relaxed);
+                let before = shared.pending.fetch_sub(1, Ordering::Relaxed);
+                assert!(before > 0, "a file was freed that was not counted");
             }
-            // Who asked may have given up.
-            Work::Tell(done) => drop(done.send(())),
+            // The caller may be gone.
+            Work::Report(done) => drop(done.send(())),
         }
     }
 }
 
-/// Cuts a file down to nothing, its end first.
+/// Truncates a file to nothing, piece by piece from its end.
 fn shrink(file: &File, mut pause: impl FnMut()) -> io::Result<()> {
     let mut left = file.metadata()?.len();
     while left > 0 {
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_shrinks_piece_by_piece() {
+    fn file_shrinks_piece_by_piece() {
         let (seen, file) = file_of(2 * PIECE_BYTES + 1);
         let mut lengths = Vec::new();
         shrink(&file, || lengths.push(seen.metadata().unwrap().size())).unwrap();
@@ -131,11 +134,11 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_its_time_until_somebody_needs_the_room() {
+    fn deletion_pauses_until_disk_space_is_needed() {
         let shared = Shared::default();
-        for (hurry, pauses) in [(false, 3), (true, 0)] {
-            shared.hurry.store(hurry, Ordering::Relaxed);
-            shared.left.store(1, Ordering::Relaxed);
+        for (urgent, pauses) in [(false, 3), (true, 0)] {
+            shared.urgent.store(urgent, Ordering::Relaxed);
+            shared.pending.store(1, Ordering::Relaxed);
             let (seen, file) = file_of(2 * PIECE_BYTES + 1);
             let (queue, work) = sync_channel(1);
             queue.send(Work::Free(file)).unwrap();
@@ -143,39 +146,39 @@ mod tests {
             let mut count = 0;
             run(&work, &shared, || count += 1);
             assert_eq!((count, seen.metadata().unwrap().len()), (pauses, 0));
-            assert_eq!(shared.left.load(Ordering::Relaxed), 0);
+            assert_eq!(shared.pending.load(Ordering::Relaxed), 0);
         }
     }
 
     #[test]
-    fn who_needs_the_room_waits_until_all_is_freed() {
-        let background_delete = BackgroundDelete::default();
-        assert!(!background_delete.finish(), "there is nothing");
+    fn finish_waits_until_all_space_is_freed() {
+        let deletion = BackgroundDelete::default();
+        assert!(!deletion.finish(), "nothing is queued");
         let (seen, files): (Vec<_>, Vec<_>) = (0..4).map(|_| file_of(16 << 20)).unzip();
         for file in files {
-            background_delete.free(file);
+            deletion.free(file);
         }
-        assert!(background_delete.finish());
+        assert!(deletion.finish());
         assert!(seen.iter().all(|file| file.metadata().unwrap().len() == 0));
-        assert!(!background_delete.finish(), "all is done");
+        assert!(!deletion.finish(), "everything is freed");
     }
 
     #[test]
-    fn a_file_that_has_another_name_stays_as_it_is() {
+    fn file_with_another_name_is_not_truncated() {
         let folder = tempfile::tempdir().unwrap();
         let file = File::create(folder.path().join("a copy")).unwrap();
         file.set_len(2 * PIECE_BYTES).unwrap();
         let seen = file.try_clone().unwrap();
-        let background_delete = BackgroundDelete::default();
-        background_delete.free(file);
-        assert!(!background_delete.finish() && seen.metadata().unwrap().len() == 2 * PIECE_BYTES);
+        let deletion = BackgroundDelete::default();
+        deletion.free(file);
+        assert!(!deletion.finish() && seen.metadata().unwrap().len() == 2 * PIECE_BYTES);
     }
 
     #[test]
-    fn small_files_take_no_thread() {
-        let background_delete = BackgroundDelete::default();
+    fn small_file_starts_no_thread() {
+        let deletion = BackgroundDelete::default();
         let (seen, file) = file_of(PIECE_BYTES);
-        background_delete.free(file);
-        assert!(!background_delete.finish() && seen.metadata().unwrap().len() == PIECE_BYTES);
+        deletion.free(file);
+        assert!(!deletion.finish() && seen.metadata().unwrap().len() == PIECE_BYTES);
     }
 }

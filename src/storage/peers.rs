@@ -1,111 +1,112 @@
-//! Which opening of each other replica this one has heard last, so that a replica whose folder was
-//! restored from an older copy or wiped, and which has forgotten what it acknowledged, is not taken
-//! for itself. Kept in a file, for a restart must not forget it. The network stage writes it when a
-//! peer calls that has started anew, before anything that peer says is believed.
+//! The last known opening of each peer. It exposes a peer whose folder was restored from an older
+//! copy or wiped, and which therefore lacks entries and votes that it acknowledged. Kept in a file
+//! that survives restarts. The network stage writes it when a restarted peer connects, before it
+//! accepts any of that peer's messages.
 //!
 //! ```text
 //!  payload of the only sector, the rest zeros
 //!  +--------+---------+---------+---------+-------+-----------------------------------+
-//!  | magic  | version | cluster | replica | count | peer, incarnation, its number ..  |
+//!  | magic  | version | cluster | replica | count | peer, incarnation, opening ..     |
 //!  |   16   |    4    |   16    |    2    |   2   |  2 + 8 + 8 each                   |
 //!  +--------+---------+---------+---------+-------+-----------------------------------+
 //! ```
 //!
-//! The file is a cache: without it the log is whole. If it is damaged or of another format it is
-//! rebuilt as the peers call.
+//! The file is a cache: the log is complete without it. If it is damaged or has another format it
+//! is rebuilt as peers connect.
 //!
-//! Limits: a peer that was down or cut off while the lost openings ran has never heard of them, and
-//! neither has one that has lost this file. If such peers and the old copy are a majority by
-//! themselves, nobody is there to object.
+//! Limits: a peer that was down or partitioned during the lost openings does not know of them, nor
+//! does one that lost this file. If such peers and the old copy form a majority, no replica rejects
+//! the old copy.
 
 use crate::config::Mutant;
 use crate::types::NodeId;
 
-use super::Identity;
-use super::disk::Disk;
+use super::disk::{Disk, io_error};
 use super::error::StorageError;
+use super::identity::Identity;
 use super::meta::replace;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{VERSION, check_owner, header_fields};
 
-/// Its name.
+/// Name of the file.
 const PEERS_FILE: &str = "peers";
-/// Its name while it is written.
+/// Name of the file while a new version is written.
 const PEERS_FILE_NEW: &str = "peers.new";
 const MAGIC: &[u8; 16] = b"bowline peers..\n";
 const HEAD_BYTES: usize = 40;
-const SIGHTING_BYTES: usize = 18;
-/// As many as fit in a sector; far more than a cluster has.
-const SIGHTINGS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / SIGHTING_BYTES;
+const RECORD_BYTES: usize = 18;
+/// Most records in the file: as many as fit in a sector, far more than a cluster has members.
+const RECORDS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / RECORD_BYTES;
 
-/// Most openings that a replica can have counted: more than can be made in a year.
+/// Largest credible incarnation: more openings than a log can have in a year.
 const INCARNATION_MAX: u64 = 1 << 32;
 
-/// The opening of a peer that was heard last.
+/// The last known opening of a peer's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerOpening {
     /// The peer.
     pub peer: NodeId,
-    /// How often its log had been opened.
+    /// How often the peer's log had been opened.
     pub incarnation: u64,
-    /// The random number of the last of these openings; see [`super::Log::openings`].
+    /// The random number of the last of these openings, never zero; see [`super::Log::openings`].
     pub opening: u64,
 }
 
-/// What a replica says of its own past when it connects.
+/// The openings of a replica's log, as its hello message states them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpeningHistory<'a> {
-    /// How often its log was opened.
+    /// How often the log was opened.
     pub incarnation: u64,
     /// The random numbers of the latest openings, the newest last.
     pub openings: &'a [u64],
 }
 
-/// Why a replica's history is not believed.
+/// Why a replica's history of openings is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// The list of openings is not as long as it must be, or more openings than possible.
-    #[error("it lists {listed} of its {incarnation} openings")]
+    /// The list of openings has the wrong length or no last opening, or the incarnation is not
+    /// credible.
+    #[error("its history is incomplete: {listed} of {incarnation} openings are listed")]
     Incomplete {
-        /// How many are listed.
+        /// Openings in the list.
         listed: usize,
-        /// How many there are said to be.
+        /// Openings that the peer claims.
         incarnation: u64,
     },
-    /// It is not the replica that was heard before, nor that one later.
+    /// The history contradicts the last known opening.
     #[error(
-        "it was heard before as incarnation {seen}, and incarnation {incarnation} is another \
-         history: its folder was restored from an older copy, wiped and bootstrapped again, or a \
-         copy of it is running"
+        "it was known as incarnation {seen}, and incarnation {incarnation} has another history: \
+         its folder was restored from an older copy or wiped and bootstrapped again, or a copy of \
+         it is running"
     )]
     Other {
-        /// The incarnation that was heard last.
+        /// The last known incarnation.
         seen: u64,
-        /// The one that it says it is.
+        /// The incarnation that the peer claims.
         incarnation: u64,
     },
-    /// What was heard of it lies further back than its list of openings goes.
+    /// The list does not reach back to the last known opening.
     #[error(
-        "it was heard last as incarnation {seen}, and incarnation {incarnation} does not remember \
-         that far back"
+        "it was known as incarnation {seen}, and the history of incarnation {incarnation} does not \
+         reach back that far"
     )]
     Forgotten {
-        /// The incarnation that was heard last.
+        /// The last known incarnation.
         seen: u64,
-        /// The one that it says it is.
+        /// The incarnation that the peer claims.
         incarnation: u64,
     },
 }
 
 impl OpeningHistory<'_> {
-    /// Whether `peer`, of which `seen` was heard last, may have this history. Gives what is to be
-    /// remembered of it. Every replica remembers its latest `kept` openings.
+    /// Checks the history that `peer` claims against its last known opening `seen`, and returns the
+    /// opening to record. `kept` is the number of openings that every replica keeps.
     ///
-    /// Fails closed: what lies further back than the list goes can't be checked, so it is not
-    /// believed.
+    /// Fails closed: a known opening before the start of the list cannot be checked and is
+    /// rejected.
     ///
     /// # Errors
-    /// If it is not the one that was seen, nor that one later.
+    /// If the history is incomplete or does not contain `seen`.
     pub fn check(
         &self,
         peer: NodeId,
@@ -113,9 +114,10 @@ impl OpeningHistory<'_> {
         kept: usize,
     ) -> Result<PeerOpening, HistoryError> {
         let OpeningHistory { incarnation, openings } = *self;
-        let sighting = self.latest(peer, kept)?;
-        let Some(seen) = seen else { return Ok(sighting) };
+        let latest = self.latest(peer, kept)?;
+        let Some(seen) = seen else { return Ok(latest) };
         let seen_incarnation = seen.incarnation;
+        assert!(seen.peer == peer, "the record of {} for {peer}", seen.peer);
         let Some(since) = incarnation.checked_sub(seen_incarnation) else {
             return Err(HistoryError::Other { seen: seen_incarnation, incarnation });
         };
@@ -126,15 +128,17 @@ impl OpeningHistory<'_> {
         if openings[place] != seen.opening || seen.opening == 0 {
             return Err(HistoryError::Other { seen: seen_incarnation, incarnation });
         }
-        Ok(sighting)
+        assert!(latest.incarnation >= seen_incarnation, "{latest:?} before {seen:?}");
+        Ok(latest)
     }
 
-    /// The sighting of a peer with this history, whatever was heard of it before.
+    /// The last opening of a peer with this history, without a check against earlier ones.
     ///
     /// # Errors
-    /// If the history is not complete.
+    /// If the history is incomplete.
     pub fn latest(&self, peer: NodeId, kept: usize) -> Result<PeerOpening, HistoryError> {
         let OpeningHistory { incarnation, openings } = *self;
+        assert!(kept > 0, "no openings are kept");
         let listed = openings.len();
         let wanted = usize::try_from(incarnation).unwrap_or(usize::MAX).min(kept);
         match openings.last() {
@@ -148,64 +152,59 @@ impl OpeningHistory<'_> {
     }
 }
 
-/// The notes of one replica about its peers, in its folder.
+/// A replica's records of its peers' last openings, in its folder.
 #[derive(Debug)]
 pub struct PeerRecords<D: Disk> {
     disk: D,
     owner: Identity,
-    sightings: Vec<PeerOpening>,
-    /// The file says less: it could not be written, or was damaged.
-    behind: bool,
-    /// Why the file that was there is not used.
+    records: Vec<PeerOpening>,
+    /// The file is older than `records`, or damaged: the last write failed, or none was made yet.
+    stale: bool,
+    /// Why the file found at the start was not used; `None` if it was, or there was none.
     damage: Option<StorageError>,
 }
 
 impl<D: Disk> PeerRecords<D> {
-    /// Reads what was noted in the folder whose log is open as `owner`. Notes that are damaged, of
-    /// another format or another replica's count for nothing; [`PeerRecords::damage`] has the
-    /// reason.
+    /// Reads the file in the folder of `owner`. A file that is damaged, of another format or of
+    /// another replica is ignored; [`PeerRecords::damage`] returns the reason.
     ///
     /// # Errors
-    /// If they can't be read, or the folder can't be written.
+    /// If the file cannot be read, or an unfinished one cannot be deleted.
     pub fn open(mut disk: D, owner: Identity) -> Result<PeerRecords<D>, StorageError> {
         let file = disk.describe(PEERS_FILE);
-        let io = |doing| {
-            let file = file.clone();
-            move |source| StorageError::Io { doing, file, source }
-        };
-        let names = disk.list().map_err(io("looking for"))?;
+        let names = disk.list().map_err(io_error(&disk, "list", ""))?;
         if names.iter().any(|name| name == PEERS_FILE_NEW) {
-            disk.delete(PEERS_FILE_NEW).map_err(io("deleting an unfinished"))?;
+            disk.delete(PEERS_FILE_NEW).map_err(io_error(&disk, "delete", PEERS_FILE_NEW))?;
         }
-        let (mut sightings, mut damage) = (Vec::new(), None);
+        let (mut records, mut damage) = (Vec::new(), None);
         if names.iter().any(|name| name == PEERS_FILE) {
-            let bytes = disk.read(PEERS_FILE).map_err(io("reading"))?;
+            let bytes = disk.read(PEERS_FILE).map_err(io_error(&disk, "read", PEERS_FILE))?;
             match decode(&file, &bytes, &owner) {
-                Ok(found) => sightings = found,
+                Ok(found) => records = found,
                 Err(error) => damage = Some(error),
             }
         }
-        let behind = damage.is_some();
-        Ok(PeerRecords { disk, owner, sightings, behind, damage })
+        let stale = damage.is_some();
+        Ok(PeerRecords { disk, owner, records, stale, damage })
     }
 
-    /// Why the notes that were found in the folder are not used, if they are not.
+    /// Why the file found at the start was ignored; `None` if it was used, or there was none.
     pub fn damage(&self) -> Option<&StorageError> {
         self.damage.as_ref()
     }
 
-    /// What is known of a peer, if it has ever called.
+    /// The last known opening of a peer; `None` if it never connected.
     pub fn of(&self, peer: NodeId) -> Option<PeerOpening> {
         if self.disk.mutant() == Some(Mutant::AcceptOldCopy) {
             return None;
         }
-        self.sightings.iter().find(|sighting| sighting.peer == peer).copied()
+        self.records.iter().find(|record| record.peer == peer).copied()
     }
 
-    /// Whether a peer may have this history; see [`OpeningHistory::check`].
+    /// Checks the history that a peer claims; see [`OpeningHistory::check`].
     ///
     /// # Errors
-    /// If it must not be believed.
+    /// If the history must be rejected.
     pub fn check(
         &self,
         peer: NodeId,
@@ -222,25 +221,26 @@ impl<D: Disk> PeerRecords<D> {
         }
     }
 
-    /// Makes durable what was heard of a peer, in place of what was known.
+    /// Durably records the last opening of a peer, in place of an earlier one.
     ///
     /// # Errors
-    /// If it can't be written. Where there was only no room for it, it is remembered all the same,
-    /// and written with the next note; after anything else the process must end.
+    /// If the file cannot be written. If the disk is full, the opening is kept in memory and
+    /// written with the next one; after any other error the process must exit.
     pub fn note(&mut self, new: PeerOpening) -> Result<(), StorageError> {
-        if self.of(new.peer) == Some(new) && !self.behind {
+        if self.of(new.peer) == Some(new) && !self.stale {
             return Ok(());
         }
-        if std::mem::replace(&mut self.behind, true) {
-            // Left by the attempt that failed, if that came so far.
+        if std::mem::replace(&mut self.stale, true) {
+            // The failed attempt may have left a temporary file.
             let _ = self.disk.delete(PEERS_FILE_NEW);
         }
-        self.sightings.retain(|sighting| sighting.peer != new.peer);
-        self.sightings.push(new);
-        assert!(self.sightings.len() <= SIGHTINGS_MAX, "{} peers", self.sightings.len());
+        self.records.retain(|record| record.peer != new.peer);
+        self.records.push(new);
+        assert!(self.records.len() <= RECORDS_MAX, "{} peers", self.records.len());
+        assert!(new.opening != 0, "zero stands for an unknown opening");
         let bytes = self.encode();
         replace(&mut self.disk, PEERS_FILE, PEERS_FILE_NEW, &bytes)?;
-        self.behind = false;
+        self.stale = false;
         Ok(())
     }
 
@@ -250,15 +250,16 @@ impl<D: Disk> PeerRecords<D> {
         stream.extend_from_slice(&VERSION.to_le_bytes());
         stream.extend_from_slice(&self.owner.cluster.to_le_bytes());
         stream.extend_from_slice(&self.owner.replica.0.to_le_bytes());
-        let count = u16::try_from(self.sightings.len()).expect("they fit in a sector");
+        let count = u16::try_from(self.records.len()).expect("RECORDS_MAX is small");
         stream.extend_from_slice(&count.to_le_bytes());
-        for sighting in &self.sightings {
-            stream.extend_from_slice(&sighting.peer.0.to_le_bytes());
-            stream.extend_from_slice(&sighting.incarnation.to_le_bytes());
-            stream.extend_from_slice(&sighting.opening.to_le_bytes());
+        for record in &self.records {
+            stream.extend_from_slice(&record.peer.0.to_le_bytes());
+            stream.extend_from_slice(&record.incarnation.to_le_bytes());
+            stream.extend_from_slice(&record.opening.to_le_bytes());
         }
         let mut out = Vec::with_capacity(SECTOR_BYTES);
         sector::seal(0, 0, 0, &stream, &mut out);
+        assert!(out.len() == SECTOR_BYTES, "{} peers do not fit", self.records.len());
         out
     }
 }
@@ -267,21 +268,21 @@ fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<PeerOpening>
     let mut fields = header_fields(file, bytes, MAGIC)?;
     let damaged = |offset, what| StorageError::Damaged { file: file.to_owned(), offset, what };
     if bytes.len() != SECTOR_BYTES {
-        let what = format!("{} bytes where {SECTOR_BYTES} belong", bytes.len());
+        let what = format!("{} bytes instead of {SECTOR_BYTES}", bytes.len());
         return Err(damaged(SECTOR_BYTES as u64, what));
     }
     let cluster = u128::from_le_bytes(fields.take());
     check_owner(file, (cluster, NodeId(u16::from_le_bytes(fields.take()))), owner)?;
     let count = usize::from(u16::from_le_bytes(fields.take()));
-    if count > SIGHTINGS_MAX {
-        return Err(damaged(0, format!("{count} peers where {SIGHTINGS_MAX} fit")));
+    if count > RECORDS_MAX {
+        return Err(damaged(0, format!("{count} peers, at most {RECORDS_MAX} fit")));
     }
-    let sightings = (0..count).map(|_| PeerOpening {
+    let records = (0..count).map(|_| PeerOpening {
         peer: NodeId(u16::from_le_bytes(fields.take())),
         incarnation: u64::from_le_bytes(fields.take()),
         opening: u64::from_le_bytes(fields.take()),
     });
-    Ok(sightings.collect())
+    Ok(records.collect())
 }
 
 #[cfg(test)]
@@ -291,34 +292,33 @@ mod tests {
 
     const OWNER: Identity = Identity { cluster: 9, replica: NodeId(1), incarnation: 4 };
 
-    fn sighting(peer: u16, incarnation: u64, opening: u64) -> PeerOpening {
+    fn last_opening(peer: u16, incarnation: u64, opening: u64) -> PeerOpening {
         PeerOpening { peer: NodeId(peer), incarnation, opening }
     }
 
-    /// What each replica remembers in these tests.
+    /// Openings that each replica keeps in these tests.
     const KEPT: usize = 4;
 
     #[test]
-    fn only_a_complete_history_of_the_same_replica_is_believed() {
-        let seen = sighting(2, 5, 55);
+    fn only_a_complete_history_of_the_same_replica_is_accepted() {
+        let seen = last_opening(2, 5, 55);
         let other = |incarnation| Err(HistoryError::Other { seen: 5, incarnation });
         let incomplete =
             |listed, incarnation| Err(HistoryError::Incomplete { listed, incarnation });
-        let later = |incarnation, opening| Ok(sighting(2, incarnation, opening));
+        let later = |incarnation, opening| Ok(last_opening(2, incarnation, opening));
         for (incarnation, openings, expected) in [
             (5, &[22, 33, 44, 55][..], later(5, 55)),
             (7, &[44, 55, 66, 77], later(7, 77)),
             (8, &[55, 66, 77, 88], later(8, 88)),
-            // Restored from a copy, or bootstrapped again: it counts as far, or further, and drew
-            // other numbers.
+            // Restored from a copy, or bootstrapped again: any count, and other numbers.
             (1, &[11], other(1)),
             (4, &[12, 22, 33, 44], other(4)),
             (5, &[22, 33, 44, 54], other(5)),
             (6, &[33, 44, 54, 66], other(6)),
-            // The opening that was seen lies further back than the list goes.
+            // The list does not reach back to the known opening.
             (9, &[66, 77, 88, 99], Err(HistoryError::Forgotten { seen: 5, incarnation: 9 })),
             (60, &[6, 7, 8, 9], Err(HistoryError::Forgotten { seen: 5, incarnation: 60 })),
-            // The list must be complete as far as anything is remembered.
+            // The list must be complete.
             (0, &[], incomplete(0, 0)),
             (5, &[], incomplete(0, 5)),
             (5, &[44, 55], incomplete(2, 5)),
@@ -334,12 +334,12 @@ mod tests {
     }
 
     #[test]
-    fn first_hello_with_impossible_history_is_not_believed() {
+    fn first_hello_with_an_impossible_history_is_rejected() {
         let check = |incarnation, openings| {
             OpeningHistory { incarnation, openings }.check(NodeId(2), None, KEPT)
         };
-        assert_eq!(check(2, &[8, 9]), Ok(sighting(2, 2, 9)));
-        assert_eq!(check(6, &[6, 7, 8, 9]), Ok(sighting(2, 6, 9)));
+        assert_eq!(check(2, &[8, 9]), Ok(last_opening(2, 2, 9)));
+        assert_eq!(check(6, &[6, 7, 8, 9]), Ok(last_opening(2, 6, 9)));
         for (incarnation, openings) in
             [(2, &[9][..]), (6, &[8, 9]), (i64::MAX.unsigned_abs(), &[6, 7, 8, 9])]
         {
@@ -350,31 +350,34 @@ mod tests {
     }
 
     #[test]
-    fn opening_that_is_not_known_any_more_matches_nothing() {
+    fn unknown_opening_matches_nothing() {
         let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
-        let seen = Some(sighting(2, 1, 0));
+        let seen = Some(last_opening(2, 1, 0));
         let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });
         assert_eq!(history.check(NodeId(2), seen, KEPT), expected);
     }
 
     #[test]
-    fn notes_survive_a_power_cut_at_any_operation() {
+    fn records_survive_a_power_cut_at_any_operation() {
         let mut cuts = 0;
         loop {
             let mut disk = MemDisk::default();
-            PeerRecords::open(&mut disk, OWNER).unwrap().note(sighting(2, 1, 10)).unwrap();
+            PeerRecords::open(&mut disk, OWNER).unwrap().note(last_opening(2, 1, 10)).unwrap();
             disk.power_cut_in(cuts);
-            let mut notes = PeerRecords::open(&mut disk, OWNER).unwrap();
-            let outcome =
-                notes.note(sighting(3, 1, 11)).and_then(|()| notes.note(sighting(2, 2, 12)));
+            let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
+            let outcome = records
+                .note(last_opening(3, 1, 11))
+                .and_then(|()| records.note(last_opening(2, 2, 12)));
             disk.restart(&mut |states| usize::try_from(cuts).unwrap() % states);
-            // Whatever was left unfinished is in nobody's way.
-            let mut notes = PeerRecords::open(&mut disk, OWNER).unwrap();
-            let of_two = notes.of(NodeId(2));
-            assert!(of_two == Some(sighting(2, 1, 10)) || of_two == Some(sighting(2, 2, 12)));
-            notes.note(sighting(3, 9, 13)).unwrap();
+            // Unfinished files are no obstacle.
+            let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
+            let of_two = records.of(NodeId(2));
+            assert!(
+                of_two == Some(last_opening(2, 1, 10)) || of_two == Some(last_opening(2, 2, 12))
+            );
+            records.note(last_opening(3, 9, 13)).unwrap();
             if outcome.is_ok() {
-                assert_eq!(of_two, Some(sighting(2, 2, 12)));
+                assert_eq!(of_two, Some(last_opening(2, 2, 12)));
                 break;
             }
             cuts += 1;
@@ -383,45 +386,45 @@ mod tests {
     }
 
     #[test]
-    fn without_room_notes_are_kept_in_memory_and_written_later() {
+    fn on_a_full_disk_records_stay_in_memory_and_are_written_later() {
         let mut disk = MemDisk::default();
-        let mut notes = PeerRecords::open(&mut disk, OWNER).unwrap();
-        notes.note(sighting(2, 1, 10)).unwrap();
-        notes.disk.set_capacity(Some(600));
+        let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
+        records.note(last_opening(2, 1, 10)).unwrap();
+        records.disk.set_capacity(Some(600));
         for _ in 0..2 {
-            let error = notes.note(sighting(2, 2, 11)).unwrap_err();
+            let error = records.note(last_opening(2, 2, 11)).unwrap_err();
             assert!(error.is_disk_full(), "{error}");
         }
-        assert_eq!(notes.of(NodeId(2)), Some(sighting(2, 2, 11)));
-        notes.disk.set_capacity(None);
-        // A name that a failed attempt has left is in nobody's way.
-        notes.disk.create(PEERS_FILE_NEW, 100).unwrap();
-        notes.note(sighting(2, 2, 11)).unwrap();
-        let notes = PeerRecords::open(&mut disk, OWNER).unwrap();
-        assert_eq!(notes.of(NodeId(2)), Some(sighting(2, 2, 11)));
+        assert_eq!(records.of(NodeId(2)), Some(last_opening(2, 2, 11)));
+        records.disk.set_capacity(None);
+        // A temporary file of a failed attempt is no obstacle.
+        records.disk.create(PEERS_FILE_NEW, 100).unwrap();
+        records.note(last_opening(2, 2, 11)).unwrap();
+        let records = PeerRecords::open(&mut disk, OWNER).unwrap();
+        assert_eq!(records.of(NodeId(2)), Some(last_opening(2, 2, 11)));
     }
 
     #[test]
-    fn damaged_or_foreign_notes_are_rebuilt_from_nothing() {
+    fn damaged_or_foreign_records_are_rebuilt() {
         let mut disk = MemDisk::default();
-        PeerRecords::open(&mut disk, OWNER).unwrap().note(sighting(2, 1, 10)).unwrap();
+        PeerRecords::open(&mut disk, OWNER).unwrap().note(last_opening(2, 1, 10)).unwrap();
         let whole = disk.read(PEERS_FILE).unwrap();
         for bit in 0..whole.len() * 8 {
             disk.tamper(PEERS_FILE, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
-            let mut notes = PeerRecords::open(&mut disk, OWNER).unwrap();
-            let damage = notes.damage().map(StorageError::to_string).unwrap_or_default();
+            let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
+            let damage = records.damage().map(StorageError::to_string).unwrap_or_default();
             assert!(damage.contains("peers is damaged at byte 0"), "bit {bit}: {damage}");
-            assert_eq!(notes.of(NodeId(2)), None);
-            // The same opening is written again, though it is what the file said once.
-            notes.note(sighting(2, 1, 10)).unwrap();
+            assert_eq!(records.of(NodeId(2)), None);
+            // The same opening is written again.
+            records.note(last_opening(2, 1, 10)).unwrap();
             assert_eq!(disk.read(PEERS_FILE).unwrap(), whole, "bit {bit}");
         }
         let other = Identity { replica: NodeId(7), ..OWNER };
-        let notes = PeerRecords::open(&mut disk, other).unwrap();
-        assert!(matches!(notes.damage(), Some(StorageError::OtherReplica { .. })));
-        assert_eq!(notes.of(NodeId(2)), None);
-        let notes = PeerRecords::open(&mut disk, OWNER).unwrap();
-        assert!(notes.damage().is_none());
-        assert_eq!(notes.of(NodeId(3)), None);
+        let records = PeerRecords::open(&mut disk, other).unwrap();
+        assert!(matches!(records.damage(), Some(StorageError::OtherReplica { .. })));
+        assert_eq!(records.of(NodeId(2)), None);
+        let records = PeerRecords::open(&mut disk, OWNER).unwrap();
+        assert!(records.damage().is_none());
+        assert_eq!(records.of(NodeId(3)), None);
     }
 }

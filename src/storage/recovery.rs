@@ -1,10 +1,10 @@
-//! From the bytes of all segments to the log that they hold, or to what is wrong with them.
+//! Recovery: from the bytes of all segments to the log in them, or to the damage.
 //!
-//! Pure: takes bytes, gives facts; `log.rs` does what has to be done. One rule tells a torn tail,
-//! which is cut, from damage, which is refused (design.md §7 item 6): each block was synced before
-//! the next was begun, and a segment's last before the next segment was made. So sectors may be
-//! missing in the last block of the last segment only, and anything written behind a missing
-//! sector that is not of the same block proves that it was once there.
+//! Pure: `opening.rs` reads the files and acts on the result. One rule distinguishes a torn tail,
+//! which is truncated, from damage, which is refused: each block was synced before the next one was
+//! written, and the last block of a segment before the next segment was created. So sectors can be
+//! missing only in the last block of the last segment, and a written sector of another block after
+//! a missing one proves that the missing one had been written.
 
 use std::collections::VecDeque;
 
@@ -15,53 +15,53 @@ use crate::raft::{Durable, HardState};
 use crate::record::Entry;
 use crate::types::{EntryId, Index, Term};
 
-use super::Identity;
 use super::error::StorageError;
-use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
+use super::identity::Identity;
+use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, offset_of, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockHeader, SegmentHeader, check_owner};
 
-/// What was read so far, block by block.
+/// The log in the blocks read so far.
 #[derive(Debug)]
 pub(super) struct Replay {
-    /// Whose log it must be.
+    /// The expected owner.
     owner: Identity,
-    /// The log as the blocks so far leave it, behind `base`.
+    /// Term, vote, and the entries after `base`.
     pub(super) durable: Durable,
-    /// The entry before the log's first. Its term is zero where it is not known, since entries
-    /// were replaced whose segments are deleted.
+    /// The entry before the log's first. Its term is zero if unknown: the first entries replaced
+    /// entries of deleted segments.
     pub(super) base: EntryId,
-    /// The chain after the last block.
+    /// The chain of the last block; zero before the first.
     pub(super) chain: u32,
-    /// The last segment, if any, behind others that do not count since the log began anew with it.
+    /// Number of the last segment that restarted the log and made the earlier ones obsolete.
     pub(super) restarted: Option<u64>,
     /// The opening that wrote the last block; zero before the first.
     pub(super) incarnation: u64,
-    /// The last segment's file.
+    /// Path of the last segment's file.
     file: String,
     /// The number of the next segment.
     pub(super) next: u64,
-    /// Of each segment read its number, and the last index before it.
+    /// Number of each segment, and the last index before it.
     pub(super) bases: VecDeque<(u64, Index)>,
-    /// Bytes of the segments before the last.
+    /// Bytes of all segments before the last.
     pub(super) bytes_before: u64,
-    /// How many blocks the last segment has.
+    /// Number of blocks in the last segment.
     pub(super) blocks: u32,
-    /// The last segment's header.
+    /// The last segment's header; `None` before the first segment.
     pub(super) header: Option<SegmentHeader>,
-    /// The first sector of the last segment that no block fills.
+    /// The sector after the last block of the last segment.
     pub(super) end: u32,
-    /// Behind `end`, where the last torn sector ends; equal to `end` if nothing was torn.
+    /// The sector after the last torn one; equal to `end` if nothing was torn.
     pub(super) torn_end: u32,
-    /// The first sector of the last segment's last block; equal to `end` if it has none.
+    /// The first sector of the last segment's last block; equal to `end` without blocks.
     pub(super) last_block: u32,
-    /// The sectors of that block as they are.
+    /// The sectors of that block.
     pub(super) last_image: Vec<u8>,
-    /// The rule that is to be broken, if any.
+    /// The rule to break, if any.
     pub(super) mutant: Option<Mutant>,
 }
 
 impl Replay {
-    /// Nothing read yet of a log that begins with the segment `first`.
+    /// An empty log whose first segment has the number `first`.
     pub(super) fn new(owner: Identity, first: u64) -> Replay {
         Replay {
             owner,
@@ -84,7 +84,7 @@ impl Replay {
         }
     }
 
-    /// Reads the next segment, whose file is `file`; `is_last` if no other follows.
+    /// Reads the next segment, at the path `file`; `is_last` if no other follows.
     pub(super) fn segment(
         &mut self,
         file: &str,
@@ -93,21 +93,21 @@ impl Replay {
     ) -> Result<(), StorageError> {
         let damaged = |sector: u32, what: String| StorageError::Damaged {
             file: file.to_owned(),
-            offset: u64::from(sector) * SECTOR_BYTES as u64,
+            offset: offset_of(sector),
             what,
         };
         let header = SegmentHeader::decode(file, bytes)?;
         check_owner(file, (header.cluster, header.replica), &self.owner)?;
         self.check_header(file, &header)?;
-        if bytes.len() as u64 != u64::from(header.sectors) * SECTOR_BYTES as u64 {
-            let what = format!("{} bytes where {} sectors belong", bytes.len(), header.sectors);
+        if bytes.len() as u64 != offset_of(header.sectors) {
+            let what = format!("{} bytes instead of {} sectors", bytes.len(), header.sectors);
             return Err(damaged(header.sectors, what));
         }
         let (salt, count, mutant) = (header.salt(), header.sectors, self.mutant);
         let sectors = Sectors { salt, count, bytes, mutant };
         file.clone_into(&mut self.file);
         if let Some(before) = self.header {
-            self.bytes_before += u64::from(before.sectors) * SECTOR_BYTES as u64;
+            self.bytes_before += offset_of(before.sectors);
         }
         if self.header.is_none() {
             (self.chain, self.incarnation) = (header.chain, header.incarnation);
@@ -119,7 +119,7 @@ impl Replay {
             self.restarted = Some(header.number);
         }
         self.bases.push_back((header.number, header.base.index));
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         self.blocks = 0;
         self.header = Some(header);
         let mut at = 1;
@@ -128,19 +128,26 @@ impl Replay {
             let number = self.blocks + 1;
             match sectors.block(at, number) {
                 Found::Whole { stream, end } => {
+                    assert!(at < end && end <= count, "block from {at} to {end} of {count}");
                     self.block(&stream).map_err(|what| damaged(at, what))?;
+                    assert!(number == self.blocks + 1, "block {number} after {}", self.blocks);
                     self.blocks = number;
                     (self.last_block, at) = (at, end);
                 }
                 Found::Damaged { sector, what } => return Err(damaged(sector, what)),
                 Found::Missing { sector } => {
                     let torn_end = sectors
-                        .behind(at, number, sector)
+                        .torn_end(at, number, sector)
                         .map_err(|(sector, what)| damaged(sector, what))?;
                     if torn_end > at && !is_last {
-                        let what = "the block is incomplete, though a later segment was begun";
+                        let what = "the block is incomplete, but a later segment exists";
                         return Err(damaged(at, what.to_owned()));
                     }
+                    assert!(
+                        self.last_block <= at && at <= torn_end && torn_end <= count,
+                        "block at {}, end {at}, torn to {torn_end} of {count} sectors",
+                        self.last_block
+                    );
                     (self.end, self.torn_end) = (at, torn_end);
                     if is_last {
                         self.last_image = sectors.image(self.last_block, at).to_vec();
@@ -151,29 +158,30 @@ impl Replay {
         }
     }
 
-    /// Whether the segment follows those read so far.
+    /// Checks that the segment continues those read so far.
     fn check_header(&self, file: &str, header: &SegmentHeader) -> Result<(), StorageError> {
         let damaged = |file: &str, sector: u32, what: String| {
-            let offset = u64::from(sector) * SECTOR_BYTES as u64;
-            Err(StorageError::Damaged { file: file.to_owned(), offset, what })
+            let (file, offset) = (file.to_owned(), offset_of(sector));
+            Err(StorageError::Damaged { file, offset, what })
         };
         let number = self.next;
         if header.number != number {
             let found = header.number;
-            let what = format!("it is segment {found} under the name of segment {number}");
+            let what = format!("segment {found} under the name of segment {number}");
             return damaged(file, 0, what);
         }
         if self.header.is_none() {
             let is_whole = number == 1 && !header.restart;
             if is_whole && (header.base, header.chain) != (EntryId::ZERO, 0) {
-                let what = "it is the first segment and continues another".to_owned();
+                let what = "the first segment claims to continue another one".to_owned();
                 return damaged(file, 0, what);
             }
             return Ok(());
         }
         let (before, blocks) = (header.blocks_before, self.blocks);
         if before > blocks {
-            let what = format!("it ends after {blocks} blocks, {file} continues {before}");
+            let what =
+                format!("the file ends after {blocks} blocks, but {file} continues after {before}");
             return damaged(&self.file, self.end, what);
         }
         if self.mutant == Some(Mutant::IgnoreChain) {
@@ -181,31 +189,31 @@ impl Replay {
         }
         if (before, header.chain) != (blocks, self.chain) {
             let what = format!(
-                "it continues {before} blocks with chain {:08x}, but {} has {blocks} with {:08x}: \
-                 one of the two is an older copy, or of another log",
+                "the segment continues {before} blocks with chain {:08x}, but {} has {blocks} \
+                 blocks with chain {:08x}: one of them is an older copy or of another log",
                 header.chain, self.file, self.chain
             );
             return damaged(file, 0, what);
         }
-        // The chain is that of the same blocks, so all that follows from them is the same.
+        // With the same chain, the state before the segment must be the same.
         let state = (self.incarnation, self.durable.hard_state);
         let is_next = header.restart || header.base == self.last();
         if !is_next || (header.incarnation, header.hard_state) != state {
-            let what = format!("it does not say what {} comes to", self.file);
+            let what = format!("the header contradicts the state at the end of {}", self.file);
             return damaged(file, 0, what);
         }
         Ok(())
     }
 
-    /// The last entry, or the base.
+    /// The last entry, or the base without entries.
     pub(super) fn last(&self) -> EntryId {
         self.durable.entries.last().map_or(self.base, Entry::id)
     }
 
-    /// Whether the log holds that entry, and so all before it.
+    /// Whether the log contains this entry, and so all before it.
     pub(super) fn holds(&self, id: EntryId) -> bool {
         if id.index == self.base.index {
-            // Where its term is not known it is committed all the same, and there is but one.
+            // An entry with an unknown term is committed, so there is only one.
             return id == self.base || self.base.term == Term(0);
         }
         let place = id.index.0.checked_sub(self.base.index.0 + 1);
@@ -213,32 +221,33 @@ impl Replay {
         place.and_then(|place| self.durable.entries.get(place)).is_some_and(|it| it.id() == id)
     }
 
-    /// Takes in a whole block.
+    /// Applies a complete block.
     fn block(&mut self, stream: &[u8]) -> Result<(), String> {
         let header = BlockHeader::decode(stream)?;
+        assert!(header.length as usize == stream.len(), "{} bytes", stream.len());
         let chain = segment::chain(self.chain, stream);
         if chain != header.chain && self.mutant != Some(Mutant::IgnoreChain) {
             return Err(format!(
-                "the block does not follow the one before it: chain {:08x}, expected {chain:08x}",
+                "the block does not continue the one before it: chain {:08x}, expected {chain:08x}",
                 header.chain
             ));
         }
         if header.incarnation < self.incarnation {
             return Err(format!(
-                "the block was written by opening {} after one of opening {}",
+                "a block of opening {} after one of opening {}",
                 header.incarnation, self.incarnation
             ));
         }
         check_hard_state(self.durable.hard_state, header.hard_state)?;
-        // A copy of the block's own size: a record shares its memory for as long as it lives,
-        // and should not keep a segment's padding.
+        // A copy of exactly the block's size: records share its memory while they live, and must
+        // not keep a whole segment's.
         let mut records = Bytes::copy_from_slice(&stream[BLOCK_HEADER_BYTES..]);
         for _ in 0..header.count {
             let entry = Entry::decode(&mut records).map_err(|error| error.to_string())?;
             self.entry(entry, header.hard_state.term)?;
         }
         if !records.is_empty() {
-            return Err(format!("{} bytes behind the block's last record", records.len()));
+            return Err(format!("{} bytes after the block's last record", records.len()));
         }
         self.durable.hard_state = header.hard_state;
         self.incarnation = header.incarnation;
@@ -246,19 +255,20 @@ impl Replay {
         Ok(())
     }
 
-    /// Puts an entry in its place; what was there and behind is replaced.
+    /// Puts an entry at its index and removes all later ones.
     fn entry(&mut self, entry: Entry, term: Term) -> Result<(), String> {
         let (last, entries) = (self.last(), &mut self.durable.entries);
         if entry.index() == Index::ZERO || entry.index() > last.index.next() {
-            return Err(format!("entry {} leaves a gap behind {last}", entry.id()));
+            return Err(format!("entry {} leaves a gap after {last}", entry.id()));
         }
         if entry.index() <= self.base.index {
-            // It replaces what stood in segments that are deleted. That was possible because the
-            // snapshot reaches further than they did; who opens the log checks that it does.
+            // It replaces entries of deleted segments. These were deleted because of a snapshot
+            // with a later end; `Recovered::check_snapshot` checks that it exists.
             entries.clear();
             self.base = EntryId { term: Term(0), index: entry.index().previous() };
         }
         let keep = usize::try_from(entry.index().0 - self.base.index.0 - 1).unwrap_or(usize::MAX);
+        assert!(keep <= entries.len(), "entry {} after {} entries", entry.id(), entries.len());
         let before = keep.checked_sub(1).map_or(self.base.term, |place| entries[place].term());
         if entry.term() < before || entry.term() > term {
             return Err(format!(
@@ -268,11 +278,12 @@ impl Replay {
         }
         entries.truncate(keep);
         entries.push(entry);
+        debug_assert_eq!(entries.len(), keep + 1);
         Ok(())
     }
 }
 
-/// A term never falls, and a vote once given in it stays (Figure 2).
+/// Checks that the term does not fall, and that a vote in the same term stays (Figure 2).
 pub(super) fn check_hard_state(before: HardState, after: HardState) -> Result<(), String> {
     let changed_vote = after.term == before.term
         && before.voted_for.is_some()
@@ -291,18 +302,19 @@ struct Sectors<'a> {
     mutant: Option<Mutant>,
 }
 
-/// What is at the place of a block.
+/// What was found at the position of a block.
 enum Found {
-    /// The block, and the sector behind it.
+    /// The block's stream, and the sector after it.
     Whole { stream: Vec<u8>, end: u32 },
-    /// Its first unwritten sector.
+    /// The block is absent or incomplete; `sector` is the first unwritten one.
     Missing { sector: u32 },
-    /// Something that can't have come of a power cut.
+    /// Bytes that no power cut can have left.
     Damaged { sector: u32, what: String },
 }
 
 impl Sectors<'_> {
     fn image(&self, from: u32, to: u32) -> &[u8] {
+        assert!(from <= to && to <= self.count, "sectors {from} to {to} of {}", self.count);
         &self.bytes[from as usize * SECTOR_BYTES..to as usize * SECTOR_BYTES]
     }
 
@@ -319,7 +331,7 @@ impl Sectors<'_> {
         }
     }
 
-    /// The block `number`, which begins at the sector `first`.
+    /// Reads block `number` at the sector `first`.
     fn block(&self, first: u32, number: u32) -> Found {
         let mut stream = Vec::new();
         let (mut at, mut end) = (first, first + 1);
@@ -330,10 +342,10 @@ impl Sectors<'_> {
             match self.read(at) {
                 Sector::Unwritten => return Found::Missing { sector: at },
                 Sector::Damaged => {
-                    return Found::Damaged { sector: at, what: "a checksum differs".to_owned() };
+                    return Found::Damaged { sector: at, what: "wrong checksum".to_owned() };
                 }
                 Sector::Written { block, .. } if block != number => {
-                    let what = format!("a sector of block {block} where {number} belongs");
+                    let what = format!("a sector of block {block} instead of {number}");
                     return Found::Damaged { sector: at, what };
                 }
                 Sector::Written { payload, .. } => stream.extend_from_slice(payload),
@@ -354,13 +366,19 @@ impl Sectors<'_> {
         }
         let length = u32::from_le_bytes(stream[..4].try_into().expect("a whole sector"));
         stream.truncate(length as usize);
+        assert!(stream.len() == length as usize, "{} of {length} bytes", stream.len());
         Found::Whole { stream, end }
     }
 
-    /// Looks at all that stands behind the sector `missing` of block `number`, which begins at
-    /// `first`: only other sectors of that block may. Returns where the last of them ends, or
-    /// `first` if there is none at all.
-    fn behind(&self, first: u32, number: u32, missing: u32) -> Result<u32, (u32, String)> {
+    /// Checks everything after the sector `missing` of block `number`, which starts at `first`:
+    /// only other sectors of that block may be written. Returns the sector after the last of them,
+    /// or `first` if there is none.
+    fn torn_end(&self, first: u32, number: u32, missing: u32) -> Result<u32, (u32, String)> {
+        assert!(
+            first <= missing && missing <= self.count,
+            "block at {first}, missing {missing} of {} sectors",
+            self.count
+        );
         let mut torn_end = if missing > first { missing } else { first };
         for at in missing..self.count {
             match self.read(at) {
@@ -371,22 +389,21 @@ impl Sectors<'_> {
                 }
                 Sector::Written { block, .. } => {
                     let what = format!(
-                        "zeros in block {number}, which was whole when block {block} was begun"
+                        "zeros in block {number}, which was complete when block {block} was written"
                     );
                     return Err((missing, what));
                 }
-                Sector::Damaged => return Err((at, "a checksum differs".to_owned())),
+                Sector::Damaged => return Err((at, "wrong checksum".to_owned())),
             }
         }
         Ok(torn_end)
     }
 }
 
-/// Reads the bytes of a segment, whoever it belongs to, as the first of a log: for fuzzers, and to
-/// look into one. Whatever the bytes are, they give a log or an error.
+/// Reads the bytes of one segment of any owner as the first of a log, for fuzzers.
 ///
 /// # Errors
-/// If they are no segment that [`super::Log`] can have written.
+/// If [`Log`](super::Log) cannot have written these bytes.
 pub fn check_segment(bytes: &[u8]) -> Result<Durable, StorageError> {
     let header = SegmentHeader::decode("the file", bytes)?;
     let owner = Identity { cluster: header.cluster, replica: header.replica, incarnation: 0 };

@@ -1,5 +1,5 @@
-//! The unit of all files: 512 bytes that a disk writes whole or not at all, each with a checksum
-//! of its own.
+//! Sectors: the unit of all files but snapshots. A disk writes 512 bytes completely or not at all;
+//! each sector has its own checksum.
 //!
 //! ```text
 //!  0        4        8        12 ..                            512
@@ -8,49 +8,62 @@
 //!  +--------+--------+--------+--------------------------------+
 //! ```
 //!
-//! Little endian. The checksum covers all behind it, and where the sector stands: file and number
-//! go in as its start, so a sector written to the wrong place, or left from another file, is
-//! not valid there.
+//! Little endian. The checksum covers everything after it and the sector's position: it is seeded
+//! with the file's salt and the sector number, so a sector written to the wrong place, or left over
+//! from another file, is not valid.
 //!
-//! Files are made of zeros before anything is written into them, and no sector that holds something
-//! is written again. So after a power cut a sector is either all zeros, which means that its write
-//! never happened, or valid. Anything else was damaged later. No flipped bit turns one into the
-//! other: `mark` has many bits set, so a valid sector is far from zeros, and zeros with one bit set
-//! are not valid. That is how a torn tail, which may be cut, is told from damage, which may not.
+//! Files are created full of zeros, and no sector with contents is written again. So after a power
+//! cut a sector is either all zeros, which means that it was not written, or valid. Anything else
+//! was damaged later. No flipped bit turns one state into the other: `mark` has many bits set, so a
+//! valid sector is far from zeros, and zeros with one bit set are not valid. That distinguishes a
+//! torn tail, which may be truncated, from damage, which may not.
 
-/// Bytes of a sector. Disks with larger ones write several of ours whole.
+/// Bytes of a sector. Disks with larger sectors write several of these at once.
 pub(super) const SECTOR_BYTES: usize = 512;
-/// Bytes of a sector that are the block's.
+/// Bytes of a sector that carry the block's stream.
 pub(super) const PAYLOAD_BYTES: usize = SECTOR_BYTES - HEAD_BYTES;
 const HEAD_BYTES: usize = 12;
-/// What was never written. Compared as a whole: most of a young log is that.
+/// An unwritten sector. Compared as a whole, since most sectors of a young log are unwritten.
 const ZEROS: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
 const MARK: u32 = 0x4C57_4F42;
 
-/// What a sector's bytes are.
+/// The state of a sector's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sector<'a> {
     /// Zeros: preallocated and never written.
     Unwritten,
-    /// As it was written.
+    /// Valid.
     Written {
-        /// The number of the block that it belongs to, within its file.
+        /// Number of the block in the file that the sector belongs to.
         block: u32,
-        /// That block's bytes.
+        /// [`PAYLOAD_BYTES`] of that block's stream.
         payload: &'a [u8],
     },
-    /// Neither.
+    /// Neither zeros nor valid.
     Damaged,
 }
 
-/// How many sectors a stream of so many bytes fills.
+/// Number of sectors for a stream of this length.
 pub(super) const fn sectors_for(stream_bytes: usize) -> usize {
     stream_bytes.div_ceil(PAYLOAD_BYTES)
 }
 
-/// Adds a block's stream to `out` as sectors from `first` on, the last one filled with zeros.
+/// Byte offset of a sector in its file.
+pub(super) fn offset_of(sector: u32) -> u64 {
+    u64::from(sector) * SECTOR_BYTES as u64
+}
+
+/// Appends a block's stream to `out` as the sectors from `first` on. The last one is padded with
+/// zeros.
 pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut Vec<u8>) {
-    out.reserve(sectors_for(stream.len()) * SECTOR_BYTES);
+    let sectors = sectors_for(stream.len());
+    let (start, bytes) = (out.len(), sectors * SECTOR_BYTES);
+    assert!(!stream.is_empty(), "block {block} is empty");
+    assert!(
+        u64::from(first) + sectors as u64 <= u64::from(u32::MAX),
+        "block {block} has {sectors} sectors from sector {first} on"
+    );
+    out.reserve(bytes);
     for (number, payload) in (first..).zip(stream.chunks(PAYLOAD_BYTES)) {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
@@ -61,16 +74,14 @@ pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut V
         let checksum = checksum(salt, number, &out[start + 4..]);
         out[start..start + 4].copy_from_slice(&checksum.to_le_bytes());
     }
+    assert!(out.len() == start + bytes, "{} bytes in {sectors} sectors", out.len() - start);
 }
 
-/// Looks at the sector `number` of a file.
+/// Checks sector `number` of a file.
 pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     assert!(bytes.len() == SECTOR_BYTES, "a sector of {} bytes", bytes.len());
-    let word = |at: usize| {
-        u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes were asked for"))
-    };
-    if word(4) == MARK && word(0) == checksum(salt, number, &bytes[4..]) {
-        Sector::Written { block: word(8), payload: &bytes[HEAD_BYTES..] }
+    if field(bytes, 4) == MARK && field(bytes, 0) == checksum(salt, number, &bytes[4..]) {
+        Sector::Written { block: field(bytes, 8), payload: &bytes[HEAD_BYTES..] }
     } else if bytes == ZEROS {
         Sector::Unwritten
     } else {
@@ -78,15 +89,20 @@ pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     }
 }
 
-/// What it would be if nobody looked at its checksum: the rule that a mutant breaks.
+/// Reads a sector without a look at its checksum, for the mutant that breaks this rule.
 pub(super) fn read_unchecked(bytes: &[u8]) -> Sector<'_> {
-    let block = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes were asked for"));
-    Sector::Written { block, payload: &bytes[HEAD_BYTES..] }
+    assert!(bytes.len() == SECTOR_BYTES, "a sector of {} bytes", bytes.len());
+    Sector::Written { block: field(bytes, 8), payload: &bytes[HEAD_BYTES..] }
+}
+
+fn field(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
 fn checksum(salt: u32, number: u32, covered: &[u8]) -> u32 {
-    let place = crc32c::crc32c_append(salt, &number.to_le_bytes());
-    crc32c::crc32c_append(place, covered)
+    debug_assert!(covered.len() == SECTOR_BYTES - 4, "a checksum over {} bytes", covered.len());
+    let position = crc32c::crc32c_append(salt, &number.to_le_bytes());
+    crc32c::crc32c_append(position, covered)
 }
 
 #[cfg(test)]
@@ -94,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_comes_back_from_its_sectors() {
+    fn stream_round_trips_through_sectors() {
         let stream: Vec<u8> = (0..1_200_u32).map(|number| (number % 251) as u8).collect();
         let mut bytes = Vec::new();
         seal(7, 3, 9, &stream, &mut bytes);
@@ -102,7 +118,7 @@ mod tests {
         let mut found = Vec::new();
         for (number, sector) in (3..).zip(bytes.chunks(SECTOR_BYTES)) {
             let Sector::Written { block: 9, payload } = read(7, number, sector) else {
-                panic!("sector {number} is not as it was written")
+                panic!("sector {number} is not valid")
             };
             found.extend_from_slice(payload);
         }
@@ -111,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_makes_one_state_another() {
+    fn no_flipped_bit_turns_one_state_into_another() {
         for stream in [&[0; PAYLOAD_BYTES][..], &[0xFF; PAYLOAD_BYTES], b"x"] {
             let mut sector = Vec::new();
             seal(0, 1, 1, stream, &mut sector);
@@ -131,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sector_is_valid_at_its_own_place_only() {
+    fn sector_is_valid_only_at_its_own_position() {
         let mut sector = Vec::new();
         seal(5, 1, 1, b"x", &mut sector);
         assert!(matches!(read(5, 1, &sector), Sector::Written { .. }));

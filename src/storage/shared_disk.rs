@@ -1,5 +1,5 @@
-//! One disk in memory of which the log, the snapshots and the notes of a replica each have a
-//! handle, as they have on a real folder.
+//! [`SharedDisk`]: several handles to one disk in memory, for a replica's log, snapshots and peer
+//! records, as they share a real folder.
 
 use std::cell::{RefCell, RefMut};
 use std::io;
@@ -8,22 +8,22 @@ use std::rc::Rc;
 use super::disk::Disk;
 use super::mem_disk::MemDisk;
 
-/// A handle of the disk.
+/// A handle to a [`MemDisk`]. Clones are handles to the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct SharedDisk(Rc<RefCell<MemDisk>>);
 
 impl SharedDisk {
-    /// The first handle of this disk.
+    /// The first handle to this disk.
     pub fn new(disk: MemDisk) -> SharedDisk {
         SharedDisk(Rc::new(RefCell::new(disk)))
     }
 
-    /// The disk, to decide what goes wrong with it. Not to be kept.
+    /// The disk, to plan its faults. The borrow must end before the next operation of a handle.
     pub fn disk(&self) -> RefMut<'_, MemDisk> {
         self.0.borrow_mut()
     }
 
-    /// A copy of the disk as it is, with all that is not durable.
+    /// A copy of the disk with everything that is not durable.
     #[must_use]
     pub fn snapshot(&self) -> MemDisk {
         self.0.borrow().clone()

@@ -1,10 +1,10 @@
-//! The messages of the course's simulator: one JSON object each, with the members `src`, `dst`,
-//! `leader` and `type` and what the type asks for. A message between replicas carries the bytes of
-//! [`peer`] in base64 in one more member, so the simulator sees only its address.
+//! The messages of the course's simulator: JSON objects with the members `src`, `dst`, `leader` and
+//! `type`, and further ones by type. A message between replicas has the bytes of [`peer`] in base64
+//! in the member `body`, so the simulator sees only its addresses.
 //!
-//! What is written is compact: no blank between tokens, the last byte is `}`. What is read may be
-//! any JSON from anybody, and is told apart into a client's request, a peer's message, something
-//! that does not concern us, and errors. Neither way builds a tree of the JSON.
+//! Encoded messages are compact: no white space between tokens, and the last byte is `}`. Decoding
+//! accepts any JSON and distinguishes requests of clients, messages of peers, messages to ignore
+//! and errors. Neither builds a tree of the JSON.
 
 use std::fmt;
 
@@ -23,90 +23,91 @@ use crate::types::{ClientId, NodeId, RequestId, RequestKey};
 use super::json::{Text, write_string};
 use super::peer::{self, PeerError};
 
-/// The address of all, and the leader nobody knows.
+/// The broadcast address. As a leader it means that none is known.
 pub const BROADCAST: NodeId = NodeId(0xFFFF);
-/// Largest command taken from a client. A replica must be able to pass it on to others, alone in
-/// one message of at most 16,384 bytes, where base64 makes four bytes out of three.
+/// Longest command accepted from a client, in bytes. It has to fit in a message between replicas of
+/// at most 16,384 bytes, and base64 turns three bytes into four.
 pub const COMMAND_BYTES_MAX: usize = 10 << 10;
 
-/// A message that came in.
+/// A received message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// A client wants something.
+    /// A client's request.
     Request {
-        /// Who.
+        /// The client.
         client: ClientId,
-        /// What.
+        /// Its request.
         request: ClientRequest,
     },
-    /// Another replica has something to say.
+    /// A message of another replica.
     Peer(Envelope),
-    /// It is in order, and nothing is to be done.
+    /// A valid message that is not for this replica.
     Ignored(Ignored),
 }
 
-/// Why a message that is in order does not concern us.
+/// Why a valid message is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ignored {
-    /// Another replica says hello. Transports on which the simulator does not take a hello for
-    /// itself hand it on to everybody.
+    /// The hello of another replica, which is meant for the simulator. Some transports deliver it
+    /// to everyone.
     Hello,
-    /// It is for somebody else.
+    /// The message is for this other receiver.
     Misdirected(NodeId),
 }
 
-/// Why a message is refused.
+/// Why a message is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CourseError {
-    /// No JSON object, or a member that we read is no string.
-    #[error("no JSON object with text members: {0}")]
+    /// The message is not a JSON object, or a member is not a string.
+    #[error("not a JSON object with string members: {0}")]
     Json(String),
-    /// A member is missing that its type asks for.
+    /// The message lacks a member that its type requires.
     #[error("the member `{0}` is missing")]
     Missing(&'static str),
-    /// An address that is not four hex digits.
+    /// An address is not four hex digits.
     #[error("the member `{member}` is {text:?}, not four hex digits")]
     Address {
-        /// Which member.
+        /// The member.
         member: &'static str,
-        /// What it says.
+        /// Its value.
         text: String,
     },
-    /// The sender is ourselves, or everybody.
-    #[error("the sender {0} can't send to us")]
+    /// The sender is this replica or the broadcast address.
+    #[error("{0} can't be the sender of a message to this replica")]
     Sender(NodeId),
-    /// A type that is neither a client's request nor a peer's message.
-    #[error("the type {0:?} is none that a replica takes")]
+    /// The type is neither that of a request nor of a peer's message.
+    #[error("unknown message type {0:?}")]
     Type(String),
-    /// A message id that is not 16 printable ASCII characters.
+    /// The message id is not 16 printable ASCII characters.
     #[error("the message id {0:?} is not 16 printable ASCII characters")]
     RequestId(String),
-    /// A command that could not be passed on to the other replicas.
-    #[error("a command of {bytes} bytes is too large, {COMMAND_BYTES_MAX} fit in a message")]
+    /// The command is too large for a message between replicas.
+    #[error("command of {bytes} bytes is too large, at most {COMMAND_BYTES_MAX} are allowed")]
     TooLarge {
-        /// How large it is.
+        /// Length of the command in bytes.
         bytes: usize,
     },
     /// The body of a peer's message is not base64.
-    #[error("the body of a peer message: {0}")]
+    #[error("the body of a peer message is not base64: {0}")]
     Base64(#[from] base64::DecodeError),
-    /// The body of a peer's message is wrong.
+    /// The body of a peer's message is malformed.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// The type of a peer's message is not that of its body.
+    /// The type of a peer's message does not match its body.
     #[error("the type is {found:?}, but the body is of type {expected:?}")]
     TypeOfBody {
-        /// What the type member says.
+        /// The type in the message.
         found: String,
-        /// What it should say.
+        /// The type of the body.
         expected: &'static str,
     },
-    /// A client or a request id that the course can't have given out, so nothing can be sent.
-    #[error("request {0:?} has no address under the course's simulator")]
+    /// The client or the request id is not one of the course's simulator, so there is no address
+    /// for a reply.
+    #[error("{0:?} is not a request of the course's simulator, so it can't be answered")]
     Unaddressable(RequestKey),
 }
 
-/// The members of a message that anything is read from; the last one counts where one comes twice.
+/// The members that are decoded. The last one counts if a member is repeated.
 #[derive(Debug, Default)]
 struct Members<'a> {
     src: Option<Text<'a>>,
@@ -157,10 +158,12 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
-/// Reads one message that came to replica `me`: all of `bytes`, but for blanks around it.
+/// Decodes a message that replica `me` received. `bytes` has to be one message, with white space
+/// around it at most.
 ///
 /// # Errors
-/// If it is not one JSON object, lacks something its type needs, or says something that can't be.
+/// If the message is not a JSON object, lacks a member that its type requires, or has an invalid
+/// value.
 pub fn decode(bytes: &[u8], me: NodeId) -> Result<Incoming, CourseError> {
     let members: Members<'_> =
         serde_json::from_slice(bytes).map_err(|error| CourseError::Json(error.to_string()))?;
@@ -194,28 +197,28 @@ pub fn decode(bytes: &[u8], me: NodeId) -> Result<Incoming, CourseError> {
 pub fn encode_peer(envelope: &Envelope, out: &mut Vec<u8>) {
     let mut body = BytesMut::new();
     peer::encode(&envelope.message, &mut body);
-    let encoded_len = base64::encoded_len(body.len(), false).expect("far below the address space");
+    let encoded_len = base64::encoded_len(body.len(), false).expect("the length fits in memory");
     out.reserve(ADDRESS_BYTES + encoded_len);
     open(envelope.from, envelope.to, envelope.leader, peer_type(&envelope.message), out);
     out.extend_from_slice(b",\"body\":\"");
     let start = out.len();
     out.resize(start + encoded_len, 0);
     let written = BASE64.encode_slice(&body, &mut out[start..]).expect("resized to its length");
-    assert_eq!(written, encoded_len, "base64 miscounted");
+    assert_eq!(written, encoded_len, "base64 has another length");
     out.extend_from_slice(b"\"}");
 }
 
-/// Appends the message by which a replica makes itself known.
+/// Appends the message with which a replica registers at the simulator.
 pub fn encode_hello(me: NodeId, out: &mut Vec<u8>) {
     open(me, BROADCAST, None, "hello", out);
     out.push(b'}');
 }
 
-/// Appends the answer to a request that was done. A get's answer has a value, empty if the key has
-/// none; a put's has not.
+/// Appends the reply to a request that was applied. The reply to a get has a value, empty if the
+/// key does not exist; the reply to a put has none.
 ///
 /// # Errors
-/// If the request can't have come from the course's simulator. Nothing is appended then.
+/// If the request is not one of the course's simulator. Nothing is appended then.
 pub fn encode_ok(
     me: NodeId,
     key: RequestKey,
@@ -232,10 +235,10 @@ pub fn encode_ok(
     Ok(())
 }
 
-/// Appends the answer that sends a client to `leader`, or to anybody if that is unknown.
+/// Appends the reply that redirects a client to `leader`, or to any replica if that is `None`.
 ///
 /// # Errors
-/// If the request can't have come from the course's simulator. Nothing is appended then.
+/// If the request is not one of the course's simulator. Nothing is appended then.
 pub fn encode_redirect(
     me: NodeId,
     key: RequestKey,
@@ -247,7 +250,7 @@ pub fn encode_redirect(
     Ok(())
 }
 
-/// Bytes of a message between replicas beside its body, and a few to spare.
+/// Length of a message between replicas without its body, in bytes (upper bound).
 const ADDRESS_BYTES: usize = 96;
 
 /// The types of messages between replicas, as [`peer_type`] gives them.
@@ -293,7 +296,7 @@ fn text<'m>(member: &'static str, text: Option<&'m Text<'_>>) -> Result<&'m str,
 
 fn address(member: &'static str, found: Option<&Text<'_>>) -> Result<NodeId, CourseError> {
     let text = text(member, found)?;
-    // Not left to the parser of numbers alone: that one takes a sign, too.
+    // The number parser alone would accept a sign.
     let hex = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match u16::from_str_radix(text, 16) {
         Ok(number) if hex => Ok(NodeId(number)),
@@ -314,12 +317,12 @@ fn request(
         .filter(|id: &[u8; 16]| printable(id))
         .map(RequestId)
         .ok_or_else(|| CourseError::RequestId(mid.to_owned()))?;
-    let pair = text("key", members.key.as_ref())?.as_bytes();
+    let key_name = text("key", members.key.as_ref())?.as_bytes();
     let operation = if kind == "get" {
-        Operation::Get { key: pair }
+        Operation::get(key_name)
     } else {
         let value = text("value", members.value.as_ref())?.as_bytes();
-        Operation::Put { key: pair, value }
+        Operation::set(key_name, value)
     };
     let key = RequestKey { client, request };
     let command = Command { key, operation };
@@ -345,7 +348,7 @@ fn peer_message(kind: &str, members: &Members<'_>) -> Result<PeerMsg, CourseErro
     Ok(message)
 }
 
-/// Starts an answer to a client, up to its message id.
+/// Appends the start of a reply to a client, up to its message id.
 fn answer(
     me: NodeId,
     key: RequestKey,
@@ -353,8 +356,8 @@ fn answer(
     kind: &str,
     out: &mut Vec<u8>,
 ) -> Result<(), CourseError> {
-    // Entries come from peers, too: one that was made up elsewhere must not stop us here, and an
-    // answer to the address of all would be handed to every replica.
+    // The request may come from a peer's log entry and have any ids: that must not panic here, and
+    // a reply to the broadcast address would reach every replica.
     let client = u16::try_from(key.client.0).map_or(BROADCAST, NodeId);
     if client == BROADCAST || client == me || !printable(&key.request.0) {
         return Err(CourseError::Unaddressable(key));
@@ -365,7 +368,7 @@ fn answer(
     Ok(())
 }
 
-/// Starts a message: all that every message has, without the closing brace.
+/// Appends the members that every message has, without the closing brace.
 fn open(src: NodeId, dst: NodeId, leader: Option<NodeId>, kind: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"src\":\"");
     write_address(src, out);
@@ -378,7 +381,8 @@ fn open(src: NodeId, dst: NodeId, leader: Option<NodeId>, kind: &str, out: &mut 
     out.push(b'"');
 }
 
-/// Four upper-case hex digits: the simulator compares addresses as text.
+/// Appends an address: four upper-case hex digits, because the simulator compares addresses as
+/// text.
 fn write_address(id: NodeId, out: &mut Vec<u8>) {
     let digit = |shift: u32| b"0123456789ABCDEF"[usize::from(id.0 >> shift & 15)];
     out.extend_from_slice(&[digit(12), digit(8), digit(4), digit(0)]);

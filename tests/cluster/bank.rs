@@ -1,6 +1,7 @@
-//! Money that many clients move at once: by WATCH, MULTI and EXEC between keys, and by SET ... IFEQ
-//! within one. Each keeps a trace in what it writes, from which the order of all transfers can be
-//! read: done again in that order, they must give what was read and what is there in the end.
+//! A bank: clients transfer money concurrently, between keys by WATCH, MULTI and EXEC, and within
+//! one key by SET ... IFEQ. Each transfer leaves a journal entry, from which the order of all
+//! transfers can be read. Replayed in that order, they must give what clients read and the final
+//! balances.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,23 +19,23 @@ const JOURNAL: &[u8] = b"journal";
 const PURSES: &[u8] = b"purses";
 const BREATH: Duration = Duration::from_millis(3);
 
-/// What all clients saw.
+/// The transfers that clients attempted.
 #[derive(Default)]
 pub(crate) struct Transfers {
-    /// Counts what begins and what ends: no two of these are at the same moment.
+    /// Logical time: counts starts and ends of transfers, so that no two are equal.
     moment: AtomicU64,
-    /// By name: when it began and, if it was acknowledged, when that was.
+    /// By name: the start of a transfer, and its end if it was acknowledged.
     known: Mutex<BTreeMap<String, (u64, Option<u64>)>>,
-    /// Of transfers within one key: what was there before, by what was to be there then.
+    /// For transfers within one key: the value before, by the value after.
     before: Mutex<BTreeMap<String, String>>,
-    /// Of these what was acknowledged.
+    /// Acknowledged transfers within one key.
     swapped: Mutex<BTreeSet<String>>,
     pub(crate) conflicts: AtomicU64,
     pub(crate) uncertain: AtomicU64,
     pub(crate) refused: AtomicU64,
 }
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 enum Fate {
     Done,
     Conflict,
@@ -46,15 +47,15 @@ fn account(number: u64) -> Vec<u8> {
     format!("account{number}").into_bytes()
 }
 
-/// Sets all up, where nobody else is yet.
+/// Creates the accounts, before any client starts.
 pub(crate) fn open(address: SocketAddr) {
     let mut client = Client::connect(address).unwrap();
     for number in 0..ACCOUNTS {
         let start = START.to_string();
-        assert_eq!(client.insist(&[b"SET", &account(number), start.as_bytes()]), b"+OK\r\n");
+        assert_eq!(client.call_until_ok(&[b"SET", &account(number), start.as_bytes()]), b"+OK\r\n");
     }
     let purses = first_purses();
-    assert_eq!(client.insist(&[b"SET", PURSES, purses.as_bytes()]), b"+OK\r\n");
+    assert_eq!(client.call_until_ok(&[b"SET", PURSES, purses.as_bytes()]), b"+OK\r\n");
 }
 
 fn first_purses() -> String {
@@ -70,7 +71,7 @@ fn read_purses(text: &str) -> Vec<i64> {
     text.split(' ').skip(1).map(|number| number.parse().unwrap()).collect()
 }
 
-/// The text of a bulk string; `None` for an error reply or null.
+/// The text of a bulk string; `None` for an error or a null reply.
 fn bulk(reply: &[u8]) -> Option<String> {
     if reply[0] != b'$' || reply == b"$-1\r\n" {
         return None;
@@ -108,7 +109,7 @@ impl Transfers {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One client until told to stop; it connects again when its replica was killed.
+    /// Runs one client until `stop`. It reconnects when its replica is killed.
     pub(crate) fn run(&self, address: SocketAddr, name: &str, stop: &AtomicBool) {
         let mut number = 0;
         while !stop.load(Ordering::Relaxed) {
@@ -131,14 +132,14 @@ impl Transfers {
         }
     }
 
-    /// Whom a transfer concerns, and how much it moves.
+    /// The accounts and the amount of a transfer.
     fn draw(number: u64) -> (u64, u64, i64) {
         let drawn = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
         let (from, amount) = (drawn % ACCOUNTS, i64::try_from(drawn / 64 % 9).unwrap() + 1);
         (from, (from + 1 + drawn / 8 % (ACCOUNTS - 1)) % ACCOUNTS, amount)
     }
 
-    /// Between two keys. All of it may go in one packet but for what depends on what was read.
+    /// A transfer between two keys. Commands that depend on no reply are sent together.
     fn transfer(&self, client: &mut Client, name: &str, number: u64) -> io::Result<()> {
         let (from, to, amount) = Transfers::draw(number);
         let (from_key, to_key) = (account(from), account(to));
@@ -161,25 +162,25 @@ impl Transfers {
         ask.extend(command(&[b"APPEND", JOURNAL, entry.as_bytes()]));
         ask.extend(command(&[b"EXEC"]));
         self.known.lock().unwrap().insert(name.to_owned(), (self.now(), None));
-        let heard = client.send(&ask).and_then(|()| {
+        let reply = client.send(&ask).and_then(|()| {
             for _ in 0..4 {
                 client.reply()?;
             }
             client.reply()
         });
-        let fate = heard.as_ref().map_or(Fate::Unknown, |reply| fate_of(reply));
+        let fate = reply.as_ref().map_or(Fate::Unknown, |reply| fate_of(reply));
         self.count(&fate);
         let mut known = self.known.lock().unwrap();
         match fate {
             Fate::Done => known.get_mut(name).unwrap().1 = Some(self.now()),
-            // Certainly not there, and never will be.
+            // Not applied, and never will be.
             Fate::Conflict | Fate::Refused => drop(known.remove(name)),
             Fate::Unknown => {}
         }
-        heard.map(drop)
+        reply.map(drop)
     }
 
-    /// Within one key.
+    /// A transfer within one key.
     fn swap(&self, client: &mut Client, name: &str, number: u64) -> io::Result<()> {
         let Some(old) = bulk(&client.call(&[b"GET", PURSES])?) else {
             self.count(&Fate::Refused);
@@ -191,16 +192,16 @@ impl Transfers {
         purses[usize::try_from(to).unwrap()] += amount;
         let new = written(name, &purses);
         self.before.lock().unwrap().insert(new.clone(), old.clone());
-        let heard = client.call(&[b"SET", PURSES, new.as_bytes(), b"IFEQ", old.as_bytes()]);
-        let fate = heard.as_ref().map_or(Fate::Unknown, |reply| fate_of(reply));
+        let reply = client.call(&[b"SET", PURSES, new.as_bytes(), b"IFEQ", old.as_bytes()]);
+        let fate = reply.as_ref().map_or(Fate::Unknown, |reply| fate_of(reply));
         self.count(&fate);
         if let Fate::Done = fate {
             self.swapped.lock().unwrap().insert(new);
         }
-        heard.map(drop)
+        reply.map(drop)
     }
 
-    /// Reads all accounts at one moment, in two ways: the sum is always the same.
+    /// Reads all accounts at one moment, in two ways, and checks that the sum is constant.
     fn look(client: &mut Client) -> io::Result<()> {
         let keys: Vec<Vec<u8>> = (0..ACCOUNTS).map(account).collect();
         let mut words: Vec<&[u8]> = vec![b"MGET"];
@@ -227,24 +228,24 @@ impl Transfers {
         Ok(())
     }
 
-    /// How many transfers of each kind were acknowledged so far.
+    /// Acknowledged transfers of each kind so far.
     pub(crate) fn acknowledged(&self) -> [usize; 2] {
         let known = self.known.lock().unwrap();
         let transfers = known.values().filter(|(_, end)| end.is_some()).count();
         [transfers, self.swapped.lock().unwrap().len()]
     }
 
-    /// After all is over: holds what is there, at each replica, against what was seen. All of it is
-    /// read at one moment, for what nobody knows the outcome of may still be done.
+    /// Compares the final state on each replica with the acknowledged transfers. All accounts are
+    /// read at one moment, since a transfer with an unknown outcome may still be applied.
     pub(crate) fn judge(&self, addresses: &[SocketAddr]) {
         let accounts: Vec<Vec<u8>> = (0..ACCOUNTS).map(account).collect();
         let mut words: Vec<&[u8]> = vec![b"MGET", JOURNAL, PURSES];
         words.extend(accounts.iter().map(Vec::as_slice));
         for address in addresses {
-            let reply = Client::connect(*address).unwrap().insist(&words);
+            let reply = Client::connect(*address).unwrap().call_until_ok(&words);
             let reply = String::from_utf8(reply).unwrap();
             let all = reply.strip_prefix(&format!("*{}\r\n", words.len() - 1)).expect(&reply);
-            // Each is its length and itself, or null.
+            // Each value is its length and its bytes, or null.
             let mut lines = all.lines();
             let mut next = || match lines.next().expect("one for each key") {
                 "$-1" => None,
@@ -259,7 +260,7 @@ impl Transfers {
         }
     }
 
-    /// What all accounts hold after what the journal tells.
+    /// The balances of all accounts after the transfers in the journal.
     fn judge_journal(&self, journal: &str) -> Vec<i64> {
         let known = self.known.lock().unwrap();
         let mut held = vec![START; usize::try_from(ACCOUNTS).unwrap()];
@@ -270,13 +271,13 @@ impl Transfers {
                 words[1..].iter().map(|number| number.parse().unwrap()).collect();
             let [from, from_held, to, to_held, amount] = numbers[..] else { panic!("{entry}") };
             let (from, to) = (usize::try_from(from).unwrap(), usize::try_from(to).unwrap());
-            // It saw what the one before it left, so nothing was lost in between.
+            // It read the state that the previous transfer left: no update was lost.
             assert_eq!((held[from], held[to]), (from_held, to_held), "{entry} in {journal}");
             (held[from], held[to]) = (from_held - amount, to_held + amount);
             assert!(seen.insert(words[0]), "{entry} is there twice");
             let (begin, end) = known.get(words[0]).unwrap_or_else(|| panic!("refused: {entry}"));
-            // None was over before one began that comes before it.
-            assert!(end.is_none_or(|end| end > latest_begin), "{entry} comes too late");
+            // No transfer ended before an earlier one in the journal started.
+            assert!(end.is_none_or(|end| end > latest_begin), "{entry} is out of order");
             latest_begin = latest_begin.max(*begin);
         }
         for (name, (_, end)) in known.iter() {
@@ -294,7 +295,7 @@ impl Transfers {
         let mut there = purses.to_owned();
         let mut chain = BTreeSet::new();
         while there != first_purses() {
-            let old = before.get(&there).unwrap_or_else(|| panic!("nobody wrote {there}"));
+            let old = before.get(&there).unwrap_or_else(|| panic!("no client wrote {there}"));
             assert!(chain.insert(there.clone()), "a circle");
             there.clone_from(old);
         }

@@ -1,5 +1,5 @@
-//! `bowline cluster` as a user runs it: started, stopped, started again, with folders that are
-//! damaged or missing, and a replica that is replaced.
+//! `bowline cluster` as a user runs it: started, stopped, restarted, with damaged or missing
+//! folders, and with a replica that is replaced.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::refusal;
-use crate::replicas::PATIENCE;
+use crate::replicas::TIMEOUT;
 
-/// Rounds of damage and replacement for each arrangement of threads; asks for more of them.
+/// Environment variable for the rounds of damage and replacement, for each thread arrangement.
 const ROUNDS_VARIABLE: &str = "BOWLINE_REPLACE_ROUNDS";
 
-/// The first of a row of ports for `bowline cluster`, all of them free. Rows lie where
-/// `free_port` does not look, and apart from each other.
+/// The first of a row of free ports for `bowline cluster`. Rows lie outside the range of
+/// `free_port`, and do not overlap.
 fn free_row() -> u16 {
     static NEXT_ROW: AtomicU16 = AtomicU16::new(0);
     let own = u16::try_from(std::process::id() % 100).expect("below 100");
@@ -31,27 +31,27 @@ fn free_row() -> u16 {
         .expect("six free ports")
 }
 
-/// A running `bowline cluster`, which ends with its test, whatever comes of that.
+/// A running `bowline cluster`; stopped when the test ends.
 struct Running(std::process::Child);
 
 impl Running {
-    /// The command in a folder, at a row of ports.
+    /// The command in a folder, with a row of ports.
     fn command(folder: &Path, port: u16, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
         command.args(["cluster", "--port", &port.to_string(), "--dir"]).arg(folder).args(flags);
-        // As patient as the replicas of other tests.
+        // With the same long deadlines as replicas of other tests.
         command
             .envs([("BOWLINE_LEADER_WAIT_MS", "60000"), ("BOWLINE_COMMAND_DEADLINE_MS", "60000")]);
         command.stdout(std::process::Stdio::piped());
         command
     }
 
-    /// Starts it and waits for a leader. Returns the output up to then.
+    /// Starts the cluster and waits for a leader. Returns the output so far.
     fn start(folder: &Path, port: u16, flags: &[&str]) -> (Running, String) {
-        Running::start_until(folder, port, flags, "leads")
+        Running::start_until(folder, port, flags, "is the leader")
     }
 
-    /// Starts it and waits until it shows this; what it showed until then.
+    /// Starts the cluster and waits for a text in its output. Returns the output so far.
     fn start_until(folder: &Path, port: u16, flags: &[&str], words: &str) -> (Running, String) {
         let mut command = Running::command(folder, port, flags);
         let mut running = Running(command.spawn().unwrap());
@@ -61,15 +61,15 @@ impl Running {
             let count = shown.read_line(&mut text).unwrap();
             assert!(count > 0, "it ended after:\n{text}");
         }
-        // It goes on to write there.
+        // The cluster continues to write to its output.
         thread::spawn(move || std::io::copy(&mut shown, &mut std::io::sink()));
         (running, text)
     }
 
-    /// Ends it as Ctrl-C would; true if it ended well.
+    /// Stops the cluster with Ctrl-C. Returns whether it exited with success.
     fn stop(&mut self) -> bool {
         let id = rustix::process::Pid::from_child(&self.0);
-        // An error means that it has ended already.
+        // An error means that it has exited already.
         let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
         self.0.wait().unwrap().success()
     }
@@ -87,7 +87,7 @@ fn cluster_command_on_used_ports_exits_with_an_error() {
     let (_first, _) = Running::start(&folder.path().join("first"), port, &[]);
     let refused = refusal(Running::command(&folder.path().join("second"), port, &[]));
     assert!(refused.contains("another process listens there"), "{refused}");
-    // The one that was there first has taken no notice.
+    // The first cluster is not affected.
     let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
     assert_eq!(client.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n");
 }
@@ -117,7 +117,7 @@ fn address(port: u16, at: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port + at))
 }
 
-/// A field of INFO of a replica that can be asked.
+/// A field of INFO of a replica.
 fn info(port: u16, at: u16, field: &str) -> Option<String> {
     let mut client = Client::connect(address(port, at)).ok()?;
     let text = String::from_utf8(client.call(&[b"INFO"]).ok()?).unwrap();
@@ -125,7 +125,7 @@ fn info(port: u16, at: u16, field: &str) -> Option<String> {
 }
 
 fn wait_for(what: &str, mut look: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     while !look() {
         assert!(Instant::now() < until, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(20));
@@ -136,11 +136,11 @@ fn write(port: u16, at: u16, keys: std::ops::Range<usize>) {
     let mut client = Client::connect(address(port, at)).unwrap();
     for key in keys {
         let key = key.to_string();
-        assert_eq!(client.insist(&[b"SET", key.as_bytes(), key.as_bytes()]), b"+OK\r\n");
+        assert_eq!(client.call_until_ok(&[b"SET", key.as_bytes(), key.as_bytes()]), b"+OK\r\n");
     }
 }
 
-/// Waits until all three hold the same, then reads every key at each.
+/// Waits until all three replicas have the same keys, then reads every key on each.
 fn assert_equal_and_whole(port: u16, keys: usize) {
     let fields = ["raft_applied_index", "raft_state_digest"];
     let state = |at| fields.map(|field| info(port, at, field));
@@ -153,7 +153,11 @@ fn assert_equal_and_whole(port: u16, keys: usize) {
         for key in 0..keys {
             let key = key.to_string();
             let expected = format!("${}\r\n{key}\r\n", key.len());
-            assert_eq!(client.insist(&[b"GET", key.as_bytes()]), expected.as_bytes(), "at {at}");
+            assert_eq!(
+                client.call_until_ok(&[b"GET", key.as_bytes()]),
+                expected.as_bytes(),
+                "at {at}"
+            );
         }
     }
 }
@@ -164,7 +168,8 @@ fn flip(path: &Path, bit: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Damages the folder of a replica in one of several ways; what the output must say.
+/// Damages a replica's folder in one of several ways. Returns the text that the output must
+/// contain.
 fn damage(own: &Path, how: u64) -> String {
     match how % 4 {
         0 => {
@@ -216,13 +221,13 @@ fn replace_rounds(threads: &str) {
         (running, _) = Running::start(dir, port, &replace);
         write(port, broken, keys..keys + 20);
         keys += 20;
-        wait_for("the end of rejoining", || {
-            fs::read_to_string(&log).unwrap()[before..].contains("rejoined: this replica holds")
+        wait_for("the end of the rejoin", || {
+            fs::read_to_string(&log).unwrap()[before..].contains("rejoined: this replica is")
         });
         assert_equal_and_whole(port, keys);
         eprintln!("{threads} round {round}: replica {id}, {why}, {keys} keys");
     }
-    // What was replaced is a full member, over a restart too.
+    // A replaced replica is a full member, also after a restart.
     assert!(running.stop());
     (running, _) = Running::start(dir, port, &flags);
     assert_equal_and_whole(port, keys);
@@ -230,7 +235,7 @@ fn replace_rounds(threads: &str) {
     assert!(dir.join("replica-2.broken-1").exists(), "the damaged folder was not kept");
 }
 
-/// Starts the cluster beside a broken replica and writes; what it showed.
+/// Starts the cluster with a broken replica and writes. Returns the output.
 fn running_beside(
     dir: &Path,
     port: u16,
@@ -241,7 +246,7 @@ fn running_beside(
 ) -> String {
     let words = format!("--replace {id}");
     let (mut running, mut shown) = Running::start_until(dir, port, flags, &words);
-    assert!(shown.contains(&format!("replica {id} is broken and does not run")), "{shown}");
+    assert!(shown.contains(&format!("replica {id} cannot start")), "{shown}");
     assert!(shown.contains(why), "{why}: {shown}");
     let healthy = id % 3;
     wait_for("a leader", || info(port, healthy, "raft_role").is_some());
@@ -268,9 +273,9 @@ fn cluster_command_without_a_majority_exits_with_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, port) = (folder.path(), free_row());
     let (mut running, _) = Running::start(dir, port, &[]);
-    // None is replaced while it runs.
+    // A running replica is not replaced.
     let text = refusal(Running::command(dir, port, &["--replace", "2"]));
-    assert!(text.contains("is running: stop the cluster first"), "{text}");
+    assert!(text.contains("is running; stop the cluster first"), "{text}");
     assert!(running.stop());
     let text = refusal(Running::command(dir, port, &["--replace", "2"]));
     assert!(text.contains("nothing to replace"), "{text}");
@@ -280,9 +285,9 @@ fn cluster_command_without_a_majority_exits_with_reasons() {
     assert!(text.contains("no majority of the 3 replicas can start"), "{text}");
     assert!(text.contains("replica-1 is missing"), "{text}");
     assert!(text.contains("segment-0000000001 is damaged at byte"), "{text}");
-    // Two that have forgotten can't be replaced.
+    // Two replicas that lost their folders cannot be replaced.
     let text = refusal(Running::command(dir, port, &["--replace", "1"]));
-    assert!(text.contains("replica 3 is broken too"), "{text}");
+    assert!(text.contains("replica 3 cannot start either"), "{text}");
     let text = refusal(Running::command(&dir.join("none"), port, &["--replace", "1"]));
-    assert!(text.contains("there is no cluster in"), "{text}");
+    assert!(text.contains("no cluster in"), "{text}");
 }

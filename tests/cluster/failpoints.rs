@@ -1,6 +1,6 @@
-//! Real servers that are killed at each named point of taking a snapshot, of taking in a leader's,
-//! and of cutting the log behind it (`src/storage/failpoint.rs`): what was acknowledged is there
-//! when they come back (safety.md D8).
+//! Real servers killed at each failpoint of taking a snapshot, of installing a leader's, and of
+//! compacting the log (`src/storage/failpoint.rs`): acknowledged writes are there after the
+//! restart.
 
 use std::os::unix::process::ExitStatusExt as _;
 
@@ -8,11 +8,11 @@ use super::{BULK_KEYS, OFTEN, bulk_key, bulk_value, info, read_bulk, said, write
 use crate::client::Client;
 use crate::replicas::Cluster;
 
-/// Each point that a replica passes that takes snapshots of its own, and when it is to end there:
-/// when it has an earlier one, too.
+/// The failpoints of a replica that takes its own snapshots; with `:n` at the n-th arrival, when an
+/// earlier snapshot exists.
 const TAKING: &[&str] = &[
-    "snapshot-own-made",
-    "snapshot-own-made:2",
+    "snapshot-own-created",
+    "snapshot-own-created:2",
     "snapshot-own-written:3",
     "snapshot-own-synced:2",
     "snapshot-own-verified:2",
@@ -20,13 +20,13 @@ const TAKING: &[&str] = &[
     "snapshot-own-renamed:2",
     "snapshot-own-durable:2",
     "snapshot-previous-deleted",
-    "log-cut-noted",
+    "log-compaction-recorded",
     "log-segment-deleted",
 ];
 
-/// Each that a follower passes that is sent a leader's.
+/// The failpoints of a follower that installs a leader's snapshot.
 const TAKING_IN: &[&str] = &[
-    "snapshot-incoming-made",
+    "snapshot-incoming-created",
     "snapshot-incoming-written:2",
     "snapshot-incoming-chunk-kept",
     "snapshot-incoming-synced",
@@ -34,25 +34,25 @@ const TAKING_IN: &[&str] = &[
     "snapshot-incoming-renamed",
     "snapshot-incoming-durable",
     "snapshot-incoming-read",
-    "log-begun-anew",
-    "log-begun-anew-alone",
+    "log-restarted",
+    "log-restarted-compacted",
 ];
 
-/// Starts a replica that is to end at a point.
+/// Starts a replica with a failpoint.
 fn start_to_end(cluster: &mut Cluster, at: usize, point: &str) {
     let mut command = cluster.command(at);
     command.env("BOWLINE_FAILPOINT", point).stdin(std::process::Stdio::piped());
     cluster.start_as(at, command);
 }
 
-/// It must have ended there, by itself.
+/// Asserts that the replica was killed at its failpoint.
 #[track_caller]
 fn assert_ended(cluster: &mut Cluster, at: usize, point: &str) {
     let end = cluster.end_of(at);
     assert_eq!(end.signal(), Some(9), "{point}: it ended with {end}\n{}", cluster.logs());
 }
 
-/// A replica alone: what it acknowledged is on its disk, or nowhere.
+/// A cluster of one: an acknowledged write is on its disk or nowhere.
 #[test]
 fn kill_at_each_snapshot_point_loses_no_acknowledged_write() {
     let mut cluster = Cluster::start_with(1, "auto", OFTEN);
@@ -63,7 +63,7 @@ fn kill_at_each_snapshot_point_loses_no_acknowledged_write() {
         start_to_end(&mut cluster, 0, point);
         let address = cluster.address(0);
         let mut client = None;
-        // It may end before it answers anybody.
+        // The replica may die before it answers.
         while cluster.runs(0) && client.is_none() {
             client = Client::connect(address).ok().filter(|_| info(address, "raft_term").is_some());
         }
@@ -73,7 +73,7 @@ fn kill_at_each_snapshot_point_loses_no_acknowledged_write() {
             if reply.is_err() {
                 break;
             }
-            // Nobody leads yet right after the start.
+            // Right after the start there is no leader yet.
             written += usize::from(reply.is_ok_and(|reply| reply == b"+OK\r\n"));
             assert!(written < begun + 5_000, "{point} is not reached\n{}", cluster.logs());
         }
@@ -83,7 +83,7 @@ fn kill_at_each_snapshot_point_loses_no_acknowledged_write() {
         let mut client = Client::connect(address).unwrap();
         for number in written.saturating_sub(BULK_KEYS)..written {
             let reply = client.call(&[b"GET", &bulk_key(number)]).unwrap();
-            // What was under way at the end may have been done.
+            // The write in flight may have been applied.
             let holds = |number| {
                 let value = bulk_value(number);
                 reply == [format!("${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat()
@@ -95,14 +95,14 @@ fn kill_at_each_snapshot_point_loses_no_acknowledged_write() {
                 cluster.logs()
             );
         }
-        // What it may have done is done now, so that the next round knows.
+        // Written again, so that the next round knows the state.
         write_bulk(&mut client, written..written + 1);
         written += 1;
     }
     assert!(written > 10 * TAKING.len(), "only {written} writes were acknowledged");
 }
 
-/// A follower that has been away for so long that it is sent a snapshot.
+/// A follower that lacks compacted entries, so that the leader sends a snapshot.
 #[test]
 fn kill_at_each_install_point_lets_the_follower_recover() {
     let mut cluster = Cluster::start_with(3, "auto", OFTEN);
@@ -114,7 +114,7 @@ fn kill_at_each_install_point_lets_the_follower_recover() {
         let reached = info(cluster.address(away), "raft_last_index").unwrap();
         cluster.kill(away);
         let mut client = Client::connect(cluster.address(leader)).unwrap();
-        // Both, for on a busy machine the other one may lead by then.
+        // Both other replicas, since on a busy machine either may lead by then.
         let living = [leader, (leader + 2) % 3].map(|at| cluster.address(at));
         cluster.wait_for("logs that begin behind what the follower has", || {
             write_bulk(&mut client, written..written + BULK_KEYS);
@@ -135,5 +135,5 @@ fn kill_at_each_install_point_lets_the_follower_recover() {
             read_bulk(cluster.address(at), written);
         }
     }
-    assert!(said(&cluster, "a leader's snapshot is here") >= TAKING_IN.len() / 2);
+    assert!(said(&cluster, "leader's snapshot received") >= TAKING_IN.len() / 2);
 }

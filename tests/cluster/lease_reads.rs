@@ -1,4 +1,4 @@
-//! Lease reads: a leader that was stopped for longer than its lease serves no stale value.
+//! Lease reads: a leader that was suspended for longer than its lease returns no stale value.
 
 use crate::client::{Client, command};
 use crate::replicas::Cluster;
@@ -18,7 +18,7 @@ fn resumed_leader_serves_no_stale_read(threads: &'static str) {
         let new = format!("new {round}");
         assert_eq!(there.call(&[b"SET", b"k", old.as_bytes()]).unwrap(), b"+OK\r\n");
         let bulk = |value: &str| format!("${}\r\n{value}\r\n", value.len()).into_bytes();
-        // The leader answers on its lease, or a stale answer could not come about at all.
+        // The leader must use its lease, or a stale reply could not occur.
         let lease_reads = || cluster.info::<u64>(leader, "raft_lease_reads");
         let before = lease_reads();
         cluster.wait_for("a read under the lease", || {

@@ -1,6 +1,6 @@
-//! Membership is durable: replicas started with other `--peers`, with folders exchanged,
-//! bootstrapped with other members or under a new id. All of it is refused by name, and nothing
-//! acknowledged is lost.
+//! Durable membership: replicas started with other `--peers`, with exchanged folders, bootstrapped
+//! with other members or under a new id. All of that is refused by name, and no acknowledged write
+//! is lost.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,10 +10,10 @@ use crate::client::Client;
 use crate::refusal;
 use crate::replicas::Cluster;
 
-/// Asks for more rounds of wrong flags.
+/// Environment variable for more rounds of wrong flags.
 const ROUNDS_VARIABLE: &str = "BOWLINE_MEMBERS_ROUNDS";
 
-/// All files of a folder, but for what no start depends on.
+/// All files of a folder, except those that no start depends on.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = fs::read_dir(folder).unwrap().map(|file| {
         let file = file.unwrap();
@@ -26,7 +26,7 @@ fn write(cluster: &Cluster, at: usize, keys: std::ops::Range<usize>) {
     let mut client = Client::connect(cluster.address(at)).unwrap();
     for key in keys {
         let key = key.to_string();
-        assert_eq!(client.insist(&[b"SET", key.as_bytes(), key.as_bytes()]), b"+OK\r\n");
+        assert_eq!(client.call_until_ok(&[b"SET", key.as_bytes(), key.as_bytes()]), b"+OK\r\n");
     }
 }
 
@@ -37,13 +37,13 @@ fn assert_holds(cluster: &Cluster, count: usize) {
         for key in 0..count {
             let key = key.to_string();
             let expected = format!("${}\r\n{key}\r\n", key.len());
-            let reply = client.insist(&[b"GET", key.as_bytes()]);
+            let reply = client.call_until_ok(&[b"GET", key.as_bytes()]);
             assert_eq!(reply, expected.as_bytes(), "at {at}\n{}", cluster.logs());
         }
     }
 }
 
-/// A write at this replica finds no majority.
+/// Asserts that a write at this replica finds no majority.
 #[track_caller]
 fn assert_serves_no_write(cluster: &Cluster, at: usize) {
     let mut client =
@@ -67,7 +67,7 @@ fn other_flags(threads: &'static str) {
     for round in 0..rounds.unwrap_or(3_usize) {
         write(&cluster, round % 3, keys..keys + 10);
         keys += 10;
-        // On one, two or three of them.
+        // On one, two or three replicas.
         let restarted: Vec<usize> = (0..=round % 3).map(|n| (round + n) % 3).collect();
         for &at in &restarted {
             cluster.kill(at);
@@ -115,15 +115,15 @@ fn replica_bootstrapped_with_other_members_is_refused_by_both() {
     command.arg("--bootstrap");
     cluster.start_as(0, command);
     for (at, words) in [
-        (0, "replica 2 called as a member of a cluster of replicas 1, 2, 3, but this cluster has"),
-        (0, "replica 3 called, which is no member of this cluster of replicas 1, 2"),
-        (1, "replica 1 called as a member of a cluster of replicas 1, 2, but this cluster has"),
+        (0, "replica 2 connected as a member of a cluster of replicas 1, 2, 3, but this"),
+        (0, "replica 3 connected, which is not a member of this cluster of replicas 1, 2"),
+        (1, "replica 1 connected as a member of a cluster of replicas 1, 2, but this cluster"),
     ] {
         cluster.wait_for(words, || cluster.log(at).contains(words).then_some(()));
     }
     assert_serves_no_write(&cluster, 0);
     write(&cluster, 1, 10..20);
-    // Its own folder is welcome.
+    // With its own folder it starts.
     cluster.kill(0);
     fs::remove_dir_all(cluster.replica_folder(0)).unwrap();
     fs::rename(kept, cluster.replica_folder(0)).unwrap();
@@ -132,7 +132,7 @@ fn replica_bootstrapped_with_other_members_is_refused_by_both() {
     assert_holds(&cluster, 20);
 }
 
-/// Also while the replica that is to be replaced leads, and comes back later.
+/// Also while the replica to be replaced leads, and when it comes back later.
 #[test]
 fn replacement_under_a_new_id_is_refused_by_the_members() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
@@ -162,7 +162,8 @@ fn replacement_under_a_new_id_is_refused_by_the_members() {
     cluster.start_as(leader, command);
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     for at in others {
-        let words = "replica 4 called, which is no member of this cluster of replicas 1, 2, 3";
+        let words =
+            "replica 4 connected, which is not a member of this cluster of replicas 1, 2, 3";
         cluster.wait_for(words, || cluster.log(at).contains(words).then_some(()));
         let words = "under a new id: stop it, and replace the lost replica under its own id";
         assert!(cluster.log(at).contains(words), "{}", cluster.log(at));
@@ -170,7 +171,7 @@ fn replacement_under_a_new_id_is_refused_by_the_members() {
     assert_serves_no_write(&cluster, leader);
     let write_at_others = || {
         let mut client = Client::connect(cluster.address(others[0])).unwrap();
-        let reply = client.insist(&[b"SET", b"10", b"10"]);
+        let reply = client.call_until_ok(&[b"SET", b"10", b"10"]);
         assert_eq!(reply, b"+OK\r\n", "{}", cluster.logs());
     };
     write_at_others();

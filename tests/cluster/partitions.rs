@@ -1,6 +1,6 @@
-//! Real servers whose connections to one another are held up, cut and healed, and whose processes
-//! are stopped for a while: who must lead then, who must not, what clients are told, and that
-//! memory stays bounded. Nothing acknowledged is lost, and nothing is done twice.
+//! Real servers whose connections to one another are delayed, cut and healed, and whose processes
+//! are suspended: which replica must lead, which must not, what clients are told, and that memory
+//! stays bounded. No acknowledged write is lost, and none is applied twice.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,22 +15,22 @@ use crate::proxies::{Flow, Wires};
 use crate::replicas::Cluster;
 use crate::resident_bytes;
 
-/// Load before something happens, and after it is over.
+/// Duration of the load before an event, and after it is over.
 const LOAD: Duration = Duration::from_millis(300);
-/// Longer than a write waits for its outcome: whoever waits must have been told by then.
+/// Longer than a write waits for its outcome: every waiting client must have a reply by then.
 const LONG_CUT: Duration = Duration::from_millis(4_500);
-/// Longer than followers are patient with a leader, and a leader with silence.
+/// Longer than an election timeout and than the check-quorum window.
 const CUT: Duration = Duration::from_millis(2_500);
-/// After this without an election there is none because of what was before.
+/// Without an election in this time, the earlier events cause none.
 const CALM: Duration = Duration::from_millis(1_500);
-/// What a replica may take besides what its log holds: bytes that it holds for clients, 64 MiB,
-/// and for peers, and what the allocator keeps.
+/// Most memory of a replica beside its log: bytes held for clients, 64 MiB, and for peers, and what
+/// the allocator keeps.
 const MEMORY_MAX: u64 = 448 << 20;
 
-/// Each load has keys of its own, for what it reads must come from it.
+/// Each load has its own keys, since it may read only its own values.
 static ROUND: AtomicU64 = AtomicU64::new(0);
 
-/// Runs `test` while clients at all replicas write and read, then judges all that they saw.
+/// Runs `test` while clients write and read on all replicas, then checks their history.
 fn under_load(cluster: &Cluster, test: impl FnOnce()) {
     let notes = Notes::default();
     let round = ROUND.fetch_add(1, Ordering::Relaxed);
@@ -54,8 +54,8 @@ fn under_load(cluster: &Cluster, test: impl FnOnce()) {
     }
 }
 
-/// Whether `test` comes out without an election that it should not cause. A machine that is busy
-/// with something else may cause one too, but not every time.
+/// Asserts that `test` succeeds without an election. A busy machine may cause one too, but not in
+/// every attempt.
 fn is_calm(cluster: &Cluster, mut test: impl FnMut()) {
     let calm = (0..10).any(|_| {
         let before = (cluster.leader(), cluster.term());
@@ -66,18 +66,18 @@ fn is_calm(cluster: &Cluster, mut test: impl FnMut()) {
     assert!(calm, "an election each time\n{}", cluster.logs());
 }
 
-/// After all is healed: the term stays.
+/// Asserts that the term stays after everything is healed.
 fn stays_calm(cluster: &Cluster) {
     cluster.wait_until_all_serve();
     is_calm(cluster, || thread::sleep(CALM));
 }
 
-/// Clients that send large writes without waiting for replies, as much as is taken.
+/// Clients that send large writes without waiting for replies, as much as the server accepts.
 struct Flood {
     threads: Vec<(thread::JoinHandle<()>, thread::JoinHandle<[u64; 2]>)>,
 }
 
-/// Clients, writes of each, and bytes of a value.
+/// Number of clients, writes of each, and bytes of a value.
 const FLOOD: (usize, usize, usize) = (3, 512, 64 << 10);
 
 impl Flood {
@@ -109,7 +109,7 @@ impl Flood {
         Flood { threads: threads.collect() }
     }
 
-    /// Waits until each write has its reply: how many were done, how many not.
+    /// Waits until each write has its reply. Returns the numbers of applied and of other writes.
     fn end(self) -> [u64; 2] {
         let mut sum = [0, 0];
         for (sending, hearing) in self.threads {
@@ -121,7 +121,7 @@ impl Flood {
     }
 }
 
-/// Asserts that a replica has grown by no more than the log has, and what it may.
+/// Asserts that a replica's memory has grown by no more than its log and [`MEMORY_MAX`].
 fn is_bounded(cluster: &Cluster, at: usize, before: Option<u64>) {
     let (clients, writes, bytes) = FLOOD;
     let log = (clients * writes * bytes) as u64;
@@ -135,7 +135,7 @@ fn shown(reply: &[u8]) -> String {
     String::from_utf8_lossy(reply).into_owned()
 }
 
-/// Waits until one of the others leads, and a write through each of them is done.
+/// Waits until one of the others leads, and a write through each of them is applied.
 fn others_serve(cluster: &Cluster, but: usize) {
     for at in (0..3).filter(|at| *at != but) {
         cluster.wait_for("a write without it", || {
@@ -155,7 +155,7 @@ fn cut_off_leader(threads: &'static str, flow: Flow) {
         wires.set_around(leader, flow);
         let since = Instant::now();
         let flood = Flood::start(cluster.address(leader));
-        // It can't be done, and whether it ever will be nobody there can know.
+        // It cannot be applied now, and this replica cannot know whether it ever will be.
         let reply = shown(&waiting.call(&[b"SET", b"cut", b"off"]).unwrap());
         let words = ["-UNCERTAIN ", "-CLUSTERDOWN ", "-TRYAGAIN "];
         assert!(words.iter().any(|word| reply.starts_with(word)), "{reply}");
@@ -164,9 +164,9 @@ fn cut_off_leader(threads: &'static str, flow: Flow) {
         thread::sleep(LONG_CUT.saturating_sub(since.elapsed()));
         is_bounded(&cluster, leader, before);
         let reply = shown(&waiting.call(&[b"SET", b"cut", b"off"]).unwrap());
-        assert!(reply.starts_with("-CLUSTERDOWN "), "it leads no more, and knows it: {reply}");
+        assert!(reply.starts_with("-CLUSTERDOWN "), "it has stepped down: {reply}");
         wires.set_around(leader, Flow::Open);
-        // All that it held is answered, and then it holds nothing any more: it serves again.
+        // All held requests have their replies, so the replica serves again.
         let [_, refused] = flood.end();
         assert!(refused > 0, "a leader that is cut off did all that it was asked");
         cluster.wait_for("a write through the old leader", || {
@@ -195,7 +195,8 @@ fn leader_that_receives_nothing_steps_down() {
         let leader = cluster.leader();
         wires.set_to(leader, Flow::Held);
         others_serve(&cluster, leader);
-        // Whoever serves without it leads, unless a busy machine elects the next one just now.
+        // Another replica that serves has a leader, unless a busy machine elects the next one right
+        // now.
         cluster.wait_for("another leader", || cluster.leader_but(leader));
         assert!(cluster.term() > term);
         wires.set_to(leader, Flow::Open);
@@ -220,7 +221,7 @@ fn partitioned_follower_causes_no_election_and_catches_up() {
     }
 }
 
-/// Waits until a replica has applied what the leader has committed by now.
+/// Waits until a replica has applied everything that the leader has committed by now.
 fn caught_up(cluster: &Cluster, at: usize) {
     let committed: u64 = cluster.info(cluster.leader(), "raft_commit_index");
     cluster.wait_for("a follower that catches up", || {
@@ -228,9 +229,9 @@ fn caught_up(cluster: &Cluster, at: usize) {
     });
 }
 
-/// Adds to one counter through one replica, many at a time, until told to stop. Gives what the
-/// counter must be at least, and at most. Asserts that what it is told can be. However slow the
-/// disk is, something is done.
+/// Increments a counter through one replica, many times per pipeline, until `stop`. Returns the
+/// least and the greatest possible value, and asserts that the replies are possible. Some
+/// increments succeed however slow the disk is.
 fn count(address: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
     const PIPELINE: usize = 16;
     let (mut last, mut done, mut unknown, mut skipped) = (0, 0, 0, 0);
@@ -239,7 +240,7 @@ fn count(address: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
     let mut after = 0;
     while !stop.load(Ordering::Relaxed) || done == 0 {
         after += i32::from(stop.load(Ordering::Relaxed));
-        assert!(after < 20, "all is well again, and nothing is done");
+        assert!(after < 20, "nothing is applied after the recovery");
         client.send(&bytes).unwrap();
         for _ in 0..PIPELINE {
             let reply = shown(&client.reply().unwrap());
@@ -249,7 +250,7 @@ fn count(address: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
                 let value: u64 = reply.trim_start_matches(':').trim_end().parse().unwrap();
                 let most = last + 1 + skipped;
                 assert!(value > last && value <= most, "{value} after {last}, {most} at most");
-                // Those before it may still be done.
+                // Those before it may still be applied.
                 skipped -= value - last - 1;
                 (last, done) = (value, done + 1);
             }
@@ -273,7 +274,7 @@ fn forwarded_writes_over_flapping_links_apply_once() {
                 wires.set_from(follower, flow);
                 thread::sleep(Duration::from_millis(30 + round * 3));
             }
-            // Once the leader changes too, unless it is the counter's own replica by now.
+            // In one round the leader changes too, unless it is the counter's own replica by now.
             let leader = (round == 15).then(|| cluster.leader()).filter(|at| *at != follower);
             if let Some(leader) = leader {
                 cluster.kill(leader);
@@ -285,18 +286,19 @@ fn forwarded_writes_over_flapping_links_apply_once() {
         stop.store(true, Ordering::Relaxed);
         counting.join().unwrap()
     });
-    let value = shown(&Client::connect(address).unwrap().insist(&[b"GET", b"counter"]));
+    let value = shown(&Client::connect(address).unwrap().call_until_ok(&[b"GET", b"counter"]));
     let value: u64 = value.lines().nth(1).expect(&value).parse().unwrap();
     eprintln!("{least} additions acknowledged, {} unknown, {value} done", most - least);
     assert!(least > 0 && (least..=most).contains(&value), "{least} to {most}: {value}");
 }
 
-/// After so many writes, and some, the store forgets a request.
+/// After about this many writes the deduplication table forgets a request.
 const FORGOTTEN_AFTER: u64 = 66_000;
 
-/// A write stays on its way to a leader that loses its lead, is done by another, is forgotten, and
-/// only then arrives at the first one, which leads again. False if the counter's own replica came
-/// to lead in between, or nobody did for long: then nothing was on its way any more.
+/// A write is delayed on its way to a leader that is deposed; another leader applies it and forgets
+/// it, and only then it arrives at the first one, which leads again. False if the counter's own
+/// replica became the leader in between, or there was no leader for long: then nothing was in
+/// flight any more.
 fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
     cluster.wait_until_all_serve();
     let old = cluster.leader();
@@ -316,7 +318,8 @@ fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
     wires.set_from(old, Flow::Held);
     let reply = shown(&client.reply().unwrap());
     wires.set_from(old, Flow::Open);
-    // If it took too long on this machine nobody can say, and it may still be done.
+    // If it took too long on this machine, the outcome is unknown and the write may still be
+    // applied.
     let known = reply == ":2\r\n";
     assert!(known || passing(&reply), "{reply}");
     if cluster.wait_for("a new leader", || cluster.leader_but(old)) == follower {
@@ -339,7 +342,7 @@ fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
             return false;
         }
         caught_up(cluster, old);
-        // In silence it can't be elected itself.
+        // Without incoming messages it cannot be elected.
         wires.set_from(follower, Flow::Held);
         cluster.kill(other);
         cluster.restart();
@@ -351,7 +354,8 @@ fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
     wires.set(follower, old, Flow::Open);
     thread::sleep(LOAD);
     cluster.wait_until_all_serve();
-    let value = shown(&Client::connect(cluster.address(other)).unwrap().insist(&[b"GET", key]));
+    let value =
+        shown(&Client::connect(cluster.address(other)).unwrap().call_until_ok(&[b"GET", key]));
     assert!(value == "$1\r\n2\r\n" || (!known && value == "$1\r\n1\r\n"), "{value}");
     known
 }
@@ -359,7 +363,8 @@ fn stuck_write(cluster: &mut Cluster, wires: &Wires, key: &[u8]) -> bool {
 #[test]
 fn delayed_forwarded_write_is_not_applied_twice() {
     let (mut cluster, wires) = Cluster::start_wired(3, "auto");
-    // Each second time the counter's own replica wins the election, on a busy machine more often.
+    // Every second time, and more often on a busy machine, the counter's own replica wins the
+    // election.
     let bites =
         (0..40).any(|n| stuck_write(&mut cluster, &wires, format!("counter{n}").as_bytes()));
     assert!(bites, "no write was stuck as it should be\n{}", cluster.logs());
@@ -415,16 +420,15 @@ fn largest_values_delay_no_heartbeat() {
                     let mut client = Client::connect(address).unwrap();
                     let key = format!("small{at}");
                     while !stop.load(Ordering::Relaxed) {
-                        // Done, or refused while so much is under way, or behind it for too long:
-                        // all within the rules. What must not be is an election; that there was
-                        // none is looked at below.
+                        // Applied, or refused because too much is in flight: both are right. An
+                        // election is not; the check follows below.
                         let reply = shown(&client.call(&[b"SET", key.as_bytes(), b"1"]).unwrap());
                         let words = ["+OK", "-TRYAGAIN ", "-UNCERTAIN ", "-CLUSTERDOWN "];
                         assert!(words.iter().any(|word| reply.starts_with(word)), "{reply}");
                     }
                 });
             }
-            // One where it is taken in, one that is forwarded.
+            // On the replica that proposes it, and on one that forwards it.
             for at in [leader, (leader + 1) % 3] {
                 let mut client = Client::connect(cluster.address(at)).unwrap();
                 let reply = shown(&client.call(&[b"SET", b"large", &value]).unwrap());

@@ -1,6 +1,6 @@
-//! Connections between replicas that a test can hold up, cut and heal: each replica is told this
-//! process's ports in the place of its peers', one for each direction. What a replica says to a
-//! peer goes one way only, so one wire is one direction.
+//! Proxies between replicas that a test can delay, cut and heal. Each replica connects to ports of
+//! this process instead of its peers' ports, one port for each direction: a replica sends to a peer
+//! through one proxy, and receives through another.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,34 +13,34 @@ use bowline::wire::frame::{Decoder, Frame, Lane};
 
 use crate::replicas::{Cluster, free_port};
 
-/// How soon a change of a wire is noticed.
+/// Longest time until a change of a proxy takes effect.
 const STEP: Duration = Duration::from_millis(5);
 
-/// What becomes of the bytes on a wire.
+/// What a proxy does with the bytes of one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Flow {
-    /// They arrive.
+    /// Forwards them.
     Open,
-    /// They wait, as in a network that has stopped to deliver, and arrive later.
+    /// Delays them, like a network that has stopped delivering.
     Held,
-    /// Those of forwarded writes and entries wait.
+    /// Delays those of forwarded writes and entries only.
     BulkHeld,
-    /// Connections are dropped, and new ones too.
+    /// Closes the connections, and new ones too.
     Cut,
 }
 
-/// Which it is now, by its number.
+/// The current [`Flow`], as a number.
 type Switch = Arc<AtomicU8>;
 
-/// All wires between some replicas.
+/// The proxies between all pairs of replicas.
 pub(crate) struct Wires {
-    /// By sender and receiver: where the sender connects, and the switch.
+    /// By sender and receiver: the port to connect to, and the switch.
     wires: Vec<Vec<(u16, Switch)>>,
 }
 
 impl Wires {
-    /// Between replicas that listen at these ports.
+    /// Starts proxies between replicas that listen on these ports.
     pub(crate) fn new(ports: &[u16]) -> Wires {
         let wire = |&target: &u16| {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -55,27 +55,27 @@ impl Wires {
         Wires { wires: (0..ports.len()).map(from).collect() }
     }
 
-    /// Where `from` finds `to`.
+    /// The port at which `from` reaches `to`.
     pub(crate) fn port(&self, from: usize, to: usize) -> u16 {
         self.wires[from][to].0
     }
 
-    /// One direction.
+    /// Sets one direction.
     pub(crate) fn set(&self, from: usize, to: usize, flow: Flow) {
         self.wires[from][to].1.store(flow as u8, Ordering::Relaxed);
     }
 
-    /// All that a replica hears.
+    /// Sets everything that a replica receives.
     pub(crate) fn set_to(&self, to: usize, flow: Flow) {
         (0..self.wires.len()).for_each(|from| self.set(from, to, flow));
     }
 
-    /// All that a replica says.
+    /// Sets everything that a replica sends.
     pub(crate) fn set_from(&self, from: usize, flow: Flow) {
         (0..self.wires.len()).for_each(|to| self.set(from, to, flow));
     }
 
-    /// All of a replica's, both ways.
+    /// Sets both directions of a replica.
     pub(crate) fn set_around(&self, at: usize, flow: Flow) {
         self.set_to(at, flow);
         self.set_from(at, flow);
@@ -83,7 +83,7 @@ impl Wires {
 }
 
 impl Cluster {
-    /// Starts `count` replicas on empty folders, with wires between them.
+    /// Starts `count` replicas on empty folders, with proxies between them.
     pub(crate) fn start_wired(count: usize, threads: &'static str) -> (Cluster, Wires) {
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let wires = Wires::new(&ports);
@@ -96,13 +96,13 @@ fn accept(listener: &TcpListener, target: u16, switch: &Switch) {
         let Ok(stream) = stream else { continue };
         let switch = Arc::clone(switch);
         thread::spawn(move || {
-            // Whatever goes wrong with a connection ends it, as on any network.
+            // An error closes the connection, as in any network.
             let _ = carry(stream, SocketAddr::from((Ipv4Addr::LOCALHOST, target)), &switch);
         });
     }
 }
 
-/// Waits until bytes of this lane, or of one not known yet, may pass. False if they never will.
+/// Waits until bytes of this lane, or of a lane not known yet, may pass. False if they never will.
 fn may_pass(switch: &Switch, lane: Option<Lane>) -> bool {
     loop {
         let now = switch.load(Ordering::Relaxed);
@@ -126,7 +126,7 @@ fn carry(mut from: TcpStream, target: SocketAddr, switch: &Switch) -> std::io::R
     to.set_nodelay(true)?;
     let (from_end, mut to_end) = (from.try_clone()?, to.try_clone()?);
     thread::spawn(move || {
-        // The receiver says nothing: this returns when it has ended the connection.
+        // The receiver sends nothing: this returns when it has closed the connection.
         let _ = to_end.read(&mut [0]);
         let _ = from_end.shutdown(Shutdown::Both);
         let _ = to_end.shutdown(Shutdown::Both);
@@ -150,7 +150,7 @@ fn carry(mut from: TcpStream, target: SocketAddr, switch: &Switch) -> std::io::R
                 lane = Some(hello.lane);
             }
         }
-        // Read a moment before the wire was held up: these bytes wait too.
+        // Read a moment before the delay was switched on: these bytes wait too.
         if !may_pass(switch, lane) || to.write_all(&space[..count]).is_err() {
             break;
         }

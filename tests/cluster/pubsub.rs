@@ -1,13 +1,13 @@
-//! Channels and the face of a Sentinel over real processes.
+//! Pub/Sub, keyspace notifications, Sentinel commands and CLIENT REPLY with real processes.
 
 use std::io;
 use std::thread;
 use std::time::Instant;
 
 use crate::client::Client;
-use crate::replicas::{Cluster, PATIENCE};
+use crate::replicas::{Cluster, TIMEOUT};
 
-/// A message as a listener gets it: the words of an array of bulk strings.
+/// A message as a subscriber receives it: the elements of an array of bulk strings.
 fn words(reply: &[u8]) -> Vec<String> {
     let lines = reply.split(|byte| *byte == b'\n').skip(1);
     let texts = lines.filter(|line| !line.is_empty() && !line.starts_with(b"$"));
@@ -24,13 +24,14 @@ fn listen(cluster: &Cluster, at: usize, words: &[&[u8]]) -> Client {
     client
 }
 
-/// What `count` messages say, in the order in which they come.
-fn hear(client: &mut Client, count: usize) -> io::Result<Vec<String>> {
+/// The payloads of the next `count` messages, in order.
+fn receive(client: &mut Client, count: usize) -> io::Result<Vec<String>> {
     (0..count).map(|_| Ok(words(&client.reply()?).pop().unwrap_or_default())).collect()
 }
 
-/// Two publish at once, at two replicas; whoever listens, wherever, hears all of it in one order.
-/// Then the leader is killed, and who listens at the others goes on to listen.
+/// Two clients publish concurrently on two replicas, and all subscribers on all replicas get the
+/// same messages in the same order. Then the leader is killed, and subscribers of the other
+/// replicas stay subscribed.
 fn subscribers_get_equal_messages(threads: &'static str) {
     let mut cluster = Cluster::start(3, threads);
     cluster.wait_until_all_serve();
@@ -48,12 +49,13 @@ fn subscribers_get_equal_messages(threads: &'static str) {
         scope.spawn(|| publish(0, "a", 50));
         scope.spawn(|| publish(1, "b", 50));
     });
-    let heard: Vec<Vec<String>> =
-        listeners.iter_mut().map(|listener| hear(listener, 100).unwrap()).collect();
-    assert_eq!(heard[0], heard[1]);
-    assert_eq!(heard[0], heard[2]);
+    let received: Vec<Vec<String>> =
+        listeners.iter_mut().map(|listener| receive(listener, 100).unwrap()).collect();
+    assert_eq!(received[0], received[1]);
+    assert_eq!(received[0], received[2]);
     for name in ["a", "b"] {
-        let of_one: Vec<&String> = heard[0].iter().filter(|text| text.starts_with(name)).collect();
+        let of_one: Vec<&String> =
+            received[0].iter().filter(|text| text.starts_with(name)).collect();
         let wanted: Vec<String> = (0..50).map(|number| format!("{name}{number}")).collect();
         assert!(of_one.into_iter().eq(&wanted), "{name} out of order");
     }
@@ -74,36 +76,36 @@ fn subscribers_get_equal_messages(threads: &'static str) {
     let mut client = Client::connect(cluster.address(others[1])).unwrap();
     assert_eq!(client.call(&[b"PUBLISH", b"other", b"after"]).unwrap(), b":1\r\n");
     for at in others {
-        assert_eq!(hear(&mut listeners[at], 1).unwrap(), ["after"]);
+        assert_eq!(receive(&mut listeners[at], 1).unwrap(), ["after"]);
     }
 }
 
-/// Hears of the leaders after this one, one after the other, until it is one that the replica names
-/// that it was heard from: a busy machine may elect more than one.
+/// Reads leader changes from `watcher` until the leader is the one that the replica names: a busy
+/// machine may elect more than one.
 fn follow(cluster: &Cluster, at: usize, watcher: &mut Client, leader: usize) {
     let mut named = cluster.ports[leader].to_string();
-    let mut heard = false;
+    let mut received = false;
     let began = Instant::now();
-    while !heard || master(cluster, at) != Some(named.clone()) {
-        assert!(began.elapsed() < PATIENCE, "{named} was heard of, and another is named");
+    while !received || master(cluster, at) != Some(named.clone()) {
+        assert!(began.elapsed() < TIMEOUT, "{named} was received of, and another is named");
         let asked = master(cluster, at);
-        if heard && (asked.is_none() || asked.as_ref() == Some(&named)) {
+        if received && (asked.is_none() || asked.as_ref() == Some(&named)) {
             continue;
         }
-        // Who listens hears of it no later than who asks.
-        let news = hear(watcher, 1).unwrap().remove(0);
+        // Subscribers are notified no later than a Sentinel query shows the new leader.
+        let news = receive(watcher, 1).unwrap().remove(0);
         let told: Vec<&str> = news.split(' ').collect();
         assert_eq!(told[..2], ["mymaster", "127.0.0.1"], "{news}");
-        // There may have been elections before all named the same.
+        // There may have been elections before all replicas named the same leader.
         if told[2] == named {
-            (named, heard) = (told[4].to_owned(), true);
+            (named, received) = (told[4].to_owned(), true);
         } else {
-            assert!(!heard, "{named} led before, and now: {news}");
+            assert!(!received, "{named} led before, and now: {news}");
         }
     }
 }
 
-/// The port of the leader, as a replica says when it is asked as a Sentinel.
+/// The port of the leader, from a Sentinel query to a replica.
 fn master(cluster: &Cluster, at: usize) -> Option<String> {
     let mut client = Client::connect(cluster.address(at)).unwrap();
     let ask: &[&[u8]] = &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", b"mymaster"];
@@ -120,7 +122,7 @@ fn subscribers_get_equal_messages_everywhere_fused() {
     subscribers_get_equal_messages("fused");
 }
 
-/// What befalls a key is told at every replica where somebody wants to hear it, its end too.
+/// Keyspace notifications, expirations included, reach subscribers on every replica.
 #[test]
 fn expirations_are_notified_on_every_replica() {
     let cluster = Cluster::start(3, "auto");
@@ -138,30 +140,30 @@ fn expirations_are_notified_on_every_replica() {
     client.call(&[b"SET", b"k", b"v", b"PX", b"20"]).unwrap();
     client.call(&[b"HSET", b"h", b"f", b"v"]).unwrap();
     for listener in &mut listeners {
-        assert_eq!(hear(listener, 2).unwrap(), ["set", "expired"]);
+        assert_eq!(receive(listener, 2).unwrap(), ["set", "expired"]);
     }
     assert_eq!(client.call(&[b"GET", b"k"]).unwrap(), b"$-1\r\n");
 }
 
-/// A client that listens and does not read is closed, and costs the others nothing.
+/// A subscriber that does not read is disconnected, at no cost to other clients.
 #[test]
 fn subscriber_that_does_not_read_is_disconnected() {
     let cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
-    let mut deaf = listen(&cluster, 0, &[b"SUBSCRIBE", b"news"]);
+    let mut silent_reader = listen(&cluster, 0, &[b"SUBSCRIBE", b"news"]);
     let mut client = Client::connect(cluster.address(0)).unwrap();
     let message = vec![b'x'; 1 << 20];
-    // What it may have unread is far less than a GiB.
-    let heard = |_: &i32| client.call(&[b"PUBLISH", b"news", &message]).unwrap() == b":1\r\n";
-    assert!((0..1_000).take_while(heard).count() < 1_000, "it still listens");
-    // What was on its way comes, and then the end.
-    let end = (0..1_000).find_map(|_| deaf.reply().err());
-    assert!(end.is_some(), "it goes on");
+    // Its limit for unread messages is far below 1 GiB.
+    let received = |_: &i32| client.call(&[b"PUBLISH", b"news", &message]).unwrap() == b":1\r\n";
+    assert!((0..1_000).take_while(received).count() < 1_000, "it still listens");
+    // The messages in flight arrive, and then the end of the connection.
+    let end = (0..1_000).find_map(|_| silent_reader.reply().err());
+    assert!(end.is_some(), "it continues");
     assert_eq!(client.call(&[b"PUBLISH", b"news", b"again"]).unwrap(), b":0\r\n");
 }
 
-/// A client that wants no replies gets none, to what the door answers and to what the store does,
-/// and every one that it does want, at each replica.
+/// CLIENT REPLY OFF and SKIP suppress replies of all kinds of commands on each replica, and no
+/// others.
 #[test]
 fn client_reply_off_suppresses_replies() {
     let cluster = Cluster::start(3, "auto");
@@ -178,7 +180,7 @@ fn client_reply_off_suppresses_replies() {
     }
 }
 
-/// Adds to a number without hearing of it; what it is then. All other replies must be there.
+/// Increments a counter without replies. Returns its value; all other replies must arrive.
 fn mostly_silent(cluster: &Cluster, at: usize) -> Vec<u8> {
     let mut client = Client::connect(cluster.address(at)).unwrap();
     let lines = "CLIENT REPLY OFF\r\nSET a 1\r\nINCR a\r\nGET a\r\nNONESUCH\r\nPING\r\n\

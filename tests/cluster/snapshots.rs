@@ -1,5 +1,5 @@
-//! Real servers that take snapshots all the time: their folders stay small, everything
-//! acknowledged is there after kills, and whoever was away for long comes back by a snapshot.
+//! Real servers that take snapshots all the time: their folders stay small, acknowledged writes
+//! survive kills, and a follower that was away for long catches up by a snapshot.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 #[path = "failpoints.rs"]
@@ -19,30 +19,30 @@ use crate::client::{Client, command};
 use crate::load::{self, Notes, StopAtEnd};
 use crate::replicas::Cluster;
 
-/// The log is cut so often that every test sees it many times.
+/// So small that every test sees many log compactions.
 const OFTEN: &[&str] = &["--snapshot-log-bytes", "64kb"];
-/// Rounds of killing in each test, and what asks for more of them.
+/// Rounds of kills in each test, and the environment variable for more.
 const ROUNDS: u64 = 4;
 const ROUNDS_VARIABLE: &str = "BOWLINE_SNAPSHOT_ROUNDS";
-/// Load before a kill, between that and the return of the killed, and after.
+/// Duration of the load before a kill, between the kill and the restart, and after.
 const LOAD: Duration = Duration::from_millis(300);
 /// Keys of the bulk of the data, and the bytes of a value.
 const BULK_KEYS: usize = 64;
 const BULK_BYTES: usize = 16 << 10;
-/// What a segment of the log takes, at least.
+/// Smallest size of a segment of the log.
 const SEGMENT_BYTES: u64 = 8 << 20;
 
 fn bulk_key(number: usize) -> Vec<u8> {
     format!("bulk:{}", number % BULK_KEYS).into_bytes()
 }
 
-/// A value that tells which write it came from, and that no filler can be taken for.
+/// A value that contains the number of its write.
 fn bulk_value(number: usize) -> Vec<u8> {
     format!("{number:08}").into_bytes().repeat(BULK_BYTES / 8)
 }
 
-/// Sends writes at once until all of them are acknowledged: those behind which others overtook them
-/// while the leader changed are refused, which says that they were not done.
+/// Sends pipelined writes until all are acknowledged. During a leader change, writes that later
+/// ones overtook are refused, which means that they were not applied.
 fn send_until_done(client: &mut Client, mut writes: Vec<Vec<u8>>) {
     while !writes.is_empty() {
         client.send(&writes.concat()).unwrap();
@@ -63,7 +63,7 @@ fn write_bulk(client: &mut Client, numbers: std::ops::Range<usize>) {
     }
 }
 
-/// Asserts that a replica gives the last of so many bulk values for each key.
+/// Asserts that a replica returns for each key the last of `written` bulk values.
 fn read_bulk(address: SocketAddr, written: usize) {
     let mut client = Client::connect(address).unwrap();
     for number in written.saturating_sub(BULK_KEYS)..written {
@@ -74,7 +74,7 @@ fn read_bulk(address: SocketAddr, written: usize) {
     }
 }
 
-/// Numbers that `INFO` gives, all of one moment.
+/// Numbers from one `INFO` reply.
 fn infos<const N: usize>(address: SocketAddr, fields: [&str; N]) -> Option<[u64; N]> {
     let reply = Client::connect(address).ok()?.call(&[b"INFO"]).ok()?;
     let text = String::from_utf8(reply).unwrap();
@@ -84,12 +84,12 @@ fn infos<const N: usize>(address: SocketAddr, fields: [&str; N]) -> Option<[u64;
     }))
 }
 
-/// One of them.
+/// One number from `INFO`.
 fn info(address: SocketAddr, field: &str) -> Option<u64> {
     infos(address, [field]).map(|[number]| number)
 }
 
-/// How often the replicas' logs say these words.
+/// How often this text occurs in the replicas' logs.
 fn said(cluster: &Cluster, words: &str) -> usize {
     let log = |at: usize| {
         let path = cluster.folder.path().join(format!("replica-{}.log", at + 1));
@@ -98,7 +98,7 @@ fn said(cluster: &Cluster, words: &str) -> usize {
     (0..3).map(log).sum()
 }
 
-/// Names and sizes of the files in a replica's folder, but for the reserve.
+/// Names and sizes of the files in a replica's folder, without the reserve.
 fn files(cluster: &Cluster, at: usize) -> Vec<(String, u64)> {
     let (mut files, mut seen) = (Vec::new(), Vec::new());
     for file in fs::read_dir(cluster.replica_folder(at)).unwrap() {
@@ -106,7 +106,7 @@ fn files(cluster: &Cluster, at: usize) -> Vec<(String, u64)> {
         if file.file_name() == bowline::storage::RESERVE_FILE {
             continue;
         }
-        // It may be gone by now, or be there under another name.
+        // It may have been deleted or renamed since.
         if let Ok(about) = file.metadata()
             && !seen.contains(&about.ino())
         {
@@ -125,7 +125,7 @@ fn folder_stays_small_and_restarts_with_all_data() {
     let log_bytes = (written * BULK_BYTES) as u64;
     write_bulk(&mut Client::connect(cluster.address(0)).unwrap(), 0..written);
     for at in 0..3 {
-        // What is cut goes with the next writes.
+        // The compaction happens with later writes.
         cluster.wait_for("a folder of three segments and a snapshot", || {
             let mut client = Client::connect(cluster.address(at)).ok()?;
             client.call(&[b"SET", b"more", b"1"]).ok()?;
@@ -133,12 +133,12 @@ fn folder_stays_small_and_restarts_with_all_data() {
             let live = (BULK_KEYS * BULK_BYTES) as u64;
             let bound = 3 * SEGMENT_BYTES + live + live / 8;
             assert!(bound < log_bytes, "the test writes too little");
-            // One that is late has a small folder too.
+            // A slow replica has a small folder too.
             let first = info(cluster.address(at), "raft_first_index")?;
             (bytes < bound && first > written as u64 / 2).then_some(())
         });
-        // Where the next one is taken in between, what is told and what is there may differ.
-        cluster.wait_for("a file of the size that is told", || {
+        // If the next snapshot is taken in between, INFO and the folder may differ.
+        cluster.wait_for("a file of the reported size", || {
             let fields = ["raft_first_index", "raft_snapshot_index", "raft_snapshot_bytes"];
             let [first, snapshot, bytes] = infos(cluster.address(at), fields).unwrap();
             assert!(first <= snapshot + 1, "{first}, {snapshot}");
@@ -159,7 +159,7 @@ fn folder_stays_small_and_restarts_with_all_data() {
     }
 }
 
-/// The most bytes of each replica's folder until told to stop, and how often they were counted.
+/// The largest size of each replica's folder until `stop`, and the number of measurements.
 fn most_bytes(cluster: &Cluster, stop: &AtomicBool) -> ([u64; 3], usize) {
     let (mut most, mut count) = ([0; 3], 0);
     while !stop.load(Ordering::Relaxed) {
@@ -172,8 +172,8 @@ fn most_bytes(cluster: &Cluster, stop: &AtomicBool) -> ([u64; 3], usize) {
     (most, count)
 }
 
-/// As `src/runtime/stages/snapshot_scheduler.rs` has it: two snapshots, and a log that is not left behind by them,
-/// though it is written as fast as it can be.
+/// The bound of `src/runtime/stages/snapshot_scheduler.rs`: two snapshots, and a log that snapshots
+/// keep up with, however fast clients write.
 #[test]
 fn folder_size_is_bounded_under_fast_writes() {
     const KEYS: usize = 512;
@@ -207,14 +207,14 @@ fn folder_size_is_bounded_under_fast_writes() {
     let written = (WRITES * BULK_BYTES) as u64;
     let snapshot = (KEYS * (BULK_BYTES + 32)) as u64;
     let log = LOG_BYTES.max(snapshot / 16 * 7);
-    // What comes in one append, and what is made while the files are counted.
+    // One append, and files created during the measurement.
     let bound = 2 * snapshot + log + log / 4 + 4 * SEGMENT_BYTES + (2 << 20);
     eprintln!("{most:?} of at most {bound} bytes in {count} samples, {written} written");
     assert!(3 * bound < written, "{written} bytes are too few to show anything");
     assert!(count > 100, "the files were counted {count} times");
     assert!(most.iter().all(|most| *most > snapshot), "{most:?}");
     assert!(most.iter().all(|most| *most <= bound), "{most:?} above {bound}\n{}", cluster.logs());
-    assert!(said(&cluster, "a snapshot is taken") > 3 * 5, "{}", cluster.logs());
+    assert!(said(&cluster, "snapshot taken") > 3 * 5, "{}", cluster.logs());
 }
 
 #[test]
@@ -245,14 +245,14 @@ fn bgsave_and_save_take_a_snapshot() {
     assert_eq!(client.call(&[b"GET", b"k"]).unwrap(), b"$1\r\nv\r\n");
 }
 
-/// Stops a follower until the leader has let go of what it lacks, and lets it go on. Whether there
-/// was no election.
+/// Suspends a follower until the leader has compacted the entries that it lacks, and resumes it.
+/// Returns whether there was no election.
 fn stop_and_continue(cluster: &Cluster, written: &mut usize) -> bool {
     let leader = cluster.leader();
     let away = (leader + 1) % 3;
     let process = Pid::from_raw(i32::try_from(cluster.process(away)).unwrap()).unwrap();
     let term = info(cluster.address(leader), "raft_term");
-    let installed = said(cluster, "a leader's snapshot is here");
+    let installed = said(cluster, "leader's snapshot received");
     let reached = info(cluster.address(away), "raft_last_index").unwrap();
     kill_process(process, Signal::STOP).unwrap();
     let mut client = Client::connect(cluster.address(leader)).unwrap();
@@ -270,7 +270,7 @@ fn stop_and_continue(cluster: &Cluster, written: &mut usize) -> bool {
     // Another leader's log may reach further back.
     let calm = info(cluster.address(leader), "raft_term") == term;
     assert!(
-        !calm || said(cluster, "a leader's snapshot is here") > installed,
+        !calm || said(cluster, "leader's snapshot received") > installed,
         "it came back by the log\n{}",
         cluster.logs()
     );
@@ -281,7 +281,7 @@ fn comes_back(threads: &'static str) {
     let cluster = Cluster::start_with(3, threads, OFTEN);
     cluster.wait_until_all_serve();
     let mut written = 0;
-    // A machine that is busy with something else may cause an election too, but not every time.
+    // On a busy machine an election may occur too, but not every time.
     let calm = (0..10).any(|_| stop_and_continue(&cluster, &mut written));
     assert!(calm, "an election each time\n{}", cluster.logs());
 }
@@ -296,7 +296,7 @@ fn lagging_follower_catches_up_by_snapshot_fused() {
     comes_back("fused");
 }
 
-/// Writes large values until told to stop, so that logs are cut; whatever becomes of them.
+/// Writes large values until `stop`, so that logs are compacted; ignores the outcomes.
 fn fill(address: SocketAddr, stop: &AtomicBool) {
     let value = vec![b'x'; BULK_BYTES];
     while !stop.load(Ordering::Relaxed) {
@@ -313,7 +313,7 @@ fn fill(address: SocketAddr, stop: &AtomicBool) {
     }
 }
 
-/// Kills while snapshots are taken, sent and taken in.
+/// Kills replicas while snapshots are taken, sent and installed.
 fn kill_rounds(threads: &'static str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
     let mut cluster = Cluster::start_hasty(3, threads, OFTEN);
@@ -337,8 +337,8 @@ fn kill_rounds(threads: &'static str) {
                 cluster.kill(*victim);
             }
             if round % 4 == 0 {
-                // Until it lacks what is in no log any more, whoever leads when it comes back, and
-                // with what it took in after it was asked.
+                // Until every other log lacks the next entries of the killed replica, whichever
+                // leads when it restarts.
                 for living in [1, 2].map(|next| addresses[(victims[0] + next) % 3]) {
                     cluster.wait_for("a log that was cut", || {
                         info(living, "raft_first_index").filter(|first| *first > reached + 1_000)
@@ -348,7 +348,7 @@ fn kill_rounds(threads: &'static str) {
                 thread::sleep(LOAD);
             }
             cluster.restart();
-            // Some are killed again right when they come back, with a snapshot on its way.
+            // Some are killed again right after the restart, while a snapshot is in flight.
             if round % 4 == 0 {
                 let again = (cluster.leader() + 1) % 3;
                 cluster.kill(again);
@@ -364,15 +364,15 @@ fn kill_rounds(threads: &'static str) {
             "{threads} round {round}: {acknowledged} writes acknowledged, {} uncertain; so far {} \
              snapshots taken, {} taken in",
             notes.uncertain.load(Ordering::Relaxed),
-            said(&cluster, "a snapshot is taken"),
-            said(&cluster, "a leader's snapshot is here"),
+            said(&cluster, "snapshot taken"),
+            said(&cluster, "leader's snapshot received"),
         );
         if let Err(error) = notes.history().check(STEPS_MAX) {
             panic!("round {round}: {error}\n{}", cluster.logs());
         }
     }
-    assert!(said(&cluster, "a snapshot is taken") > 0, "{}", cluster.logs());
-    assert!(said(&cluster, "a leader's snapshot is here") > 0, "{}", cluster.logs());
+    assert!(said(&cluster, "snapshot taken") > 0, "{}", cluster.logs());
+    assert!(said(&cluster, "leader's snapshot received") > 0, "{}", cluster.logs());
     assert_eq!(said(&cluster, "panicked"), 0, "{}", cluster.logs());
 }
 

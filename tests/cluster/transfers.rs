@@ -1,6 +1,6 @@
-//! What is promised beside single keys, with real servers that are killed and cut off: transfers
-//! lose nothing, and what is asked for once is counted once, however often it was sent. What plain
-//! requests do that are sent again is counted, too, and only told.
+//! Guarantees beyond single keys, with servers that are killed and partitioned: transfers lose no
+//! money, and a command sent through ONCE is applied once, however often it is sent. Duplicates of
+//! plain commands that are resent are counted and printed.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,32 +14,32 @@ use crate::proxies::{Flow, Wires};
 use crate::replicas::{Cluster, free_port};
 use crate::{LOAD, ROUNDS_VARIABLE};
 
-/// Four kinds of kills, and three of cuts.
+/// Four kinds of kills and three kinds of partitions.
 const ROUNDS: u64 = 7;
-/// Small enough that replicas which come back find snapshots, and are sent some.
+/// Small enough that restarted replicas have snapshots, and are sent some.
 const FLAGS: &[&str] = &["--snapshot-log-bytes", "65536"];
 /// Longer than a write waits for its outcome.
 const CUT: Duration = Duration::from_millis(2_500);
 
-/// What clients counted that send again until they are answered.
+/// Counts of clients that resend until they get a reply.
 #[derive(Default)]
 struct Counts {
-    /// Requests that were answered in the end.
+    /// Requests that got a reply in the end.
     answered: AtomicU64,
-    /// Attempts beyond the first.
+    /// Attempts after the first.
     again: AtomicU64,
 }
 
-/// A client that asks one replica after the other until it is answered.
-struct Insistent<'c> {
+/// A client that sends to one replica after another until it gets a reply.
+struct RetryingClient<'c> {
     addresses: &'c [SocketAddr],
     at: usize,
     client: Option<Client>,
     counts: &'c Counts,
 }
 
-impl Insistent<'_> {
-    /// The answer to a request, however often it must be sent.
+impl RetryingClient<'_> {
+    /// The reply to a request, sent as often as necessary.
     fn ask(&mut self, words: &[&[u8]]) -> Vec<u8> {
         loop {
             if let Some(client) = &mut self.client
@@ -65,9 +65,9 @@ fn number(reply: &[u8]) -> u64 {
     digits.trim_end().parse().unwrap()
 }
 
-/// Counts in a session until told to stop; and now and then as somebody would who did not hear the
-/// answer. How often it counted.
-fn count_once(mut client: Insistent<'_>, stop: &AtomicBool) -> u64 {
+/// Increments a counter in a session until `stop`, and now and then resends as if the reply was
+/// lost. Returns the number of increments.
+fn count_once(mut client: RetryingClient<'_>, stop: &AtomicBool) -> u64 {
     let session = number(&client.ask(&[b"ONCE", b"OPEN"])).to_string();
     let mut sequence = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -84,8 +84,8 @@ fn count_once(mut client: Insistent<'_>, stop: &AtomicBool) -> u64 {
     u64::try_from(sequence).unwrap()
 }
 
-/// The same without a session. How often it was answered.
-fn count_plainly(mut client: Insistent<'_>, stop: &AtomicBool) -> u64 {
+/// The same without a session. Returns the number of replies.
+fn count_plainly(mut client: RetryingClient<'_>, stop: &AtomicBool) -> u64 {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         client.ask(&[b"INCR", b"plain"]);
@@ -95,7 +95,7 @@ fn count_plainly(mut client: Insistent<'_>, stop: &AtomicBool) -> u64 {
     count
 }
 
-/// Something happens to the cluster, and is over.
+/// Injects one fault and ends it.
 fn disturb(cluster: &mut Cluster, wires: &Wires, round: u64) {
     let leader = cluster.leader();
     match round % ROUNDS {
@@ -120,14 +120,14 @@ fn disturb(cluster: &mut Cluster, wires: &Wires, round: u64) {
     cluster.wait_until_all_serve();
 }
 
-/// Waits until so much was tried that it shows something, however slow the disk is.
+/// Waits until enough transfers were attempted, however slow the disk is.
 fn go_on_until_enough(cluster: &Cluster, transfers: &Transfers) {
     for count in (10..=50).step_by(10) {
         cluster.wait_for("more transfers", || {
             transfers.acknowledged().iter().all(|done| *done > count).then_some(())
         });
     }
-    cluster.wait_for("somebody in another's way", || {
+    cluster.wait_for("conflicting transfers", || {
         (transfers.conflicts.load(Ordering::Relaxed) > 0).then_some(())
     });
     cluster.wait_for("a snapshot", || {
@@ -155,7 +155,7 @@ fn rounds(threads: &'static str) {
             let address = addresses[name % 3];
             scope.spawn(move || transfers.run(address, &name.to_string(), stop));
         }
-        let insistent = |at, counts| Insistent { addresses, at, client: None, counts };
+        let insistent = |at, counts| RetryingClient { addresses, at, client: None, counts };
         let counting: Vec<_> = (0..3)
             .map(|at| {
                 let client = insistent(at, &once);
@@ -178,7 +178,7 @@ fn rounds(threads: &'static str) {
     let acknowledged = transfers.acknowledged();
     let get = |key: &[u8]| {
         let mut client = Client::connect(addresses[1]).unwrap();
-        let reply = String::from_utf8(client.insist(&[b"GET", key])).unwrap();
+        let reply = String::from_utf8(client.call_until_ok(&[b"GET", key])).unwrap();
         reply.lines().nth(1).map_or(0, |number| number.parse::<u64>().unwrap())
     };
     let counts = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

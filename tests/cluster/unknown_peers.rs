@@ -1,4 +1,4 @@
-//! Connections to the port for peers from anything that is no peer: refused, logged, harmless.
+//! Connections to the peer port from senders that are not peers: rejected, logged, and harmless.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,15 +9,15 @@ use bowline::types::NodeId;
 use bowline::wire::frame::{self, Frame, Hello, Lane};
 
 use crate::client::Client;
-use crate::replicas::{CLUSTER, Cluster, PATIENCE};
+use crate::replicas::{CLUSTER, Cluster, TIMEOUT};
 
-/// Calls at a replica's door for peers and waits until it is shut.
+/// Sends bytes to a replica's peer port and waits until the connection is closed.
 fn call(cluster: &Cluster, at: usize, bytes: &[u8]) {
     let mut stream = TcpStream::connect(("127.0.0.1", cluster.peer_port(at))).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(bytes).unwrap();
     let mut rest = Vec::new();
-    // Ended in order or reset: either way it is over.
+    // Closed or reset: both end the connection.
     let ended = stream.read_to_end(&mut rest);
     assert!(ended.is_err() || rest.is_empty(), "{rest:?}");
 }
@@ -39,7 +39,7 @@ fn unknown_peer_is_rejected_and_logged() {
         cluster: u128::from_str_radix(CLUSTER, 16).unwrap(),
         from: NodeId(2),
         to: NodeId(1),
-        // The one that runs has drawn another number.
+        // The running replica has drawn another number.
         incarnation: 1,
         openings: vec![7],
         members: [1, 2, 3].map(NodeId).to_vec(),
@@ -55,29 +55,32 @@ fn unknown_peer_is_rejected_and_logged() {
     let with_9 = [1, 2, 9].map(NodeId).to_vec();
     let two = [1, 2].map(NodeId).to_vec();
     for (bytes, words) in [
-        (greeting(&Hello { cluster: 7, ..hello.clone() }), "a peer of cluster 0000"),
+        (greeting(&Hello { cluster: 7, ..hello.clone() }), "a peer of another cluster, 0000"),
         (another_version, "speaks version 99"),
-        (greeting(&Hello { to: NodeId(3), ..hello.clone() }), "wanted to talk to replica"),
+        (greeting(&Hello { to: NodeId(3), ..hello.clone() }), "that expects replica 0003 here"),
         (
             greeting(&Hello { from: NodeId(9), members: with_9, ..hello.clone() }),
-            "replica 9 called",
+            "replica 9 connected",
         ),
-        (greeting(&Hello { from: NodeId(1), ..hello.clone() }), "replica 1 called, which is no"),
+        (
+            greeting(&Hello { from: NodeId(1), ..hello.clone() }),
+            "replica 1 connected, which is not",
+        ),
         (
             greeting(&Hello { members: two, ..hello.clone() }),
             "a cluster of replicas 1, 2, but this",
         ),
-        (greeting(&Hello { incarnation: 9, ..hello.clone() }), "it lists 1 of its 9 openings"),
-        (greeting(&hello), "incarnation 1 is another history"),
-        (mute, "before it said who it is"),
+        (greeting(&Hello { incarnation: 9, ..hello.clone() }), "1 of 9 openings are listed"),
+        (greeting(&hello), "incarnation 1 has another history"),
+        (mute, "another frame before its hello"),
     ] {
-        // Until the replica that the stranger says it is has called itself, it may be believed.
+        // The hello may be accepted until the real replica with this id has connected.
         cluster.wait_for(words, || {
             call(&cluster, 0, &bytes);
             cluster.log(0).contains(words).then_some(())
         });
     }
-    // A crowd that says nothing does not keep peers out: those that come later take its place.
+    // Idle connections do not keep peers out: later connections replace them.
     let crowd: Vec<TcpStream> = (0..200)
         .map(|_| TcpStream::connect(("127.0.0.1", cluster.peer_port(0))).unwrap())
         .collect();
@@ -89,8 +92,8 @@ fn unknown_peer_is_rejected_and_logged() {
     drop(crowd);
 }
 
-/// A member that says that it rejoins is believed whatever was heard of it before, and takes the
-/// place of the one that runs: that one is refused from then on.
+/// A member that announces that it rejoins is accepted whatever its known history was, and replaces
+/// the running replica of the same id, which is rejected from then on.
 #[test]
 fn rejoining_hello_disconnects_the_earlier_replica() {
     let cluster = Cluster::start_hasty(3, "auto", &[]);
@@ -108,14 +111,14 @@ fn rejoining_hello_disconnects_the_earlier_replica() {
     };
     let mut stream = TcpStream::connect(("127.0.0.1", cluster.peer_port(0))).unwrap();
     stream.write_all(&greeting(&hello)).unwrap();
-    let words = "replica 2 called, but it was heard before as incarnation 1, and incarnation 1 is";
+    let words = "replica 2 connected, but it was known as incarnation 1, and incarnation 1 has";
     cluster.wait_for(words, || cluster.log(0).contains(words).then_some(()));
-    // The others go on without it.
+    // The others continue without it.
     let mut client = Client::connect(cluster.address(2)).unwrap();
-    assert_eq!(client.insist(&[b"SET", b"k", b"1"]), b"+OK\r\n");
+    assert_eq!(client.call_until_ok(&[b"SET", b"k", b"1"]), b"+OK\r\n");
 }
 
-/// Everything that a client may ask for and that could name the cluster.
+/// All requests of clients whose replies could contain the cluster's id.
 const QUESTIONS: &[&[&[u8]]] = &[
     &[b"INFO", b"everything"],
     &[b"CLUSTER", b"NODES"],

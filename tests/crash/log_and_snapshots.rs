@@ -1,6 +1,6 @@
 //! A replica's use of its log and its snapshots in one folder, drawn from a seed, with an account
-//! of what was vouched for: it takes snapshots, takes in those of leaders, deletes the log behind
-//! them and begins it anew, with several of these under way at a time.
+//! of what must be durable. It takes snapshots, installs those of leaders, compacts the log and
+//! restarts it, with several of these in progress at a time.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 use std::collections::BTreeMap;
@@ -15,8 +15,8 @@ use bowline::types::{EntryId, Index, Term};
 
 use crate::workload::{CLUSTER, ME, OPTIONS, draw_payload};
 
-/// The state after these entries, and what the snapshot of it is: the end, a checksum over all
-/// entries, filler, and a checksum over all that.
+/// The snapshot of the state after these entries: its id, and its bytes, which are the last entry,
+/// a checksum over all entries, filler, and a checksum over all that.
 pub(crate) fn snapshot_of(history: &[Entry], filler: usize) -> (SnapshotId, Vec<u8>) {
     let last = history.last().expect("nobody takes a snapshot of nothing").id();
     let mut bytes = [last.term.0, last.index.0].map(u64::to_le_bytes).concat();
@@ -31,7 +31,7 @@ fn digest(history: &[Entry]) -> u32 {
     history.iter().fold(0, |digest, entry| crc32c::crc32c_append(digest, entry.record()))
 }
 
-/// Reads such a snapshot; it gives the checksum over all entries.
+/// Checks such a snapshot; the result is the checksum over all entries.
 #[derive(Default)]
 pub(crate) struct Check(Vec<u8>);
 
@@ -58,7 +58,7 @@ impl SnapshotCheck for Check {
     }
 }
 
-/// The log as it would be if nothing was ever deleted from it.
+/// The log without compaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Whole {
     hard_state: HardState,
@@ -77,41 +77,41 @@ impl Whole {
     }
 }
 
-/// What was counted, to show that the lives were full.
+/// Counts, to show that the runs covered every case.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) taken: u64,
     pub(crate) installed: u64,
     pub(crate) restarts: u64,
     pub(crate) deleted: u64,
-    /// Lives that began the log anew when they opened it.
+    /// Runs that restarted the log when they opened it.
     pub(crate) cut_installs: u64,
-    /// Lives that found a snapshot that nobody had been told of.
+    /// Runs that found a snapshot whose completion was not reported.
     pub(crate) untold: u64,
 }
 
-/// What one replica knows of its own folder over all its lives.
+/// What a replica must find in its folder, over all its runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Account {
-    vouched: Whole,
+    acknowledged: Whole,
     attempted: Whole,
-    /// Between the two, where making the one durable takes two syncs.
+    /// The state between the two, if making the attempt durable takes two syncs.
     between: Option<Whole>,
-    /// The latest snapshot that was told to be durable.
+    /// The latest snapshot reported as durable.
     latest: Option<SnapshotId>,
-    /// One that was being finished.
+    /// A snapshot whose completion was in progress.
     finishing: Option<SnapshotId>,
-    /// What every snapshot that ever was holds.
+    /// The history of every snapshot ever taken.
     histories: BTreeMap<(Index, Term), Vec<Entry>>,
-    /// Up to here entries stay.
+    /// Entries up to this index are committed.
     commit: Index,
-    /// Terms drawn: two leaders never have the same.
+    /// Terms drawn so far: no two leaders share one.
     terms: u64,
     bootstrapped: bool,
     pub(crate) counts: Counts,
 }
 
-/// A leader's snapshot on its way here.
+/// A leader's snapshot in transit.
 struct Incoming {
     id: SnapshotId,
     bytes: Vec<u8>,
@@ -119,7 +119,7 @@ struct Incoming {
 }
 
 impl Account {
-    /// One process's life: it opens the folder, finds what it must, and works for so many steps.
+    /// One process: it opens the folder, checks what it finds, and works for some steps.
     pub(crate) fn live(
         &mut self,
         disk: &SharedDisk,
@@ -128,7 +128,7 @@ impl Account {
     ) -> Result<(), StorageError> {
         if !self.bootstrapped {
             match Log::bootstrap(&mut disk.clone(), CLUSTER, ME, &[ME]) {
-                // The power failed when all was done, before it was said.
+                // The power failed after the bootstrap and before its report.
                 Err(StorageError::NotEmpty { file }) if file == "meta" => {}
                 other => other?,
             }
@@ -142,7 +142,7 @@ impl Account {
         for _ in 0..steps {
             match rng.below(12) {
                 0 if own.is_none() && self.commit > Index::ZERO => {
-                    // Of entries that are committed, whether they are durable here or not.
+                    // Of committed entries, durable here or not.
                     let end = usize::try_from(self.commit.0).unwrap();
                     let history = self.attempted.entries[..end].to_vec();
                     let (id, bytes) = self.draw_snapshot(history, &mut rng);
@@ -159,7 +159,7 @@ impl Account {
                         }
                     }
                 }
-                2 if incoming.is_none() && restart.is_none() && rng.chance(500) => {
+                2 if incoming.is_none() && restart.is_none() && rng.permille(500) => {
                     let history = self.draw_leaders_history(&mut rng);
                     let (id, bytes) = self.draw_snapshot(history, &mut rng);
                     let writer = snapshots.begin(SnapshotSource::Incoming)?;
@@ -185,18 +185,18 @@ impl Account {
                 }
                 4 if restart.is_some() => {
                     let last = restart.take().expect("it was asked");
-                    // A term that is new with the job comes first.
+                    // A new term of the job is appended first.
                     if last.term > self.attempted.hard_state.term {
                         let hard_state = HardState { term: last.term, voted_for: None };
                         self.attempted.hard_state = hard_state;
                         log.append(Some(hard_state), &[])?;
                     }
-                    // What waited may be there without the new beginning.
+                    // The waiting entries may be durable without the restart.
                     self.between = Some(self.attempted.clone());
                     self.attempted.entries.clone_from(&self.histories[&(last.index, last.term)]);
                     log.restart_after(last)?;
                     self.between = None;
-                    self.vouched.clone_from(&self.attempted);
+                    self.acknowledged.clone_from(&self.attempted);
                     self.commit = last.index;
                     self.counts.restarts += 1;
                 }
@@ -213,7 +213,7 @@ impl Account {
                 }
                 7 | 8 => {
                     log.sync()?;
-                    self.vouched.clone_from(&self.attempted);
+                    self.acknowledged.clone_from(&self.attempted);
                 }
                 _ => {
                     let (hard_state, entries) = self.draw_job(&mut rng);
@@ -222,11 +222,11 @@ impl Account {
             }
         }
         log.sync()?;
-        self.vouched.clone_from(&self.attempted);
+        self.acknowledged.clone_from(&self.attempted);
         Ok(())
     }
 
-    /// Opens the folder, which must hold what was vouched for, or what was on its way.
+    /// Opens the folder, which must contain what was reported as durable, or what was attempted.
     pub(crate) fn open(
         &mut self,
         disk: &SharedDisk,
@@ -239,25 +239,32 @@ impl Account {
             id
         });
         let is_known = snapshot == self.latest || snapshot == self.finishing;
-        assert!(is_known, "{snapshot:?}, told {:?}, made {:?}", self.latest, self.finishing);
+        assert!(
+            is_known,
+            "{snapshot:?}, reported {:?}, attempted {:?}",
+            self.latest, self.finishing
+        );
         let (log, durable, _) = Log::open(disk.clone(), Some(CLUSTER), ME, OPTIONS, snapshot)?;
-        let possible = [Some(&self.vouched), self.between.as_ref(), Some(&self.attempted)];
+        let possible = [Some(&self.acknowledged), self.between.as_ref(), Some(&self.attempted)];
         let found = possible.into_iter().flatten().find_map(|whole| self.cut(whole, &durable));
         let Some((whole, follows)) = found else {
-            panic!("vouched for {:?}, made {:?}, found {durable:?}", self.vouched, self.attempted)
+            panic!(
+                "acknowledged {:?}, attempted {:?}, found {durable:?}",
+                self.acknowledged, self.attempted
+            )
         };
         self.counts.untold += u64::from(snapshot != self.latest);
         self.counts.cut_installs += u64::from(!follows);
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         self.commit = self.commit.min(agreement(&whole, &self.attempted)).max(end);
         (self.latest, self.finishing, self.between) = (snapshot, None, None);
-        self.vouched.clone_from(&whole);
+        self.acknowledged.clone_from(&whole);
         self.attempted = whole;
         Ok((log, snapshots))
     }
 
-    /// What the log is as a whole if it was `whole`, and this is found behind a snapshot; and
-    /// whether it followed the snapshot.
+    /// The complete log if it was `whole` and this was found after a snapshot; and whether the log
+    /// restarted after the snapshot.
     fn cut(&self, whole: &Whole, found: &Durable) -> Option<(Whole, bool)> {
         let mut whole = whole.clone();
         let end = found.snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
@@ -290,9 +297,9 @@ impl Account {
         Ok(())
     }
 
-    /// Up to here what was vouched for is what the log is now.
+    /// The last index up to which the log equals the durable one.
     fn durable_index(&self) -> Index {
-        agreement(&self.vouched, &self.attempted)
+        agreement(&self.acknowledged, &self.attempted)
     }
 
     fn draw_snapshot(&mut self, history: Vec<Entry>, rng: &mut Rng) -> (SnapshotId, Vec<u8>) {
@@ -302,7 +309,7 @@ impl Account {
         made
     }
 
-    /// What a leader has committed: all that is committed here, and more.
+    /// A history that a leader may have committed: everything committed here, and more.
     fn draw_leaders_history(&mut self, rng: &mut Rng) -> Vec<Entry> {
         let shared = rng.between(self.commit.0, self.attempted.last().index.0);
         let mut history = self.attempted.entries[..usize::try_from(shared).unwrap()].to_vec();
@@ -312,19 +319,19 @@ impl Account {
         history
     }
 
-    /// What the core may hand to its log writer next.
+    /// A job that the core may give to its log writer next.
     fn draw_job(&mut self, rng: &mut Rng) -> (Option<HardState>, Vec<Entry>) {
         let Whole { hard_state, entries } = &mut self.attempted;
-        let changed = hard_state.term == Term(0) || rng.chance(300);
+        let changed = hard_state.term == Term(0) || rng.permille(300);
         if changed {
             self.terms += 1;
-            let voted_for = rng.chance(500).then_some(ME);
+            let voted_for = rng.permille(500).then_some(ME);
             *hard_state = HardState { term: Term(self.terms), voted_for };
-            if rng.chance(400) {
-                // Another leader's entries take the place of a tail.
+            if rng.permille(400) {
+                // Entries of another leader replace a tail.
                 let committed = usize::try_from(self.commit.0).unwrap();
                 let tail = (entries.len() - committed).min(8);
-                entries.truncate(entries.len() - rng.place(tail + 1));
+                entries.truncate(entries.len() - rng.index(tail + 1));
             }
         }
         let first = entries.len() as u64 + 1;
@@ -343,13 +350,13 @@ fn draw_entries(term: u64, indexes: std::ops::Range<u64>, rng: &mut Rng) -> Vec<
     indexes.map(&mut encode).collect()
 }
 
-/// The last index up to which both are the same.
+/// The last index up to which both logs are the same.
 fn agreement(one: &Whole, other: &Whole) -> Index {
     let both = one.entries.iter().zip(&other.entries);
     Index(both.take_while(|(one, other)| one == other).count() as u64)
 }
 
-/// Writes some of what is left of a snapshot, perhaps all of it.
+/// Writes some of the rest of a snapshot, or all of it.
 fn write_rest(
     snapshots: &mut Snapshots<SharedDisk>,
     writer: &mut SnapshotWriter<usize>,
@@ -357,6 +364,6 @@ fn write_rest(
     rng: &mut Rng,
 ) -> Result<(), StorageError> {
     let rest = &bytes[usize::try_from(writer.bytes()).unwrap()..];
-    let much = if rng.chance(500) { rest.len() } else { rng.place(rest.len() + 1) };
+    let much = if rng.permille(500) { rest.len() } else { rng.index(rest.len() + 1) };
     snapshots.write(writer, &rest[..much])
 }

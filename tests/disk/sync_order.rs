@@ -1,6 +1,6 @@
-//! What the server asks of the system, in order: a new file is written, synced, renamed, and its
-//! folder synced, before anything is written that counts on it; and nothing is acknowledged before
-//! the sync that covers it has returned (safety.md D3, D1).
+//! The order of the server's system calls: a new file is written, synced, renamed, and its folder
+//! synced, before anything is written that relies on it; and no write is acknowledged before the
+//! sync that covers it has returned.
 
 use std::fs;
 
@@ -8,11 +8,11 @@ use super::client::Client;
 use super::replicas::Cluster;
 use super::{LARGE, info, key, strace_is_there, traced, value};
 
-/// One finished call of a thread, as strace prints it: `name(arguments) = result`.
+/// One call of a thread, as strace prints it: `name(arguments) = result`.
 struct Call {
     thread: String,
     text: String,
-    /// It is what the thread began, not what it finished: for what must not begin too early.
+    /// The start of a call, not its end: for calls that must not start too early.
     begins: bool,
 }
 
@@ -21,7 +21,7 @@ impl Call {
         self.text.starts_with(&format!("{name}(")) || self.text.starts_with(&format!("{name}at"))
     }
 
-    /// The path of the first file descriptor, or the first path that is named.
+    /// The path of the first file descriptor, or the first path in the arguments.
     fn file(&self) -> &str {
         let paths = self.text.split_once('<').filter(|_| !self.is("rename") && !self.is("mkdir"));
         match paths {
@@ -36,7 +36,7 @@ impl Call {
     }
 }
 
-/// Joins what strace cut in two where another thread came between.
+/// Joins calls that strace split because another thread made one in between.
 fn calls(text: &str) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
     let mut unfinished: Vec<(String, String)> = Vec::new();
@@ -60,7 +60,7 @@ fn calls(text: &str) -> Vec<Call> {
     calls
 }
 
-/// Whether a file has the name that it has until it is durable.
+/// Whether a file has its temporary name.
 fn is_unfinished(path: &str) -> bool {
     path.strip_suffix(".new").is_some()
 }
@@ -69,7 +69,7 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').unwrap().0
 }
 
-/// The calls of one thread that concern files, finished ones.
+/// The finished calls of one thread that concern files.
 fn of_files<'a>(calls: &'a [Call], thread: &str) -> Vec<&'a Call> {
     const NAMES: [&str; 6] = ["pwrite64", "fdatasync", "fsync", "rename", "mkdir", "unlink"];
     let of_thread = calls.iter().filter(|call| !call.begins && call.thread == thread);
@@ -84,14 +84,14 @@ fn files_are_synced_before_use_and_writes_before_replies() {
     let mut cluster = Cluster::start(1, "dedicated");
     cluster.wait_until_all_serve();
     cluster.kill(0);
-    // A first start, with folders above that are not there yet.
+    // A first start, whose parent folders do not exist yet.
     let deep = cluster.folder.path().join("deep/down");
     let notes = cluster.folder.path().join("strace");
     let mut command = cluster.command(0);
     command.arg("--bootstrap").arg("--dir").arg(&deep);
     let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let old = cluster.replica_folder(0);
-    // The last --dir counts; the first one is taken out.
+    // The last --dir counts; the first one is removed.
     let place = words.iter().position(|word| *word == old.as_os_str()).unwrap();
     let mut command = std::process::Command::new(command.get_program());
     command.args(&words[..place - 1]).args(&words[place + 1..]);
@@ -107,11 +107,11 @@ fn files_are_synced_before_use_and_writes_before_replies() {
     }
     cluster.kill(0);
     cluster.wait_for("the last word of strace", || {
-        // Killed itself, strace leaves the server behind, which then ends with its standard input.
+        // Strace was killed, so the server stays until its standard input is closed.
         Client::connect(cluster.address(0)).is_err().then_some(())
     });
     let text = fs::read_to_string(&notes).unwrap();
-    // The last line may be cut short.
+    // The last line may be incomplete.
     let text = text.rsplit_once('\n').unwrap().0;
     let calls = calls(text);
     let mut threads: Vec<&str> = calls.iter().map(|call| &*call.thread).collect();
@@ -139,13 +139,13 @@ fn files_are_synced_before_use_and_writes_before_replies() {
         }
     }
     assert!(renames >= 6 && folders == 2, "{renames} files, {folders} folders were made");
-    // No file is made under the name that counts, but those that hold nothing.
+    // No file is created under its final name, except files without contents.
     for call in calls.iter().filter(|call| call.is("open") && call.text.contains("O_CREAT")) {
         let name = call.names()[0];
         let known = is_unfinished(name) || name.ends_with("/lock") || name.ends_with("/reserve");
         assert!(known || !name.starts_with(&*deep.to_string_lossy()), "{}", call.text);
     }
-    // One write at a time, so each has a sync of its own.
+    // One write at a time, so each has its own sync.
     let (mut synced, mut acknowledged) = (0, 0);
     for call in &calls {
         let is_block = call.is("fdatasync") && call.file().contains("/segment-");
@@ -176,7 +176,7 @@ fn snapshot_is_synced_and_verified_before_compaction() {
     let snapshot = || info(&cluster, 0, "raft_snapshot_index");
     let segment = |number| cluster.replica_folder(0).join(format!("segment-{number:010}"));
     let (mut latest, mut taken) = (snapshot(), 0);
-    // Some snapshots, which take longer where the disk is slow, and segments that go with them.
+    // Some snapshots, which take longer on a slow disk, and segments that are deleted with them.
     for number in 0.. {
         let reply = client.call(&[b"SET", &key(number % 4), &value(number, LARGE)]).unwrap();
         assert_eq!(reply, b"+OK\r\n");
@@ -209,7 +209,7 @@ fn snapshot_is_synced_and_verified_before_compaction() {
             assert!(last.is_some_and(|it| it.is("fdatasync")), "not synced: {}", call.text);
             let of_thread = |it: &&Call| !it.begins && it.thread == call.thread;
             let mut after = calls[at..].iter().filter(of_thread).skip(1);
-            // Killed in between, it has done nothing that counts on the name.
+            // The process was killed in between, and has done nothing that relies on the name.
             let Some(next) = after.next() else { continue };
             assert!(next.is("fsync") && next.file() == parent(new), "{}", next.text);
             durable += 1;

@@ -1,5 +1,5 @@
-//! A server of one connection without sockets and replicas: what the Redis door does, with a store
-//! that applies at once. For fuzzing, and for holding replies against a real Redis.
+//! A server of one connection without sockets and replicas: the handling of Redis requests, with a
+//! store that applies writes at once. For fuzzing, and for comparisons with a real Redis.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) struct LocalServer {
 }
 
 impl LocalServer {
-    /// With an empty store.
+    /// A server with an empty store.
     pub(crate) fn new(limits: Limits) -> LocalServer {
         let (id, host) = (NodeId(1), "127.0.0.1".to_owned());
         let me = ReplicaInfo {
@@ -53,8 +53,8 @@ impl LocalServer {
         }
     }
 
-    /// Closes the connection and takes a new one, to the same store.
-    #[allow(dead_code, reason = "not everybody who has a server has several connections")]
+    /// Closes the connection and opens a new one to the same store.
+    #[allow(dead_code, reason = "not all users need several connections")]
     pub(crate) fn connect_again(&mut self, limits: Limits) {
         let (address, here) = ("127.0.0.1:50000".to_owned(), "127.0.0.1:7001".to_owned());
         self.connection = Connection::new(3, address, here, self.context.now);
@@ -64,18 +64,18 @@ impl LocalServer {
     }
 
     /// Most bytes of a command in the log.
-    #[allow(dead_code, reason = "the limit's test alone does so")]
+    #[allow(dead_code, reason = "only the test of the limit needs it")]
     pub(crate) fn allow_payload(&mut self, bytes: usize) {
         self.context.payload_bytes_max = bytes;
     }
 
-    /// What the connection holds by itself.
-    #[allow(dead_code, reason = "nor does everybody count")]
+    /// Memory of the connection in bytes.
+    #[allow(dead_code, reason = "not all users need it")]
     pub(crate) fn held_bytes(&self) -> usize {
         self.connection.held_bytes()
     }
 
-    /// Takes bytes as they come from a client.
+    /// Processes input of the client.
     pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.unused.extend_from_slice(bytes);
         let mut used = 0;
@@ -103,7 +103,7 @@ impl LocalServer {
         self.unused.drain(..used);
     }
 
-    /// Does what is to be done about a request.
+    /// Performs the action for a request.
     fn act(&mut self, key: RequestKey, index: Index, step: Action) {
         let (connection, out) = (&mut self.connection, &mut self.replies);
         match step {
@@ -143,8 +143,8 @@ impl LocalServer {
         }
     }
 
-    /// It is that time, since 1970: by the wall clock and by the log's.
-    #[allow(dead_code, reason = "not everybody who has a server has clocks")]
+    /// Sets the time since 1970, of the wall clock and of the replicated clock.
+    #[allow(dead_code, reason = "not all users need clocks")]
     pub(crate) fn move_clock(&mut self, now: Duration) {
         self.context.wall_clock = now;
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -155,18 +155,18 @@ impl LocalServer {
         self.store.apply(index, &command.encode());
     }
 
-    /// What was answered since the last call.
+    /// The replies since the last call.
     pub(crate) fn replies(&mut self) -> Vec<u8> {
         self.replies.split().to_vec()
     }
 
-    /// Whether the connection was closed by us.
+    /// Whether the server closed the connection.
     pub(crate) fn closed(&self) -> bool {
         self.closed
     }
 }
 
-/// The answer to who is connected.
+/// The reply to a query about connections.
 fn list(query: ClientQuery, connection: &Connection, context: &Context) -> Bytes {
     let (mut list, mut out) = (ClientList::new(query), BytesMut::new());
     list.add(connection, context.now, BufferBytes::default());

@@ -1,6 +1,6 @@
-//! The replica program, as a simulator of the course meets it: real processes, real sockets, every
-//! transport, both arrangements of threads. What is counted is asserted; times never are, for this
-//! runs on busy machines too.
+//! The replica program under the course's simulator: real processes, real sockets, every transport,
+//! both thread arrangements. The tests assert counts, never durations, because they also run on
+//! busy machines.
 
 #[path = "hostile_network.rs"]
 mod hostile_network;
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use replica_program::REPLICA;
 
-/// Losses, a cut and a kill in eight seconds. No request comes right before the kill, and after the
-/// last one there is time for every answer. Whether
-/// clients have put anything yet that they could get is the generator's luck and not judged.
+/// Message loss, a partition and a kill in eight seconds. No request comes right before the kill,
+/// and after the last request there is time for every reply. Whether clients can read what they
+/// have written depends on the random requests and is not judged.
 const SHORT: &str = r#"{
     "lifetime": 8, "start_wait": 4, "end_wait": 5, "replicas": 5, "requests": 80, "mix": 0.5,
     "drops": 0.1,
@@ -30,7 +30,7 @@ const SHORT: &str = r#"{
     }}
 }"#;
 
-/// One run under the process simulator, as somebody at a terminal would start it: the report.
+/// One run under the process simulator, started like from a terminal. Returns the report.
 fn run_short(protocol: &str, threads: &str) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_bowline"))
         .args(["sim", "--processes", "--replica", REPLICA, "--protocol", protocol])
@@ -43,7 +43,7 @@ fn run_short(protocol: &str, threads: &str) -> Value {
     reports[0].clone()
 }
 
-/// All transports at once: nearly all of the time is spent waiting.
+/// All transports at once: the runs spend nearly all of their time waiting.
 fn holds(threads: &str) {
     let protocols = ["udp", "seqpacket", "stream"];
     let reports = std::thread::scope(|scope| {
@@ -59,8 +59,8 @@ fn holds(threads: &str) {
         ] {
             assert_eq!(report[count], expected, "{protocol}: {count}: {report}");
         }
-        // What the leader had from a client but, messages being lost, not yet on any other replica
-        // when it was killed, nobody can answer.
+        // A request that the killed leader had not replicated yet, because messages were lost,
+        // cannot be answered.
         assert!(report["failures"].as_u64() <= Some(1), "{protocol}: {report}");
         // One for each time that the leader may have changed.
         assert!(report["duplicates"].as_u64() <= Some(2), "{protocol}: {report}");

@@ -1,5 +1,5 @@
-//! Three replicas between which every message passes a test that repeats it, brings old ones back
-//! and throws rubbish in between. They must keep answering, and rightly.
+//! Three replicas behind a router that duplicates messages, replays old ones, and sends garbage.
+//! They must keep replying, and correctly.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -12,20 +12,20 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-use super::replica_program::{PATIENCE, Program, simulator};
+use super::replica_program::{Program, TIMEOUT, simulator};
 
 const CLIENT: &str = "0013";
 const IDS: [&str; 3] = ["0000", "0001", "0002"];
 
-/// The simulator's part.
+/// The router, in the role of the simulator.
 struct Router {
     sockets: Vec<UdpSocket>,
     addresses: Vec<SocketAddr>,
     programs: Vec<Program>,
     random: ChaCha8Rng,
-    /// Whom the last answer named.
+    /// The leader that the last reply named.
     leader: usize,
-    /// Messages between replicas, to be sent again much later.
+    /// Messages between replicas, to be replayed much later.
     old: Vec<(usize, Vec<u8>)>,
     _folder: tempfile::TempDir,
 }
@@ -49,15 +49,15 @@ impl Router {
     }
 
     fn throw(&self, to: usize, text: &[u8]) {
-        // An error means that it is dead, which the end of the test will say better.
+        // An error means that the replica is dead, which the end of the test reports.
         let _ = self.sockets[to].send_to(text, self.addresses[to]);
     }
 
-    /// Asks and routes until the answer is there.
+    /// Sends a request and routes messages until its reply arrives.
     fn ask(&mut self, request: &Value) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         for attempt in 0.. {
-            // Two that each take the other for the leader may send it to and fro for a while.
+            // Two replicas that name each other as the leader may redirect it for a while.
             let mid = format!("{:010}{attempt:06}", self.random.random_range(0..1_000_000_000_u64));
             let mut request = request.clone();
             let to = self.leader;
@@ -82,10 +82,10 @@ impl Router {
             }
             assert_eq!(answer["type"], "redirect", "{answer}");
         }
-        unreachable!("attempts without end")
+        unreachable!("endless attempts")
     }
 
-    /// Passes on one message of each replica, with malice; gives the answers to clients.
+    /// Routes one message of each replica with faults. Returns the replies to clients.
     fn route(&mut self) -> Vec<Value> {
         let mut answers = Vec::new();
         let mut buffer = vec![0; 65_536];
@@ -96,7 +96,7 @@ impl Router {
             match IDS.iter().position(|id| message["dst"] == *id) {
                 Some(to) => self.pass_on(to, text),
                 None if message["dst"] == CLIENT => answers.push(message),
-                None => assert_eq!(message["type"], "hello", "{message} is for nobody"),
+                None => assert_eq!(message["type"], "hello", "{message} has no receiver"),
             }
         }
         answers
@@ -115,7 +115,7 @@ impl Router {
         self.throw(victim, &rubbish);
     }
 
-    /// Something that no replica may act upon.
+    /// A message that no replica may act on.
     fn rubbish(&mut self) -> Vec<u8> {
         let length = self.random.random_range(0..2_000);
         let mut noise = vec![0; length];
@@ -140,7 +140,7 @@ impl Router {
                 .to_string()
                 .into()
             }
-            // Well made, but from a stranger who wants to be voted for.
+            // A well-formed vote request from an unknown sender.
             _ => {
                 let last = EntryId::new(1 << 40, 1 << 40);
                 let vote = RequestVote { term: Term(1 << 40), pre: false, transfer: false, last };

@@ -1,5 +1,6 @@
-//! Replica programs for tests: one that is sound as long as nobody fails (a star without any
-//! consensus), and several that misbehave. They run in the test program itself, started again.
+//! Replica programs for tests: one that is correct while no replica fails (a star without
+//! consensus), and several that misbehave. They run in the test program, started as a child
+//! process.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::UdpSocket;
@@ -8,26 +9,26 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What a replica does.
+/// The behaviour of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Habit {
-    /// Follows the rules; 0000 leads.
+    /// Follows the protocol; 0000 leads.
     Sound,
     /// Like `Sound`, and exits at the third request.
     QuitsLater,
-    /// Says hello and then broadcasts without end.
+    /// Sends a hello and then broadcasts without end.
     Floods,
-    /// Answers every request with half a JSON object.
+    /// Replies to every request with half a JSON object.
     SendsBrokenJson,
-    /// Answers every get with a value of its own.
+    /// Replies to every get with a value of its own.
     Lies,
-    /// Answers every request twice: first with a redirect, then with ok.
+    /// Replies to every request twice: with a redirect, then with ok.
     AnswersTwice,
-    /// Never says hello.
+    /// Never sends a hello.
     Mute,
 }
 
-/// How the program speaks.
+/// The transport to the simulator.
 enum Wire {
     Udp(UdpSocket, u16),
     Packet(socket2::Socket),
@@ -36,7 +37,7 @@ enum Wire {
 
 impl Wire {
     fn send(&mut self, message: &str) {
-        // A simulator that is gone will end us soon.
+        // If the simulator is gone, this process is killed soon.
         let _ = match self {
             Wire::Udp(socket, port) => socket.send_to(message.as_bytes(), ("127.0.0.1", *port)),
             Wire::Packet(socket) => socket.send(message.as_bytes()),
@@ -60,7 +61,7 @@ impl Wire {
     }
 }
 
-/// Runs until it is killed. The arguments are those that the simulator gives a replica.
+/// Runs until it is killed, with the arguments that the simulator gives a replica.
 pub(crate) fn run(habit: Habit, arguments: &[String]) -> ! {
     let with_port = arguments[0].parse::<u16>().is_ok_and(|_| arguments[0].len() != 4);
     let ids = &arguments[usize::from(with_port)..];

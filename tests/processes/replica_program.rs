@@ -1,5 +1,5 @@
-//! One replica program, started by hand, with a test in the place of the simulator: what it does
-//! with arguments, at its start and at its end.
+//! One replica program, started by hand, with the test in the role of the simulator: arguments,
+//! start and exit.
 
 use std::io::Read as _;
 use std::net::UdpSocket;
@@ -9,13 +9,13 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// The built program.
+/// Path of the built program.
 pub(crate) const REPLICA: &str = env!("CARGO_BIN_EXE_bowline-replica");
 
 /// Longer than anything takes, so that a test that hangs fails instead.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A running replica; killed with the test.
+/// A running replica; killed when dropped.
 pub(crate) struct Program(Child);
 
 impl Program {
@@ -32,18 +32,18 @@ impl Program {
         Program(child)
     }
 
-    /// Whether it has neither ended nor closed its output.
+    /// Whether the process runs and has not closed its output.
     pub(crate) fn is_alive(&mut self) -> bool {
         self.0.try_wait().expect("our own child").is_none()
     }
 
-    /// Sends SIGTERM with the system's own program, for `std` can only kill.
+    /// Sends SIGTERM with the system's `kill`, because `std` can only send SIGKILL.
     fn terminate(&self) {
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").arg(&pid).status().expect("kill").success());
     }
 
-    /// Waits for its end: how it ended, and all that it printed.
+    /// Waits for the exit. Returns the status and the output.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let status = self.0.wait().expect("our own child");
         let mut printed = String::new();
@@ -55,16 +55,16 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Errors mean that it has ended already.
+        // An error means that it has exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A UDP socket in the place of the simulator.
+/// A UDP socket in the role of the simulator.
 pub(crate) fn simulator() -> (UdpSocket, String) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-    socket.set_read_timeout(Some(PATIENCE)).expect("our own socket");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("our own socket");
     let port = socket.local_addr().expect("our own socket").port().to_string();
     (socket, port)
 }
@@ -103,7 +103,7 @@ fn options_go_anywhere_and_hello_is_sent_first() {
         assert!(replica.is_alive());
         replica.terminate();
         let (status, printed) = replica.end();
-        assert_eq!(status.signal(), Some(15), "SIGTERM ends it, without more ado");
+        assert_eq!(status.signal(), Some(15), "SIGTERM kills it");
         assert_eq!(printed, "");
     }
 }

@@ -1,13 +1,13 @@
 //! Replays the committed corpus of the fuzz targets through the same functions, as a plain test.
 //!
-//! `tests/fuzz/corpus/TARGET/` holds seeds, which this file makes (they carry names; run with
-//! `UPDATE_CORPUS=1` after a change of a format), and inputs that a fuzzer found (they carry
-//! hashes).
+//! `tests/fuzz/corpus/TARGET/` holds seeds, which this file creates (their names describe them; run
+//! with `UPDATE_CORPUS=1` after a change of a format), and inputs that a fuzzer found (their names
+//! are hashes).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bowline::kv::{Command, Operation};
+use bowline::kv::{Command, CommandId, Operation};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, HardState, InstallReply,
     InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::entries;
 
-/// Inputs found by fuzzing stay few and small, so that the whole replay takes no time.
+/// Inputs found by fuzzing stay few and small, so that the replay is fast.
 const INPUT_BYTES_MAX: u64 = 4 << 10;
 
 fn folder(target: &str) -> PathBuf {
@@ -91,16 +91,16 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
     let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
     for (name, operation) in [
-        ("get", Operation::Get { key: b"k" }),
-        ("put", Operation::Put { key: b"k", value: b"value" }),
-        ("put_nothing", Operation::Put { key: b"", value: b"" }),
-        ("delete", Operation::Delete { key: b"k" }),
-        ("transfer", Operation::Transfer { from: b"a", to: b"b", amount: 7 }),
+        ("get", Operation::get(b"k")),
+        ("put", Operation::set(b"k", b"value")),
+        ("put_nothing", Operation::set(b"", b"")),
+        ("delete", Operation::del(b"k")),
+        ("transfer", Operation::call(CommandId::of("transfer"), &[&b"a"[..], b"b", b"7"])),
     ] {
         seeds.push(("command", name, Command { key, operation }.encode().to_vec()));
     }
 
-    let put = Operation::Put { key: b"k", value: b"v" };
+    let put = Operation::set(b"k", b"v");
     let payload = Command { key, operation: put }.encode();
     let mut buffer = RecordBuffer::default();
     let first = buffer.encode(EntryId::new(2, 8), EntryKind::NoOp, b"");
@@ -184,7 +184,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds
 }
 
-/// Frames between replicas: one of each kind, and two that do not end well.
+/// Frames between replicas: one of each kind, and two with a broken end.
 fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     let key = RequestKey { client: ClientId(3), request: RequestId(*b"ABCDEFGHIJ012345") };
     let last = EntryId::new(2, 8);
@@ -227,7 +227,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     seeds.push(("frame", "claim", b"BOWL\x02\0\xFF\xFF\xFF\xFF\0\0\0\0\x02".to_vec()));
 }
 
-/// What Redis clients send: as they begin, as people type it, and as nobody should.
+/// Input of Redis clients: handshakes, inline commands, and malformed requests.
 fn requests(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     for (name, text) in [
         ("greeting", "*2\r\n$5\r\nhello\r\n$1\r\n3\r\nCLIENT SETINFO LIB-NAME x\r\ninfo\r\n"),
@@ -247,8 +247,8 @@ fn requests(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     }
 }
 
-/// Segment files, whole and with traces of a power cut; and blocks alone, which the target puts
-/// into a file.
+/// Segment files, complete and torn by a power cut; and single blocks, which the target puts into a
+/// file.
 fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     const SEGMENT: &str = "segment-0000000001";
     const SECTOR: usize = 512;
@@ -264,13 +264,13 @@ fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
     };
     let state = |term| Some(HardState { term: Term(term), voted_for: Some(replica) });
     log.append(state(1), &[entry(1, 1, 5), entry(1, 2, 30)]).expect("in order");
-    log.sync().expect("memory does not fail");
+    log.sync().expect("a disk in memory does not fail");
     log.append(state(2), &[entry(2, 2, 700)]).expect("in order");
-    log.sync().expect("memory does not fail");
+    log.sync().expect("a disk in memory does not fail");
     let mut disk = log.into_disk();
     let file = disk.read(SEGMENT).expect("the first segment");
     seeds.push(("segment", "whole", file.clone()));
-    // The opening's block, the entries' and the first sector of the last block are in front.
+    // Before the last block there are the block of the opening and that of the entries.
     for (name, sector) in [("torn_end", 4), ("torn_start", 3), ("lost", 1)] {
         disk.tamper(SEGMENT, |bytes| bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0));
         let bytes = disk.read(SEGMENT).expect("the first segment");

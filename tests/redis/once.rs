@@ -1,4 +1,4 @@
-//! Requests of sessions: done once, and answered as their commands are.
+//! ONCE: commands of a session are applied once, with the replies of their commands.
 
 use bowline::wire::resp::Limits;
 
@@ -9,7 +9,7 @@ fn ask(server: &mut LocalServer, line: &str) -> String {
     String::from_utf8(server.replies()).expect("replies of text")
 }
 
-/// A door, and a session's number.
+/// A server, and the number of a session.
 fn open() -> (LocalServer, String) {
     let mut server = LocalServer::new(Limits::default());
     let session = ask(&mut server, "once open");
@@ -29,7 +29,7 @@ fn repeated_once_command_is_replied_but_not_applied() {
         (6, "MSET a 1 b 2", "+OK\r\n"),
         (7, "GETDEL a", "$1\r\n1\r\n"),
         (8, "DEL b h nothing", ":2\r\n"),
-        // What can't be done has its number, too.
+        // A command that fails uses its number, too.
         (9, "INCR k", "-ERR value is not an integer or out of range\r\n"),
         (10, "INCRBY n many", "-ERR value is not an integer or out of range\r\n"),
         (11, "INCR", "-ERR wrong number of arguments for 'incr' command\r\n"),
@@ -44,7 +44,7 @@ fn repeated_once_command_is_replied_but_not_applied() {
         }
     }
     assert_eq!(ask(&mut server, "MGET n k"), "*2\r\n$2\r\n42\r\n$1\r\nv\r\n");
-    // By another connection, in another version.
+    // From another connection, with another protocol version.
     server.connect_again(Limits::default());
     ask(&mut server, "HELLO 3");
     assert_eq!(ask(&mut server, &format!("ONCE {session} 3 SET k v GET")), "_\r\n");
@@ -82,7 +82,7 @@ fn unanswerable_once_command_is_refused_with_a_reason() {
     assert_eq!(ask(&mut server, "GET n"), "$2\r\n68\r\n");
     server.allow_payload(1_000);
     let reply = ask(&mut server, &format!("ONCE {session} 71 SET k {large}"));
-    assert!(reply.starts_with("-ERR the command takes "), "{reply}");
+    assert!(reply.starts_with("-ERR the command is too large: it takes "), "{reply}");
     assert_eq!(ask(&mut server, &format!("ONCE {session} 72 INCR n")), ":69\r\n");
 }
 

@@ -1,4 +1,4 @@
-//! Replies that no other server could give: who leads, how this one is, what it does not do.
+//! Replies that differ from those of Redis: the leader, the role, and unsupported features.
 
 use bowline::raft::{DiskState, RoleName};
 use bowline::redis::{Action, Connection, Context, ReplicaInfo, Settings};
@@ -6,7 +6,7 @@ use bowline::types::{Index, Instant, NodeId, RequestKey, Term};
 use bowline::wire::resp::{Limits, Parser};
 use bytes::BytesMut;
 
-/// A connection to replica 2 of three, of which 1 leads.
+/// A connection to replica 2 of three, of which replica 1 leads.
 struct Client {
     connection: Connection,
     context: Context,
@@ -36,7 +36,7 @@ impl Client {
         Client { connection: Connection::new(3, address, here, Instant::ZERO), context, settings }
     }
 
-    /// What comes of a request, and its reply if there is one yet.
+    /// The action for a request, and its reply if there is one yet.
     fn ask(&mut self, line: &str) -> (Action, String) {
         let mut parser = Parser::new(Limits::default());
         let line = format!("{line}\n");
@@ -174,7 +174,7 @@ fn command_larger_than_a_log_entry_is_refused() {
     client.context.payload_bytes_max = 100;
     assert!(client.is_submitted("SET k v"));
     let reply = client.reply(&format!("SET k {}", "v".repeat(100)));
-    assert!(reply.starts_with("-ERR the command takes "), "{reply}");
+    assert!(reply.starts_with("-ERR the command is too large: it takes "), "{reply}");
     let help = client.reply("CONFIG HELP");
     assert!(help.starts_with("*11\r\n+CONFIG <subcommand>"), "{help}");
 }

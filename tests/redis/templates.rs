@@ -1,12 +1,12 @@
-//! The requests that random streams are made of, and the words in them. To add a command is to add
-//! a line to its room here; how forms are written is said in `grammar.rs`.
+//! Templates of the requests of random streams, and their arguments. To add a command, add a line
+//! to its group here; the syntax is described in `grammar.rs`.
 
-use super::grammar::{Form, any_order, near, pairs, same, shape};
+use super::grammar::{Template, any_order, near, pairs, same, shape};
 
-/// Words by their kinds: those that are mostly taken, and, where there is a second row, those that
-/// are taken now and then. What is there twice is taken twice as often. Kinds of keys overlap, so
-/// that keys of another kind of value are met.
-pub(crate) const WORDS: &[(&str, &[&[&[u8]]])] = &[
+/// Arguments by kind: the usual ones, and in an optional second row rare ones. An argument that
+/// occurs twice is drawn twice as often. Kinds of keys overlap, so that commands meet keys of
+/// another type.
+pub(crate) const ARGUMENTS: &[(&str, &[&[&[u8]]])] = &[
     ("str", &[STRING_KEYS, ALL_KEYS]),
     ("hash", &[&[b"h1", b"h2", b"h3"], ALL_KEYS]),
     ("list", &[&[b"l1", b"l2", b"l3"], ALL_KEYS]),
@@ -18,13 +18,13 @@ pub(crate) const WORDS: &[(&str, &[&[&[u8]]])] = &[
     ("float", &[FLOATS, VALUES]),
     ("member", &[&[b"a", b"b", b"c", b"d", b"e", b"1", b"2"], VALUES]),
     ("count", &[&[b"0", b"1", b"1", b"2", b"3", b"5", b"10", b"-1", b"-2", b"-4"], INTEGERS]),
-    // Without the least number there is, whose sign Redis turns and does not get a count.
+    // Without the smallest integer: Redis negates it and gets no count.
     ("rank", &[&[b"1", b"2", b"3", b"-1", b"-2", b"-3"], &[b"0", b"x", b"9223372036854775807"]]),
     ("index", &[&[b"0", b"1", b"2", b"3", b"5", b"-1", b"-2", b"-3", b"-5", b"100"], INTEGERS]),
-    // Not far below 0: Redis tells a set's members so many times.
+    // Not far below 0: Redis replies with this many members of a set.
     ("some", &[&[b"0", b"1", b"2", b"3", b"10", b"-1", b"-2", b"-4"], NO_NUMBER]),
     ("score", &[SCORES, NO_NUMBER]),
-    // Above 0: a product of 0 and what is below is -0.
+    // Positive: the product of 0 and a negative number is -0.
     ("weight", &[&[b"1", b"2", b"0.5", b"0.1", b"10", b"1e300", b"inf"], NO_NUMBER]),
     ("smin", &[&[b"-inf", b"0", b"(0", b"1", b"(1", b"-5", b"0.1", b"(-inf"], ENDS]),
     ("smax", &[&[b"+inf", b"inf", b"2", b"(2", b"3.0e3", b"5", b"(5", b"0.3"], ENDS]),
@@ -47,12 +47,13 @@ pub(crate) const WORDS: &[(&str, &[&[&[u8]]])] = &[
     ("past", &[&[b"1", b"0", b"-1", b"1000000000"]]),
 ];
 
-/// Kinds of words that tell times. Those are far away or over, never near; a condition of more or
-/// less should be put on moments (`second`, `milli`), not on times from now; and only where a key
-/// goes at once if its time is over, `past` may be said: Redis counts others for a while.
+/// Kinds of arguments that are times. These are far in the future or in the past. Conditions on
+/// order apply to absolute times (`second`, `milli`), not to relative ones. `past` is only for
+/// commands after which Redis deletes an expired key at once: otherwise it counts expired keys for
+/// a while.
 pub(crate) const CLOCK_KINDS: &[&str] = &["seconds", "millis", "second", "milli", "past"];
 
-/// All keys there can be. What they hold is compared at the end of a stream.
+/// All keys. Their contents are compared at the end of a stream.
 pub(crate) const ALL_KEYS: &[&[u8]] = &[
     b"s1", b"s2", b"s3", b"s4", b"", b"h1", b"h2", b"h3", b"l1", b"l2", b"l3", b"m1", b"m2", b"m3",
     b"z1", b"z2", b"z3", b"never",
@@ -124,7 +125,7 @@ const FLOATS: &[&[u8]] = &[
     b"123456789.123",
 ];
 
-/// Without -0 and what is between 10^17 and 2^62, which Redis keeps or writes in another way in
+/// Without -0 and numbers between 10^17 and 2^62, which Redis stores or formats differently in
 /// large sets than in small ones.
 const SCORES: &[&[u8]] = &[
     b"0",
@@ -155,7 +156,7 @@ const ENDS: &[&[u8]] = &[
 const FAR_OFFSETS: &[&[u8]] =
     &[b"-1", b"4294967296", b"536870912", b"9223372036854775807", b"x", b"", b"01", b"1.5"];
 
-/// Without the least number there is, which Redis takes for a large one where it saturates fields.
+/// Without the smallest integer, which Redis takes for a large one in saturating bit fields.
 const AMOUNTS: &[&[u8]] = &[
     b"0",
     b"1",
@@ -195,13 +196,13 @@ const NO_SECONDS: &[&[u8]] = &[
     b"-9223372036854775808",
 ];
 
-/// Seconds by which the same time may be told differently: both servers read a clock of their own.
+/// Seconds by which times may differ: each server reads its own clock.
 const S: i64 = 20;
 /// The same in milliseconds.
 const MS: i64 = 20_000;
 
-/// The rooms, by the names that `BOWLINE_REDIS_ROOM` takes.
-pub(crate) const ROOMS: &[(&str, &[Form])] = &[
+/// Template groups, by the names that `BOWLINE_REDIS_GROUP` accepts.
+pub(crate) const GROUPS: &[(&str, &[Template])] = &[
     ("strings", STRINGS),
     ("bits", BITS),
     ("keys", KEYS),
@@ -212,9 +213,9 @@ pub(crate) const ROOMS: &[(&str, &[Form])] = &[
     ("connections", CONNECTIONS),
 ];
 
-/// What is asked about each key at the end of a stream, as `key`: so it is seen what a stream has
-/// left. A key that holds something else answers with an error on both sides.
-pub(crate) const LAST: &[Form] = &[
+/// Requests for each key at the end of a stream, as `key`, to compare the final state. For a key of
+/// another type both servers reply with an error.
+pub(crate) const LAST: &[Template] = &[
     same("TYPE key"),
     near(MS, "PTTL key"),
     same("GET key"),
@@ -224,7 +225,7 @@ pub(crate) const LAST: &[Form] = &[
     same("ZRANGE key 0 -1 WITHSCORES"),
 ];
 
-const STRINGS: &[Form] = &[
+const STRINGS: &[Template] = &[
     same("SET str value"),
     same("SET str value [NX|XX|GET|KEEPTTL|EX seconds|PX millis|EXAT second|PXAT milli ...]"),
     same("SETNX str value"),
@@ -254,7 +255,7 @@ const STRINGS: &[Form] = &[
     same("LCS str str [LEN|IDX [MINMATCHLEN count] [WITHMATCHLEN]]"),
 ];
 
-const BITS: &[Form] = &[
+const BITS: &[Template] = &[
     same("SETBIT str at bit"),
     same("GETBIT str at"),
     same("BITCOUNT str [index index [BYTE|BIT|value]]"),
@@ -269,7 +270,7 @@ const BITS: &[Form] = &[
     same("GET str"),
 ];
 
-const KEYS: &[Form] = &[
+const KEYS: &[Template] = &[
     same("DEL key [key ...]"),
     same("DEL key"),
     same("UNLINK key [key ...]"),
@@ -303,7 +304,7 @@ const KEYS: &[Form] = &[
     shape("MEMORY USAGE key"),
 ];
 
-const HASHES: &[Form] = &[
+const HASHES: &[Template] = &[
     same("HSET hash member value [member value ...]"),
     same("HSET hash member int"),
     same("HSETNX hash member value"),
@@ -327,7 +328,7 @@ const HASHES: &[Form] = &[
     pairs("HSCAN hash 0 [MATCH pattern] COUNT 1000 ; HLEN hash'"),
 ];
 
-const SETS: &[Form] = &[
+const SETS: &[Template] = &[
     same("SADD set member [member ...]"),
     same("SADD set member [member ...]"),
     same("SREM set member [member ...]"),
@@ -346,13 +347,13 @@ const SETS: &[Form] = &[
     any_order("SDIFF set [set ...]"),
     same("(SINTERSTORE|SUNIONSTORE|SDIFFSTORE) set [set ...] set"),
     same("SINTERCARD few set [set ...] [LIMIT count]"),
-    // With a count that is enough for all, and a cursor that Redis may have given: else it goes by
-    // its table.
+    // With a count that covers everything, and a cursor that Redis may have returned: otherwise the
+    // reply depends on its hash table.
     any_order("SSCAN set (0|X) [MATCH pattern] COUNT 1000 ; SCARD set'"),
     same("COMMAND GETKEYS SINTERCARD few set [set ...]").once_in(4),
 ];
 
-const LISTS: &[Form] = &[
+const LISTS: &[Template] = &[
     same("LPUSH list member [member ...]"),
     same("RPUSH list member [member ...]"),
     same("RPUSH list member member member value"),
@@ -377,7 +378,7 @@ const LISTS: &[Form] = &[
     same("COMMAND GETKEYS LMPOP few list [list ...] LEFT").once_in(4),
 ];
 
-const SORTED_SETS: &[Form] = &[
+const SORTED_SETS: &[Template] = &[
     same("ZADD zset [NX|XX|GT|LT|CH] score member [score member ...]"),
     same("ZADD zset score member [score member ...]"),
     same("ZADD zset [NX|XX|GT|LT|CH|INCR ...] score member [score member ...]"),
@@ -410,7 +411,8 @@ const SORTED_SETS: &[Form] = &[
     same("ZDIFFSTORE zset few zset zset [key]"),
     same("ZINTERCARD few zset zset [set] [LIMIT count]"),
     any_order("ZSCAN zset (0|X) [MATCH pattern] COUNT 1000 ; ZCARD zset'"),
-    // By bytes only where all scores are equal: else Redis does not say what comes.
+    // By lexicographic order only where all scores are equal: otherwise Redis does not specify the
+    // result.
     same(
         "DEL zset ; ZADD zset' 0 member 0 member 0 member 0 member ; ZRANGEBYLEX zset' lmin lmax \
           [LIMIT count count] ; ZREVRANGEBYLEX zset' lmax lmin [LIMIT count count] ; ZLEXCOUNT \
@@ -421,7 +423,7 @@ const SORTED_SETS: &[Form] = &[
     same("COMMAND GETKEYS (ZUNION|ZMPOP) few zset [zset ...]").once_in(4),
 ];
 
-const CONNECTIONS: &[Form] = &[
+const CONNECTIONS: &[Template] = &[
     same("PING [value]").once_in(4),
     same("ECHO value").once_in(4),
     same("CLIENT SETNAME member").once_in(4),

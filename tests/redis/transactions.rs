@@ -1,5 +1,5 @@
-//! Transactions: the same replies as a real Redis gives, of scripts that were thought of and of
-//! random ones; and what only we do.
+//! Transactions: scripts and random transactions get the replies of a real Redis; and what only
+//! this server does.
 
 use bowline::wire::resp::Limits;
 use rand::{RngExt, SeedableRng};
@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::local_server::LocalServer;
 use super::reference::Reference;
 
-/// Scripts, one a line, requests parted by semicolons. Each has a connection of its own.
+/// Scripts, one per line, with requests separated by semicolons. Each has its own connection.
 const SCRIPTS: &str = "
 EXEC; DISCARD; UNWATCH; EXEC a; MULTI; EXEC a; EXEC
 MULTI; MULTI; WATCH a; SET a 1; EXEC; GET a
@@ -41,7 +41,7 @@ MULTI; SUBSCRIBE c; PSUBSCRIBE e*; EXEC; MULTI; PING; UNSUBSCRIBE; PUNSUBSCRIBE;
 MULTI; PUBLISH c hello; PUBSUB NUMSUB c; INCR n; EXEC
 ";
 
-/// Everything that comes back of a script until its connection is closed, a greeting apart.
+/// All replies to a script until its connection is closed, without that to HELLO.
 fn ours(server: &mut LocalServer, script: &[u8]) -> String {
     server.connect_again(Limits::default());
     server.receive(script);
@@ -49,7 +49,7 @@ fn ours(server: &mut LocalServer, script: &[u8]) -> String {
 }
 
 fn compare(reference: &Reference, server: &mut LocalServer, requests: &[String], version: u32) {
-    // The greeting's own reply tells of the server.
+    // The reply to HELLO describes the server.
     let greeting = if version == 3 { "HELLO 3\r\nECHO begin\r\n" } else { "ECHO begin\r\n" };
     let script = format!("{greeting}{}\r\nQUIT\r\n", requests.join("\r\n"));
     let theirs = reference.until_closed(script.as_bytes()).escape_ascii().to_string();
@@ -76,16 +76,16 @@ fn transactions_get_the_replies_of_redis() {
     }
 }
 
-/// Random ones, on so few keys that watched ones change.
+/// Random transactions, on so few keys that watched ones change.
 #[test]
 fn random_transactions_get_the_replies_of_redis() {
     let Some(reference) = Reference::start() else { return };
     let mut server = LocalServer::new(Limits::default());
     compare(&reference, &mut server, &["FLUSHALL".to_owned()], 2);
-    let mut dice = ChaCha8Rng::seed_from_u64(7);
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
     let (mut conflicts, mut done) = (0, 0);
     for round in 0..600 {
-        let requests: Vec<String> = (0..40).map(|_| random(&mut dice)).collect();
+        let requests: Vec<String> = (0..40).map(|_| random(&mut rng)).collect();
         compare(&reference, &mut server, &requests, 2 + round % 2);
         let queued = requests.iter().filter(|line| *line == "EXEC").count();
         (conflicts, done) = (conflicts + usize::from(queued > 1), done + queued);
@@ -93,7 +93,7 @@ fn random_transactions_get_the_replies_of_redis() {
     assert!(conflicts > 100 && done > 1_000, "{conflicts} {done}");
 }
 
-fn random(dice: &mut ChaCha8Rng) -> String {
+fn random(rng: &mut ChaCha8Rng) -> String {
     const KEYS: [&str; 4] = ["a", "b", "c", "d"];
     const VALUES: [&str; 6] = ["1", "-7", "text", "9223372036854775807", "\"\"", "0"];
     const FORMS: [&str; 36] = [
@@ -134,20 +134,20 @@ fn random(dice: &mut ChaCha8Rng) -> String {
         "nonesuch V",
         "GET",
     ];
-    let form = if dice.random_range(0..60) == 0 {
-        ["RESET", "FLUSHALL", "SAVE", "EXEC V"][dice.random_range(0..4)]
+    let form = if rng.random_range(0..60) == 0 {
+        ["RESET", "FLUSHALL", "SAVE", "EXEC V"][rng.random_range(0..4)]
     } else {
-        FORMS[dice.random_range(0..FORMS.len())]
+        FORMS[rng.random_range(0..FORMS.len())]
     };
     let words = form.split(' ').map(|word| match word {
-        "K" => KEYS[dice.random_range(0..KEYS.len())],
-        "V" => VALUES[dice.random_range(0..VALUES.len())],
+        "K" => KEYS[rng.random_range(0..KEYS.len())],
+        "V" => VALUES[rng.random_range(0..VALUES.len())],
         word => word,
     });
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// What a script of requests parted by semicolons gives.
+/// The replies to a script of requests separated by semicolons.
 fn run(server: &mut LocalServer, script: &str) -> String {
     server.receive(format!("{}\r\n", script.replace("; ", "\r\n")).as_bytes());
     String::from_utf8(server.replies()).expect("replies of text")
@@ -174,7 +174,7 @@ fn bgsave_in_a_transaction_is_refused_with_watched_keys() {
     let mut server = LocalServer::new(Limits::default());
     let reply = run(&mut server, "MULTI; BGSAVE; EXEC");
     assert!(reply.ends_with("*1\r\n+Background saving started\r\n"), "{reply}");
-    // It could not be taken back.
+    // A snapshot could not be undone.
     let reply = run(&mut server, "WATCH k; MULTI; BGSAVE; EXEC");
     assert!(reply.ends_with("*1\r\n-ERR Command not allowed inside a transaction\r\n"), "{reply}");
 }
@@ -185,14 +185,14 @@ fn transaction_larger_than_a_log_entry_is_refused() {
     server.allow_payload(2_000);
     let value = "v".repeat(700);
     let reply = run(&mut server, &format!("MULTI; SET a {value}; SET b {value}; SET c {value}"));
-    let last = reply.lines().last().expect("it is answered");
+    let last = reply.lines().last().expect("it has a reply");
     assert!(last.starts_with("-ERR the transaction takes "), "{last}");
     let reply = run(&mut server, "EXEC; EXISTS a b c");
     assert_eq!(reply, "-EXECABORT Transaction discarded because of previous errors.\r\n:0\r\n");
-    // With what is watched it is more than it was when it was queued.
+    // With the watched keys it is larger than it was when it was queued.
     let watched = "w".repeat(1_500);
     let reply = run(&mut server, &format!("WATCH {watched}; MULTI; SET a {value}; EXEC"));
-    let last = reply.lines().last().expect("it is answered");
+    let last = reply.lines().last().expect("it has a reply");
     assert!(last.starts_with("-EXECABORT Transaction discarded because it takes "), "{last}");
     assert_eq!(run(&mut server, "EXISTS a; MULTI; EXEC"), ":0\r\n+OK\r\n*0\r\n");
     let keys: Vec<String> = (0..100).map(|number| format!("key{number}")).collect();

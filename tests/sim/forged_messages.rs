@@ -1,6 +1,6 @@
-//! Forged messages: a replica is sent whatever can be written in the name of its peers, in every
-//! role, with a snapshot and a log. No assertion of the core trips, nothing committed is replaced,
-//! and terms stay where elections can have brought them. Each run is drawn from its seed.
+//! Forged messages: a replica receives arbitrary messages in the name of its peers, in every role,
+//! with a snapshot and a log. No assertion of the core fails, no committed entry is replaced, and
+//! terms stay in the range that elections can reach. Each run is drawn from its seed.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ const PEERS: [NodeId; 2] = [NodeId(2), NodeId(3)];
 const SNAPSHOT: SnapshotId =
     SnapshotId { last: EntryId::new(2, 10), bytes: 100, checksum: 0xABCD_EF01 };
 
-/// What all runs together came to.
+/// Totals of all runs.
 #[derive(Default)]
 struct Totals {
     roles: Vec<RoleName>,
@@ -45,7 +45,7 @@ struct Victim {
     now: Instant,
     jobs: VecDeque<AppendJob>,
     chunks: Vec<SnapshotChunk>,
-    /// The round of the last message to each peer, so that forged answers can be near it.
+    /// The round of the last message to each peer, so that forged replies can be close to it.
     round: Round,
     commit_index: Index,
     term: Term,
@@ -92,7 +92,7 @@ impl Victim {
         self.rng.random_range(0..100) < percent
     }
 
-    /// Mostly a number near this one, sometimes one near a bound.
+    /// Mostly a number close to this one, sometimes one close to a bound.
     fn near(&mut self, number: u64) -> u64 {
         match self.rng.random_range(0..20) {
             0..9 => number,
@@ -125,7 +125,7 @@ impl Victim {
         Index(self.near(chosen))
     }
 
-    /// Mostly an entry that the log holds.
+    /// Mostly an entry of the log.
     fn entry_id(&mut self) -> EntryId {
         let index = self.index();
         let held = self.replica.log().term_at(index).filter(|_| self.rng.random_range(0..5) > 0);
@@ -216,7 +216,8 @@ impl Victim {
         self.replica.check();
     }
 
-    /// Forged votes that count, and a disk that is done: so it comes to lead now and then.
+    /// Delivers valid forged votes and completes disk writes, so that the replica leads now and
+    /// then.
     fn help(&mut self) {
         let pre = match self.replica.status().role {
             RoleName::PreCandidate => true,
@@ -235,7 +236,7 @@ impl Victim {
         }
     }
 
-    /// One thing comes in.
+    /// Delivers one input.
     fn step(&mut self, totals: &mut Totals) {
         if self.chance(30) {
             self.help();
@@ -342,7 +343,7 @@ fn forged_messages_never_trip_an_assertion() {
             resume_unwind(panic);
         }
     }
-    // A test that reaches nothing would show nothing.
+    // The runs must reach every kind of rejection.
     let Counters { terms_rejected, conflicts_rejected, malformed, leaderships, .. } =
         totals.counters;
     for (what, count) in [
@@ -364,7 +365,7 @@ fn replica_in(term: Term, now: Instant) -> Replica {
     Replica::new(SELF, &PEERS, Config::server(), 1, durable, now)
 }
 
-fn hear(replica: &mut Replica, now: Instant, message: PeerMsg) -> Effects {
+fn deliver(replica: &mut Replica, now: Instant, message: PeerMsg) -> Effects {
     let mut out = Effects::default();
     let envelope = Envelope { from: PEERS[0], to: SELF, leader: None, message };
     replica.handle_msg(now, Msg::Peer(envelope), &mut out);
@@ -387,9 +388,9 @@ fn forged_terms_cannot_exhaust_the_term_range() {
         now = now + Duration::from_millis(100);
         for step in [1 << 20, 1 << 16, 1 << 10, 1 << 6] {
             let term = Term(replica.term().0 + step);
-            hear(&mut replica, now, vote_request(term));
+            deliver(&mut replica, now, vote_request(term));
         }
-        let _ = hear(&mut replica, now, vote_request(Term::MAX));
+        let _ = deliver(&mut replica, now, vote_request(Term::MAX));
     }
     let climbed = replica.term().0 - start.0;
     assert!(climbed > 1 << 20 && climbed <= (1 << 20) + 3_601 * 1_024, "{climbed} terms");
@@ -401,12 +402,12 @@ fn rejected_term_names_the_peer_and_gets_no_reply() {
     let now = Instant(1_000_000_000_000);
     let mut replica = replica_in(Term(7), now);
     let now = now + Duration::from_secs(1);
-    let out = hear(&mut replica, now, vote_request(Term((1 << 62) - 1)));
+    let out = deliver(&mut replica, now, vote_request(Term((1 << 62) - 1)));
     assert_eq!(out.rejected.len(), 1);
     assert_eq!(out.rejected[0].from, PEERS[0]);
     assert!(out.send.is_empty() && out.append.is_none());
     assert_eq!(replica.term(), Term(7));
-    let out = hear(&mut replica, now, vote_request(Term(8)));
+    let out = deliver(&mut replica, now, vote_request(Term(8)));
     assert!(out.rejected.is_empty() && out.append.is_some(), "the next term is fine");
     assert_eq!(replica.term(), Term(8));
 }

@@ -1,6 +1,6 @@
-//! Partial partitions: any set of links cut, each in one direction or both. Wherever some replica
-//! still reaches a quorum both ways, there is a stable leader within ten election timeouts, it
-//! commits, and no term grows any more.
+//! Partial partitions: any set of links cut, each in one or both directions. If some replica still
+//! reaches a quorum in both directions, there is a stable leader within ten election timeouts, it
+//! commits, and the term stops growing.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use bowline::sim::cluster::{AnswerKind, ClientProtocol, Cluster};
 use bowline::sim::rng::Rng;
 use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey, Term};
 
-/// Which links are cut: all ordered pairs of replicas, in order, a bit each.
+/// The cut links: one bit for each ordered pair of replicas, in order.
 #[derive(Clone, Copy)]
 struct Graph {
     replicas: u16,
@@ -30,7 +30,7 @@ impl Graph {
         numbered.filter(|(bit, _)| self.cuts >> bit & 1 == 1).map(|(_, link)| link).collect()
     }
 
-    /// Whether some replica reaches a quorum, itself included, both ways.
+    /// Whether some replica reaches a quorum, itself included, in both directions.
     fn has_a_middle(self) -> bool {
         let cuts = self.cut_links();
         let whole = |one, other| !cuts.contains(&(one, other)) && !cuts.contains(&(other, one));
@@ -82,7 +82,7 @@ impl Setup {
     }
 }
 
-/// What is wrong with a setup that worked well before these links were cut.
+/// The violation, if any, in a healthy cluster in which these links are cut.
 fn judge(graph: Graph, config: &Config, protocol: ClientProtocol) -> Result<(), String> {
     let mut setup = Setup::new(graph.replicas, config, protocol);
     let timeout = config.election_timeout_max;
@@ -96,7 +96,7 @@ fn judge(graph: Graph, config: &Config, protocol: ClientProtocol) -> Result<(), 
     let term = setup.highest_term();
     let leader = setup.cluster.leader().ok_or(format!("nobody leads; the term is {term}"))?;
     let key = RequestKey { client: ClientId(0x100), request: RequestId(*b"one put at last!") };
-    let operation = Operation::Put { key: b"key", value: b"value" };
+    let operation = Operation::set(b"key", b"value");
     let payload = Command { key, operation }.encode();
     let request = ClientRequest { key, kind: RequestKind::Write, payload };
     setup.cluster.request(stable, leader, request);
@@ -143,10 +143,10 @@ fn every_partition_of_four_replicas() {
 fn sampled_partitions_of_five_replicas() {
     let mut rng = Rng::new(1);
     // Each link is cut in a quarter of them.
-    hold(5, (0..1_000).map(|_| rng.number() & rng.number() & ((1 << 20) - 1)));
+    hold(5, (0..1_000).map(|_| rng.next_u64() & rng.next_u64() & ((1 << 20) - 1)));
 }
 
-/// A and B don't hear each other and C hears both, as in the outage of a large network in 2020.
+/// A and B cannot reach each other and C reaches both, as in the outage of a large network in 2020.
 #[test]
 fn triangle_with_one_cut_side() {
     let links: Vec<_> = Graph::links(3).collect();

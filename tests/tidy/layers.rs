@@ -1,5 +1,5 @@
-//! Who may know whom: the direction of dependencies, and which outside crates and
-//! which parts of `std` each folder of `src/` may name.
+//! Layers: which folder of `src/` may import which, and which outside crates and parts of `std`
+//! each may use.
 
 use crate::source::Source;
 
@@ -70,19 +70,19 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Layers that touch the machine: the only ones that read clocks, open files and sockets and start
+/// Layers that touch the machine: only these read clocks, open files and sockets, and start
 /// threads.
 const IMPURE: &[&str] = &["runtime", "processes", "bin"];
 
 /// The files of a pure layer that touch the machine, behind a trait.
 const IMPURE_FILES: [&str; 3] =
-    ["src/storage/disk.rs", "src/storage/background_delete.rs", "src/storage/reserve.rs"];
+    ["src/storage/background_delete.rs", "src/storage/real_disk.rs", "src/storage/reserve.rs"];
 
-/// Parts of `std` that only [`IMPURE`] layers may name.
+/// Parts of `std` that only [`IMPURE`] layers may use.
 const IMPURE_STD: &[&str] = &["env", "fs", "net", "os", "process", "thread"];
 
-/// Every dependency of the library and the layers that may name it. One for all would do the
-/// compiler's work again; this one keeps, say, sockets out of the core.
+/// Every dependency of the library and the layers that may use it, to keep, for example, sockets
+/// out of the core.
 const CRATES: &[(&str, &[&str])] = &[
     ("anyhow", &["bin"]),
     ("base64", &["wire"]),
@@ -120,7 +120,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What is wrong with the imports of one file of `src/`.
+/// Violations in the imports of one file of `src/`.
 pub(crate) fn check_file(path: &str, source: &Source) -> Vec<String> {
     let module = module_of(path);
     let Some(own) = module.first().copied() else {
@@ -132,7 +132,7 @@ pub(crate) fn check_file(path: &str, source: &Source) -> Vec<String> {
         )];
     };
     let impure = IMPURE.contains(&own) || IMPURE_FILES.contains(&path);
-    // Unit tests stand at the foot of a file and may bring their own tools.
+    // Unit tests are at the end of a file and may use other crates.
     let tests_from =
         source.attributes().iter().find(|(_, text)| *text == "cfg(test)").map(|at| at.0);
     let mut complaints = Vec::new();
@@ -168,7 +168,7 @@ pub(crate) fn check_file(path: &str, source: &Source) -> Vec<String> {
     complaints
 }
 
-/// The crate's root holds its documentation and the list of modules, nothing else.
+/// The crate root has only documentation and the list of modules.
 fn check_root(path: &str, source: &Source) -> Vec<String> {
     let only_modules = |line: &&str| {
         let line = line.trim();
@@ -180,7 +180,7 @@ fn check_root(path: &str, source: &Source) -> Vec<String> {
     other.map(|line| format!("{path}: only `pub mod` lines belong here, not `{line}`")).collect()
 }
 
-/// Whether every dependency says what it is for, and has its line in [`CRATES`].
+/// Dependencies without a purpose comment or without a line in [`CRATES`].
 pub(crate) fn check_dependencies(manifest: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut section = "";
@@ -216,8 +216,8 @@ pub(crate) fn check_dependencies(manifest: &str) -> Vec<String> {
     complaints
 }
 
-/// `src/raft/log.rs` is `[raft, log]`, `src/raft/mod.rs` is `[raft]`, `src/lib.rs` is `[]`; a
-/// program is `[bin]`, however many files it has.
+/// `[raft, log]` for `src/raft/log.rs`, `[raft]` for `src/raft/mod.rs`, `[]` for `src/lib.rs`;
+/// `[bin]` for all files of a program.
 fn module_of(path: &str) -> Vec<&str> {
     let inside = path.strip_prefix("src/").expect("only called for files in src/");
     let mut module: Vec<&str> = inside.trim_end_matches(".rs").split('/').collect();
@@ -229,10 +229,10 @@ fn module_of(path: &str) -> Vec<&str> {
     module
 }
 
-/// The layer that a path of this crate leads to, if it leads to another one.
+/// The layer that a path of this crate leads to, if it is another one.
 ///
 /// Inside `mod tests { .. }` a `super` is one step shorter than it looks here. That is harmless:
-/// what it then seems to name at the root is no layer.
+/// the name that it seems to lead to is not a layer.
 fn own_crate_layer<'a>(module: &[&'a str], names: &[&'a str]) -> Option<&'a str> {
     let ups = names.iter().take_while(|name| **name == "super").count();
     let absolute = if matches!(names[0], "crate" | "bowline") {
@@ -290,7 +290,7 @@ mod tests {
             1
         );
         assert_eq!(complaints("src/runtime/stages/core/mod.rs", "use std::{fs, net, thread};"), 0);
-        assert_eq!(complaints("src/storage/disk.rs", "use std::fs::File;"), 0);
+        assert_eq!(complaints("src/storage/real_disk.rs", "use std::fs::File;"), 0);
         assert_eq!(complaints("src/storage/log.rs", "use std::fs::File;"), 1);
     }
 

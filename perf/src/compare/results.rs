@@ -1,6 +1,6 @@
-//! What `perf compare` and `perf lossy` leave behind as JSON: every run of every round, and the
-//! summary that the table shows. `perf/formats.md` describes it; a change to the meaning of a field
-//! raises [`SCHEMA_VERSION`].
+//! JSON of `perf compare` and `perf lossy`: every run of every round, and the summary that the
+//! table shows. Described in `perf/formats.md`. Changing the meaning of a field increments
+//! [`SCHEMA_VERSION`].
 
 use std::collections::BTreeMap;
 
@@ -8,91 +8,92 @@ use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Tells this JSON from other JSON.
+/// Identifies this JSON.
 pub(crate) const SCHEMA: &str = "bowline-compare";
 /// Version of the schema.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
-/// A run counts as quiet if the host took away less than this share of the processor time.
+pub(crate) const SCHEMA_VERSION: u32 = 2;
+/// A run is quiet if the host stole less than this fraction of the processor time.
 pub(crate) const QUIET_SHARE: f64 = 0.06;
 
-/// Several systems under the same work.
+/// Several systems under the same load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Comparison {
     /// [`SCHEMA`].
     pub(crate) schema: String,
     /// [`SCHEMA_VERSION`].
     pub(crate) schema_version: u32,
-    /// What it is called.
+    /// Name of the comparison.
     pub(crate) name: String,
     /// The command line.
     pub(crate) command: Vec<String>,
-    /// The commit of the source, with `-dirty` if it was changed.
+    /// Commit of the source, with `-dirty` if there were changes; `None` if git is not available.
     pub(crate) revision: Option<String>,
-    /// Processors that everything shared, the load generator too.
+    /// Processors shared by all servers and the load generator.
     pub(crate) cores: usize,
     /// Operating system and architecture.
     pub(crate) system: String,
-    /// When it began, in seconds since 1970.
+    /// Start time, in seconds since 1970.
     pub(crate) began_unix_s: f64,
-    /// How long it took.
+    /// Duration in seconds.
     pub(crate) wall_s: f64,
-    /// Why it ended early, in words. `None`: it is whole.
+    /// Why it ended early; `None` if it is complete.
     pub(crate) partial: Option<String>,
-    /// Rounds asked for.
+    /// Planned number of rounds.
     pub(crate) rounds: u32,
-    /// Seconds that each run was asked to last; clients that count operations come near it.
+    /// Planned length of a run in seconds; clients that stop after a number of operations only
+    /// approximate it.
     pub(crate) seconds: f64,
-    /// The systems, in the order in which each round takes them.
+    /// The systems, in the order of each round.
     pub(crate) systems: Vec<System>,
-    /// The cases, in the order in which each system goes through them.
+    /// The cases, in the order in which they are run.
     pub(crate) cases: Vec<Case>,
-    /// All runs, as they were held.
+    /// All runs, in the order in which they were run.
     pub(crate) runs: Vec<Measurement>,
-    /// The runs summed up.
+    /// Summary by case and system.
     pub(crate) summary: Vec<Summary>,
 }
 
-/// What was measured.
+/// A system.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct System {
     /// Short name.
     pub(crate) name: String,
-    /// What it is, how it is set up, and its version.
+    /// Version and setup.
     pub(crate) about: String,
-    /// Copies of each write when it is acknowledged.
+    /// Copies of a write when it is acknowledged.
     pub(crate) copies: u32,
-    /// Whether they are on disk then.
+    /// Whether these copies are synced to disk.
     pub(crate) synced: bool,
-    /// Why it was left out. `None`: it was not.
+    /// Why it was skipped; `None` if it was not.
     pub(crate) skipped: Option<String>,
 }
 
-/// The work that was asked for.
+/// A case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Case {
     /// Short name.
     pub(crate) name: String,
-    /// In words.
+    /// Description.
     pub(crate) about: String,
-    /// Its place in a row of cases that differ in one number.
-    pub(crate) step: Option<Step>,
+    /// Its point in a sweep; `None` for a case of its own.
+    pub(crate) sweep: Option<SweepPoint>,
 }
 
-/// One of a row of cases that differ in one number.
+/// A point of a sweep: a series of cases that differ in one parameter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Step {
-    /// Names the row.
-    pub(crate) row: String,
-    /// What the number is, with its unit.
+pub(crate) struct SweepPoint {
+    /// Name of the sweep.
+    pub(crate) name: String,
+    /// Name of the parameter, with its unit.
     pub(crate) axis: String,
-    /// The number.
+    /// Value of the parameter.
     pub(crate) value: f64,
 }
 
 /// One run: one system, one case, one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    /// From 1.
+    /// Number of the round, from 1.
     pub(crate) round: u32,
     /// [`System::name`].
     pub(crate) system: String,
@@ -102,26 +103,26 @@ pub(crate) struct Measurement {
     pub(crate) operations: u64,
     /// Operations that failed.
     pub(crate) errors: u64,
-    /// Operations that succeeded, a second.
+    /// Successful operations per second.
     pub(crate) rate: f64,
-    /// Half of them took at most so long.
+    /// Median latency.
     pub(crate) p50_s: f64,
-    /// 99 %.
+    /// 99th percentile of the latency.
     pub(crate) p99_s: f64,
-    /// The longest.
+    /// Maximum latency.
     pub(crate) max_s: f64,
     /// Processor seconds of all server processes.
     pub(crate) cpu_s: f64,
-    /// Bytes that all server processes sent to disk.
+    /// Bytes that all server processes wrote to disk.
     pub(crate) written_bytes: u64,
-    /// Syncs by all servers' own count; `None` where they don't count.
+    /// Syncs as counted by the servers; `None` if they do not report them.
     pub(crate) syncs: Option<u64>,
-    /// How long the run took, by the wall clock, from before the client's start to after its end.
+    /// Duration by the wall clock in seconds, from before the client's start until after its end.
     pub(crate) wall_s: f64,
-    /// Processor seconds that the host machine took away meanwhile, over all cores.
+    /// Processor seconds stolen by the host during the run, over all cores.
     pub(crate) stolen_s: f64,
-    /// What went wrong. `None`: nothing; such runs alone are summed up.
-    pub(crate) trouble: Option<String>,
+    /// Why the run failed; `None` if it succeeded. Summaries contain successful runs only.
+    pub(crate) failure: Option<String>,
 }
 
 /// The runs of one system in one case.
@@ -131,54 +132,54 @@ pub(crate) struct Summary {
     pub(crate) case: String,
     /// [`System::name`].
     pub(crate) system: String,
-    /// How many went well.
+    /// Number of successful runs.
     pub(crate) runs: usize,
-    /// How many of them were quiet.
+    /// Number of successful runs that were quiet.
     pub(crate) quiet_runs: usize,
-    /// Operations a second.
+    /// Operations per second.
     pub(crate) rate: Spread,
     /// Median latency.
     pub(crate) p50_s: Spread,
-    /// 99th percentile.
+    /// 99th percentile of the latency.
     pub(crate) p99_s: Spread,
-    /// Processor seconds of all server processes for 1,000 operations.
+    /// Processor seconds of all server processes per 1,000 operations.
     pub(crate) cpu_s_per_1000: Spread,
-    /// Bytes to disk for each operation, over all processes.
+    /// Bytes written to disk per operation, over all server processes.
     pub(crate) bytes_per_operation: Spread,
-    /// Syncs for each operation, over all processes.
+    /// Syncs per operation, over all server processes.
     pub(crate) syncs_per_operation: Option<Spread>,
-    /// For each other system, this one's figure divided by the other's of the same round.
+    /// For each other system: this system's figures divided by the other's in the same round.
     pub(crate) against: BTreeMap<String, Ratios>,
 }
 
 /// One system's figures divided by another's, round by round.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ratios {
-    /// Of operations a second.
+    /// Ratio of operations per second.
     pub(crate) rate: Spread,
-    /// The same of rounds in which both runs were quiet; `None` if there were none.
+    /// The same, for rounds in which both runs were quiet; `None` if there were none.
     pub(crate) rate_quiet: Option<Spread>,
-    /// Of median latency.
+    /// Ratio of median latencies.
     pub(crate) p50: Spread,
-    /// Of the 99th percentile.
+    /// Ratio of 99th percentiles.
     pub(crate) p99: Spread,
-    /// Of processor time an operation.
+    /// Ratio of processor times per operation.
     pub(crate) cpu: Spread,
 }
 
-/// The middle and the ends of some figures.
+/// Median and range of a set of values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
-    /// Half way.
+    /// Median.
     pub(crate) median: f64,
-    /// The least.
+    /// Minimum.
     pub(crate) min: f64,
-    /// The most.
+    /// Maximum.
     pub(crate) max: f64,
 }
 
 impl Spread {
-    /// Of any figures. `None` if there are none.
+    /// The spread of the finite values; `None` if there are none.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -194,43 +195,43 @@ impl Spread {
 }
 
 impl Measurement {
-    /// Processor seconds of all server processes for 1,000 operations.
+    /// Processor seconds of all server processes per 1,000 operations.
     pub(crate) fn cpu_s_per_1000(&self) -> f64 {
         1_000.0 * self.cpu_s / self.operations as f64
     }
 
-    /// Whether the host took little processor time away.
+    /// Whether the host stole little processor time, see [`QUIET_SHARE`].
     pub(crate) fn is_quiet(&self, cores: usize) -> bool {
         self.stolen_s < QUIET_SHARE * self.wall_s * cores as f64
     }
 }
 
 impl Comparison {
-    /// Reads one.
+    /// Parses a comparison.
     ///
     /// # Errors
-    /// If it is of another version, or damaged.
+    /// If it has another schema version, or a field is missing or of the wrong type.
     pub(crate) fn parse(value: Value) -> anyhow::Result<Comparison> {
         let version = &value["schema_version"];
         ensure!(
             *version == SCHEMA_VERSION,
-            "it is of `perf compare` or `perf lossy`, version {version} of its schema, and this \
+            "JSON of `perf compare` or `perf lossy` with schema version {version}; this \
              program reads {SCHEMA_VERSION}; use the program that wrote it"
         );
         serde_json::from_value(value)
-            .context("it looks like JSON of `perf compare`, with a field missing or wrong")
+            .context("JSON of `perf compare` with a field missing or of the wrong type")
     }
 
-    /// The runs of a system in a case that went well.
+    /// The successful runs of a system in a case.
     pub(crate) fn runs_of(&self, case: &str, system: &str) -> Vec<&Measurement> {
         let wanted = |run: &&Measurement| {
-            run.case == case && run.system == system && run.trouble.is_none() && run.operations > 0
+            run.case == case && run.system == system && run.failure.is_none() && run.operations > 0
         };
         self.runs.iter().filter(wanted).collect()
     }
 
-    /// Sums all runs up, anew.
-    pub(crate) fn sum_up(&mut self) {
+    /// Recomputes the summary of all runs.
+    pub(crate) fn summarize(&mut self) {
         let mut summary = Vec::new();
         for case in &self.cases {
             for system in &self.systems {

@@ -1,5 +1,5 @@
-//! One connection: its socket, what is on the way in both directions, and what state it is in.
-//! It decides nothing; the engine does.
+//! One connection of the load generator: its socket, its buffers, the operations in flight and its
+//! state. The engine makes all decisions.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -8,23 +8,23 @@ use std::net::SocketAddr;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use super::encoder::RequestEncoder;
 use super::etcd;
+use super::generator::Operation;
 use super::http2::{Ended, Http2};
 use super::keys::Values;
-use super::requests::Requests;
 use super::resp::Broken;
-use super::work::Operation;
 
-/// How far a connection is.
+/// State of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
-    /// To be opened at this moment.
+    /// Closed; reconnects at `retry_at`.
     Down { retry_at: u64 },
-    /// Being opened, or asking who leads, until this moment at most.
+    /// The TCP connection is being established; fails at `until`.
     Connecting { until: u64 },
-    /// Connected, and has asked who leads.
-    Asking { until: u64 },
-    /// Takes requests.
+    /// Connected; `CLUSTER SLOTS` was sent to find the leader. Fails at `until`.
+    FindingLeader { until: u64 },
+    /// Ready for requests.
     Up,
 }
 
@@ -34,47 +34,47 @@ pub(crate) enum State {
 pub(crate) struct Connection {
     stream: Option<TcpStream>,
     pub(crate) state: State,
-    /// Which of the addresses.
+    /// Index into the engine's addresses.
     pub(crate) address: usize,
-    /// Bytes to be sent, and how many of them were.
+    /// Output buffer, and how many of its bytes were written to the socket.
     out: Vec<u8>,
     out_sent: usize,
-    /// The beginning of an answer.
+    /// An incomplete reply.
     pub(crate) partial: Vec<u8>,
-    /// What HTTP/2 remembers, if that is spoken.
+    /// HTTP/2 state; `None` for the Redis protocol.
     pub(crate) http2: Option<Box<Http2>>,
-    /// In the order in which they were written.
+    /// Operations in flight, in the order in which they were written.
     pub(crate) in_flight: VecDeque<Operation>,
-    /// How many of them, at the end, were not handed to the kernel yet.
-    fresh: usize,
-    /// Whether it stands in the engine's queue of connections with room.
+    /// Operations at the end of `in_flight` that were not passed to the kernel yet.
+    unsent_count: usize,
+    /// Whether the connection is in the engine's `ready` queue.
     pub(crate) queued: bool,
-    /// Whether it has something new to send.
+    /// Whether the connection is in the engine's `dirty` list: it has new bytes to send.
     pub(crate) dirty: bool,
-    /// Whether it shall not take new requests for a moment.
+    /// No new requests until the next housekeeping.
     pub(crate) paused: bool,
-    /// Whether it was up before.
+    /// Whether the connection was up before, so that the next time counts as a reconnect.
     pub(crate) was_up: bool,
-    /// Attempts in a row that failed.
+    /// Consecutive failures.
     pub(crate) failures: u32,
 }
 
-/// A frame's length, and the call that it ends.
+/// An HTTP/2 frame: its length, and the call that it completes.
 type Frame = (usize, Option<Ended>);
 
-/// What came of reading.
+/// Result of a read.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// So many bytes, and there may be more.
-    Some(usize),
-    /// Nothing more for now.
+    /// This many bytes were read; there may be more.
+    Bytes(usize),
+    /// No data for now.
     Nothing,
-    /// The connection is gone.
+    /// The connection was closed.
     End,
 }
 
 impl Connection {
-    /// One that is to be opened at once.
+    /// A closed connection that is due to be opened.
     pub(crate) fn new(address: usize, pipeline: usize) -> Connection {
         Connection {
             stream: None,
@@ -85,7 +85,7 @@ impl Connection {
             partial: Vec::new(),
             http2: None,
             in_flight: VecDeque::with_capacity(pipeline + 1),
-            fresh: 0,
+            unsent_count: 0,
             queued: false,
             dirty: false,
             paused: false,
@@ -94,7 +94,7 @@ impl Connection {
         }
     }
 
-    /// Begins to connect.
+    /// Starts connecting to `socket`.
     pub(crate) fn open(
         &mut self,
         socket: SocketAddr,
@@ -103,14 +103,14 @@ impl Connection {
         until: u64,
     ) -> io::Result<()> {
         let mut stream = TcpStream::connect(socket)?;
-        // Both at once and for good: changing what is waited for would cost a call each time.
+        // Registered once for both: changing the interest would cost a system call each time.
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.stream = Some(stream);
         self.state = State::Connecting { until };
         Ok(())
     }
 
-    /// Whether it has come up, once something happened while it was connecting.
+    /// Whether a pending connection attempt succeeded; called when the socket reports an event.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         let Some(stream) = &self.stream else { return Ok(false) };
         if let Some(error) = stream.take_error()? {
@@ -126,22 +126,27 @@ impl Connection {
         }
     }
 
-    /// Closes it; what was under way is handed to `lost`.
+    /// Closes the connection and passes the operations in flight to `lost`.
     pub(crate) fn close(&mut self, retry_at: u64, mut lost: impl FnMut(Operation)) {
-        // Dropping the socket takes it from the poll, too.
+        // Dropping the socket also deregisters it from the poll.
         self.stream = None;
         self.state = State::Down { retry_at };
         self.out.clear();
         self.out_sent = 0;
         self.partial.clear();
         self.http2 = None;
-        self.fresh = 0;
+        self.unsent_count = 0;
         self.paused = false;
         self.in_flight.drain(..).for_each(&mut lost);
     }
 
-    /// Puts an operation after those that are under way.
-    pub(crate) fn push(&mut self, operation: Operation, requests: &Requests, values: &Values) {
+    /// Encodes an operation and adds it to those in flight.
+    pub(crate) fn push(
+        &mut self,
+        operation: Operation,
+        requests: &RequestEncoder,
+        values: &Values,
+    ) {
         match &mut self.http2 {
             Some(http2) => {
                 etcd::call(http2, &mut self.out, &operation, values, requests.key_bytes);
@@ -149,37 +154,38 @@ impl Connection {
             None => requests.write(&mut self.out, &operation, values),
         }
         self.in_flight.push_back(operation);
-        self.fresh += 1;
+        self.unsent_count += 1;
     }
 
-    /// Speaks HTTP/2 from now on.
+    /// Starts HTTP/2 on this connection.
     pub(crate) fn start_http2(&mut self, authority: String) {
         self.http2 = Some(Box::new(Http2::start(authority, &mut self.out)));
     }
 
-    /// Reads a frame of HTTP/2 from the start of `input`; see [`Http2::read`].
+    /// Reads one HTTP/2 frame from the start of `input`; see [`Http2::read`].
     pub(crate) fn read_frame(&mut self, input: &[u8]) -> Result<Option<Frame>, Broken> {
         let http2 = self.http2.as_mut().ok_or(Broken)?;
         http2.read(input, &mut self.out)
     }
 
-    /// Puts bytes of our own before all operations.
-    pub(crate) fn greet(&mut self, bytes: &[u8]) {
+    /// Appends raw bytes to the output buffer.
+    pub(crate) fn push_bytes(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Sends what there is; `now` is the moment that counts as that of sending.
+    /// Writes the output buffer to the socket. `now` becomes the send time of operations that were
+    /// not sent yet.
     pub(crate) fn flush(&mut self, now: u64) -> io::Result<()> {
-        let old = self.in_flight.len() - self.fresh.min(self.in_flight.len());
+        let old = self.in_flight.len() - self.unsent_count.min(self.in_flight.len());
         for operation in self.in_flight.range_mut(old..) {
             if operation.sent == 0 {
                 operation.sent = now;
             }
-            if operation.step_sent == 0 {
-                operation.step_sent = now;
+            if operation.request_sent == 0 {
+                operation.request_sent = now;
             }
         }
-        self.fresh = 0;
+        self.unsent_count = 0;
         let Some(stream) = &mut self.stream else { return Ok(()) };
         while self.out_sent < self.out.len() {
             match stream.write(&self.out[self.out_sent..]) {
@@ -195,8 +201,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether bytes wait for room in the kernel.
-    pub(crate) fn is_stuck(&self) -> bool {
+    /// Whether the socket's send buffer is full and bytes wait for it to drain.
+    pub(crate) fn has_unsent_bytes(&self) -> bool {
         self.out_sent < self.out.len()
     }
 
@@ -206,7 +212,7 @@ impl Connection {
         loop {
             return match stream.read(buffer) {
                 Ok(0) => Input::End,
-                Ok(count) => Input::Some(count),
+                Ok(count) => Input::Bytes(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Input::Nothing,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => Input::End,

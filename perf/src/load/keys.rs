@@ -1,25 +1,25 @@
-//! Which key an operation is about, and what keys and values look like as bytes. Everything that
-//! costs time is computed before the run; a draw allocates nothing.
+//! Key distributions, and the encoding of keys and values. Everything expensive is computed before
+//! the run; drawing a key allocates nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bowline::sim::rng::Rng;
 
-/// How keys are chosen.
+/// Distribution of the keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Distribution {
-    /// Each as often as any other.
+    /// All keys are equally likely.
     Uniform,
-    /// Few often and most rarely, and the popular ones scattered over all keys.
+    /// A few keys are popular; the popular ones are scattered over the key space.
     Zipfian,
-    /// The later it was inserted, the more often.
+    /// Recently inserted keys are popular.
     Latest,
-    /// One after the other.
+    /// In order.
     Sequential,
 }
 
 impl Distribution {
-    /// Its name in options and results.
+    /// Name in options and results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Distribution::Uniform => "uniform",
@@ -30,7 +30,7 @@ impl Distribution {
     }
 }
 
-/// Keys added during the run, over all threads.
+/// Counters of the keys that all threads insert during the run.
 #[derive(Debug)]
 pub(crate) struct Inserts {
     next: AtomicU64,
@@ -38,41 +38,41 @@ pub(crate) struct Inserts {
 }
 
 impl Inserts {
-    /// After so many keys.
+    /// Counters for a run that starts with `keys` keys.
     pub(crate) fn after(keys: u64) -> Inserts {
         Inserts { next: AtomicU64::new(keys), acknowledged: AtomicU64::new(keys) }
     }
 
-    /// A key that nobody has used.
+    /// Reserves a new key.
     pub(crate) fn take(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// One more is there.
+    /// Counts a completed insert.
     pub(crate) fn acknowledge(&self) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Keys that are there. Exact but for inserts that overtook each other.
+    /// Number of keys that exist. Approximate while inserts complete out of order.
     fn known(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 }
 
-/// Draws keys.
+/// Generates keys.
 #[derive(Debug)]
 pub(crate) struct Keys {
     distribution: Distribution,
     count: u64,
     zipf: Zipf,
-    /// Takes popular ranks to places all over the keys; has no factor in common with `keys`.
+    /// Scatters ranks over the key space; coprime to `count`.
     stride: u64,
     next: u64,
     step: u64,
 }
 
 impl Keys {
-    /// Of thread `thread` of `threads`.
+    /// The generator of thread `thread` of `threads`.
     pub(crate) fn new(
         distribution: Distribution,
         theta: f64,
@@ -90,7 +90,7 @@ impl Keys {
         }
     }
 
-    /// A key for a read or an update.
+    /// Draws a key for a read, an update or a scan.
     pub(crate) fn draw(&mut self, rng: &mut Rng, inserts: &Inserts) -> u64 {
         match self.distribution {
             Distribution::Uniform => rng.below(self.count),
@@ -112,8 +112,8 @@ impl Keys {
     }
 }
 
-/// About 0.618 of `keys`, so that neighbours in rank lie far apart, and coprime to it, so that
-/// each rank has a key of its own.
+/// About 0.618 of `keys`, so that neighbouring ranks are far apart, and coprime to it, so that no
+/// two ranks share a key.
 fn stride(keys: u64) -> u64 {
     let golden = (u128::from(keys) * 0x9E37_79B9_7F4A_7C15) >> 64;
     let first = u64::try_from(golden).expect("below `keys`").max(1);
@@ -127,31 +127,31 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// Ranks from 0, rank r in proportion to 1 / (r + 1)^theta, drawn exactly by rejection from the
-/// hat that inversion of the integral gives (Hörmann and Derflinger 1996). YCSB's own generator is
-/// an approximation of the same; its keys collide when scattered, ours do not.
+/// Zipfian distribution over ranks from 0: the probability of rank r is proportional to 1 / (r +
+/// 1)^theta. Sampled exactly by rejection-inversion (Hörmann and Derflinger 1996). YCSB
+/// approximates the same distribution, and its scattered keys collide.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Zipf {
     ranks: u64,
     theta: f64,
-    /// The integral's values at the ends of the range.
+    /// Values of the integral at the ends of the range.
     low: f64,
     high: f64,
-    /// Draws that close above a whole number are under the curve for certain.
-    sure: f64,
+    /// Samples less than this above a rank are accepted without evaluating the density.
+    accept_within: f64,
 }
 
 impl Zipf {
-    /// Over `ranks` of them, at least one.
+    /// A distribution over `ranks` ranks, at least one.
     pub(crate) fn new(ranks: u64, theta: f64) -> Zipf {
-        let mut zipf = Zipf { ranks: 0, theta, low: 0.0, high: 0.0, sure: 0.0 };
+        let mut zipf = Zipf { ranks: 0, theta, low: 0.0, high: 0.0, accept_within: 0.0 };
         zipf.low = zipf.integral(1.5) - 1.0;
-        zipf.sure = 2.0 - zipf.inverse(zipf.integral(2.5) - zipf.density(2.0));
+        zipf.accept_within = 2.0 - zipf.inverse(zipf.integral(2.5) - zipf.density(2.0));
         zipf.grow(ranks);
         zipf
     }
 
-    /// Over another number of ranks from now on.
+    /// Changes the number of ranks.
     pub(crate) fn grow(&mut self, ranks: u64) {
         if self.ranks != ranks {
             self.ranks = ranks;
@@ -159,7 +159,7 @@ impl Zipf {
         }
     }
 
-    /// A rank.
+    /// Draws a rank.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -170,7 +170,9 @@ impl Zipf {
             let drawn = self.high + unit(rng) * (self.low - self.high);
             let x = self.inverse(drawn);
             let rank = x.round().clamp(1.0, self.ranks as f64);
-            if rank - x <= self.sure || drawn >= self.integral(rank + 0.5) - self.density(rank) {
+            if rank - x <= self.accept_within
+                || drawn >= self.integral(rank + 0.5) - self.density(rank)
+            {
                 return rank as u64 - 1;
             }
         }
@@ -180,7 +182,7 @@ impl Zipf {
         (-self.theta * x.ln()).exp()
     }
 
-    /// Of the density, from 1 to `x`.
+    /// Integral of the density from 1 to `x`.
     fn integral(&self, x: f64) -> f64 {
         let log = x.ln();
         let power = (1.0 - self.theta) * log;
@@ -194,16 +196,16 @@ impl Zipf {
     }
 }
 
-/// From 0 up to and without 1.
+/// A uniform random number in [0, 1).
 pub(crate) fn unit(rng: &mut Rng) -> f64 {
-    (rng.number() >> 11) as f64 / (1_u64 << 53) as f64
+    (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 const PREFIX: &[u8] = b"key:";
 /// Decimal digits of the largest key.
 const DIGITS_MAX: usize = 20;
 
-/// Writes a key of `length` bytes: `key:` and its number with leading zeros.
+/// Appends a key of `length` bytes: `key:` and its number with leading zeros.
 pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     let digits = length - PREFIX.len();
     out.extend_from_slice(PREFIX);
@@ -219,38 +221,40 @@ pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     }
 }
 
-/// How many keys can be told apart in `length` bytes; half of that leaves room for inserts.
+/// Number of different keys of `length` bytes. A run may start with half as many, which leaves the
+/// other half for inserts.
 pub(crate) fn keys_max(length: usize) -> u64 {
     let digits = u32::try_from(length.saturating_sub(PREFIX.len())).unwrap_or(u32::MAX);
     10_u64.saturating_pow(digits.min(15))
 }
 
-/// Makes values, each with a mark of its own if there is room, the rest cut from a pool of random
-/// letters at a place that the mark tells. So a value can be checked as a whole when it is read.
+/// Encodes values. A value starts with its mark, if it is long enough for one, followed by a piece
+/// of a pool of random letters at an offset that the mark determines. So a read can verify every
+/// byte of a value.
 #[derive(Debug)]
 pub(crate) struct Values {
     pool: Vec<u8>,
     length: usize,
 }
 
-/// Bytes of a mark: hexadecimal digits.
+/// Length of a mark in bytes: 16 hexadecimal digits.
 pub(crate) const MARK_BYTES: usize = 16;
 const POOL_BYTES: usize = 1 << 16;
 
 impl Values {
-    /// Of `length` bytes.
+    /// Values of `length` bytes.
     pub(crate) fn new(length: usize, rng: &mut Rng) -> Values {
         let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
-        let pool = (0..POOL_BYTES + length).map(|_| letters[rng.place(letters.len())]).collect();
+        let pool = (0..POOL_BYTES + length).map(|_| letters[rng.index(letters.len())]).collect();
         Values { pool, length }
     }
 
-    /// How long they are.
+    /// Length of the values in bytes.
     pub(crate) fn length(&self) -> usize {
         self.length
     }
 
-    /// Writes the value with this mark.
+    /// Appends the value with this mark.
     pub(crate) fn write(&self, out: &mut Vec<u8>, mark: u64) {
         if self.length >= MARK_BYTES {
             for nibble in (0..MARK_BYTES).rev() {
@@ -262,7 +266,7 @@ impl Values {
         out.extend_from_slice(self.rest(mark));
     }
 
-    /// The mark of a value, if it is one of ours to the last byte.
+    /// The mark of a value; `None` unless every byte is as this program writes it.
     pub(crate) fn mark(&self, value: &[u8]) -> Option<u64> {
         let (mark, rest) = value.split_at_checked(MARK_BYTES)?;
         let mark = u64::from_str_radix(std::str::from_utf8(mark).ok()?, 16).ok()?;
@@ -271,7 +275,7 @@ impl Values {
 
     fn rest(&self, mark: u64) -> &[u8] {
         let length = if self.length >= MARK_BYTES { self.length - MARK_BYTES } else { self.length };
-        // Steps of 97, so that values in a row differ from their first letters on.
+        // Offsets are 97 apart, so that consecutive values differ from their first letters on.
         let at = usize::try_from(mark % 0xFFFF_FFFF).expect("32 bits") * 97 % POOL_BYTES;
         &self.pool[at..at + length]
     }
@@ -281,10 +285,10 @@ impl Values {
 mod tests {
     use super::*;
 
-    /// Draws follow the formula: every rank of the first hundred within five standard deviations
-    /// of its share, and the rest together too.
+    /// Frequencies follow the formula: each of the first hundred ranks is within five standard
+    /// deviations of its probability, and so are all others together.
     #[test]
-    fn zipf_frequencies_are_those_of_the_formula() {
+    fn zipf_frequencies_match_the_formula() {
         for (theta, ranks) in [(0.99, 1_000_u64), (0.5, 200), (1.0, 300), (1.5, 10_000), (0.99, 1)]
         {
             let draws = 200_000_u32;
@@ -305,7 +309,7 @@ mod tests {
                 near(count, weight(rank) / sum, &format!("rank {rank}"));
             }
             let rest: f64 = (100..counts.len()).map(|rank| weight(rank) / sum).sum();
-            near(counts.iter().skip(100).sum(), rest, "all further ranks");
+            near(counts.iter().skip(100).sum(), rest, "all other ranks");
         }
     }
 
@@ -325,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn popular_keys_are_scattered_and_no_two_ranks_share_one() {
+    fn zipfian_ranks_map_to_distinct_scattered_keys() {
         for keys in [1_u64, 2, 10, 1_000, 1_024, 9_973] {
             let stride = u128::from(stride(keys));
             let mut seen: Vec<u128> =
@@ -335,14 +339,14 @@ mod tests {
             assert_eq!(seen.len() as u64, keys);
         }
         let counts = shares(&draws(Distribution::Zipfian, 1_000, &Inserts::after(1_000), 100_000));
-        // The most popular of 1,000 keys has a share of 1 / 7.73.
+        // The most popular of 1,000 keys has probability 1 / 7.73.
         assert!((12_400..13_500).contains(&counts[0].1), "{:?}", counts[0]);
         let popular: Vec<u64> = counts[..4].iter().map(|&(key, _)| key).collect();
         assert!(popular.windows(2).all(|pair| pair[0].abs_diff(pair[1]) > 100), "{popular:?}");
     }
 
     #[test]
-    fn other_distributions_are_what_they_are_called() {
+    fn sequential_uniform_and_latest_draw_as_named() {
         let inserts = Inserts::after(10);
         assert_eq!(draws(Distribution::Sequential, 4, &inserts, 6), [0, 1, 2, 3, 0, 1]);
         let counts = shares(&draws(Distribution::Uniform, 10, &inserts, 100_000));
@@ -352,11 +356,11 @@ mod tests {
         assert_eq!(inserts.take(), 10);
         inserts.acknowledge();
         let counts = shares(&draws(Distribution::Latest, 10, &inserts, 10_000));
-        assert_eq!((counts[0].0, counts.len()), (10, 11), "it grows with the keys");
+        assert_eq!((counts[0].0, counts.len()), (10, 11), "follows inserts");
     }
 
     #[test]
-    fn keys_have_the_length_asked_for() {
+    fn keys_have_the_requested_length() {
         let key = |key, length| {
             let mut out = Vec::new();
             write_key(&mut out, key, length);
@@ -371,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn values_carry_their_mark_and_are_checked_to_the_last_byte() {
+    fn every_byte_of_a_value_is_verified() {
         let values = Values::new(40, &mut Rng::new(1));
         let mut value = Vec::new();
         values.write(&mut value, 0xAB00_0000_0000_0001);

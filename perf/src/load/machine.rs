@@ -1,4 +1,4 @@
-//! What is to be known of the machine that a run was held on, and of what it took.
+//! The machine that a run uses, and the processor time that it takes.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::schema::Host;
 
-/// Where we are. `stolen_s` is for the caller to fill in.
+/// Describes this machine. The caller fills in `stolen_s`.
 pub(crate) fn host() -> Host {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = cpu
@@ -32,7 +32,7 @@ pub(crate) fn cpu_s() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Processor seconds that the host took away since the machine started, over all cores.
+/// Processor seconds stolen by the host since the machine started, over all cores.
 pub(crate) fn stolen_s() -> Option<f64> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     parse_stolen(&text)
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stolen_time_is_read() {
+    fn stolen_time_is_parsed() {
         assert_eq!(parse_stolen("cpu  1 2 3 4 5 6 7 850 0 0\ncpu0 1\n"), Some(8.5));
         assert_eq!(parse_stolen("cpu  1 2\n"), None);
         assert_eq!(parse_stolen(""), None);

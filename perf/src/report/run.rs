@@ -1,72 +1,72 @@
-//! What pictures are made of: one run's latencies, its course over time, and what happened in it,
-//! whichever kind of file it was read from.
+//! The data of a chart, independent of the file format: a run's latencies, its intervals over time,
+//! and its events.
 
 use hdrhistogram::Histogram;
 
-/// Nanoseconds in a second: histograms count the former, pictures show the latter.
+/// Nanoseconds per second: histograms are in nanoseconds, charts in seconds.
 const NANOSECONDS: f64 = 1e9;
 
-/// Intervals that a picture has room for.
+/// Upper bound on the intervals of a run.
 pub(crate) const INTERVALS_MAX: usize = 100_000;
-/// Gaps are filled by intervals of at least this length.
+/// Minimum length in seconds of the intervals that fill gaps.
 const GAP_LENGTH_S_MIN: f64 = 0.01;
 
-/// One run.
+/// A run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
-    /// What legends call it.
+    /// Name in legends.
     pub(crate) name: String,
-    /// What one has to know of it, by name: command, revision, rate and so on.
+    /// Settings and results by name: command, revision, rate and so on.
     pub(crate) facts: Vec<(String, String)>,
-    /// Latency by percentile: of all operations, then of each kind alone, if there are several.
+    /// Latencies of all operations, followed by those of each kind if there are several.
     pub(crate) curves: Vec<Curve>,
-    /// Its course, in order of time.
+    /// Intervals in order of time.
     pub(crate) intervals: Vec<Interval>,
-    /// What happened in it.
+    /// Events.
     pub(crate) marks: Vec<Mark>,
-    /// It ended before its time.
+    /// Whether the run ended early.
     pub(crate) partial: bool,
 }
 
 /// Latency by percentile.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Curve {
-    /// `all`, or the kind of the operations.
+    /// `all`, or the kind of operation.
     pub(crate) kind: String,
-    /// How many there were.
+    /// Number of operations.
     pub(crate) samples: u64,
-    /// Quantiles, rising to 1, and the seconds that so many took at most.
+    /// Quantiles, increasing up to 1, with their latencies in seconds.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// What was answered in a stretch of time.
+/// The replies of a time interval.
 #[derive(Clone, Debug)]
 pub(crate) struct Interval {
-    /// When it began, since the run did.
+    /// Start, in seconds since the start of the run.
     pub(crate) at_s: f64,
-    /// How long it is.
+    /// Length in seconds.
     pub(crate) length_s: f64,
-    /// Operations answered in it.
+    /// Number of replies.
     pub(crate) count: u64,
-    /// Half of them took at most this.
+    /// Median latency in seconds.
     pub(crate) p50_s: f64,
-    /// 99 % of them took at most this.
+    /// 99th percentile of the latency in seconds.
     pub(crate) p99_s: f64,
-    /// Their latencies in nanoseconds, where the file has them.
+    /// Histogram of the latencies in nanoseconds; `None` if the file has none.
     pub(crate) histogram: Option<Histogram<u64>>,
 }
 
-/// Something that happened at a moment.
+/// An event.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Mark {
-    /// When, since the run began.
+    /// Seconds since the start of the run.
     pub(crate) at_s: f64,
-    /// What.
+    /// Description.
     pub(crate) text: String,
 }
 
 impl Curve {
-    /// Of a histogram of nanoseconds.
+    /// The curve of a histogram of nanoseconds.
     pub(crate) fn of(kind: &str, histogram: &Histogram<u64>) -> Curve {
         let mut counted = 0;
         let mut points = Vec::new();
@@ -78,7 +78,7 @@ impl Curve {
         Curve { kind: kind.to_owned(), samples: histogram.len(), points }
     }
 
-    /// What this share of the operations took at most.
+    /// The latency at a quantile; `None` if there are no points.
     pub(crate) fn at(&self, quantile: f64) -> Option<f64> {
         let reaches = |point: &&(f64, f64)| point.0 >= quantile - 1e-12;
         self.points.iter().find(reaches).map(|point| point.1)
@@ -86,12 +86,12 @@ impl Curve {
 }
 
 impl Interval {
-    /// In which nothing was answered.
+    /// An interval without replies.
     fn empty(at_s: f64, length_s: f64) -> Interval {
         Interval { at_s, length_s, count: 0, p50_s: 0.0, p99_s: 0.0, histogram: None }
     }
 
-    /// Of a histogram of nanoseconds.
+    /// The interval of a histogram of nanoseconds.
     pub(crate) fn of(at_s: f64, length_s: f64, histogram: Histogram<u64>) -> Interval {
         let quantile = |quantile| histogram.value_at_quantile(quantile) as f64 / NANOSECONDS;
         let (p50_s, p99_s) = (quantile(0.5), quantile(0.99));
@@ -99,7 +99,7 @@ impl Interval {
         Interval { at_s, length_s, count, p50_s, p99_s, histogram: Some(histogram) }
     }
 
-    /// Operations a second.
+    /// Operations per second.
     pub(crate) fn rate(&self) -> f64 {
         self.count as f64 / self.length_s
     }
@@ -111,11 +111,11 @@ impl Run {
         self.curves.first()
     }
 
-    /// Puts empty intervals where nothing was answered and nothing is told. The file may leave such
-    /// times out, and a line from one side to the other would hide them.
+    /// Inserts empty intervals into gaps. Files may omit times without replies, and a line across
+    /// such a gap would hide it.
     pub(crate) fn fill_gaps(&mut self) {
-        let told = std::mem::take(&mut self.intervals);
-        for interval in told {
+        let recorded = std::mem::take(&mut self.intervals);
+        for interval in recorded {
             while let Some(last) = self.intervals.last()
                 && self.intervals.len() < INTERVALS_MAX
             {
@@ -130,7 +130,7 @@ impl Run {
         }
     }
 
-    /// When the last interval ended.
+    /// End of the last interval, in seconds since the start of the run.
     pub(crate) fn end_s(&self) -> f64 {
         self.intervals.last().map_or(0.0, |last| last.at_s + last.length_s)
     }
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_curve_goes_through_the_samples() {
+    fn curve_contains_every_sample() {
         let mut histogram = Histogram::<u64>::new(3).unwrap();
         for micros in [100, 200, 300, 400] {
             histogram.record(micros * 1_000).unwrap();
@@ -154,12 +154,12 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_filled_with_nothing() {
+    fn gaps_are_filled_with_empty_intervals() {
         let second = |at_s| Interval { count: 5, ..Interval::empty(at_s, 1.0) };
         let mut run = Run { intervals: [0.0, 1.0, 4.0, 5.0].map(second).into(), ..Run::default() };
         run.fill_gaps();
-        let told: Vec<(f64, u64)> = run.intervals.iter().map(|i| (i.at_s, i.count)).collect();
-        assert_eq!(told, [(0.0, 5), (1.0, 5), (2.0, 0), (3.0, 0), (4.0, 5), (5.0, 5)]);
+        let recorded: Vec<(f64, u64)> = run.intervals.iter().map(|i| (i.at_s, i.count)).collect();
+        assert_eq!(recorded, [(0.0, 5), (1.0, 5), (2.0, 0), (3.0, 0), (4.0, 5), (5.0, 5)]);
         run.intervals = vec![second(0.0), second(1e12)];
         run.fill_gaps();
         assert!(run.intervals.len() <= INTERVALS_MAX + 1);

@@ -1,16 +1,16 @@
-//! A small writer of SVG: shapes, texts and paths with classes. It escapes what it is given and
-//! closes what it opens, and knows nothing of what is drawn.
+//! A minimal SVG writer: shapes, texts and paths with classes. It escapes texts, and knows nothing
+//! about charts.
 
 use std::fmt::Write as _;
 
-/// Colours and letters of all pictures, for light and for dark surroundings. Series have the
-/// classes `c0` to `c7`; a shape adds `line`, `fill` or `band` to say what part of it is coloured.
+/// Style sheet of all charts, for light and dark backgrounds. Series have the classes `c0` to `c7`;
+/// the classes `line`, `fill` and `band` determine which part of a shape is coloured.
 pub(crate) const STYLE: &str = include_str!("picture.css");
 
-/// How many series have colours of their own.
+/// Number of different colours of series.
 const COLOURS: usize = 8;
 
-/// A picture under way.
+/// A chart.
 #[derive(Debug)]
 pub(crate) struct Svg {
     width: f64,
@@ -24,8 +24,8 @@ pub(crate) fn colour(series: usize) -> String {
     format!("c{}", series % COLOURS)
 }
 
-/// Text as it may stand in XML and HTML, in elements and in quoted attributes. What XML has no
-/// letters for is left out.
+/// Escapes text for XML and HTML, in elements and quoted attributes. Characters that XML does not
+/// allow are dropped.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
@@ -42,38 +42,38 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// About as wide is a text in the pictures' letters of 12 pixels.
+/// Approximate width of a text in the charts' 12-pixel font.
 pub(crate) fn text_width(text: &str) -> f64 {
     text.chars().count() as f64 * 6.5
 }
 
 impl Svg {
-    /// An empty picture of so many pixels.
+    /// An empty chart; sizes are in pixels.
     pub(crate) fn new(title: &str, width: f64, height: f64) -> Svg {
         Svg { width, height, title: title.to_owned(), body: String::new() }
     }
 
-    /// The title, for whoever can't see the picture.
+    /// The title, which is also the accessible description.
     pub(crate) fn title(&self) -> &str {
         &self.title
     }
 
     fn add(&mut self, part: std::fmt::Arguments<'_>) {
-        self.body.write_fmt(part).expect("a string takes all");
-        // A line an element, so that a changed picture is a short difference.
+        self.body.write_fmt(part).expect("writing to a String cannot fail");
+        // One element per line, which keeps diffs of changed charts short.
         if self.body.ends_with('>') {
             self.body.push('\n');
         }
     }
 
-    /// A text; `class` may hold `start`, `middle` or `end` for where it stands from `x`.
+    /// A text; `class` may contain `start`, `middle` or `end`, its alignment at `x`.
     pub(crate) fn text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(r#"<text x="{x:.1}" y="{y:.1}" class="{class}">{text}</text>"#));
     }
 
-    /// A text that runs upwards, its middle at the point.
-    pub(crate) fn upright(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
+    /// A text rotated by 90 degrees.
+    pub(crate) fn rotated_text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(
             r#"<text transform="translate({x:.1} {y:.1}) rotate(-90)" class="{class}">"#
@@ -88,7 +88,7 @@ impl Svg {
         ));
     }
 
-    /// A rectangle, with what is shown when the pointer rests on it.
+    /// A rectangle with a tooltip.
     pub(crate) fn rect(&mut self, [x, y]: [f64; 2], [w, h]: [f64; 2], class: &str, hint: &str) {
         let hint = hint_element(hint);
         self.add(format_args!(
@@ -97,7 +97,7 @@ impl Svg {
         self.add(format_args!("{hint}</rect>"));
     }
 
-    /// A rectangle that lets through what is below: `opacity` from 0 to 1.
+    /// A translucent rectangle; `opacity` is from 0 to 1.
     pub(crate) fn shade(
         &mut self,
         [x, y]: [f64; 2],
@@ -113,7 +113,7 @@ impl Svg {
         self.add(format_args!(r#" fill-opacity="{opacity:.2}">{hint}</rect>"#));
     }
 
-    /// A dot, with what is shown when the pointer rests on it.
+    /// A dot with a tooltip.
     pub(crate) fn dot(&mut self, [x, y]: [f64; 2], radius: f64, class: &str, hint: &str) {
         let hint = hint_element(hint);
         self.add(format_args!(
@@ -128,29 +128,30 @@ impl Svg {
         self.add(format_args!(r#"<path d="{path}" class="{class}">{hint}</path>"#));
     }
 
-    /// The area within all points.
+    /// A polygon.
     pub(crate) fn polygon(&mut self, points: &[[f64; 2]], class: &str) {
         let path = path(points);
         self.add(format_args!(r#"<path d="{path}Z" class="{class}"/>"#));
     }
 
-    /// Begins a group with a class, for whoever reads the picture; [`Svg::end_group`] ends it.
+    /// Starts a named group, closed by [`Svg::end_group`]. Groups give the elements of a chart
+    /// names for tests and tools.
     pub(crate) fn begin_group(&mut self, class: &str, name: &str) {
         let name = escape(name);
         self.add(format_args!(r#"<g class="{class}" data-name="{name}">"#));
     }
 
-    /// Ends the last group.
+    /// Closes the last group.
     pub(crate) fn end_group(&mut self) {
         self.add(format_args!("</g>"));
     }
 
-    /// The picture as it stands in a page that has [`STYLE`].
+    /// The chart as an element of a page that includes [`STYLE`].
     pub(crate) fn inline(&self) -> String {
         self.element("", "")
     }
 
-    /// The picture as a file of its own.
+    /// The chart as an SVG file.
     pub(crate) fn file(&self) -> String {
         self.element(
             &format!(
@@ -182,7 +183,7 @@ fn path(points: &[[f64; 2]]) -> String {
     let mut path = String::new();
     for (number, [x, y]) in points.iter().enumerate() {
         let command = if number == 0 { 'M' } else { 'L' };
-        write!(path, "{command}{x:.1} {y:.1}").expect("a string takes all");
+        write!(path, "{command}{x:.1} {y:.1}").expect("writing to a String cannot fail");
     }
     path
 }

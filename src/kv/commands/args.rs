@@ -1,46 +1,90 @@
-//! The arguments of a command, without its name.
+//! The arguments of a call as a command's function sees them.
 
-use crate::kv::commands::items::Items;
+use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Refusal;
 use crate::kv::values::number::parse_integer;
 
-/// The words of a call, without the verb. Their number was checked against the command's arity.
+/// Arguments that fit without an allocation.
+const INLINE: usize = 4;
+
+/// The arguments of a call, without the command's name, and its random seed.
 #[derive(Debug)]
 pub(in crate::kv) struct Args<'a> {
-    pub(in crate::kv) words: Vec<&'a [u8]>,
-    /// A number that no other call has: what is left to chance is decided by it, so that it is
-    /// the same everywhere.
+    inline: [&'a [u8]; INLINE],
+    /// How many of `inline` are arguments; 0 if they are in `many`.
+    len: usize,
+    many: Vec<&'a [u8]>,
+    /// Differs from call to call and is the same on every replica: all random choices of the
+    /// command follow from it.
     pub(in crate::kv) seed: u64,
 }
 
 impl<'a> Args<'a> {
-    pub(in crate::kv) fn new(words: Items<'a>, seed: u64) -> Args<'a> {
-        Args { words: words.iter().collect(), seed }
+    pub(in crate::kv) fn new(arguments: Arguments<'a>, seed: u64) -> Args<'a> {
+        let mut args = Args { inline: [&[]; INLINE], len: 0, many: Vec::new(), seed };
+        arguments.iter().for_each(|argument| args.push(argument));
+        args
     }
 
-    /// The word at that place.
+    fn push(&mut self, argument: &'a [u8]) {
+        if self.many.is_empty() && self.len < INLINE {
+            self.inline[self.len] = argument;
+            self.len += 1;
+        } else {
+            if self.many.is_empty() {
+                self.many.extend(self.inline);
+                self.len = 0;
+            }
+            self.many.push(argument);
+        }
+    }
+
+    /// All arguments.
+    pub(in crate::kv) fn all(&self) -> &[&'a [u8]] {
+        if self.many.is_empty() { &self.inline[..self.len] } else { &self.many }
+    }
+
+    /// The argument at that position, from 0.
     ///
     /// # Errors
-    /// If there are not so many: the door checks that, but bytes in a log may say anything.
+    /// If there are fewer. The arity of clients' commands was checked, but the log may say
+    /// anything.
     pub(in crate::kv) fn get(&self, at: usize) -> Result<&'a [u8], Refusal> {
-        self.words.get(at).copied().ok_or(Refusal::Syntax)
+        self.all().get(at).copied().ok_or(Refusal::Syntax)
     }
 
-    /// How many there are.
-    pub(in crate::kv) fn len(&self) -> usize {
-        self.words.len()
-    }
-
-    /// The whole number at that place.
+    /// The integer at that position.
     ///
     /// # Errors
-    /// If it is none.
+    /// If the argument is missing or not an integer.
     pub(in crate::kv) fn integer(&self, at: usize) -> Result<i64, Refusal> {
         parse_integer(self.get(at)?).ok_or(Refusal::NotAnInteger)
     }
 
-    /// Those from there on; none if there are not so many.
+    /// The arguments from that position on; empty if there are fewer.
     pub(in crate::kv) fn rest(&self, from: usize) -> &[&'a [u8]] {
-        self.words.get(from..).unwrap_or_default()
+        self.all().get(from..).unwrap_or_default()
+    }
+
+    /// How many arguments there are.
+    pub(in crate::kv) fn len(&self) -> usize {
+        self.all().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_keep_their_order_however_many() {
+        let all: Vec<String> = (0..9).map(|number| number.to_string()).collect();
+        let all: Vec<&[u8]> = all.iter().map(String::as_bytes).collect();
+        for count in 0..all.len() {
+            let args = Args::new(all[..count].into(), 1);
+            assert_eq!((args.all(), args.len()), (&all[..count], count));
+            assert_eq!(args.get(count), Err(Refusal::Syntax));
+            assert_eq!(args.rest(1), all[..count].get(1..).unwrap_or_default());
+        }
     }
 }

@@ -1,36 +1,37 @@
-//! Strings as numbers of any few bits, side by side.
+//! Commands on strings as arrays of integers of 1 to 64 bits: `BITFIELD`.
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::bitmaps::{bit, bit_offset, not_an_offset, put_bit};
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, Row, Run};
-use crate::kv::state_machine::StateMachine;
+use crate::kv::commands::registry::{Answer, ONE_KEY, Row, read, write};
+use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-pub(in crate::kv) const COMMANDS: Row =
-    &[("bitfield", Run::Write(bitfield)), ("bitfield_ro", Run::Read(bitfield_ro))];
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] =
+    &[write(104, "bitfield", ONE_KEY, bitfield), read(105, "bitfield_ro", ONE_KEY, bitfield_ro)];
 
-/// What happens to a number that does not fit.
+/// What is stored when an integer does not fit into its field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overflow {
-    /// Its lowest bits are taken.
+    /// The lowest bits.
     Wrap,
-    /// The largest or smallest is taken that fits.
+    /// The largest or smallest integer that fits.
     Saturate,
-    /// Nothing.
+    /// Nothing: the field stays as it is.
     Fail,
 }
 
-/// A field.
+/// An integer inside of a string.
 #[derive(Debug, Clone, Copy)]
 struct Field {
     signed: bool,
-    /// 1 to 64.
+    /// Width, 1 to 64.
     bits: u32,
     offset: u64,
 }
 
-/// What is done with one.
+/// A subcommand of `BITFIELD`.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Get,
@@ -39,7 +40,7 @@ enum Action {
 }
 
 impl Field {
-    /// Reads a type and an offset.
+    /// Parses a type, as in `i16`, and an offset: in bits, or with `#` in fields.
     fn read(kind: &[u8], offset: &[u8]) -> Result<Field, Outcome> {
         let (signed, bits) = match kind {
             [b'i', bits @ ..] => (true, bits),
@@ -80,13 +81,13 @@ impl Field {
         }
     }
 
-    /// What the lowest bits of a number are as a number of this kind.
+    /// The lowest bits of `number`, as an integer of this type.
     fn wrapped(self, number: i128) -> i128 {
         let unused = i128::BITS - self.bits;
         if self.signed { number << unused >> unused } else { number & ((1 << self.bits) - 1) }
     }
 
-    /// What is kept of a number; `None` for nothing.
+    /// What is stored for `number`; `None` if the field stays as it is.
     fn kept(self, number: i128, overflow: Overflow) -> Option<i128> {
         let wrapped = self.wrapped(number);
         if wrapped == number {
@@ -103,13 +104,13 @@ impl Field {
 }
 
 fn number(number: i128) -> Outcome {
-    Outcome::Integer(i64::try_from(number).expect("a field has at most 64 bits, a sign among them"))
+    Outcome::Integer(i64::try_from(number).expect("a field has at most 64 bits with its sign"))
 }
 
-/// Reads what is to be done.
-fn read(words: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
+/// Parses the subcommands.
+fn parse(args: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
     let (mut actions, mut overflow) = (Vec::new(), Overflow::Wrap);
-    let mut rest = words;
+    let mut rest = args;
     while let [action, behind @ ..] = rest {
         let is = |word: &str| action.eq_ignore_ascii_case(word.as_bytes());
         rest = match *behind {
@@ -141,13 +142,13 @@ fn read(words: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
 
 /// `BITFIELD key [GET type offset | [OVERFLOW WRAP | SAT | FAIL] SET type offset value | INCRBY
 /// type offset increment ...]`
-fn bitfield(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let key = words.get(0)?;
-    let actions = match read(words.rest(1)) {
+fn bitfield(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let actions = match parse(args.rest(1)) {
         Ok(actions) => actions,
         Err(outcome) => return Ok(outcome),
     };
-    let old = store.string(key)?;
+    let old = keyspace.string(key)?;
     let written = actions.iter().filter(|(_, action)| !matches!(action, Action::Get));
     let ends = written.map(|(field, _)| (field.offset + u64::from(field.bits)).div_ceil(8));
     let Some(length) = ends.max() else {
@@ -155,7 +156,7 @@ fn bitfield(store: &mut StateMachine, words: &Args<'_>) -> Answer {
     };
     let (is_there, old) = (old.is_some(), old.unwrap_or_default());
     let mut new = old.to_vec();
-    let length = usize::try_from(length).expect("no value has so many bytes");
+    let length = usize::try_from(length).expect("offsets are limited by the length of values");
     new.resize(length.max(new.len()), 0);
     let mut outcomes = Vec::with_capacity(actions.len());
     for (field, action) in actions {
@@ -166,7 +167,7 @@ fn bitfield(store: &mut StateMachine, words: &Args<'_>) -> Answer {
                 continue;
             }
             Action::Increase(increment, overflow) => (before + i128::from(increment), overflow),
-            // As C has it, a number below 0 is a very large one where there is no sign.
+            // As in C, a negative number is a very large unsigned one.
             Action::Set(value, overflow) if field.signed => (value.into(), overflow),
             Action::Set(value, overflow) => (value.cast_unsigned().into(), overflow),
         };
@@ -178,22 +179,22 @@ fn bitfield(store: &mut StateMachine, words: &Args<'_>) -> Answer {
         outcomes.push(number(if matches!(action, Action::Set(..)) { before } else { kept }));
     }
     if new != old || !is_there {
-        store.put_keep_ttl(key, &new);
-        store.note("setbit", key);
+        keyspace.put_keep_ttl(key, &new);
+        keyspace.notify("setbit", key);
     }
     Ok(Outcome::List(outcomes))
 }
 
 /// `BITFIELD_RO key [GET type offset ...]`
-fn bitfield_ro(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let actions = match read(words.rest(1)) {
+fn bitfield_ro(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let actions = match parse(args.rest(1)) {
         Ok(actions) => actions,
         Err(outcome) => return Ok(outcome),
     };
     if actions.iter().any(|(_, action)| !matches!(action, Action::Get)) {
         return Ok(Outcome::error("ERR BITFIELD_RO only supports the GET subcommand"));
     }
-    Ok(get(store.string(words.get(0)?)?.unwrap_or_default(), &actions))
+    Ok(get(keyspace.string(args.get(0)?)?.unwrap_or_default(), &actions))
 }
 
 fn get(value: &[u8], actions: &[(Field, Action)]) -> Outcome {
@@ -216,11 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_cut_or_clipped_or_left() {
+    fn overflow_wraps_saturates_or_fails() {
         let mut feeder = Feeder::new();
-        let mut call = |words: &str| {
-            let words: Vec<&str> = words.split(' ').collect();
-            numbers(feeder.call("bitfield", &words))
+        let mut call = |args: &str| {
+            let args: Vec<&str> = args.split(' ').collect();
+            numbers(feeder.call("bitfield", &args))
         };
         assert_eq!(call("k SET u8 4 255 GET u4 0 GET u8 #0 GET i8 4"), [0, 0, 15, -1].map(Some));
         assert_eq!(call("k INCRBY u8 4 2 OVERFLOW SAT INCRBY u8 4 -7"), [1, 0].map(Some));

@@ -1,27 +1,28 @@
-//! Strings as rows of bits, the highest of each byte first.
+//! Commands on strings as bitmaps. Bit 0 is the highest bit of the first byte.
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, Row, Run};
+use crate::kv::commands::registry::{ALL_BUT_FIRST, Answer, ONE_KEY, Row, read, write};
 use crate::kv::commands::strings::{VALUE_BYTES_MAX, range};
-use crate::kv::state_machine::StateMachine;
+use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-pub(in crate::kv) const COMMANDS: Row = &[
-    ("setbit", Run::Write(setbit)),
-    ("getbit", Run::Read(getbit)),
-    ("bitcount", Run::Read(bitcount)),
-    ("bitpos", Run::Read(bitpos)),
-    ("bitop", Run::Write(bitop)),
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(96, "setbit", ONE_KEY, setbit),
+    read(97, "getbit", ONE_KEY, getbit),
+    read(98, "bitcount", ONE_KEY, bitcount),
+    read(99, "bitpos", ONE_KEY, bitpos),
+    write(100, "bitop", ALL_BUT_FIRST, bitop),
 ];
 
-/// Most bits of a value.
+/// Maximum number of bits of a string.
 const BITS_MAX: u64 = VALUE_BYTES_MAX as u64 * 8;
 
-/// The place of a bit that a word says.
+/// Parses the offset of a bit.
 ///
 /// # Errors
-/// If no value can have it.
+/// If it is not an integer or beyond the longest possible string.
 pub(in crate::kv) fn bit_offset(word: &[u8]) -> Result<u64, Outcome> {
     let offset = parse_integer(word).and_then(|offset| u64::try_from(offset).ok());
     offset.filter(|offset| *offset < BITS_MAX).ok_or_else(not_an_offset)
@@ -31,9 +32,9 @@ pub(in crate::kv) fn not_an_offset() -> Outcome {
     Outcome::error("ERR bit offset is not an integer or out of range")
 }
 
-/// Where a bit is: its byte, and the byte with only this bit set.
+/// The index of the byte that holds a bit, and the mask of the bit in it.
 fn place(offset: u64) -> (usize, u8) {
-    let byte = usize::try_from(offset / 8).expect("no value has so many bytes");
+    let byte = usize::try_from(offset / 8).expect("offsets are limited by the length of values");
     (byte, 0x80 >> (offset % 8))
 }
 
@@ -42,7 +43,7 @@ pub(in crate::kv) fn bit(value: &[u8], offset: u64) -> bool {
     value.get(byte).is_some_and(|byte| byte & mask != 0)
 }
 
-/// Sets a bit that is there.
+/// Sets a bit within the string.
 pub(in crate::kv) fn put_bit(value: &mut [u8], offset: u64, bit: bool) {
     let (byte, mask) = place(offset);
     if bit {
@@ -53,18 +54,18 @@ pub(in crate::kv) fn put_bit(value: &mut [u8], offset: u64, bit: bool) {
 }
 
 /// `SETBIT key offset value`
-fn setbit(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let key = words.get(0)?;
-    let offset = match bit_offset(words.get(1)?) {
+fn setbit(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let offset = match bit_offset(args.get(1)?) {
         Ok(offset) => offset,
         Err(outcome) => return Ok(outcome),
     };
-    let set = match words.get(2)? {
+    let set = match args.get(2)? {
         b"0" => false,
         b"1" => true,
         _ => return Ok(Outcome::error("ERR bit is not an integer or out of range")),
     };
-    let old = store.string(key)?;
+    let old = keyspace.string(key)?;
     let (length, is_there) = (place(offset).0 + 1, old.is_some());
     let old = old.unwrap_or_default();
     let was = bit(old, offset);
@@ -72,23 +73,23 @@ fn setbit(store: &mut StateMachine, words: &Args<'_>) -> Answer {
         let mut new = old.to_vec();
         new.resize(length.max(new.len()), 0);
         put_bit(&mut new, offset, set);
-        store.put_keep_ttl(key, &new);
-        store.note("setbit", key);
+        keyspace.put_keep_ttl(key, &new);
+        keyspace.notify("setbit", key);
     }
     Ok(Outcome::flag(was))
 }
 
 /// `GETBIT key offset`
-fn getbit(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let offset = match bit_offset(words.get(1)?) {
+fn getbit(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let offset = match bit_offset(args.get(1)?) {
         Ok(offset) => offset,
         Err(outcome) => return Ok(outcome),
     };
-    let value = store.string(words.get(0)?)?.unwrap_or_default();
+    let value = keyspace.string(args.get(0)?)?.unwrap_or_default();
     Ok(Outcome::flag(bit(value, offset)))
 }
 
-/// Whether a word says that bits are meant, and not bytes.
+/// Parses the unit of a range: true for `BIT`, false for `BYTE`.
 fn means_bits(word: &[u8]) -> Result<bool, Refusal> {
     if word.eq_ignore_ascii_case(b"BIT") {
         Ok(true)
@@ -100,17 +101,17 @@ fn means_bits(word: &[u8]) -> Result<bool, Refusal> {
 }
 
 /// `BITCOUNT key [start end [BYTE | BIT]]`
-fn bitcount(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let Some(value) = store.string(words.get(0)?)? else { return Ok(Outcome::count(0)) };
-    let (first, last, bits) = match words.len() {
+fn bitcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let Some(value) = keyspace.string(args.get(0)?)? else { return Ok(Outcome::count(0)) };
+    let (first, last, bits) = match args.len() {
         1 => (0, -1, false),
         3 | 4 => {
-            let (first, last) = (words.integer(1)?, words.integer(2)?);
-            // Told before the last word is looked at.
+            let (first, last) = (args.integer(1)?, args.integer(2)?);
+            // Reported before the last argument is parsed, as in Redis.
             if first < 0 && last < 0 && first > last {
                 return Ok(Outcome::count(0));
             }
-            (first, last, words.rest(3).first().map_or(Ok(false), |word| means_bits(word))?)
+            (first, last, args.rest(3).first().map_or(Ok(false), |word| means_bits(word))?)
         }
         _ => return Err(Refusal::Syntax),
     };
@@ -122,42 +123,42 @@ fn bitcount(store: &StateMachine, words: &Args<'_>) -> Answer {
     Ok(Outcome::count(ones(value, first, end)))
 }
 
-/// How many bits are set from one to before another.
+/// Number of set bits in a range of bit offsets.
 fn ones(value: &[u8], first: usize, end: usize) -> usize {
     let whole = first.div_ceil(8)..end / 8;
     let slow = |from: usize, to: usize| (from..to).filter(|at| bit(value, *at as u64)).count();
     if whole.start >= whole.end {
         return slow(first, end);
     }
-    let (words, rest) = value[whole.clone()].as_chunks::<8>();
-    let ones = words.iter().map(|word| u64::from_ne_bytes(*word).count_ones()).sum::<u32>()
+    let (args, rest) = value[whole.clone()].as_chunks::<8>();
+    let ones = args.iter().map(|word| u64::from_ne_bytes(*word).count_ones()).sum::<u32>()
         + rest.iter().map(|byte| byte.count_ones()).sum::<u32>();
     slow(first, whole.start * 8) + ones as usize + slow(whole.end * 8, end)
 }
 
 /// `BITPOS key bit [start [end [BYTE | BIT]]]`
-fn bitpos(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let wanted = match words.integer(1)? {
+fn bitpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let wanted = match args.integer(1)? {
         0 => false,
         1 => true,
         _ => return Ok(Outcome::error("ERR The bit argument must be 1 or 0.")),
     };
-    let Some(value) = store.string(words.get(0)?)? else {
+    let Some(value) = keyspace.string(args.get(0)?)? else {
         return Ok(Outcome::Integer(if wanted { -1 } else { 0 }));
     };
-    let (first, last, bits) = match words.len() {
+    let (first, last, bits) = match args.len() {
         2 => (0, -1, false),
-        3 => (words.integer(2)?, -1, false),
+        3 => (args.integer(2)?, -1, false),
         4 | 5 => {
-            let first = words.integer(2)?;
-            let bits = words.rest(4).first().map_or(Ok(false), |word| means_bits(word))?;
-            (first, words.integer(3)?, bits)
+            let first = args.integer(2)?;
+            let bits = args.rest(4).first().map_or(Ok(false), |word| means_bits(word))?;
+            (first, args.integer(3)?, bits)
         }
         _ => return Err(Refusal::Syntax),
     };
     let unit = if bits { 1 } else { 8 };
     let length = value.len() * 8 / unit;
-    // Unlike elsewhere, two places before the beginning are the first one both.
+    // Unlike in other commands, two indexes before the beginning both mean the first byte.
     let clipped =
         |at: i64| if at < 0 { at.max(-i64::try_from(length).unwrap_or(i64::MAX)) } else { at };
     let Some(range) = range(clipped(first), clipped(last), length) else {
@@ -166,17 +167,17 @@ fn bitpos(store: &StateMachine, words: &Args<'_>) -> Answer {
     let (first, end) = (range.start * unit, range.end * unit);
     Ok(match first_bit(value, wanted, first, end) {
         Some(at) => Outcome::count(at),
-        // Where no end was said there are zeros behind the value.
-        None if !wanted && words.len() < 4 => Outcome::count(end),
+        // Without an explicit end, the string counts as followed by zeros.
+        None if !wanted && args.len() < 4 => Outcome::count(end),
         None => Outcome::Integer(-1),
     })
 }
 
-/// The first bit of that kind from one to before another.
+/// Offset of the first bit of that value in a range.
 fn first_bit(value: &[u8], wanted: bool, first: usize, end: usize) -> Option<usize> {
     let mut at = first;
     while at < end {
-        // Bytes in which there is none are passed over whole.
+        // Bytes without such a bit are skipped as a whole.
         let without = if wanted { 0 } else { 0xFF };
         if at.is_multiple_of(8) && value[at / 8] == without {
             let run = value[at / 8..].iter().take_while(|byte| **byte == without).count();
@@ -192,8 +193,8 @@ fn first_bit(value: &[u8], wanted: bool, first: usize, end: usize) -> Option<usi
 }
 
 /// `BITOP AND | OR | XOR | NOT destination key [key ...]`
-fn bitop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (operation, destination, keys) = (words.get(0)?, words.get(1)?, words.rest(2));
+fn bitop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (operation, destination, keys) = (args.get(0)?, args.get(1)?, args.rest(2));
     let is = |word: &str| operation.eq_ignore_ascii_case(word.as_bytes());
     let combine: fn(u8, u8) -> u8 = match () {
         () if is("AND") => |one, other| one & other,
@@ -207,7 +208,7 @@ fn bitop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
     }
     let mut values = Vec::with_capacity(keys.len());
     for key in keys {
-        values.push(store.string(key)?.unwrap_or_default());
+        values.push(keyspace.string(key)?.unwrap_or_default());
     }
     let length = values.iter().map(|value| value.len()).max().unwrap_or(0);
     let mut result = values.first().map_or_else(Vec::new, |value| value.to_vec());
@@ -218,7 +219,7 @@ fn bitop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
         }
     }
     for value in values.iter().skip(1) {
-        // What is not there is zero.
+        // Shorter strings count as padded with zeros.
         let (there, behind) = result.split_at_mut(value.len());
         there.iter_mut().zip(*value).for_each(|(byte, other)| *byte = combine(*byte, *other));
         for byte in behind {
@@ -226,10 +227,10 @@ fn bitop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
         }
     }
     if length == 0 {
-        store.delete(destination);
+        keyspace.delete(destination);
     } else {
-        store.put(destination, &result);
-        store.note("set", destination);
+        keyspace.put(destination, &result);
+        keyspace.notify("set", destination);
     }
     Ok(Outcome::count(length))
 }
@@ -240,7 +241,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn counting_and_looking_agree_with_going_bit_by_bit() {
+    fn counts_and_searches_agree_with_a_bitwise_model() {
         let value: Vec<u8> =
             (0..40_u8).map(|at| at.wrapping_mul(at) ^ (at / 9).wrapping_mul(0xFF)).collect();
         let value = [&[0xFF; 20][..], &value, &[0; 20]].concat();
@@ -260,14 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_nothing_leaves_the_key_as_it_was() {
+    fn writes_without_a_change_keep_the_revision() {
         let mut feeder = Feeder::new();
         feeder.call("setbit", &["k", "7", "1"]);
-        let revision = feeder.store.revision(b"k");
+        let revision = feeder.store.keyspace.revision(b"k");
         assert_eq!(feeder.call("setbit", &["k", "7", "1"]), Outcome::Integer(1));
-        assert_eq!(feeder.store.revision(b"k"), revision);
+        assert_eq!(feeder.store.keyspace.revision(b"k"), revision);
         assert_eq!(feeder.call("setbit", &["k", "8", "0"]), Outcome::Integer(0));
-        assert_ne!(feeder.store.revision(b"k"), revision);
+        assert_ne!(feeder.store.keyspace.revision(b"k"), revision);
         assert_eq!(feeder.get(b"k").as_deref(), Some(&[1, 0][..]));
     }
 }

@@ -1,81 +1,129 @@
-//! What can be done with keys whatever they hold.
+//! Commands on keys with values of any type.
 
 use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, Row, Run};
+use crate::kv::commands::registry::{
+    ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write,
+};
+use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
-use crate::kv::state_machine::StateMachine;
+use crate::kv::keyspace::slot::slot_of;
 use crate::kv::values::number::parse_integer;
 
-pub(in crate::kv) const COMMANDS: Row = &[
-    ("type", Run::Read(kind)),
-    ("randomkey", Run::Read(random_key)),
-    ("memory|usage", Run::Read(memory_usage)),
-    ("rename", Run::Write(rename)),
-    ("renamenx", Run::Write(renamenx)),
-    ("copy", Run::Write(copy)),
-    ("object|encoding", Run::Read(encoding)),
-    ("object|refcount", Run::Read(refcount)),
-    ("object|idletime", Run::Read(idletime)),
-    ("object|freq", Run::Read(freq)),
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    read(0, "type", ONE_KEY, kind),
+    read(1, "randomkey", NO_KEYS, random_key),
+    read(2, "memory|usage", ONE_KEY, memory_usage),
+    write(3, "rename", TWO_KEYS, rename),
+    write(4, "renamenx", TWO_KEYS, renamenx),
+    write(5, "copy", TWO_KEYS, copy),
+    read(6, "object|encoding", ONE_KEY, encoding),
+    read(7, "object|refcount", ONE_KEY, refcount),
+    read(8, "object|idletime", ONE_KEY, idletime),
+    read(9, "object|freq", ONE_KEY, freq),
+    write(10, "del", ALL_KEYS, del),
+    read(11, "exists", ALL_KEYS, exists),
+    read(12, "dbsize", NO_KEYS, dbsize),
+    write(13, "flushall", NO_KEYS, flushall),
+    read(14, "cluster|countkeysinslot", NO_KEYS, count_keys_in_slot),
 ];
 
-/// `TYPE key`
-fn kind(store: &StateMachine, words: &Args<'_>) -> Answer {
-    Ok(Outcome::Type(store.kind(words.get(0)?)))
+/// `DEL key [key ...]`, also run for `UNLINK`: the applier frees memory anyway, away from sockets
+/// and heartbeats.
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn del(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(args.all().iter().filter(|key| keyspace.delete(key)).count()))
 }
 
-/// `RANDOMKEY`: of the keys in a table that chance finds, the one that it finds next. So it does
-/// not depend on how keys lie in tables.
-#[allow(clippy::unnecessary_wraps, reason = "as all verbs")]
-fn random_key(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let near = store.some_table(words.seed, |pair| store.pair(pair.key()).is_some());
-    let next = near.min_by_key(|pair| pair.number() ^ words.seed.rotate_left(32));
+/// `EXISTS key [key ...]`, also run for `TOUCH`: a key that is named twice counts twice.
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn exists(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(args.all().iter().filter(|key| keyspace.entry(key).is_some()).count()))
+}
+
+/// `DBSIZE`
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn dbsize(keyspace: &Keyspace, _args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(keyspace.len()))
+}
+
+/// `FLUSHALL [ASYNC | SYNC]`, also run for `FLUSHDB`: there is one database. The option makes no
+/// difference.
+fn flushall(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let is_known = |option: &[u8]| {
+        option.eq_ignore_ascii_case(b"ASYNC") || option.eq_ignore_ascii_case(b"SYNC")
+    };
+    if args.len() > 1 || !args.all().iter().all(|option| is_known(option)) {
+        return Err(Refusal::Syntax);
+    }
+    keyspace.clear();
+    Ok(Outcome::Done)
+}
+
+/// `CLUSTER COUNTKEYSINSLOT slot`: looks at every key.
+fn count_keys_in_slot(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let slot = args.integer(0)?;
+    let is_in_slot = |entry: &&KeyEntry| i64::from(slot_of(entry.key())) == slot;
+    Ok(Outcome::count(keyspace.entries().filter(is_in_slot).count()))
+}
+
+/// `TYPE key`
+fn kind(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::Type(keyspace.value_type(args.get(0)?)))
+}
+
+/// `RANDOMKEY`: an entry of a table that the seed selects. Independent of the order of entries
+/// within tables, which differs between replicas.
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn random_key(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let near = keyspace.any_table(args.seed, |entry| keyspace.entry(entry.key()).is_some());
+    let next = near.min_by_key(|entry| entry.key_hash() ^ args.seed.rotate_left(32));
     Ok(Outcome::Value(next.map(KeyEntry::shared_key)))
 }
 
 /// `MEMORY USAGE key [SAMPLES count]`
-fn memory_usage(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let pair = store.pair(words.get(0)?);
-    Ok(pair.map_or(Outcome::Value(None), |pair| Outcome::count(pair.memory())))
+fn memory_usage(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let entry = keyspace.entry(args.get(0)?);
+    Ok(entry.map_or(Outcome::Value(None), |entry| Outcome::count(entry.memory())))
 }
 
 /// `RENAME key newkey`
-fn rename(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (from, to) = (words.get(0)?, words.get(1)?);
-    store.pair(from).ok_or(Refusal::NoSuchKey)?;
-    move_to(store, from, to);
+fn rename(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (from, to) = (args.get(0)?, args.get(1)?);
+    keyspace.entry(from).ok_or(Refusal::NoSuchKey)?;
+    move_to(keyspace, from, to);
     Ok(Outcome::Done)
 }
 
 /// `RENAMENX key newkey`
-fn renamenx(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (from, to) = (words.get(0)?, words.get(1)?);
-    store.pair(from).ok_or(Refusal::NoSuchKey)?;
-    let free = store.pair(to).is_none();
+fn renamenx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (from, to) = (args.get(0)?, args.get(1)?);
+    keyspace.entry(from).ok_or(Refusal::NoSuchKey)?;
+    let free = keyspace.entry(to).is_none();
     if free {
-        move_to(store, from, to);
+        move_to(keyspace, from, to);
     }
     Ok(Outcome::flag(free))
 }
 
-fn move_to(store: &mut StateMachine, from: &[u8], to: &[u8]) {
+fn move_to(keyspace: &mut Keyspace, from: &[u8], to: &[u8]) {
     if from == to {
         return;
     }
-    store.copy(from, to);
-    store.remove(from);
-    store.note("rename_from", from);
-    store.note("rename_to", to);
+    keyspace.copy(from, to);
+    keyspace.remove(from);
+    keyspace.notify("rename_from", from);
+    keyspace.notify("rename_to", to);
 }
 
 /// `COPY source destination [DB 0] [REPLACE]`
-fn copy(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (from, to) = (words.get(0)?, words.get(1)?);
+fn copy(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (from, to) = (args.get(0)?, args.get(1)?);
     let mut replaces = false;
-    let mut options = words.rest(2).iter();
+    let mut options = args.rest(2).iter();
     while let Some(option) = options.next() {
         if option.eq_ignore_ascii_case(b"REPLACE") {
             replaces = true;
@@ -98,39 +146,40 @@ fn copy(store: &mut StateMachine, words: &Args<'_>) -> Answer {
     if from == to {
         return Err(Refusal::SameObject);
     }
-    let copies = store.pair(from).is_some() && (replaces || store.pair(to).is_none());
+    let copies = keyspace.entry(from).is_some() && (replaces || keyspace.entry(to).is_none());
     if copies {
-        store.copy(from, to);
-        store.note("copy_to", to);
+        keyspace.copy(from, to);
+        keyspace.notify("copy_to", to);
     }
     Ok(Outcome::flag(copies))
 }
 
-/// `OBJECT ENCODING key`: what Redis with its default limits would keep such a value in, if it was
-/// set as it is now.
-fn encoding(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let name = store.pair(words.get(0)?).map(KeyEntry::encoding);
+/// `OBJECT ENCODING key`: the encoding that Redis with its default limits uses for a value that was
+/// created as it is now.
+fn encoding(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let name = keyspace.entry(args.get(0)?).map(KeyEntry::encoding);
     Ok(Outcome::Value(name.map(|name| Bytes::from_static(name.as_bytes()))))
 }
 
-/// `OBJECT REFCOUNT key`: Redis shares small whole numbers among all keys, and tells the largest
+/// `OBJECT REFCOUNT key`: Redis shares small integers between all keys and reports the largest
 /// count for them.
-fn refcount(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let Some(pair) = store.pair(words.get(0)?) else { return Ok(Outcome::Value(None)) };
-    let number = parse_integer(pair.value()).filter(|number| (0..10_000).contains(number));
-    let shared = pair.object().is_none() && number.is_some();
+fn refcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let Some(entry) = keyspace.entry(args.get(0)?) else { return Ok(Outcome::Value(None)) };
+    let number = parse_integer(entry.value()).filter(|number| (0..10_000).contains(number));
+    let shared = entry.collection().is_none() && number.is_some();
     Ok(Outcome::Integer(if shared { i32::MAX.into() } else { 1 }))
 }
 
-/// `OBJECT IDLETIME key`: nobody keeps who reads what when, so it is always as if just now.
-fn idletime(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let is_there = store.pair(words.get(0)?).is_some();
+/// `OBJECT IDLETIME key`: access times are not recorded, so keys are never idle.
+fn idletime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let is_there = keyspace.entry(args.get(0)?).is_some();
     Ok(if is_there { Outcome::Integer(0) } else { Outcome::Value(None) })
 }
 
-/// `OBJECT FREQ key`: the same, as where Redis does not keep it.
-fn freq(store: &StateMachine, words: &Args<'_>) -> Answer {
-    if store.pair(words.get(0)?).is_none() {
+/// `OBJECT FREQ key`: access frequencies are not recorded, which is what Redis reports without an
+/// LFU policy.
+fn freq(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    if keyspace.entry(args.get(0)?).is_none() {
         return Ok(Outcome::Value(None));
     }
     Ok(Outcome::error(

@@ -1,145 +1,146 @@
-//! Hashes: fields and their values under one key, and what can be done with them.
+//! Commands on hashes.
 
 use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, Row, Run};
+use crate::kv::commands::registry::{Answer, ONE_KEY, Row, read, write};
 use crate::kv::commands::scan::{self, Options};
-use crate::kv::state_machine::StateMachine;
+use crate::kv::keyspace::Keyspace;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::hash::Hash;
 use crate::kv::values::number::parse_integer;
 
-pub(in crate::kv) const COMMANDS: Row = &[
-    ("hset", Run::Write(hset)),
-    ("hget", Run::Read(hget)),
-    ("hdel", Run::Write(hdel)),
-    ("hlen", Run::Read(hlen)),
-    ("hgetall", Run::Read(hgetall)),
-    ("hsetnx", Run::Write(hsetnx)),
-    ("hmset", Run::Write(hmset)),
-    ("hmget", Run::Read(hmget)),
-    ("hkeys", Run::Read(hkeys)),
-    ("hvals", Run::Read(hvals)),
-    ("hexists", Run::Read(hexists)),
-    ("hstrlen", Run::Read(hstrlen)),
-    ("hincrby", Run::Write(hincrby)),
-    ("hincrbyfloat", Run::Write(hincrbyfloat)),
-    ("hrandfield", Run::Read(hrandfield)),
-    ("hscan", Run::Read(hscan)),
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(112, "hset", ONE_KEY, hset),
+    read(113, "hget", ONE_KEY, hget),
+    write(114, "hdel", ONE_KEY, hdel),
+    read(115, "hlen", ONE_KEY, hlen),
+    read(116, "hgetall", ONE_KEY, hgetall),
+    write(117, "hsetnx", ONE_KEY, hsetnx),
+    write(118, "hmset", ONE_KEY, hmset),
+    read(119, "hmget", ONE_KEY, hmget),
+    read(120, "hkeys", ONE_KEY, hkeys),
+    read(121, "hvals", ONE_KEY, hvals),
+    read(122, "hexists", ONE_KEY, hexists),
+    read(123, "hstrlen", ONE_KEY, hstrlen),
+    write(124, "hincrby", ONE_KEY, hincrby),
+    write(125, "hincrbyfloat", ONE_KEY, hincrbyfloat),
+    read(126, "hrandfield", ONE_KEY, hrandfield),
+    read(127, "hscan", ONE_KEY, hscan),
 ];
 
-/// Most fields that are told at random with some of them several times.
+/// Maximum count of random fields with repetitions.
 const REPEATED_MAX: usize = 1 << 20;
 
 /// `HSET key field value [field value ...]`
-fn hset(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    set_many(store, words, "hset")
+fn hset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    set_many(keyspace, args, "hset")
 }
 
 /// `HMSET key field value [field value ...]`
-fn hmset(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    Ok(match set_many(store, words, "hmset")? {
+fn hmset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    Ok(match set_many(keyspace, args, "hmset")? {
         Outcome::Integer(_) => Outcome::Done,
         error => error,
     })
 }
 
-/// Sets fields; how many of them are new.
-fn set_many(store: &mut StateMachine, words: &Args<'_>, command: &str) -> Answer {
-    let key = words.get(0)?;
-    let (pairs, rest) = words.rest(1).as_chunks::<2>();
+/// Sets fields and returns the number of new ones.
+fn set_many(keyspace: &mut Keyspace, args: &Args<'_>, command: &str) -> Answer {
+    let key = args.get(0)?;
+    let (pairs, rest) = args.rest(1).as_chunks::<2>();
     if !rest.is_empty() {
         return Ok(Outcome::wrong_number(command));
     }
-    let added = store.change(key, |hash: &mut Hash| {
+    let added = keyspace.update(key, |hash: &mut Hash| {
         let added = pairs.iter().filter(|[field, value]| hash.set(field, value)).count();
         (added, true)
     })?;
-    store.note("hset", key);
+    keyspace.notify("hset", key);
     Ok(Outcome::count(added))
 }
 
 /// `HSETNX key field value`
-fn hsetnx(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, field, value) = (words.get(0)?, words.get(1)?, words.get(2)?);
-    if value_of(store, key, field)?.is_some() {
+fn hsetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, field, value) = (args.get(0)?, args.get(1)?, args.get(2)?);
+    if value_of(keyspace, key, field)?.is_some() {
         return Ok(Outcome::flag(false));
     }
-    store.change(key, |hash: &mut Hash| (hash.set(field, value), true))?;
-    store.note("hset", key);
+    keyspace.update(key, |hash: &mut Hash| (hash.set(field, value), true))?;
+    keyspace.notify("hset", key);
     Ok(Outcome::flag(true))
 }
 
 /// `HGET key field`
-fn hget(store: &StateMachine, words: &Args<'_>) -> Answer {
-    Ok(Outcome::Value(value_of(store, words.get(0)?, words.get(1)?)?.cloned()))
+fn hget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::Value(value_of(keyspace, args.get(0)?, args.get(1)?)?.cloned()))
 }
 
 /// `HMGET key field [field ...]`
-fn hmget(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let hash = store.content::<Hash>(words.get(0)?)?;
+fn hmget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let value = |field: &&[u8]| hash.and_then(|hash| hash.get(field)).cloned();
-    Ok(Outcome::Values(words.rest(1).iter().map(value).collect()))
+    Ok(Outcome::Values(args.rest(1).iter().map(value).collect()))
 }
 
 /// `HEXISTS key field`
-fn hexists(store: &StateMachine, words: &Args<'_>) -> Answer {
-    Ok(Outcome::flag(value_of(store, words.get(0)?, words.get(1)?)?.is_some()))
+fn hexists(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::flag(value_of(keyspace, args.get(0)?, args.get(1)?)?.is_some()))
 }
 
 /// `HSTRLEN key field`
-fn hstrlen(store: &StateMachine, words: &Args<'_>) -> Answer {
-    Ok(Outcome::count(value_of(store, words.get(0)?, words.get(1)?)?.map_or(0, Bytes::len)))
+fn hstrlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(value_of(keyspace, args.get(0)?, args.get(1)?)?.map_or(0, Bytes::len)))
 }
 
 fn value_of<'s>(
-    store: &'s StateMachine,
+    keyspace: &'s Keyspace,
     key: &[u8],
     field: &[u8],
 ) -> Result<Option<&'s Bytes>, Refusal> {
-    Ok(store.content::<Hash>(key)?.and_then(|hash| hash.get(field)))
+    Ok(keyspace.collection::<Hash>(key)?.and_then(|hash| hash.get(field)))
 }
 
 /// `HDEL key field [field ...]`
-fn hdel(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let key = words.get(0)?;
-    let removed = store.change_there(key, |hash: &mut Hash| {
-        let removed = words.rest(1).iter().filter(|field| hash.remove(field)).count();
+fn hdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let removed = keyspace.update_existing(key, |hash: &mut Hash| {
+        let removed = args.rest(1).iter().filter(|field| hash.remove(field)).count();
         (removed, removed > 0)
     })?;
     let removed = removed.unwrap_or(0);
     if removed > 0 {
-        store.note("hdel", key);
-        store.note_if_gone(key);
+        keyspace.notify("hdel", key);
+        keyspace.notify_if_removed(key);
     }
     Ok(Outcome::count(removed))
 }
 
 /// `HINCRBY key field amount`
-fn hincrby(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, field) = (words.get(0)?, words.get(1)?);
-    let amount = parse_integer(words.get(2)?).ok_or(Refusal::NotAnInteger)?;
-    let old = match value_of(store, key, field)? {
+fn hincrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, field) = (args.get(0)?, args.get(1)?);
+    let amount = parse_integer(args.get(2)?).ok_or(Refusal::NotAnInteger)?;
+    let old = match value_of(keyspace, key, field)? {
         None => 0,
         Some(value) => parse_integer(value).ok_or(Refusal::HashNotAnInteger)?,
     };
     let sum = old.checked_add(amount).ok_or(Refusal::Overflow)?;
     let text = sum.to_string();
-    store.change(key, |hash: &mut Hash| (hash.set(field, text.as_bytes()), true))?;
-    store.note("hincrby", key);
+    keyspace.update(key, |hash: &mut Hash| (hash.set(field, text.as_bytes()), true))?;
+    keyspace.notify("hincrby", key);
     Ok(Outcome::Integer(sum))
 }
 
 /// `HINCRBYFLOAT key field amount`
-fn hincrbyfloat(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, field) = (words.get(0)?, words.get(1)?);
-    let amount = Extended::parse(words.get(2)?).ok_or(Refusal::NotAFloat)?;
+fn hincrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, field) = (args.get(0)?, args.get(1)?);
+    let amount = Extended::parse(args.get(2)?).ok_or(Refusal::NotAFloat)?;
     if amount.is_infinite() {
         return Ok(Outcome::error("ERR value is NaN or Infinity"));
     }
-    let sum = match value_of(store, key, field)?.map(|value| Extended::parse(value)) {
+    let sum = match value_of(keyspace, key, field)?.map(|value| Extended::parse(value)) {
         None => amount,
         Some(None) => return Ok(Outcome::error("ERR hash value is not a float")),
         Some(Some(old)) => old + amount,
@@ -148,14 +149,14 @@ fn hincrbyfloat(store: &mut StateMachine, words: &Args<'_>) -> Answer {
         return Ok(Outcome::error("ERR increment would produce NaN or Infinity"));
     }
     let text = Bytes::from(sum.to_string());
-    store.change(key, |hash: &mut Hash| (hash.set(field, &text), true))?;
-    store.note("hincrbyfloat", key);
+    keyspace.update(key, |hash: &mut Hash| (hash.set(field, &text), true))?;
+    keyspace.notify("hincrbyfloat", key);
     Ok(Outcome::Value(Some(text)))
 }
 
 /// `HLEN key`
-fn hlen(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let hash = store.content::<Hash>(words.get(0)?)?;
+fn hlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     Ok(Outcome::count(hash.map_or(0, Hash::len)))
 }
 
@@ -168,40 +169,40 @@ fn text_pair((field, value): (&Bytes, &Bytes)) -> (Outcome, Outcome) {
 }
 
 /// `HGETALL key`
-fn hgetall(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let hash = store.content::<Hash>(words.get(0)?)?;
+fn hgetall(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
     Ok(Outcome::Map(fields.map(text_pair).collect()))
 }
 
 /// `HKEYS key`
-fn hkeys(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let hash = store.content::<Hash>(words.get(0)?)?;
+fn hkeys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
     Ok(Outcome::Values(fields.map(|(field, _)| Some(field.clone())).collect()))
 }
 
 /// `HVALS key`
-fn hvals(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let hash = store.content::<Hash>(words.get(0)?)?;
+fn hvals(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
     Ok(Outcome::Values(fields.map(|(_, value)| Some(value.clone())).collect()))
 }
 
-/// `HRANDFIELD key [count [WITHVALUES]]`: as many different fields as there are and `count` says;
-/// if that is negative, so many, and a field may come again.
-fn hrandfield(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let hash = |key| store.content::<Hash>(key);
-    let Some(count) = words.rest(1).first() else {
-        let Some(hash) = hash(words.get(0)?)? else { return Ok(Outcome::Value(None)) };
-        let found = hash.at(&[words.below(0, hash.len())]);
+/// `HRANDFIELD key [count [WITHVALUES]]`: up to `count` different fields; if `count` is negative,
+/// exactly `-count` fields with possible repetitions.
+fn hrandfield(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = |key| keyspace.collection::<Hash>(key);
+    let Some(count) = args.rest(1).first() else {
+        let Some(hash) = hash(args.get(0)?)? else { return Ok(Outcome::Value(None)) };
+        let found = hash.at(&[args.below(0, hash.len())]);
         return Ok(Outcome::Value(found.first().map(|(field, _)| (*field).clone())));
     };
     let count = parse_integer(count).ok_or(Refusal::NotAnInteger)?;
     if count == i64::MIN {
         return Err(Refusal::NotAbsolute);
     }
-    let with_values = match words.rest(2) {
+    let with_values = match args.rest(2) {
         [] => false,
         [word] if word.eq_ignore_ascii_case(b"WITHVALUES") => true,
         _ => return Err(Refusal::Syntax),
@@ -211,17 +212,17 @@ fn hrandfield(store: &StateMachine, words: &Args<'_>) -> Answer {
         return Err(Refusal::OutOfRange);
     }
     let none = Hash::default();
-    let hash = hash(words.get(0)?)?.unwrap_or(&none);
+    let hash = hash(args.get(0)?)?.unwrap_or(&none);
     let length = hash.len();
     let places: Vec<usize> = if count >= 0 {
-        words.different(number, length)
+        args.different(number, length)
     } else if length == 0 {
         Vec::new()
     } else if number > REPEATED_MAX {
-        // It would take memory without end, which Redis risks.
+        // The reply would take unbounded memory; Redis does not limit it.
         return Err(Refusal::OutOfRange);
     } else {
-        (0..).take(number).map(|turn| words.below(turn, length)).collect()
+        (0..).take(number).map(|turn| args.below(turn, length)).collect()
     };
     let chosen = hash.at(&places).into_iter();
     Ok(if with_values {
@@ -232,15 +233,15 @@ fn hrandfield(store: &StateMachine, words: &Args<'_>) -> Answer {
 }
 
 /// `HSCAN key cursor [MATCH pattern] [COUNT count]`
-fn hscan(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let cursor = match scan::cursor(words.get(1)?) {
+fn hscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
         Err(error) => return Ok(error),
     };
-    let Some(hash) = store.content::<Hash>(words.get(0)?)? else {
+    let Some(hash) = keyspace.collection::<Hash>(args.get(0)?)? else {
         return Ok(scan::reply(0, Vec::new()));
     };
-    let options = Options::read(words, 2)?;
+    let options = Options::read(args, 2)?;
     let (cursor, part) = hash.scan(cursor, options.count);
     let fitting = part.into_iter().filter(|(field, _)| options.fits(field));
     let texts = fitting.flat_map(|(field, value)| [Some(field.clone()), Some(value.clone())]);
@@ -255,7 +256,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
     use crate::kv::values::hash::{SMALL_BYTES_MAX, SMALL_FIELDS_MAX};
 
-    /// A hash of so many fields, `f0` and on, whose values are their numbers.
+    /// A hash with fields `f0`, `f1` and so on, whose values are their numbers.
     fn filled(count: usize) -> Feeder {
         let mut feeder = Feeder::new();
         for number in 0..count {
@@ -276,7 +277,7 @@ mod tests {
         }
     }
 
-    /// The cursor to go on with, and what was told.
+    /// The next cursor and the elements.
     fn scan(feeder: &mut Feeder, cursor: &str, options: &[&str]) -> (String, Vec<String>) {
         let outcome = feeder.call("hscan", &[&["h", cursor], options].concat());
         let Outcome::List(parts) = outcome else { panic!("{outcome:?}") };
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_hash_keeps_its_order_and_a_large_one_is_as_good() {
+    fn small_hashes_keep_insertion_order() {
         let mut feeder = filled(5);
         feeder.call("hset", &["h", "f1", "other"]);
         feeder.call("hdel", &["h", "f0", "f2", "nothing"]);
@@ -299,15 +300,15 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_tells_every_field_that_stays_whatever_comes_and_goes() {
+    fn scans_return_every_field_that_stays() {
         let mut feeder = filled(1_000);
-        let (mut cursor, mut told) = ("0".to_owned(), BTreeSet::new());
+        let (mut cursor, mut returned) = ("0".to_owned(), BTreeSet::new());
         let mut rounds = 0;
         loop {
             let (next, found) = scan(&mut feeder, &cursor, &["COUNT", "7"]);
-            told.extend(found.chunks(2).map(|pair| pair[0].clone()));
+            returned.extend(found.chunks(2).map(|pair| pair[0].clone()));
             rounds += 1;
-            // From both ends and the middle; those that are a multiple of 5 stay.
+            // Remove from both ends and the middle, except multiples of 5.
             for number in [rounds, 1_000 - rounds, 400 + rounds, 300 - rounds] {
                 if number % 5 != 0 {
                     feeder.call("hdel", &["h", &format!("f{number}")]);
@@ -321,12 +322,12 @@ mod tests {
         }
         assert!(rounds > 100, "{rounds}");
         for number in (0..1_000).step_by(5) {
-            assert!(told.contains(&format!("f{number}")), "f{number}");
+            assert!(returned.contains(&format!("f{number}")), "f{number}");
         }
     }
 
     #[test]
-    fn a_scan_is_whole_where_nothing_changes_and_leaves_out_what_does_not_fit() {
+    fn scans_are_complete_and_filtered_by_pattern() {
         let mut feeder = filled(SMALL_FIELDS_MAX);
         let (cursor, found) = scan(&mut feeder, "77", &["COUNT", "1", "MATCH", "f1?"]);
         assert_eq!((cursor.as_str(), found.len()), ("0", 20), "small, so all at once");
@@ -349,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_told_and_kept() {
+    fn sums_are_returned_and_stored() {
         let mut feeder = Feeder::new();
         assert_eq!(feeder.call("hincrby", &["h", "n", "5"]), Outcome::Integer(5));
         assert_eq!(feeder.call("hincrby", &["h", "n", "-7"]), Outcome::Integer(-2));
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_finds_every_field_and_none_twice_unless_asked() {
+    fn random_fields_are_distinct_unless_count_is_negative() {
         let mut feeder = filled(6);
         let mut seen = BTreeSet::new();
         for _ in 0..200 {
@@ -391,11 +392,11 @@ mod tests {
     }
 
     #[test]
-    fn equal_hashes_have_equal_digests_whatever_the_way_there() {
+    fn digest_of_hash_is_independent_of_its_history() {
         let (mut one, mut other) = (filled(3), Feeder::new());
         one.call("hdel", &["h", "f1"]);
-        for words in [["h", "f2", "x"], ["h", "f0", "0"], ["h", "f2", "2"]] {
-            other.call("hset", &words);
+        for args in [["h", "f2", "x"], ["h", "f0", "0"], ["h", "f2", "2"]] {
+            other.call("hset", &args);
         }
         other.call("hlen", &["h"]);
         assert_eq!(one.store.digest(), other.store.digest());
@@ -405,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_keeps_the_order_and_what_decides_it() {
+    fn snapshots_keep_field_order() {
         for large in [false, true] {
             let mut feeder = filled(20);
             if large {

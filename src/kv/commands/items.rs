@@ -1,13 +1,18 @@
-//! A list of byte strings as one byte string, so that a command of many keys stays a flat archive:
-//! each item is its length (4 bytes, little-endian) and its bytes. Checked as a whole when it comes
-//! from outside; from then on it is walked without a check.
+//! Lists of byte strings: the arguments of a call, the keys that a transaction watches.
+//!
+//! A list is encoded as one byte string, so that a command with many arguments stays a flat
+//! archive: each item is its length (4 bytes, little-endian) and its bytes. A list from outside is
+//! checked as a whole; from then on it is walked without checks.
 
 use std::fmt;
 
-/// Bytes that say an item's length.
+/// Bytes of an item's length.
 const LENGTH_BYTES: usize = 4;
 
-/// A list of byte strings, borrowed.
+/// Arguments that [`Arguments`] holds without borrowing a slice of them.
+const INLINE: usize = 2;
+
+/// An encoded list of byte strings, borrowed.
 ///
 /// Invariant: it was checked, or written by [`ItemsBuffer`]: the lengths in it add up.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -15,14 +20,26 @@ pub struct Items<'a> {
     bytes: &'a [u8],
 }
 
-/// Writes a list.
+/// Builds an encoded list.
 #[derive(Debug, Clone, Default)]
 pub struct ItemsBuffer {
     bytes: Vec<u8>,
 }
 
+/// The arguments of a call: an encoded list, or byte strings that are yet to be encoded. Equal if
+/// the byte strings are.
+#[derive(Clone, Copy)]
+pub struct Arguments<'a>(Form<'a>);
+
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    Encoded(Items<'a>),
+    Inline([&'a [u8]; INLINE], usize),
+    Slices(&'a [&'a [u8]]),
+}
+
 impl<'a> Items<'a> {
-    /// Takes bytes as a list, if their lengths add up.
+    /// Takes bytes as a list; `None` if the lengths in them do not add up.
     pub(in crate::kv) fn check(bytes: &'a [u8]) -> Option<Items<'a>> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -47,27 +64,30 @@ impl<'a> Items<'a> {
         std::iter::from_fn(move || Some((items.next()?, items.next()?)))
     }
 
-    /// The list as it is written.
+    /// The encoded list.
     pub(in crate::kv) fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 }
 
-/// Takes the first item off.
+/// Splits the first item off.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
+fn length_of(item: &[u8]) -> [u8; LENGTH_BYTES] {
+    u32::try_from(item.len()).expect("limits keep an item far below 4 GiB").to_le_bytes()
+}
+
 impl ItemsBuffer {
     /// Appends an item.
     pub fn push(&mut self, item: &[u8]) {
-        let length = u32::try_from(item.len()).expect("limits keep an item far below 4 GiB");
-        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(&length_of(item));
         self.bytes.extend_from_slice(item);
     }
 
-    /// What was written so far.
+    /// The list of all items so far.
     pub fn items(&self) -> Items<'_> {
         Items { bytes: &self.bytes }
     }
@@ -81,7 +101,109 @@ impl<'b> FromIterator<&'b [u8]> for ItemsBuffer {
     }
 }
 
+impl<'a> Arguments<'a> {
+    /// The arguments in order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let (mut encoded, slices): (&[u8], &[&[u8]]) = match self.0 {
+            Form::Encoded(items) => (items.bytes, &[]),
+            Form::Inline(..) => (&[], &[]),
+            Form::Slices(slices) => (&[], slices),
+        };
+        let (inline, count) = match self.0 {
+            Form::Inline(inline, count) => (inline, count),
+            _ => ([&[][..]; INLINE], 0),
+        };
+        let encoded = std::iter::from_fn(move || {
+            let item;
+            (item, encoded) = split(encoded)?;
+            Some(item)
+        });
+        encoded.chain(slices.iter().copied()).chain(inline.into_iter().take(count))
+    }
+
+    /// The first argument: the key, for most commands.
+    pub(in crate::kv) fn first(&self) -> Option<&'a [u8]> {
+        match self.0 {
+            Form::Encoded(items) => split(items.bytes).map(|(first, _)| first),
+            Form::Inline(inline, count) => inline[..count].first().copied(),
+            Form::Slices(slices) => slices.first().copied(),
+        }
+    }
+
+    /// Length of the encoded list.
+    pub(in crate::kv) fn encoded_len(&self) -> usize {
+        let encoded = |slices: &[&[u8]]| slices.iter().map(|one| LENGTH_BYTES + one.len()).sum();
+        match &self.0 {
+            Form::Encoded(items) => items.bytes.len(),
+            Form::Inline(inline, count) => encoded(&inline[..*count]),
+            Form::Slices(slices) => encoded(slices),
+        }
+    }
+
+    /// Writes the encoded list.
+    ///
+    /// # Errors
+    /// If `write` fails.
+    pub(in crate::kv) fn write<E>(
+        &self,
+        mut write: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let slices = match &self.0 {
+            Form::Encoded(items) => return write(items.bytes),
+            Form::Inline(inline, count) => &inline[..*count],
+            Form::Slices(slices) => slices,
+        };
+        for item in slices {
+            write(&length_of(item))?;
+            write(item)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'a> From<Items<'a>> for Arguments<'a> {
+    fn from(items: Items<'a>) -> Arguments<'a> {
+        Arguments(Form::Encoded(items))
+    }
+}
+
+impl<'a> From<&'a [&'a [u8]]> for Arguments<'a> {
+    fn from(slices: &'a [&'a [u8]]) -> Arguments<'a> {
+        Arguments(Form::Slices(slices))
+    }
+}
+
+impl<'a, const COUNT: usize> From<&'a [&'a [u8]; COUNT]> for Arguments<'a> {
+    fn from(slices: &'a [&'a [u8]; COUNT]) -> Arguments<'a> {
+        Arguments(Form::Slices(slices))
+    }
+}
+
+impl<'a, const COUNT: usize> From<[&'a [u8]; COUNT]> for Arguments<'a> {
+    /// Up to two byte strings; more have to be borrowed.
+    fn from(few: [&'a [u8]; COUNT]) -> Arguments<'a> {
+        const { assert!(COUNT <= INLINE, "borrow a slice of so many") };
+        let mut inline = [&[][..]; INLINE];
+        inline[..COUNT].copy_from_slice(&few);
+        Arguments(Form::Inline(inline, COUNT))
+    }
+}
+
+impl PartialEq for Arguments<'_> {
+    fn eq(&self, other: &Arguments<'_>) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Arguments<'_> {}
+
 impl fmt::Debug for Items<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(<[u8]>::escape_ascii)).finish()
+    }
+}
+
+impl fmt::Debug for Arguments<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter().map(<[u8]>::escape_ascii)).finish()
     }
@@ -92,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_comes_back_in_order() {
+    fn items_are_read_as_written() {
         let wanted: [&[u8]; 4] = [b"a", b"", b"\0\0\0\0", b"a longer one"];
         let buffer: ItemsBuffer = wanted.into_iter().collect();
         let items = Items::check(buffer.items().bytes()).unwrap();
@@ -102,12 +224,33 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_do_not_add_up_are_refused() {
+    fn lists_whose_lengths_do_not_add_up_are_refused() {
         let buffer: ItemsBuffer = [&b"abc"[..], b"de"].into_iter().collect();
         let bytes = buffer.items().bytes();
         for length in (1..bytes.len()).filter(|length| *length != 7) {
             assert!(Items::check(&bytes[..length]).is_none(), "cut to {length}");
         }
         assert!(Items::check(&[0xFF; 8]).is_none());
+    }
+
+    #[test]
+    fn arguments_are_the_same_in_every_form() {
+        let slices: &[&[u8]] = &[b"key", b""];
+        let buffer: ItemsBuffer = slices.iter().copied().collect();
+        let forms: [Arguments<'_>; 3] =
+            [buffer.items().into(), slices.into(), [slices[0], slices[1]].into()];
+        for form in forms {
+            assert_eq!(form, forms[0]);
+            assert_eq!(form.first(), Some(&b"key"[..]));
+            assert_eq!(form.encoded_len(), buffer.items().bytes().len());
+            let mut written = Vec::new();
+            let write = |bytes: &[u8]| {
+                written.extend_from_slice(bytes);
+                Ok::<(), ()>(())
+            };
+            form.write(write).unwrap();
+            assert_eq!(written, buffer.items().bytes());
+        }
+        assert_ne!(forms[0], Arguments::from([&b"key"[..]]));
     }
 }

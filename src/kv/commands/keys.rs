@@ -1,71 +1,78 @@
-//! Going through all keys: at once, or a few at a time in an order that no change disturbs.
+//! `KEYS` and `SCAN`: iteration over all keys.
 //!
-//! The order is that of the last 52 bits of keys' numbers, which is also the order of the store's
-//! tables. A cursor is the least such number that was not looked at yet, so it means the same on
-//! every replica and whatever has come and gone: a key that is there all the time comes exactly
-//! once. It fits into the numbers of JavaScript.
+//! The order is that of scan positions, the last 52 bits of key hashes, which is also the order of
+//! the keyspace's tables. A cursor is the lowest position that was not visited yet, so it means the
+//! same on every replica, whatever keys were added and removed: a key that exists during the whole
+//! scan is returned exactly once. Cursors fit into the integers of JavaScript.
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::commands::registry::{Answer, Row, Run};
+use crate::kv::commands::registry::{Answer, NO_KEYS, Row, read};
 use crate::kv::commands::scan::{self, Options};
+use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
-use crate::kv::keyspace::shards::RANKS;
-use crate::kv::state_machine::StateMachine;
+use crate::kv::keyspace::shards::SCAN_END;
 use crate::kv::values::glob;
 
-pub(in crate::kv) const COMMANDS: Row =
-    &[("keys", Run::Read(keys)), ("scan", Run::Read(scan_keys))];
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] =
+    &[read(24, "keys", NO_KEYS, keys), read(25, "scan", NO_KEYS, scan_keys)];
 
-/// Most keys that one call of `SCAN` looks at (if not very many have numbers that are alike),
-/// whatever it asks for.
+/// Maximum number of keys that one `SCAN` visits, whatever its `COUNT` (more only if that many keys
+/// have the same scan position).
 const LOOKED_AT_MAX: usize = 1 << 14;
 
-/// `KEYS pattern`. One step however many keys there are, of some tenths of a second with a million
-/// (`FLUSHALL` takes as long); nothing else is applied meanwhile. `SCAN` is for where that matters.
-fn keys(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let pattern = words.get(0)?;
+/// `KEYS pattern`. One step regardless of the number of keys: some tenths of a second for a million
+/// keys (as `FLUSHALL`), during which nothing else is applied. Use `SCAN` where that matters.
+fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let pattern = args.get(0)?;
     if !pattern.iter().any(|byte| b"*?[\\".contains(byte)) {
-        let key = store.pair(pattern).map(KeyEntry::shared_key);
+        let key = keyspace.entry(pattern).map(KeyEntry::shared_key);
         return Ok(Outcome::Values(key.into_iter().map(Some).collect()));
     }
     let mut found: Vec<&KeyEntry> =
-        store.pairs().filter(|pair| glob::matches(pattern, pair.key())).collect();
-    found.retain(|pair| !store.is_expired(pair));
-    // In an order that is the same everywhere; that of tables they have already, nearly.
-    found.sort_by_key(|pair| (pair.rank(), pair.key()));
-    Ok(Outcome::Values(found.into_iter().map(|pair| Some(pair.shared_key())).collect()))
+        keyspace.entries().filter(|entry| glob::matches(pattern, entry.key())).collect();
+    found.retain(|entry| !keyspace.is_expired(entry));
+    // Sort into an order that is the same on every replica. It is nearly that of the tables.
+    found.sort_by_key(|entry| (entry.scan_position(), entry.key()));
+    Ok(Outcome::Values(found.into_iter().map(|entry| Some(entry.shared_key())).collect()))
 }
 
 /// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE kind]`
-fn scan_keys(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let mut cursor = match scan::cursor(words.get(0)?) {
+fn scan_keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let mut cursor = match scan::cursor(args.get(0)?) {
         Ok(cursor) => cursor,
         Err(outcome) => return Ok(outcome),
     };
-    let wanted = Options::read_of_keys(words, 1)?;
+    let wanted = Options::read_of_keys(args, 1)?;
     let mut left = wanted.count.min(LOOKED_AT_MAX);
     let mut found = Vec::new();
-    while left > 0 && cursor < RANKS {
-        let (mut pairs, next_table) = store.table_from(cursor);
-        pairs.sort_unstable_by_key(|pair| (pair.rank(), pair.key()));
-        let mut taken = pairs.len().min(left);
-        // Keys of one rank come together, or a cursor could not tell them apart.
-        while taken > 0 && pairs.get(taken).is_some_and(|p| p.rank() == pairs[taken - 1].rank()) {
+    while left > 0 && cursor < SCAN_END {
+        let (mut entries, next_table) = keyspace.table_from(cursor);
+        entries.sort_unstable_by_key(|entry| (entry.scan_position(), entry.key()));
+        let mut taken = entries.len().min(left);
+        // Keys with the same position are returned together: a cursor cannot point between them.
+        while taken > 0
+            && entries
+                .get(taken)
+                .is_some_and(|p| p.scan_position() == entries[taken - 1].scan_position())
+        {
             taken += 1;
         }
         left = left.saturating_sub(taken);
-        cursor = pairs.get(taken).map_or(next_table, |next| next.rank());
-        let is_wanted = |pair: &&&KeyEntry| {
-            !store.is_expired(pair)
-                && wanted.fits(pair.key())
+        cursor = entries.get(taken).map_or(next_table, |next| next.scan_position());
+        let is_wanted = |entry: &&&KeyEntry| {
+            !keyspace.is_expired(entry)
+                && wanted.fits(entry.key())
                 && wanted
-                    .kind
-                    .is_none_or(|k| pair.value_type().name().as_bytes().eq_ignore_ascii_case(k))
+                    .value_type
+                    .is_none_or(|k| entry.value_type().name().as_bytes().eq_ignore_ascii_case(k))
         };
-        found.extend(pairs[..taken].iter().filter(is_wanted).map(|pair| Some(pair.shared_key())));
+        found.extend(
+            entries[..taken].iter().filter(is_wanted).map(|entry| Some(entry.shared_key())),
+        );
     }
-    let cursor = if cursor < RANKS { cursor } else { 0 };
+    let cursor = if cursor < SCAN_END { cursor } else { 0 };
     Ok(scan::reply(cursor, found))
 }
 
@@ -80,8 +87,8 @@ mod tests {
 
     fn step(feeder: &mut Feeder, cursor: u64, options: &[&str]) -> (u64, Vec<Bytes>) {
         let cursor = cursor.to_string();
-        let words = [&[&cursor[..]], options].concat();
-        match feeder.call("scan", &words) {
+        let args = [&[&cursor[..]], options].concat();
+        match feeder.call("scan", &args) {
             Outcome::List(outcomes) => match &outcomes[..] {
                 [Outcome::Value(Some(cursor)), Outcome::Values(keys)] => {
                     let cursor = str::from_utf8(cursor).unwrap().parse().unwrap();
@@ -94,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_all_the_time_comes_once() {
+    fn keys_present_throughout_a_scan_are_returned_once() {
         for count in ["1", "10", "9999999"] {
             let mut feeder = Feeder::new();
             for number in 0..1_500 {
@@ -104,12 +111,12 @@ mod tests {
             loop {
                 let (next, keys) = step(&mut feeder, cursor, &["COUNT", count]);
                 assert!(keys.len() <= count.parse().unwrap());
-                assert!(next == 0 || next > cursor, "it goes on");
+                assert!(next == 0 || next > cursor, "the cursor advances");
                 for key in keys {
                     *times.entry(key).or_insert(0) += 1;
                 }
                 cursor = next;
-                // Others come and go meanwhile.
+                // Other keys are added and removed meanwhile.
                 feeder.call("set", &[&format!("new:{steps}"), "v"]);
                 if steps % 3 == 0 && steps < 500 {
                     feeder.call("delex", &[&format!("key:{}", 1_000 + steps)]);
@@ -128,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn few_keys_are_one_step() {
+    fn a_small_keyspace_is_scanned_in_one_call() {
         let mut feeder = Feeder::new();
         assert_eq!(step(&mut feeder, 0, &[]), (0, vec![]));
         for key in ["a", "b", "c"] {
@@ -143,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn no_call_looks_at_more_than_its_share() {
+    fn scan_visits_a_bounded_number_of_keys() {
         let mut feeder = Feeder::new();
         for number in 0..LOOKED_AT_MAX + 1_000 {
             feeder.call("set", &[&number.to_string(), "v"]);

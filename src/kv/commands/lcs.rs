@@ -1,34 +1,35 @@
-//! The longest common subsequence of two strings: bytes that come in both in the same order.
+//! `LCS`: the longest common subsequence of two strings.
 
 use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, Row, Run};
-use crate::kv::state_machine::StateMachine;
+use crate::kv::commands::registry::{Answer, Row, TWO_KEYS, read};
+use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-pub(in crate::kv) const COMMANDS: Row = &[("lcs", Run::Read(lcs))];
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] = &[read(88, "lcs", TWO_KEYS, lcs)];
 
-/// Most numbers in the table that is filled in on the way. What takes more is refused: everybody
-/// waits while it is filled in. (Redis's limit is eight times as high.)
+/// Maximum number of cells of the dynamic programming table. Longer strings are refused, because
+/// nothing else is applied meanwhile. (Redis's limit is eight times higher.)
 const TABLE_MAX: usize = 1 << 24;
 
-/// What is wanted.
+/// Options of `LCS`.
 #[derive(Debug, Default)]
 struct Options {
     length: bool,
     matches: bool,
     with_lengths: bool,
-    /// Matches shorter than this are left out.
+    /// `MINMATCHLEN`: shorter matches are left out of the reply.
     shortest: i64,
 }
 
 impl Options {
-    fn read(words: &[&[u8]]) -> Result<Options, Refusal> {
+    fn read(args: &[&[u8]]) -> Result<Options, Refusal> {
         let mut options = Options::default();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
+        let mut args = args.iter();
+        while let Some(word) = args.next() {
             let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
             if is("IDX") {
                 options.matches = true;
@@ -37,7 +38,7 @@ impl Options {
             } else if is("WITHMATCHLEN") {
                 options.with_lengths = true;
             } else if is("MINMATCHLEN") {
-                let number = words.next().ok_or(Refusal::Syntax)?;
+                let number = args.next().ok_or(Refusal::Syntax)?;
                 options.shortest = parse_integer(number).ok_or(Refusal::NotAnInteger)?.max(0);
             } else {
                 return Err(Refusal::Syntax);
@@ -48,12 +49,13 @@ impl Options {
 }
 
 /// `LCS key1 key2 [LEN] [IDX] [MINMATCHLEN length] [WITHMATCHLEN]`
-fn lcs(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let (Ok(one), Ok(other)) = (store.string(words.get(0)?), store.string(words.get(1)?)) else {
+fn lcs(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let (Ok(one), Ok(other)) = (keyspace.string(args.get(0)?), keyspace.string(args.get(1)?))
+    else {
         return Ok(Outcome::error("ERR The specified keys must contain string values"));
     };
     let (one, other) = (one.unwrap_or_default(), other.unwrap_or_default());
-    let options = Options::read(words.rest(2))?;
+    let options = Options::read(args.rest(2))?;
     if options.matches && options.length {
         return Ok(Outcome::error(
             "ERR If you want both the length and indexes, please just use IDX.",
@@ -91,13 +93,13 @@ fn lcs(store: &StateMachine, words: &Args<'_>) -> Answer {
     ]))
 }
 
-/// The length for each beginning of the one string and each of the other.
+/// Length of the common subsequence of each pair of prefixes.
 struct Table {
     lengths: Vec<u32>,
     width: usize,
 }
 
-/// Bytes that are the same and in one piece in both.
+/// A contiguous match.
 #[derive(Debug)]
 struct Piece {
     one: usize,
@@ -125,8 +127,8 @@ impl Table {
         self.lengths[one * self.width + other]
     }
 
-    /// The subsequence, and its pieces, the last first. Of several equally long ones it is the one
-    /// that Redis finds.
+    /// The subsequence and its contiguous matches, the last first. Of several of the same length,
+    /// the one that Redis finds.
     fn walk(&self, one: &[u8], other: &[u8]) -> (Vec<u8>, Vec<Piece>) {
         let (mut common, mut runs) = (Vec::new(), Vec::<Piece>::new());
         let (mut row, mut column) = (one.len(), other.len());

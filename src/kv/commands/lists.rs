@@ -1,36 +1,37 @@
-//! Lists: values in an order under one key, and what can be done with them.
+//! Commands on lists.
 
 use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, Row, Run};
-use crate::kv::state_machine::StateMachine;
+use crate::kv::commands::registry::{Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::keyspace::Keyspace;
 use crate::kv::values::list::{End, List};
 use crate::kv::values::number::parse_integer;
 
-pub(in crate::kv) const COMMANDS: Row = &[
-    ("lpush", Run::Write(lpush)),
-    ("rpush", Run::Write(rpush)),
-    ("lpushx", Run::Write(lpushx)),
-    ("rpushx", Run::Write(rpushx)),
-    ("lpop", Run::Write(lpop)),
-    ("rpop", Run::Write(rpop)),
-    ("llen", Run::Read(llen)),
-    ("lrange", Run::Read(lrange)),
-    ("lindex", Run::Read(lindex)),
-    ("lset", Run::Write(lset)),
-    ("linsert", Run::Write(linsert)),
-    ("lrem", Run::Write(lrem)),
-    ("ltrim", Run::Write(ltrim)),
-    ("rpoplpush", Run::Write(rpoplpush)),
-    ("lmove", Run::Write(lmove)),
-    ("lpos", Run::Read(lpos)),
-    ("lmpop", Run::Write(lmpop)),
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(152, "lpush", ONE_KEY, lpush),
+    write(153, "rpush", ONE_KEY, rpush),
+    write(154, "lpushx", ONE_KEY, lpushx),
+    write(155, "rpushx", ONE_KEY, rpushx),
+    write(156, "lpop", ONE_KEY, lpop),
+    write(157, "rpop", ONE_KEY, rpop),
+    read(158, "llen", ONE_KEY, llen),
+    read(159, "lrange", ONE_KEY, lrange),
+    read(160, "lindex", ONE_KEY, lindex),
+    write(161, "lset", ONE_KEY, lset),
+    write(162, "linsert", ONE_KEY, linsert),
+    write(163, "lrem", ONE_KEY, lrem),
+    write(164, "ltrim", ONE_KEY, ltrim),
+    write(165, "rpoplpush", TWO_KEYS, rpoplpush),
+    write(166, "lmove", TWO_KEYS, lmove),
+    read(167, "lpos", ONE_KEY, lpos),
+    write(168, "lmpop", NO_KEYS.and_counted_at(0), lmpop),
 ];
 
 impl End {
-    /// The end that a word says.
+    /// Parses `LEFT` or `RIGHT`.
     fn read(word: &[u8]) -> Result<End, Refusal> {
         if word.eq_ignore_ascii_case(b"LEFT") {
             Ok(End::Left)
@@ -57,57 +58,57 @@ impl End {
 }
 
 /// `LPUSH key value [value ...]`
-fn lpush(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    push(store, words, End::Left)
+fn lpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    push(keyspace, args, End::Left)
 }
 
 /// `RPUSH key value [value ...]`
-fn rpush(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    push(store, words, End::Right)
+fn rpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    push(keyspace, args, End::Right)
 }
 
 /// `LPUSHX key value [value ...]`
-fn lpushx(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    push_if_there(store, words, End::Left)
+fn lpushx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    push_if_there(keyspace, args, End::Left)
 }
 
 /// `RPUSHX key value [value ...]`
-fn rpushx(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    push_if_there(store, words, End::Right)
+fn rpushx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    push_if_there(keyspace, args, End::Right)
 }
 
-fn push(store: &mut StateMachine, words: &Args<'_>, end: End) -> Answer {
-    let key = words.get(0)?;
-    let length = store.change(key, |list: &mut List| {
-        for value in words.rest(1) {
+fn push(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
+    let key = args.get(0)?;
+    let length = keyspace.update(key, |list: &mut List| {
+        for value in args.rest(1) {
             list.push(end, Bytes::copy_from_slice(value));
         }
         (list.len(), true)
     })?;
-    store.note(end.push_event(), key);
+    keyspace.notify(end.push_event(), key);
     Ok(Outcome::count(length))
 }
 
-fn push_if_there(store: &mut StateMachine, words: &Args<'_>, end: End) -> Answer {
-    match store.content::<List>(words.get(0)?)? {
+fn push_if_there(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
+    match keyspace.collection::<List>(args.get(0)?)? {
         None => Ok(Outcome::Integer(0)),
-        Some(_) => push(store, words, end),
+        Some(_) => push(keyspace, args, end),
     }
 }
 
 /// `LPOP key [count]`
-fn lpop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    pop(store, words, End::Left, "lpop")
+fn lpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    pop(keyspace, args, End::Left, "lpop")
 }
 
 /// `RPOP key [count]`
-fn rpop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    pop(store, words, End::Right, "rpop")
+fn rpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    pop(keyspace, args, End::Right, "rpop")
 }
 
-fn pop(store: &mut StateMachine, words: &Args<'_>, end: End, command: &str) -> Answer {
-    let key = words.get(0)?;
-    let count = match words.rest(1) {
+fn pop(keyspace: &mut Keyspace, args: &Args<'_>, end: End, command: &str) -> Answer {
+    let key = args.get(0)?;
+    let count = match args.rest(1) {
         [] => None,
         [count] => {
             let count = parse_integer(count).ok_or(Refusal::NotPositive)?;
@@ -115,19 +116,19 @@ fn pop(store: &mut StateMachine, words: &Args<'_>, end: End, command: &str) -> A
         }
         _ => return Ok(Outcome::wrong_number(command)),
     };
-    if store.content::<List>(key)?.is_none() {
+    if keyspace.collection::<List>(key)?.is_none() {
         return Ok(if count.is_some() { Outcome::NoList } else { Outcome::Value(None) });
     }
-    let mut values = pop_many(store, key, end, count.unwrap_or(1))?;
+    let mut values = pop_many(keyspace, key, end, count.unwrap_or(1))?;
     Ok(match count {
         None => Outcome::Value(values.pop().flatten()),
         Some(_) => Outcome::Values(values),
     })
 }
 
-/// Takes so many values off an end, as many as there are.
+/// Removes up to `count` values from an end.
 fn pop_many(
-    store: &mut StateMachine,
+    keyspace: &mut Keyspace,
     key: &[u8],
     end: End,
     count: usize,
@@ -135,66 +136,66 @@ fn pop_many(
     if count == 0 {
         return Ok(Vec::new());
     }
-    let values = store.change_there(key, |list: &mut List| {
+    let values = keyspace.update_existing(key, |list: &mut List| {
         let count = count.min(list.len());
         let mut values = Vec::with_capacity(count);
         values.extend((0..count).map(|_| list.pop(end)));
         (values, true)
     })?;
-    store.note(end.pop_event(), key);
-    store.note_if_gone(key);
+    keyspace.notify(end.pop_event(), key);
+    keyspace.notify_if_removed(key);
     Ok(values.unwrap_or_default())
 }
 
 /// `LLEN key`
-fn llen(store: &StateMachine, words: &Args<'_>) -> Answer {
-    Ok(Outcome::count(store.content::<List>(words.get(0)?)?.map_or(0, List::len)))
+fn llen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(keyspace.collection::<List>(args.get(0)?)?.map_or(0, List::len)))
 }
 
-/// Two words as the first and the last place of a range, counted from the end if below 0. The
-/// range as it lies in a list of that length.
-fn range(words: &Args<'_>, from: usize) -> Result<impl Fn(usize) -> (usize, usize), Refusal> {
-    let first = parse_integer(words.get(from)?).ok_or(Refusal::NotAnInteger)?;
-    let last = parse_integer(words.get(from + 1)?).ok_or(Refusal::NotAnInteger)?;
+/// Parses the first and last index of a range, which count from the end if negative. Returns a
+/// function from a list's length to the start and end of the range.
+fn range(args: &Args<'_>, from: usize) -> Result<impl Fn(usize) -> (usize, usize), Refusal> {
+    let first = parse_integer(args.get(from)?).ok_or(Refusal::NotAnInteger)?;
+    let last = parse_integer(args.get(from + 1)?).ok_or(Refusal::NotAnInteger)?;
     Ok(move |length: usize| {
-        let length = i64::try_from(length).expect("there are fewer bytes than 2^63");
+        let length = i64::try_from(length).expect("lengths are below 2^63");
         let place = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
         let (from, to) = (place(first).max(0), place(last).min(length - 1) + 1);
-        let place = |at: i64| usize::try_from(at).expect("it is between 0 and the length");
+        let place = |at: i64| usize::try_from(at).expect("an index between 0 and the length");
         if from < to { (place(from), place(to)) } else { (0, 0) }
     })
 }
 
 /// `LRANGE key first last`
-fn lrange(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let range = range(words, 1)?;
-    let Some(list) = store.content::<List>(words.get(0)?)? else {
+fn lrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let range = range(args, 1)?;
+    let Some(list) = keyspace.collection::<List>(args.get(0)?)? else {
         return Ok(Outcome::Values(Vec::new()));
     };
     let (from, to) = range(list.len());
     let mut values = Vec::with_capacity(to - from);
-    values.extend(list.from(from).take(to - from).cloned().map(Some));
+    values.extend(list.iter_from(from).take(to - from).cloned().map(Some));
     Ok(Outcome::Values(values))
 }
 
 /// `LTRIM key first last`
-fn ltrim(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let key = words.get(0)?;
-    let range = range(words, 1)?;
-    let changed = store.change_there(key, |list: &mut List| {
+fn ltrim(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let range = range(args, 1)?;
+    let changed = keyspace.update_existing(key, |list: &mut List| {
         let (from, to) = range(list.len());
-        list.keep(from, to);
-        // Even if all of it stays, as for whoever watches a key in Redis.
+        list.trim(from, to);
+        // Even if no value is removed, a client that watches the key sees a change, as in Redis.
         ((), true)
     })?;
     if changed.is_some() {
-        store.note("ltrim", key);
-        store.note_if_gone(key);
+        keyspace.notify("ltrim", key);
+        keyspace.notify_if_removed(key);
     }
     Ok(Outcome::Done)
 }
 
-/// The place in a list of that length that a number says; `None` if it is not in it.
+/// The position of an index in a list of that length; `None` if it is out of range.
 fn place(number: i64, length: usize) -> Option<usize> {
     let back = usize::try_from(number.unsigned_abs()).ok()?;
     let place = if number < 0 { length.checked_sub(back)? } else { back };
@@ -202,129 +203,130 @@ fn place(number: i64, length: usize) -> Option<usize> {
 }
 
 /// `LINDEX key place`
-fn lindex(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let Some(list) = store.content::<List>(words.get(0)?)? else {
+fn lindex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let Some(list) = keyspace.collection::<List>(args.get(0)?)? else {
         return Ok(Outcome::Value(None));
     };
-    let number = parse_integer(words.get(1)?).ok_or(Refusal::NotAnInteger)?;
+    let number = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
     let place = place(number, list.len());
-    Ok(Outcome::Value(place.and_then(|place| list.from(place).next()).cloned()))
+    Ok(Outcome::Value(place.and_then(|place| list.iter_from(place).next()).cloned()))
 }
 
 /// `LSET key place value`
-fn lset(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, value) = (words.get(0)?, words.get(2)?);
-    let list = store.content::<List>(key)?.ok_or(Refusal::NoSuchKey)?;
-    let number = parse_integer(words.get(1)?).ok_or(Refusal::NotAnInteger)?;
+fn lset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(2)?);
+    let list = keyspace.collection::<List>(key)?.ok_or(Refusal::NoSuchKey)?;
+    let number = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
     let Some(place) = place(number, list.len()) else {
         return Ok(Outcome::error("ERR index out of range"));
     };
-    store.change(key, |list: &mut List| (list.set(place, Bytes::copy_from_slice(value)), true))?;
-    store.note("lset", key);
+    keyspace
+        .update(key, |list: &mut List| (list.set(place, Bytes::copy_from_slice(value)), true))?;
+    keyspace.notify("lset", key);
     Ok(Outcome::Done)
 }
 
 /// `LINSERT key BEFORE | AFTER pivot value`
-fn linsert(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, side, pivot, value) = (words.get(0)?, words.get(1)?, words.get(2)?, words.get(3)?);
+fn linsert(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, side, pivot, value) = (args.get(0)?, args.get(1)?, args.get(2)?, args.get(3)?);
     let behind = side.eq_ignore_ascii_case(b"AFTER");
     if !behind && !side.eq_ignore_ascii_case(b"BEFORE") {
         return Err(Refusal::Syntax);
     }
-    let Some(list) = store.content::<List>(key)? else { return Ok(Outcome::Integer(0)) };
-    let Some(place) = list.from(0).position(|there| there == pivot) else {
+    let Some(list) = keyspace.collection::<List>(key)? else { return Ok(Outcome::Integer(0)) };
+    let Some(place) = list.iter_from(0).position(|there| there == pivot) else {
         return Ok(Outcome::Integer(-1));
     };
-    let length = store.change(key, |list: &mut List| {
+    let length = keyspace.update(key, |list: &mut List| {
         list.insert(place + usize::from(behind), Bytes::copy_from_slice(value));
         (list.len(), true)
     })?;
-    store.note("linsert", key);
+    keyspace.notify("linsert", key);
     Ok(Outcome::count(length))
 }
 
-/// `LREM key count value`: so many from the left, from the right if `count` is negative, all if it
-/// is 0.
-fn lrem(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, value) = (words.get(0)?, words.get(2)?);
-    let count = parse_integer(words.get(1)?).ok_or(Refusal::NotAnInteger)?;
+/// `LREM key count value`: removes up to `count` equal values from the left, from the right if
+/// `count` is negative, all of them if it is 0.
+fn lrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(2)?);
+    let count = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
     let most = match usize::try_from(count.unsigned_abs()) {
         Ok(0) | Err(_) => usize::MAX,
         Ok(most) => most,
     };
     let end = if count < 0 { End::Right } else { End::Left };
-    let has = |list: &List| list.from(0).any(|there| there == value);
-    if !store.content::<List>(key)?.is_some_and(has) {
+    let has = |list: &List| list.iter_from(0).any(|there| there == value);
+    if !keyspace.collection::<List>(key)?.is_some_and(has) {
         return Ok(Outcome::Integer(0));
     }
-    let removed = store.change(key, |list: &mut List| (list.remove(value, most, end), true))?;
-    store.note("lrem", key);
-    store.note_if_gone(key);
+    let removed = keyspace.update(key, |list: &mut List| (list.remove(value, most, end), true))?;
+    keyspace.notify("lrem", key);
+    keyspace.notify_if_removed(key);
     Ok(Outcome::count(removed))
 }
 
 /// `RPOPLPUSH from to`
-fn rpoplpush(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    move_one(store, words.get(0)?, words.get(1)?, End::Right, End::Left)
+fn rpoplpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    move_one(keyspace, args.get(0)?, args.get(1)?, End::Right, End::Left)
 }
 
 /// `LMOVE from to LEFT | RIGHT LEFT | RIGHT`
-fn lmove(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (off, onto) = (End::read(words.get(2)?)?, End::read(words.get(3)?)?);
-    move_one(store, words.get(0)?, words.get(1)?, off, onto)
+fn lmove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (off, onto) = (End::read(args.get(2)?)?, End::read(args.get(3)?)?);
+    move_one(keyspace, args.get(0)?, args.get(1)?, off, onto)
 }
 
-/// Takes a value off an end of a list and puts it onto one of another, or of the same.
-fn move_one(store: &mut StateMachine, from: &[u8], to: &[u8], off: End, onto: End) -> Answer {
-    if store.content::<List>(from)?.is_none() {
+/// Moves a value from an end of a list to an end of another list, or of the same one.
+fn move_one(keyspace: &mut Keyspace, from: &[u8], to: &[u8], off: End, onto: End) -> Answer {
+    if keyspace.collection::<List>(from)?.is_none() {
         return Ok(Outcome::Value(None));
     }
-    store.content::<List>(to)?;
+    keyspace.collection::<List>(to)?;
     let value = if from == to {
-        // In one go, or a list of one value would go in between, and its end with it.
-        store.change(from, |list: &mut List| {
-            let value = list.pop(off).expect("no list is empty");
+        // In one step: a list of one value would be removed in between, and its expiration with it.
+        keyspace.update(from, |list: &mut List| {
+            let value = list.pop(off).expect("stored lists are not empty");
             list.push(onto, value.clone());
             (value, true)
         })?
     } else {
-        let pop = |list: &mut List| (list.pop(off).expect("no list is empty"), true);
-        let value = store.change(from, pop)?;
-        store.change(to, |list: &mut List| (list.push(onto, value.clone()), true))?;
+        let pop = |list: &mut List| (list.pop(off).expect("stored lists are not empty"), true);
+        let value = keyspace.update(from, pop)?;
+        keyspace.update(to, |list: &mut List| (list.push(onto, value.clone()), true))?;
         value
     };
-    store.note(onto.push_event(), to);
-    store.note(off.pop_event(), from);
-    store.note_if_gone(from);
+    keyspace.notify(onto.push_event(), to);
+    keyspace.notify(off.pop_event(), from);
+    keyspace.notify_if_removed(from);
     Ok(Outcome::Value(Some(value)))
 }
 
 /// `LPOS key value [RANK rank] [COUNT count] [MAXLEN length]`
-fn lpos(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let (key, value) = (words.get(0)?, words.get(1)?);
-    let options = match Search::read(words) {
+fn lpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(1)?);
+    let options = match PositionQuery::read(args) {
         Ok(options) => options,
         Err(error) => return Ok(error),
     };
-    let Some(list) = store.content::<List>(key)? else {
+    let Some(list) = keyspace.collection::<List>(key)? else {
         return Ok(match options.count {
             Some(_) => Outcome::List(Vec::new()),
             None => Outcome::Value(None),
         });
     };
-    // The lowest number can't be negated, so Redis takes it for one that all are behind.
+    // `i64::MIN` cannot be negated; Redis treats it as beyond all values.
     let skipped = options.rank.checked_abs().map_or(0, |rank| rank - 1);
     let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
     let wanted = options.count.unwrap_or(1);
     let is_it = |(_, there): &(usize, &Bytes)| *there == value;
     let places = |places: &mut dyn Iterator<Item = (usize, &Bytes)>| -> Vec<usize> {
-        let found = places.take(options.looked_at).filter(is_it).skip(skipped);
+        let found = places.take(options.compared_max).filter(is_it).skip(skipped);
         found.map(|(place, _)| place).take(wanted).collect()
     };
     let places = if options.rank > 0 {
-        places(&mut (0..).zip(list.from(0)))
+        places(&mut (0..).zip(list.iter_from(0)))
     } else {
-        places(&mut (0..list.len()).rev().zip(list.backwards()))
+        places(&mut (0..list.len()).rev().zip(list.iter_rev()))
     };
     Ok(match options.count {
         Some(_) => Outcome::List(places.into_iter().map(Outcome::count).collect()),
@@ -332,20 +334,20 @@ fn lpos(store: &StateMachine, words: &Args<'_>) -> Answer {
     })
 }
 
-/// What is looked for.
-struct Search {
-    /// Which of those that are equal is the first to be told; from the end if negative, never 0.
+/// Options of `LPOS`.
+struct PositionQuery {
+    /// `RANK`: which match comes first in the reply; counted from the end if negative, never 0.
     rank: i64,
-    /// How many are told; without it one, and not in a list.
+    /// `COUNT`: maximum number of matches; `None` for a single one that is not in an array.
     count: Option<usize>,
-    /// How many values are compared.
-    looked_at: usize,
+    /// `MAXLEN`: maximum number of values compared.
+    compared_max: usize,
 }
 
-impl Search {
-    fn read(words: &Args<'_>) -> Result<Search, Outcome> {
-        let mut search = Search { rank: 1, count: None, looked_at: usize::MAX };
-        for pair in words.rest(2).chunks(2) {
+impl PositionQuery {
+    fn read(args: &Args<'_>) -> Result<PositionQuery, Outcome> {
+        let mut search = PositionQuery { rank: 1, count: None, compared_max: usize::MAX };
+        for pair in args.rest(2).chunks(2) {
             let [name, number] = pair else { return Err(Refusal::Syntax.into()) };
             let is = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
             let below = |what: &str| Outcome::error(format!("ERR {what} can't be negative"));
@@ -365,7 +367,7 @@ impl Search {
             } else if is("COUNT") {
                 search.count = Some(limit("COUNT")?);
             } else if is("MAXLEN") {
-                search.looked_at = limit("MAXLEN")?;
+                search.compared_max = limit("MAXLEN")?;
             } else {
                 return Err(Refusal::Syntax.into());
             }
@@ -374,17 +376,17 @@ impl Search {
     }
 }
 
-/// `LMPOP key-count key [key ...] LEFT | RIGHT [COUNT count]`: off the first list that is there.
-fn lmpop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
+/// `LMPOP numkeys key [key ...] LEFT | RIGHT [COUNT count]`: pops from the first list that exists.
+fn lmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let positive = |word: &[u8]| {
         parse_integer(word)
             .and_then(|number| usize::try_from(number).ok())
             .filter(|number| *number > 0)
     };
-    let Some(key_count) = positive(words.get(0)?) else {
+    let Some(key_count) = positive(args.get(0)?) else {
         return Err(Refusal::NoKeys);
     };
-    let (keys, options) = words.rest(1).split_at_checked(key_count).ok_or(Refusal::Syntax)?;
+    let (keys, options) = args.rest(1).split_at_checked(key_count).ok_or(Refusal::Syntax)?;
     let (end, options) = options.split_first().ok_or(Refusal::Syntax)?;
     let end = End::read(end)?;
     let count = match options {
@@ -401,8 +403,8 @@ fn lmpop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
         _ => return Err(Refusal::Syntax),
     };
     for key in keys {
-        if store.content::<List>(key)?.is_some() {
-            let values = pop_many(store, key, end, count)?;
+        if keyspace.collection::<List>(key)?.is_some() {
+            let values = pop_many(keyspace, key, end, count)?;
             let key = Outcome::Value(Some(Bytes::copy_from_slice(key)));
             return Ok(Outcome::List(vec![key, Outcome::Values(values)]));
         }
@@ -433,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_goes_with_its_last_value_and_its_end_with_it() {
+    fn popping_the_last_value_removes_key_and_expiration() {
         let mut feeder = Feeder::new();
         let empty = feeder.store.memory();
         assert_eq!(feeder.call("rpush", &["l", "a", "b"]), Outcome::Integer(2));
@@ -452,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_one_value_that_goes_round_keeps_its_end() {
+    fn rotating_a_list_of_one_value_keeps_its_expiration() {
         let mut feeder = Feeder::new();
         feeder.call("rpush", &["l", "a"]);
         feeder.call("pexpire", &["l", "100"]);
@@ -465,12 +467,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_changes_nothing() {
+    fn refused_commands_change_nothing() {
         let mut feeder = Feeder::new();
         feeder.call("rpush", &["l", "a", "b"]);
-        feeder.apply(Operation::Put { key: b"s", value: b"v" });
-        let revision = feeder.store.revision(b"l");
-        for (verb, words) in [
+        feeder.apply(Operation::set(b"s", b"v"));
+        let revision = feeder.store.keyspace.revision(b"l");
+        for (command, args) in [
             ("lmove", &["l", "s", "LEFT", "LEFT"][..]),
             ("rpoplpush", &["l", "s"]),
             ("lset", &["l", "2", "x"]),
@@ -481,20 +483,24 @@ mod tests {
             ("linsert", &["l", "BESIDE", "a", "x"]),
             ("ltrim", &["l", "0", "x"]),
         ] {
-            let outcome = feeder.call(verb, words);
+            let outcome = feeder.call(command, args);
             let refused = matches!(outcome, Outcome::Refused(_) | Outcome::Error(_));
-            assert!(refused, "{verb} {words:?}: {outcome:?}");
+            assert!(refused, "{command} {args:?}: {outcome:?}");
         }
         assert_eq!(values(&mut feeder, "l"), ["a", "b"]);
         assert_eq!(feeder.call("lpop", &["l", "0"]), Outcome::Values(Vec::new()));
         assert_eq!(feeder.call("lrem", &["l", "0", "x"]), Outcome::Integer(0));
-        assert_eq!(feeder.store.revision(b"l"), revision);
+        assert_eq!(feeder.store.keyspace.revision(b"l"), revision);
         feeder.call("ltrim", &["l", "0", "-1"]);
-        assert_ne!(feeder.store.revision(b"l"), revision, "as for who watches a key in Redis");
+        assert_ne!(
+            feeder.store.keyspace.revision(b"l"),
+            revision,
+            "as for who watches a key in Redis"
+        );
     }
 
     #[test]
-    fn places_are_told_from_either_end() {
+    fn positions_are_found_from_both_ends() {
         let mut feeder = Feeder::new();
         feeder.call("rpush", &["l", "a", "b", "a", "c", "a"]);
         let places =
@@ -509,13 +515,13 @@ mod tests {
             (&["COUNT", "0", "MAXLEN", "3"], places(&[0, 2])),
             (&["MAXLEN", "2", "RANK", "-1", "COUNT", "5"], places(&[4])),
         ] {
-            let words = [&["l", "a"], options].concat();
-            assert_eq!(feeder.call("lpos", &words), wanted, "{options:?}");
+            let args = [&["l", "a"], options].concat();
+            assert_eq!(feeder.call("lpos", &args), wanted, "{options:?}");
         }
     }
 
     #[test]
-    fn a_long_list_comes_back_from_a_snapshot() {
+    fn long_lists_are_restored_from_a_snapshot() {
         let mut feeder = Feeder::new();
         for number in 0..1_000 {
             let end = if number % 3 == 0 { "lpush" } else { "rpush" };
@@ -533,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_stays_as_it_was_while_its_list_and_its_hash_change() {
+    fn views_do_not_change_with_lists_and_hashes() {
         let mut feeder = Feeder::new();
         for number in 0..1_500 {
             let number = number.to_string();

@@ -1,4 +1,5 @@
-//! Commands: one file for each group, their arguments, their outcomes and the registry.
+//! Commands: one file for each group with its rows of the registry, and what they share: arguments,
+//! outcomes, random choices. Commands read and change the keyspace and know nothing of the log.
 
 pub(in crate::kv) mod args;
 pub(in crate::kv) mod bitfields;
@@ -6,11 +7,14 @@ pub(in crate::kv) mod bitmaps;
 pub(in crate::kv) mod expiration;
 pub(in crate::kv) mod generic;
 pub(in crate::kv) mod hashes;
+pub(in crate::kv) mod internal;
 pub(in crate::kv) mod items;
 pub(in crate::kv) mod keys;
 pub(in crate::kv) mod lcs;
 pub(in crate::kv) mod lists;
 pub(in crate::kv) mod outcome;
+pub(in crate::kv) mod outcome_codec;
+pub(in crate::kv) mod pubsub;
 pub(in crate::kv) mod random;
 pub(in crate::kv) mod registry;
 pub(in crate::kv) mod scan;

@@ -1,52 +1,49 @@
-//! What comes of commands. An outcome is a fact of the log: the same on every replica, and also
-//! where a command is refused. It is answered to the client and kept in the memory of requests.
+//! Outcomes of commands. An outcome follows from the log, so it is the same on every replica, and
+//! also where a command is refused. It is sent to the client and kept for retries.
 
+use crate::kv::keyspace::WrongType;
 use bytes::Bytes;
 
-use crate::kv::values::object::ValueType;
+use crate::kv::values::collection::ValueType;
 
-/// What came of a command: the same on every replica.
+/// The outcome of a command, the same on every replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// A key's value, if it has one; or had, before the command.
+    /// The value of a key, or its value before the command; `None` if it had none.
     Value(Option<Bytes>),
-    /// The key is set.
+    /// The command was applied.
     Done,
-    /// The key has no value now; whether it had one.
-    Deleted(bool),
-    /// Whether the amount was moved.
-    Transferred(bool),
-    /// The payload was no command; nothing was done.
+    /// The payload was not a command; nothing was applied.
     Malformed,
-    /// The condition did not hold; nothing was done.
+    /// A condition was not met; nothing was changed.
     Unchanged,
     /// A number: a sum, a length or a count.
     Integer(i64),
-    /// The values of several keys, in the order in which they were asked for.
+    /// The values of several keys, in the order of the request.
     Values(Vec<Option<Bytes>>),
-    /// It can't be done with the values there are; nothing was done.
+    /// The command is refused; nothing was changed.
     Refused(Refusal),
-    /// It was done, but long ago: what came of it is no longer remembered.
+    /// The command was applied, but so long ago that its outcome is no longer stored.
     Forgotten,
-    /// What a key holds, if anything.
+    /// The type of a key's value; `None` if the key does not exist.
     Type(Option<ValueType>),
-    /// A number with a fraction.
+    /// A floating-point number.
     Double(Double),
-    /// No list, where there could have been one.
+    /// Null in the place of a list.
     NoList,
-    /// It can't be done, in words that quote what was asked; nothing was done.
+    /// The command failed with this error, which begins with its code; nothing was changed.
     Error(Bytes),
     /// Several outcomes in order.
     List(Vec<Outcome>),
-    /// The same two by two, in order: a list of lists of two, which older protocols write as one.
+    /// Pairs of outcomes in order, which RESP 2 clients receive as one flat array.
     Pairs(Vec<(Outcome, Outcome)>),
-    /// The same as keys and what belongs to them, in an order that says nothing.
+    /// Keys and values in arbitrary order.
     Map(Vec<(Outcome, Outcome)>),
-    /// The same in an order that says nothing.
+    /// Several outcomes in arbitrary order.
     Set(Vec<Outcome>),
 }
 
-/// A number with a fraction that is never "not a number"; equal if it is the same bits.
+/// A floating-point number other than NaN; equal if the bits are equal.
 #[derive(Debug, Clone, Copy)]
 pub struct Double(pub f64);
 
@@ -58,66 +55,66 @@ impl PartialEq for Double {
 
 impl Eq for Double {}
 
-/// Why a command can't be done, with the values there are or at all. New ones go to the end of
-/// `Refusal::ALL`: the place there is the byte in snapshots.
+/// Why a command is refused. New reasons go to the end of `Refusal::ALL`: the position there is the
+/// byte in snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The value, or an argument, is no whole number of 64 bits.
+    /// The value or an argument is not a 64-bit integer.
     NotAnInteger,
-    /// The sum would be none.
+    /// The sum is out of range.
     Overflow,
     /// The value would be longer than [`VALUE_BYTES_MAX`](super::VALUE_BYTES_MAX).
     TooLong,
-    /// The key holds another kind of value.
+    /// The key holds a value of another type.
     WrongType,
-    /// Args in an order or number that means nothing.
+    /// Arguments in an invalid order or number.
     Syntax,
-    /// The argument is no number.
+    /// The argument is not a number.
     NotAFloat,
-    /// The member's value in a hash is no whole number.
+    /// The value of the hash's field is not an integer.
     HashNotAnInteger,
-    /// There is no such key, and there must be.
+    /// The key does not exist.
     NoSuchKey,
-    /// The argument must be above 0.
+    /// The argument must be positive.
     NotPositive,
-    /// Not a number that a count may be.
+    /// The count is out of range.
     OutOfRange,
-    /// The argument must be a number whose sign can be changed.
+    /// The argument must be a number that can be negated.
     NotAbsolute,
-    /// It takes at least one key.
+    /// At least one key is required.
     NoKeys,
-    /// It says that there are more keys than there are words.
+    /// The number of keys is greater than the number of arguments.
     TooManyKeys,
-    /// A limit must not be below 0.
+    /// `LIMIT` must not be negative.
     NegativeLimit,
-    /// The sum would be infinite, or none.
+    /// The sum would be NaN or infinite.
     NotFinite,
-    /// Both keys are one, and must not be.
+    /// Source and destination are the same key.
     SameObject,
-    /// The sum of scores would be no number.
+    /// The sum of scores would be NaN.
     ScoreNaN,
-    /// A weight is no number.
+    /// A weight is not a number.
     WeightNotAFloat,
-    /// An end of a range of scores is no number.
+    /// The minimum or maximum score is not a number.
     EndNotAFloat,
-    /// An end of a range of members does not begin as one.
+    /// The minimum or maximum member does not begin with `[` or `(` and is not `-` or `+`.
     EndNotLex,
-    /// Only if it is there, and only if it is not.
+    /// `NX` and `XX` exclude each other.
     AbsentAndPresent,
-    /// Conditions that exclude each other.
+    /// `GT`, `LT` and `NX` exclude each other.
     ManyConditions,
-    /// One member can be added to, not several.
+    /// `INCR` takes a single member.
     ManyIncrements,
-    /// A range of places has no limit.
+    /// `LIMIT` requires `BYSCORE` or `BYLEX`.
     LimitOfPlaces,
-    /// A range of members tells no scores.
+    /// `WITHSCORES` is not possible with `BYLEX`.
     ScoresOfLex,
-    /// It takes a count above 0.
+    /// The count must be positive.
     NoCount,
 }
 
 impl Refusal {
-    /// All of them, by the byte that stands for each.
+    /// All refusals, by their byte in snapshots.
     pub(in crate::kv) const ALL: &[Refusal] = &[
         Refusal::NotAnInteger,
         Refusal::Overflow,
@@ -155,23 +152,23 @@ impl From<Refusal> for Outcome {
 }
 
 impl Outcome {
-    /// A count of things in memory.
+    /// A number of things in memory.
     pub(in crate::kv) fn count(count: usize) -> Outcome {
-        Outcome::Integer(i64::try_from(count).expect("there are fewer bytes than 2^63"))
+        Outcome::Integer(i64::try_from(count).expect("counts are below 2^63"))
     }
 
-    /// An error in words, which begin with its code.
+    /// An error, which begins with its code.
     pub(in crate::kv) fn error(text: impl Into<String>) -> Outcome {
         Outcome::Error(Bytes::from(text.into()))
     }
 
-    /// The same with a word quoted at its end: as far as C sees it, which is up to its first NUL.
+    /// An error that quotes an argument at its end, up to its first NUL, as Redis does.
     pub(in crate::kv) fn error_quoting(text: &str, word: &[u8]) -> Outcome {
         let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
         Outcome::Error(Bytes::from([text.as_bytes(), &word[..end]].concat()))
     }
 
-    /// What a client hears whose words are too many or too few in a way that arity can't say.
+    /// The error for a number of arguments that the command's arity does not rule out.
     pub(in crate::kv) fn wrong_number(command: &str) -> Outcome {
         Outcome::error(format!("ERR wrong number of arguments for '{command}' command"))
     }
@@ -181,7 +178,7 @@ impl Outcome {
         Outcome::Integer(truth.into())
     }
 
-    /// Bytes of values that it holds in memory.
+    /// Memory of its values in bytes, besides its own size.
     pub fn value_bytes(&self) -> usize {
         let both = |(one, other): &(Outcome, Outcome)| one.value_bytes() + other.value_bytes();
         match self {
@@ -196,8 +193,6 @@ impl Outcome {
             Outcome::Error(text) => text.len(),
             Outcome::Values(values) => values.iter().flatten().map(Bytes::len).sum(),
             Outcome::Done
-            | Outcome::Deleted(_)
-            | Outcome::Transferred(_)
             | Outcome::Malformed
             | Outcome::Unchanged
             | Outcome::Integer(_)
@@ -207,5 +202,16 @@ impl Outcome {
             | Outcome::Double(_)
             | Outcome::NoList => 0,
         }
+    }
+}
+impl From<WrongType> for Refusal {
+    fn from(WrongType: WrongType) -> Refusal {
+        Refusal::WrongType
+    }
+}
+
+impl From<WrongType> for Outcome {
+    fn from(error: WrongType) -> Outcome {
+        Outcome::Refused(error.into())
     }
 }

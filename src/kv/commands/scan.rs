@@ -1,4 +1,4 @@
-//! What `HSCAN` and its kin are told: where to go on, how much to look at and what to leave out.
+//! Cursor, options and reply of `SCAN`, `HSCAN`, `SSCAN` and `ZSCAN`.
 
 use bytes::Bytes;
 
@@ -7,14 +7,14 @@ use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::values::glob;
 use crate::kv::values::number::{parse_integer, split_sign};
 
-/// How many are looked at in one call, unless the client says so.
+/// Default number of elements per call.
 const COUNT: usize = 10;
 
-/// Where to begin; 0 is the beginning, and in a reply the end. C's `strtoul` reads it in Redis:
-/// signs are taken, and nothing is 0.
+/// Parses a cursor; 0 stands for the start, and in a reply for the end. Like Redis, which uses C's
+/// `strtoul`, accepts a sign and an empty text.
 ///
 /// # Errors
-/// In Redis's words, if it is none.
+/// Redis's error if it is not a cursor.
 pub(in crate::kv) fn cursor(text: &[u8]) -> Result<u64, Outcome> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     let (negative, digits) = split_sign(text);
@@ -29,42 +29,42 @@ pub(in crate::kv) fn cursor(text: &[u8]) -> Result<u64, Outcome> {
     Ok(if negative { number.wrapping_neg() } else { number })
 }
 
-/// What was found, and where to go on.
+/// A reply of the next cursor and the elements.
 pub(in crate::kv) fn reply(cursor: u64, found: Vec<Option<Bytes>>) -> Outcome {
     let cursor = Outcome::Value(Some(cursor.to_string().into()));
     Outcome::List(vec![cursor, Outcome::Values(found)])
 }
 
-/// The words behind the cursor.
+/// The arguments after the cursor.
 #[derive(Debug)]
 pub(in crate::kv) struct Options<'w> {
-    /// How many to look at, about; at least one.
+    /// Approximate number of elements to examine; at least 1.
     pub(in crate::kv) count: usize,
     pattern: Option<&'w [u8]>,
-    /// The name of the kind of values that is wanted.
-    pub(in crate::kv) kind: Option<&'w [u8]>,
+    /// Name of the wanted type of values.
+    pub(in crate::kv) value_type: Option<&'w [u8]>,
 }
 
 impl<'w> Options<'w> {
-    /// Those from that word on: `[MATCH pattern] [COUNT count]`.
+    /// Parses the arguments from index `from` on: `[MATCH pattern] [COUNT count]`.
     ///
     /// # Errors
-    /// If there are others.
-    pub(in crate::kv) fn read(words: &Args<'w>, from: usize) -> Result<Options<'w>, Refusal> {
-        let options = Options::read_of_keys(words, from)?;
-        if options.kind.is_some() { Err(Refusal::Syntax) } else { Ok(options) }
+    /// If there are other arguments.
+    pub(in crate::kv) fn read(args: &Args<'w>, from: usize) -> Result<Options<'w>, Refusal> {
+        let options = Options::read_of_keys(args, from)?;
+        if options.value_type.is_some() { Err(Refusal::Syntax) } else { Ok(options) }
     }
 
-    /// The same, and `[TYPE kind]`, which only keys have.
+    /// Like [`Options::read`], and `[TYPE type]`, which only `SCAN` has.
     ///
     /// # Errors
-    /// If there are others.
+    /// If there are other arguments.
     pub(in crate::kv) fn read_of_keys(
-        words: &Args<'w>,
+        args: &Args<'w>,
         from: usize,
     ) -> Result<Options<'w>, Refusal> {
-        let mut options = Options { count: COUNT, pattern: None, kind: None };
-        for pair in words.rest(from).chunks(2) {
+        let mut options = Options { count: COUNT, pattern: None, value_type: None };
+        for pair in args.rest(from).chunks(2) {
             let [name, value] = pair else { return Err(Refusal::Syntax) };
             if name.eq_ignore_ascii_case(b"COUNT") {
                 let count = parse_integer(value).ok_or(Refusal::NotAnInteger)?;
@@ -73,7 +73,7 @@ impl<'w> Options<'w> {
             } else if name.eq_ignore_ascii_case(b"MATCH") {
                 options.pattern = Some(value);
             } else if name.eq_ignore_ascii_case(b"TYPE") {
-                options.kind = Some(value);
+                options.value_type = Some(value);
             } else {
                 return Err(Refusal::Syntax);
             }
@@ -81,7 +81,7 @@ impl<'w> Options<'w> {
         Ok(options)
     }
 
-    /// Whether this is not to be left out.
+    /// Whether an element matches the pattern.
     pub(in crate::kv) fn fits(&self, text: &[u8]) -> bool {
         self.pattern.is_none_or(|pattern| glob::matches(pattern, text))
     }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursors_are_read_as_redis_does() {
+    fn cursors_are_parsed_as_in_redis() {
         for (text, wanted) in [
             ("0", Some(0)),
             ("", Some(0)),

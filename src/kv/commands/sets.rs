@@ -1,4 +1,4 @@
-//! Sets: different members under one key, and what can be done with them.
+//! Commands on sets.
 
 use std::sync::Arc;
 
@@ -8,84 +8,87 @@ use indexmap::IndexSet;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, Row, Run};
+use crate::kv::commands::registry::{
+    ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write,
+};
 use crate::kv::commands::scan::{self, Options};
-use crate::kv::state_machine::StateMachine;
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::number::parse_integer;
-use crate::kv::values::object::Content as _;
 use crate::kv::values::set::{SCANNED_AT_ONCE_MAX, Set};
 
-pub(in crate::kv) const COMMANDS: Row = &[
-    ("sadd", Run::Write(sadd)),
-    ("srem", Run::Write(srem)),
-    ("scard", Run::Read(scard)),
-    ("sismember", Run::Read(sismember)),
-    ("smismember", Run::Read(smismember)),
-    ("smembers", Run::Read(smembers)),
-    ("spop", Run::Write(spop)),
-    ("srandmember", Run::Read(srandmember)),
-    ("smove", Run::Write(smove)),
-    ("sinter", Run::Read(sinter)),
-    ("sunion", Run::Read(sunion)),
-    ("sdiff", Run::Read(sdiff)),
-    ("sinterstore", Run::Write(sinterstore)),
-    ("sunionstore", Run::Write(sunionstore)),
-    ("sdiffstore", Run::Write(sdiffstore)),
-    ("sintercard", Run::Read(sintercard)),
-    ("sscan", Run::Read(sscan)),
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(192, "sadd", ONE_KEY, sadd),
+    write(193, "srem", ONE_KEY, srem),
+    read(194, "scard", ONE_KEY, scard),
+    read(195, "sismember", ONE_KEY, sismember),
+    read(196, "smismember", ONE_KEY, smismember),
+    read(197, "smembers", ONE_KEY, smembers),
+    write(198, "spop", ONE_KEY, spop),
+    read(199, "srandmember", ONE_KEY, srandmember),
+    write(200, "smove", TWO_KEYS, smove),
+    read(201, "sinter", ALL_KEYS, sinter),
+    read(202, "sunion", ALL_KEYS, sunion),
+    read(203, "sdiff", ALL_KEYS, sdiff),
+    write(204, "sinterstore", ALL_KEYS, sinterstore),
+    write(205, "sunionstore", ALL_KEYS, sunionstore),
+    write(206, "sdiffstore", ALL_KEYS, sdiffstore),
+    read(207, "sintercard", NO_KEYS.and_counted_at(0), sintercard),
+    read(208, "sscan", ONE_KEY, sscan),
 ];
 
-/// Most members that are told at random with some of them several times.
+/// Maximum count of random members with repetitions.
 pub(in crate::kv) const REPEATED_MAX: usize = 1 << 20;
 
 /// `SADD key member [member ...]`
-fn sadd(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, members) = (words.get(0)?, words.rest(1));
+fn sadd(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, members) = (args.get(0)?, args.rest(1));
     if members.is_empty() {
         return Err(Refusal::Syntax);
     }
-    let added = store.change(key, |set: &mut Set| {
+    let added = keyspace.update(key, |set: &mut Set| {
         let added = members.iter().filter(|member| set.add(member)).count();
         (added, added > 0)
     })?;
     if added > 0 {
-        store.note("sadd", key);
+        keyspace.notify("sadd", key);
     }
     Ok(Outcome::count(added))
 }
 
 /// `SREM key member [member ...]`
-fn srem(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let key = words.get(0)?;
-    let removed = store.change_there(key, |set: &mut Set| {
-        let removed = words.rest(1).iter().filter(|member| set.remove(member)).count();
+fn srem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let removed = keyspace.update_existing(key, |set: &mut Set| {
+        let removed = args.rest(1).iter().filter(|member| set.remove(member)).count();
         (removed, removed > 0)
     })?;
     let removed = removed.unwrap_or(0);
     if removed > 0 {
-        store.note("srem", key);
-        store.note_if_gone(key);
+        keyspace.notify("srem", key);
+        keyspace.notify_if_removed(key);
     }
     Ok(Outcome::count(removed))
 }
 
 /// `SCARD key`
-fn scard(store: &StateMachine, words: &Args<'_>) -> Answer {
-    Ok(Outcome::count(store.content::<Set>(words.get(0)?)?.map_or(0, Set::len)))
+fn scard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(keyspace.collection::<Set>(args.get(0)?)?.map_or(0, Set::len)))
 }
 
 /// `SISMEMBER key member`
-fn sismember(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let set = store.content::<Set>(words.get(0)?)?;
-    let member = words.get(1)?;
+fn sismember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let set = keyspace.collection::<Set>(args.get(0)?)?;
+    let member = args.get(1)?;
     Ok(Outcome::flag(set.is_some_and(|set| set.contains(member))))
 }
 
 /// `SMISMEMBER key member [member ...]`
-fn smismember(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let set = store.content::<Set>(words.get(0)?)?;
+fn smismember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let set = keyspace.collection::<Set>(args.get(0)?)?;
     let is_there = |member: &&[u8]| Outcome::flag(set.is_some_and(|set| set.contains(member)));
-    Ok(Outcome::List(words.rest(1).iter().map(is_there).collect()))
+    Ok(Outcome::List(args.rest(1).iter().map(is_there).collect()))
 }
 
 fn text(member: &Bytes) -> Outcome {
@@ -93,15 +96,15 @@ fn text(member: &Bytes) -> Outcome {
 }
 
 /// `SMEMBERS key`
-fn smembers(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let set = store.content::<Set>(words.get(0)?)?;
+fn smembers(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let set = keyspace.collection::<Set>(args.get(0)?)?;
     Ok(Outcome::Set(set.into_iter().flat_map(Set::iter).map(text).collect()))
 }
 
 /// `SPOP key [count]`
-fn spop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let key = words.get(0)?;
-    let (count, is_one) = match words.rest(1) {
+fn spop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let (count, is_one) = match args.rest(1) {
         [] => (1, true),
         [count] => {
             let count = parse_integer(count).and_then(|count| usize::try_from(count).ok());
@@ -109,17 +112,17 @@ fn spop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
         }
         _ => return Err(Refusal::Syntax),
     };
-    let taken = store.change_there(key, |set: &mut Set| {
-        // From the last place to the first: taking one out moves only what is behind it.
-        let places = words.different(count, set.len());
+    let taken = keyspace.update_existing(key, |set: &mut Set| {
+        // From the last position to the first: removing a member only moves those behind it.
+        let places = args.different(count, set.len());
         let taken: Vec<_> = places.into_iter().rev().filter_map(|place| set.take(place)).collect();
         let changed = !taken.is_empty();
         (taken, changed)
     })?;
     let taken = taken.unwrap_or_default();
     if !taken.is_empty() {
-        store.note("spop", key);
-        store.note_if_gone(key);
+        keyspace.notify("spop", key);
+        keyspace.notify_if_removed(key);
     }
     Ok(if is_one {
         Outcome::Value(taken.into_iter().next())
@@ -128,14 +131,14 @@ fn spop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
     })
 }
 
-/// `SRANDMEMBER key [count]`: as many different members as there are and `count` says; if that is
-/// negative, so many, and a member may come again.
-fn srandmember(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let set = |key| store.content::<Set>(key);
-    let count = match words.rest(1) {
+/// `SRANDMEMBER key [count]`: up to `count` different members; if `count` is negative, exactly
+/// `-count` members with possible repetitions.
+fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let set = |key| keyspace.collection::<Set>(key);
+    let count = match args.rest(1) {
         [] => {
-            let set = set(words.get(0)?)?;
-            let some = |set: &Set| set.members.get_index(words.below(0, set.len())).cloned();
+            let set = set(args.get(0)?)?;
+            let some = |set: &Set| set.get_index(args.below(0, set.len())).cloned();
             return Ok(Outcome::Value(set.and_then(some)));
         }
         [count] => parse_integer(count).ok_or(Refusal::NotAnInteger)?,
@@ -144,52 +147,52 @@ fn srandmember(store: &StateMachine, words: &Args<'_>) -> Answer {
     if count == i64::MIN {
         return Err(Refusal::NotAbsolute);
     }
-    let Some(set) = set(words.get(0)?)? else { return Ok(Outcome::List(Vec::new())) };
-    let places = places(words, count, set.len())?;
-    let chosen = places.iter().filter_map(|place| set.members.get_index(*place));
+    let Some(set) = set(args.get(0)?)? else { return Ok(Outcome::List(Vec::new())) };
+    let places = places(args, count, set.len())?;
+    let chosen = places.iter().filter_map(|place| set.get_index(*place));
     Ok(Outcome::List(chosen.map(text).collect()))
 }
 
-/// Places below `length`, which is not 0: so many different ones at most; if `count` is negative,
-/// so many, and one may come again.
+/// Random positions below `length`, which is not 0: up to `count` different ones; if `count` is
+/// negative, exactly `-count` with possible repetitions.
 ///
 /// # Errors
-/// If that would take memory without end, which Redis risks.
+/// If the reply would take unbounded memory, which Redis does not limit.
 pub(in crate::kv) fn places(
-    words: &Args<'_>,
+    args: &Args<'_>,
     count: i64,
     length: usize,
 ) -> Result<Vec<usize>, Refusal> {
     let number = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
     if count >= 0 {
-        Ok(words.different(number, length))
+        Ok(args.different(number, length))
     } else if number > REPEATED_MAX {
         Err(Refusal::OutOfRange)
     } else {
-        Ok((0..).take(number).map(|turn| words.below(turn, length)).collect())
+        Ok((0..).take(number).map(|turn| args.below(turn, length)).collect())
     }
 }
 
 /// `SMOVE source destination member`
-fn smove(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (from, to, member) = (words.get(0)?, words.get(1)?, words.get(2)?);
-    let Some(source) = store.content::<Set>(from)? else { return Ok(Outcome::flag(false)) };
+fn smove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (from, to, member) = (args.get(0)?, args.get(1)?, args.get(2)?);
+    let Some(source) = keyspace.collection::<Set>(from)? else { return Ok(Outcome::flag(false)) };
     let is_there = source.contains(member);
-    store.content::<Set>(to)?;
+    keyspace.collection::<Set>(to)?;
     if from == to || !is_there {
         return Ok(Outcome::flag(is_there));
     }
-    store.change_there(from, |set: &mut Set| (set.remove(member), true))?;
-    store.note("srem", from);
-    store.note_if_gone(from);
-    // Redis counts it as a change even if the member is there already.
-    if store.change(to, |set: &mut Set| (set.add(member), true))? {
-        store.note("sadd", to);
+    keyspace.update_existing(from, |set: &mut Set| (set.remove(member), true))?;
+    keyspace.notify("srem", from);
+    keyspace.notify_if_removed(from);
+    // Redis counts it as a change even if the destination has the member already.
+    if keyspace.update(to, |set: &mut Set| (set.add(member), true))? {
+        keyspace.notify("sadd", to);
     }
     Ok(Outcome::flag(true))
 }
 
-/// What several sets are made into.
+/// A set operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Join {
     Inter,
@@ -197,28 +200,28 @@ enum Join {
     Diff,
 }
 
-/// The sets at keys, in their order.
+/// The sets at several keys; `None` for a key that does not exist.
 ///
 /// # Errors
-/// If one holds something else.
-fn sets<'s>(store: &'s StateMachine, keys: &[&[u8]]) -> Result<Vec<Option<&'s Set>>, Refusal> {
-    keys.iter().map(|key| store.content::<Set>(key)).collect()
+/// If a key holds a value of another type.
+fn sets<'s>(keyspace: &'s Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<&'s Set>>, Refusal> {
+    keys.iter().map(|key| Ok(keyspace.collection::<Set>(key)?)).collect()
 }
 
-/// What is in all sets; nothing if one of them is not there.
+/// The intersection of all sets; empty if one of them does not exist.
 fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Bytes> {
     let mut there: Vec<&Set> = sets.iter().copied().flatten().collect();
     let all = there.len() == sets.len();
-    // The smallest first, for its members are looked for in all others.
+    // The smallest set first: its members are looked up in all others.
     there.sort_by_key(|set| set.len());
     let smallest = there.first().copied().filter(|_| all);
     let members = smallest.into_iter().flat_map(Set::iter);
     members.filter(move |member| there[1..].iter().all(|set| set.contains(member)))
 }
 
-/// What several sets make, without repetition.
-fn join(store: &StateMachine, keys: &[&[u8]], how: Join) -> Result<Vec<Bytes>, Refusal> {
-    let sets = sets(store, keys)?;
+/// The result of a set operation, without duplicates.
+fn join(keyspace: &Keyspace, keys: &[&[u8]], how: Join) -> Result<Vec<Bytes>, Refusal> {
+    let sets = sets(keyspace, keys)?;
     Ok(match how {
         Join::Inter => common(&sets).cloned().collect(),
         Join::Union => {
@@ -236,17 +239,17 @@ fn join(store: &StateMachine, keys: &[&[u8]], how: Join) -> Result<Vec<Bytes>, R
     })
 }
 
-fn joined(store: &StateMachine, words: &Args<'_>, how: Join) -> Answer {
-    let members = join(store, words.rest(0), how)?;
+fn joined(keyspace: &Keyspace, args: &Args<'_>, how: Join) -> Answer {
+    let members = join(keyspace, args.rest(0), how)?;
     Ok(Outcome::Set(members.into_iter().map(|member| Outcome::Value(Some(member))).collect()))
 }
 
-/// Puts what several sets make in the place of a key; `event` is what is told of it.
-fn join_into(store: &mut StateMachine, words: &Args<'_>, how: Join, event: &'static str) -> Answer {
-    let to = words.get(0)?;
-    let members = join(store, words.rest(1), how)?;
+/// Stores the result of a set operation; `event` is the name of its notification.
+fn join_into(keyspace: &mut Keyspace, args: &Args<'_>, how: Join, event: &'static str) -> Answer {
+    let to = args.get(0)?;
+    let members = join(keyspace, args.rest(1), how)?;
     if members.is_empty() {
-        store.delete(to);
+        keyspace.delete(to);
         return Ok(Outcome::Integer(0));
     }
     let mut set = Set::default();
@@ -254,46 +257,46 @@ fn join_into(store: &mut StateMachine, words: &Args<'_>, how: Join, event: &'sta
         set.insert(member);
     }
     let count = set.len();
-    store.begin(to, Set::wrap(Arc::new(set)));
-    store.note(event, to);
+    keyspace.put_collection(to, Set::wrap(Arc::new(set)));
+    keyspace.notify(event, to);
     Ok(Outcome::count(count))
 }
 
 /// `SINTER key [key ...]`
-fn sinter(store: &StateMachine, words: &Args<'_>) -> Answer {
-    joined(store, words, Join::Inter)
+fn sinter(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    joined(keyspace, args, Join::Inter)
 }
 
 /// `SUNION key [key ...]`
-fn sunion(store: &StateMachine, words: &Args<'_>) -> Answer {
-    joined(store, words, Join::Union)
+fn sunion(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    joined(keyspace, args, Join::Union)
 }
 
 /// `SDIFF key [key ...]`
-fn sdiff(store: &StateMachine, words: &Args<'_>) -> Answer {
-    joined(store, words, Join::Diff)
+fn sdiff(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    joined(keyspace, args, Join::Diff)
 }
 
 /// `SINTERSTORE destination key [key ...]`
-fn sinterstore(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    join_into(store, words, Join::Inter, "sinterstore")
+fn sinterstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    join_into(keyspace, args, Join::Inter, "sinterstore")
 }
 
 /// `SUNIONSTORE destination key [key ...]`
-fn sunionstore(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    join_into(store, words, Join::Union, "sunionstore")
+fn sunionstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    join_into(keyspace, args, Join::Union, "sunionstore")
 }
 
 /// `SDIFFSTORE destination key [key ...]`
-fn sdiffstore(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    join_into(store, words, Join::Diff, "sdiffstore")
+fn sdiffstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    join_into(keyspace, args, Join::Diff, "sdiffstore")
 }
 
 /// `SINTERCARD numkeys key [key ...] [LIMIT limit]`
-fn sintercard(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let count = parse_integer(words.get(0)?).and_then(|count| usize::try_from(count).ok());
+fn sintercard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let count = parse_integer(args.get(0)?).and_then(|count| usize::try_from(count).ok());
     let count = count.filter(|count| *count > 0).ok_or(Refusal::NoKeys)?;
-    let behind = words.rest(1);
+    let behind = args.rest(1);
     let (keys, options) = behind.split_at_checked(count).ok_or(Refusal::TooManyKeys)?;
     let mut limit = 0;
     for pair in options.chunks(2) {
@@ -305,29 +308,28 @@ fn sintercard(store: &StateMachine, words: &Args<'_>) -> Answer {
         limit = number.ok_or(Refusal::NegativeLimit)?;
     }
     let most = if limit == 0 { usize::MAX } else { limit };
-    Ok(Outcome::count(common(&sets(store, keys)?).take(most).count()))
+    Ok(Outcome::count(common(&sets(keyspace, keys)?).take(most).count()))
 }
 
 /// `SSCAN key cursor [MATCH pattern] [COUNT count]`: a small set at once, a large one from its end
-/// to its beginning. The cursor is how many members are left. Members come at the end and only
-/// ever move towards the beginning, so no member that stays can get from the part that is left to
-/// the part that was told.
-fn sscan(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let cursor = match scan::cursor(words.get(1)?) {
+/// to its beginning. The cursor is the number of members not visited yet. Members are added at the
+/// end and only ever move towards the beginning, so no member that stays can move from the part not
+/// visited to the part visited.
+fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
         Err(error) => return Ok(error),
     };
-    let Some(set) = store.content::<Set>(words.get(0)?)? else {
+    let Some(set) = keyspace.collection::<Set>(args.get(0)?)? else {
         return Ok(scan::reply(0, Vec::new()));
     };
-    let options = Options::read(words, 2)?;
+    let options = Options::read(args, 2)?;
     let (from, to) = scanned(cursor, options.count, set.len());
-    let part = set.members.get_range(from..to).expect("it is within the members");
-    let fitting = part.iter().filter(|member| options.fits(member));
+    let fitting = set.range(from..to).filter(|member| options.fits(member));
     Ok(scan::reply(from as u64, fitting.cloned().map(Some).collect()))
 }
 
-/// Which places one call looks at of so many, from the end to the beginning.
+/// The positions that one call visits, from the end to the beginning.
 pub(in crate::kv) fn scanned(cursor: u64, count: usize, length: usize) -> (usize, usize) {
     if length <= SCANNED_AT_ONCE_MAX {
         return (0, length);
@@ -381,9 +383,9 @@ mod tests {
     fn what_chance_takes_was_there_and_is_gone() {
         let mut feeder = Feeder::new();
         let all: Vec<String> = (0..50).map(|number| number.to_string()).collect();
-        let mut words = vec!["s"];
-        words.extend(all.iter().map(String::as_str));
-        feeder.call("sadd", &words);
+        let mut args = vec!["s"];
+        args.extend(all.iter().map(String::as_str));
+        feeder.call("sadd", &args);
         let mut left: BTreeSet<String> = all.iter().cloned().collect();
         for count in ["0", "1", "7", "20"] {
             let taken = members(&feeder.call("spop", &["s", count]));
@@ -419,7 +421,7 @@ mod tests {
             let [Outcome::Value(Some(next)), Outcome::Values(found)] = &reply[..] else { panic!() };
             seen.extend(found.iter().flatten().cloned());
             calls += 1;
-            // Odd ones go, from both ends, and new ones come.
+            // Odd members are removed, from both ends, and new ones are added.
             for gone in [2 * calls + 1, 999 - 2 * calls, 401 + 2 * calls] {
                 feeder.call("srem", &["s", &gone.to_string()]);
             }

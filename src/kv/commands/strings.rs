@@ -1,110 +1,179 @@
-//! What can be done with a value beyond setting it, as Redis does it with strings. Called by the
-//! store when it applies an entry; like all of it, the same on every replica.
+//! Commands on strings.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::kv::command::Condition;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::expiration::{From, Unit, invalid, moment};
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, Row, Run};
-use crate::kv::keyspace::expiration::Millis;
-use crate::kv::state_machine::StateMachine;
+use crate::kv::commands::registry::{ALL_KEYS, Answer, KEYS_AND_VALUES, ONE_KEY, Row, read, write};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::number::parse_integer;
 
-pub(in crate::kv) const COMMANDS: Row = &[
-    ("set", Run::Write(set_with_options)),
-    ("setex", Run::Write(setex)),
-    ("psetex", Run::Write(psetex)),
-    ("getex", Run::Write(getex)),
-    ("msetnx", Run::Write(msetnx)),
-    ("setrange", Run::Write(setrange)),
-    ("getrange", Run::Read(getrange)),
-    ("substr", Run::Read(getrange)),
-    ("incrbyfloat", Run::Write(incrbyfloat)),
-    ("delex", Run::Write(delex)),
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(48, "set", ONE_KEY, set_with_options),
+    write(49, "setex", ONE_KEY, setex),
+    write(50, "psetex", ONE_KEY, psetex),
+    write(51, "getex", ONE_KEY, getex),
+    write(52, "msetnx", KEYS_AND_VALUES, msetnx),
+    write(53, "setrange", ONE_KEY, setrange),
+    read(54, "getrange", ONE_KEY, getrange),
+    read(55, "substr", ONE_KEY, getrange),
+    write(56, "incrbyfloat", ONE_KEY, incrbyfloat),
+    write(57, "delex", ONE_KEY, delex),
+    read(58, "get", ONE_KEY, get),
+    write(59, "setnx", ONE_KEY, setnx),
+    write(60, "getset", ONE_KEY, getset),
+    write(61, "getdel", ONE_KEY, getdel),
+    read(62, "mget", ALL_KEYS, mget),
+    write(63, "mset", KEYS_AND_VALUES, mset),
+    write(64, "append", ONE_KEY, append),
+    read(65, "strlen", ONE_KEY, strlen),
+    write(66, "incr", ONE_KEY, incr),
+    write(67, "decr", ONE_KEY, decr),
+    write(68, "incrby", ONE_KEY, incrby),
+    write(69, "decrby", ONE_KEY, decrby),
 ];
 
-/// Most bytes of a value. Redis's default for its longest string; part of the state machine, so
-/// no replica may have another.
+/// Maximum length of a value in bytes: Redis's default for its longest string. Part of the state
+/// machine, so all replicas must agree on it.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
-impl StateMachine {
-    /// Sets a key under a condition.
-    pub(in crate::kv) fn set(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        condition: Condition,
-        tell_old: bool,
-    ) -> Outcome {
-        let outcome = match self.shared_string(key) {
-            Ok(old) if tell_old => Some(Outcome::Value(old)),
-            Err(refusal) if tell_old => return Outcome::Refused(refusal),
-            _ => None,
-        };
-        let is_there = self.pair(key).is_some();
-        let sets = match condition {
-            Condition::Always => true,
-            Condition::IfAbsent => !is_there,
-            Condition::IfPresent => is_there,
-        };
-        if sets {
-            self.put(key, value);
-            self.note("set", key);
-        }
-        outcome.unwrap_or(if sets { Outcome::Done } else { Outcome::Unchanged })
-    }
-
-    /// Makes a value longer.
-    pub(in crate::kv) fn append(&mut self, key: &[u8], more: &[u8]) -> Outcome {
-        let old = match self.string(key) {
-            Ok(old) => old.map_or(0, <[u8]>::len),
-            Err(refusal) => return Outcome::Refused(refusal),
-        };
-        // As in Redis, nothing is never too much.
-        if old + more.len() > VALUE_BYTES_MAX && !more.is_empty() {
-            return Outcome::Refused(Refusal::TooLong);
-        }
-        let length = self.extend(key, more);
-        self.note("append", key);
-        Outcome::count(length)
-    }
-
-    /// Adds to a number.
-    pub(in crate::kv) fn add(&mut self, key: &[u8], amount: i64) -> Outcome {
-        let old = match self.string(key) {
-            Ok(None) => Some(0),
-            Ok(Some(value)) => parse_integer(value),
-            Err(refusal) => return Outcome::Refused(refusal),
-        };
-        let Some(old) = old else { return Outcome::Refused(Refusal::NotAnInteger) };
-        let Some(sum) = old.checked_add(amount) else {
-            return Outcome::Refused(Refusal::Overflow);
-        };
-        self.put_keep_ttl(key, sum.to_string().as_bytes());
-        self.note("incrby", key);
-        Outcome::Integer(sum)
-    }
+/// When `SET` sets a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    Always,
+    /// Only if the key does not exist.
+    IfAbsent,
+    /// Only if the key exists.
+    IfPresent,
 }
 
-/// What becomes of a key's end when it is set.
+/// `GET key`
+fn get(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::Value(keyspace.shared_string(args.get(0)?)?))
+}
+
+/// `SETNX key value`
+fn setnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(1)?);
+    let is_absent = keyspace.entry(key).is_none();
+    if is_absent {
+        set_plain(keyspace, key, value);
+    }
+    Ok(Outcome::flag(is_absent))
+}
+
+/// `GETSET key value`
+fn getset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(1)?);
+    let old = keyspace.shared_string(key)?;
+    set_plain(keyspace, key, value);
+    Ok(Outcome::Value(old))
+}
+
+/// `GETDEL key`
+fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let old = keyspace.shared_string(key)?;
+    keyspace.delete(key);
+    Ok(Outcome::Value(old))
+}
+
+/// `MGET key [key ...]`: a key that holds no string counts as absent.
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn mget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let value = |key: &&[u8]| keyspace.shared_string(key).unwrap_or_default();
+    Ok(Outcome::Values(args.all().iter().map(value).collect()))
+}
+
+/// `MSET key value [key value ...]`
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn mset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (pairs, []) = args.all().as_chunks::<2>() else {
+        return Ok(Outcome::wrong_number("mset"));
+    };
+    pairs.iter().for_each(|[key, value]| set_plain(keyspace, key, value));
+    Ok(Outcome::Done)
+}
+
+/// Sets a key without a TTL.
+fn set_plain(keyspace: &mut Keyspace, key: &[u8], value: &[u8]) {
+    keyspace.put(key, value);
+    keyspace.notify("set", key);
+}
+
+/// `APPEND key value`
+fn append(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, more) = (args.get(0)?, args.get(1)?);
+    let old = keyspace.string(key)?.map_or(0, <[u8]>::len);
+    // As in Redis, an empty string is never too much.
+    if old + more.len() > VALUE_BYTES_MAX && !more.is_empty() {
+        return Err(Refusal::TooLong);
+    }
+    let length = keyspace.append_string(key, more);
+    keyspace.notify("append", key);
+    Ok(Outcome::count(length))
+}
+
+/// `STRLEN key`
+fn strlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(keyspace.string(args.get(0)?)?.map_or(0, <[u8]>::len)))
+}
+
+/// `INCR key`
+fn incr(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    add(keyspace, args.get(0)?, 1)
+}
+
+/// `DECR key`
+fn decr(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    add(keyspace, args.get(0)?, -1)
+}
+
+/// `INCRBY key increment`
+fn incrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    add(keyspace, args.get(0)?, args.integer(1)?)
+}
+
+/// `DECRBY key decrement`
+fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let Some(amount) = args.integer(1)?.checked_neg() else {
+        return Ok(Outcome::error("ERR decrement would overflow"));
+    };
+    add(keyspace, args.get(0)?, amount)
+}
+
+/// Adds to the integer that a key holds, 0 if it does not exist; the TTL stays.
+fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
+    let old = match keyspace.string(key)? {
+        None => 0,
+        Some(value) => parse_integer(value).ok_or(Refusal::NotAnInteger)?,
+    };
+    let sum = old.checked_add(amount).ok_or(Refusal::Overflow)?;
+    keyspace.put_keep_ttl(key, sum.to_string().as_bytes());
+    keyspace.notify("incrby", key);
+    Ok(Outcome::Integer(sum))
+}
+
+/// What becomes of a key's expiration when it is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End<'w> {
-    /// It has none.
+enum Ttl<'w> {
+    /// The key does not expire.
     Never,
-    /// It stays as it is.
+    /// `KEEPTTL`: it stays.
     Kept,
-    /// So much time, in that unit's word.
+    /// A time, with the name of its unit.
     At(&'static str, &'w [u8]),
 }
 
-impl<'w> End<'w> {
-    /// Takes an option that says when a key ends, with the word behind it; false if it is none, or
-    /// if another was said before. The same again is allowed, and the last counts.
+impl<'w> Ttl<'w> {
+    /// Parses an option with a time; false if it is not one, or if another unit was given before.
+    /// The same unit may be repeated, and the last one counts.
     fn take(&mut self, option: &[u8], next: Option<&&'w [u8]>) -> bool {
         let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
         let Some((unit, number)) =
@@ -113,24 +182,28 @@ impl<'w> End<'w> {
             return false;
         };
         let allowed = match *self {
-            End::Never => true,
-            End::Kept => false,
-            End::At(said, _) => said == unit,
+            Ttl::Never => true,
+            Ttl::Kept => false,
+            Ttl::At(said, _) => said == unit,
         };
         if allowed {
-            *self = End::At(unit, number);
+            *self = Ttl::At(unit, number);
         }
         allowed
     }
 }
 
 /// `SET key value [NX | XX | IFEQ text | IFNE text] [GET] [EX seconds | PX milliseconds | EXAT
-/// seconds | PXAT milliseconds | KEEPTTL]`. `IFEQ` and `IFNE` are of Redis 8.4.
-fn set_with_options(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, value) = (words.get(0)?, words.get(1)?);
-    let (mut condition, mut compare, mut tell_old) = (Condition::Always, None, false);
-    let mut end = End::Never;
-    let mut options = words.rest(2).iter();
+/// seconds | PXAT milliseconds | KEEPTTL]`. `IFEQ` and `IFNE` were added in Redis 8.4.
+fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(1)?);
+    if args.len() == 2 {
+        set_plain(keyspace, key, value);
+        return Ok(Outcome::Done);
+    }
+    let (mut condition, mut compare, mut returns_old) = (Condition::Always, None, false);
+    let mut end = Ttl::Never;
+    let mut options = args.rest(2).iter();
     while let Some(option) = options.next() {
         let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
         let unconditional = condition == Condition::Always && compare.is_none();
@@ -141,9 +214,9 @@ fn set_with_options(store: &mut StateMachine, words: &Args<'_>) -> Answer {
         } else if (is("IFEQ") || is("IFNE")) && unconditional {
             compare = Some((is("IFEQ"), *options.next().ok_or(Refusal::Syntax)?));
         } else if is("GET") {
-            tell_old = true;
-        } else if is("KEEPTTL") && !matches!(end, End::At(..)) {
-            end = End::Kept;
+            returns_old = true;
+        } else if is("KEEPTTL") && !matches!(end, Ttl::At(..)) {
+            end = Ttl::Kept;
         } else if end.take(option, options.as_slice().first()) {
             options.next();
         } else {
@@ -151,37 +224,40 @@ fn set_with_options(store: &mut StateMachine, words: &Args<'_>) -> Answer {
         }
     }
     let until = match end {
-        End::Never => None,
-        End::Kept => store.expires_at(key),
-        End::At(unit, number) => {
+        Ttl::Never => None,
+        Ttl::Kept => keyspace.expires_at(key),
+        Ttl::At(unit, number) => {
             let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
-            let Some(until) = until(store, number, unit) else { return Ok(invalid("set")) };
+            let Some(until) = expiration_of(keyspace, number, unit) else {
+                return Ok(invalid("set"));
+            };
             Some(until)
         }
     };
-    let old = match store.shared_string(key) {
-        Err(refusal) if tell_old || compare.is_some() => return Err(refusal),
+    let old = match keyspace.shared_string(key) {
+        Err(error) if returns_old || compare.is_some() => return Err(error.into()),
         old => old.ok(),
     };
-    let is_there = store.pair(key).is_some();
-    let sets = match (condition, compare) {
+    let exists = keyspace.entry(key).is_some();
+    let is_set = match (condition, compare) {
         (_, Some((equal, text))) => {
             let same = old.iter().flatten().any(|old| old == text);
-            is_there && same == equal || !is_there && !equal
+            exists && same == equal || !exists && !equal
         }
         (Condition::Always, None) => true,
-        (Condition::IfAbsent, None) => !is_there,
-        (Condition::IfPresent, None) => is_there,
+        (Condition::IfAbsent, None) => !exists,
+        (Condition::IfPresent, None) => exists,
     };
-    if sets {
-        store.put_expiring(key, value, until);
-        store.note("set", key);
-        if matches!(end, End::At(..)) {
-            store.note("expire", key);
+    if is_set {
+        keyspace.put_expiring(key, value, until);
+        keyspace.notify("set", key);
+        if matches!(end, Ttl::At(..)) {
+            keyspace.notify("expire", key);
         }
-        // It may be over already: then nobody sees it, and it is gone with the next entry.
+        // The time may have passed already: then the key does not exist, and the next entry removes
+        // it.
     }
-    Ok(match (tell_old, sets) {
+    Ok(match (returns_old, is_set) {
         (true, _) => Outcome::Value(old.flatten()),
         (false, true) => Outcome::Done,
         (false, false) => Outcome::Unchanged,
@@ -189,85 +265,87 @@ fn set_with_options(store: &mut StateMachine, words: &Args<'_>) -> Answer {
 }
 
 /// `SETEX key seconds value`
-fn setex(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    set_for(store, words, "setex", "EX")
+fn setex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    set_for(keyspace, args, "setex", "EX")
 }
 
 /// `PSETEX key milliseconds value`
-fn psetex(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    set_for(store, words, "psetex", "PX")
+fn psetex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    set_for(keyspace, args, "psetex", "PX")
 }
 
-fn set_for(store: &mut StateMachine, words: &Args<'_>, command: &str, unit: &str) -> Answer {
-    let (key, number, value) = (words.get(0)?, words.integer(1)?, words.get(2)?);
-    let Some(until) = until(store, number, unit) else { return Ok(invalid(command)) };
-    store.put_expiring(key, value, Some(until));
-    store.note("set", key);
-    store.note("expire", key);
+fn set_for(keyspace: &mut Keyspace, args: &Args<'_>, command: &str, unit: &str) -> Answer {
+    let (key, number, value) = (args.get(0)?, args.integer(1)?, args.get(2)?);
+    let Some(until) = expiration_of(keyspace, number, unit) else { return Ok(invalid(command)) };
+    keyspace.put_expiring(key, value, Some(until));
+    keyspace.notify("set", key);
+    keyspace.notify("expire", key);
     Ok(Outcome::Done)
 }
 
 /// `GETEX key [EX seconds | PX milliseconds | EXAT seconds | PXAT milliseconds | PERSIST]`
-fn getex(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let key = words.get(0)?;
-    let (mut end, mut stays) = (End::Kept, false);
-    let mut options = words.rest(1).iter();
+fn getex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let (mut end, mut stays) = (Ttl::Kept, false);
+    let mut options = args.rest(1).iter();
     while let Some(option) = options.next() {
-        if option.eq_ignore_ascii_case(b"PERSIST") && end == End::Kept {
+        if option.eq_ignore_ascii_case(b"PERSIST") && end == Ttl::Kept {
             stays = true;
             continue;
         }
-        // What was said last, if anything.
-        let mut said = if end == End::Kept { End::Never } else { end };
+        // The time given last, if any.
+        let mut said = if end == Ttl::Kept { Ttl::Never } else { end };
         if stays || !said.take(option, options.as_slice().first()) {
             return Err(Refusal::Syntax);
         }
         end = said;
         options.next();
     }
-    let value = store.shared_string(key)?;
+    let value = keyspace.shared_string(key)?;
     if value.is_none() {
         return Ok(Outcome::Value(None));
     }
-    if let End::At(unit, number) = end {
+    if let Ttl::At(unit, number) = end {
         let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
-        let Some(until) = until(store, number, unit) else { return Ok(invalid("getex")) };
-        if until <= store.clock() {
-            store.delete(key);
+        let Some(until) = expiration_of(keyspace, number, unit) else {
+            return Ok(invalid("getex"));
+        };
+        if until <= keyspace.clock() {
+            keyspace.delete(key);
         } else {
-            store.set_expiry(key, Some(until));
-            store.note("expire", key);
+            keyspace.set_expiry(key, Some(until));
+            keyspace.notify("expire", key);
         }
-    } else if stays && store.expires_at(key).is_some() {
-        store.set_expiry(key, None);
-        store.note("persist", key);
+    } else if stays && keyspace.expires_at(key).is_some() {
+        keyspace.set_expiry(key, None);
+        keyspace.notify("persist", key);
     }
     Ok(Outcome::Value(value))
 }
 
 /// `MSETNX key value [key value ...]`
-#[allow(clippy::unnecessary_wraps, reason = "as all verbs")]
-fn msetnx(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (pairs, []) = words.rest(0).as_chunks::<2>() else {
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn msetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (pairs, []) = args.rest(0).as_chunks::<2>() else {
         return Ok(Outcome::wrong_number("msetnx"));
     };
-    if pairs.iter().any(|[key, _]| store.pair(key).is_some()) {
+    if pairs.iter().any(|[key, _]| keyspace.entry(key).is_some()) {
         return Ok(Outcome::flag(false));
     }
     for [key, value] in pairs {
-        store.put(key, value);
-        store.note("set", key);
+        keyspace.put(key, value);
+        keyspace.notify("set", key);
     }
     Ok(Outcome::flag(true))
 }
 
 /// `SETRANGE key offset value`
-fn setrange(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, from, value) = (words.get(0)?, words.integer(1)?, words.get(2)?);
+fn setrange(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, from, value) = (args.get(0)?, args.integer(1)?, args.get(2)?);
     let Ok(from) = usize::try_from(from) else {
         return Ok(Outcome::error("ERR offset is out of range"));
     };
-    let old = store.string(key)?.unwrap_or_default();
+    let old = keyspace.string(key)?.unwrap_or_default();
     if value.is_empty() {
         return Ok(Outcome::count(old.len()));
     }
@@ -279,21 +357,21 @@ fn setrange(store: &mut StateMachine, words: &Args<'_>) -> Answer {
     new.extend_from_slice(old);
     new.resize(until.max(old.len()), 0);
     new[from..until].copy_from_slice(value);
-    store.put_keep_ttl(key, &new);
-    store.note("setrange", key);
+    keyspace.put_keep_ttl(key, &new);
+    keyspace.notify("setrange", key);
     Ok(Outcome::count(new.len()))
 }
 
-/// `GETRANGE key start end` and `SUBSTR`, as it was once called.
-fn getrange(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let (first, last) = (words.integer(1)?, words.integer(2)?);
-    let value = store.shared_string(words.get(0)?)?.unwrap_or_default();
+/// `GETRANGE key start end`, and `SUBSTR`, its old name.
+fn getrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let (first, last) = (args.integer(1)?, args.integer(2)?);
+    let value = keyspace.shared_string(args.get(0)?)?.unwrap_or_default();
     let range = range(first, last, value.len());
     Ok(Outcome::Value(Some(range.map_or_else(Bytes::new, |range| value.slice(range)))))
 }
 
-/// Which of so many are meant by a first and a last, which count from the end if negative; `None`
-/// if none is.
+/// The range between a first and a last index, which count from the end if negative; `None` if it
+/// is empty.
 pub(in crate::kv) fn range(first: i64, last: i64, length: usize) -> Option<Range<usize>> {
     if first < 0 && last < 0 && first > last {
         return None;
@@ -305,154 +383,142 @@ pub(in crate::kv) fn range(first: i64, last: i64, length: usize) -> Option<Range
 }
 
 /// `INCRBYFLOAT key increment`
-fn incrbyfloat(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (key, increment) = (words.get(0)?, words.get(1)?);
+fn incrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, increment) = (args.get(0)?, args.get(1)?);
     let parse = |text| Extended::parse(text).ok_or(Refusal::NotAFloat);
-    let old = store.string(key)?.map(parse).transpose()?;
+    let old = keyspace.string(key)?.map(parse).transpose()?;
     let increment = parse(increment)?;
     let sum = old.map_or(increment, |old| old + increment);
     if sum.is_infinite() {
         return Err(Refusal::NotFinite);
     }
     let sum = sum.to_string();
-    store.put_keep_ttl(key, sum.as_bytes());
-    store.note("incrbyfloat", key);
+    keyspace.put_keep_ttl(key, sum.as_bytes());
+    keyspace.notify("incrbyfloat", key);
     Ok(Outcome::Value(Some(Bytes::from(sum))))
 }
 
-/// `DELEX key [IFEQ text | IFNE text]`, of Redis 8.4.
-fn delex(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let key = words.get(0)?;
-    let (equal, text) = match *words.rest(1) {
-        [] => return Ok(Outcome::flag(store.delete(key))),
+/// `DELEX key [IFEQ text | IFNE text]`, added in Redis 8.4.
+fn delex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let (equal, text) = match *args.rest(1) {
+        [] => return Ok(Outcome::flag(keyspace.delete(key))),
         [condition, text] if condition.eq_ignore_ascii_case(b"IFEQ") => (true, text),
         [condition, text] if condition.eq_ignore_ascii_case(b"IFNE") => (false, text),
         [_, _] => return Ok(Outcome::error("ERR Invalid condition. Use IFEQ or IFNE")),
         _ => return Ok(Outcome::wrong_number("delex")),
     };
-    let goes = store.string(key)?.is_some_and(|old| (old == text) == equal);
+    let goes = keyspace.string(key)?.is_some_and(|old| (old == text) == equal);
     if goes {
-        store.delete(key);
+        keyspace.delete(key);
     }
     Ok(Outcome::flag(goes))
 }
 
-/// A moment in the words of `SET`; `None` if it can't be one.
-pub(in crate::kv) fn until(store: &StateMachine, number: i64, unit: &str) -> Option<Millis> {
+/// Milliseconds since 1970 of an option's time; `None` if it is out of range.
+pub(in crate::kv) fn expiration_of(keyspace: &Keyspace, number: i64, unit: &str) -> Option<Millis> {
     let (unit, from) = match unit {
         "EX" => (Unit::Seconds, From::Now),
         "PX" => (Unit::Millis, From::Now),
         "EXAT" => (Unit::Seconds, From::Epoch),
         _ => (Unit::Millis, From::Epoch),
     };
-    let end = moment(store, number, unit, from).filter(|_| number > 0)?;
+    let end = moment(keyspace, number, unit, from).filter(|_| number > 0)?;
     Millis::try_from(end).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::{Command, ItemsBuffer, Operation};
-    use crate::types::{ClientId, RequestId, RequestKey};
-
-    /// Applies operations one after another, each under a name of its own.
-    #[derive(Default)]
-    struct Feeder(StateMachine);
-
-    impl Feeder {
-        fn apply(&mut self, operation: Operation<'_>) -> Outcome {
-            let index = self.0.applied_index().next();
-            let request = RequestId(u128::from(index.0).to_le_bytes());
-            let key = RequestKey { client: ClientId(1), request };
-            self.0.apply(index, &Command { key, operation }.encode()).outcome
-        }
-
-        fn set(&mut self, value: &[u8], condition: Condition, tell_old: bool) -> Outcome {
-            self.apply(Operation::Set { key: b"k", value, condition, tell_old })
-        }
-
-        fn add(&mut self, amount: i64) -> Outcome {
-            self.apply(Operation::Add { key: b"n", amount })
-        }
-    }
+    use crate::kv::state_machine::tests::Feeder;
 
     fn value(text: &'static str) -> Outcome {
         Outcome::Value(Some(Bytes::from_static(text.as_bytes())))
     }
 
     #[test]
-    fn conditions_decide_and_the_old_value_is_told_either_way() {
-        use Condition::{Always, IfAbsent, IfPresent};
-        let mut feeder = Feeder::default();
-        assert_eq!(feeder.set(b"1", IfPresent, false), Outcome::Unchanged);
-        assert_eq!(feeder.set(b"1", IfPresent, true), Outcome::Value(None));
-        assert_eq!(feeder.set(b"1", IfAbsent, false), Outcome::Done);
-        assert_eq!(feeder.set(b"2", IfAbsent, false), Outcome::Unchanged);
-        assert_eq!(feeder.set(b"2", IfAbsent, true), value("1"));
-        assert_eq!(feeder.set(b"3", IfPresent, true), value("1"));
-        assert_eq!(feeder.set(b"4", Always, true), value("3"));
-        assert_eq!(feeder.apply(Operation::Take { key: b"k" }), value("4"));
-        assert_eq!(feeder.apply(Operation::Take { key: b"k" }), Outcome::Value(None));
-        assert_eq!(feeder.set(b"5", IfAbsent, true), Outcome::Value(None));
-        assert_eq!(feeder.apply(Operation::Get { key: b"k" }), value("5"));
+    fn set_checks_its_condition_and_returns_the_old_value() {
+        let mut feeder = Feeder::new();
+        for (args, outcome) in [
+            (&["k", "1", "XX"][..], Outcome::Unchanged),
+            (&["k", "1", "XX", "GET"], Outcome::Value(None)),
+            (&["k", "1", "NX"], Outcome::Done),
+            (&["k", "2", "NX"], Outcome::Unchanged),
+            (&["k", "2", "GET", "NX"], value("1")),
+            (&["k", "3", "XX", "GET"], value("1")),
+            (&["k", "4", "GET"], value("3")),
+        ] {
+            assert_eq!(feeder.call("set", args), outcome, "{args:?}");
+        }
+        assert_eq!(feeder.call("getset", &["k", "5"]), value("4"));
+        assert_eq!(feeder.call("setnx", &["k", "6"]), Outcome::flag(false));
+        assert_eq!(feeder.call("getdel", &["k"]), value("5"));
+        assert_eq!(feeder.call("getdel", &["k"]), Outcome::Value(None));
+        assert_eq!(feeder.call("setnx", &["k", "7"]), Outcome::flag(true));
+        assert_eq!(feeder.call("set", &["k", "8", "NX", "GET"]), value("7"));
+        assert_eq!(feeder.call("get", &["k"]), value("7"));
     }
 
     #[test]
-    fn sums_stay_numbers_or_are_refused() {
-        let mut feeder = Feeder::default();
-        assert_eq!(feeder.add(1), Outcome::Integer(1));
-        assert_eq!(feeder.add(i64::MAX - 1), Outcome::Integer(i64::MAX));
-        assert_eq!(feeder.add(1), Outcome::Refused(Refusal::Overflow));
-        assert_eq!(feeder.add(i64::MIN), Outcome::Integer(-1));
-        assert_eq!(feeder.add(i64::MIN), Outcome::Refused(Refusal::Overflow));
-        assert_eq!(feeder.apply(Operation::Get { key: b"n" }), value("-1"));
+    fn sums_outside_of_64_bits_and_other_texts_are_refused() {
+        let mut feeder = Feeder::new();
+        let mut add = |amount: i64| feeder.call("incrby", &["n", &amount.to_string()]);
+        assert_eq!(add(1), Outcome::Integer(1));
+        assert_eq!(add(i64::MAX - 1), Outcome::Integer(i64::MAX));
+        assert_eq!(add(1), Outcome::Refused(Refusal::Overflow));
+        assert_eq!(add(i64::MIN), Outcome::Integer(-1));
+        assert_eq!(add(i64::MIN), Outcome::Refused(Refusal::Overflow));
+        assert_eq!(feeder.call("get", &["n"]), value("-1"));
+        assert_eq!(feeder.call("incr", &["n"]), Outcome::Integer(0));
+        assert_eq!(feeder.call("decrby", &["n", "-7"]), Outcome::Integer(7));
+        let refused = feeder.call("decrby", &["n", &i64::MIN.to_string()]);
+        assert_eq!(refused, Outcome::error("ERR decrement would overflow"));
         for text in ["", "1.5", " 1", "01", "9223372036854775808"] {
-            feeder.apply(Operation::Put { key: b"n", value: text.as_bytes() });
-            assert_eq!(feeder.add(1), Outcome::Refused(Refusal::NotAnInteger), "{text}");
+            feeder.call("set", &["text", text]);
+            let refused = Outcome::Refused(Refusal::NotAnInteger);
+            assert_eq!(feeder.call("decr", &["text"]), refused, "{text}");
+            assert_eq!(feeder.call("incrby", &["n", text]), refused, "{text}");
         }
     }
 
     #[test]
-    fn appending_starts_from_nothing() {
-        let mut feeder = Feeder::default();
-        assert_eq!(feeder.apply(Operation::Length { key: b"k" }), Outcome::Integer(0));
-        let append = |value| Operation::Append { key: b"k", value };
-        assert_eq!(feeder.apply(append(b"")), Outcome::Integer(0));
-        assert_eq!(feeder.apply(append(b"ab")), Outcome::Integer(2));
-        assert_eq!(feeder.apply(append(b"cd")), Outcome::Integer(4));
-        assert_eq!(feeder.apply(Operation::Get { key: b"k" }), value("abcd"));
-        assert_eq!(feeder.apply(Operation::Length { key: b"k" }), Outcome::Integer(4));
+    fn append_starts_with_an_empty_string() {
+        let mut feeder = Feeder::new();
+        assert_eq!(feeder.call("strlen", &["k"]), Outcome::Integer(0));
+        assert_eq!(feeder.call("append", &["k", ""]), Outcome::Integer(0));
+        assert_eq!(feeder.call("append", &["k", "ab"]), Outcome::Integer(2));
+        assert_eq!(feeder.call("append", &["k", "cd"]), Outcome::Integer(4));
+        assert_eq!(feeder.call("get", &["k"]), value("abcd"));
+        assert_eq!(feeder.call("strlen", &["k"]), Outcome::Integer(4));
     }
 
     #[test]
-    fn many_keys_are_one_command() {
-        let mut feeder = Feeder::default();
-        let list = |items: &[&'static str]| -> ItemsBuffer {
-            items.iter().map(|item| item.as_bytes()).collect()
-        };
-        let pairs = list(&["a", "1", "b", "2", "a", "3"]);
-        assert_eq!(feeder.apply(Operation::PutMany { pairs: pairs.items() }), Outcome::Done);
-        let keys = list(&["a", "x", "b", "a"]);
+    fn commands_on_several_keys_are_atomic() {
+        let mut feeder = Feeder::new();
+        assert_eq!(feeder.call("mset", &["a", "1", "b", "2", "a", "3"]), Outcome::Done);
+        assert_eq!(feeder.call("mset", &["a", "1", "b"]), Outcome::wrong_number("mset"));
+        let keys = &["a", "x", "b", "a"];
         let one = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
         let values = vec![one("3"), None, one("2"), one("3")];
-        let keys = keys.items();
-        assert_eq!(feeder.apply(Operation::GetMany { keys }), Outcome::Values(values));
-        assert_eq!(feeder.apply(Operation::Exists { keys }), Outcome::Integer(3));
-        assert_eq!(feeder.apply(Operation::Count), Outcome::Integer(2));
-        let slot = crate::kv::slot_of(b"a");
-        assert_eq!(feeder.apply(Operation::CountInSlot { slot }), Outcome::Integer(1));
-        assert_eq!(feeder.apply(Operation::DeleteMany { keys }), Outcome::Integer(2));
-        assert_eq!(feeder.apply(Operation::Count), Outcome::Integer(0));
+        assert_eq!(feeder.call("mget", keys), Outcome::Values(values));
+        assert_eq!(feeder.call("exists", keys), Outcome::Integer(3));
+        assert_eq!(feeder.call("dbsize", &[]), Outcome::Integer(2));
+        let slot = crate::kv::slot_of(b"a").to_string();
+        let in_slot = feeder.call("cluster|countkeysinslot", &[&slot]);
+        assert_eq!(in_slot, Outcome::Integer(1));
+        assert_eq!(feeder.call("del", keys), Outcome::Integer(2));
+        assert_eq!(feeder.call("dbsize", &[]), Outcome::Integer(0));
     }
 
     #[test]
-    fn clearing_leaves_nothing_in_the_digest() {
-        let (mut cleared, mut empty) = (Feeder::default(), Feeder::default());
-        cleared.apply(Operation::Put { key: b"k", value: b"v" });
-        assert_eq!(cleared.apply(Operation::Clear), Outcome::Done);
-        empty.apply(Operation::Clear);
-        empty.apply(Operation::Clear);
-        assert_eq!(cleared.0.digest(), empty.0.digest());
-        assert_eq!(cleared.0.key_count(), 0);
+    fn flushall_leaves_nothing_in_the_digest() {
+        let (mut cleared, mut empty) = (Feeder::new(), Feeder::new());
+        cleared.call("set", &["k", "v"]);
+        assert_eq!(cleared.call("flushall", &["async"]), Outcome::Done);
+        let refused = cleared.call("flushall", &["now"]);
+        assert_eq!(refused, Outcome::Refused(Refusal::Syntax));
+        (0..3).for_each(|_| drop(empty.call("flushall", &[])));
+        assert_eq!(cleared.store.digest(), empty.store.digest());
+        assert_eq!(cleared.store.key_count(), 0);
     }
 }

@@ -1,9 +1,10 @@
-//! A key and what it holds, in one piece of memory: whoever looks up the one is about to read or
-//! write the other, and on its way here each piece costs a wait for memory. What a table keeps of
-//! it is one word, so that tables are small and a table that has to be copied is copied fast.
+//! A key and its value in one allocation, because a lookup of the key is mostly followed by an
+//! access to the value, and each allocation costs a cache miss. A table only has one word per
+//! entry, so tables are small and fast to copy.
 //!
 //! ```text
-//! count 8 | length 8 | fingerprint 8 | about 8 | object 8 | [end 8] [key's length 4] key string
+//! count 8 | length 8 | fingerprint 8 | meta 8 | collection 8 |
+//! [expiry 8] [key length 4] key string
 //! ```
 
 use std::hint::black_box;
@@ -12,227 +13,230 @@ use std::num::NonZeroU64;
 use bytes::Bytes;
 use triomphe::{Arc, ThinArc};
 
-use crate::kv::keyspace::expiration::Millis;
-use crate::kv::keyspace::shards::RANKS;
+use crate::kv::keyspace::clock::Millis;
+use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::{fingerprint, key_hash, mix};
 use crate::kv::values::number::parse_integer;
-use crate::kv::values::object::{Object, ValueType};
 use crate::types::Index;
 
-/// What a piece of memory takes besides what is in it, about: the allocator's share, and what it
-/// is rounded up by.
-const PIECE_BYTES: usize = 16;
-/// What a piece begins with besides its header: how many share it, and its length.
+/// Approximate overhead of an allocation in bytes: the allocator's bookkeeping and rounding.
+const ALLOCATION_BYTES: usize = 16;
+/// Bytes in front of the header: reference count and length.
 const COUNT_BYTES: usize = 16;
-/// Longest string that Redis keeps beside what it knows of it.
+/// Redis's limit for strings that are encoded as `embstr`.
 const EMBEDDED_MAX: usize = 44;
-/// Longer strings are shared with whoever wants to keep them; to copy a shorter one costs less than
-/// to count who has it.
-const COPIED_MAX: usize = 1_024;
-/// Pieces up to this are put together without asking for memory in between.
-const SMALL: usize = 512;
+/// Replies share longer strings with the entry; copying shorter ones is cheaper than reference
+/// counting.
+const COPIED_BYTES_MAX: usize = 1_024;
+/// Allocations up to this size are assembled on the stack.
+const STACK_BYTES: usize = 512;
 
-/// A key and what it holds. Its memory may be shared with views of the state and with replies; then
-/// it is copied when it is changed.
+/// An entry of the keyspace: a key with its value, expiration and revision. Snapshots and replies
+/// may share its memory; then it is copied when it is changed.
 #[derive(Clone)]
 pub(in crate::kv) struct KeyEntry(ThinArc<Header, u8>);
 
-/// What stands in front of a pair's bytes.
+/// The header of an entry's allocation.
 #[derive(Clone)]
 struct Header {
-    /// Its number in the digest, kept so that the value need not be read again to be taken off it.
+    /// The entry's hash in the digest, stored so that removing the entry need not read its value.
     fingerprint: u64,
-    about: About,
-    /// Nothing, if it holds a string.
-    object: Option<Box<Object>>,
+    meta: PackedMeta,
+    /// `None` if the value is a string.
+    collection: Option<Box<Collection>>,
 }
 
-/// The entry that changed a pair last, and how its bytes lie, in one word.
+/// Revision, length of a short key, and whether the entry expires, in one word.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct About(u64);
+struct PackedMeta(u64);
 
-/// What there is to know of a pair besides what it holds.
+/// Everything about an entry except key and value.
 #[derive(Clone, Copy)]
-pub(in crate::kv) struct Facts {
+pub(in crate::kv) struct Metadata {
     fingerprint: u64,
-    /// The entry that changed it last.
+    /// Index of the log entry that changed it last.
     revision: Index,
-    /// When it ends, if it does.
-    end: Option<NonZeroU64>,
+    /// Expiration time in milliseconds since 1970.
+    expires_at: Option<NonZeroU64>,
 }
 
-/// What a key is to hold.
-pub(in crate::kv) enum Held<'h> {
-    String(&'h [u8]),
-    Object(Object),
+/// A value.
+pub(in crate::kv) enum Value<'v> {
+    String(&'v [u8]),
+    Collection(Collection),
 }
 
-/// No entry has a later index: enough for a million a second, for a century.
-pub(in crate::kv) const REVISION_MAX: Index = Index((1 << About::REVISION_BITS) - 1);
+/// Largest revision: enough for a million log entries per second for a century.
+pub(in crate::kv) const REVISION_MAX: Index = Index((1 << PackedMeta::REVISION_BITS) - 1);
 
-impl About {
+impl PackedMeta {
     const REVISION_BITS: u32 = 52;
-    /// A longer key's length stands before it.
-    const SHORT_KEY_MAX: usize = (1 << 11) - 2;
+    /// Longest key whose length fits into the word; the length of a longer key is stored in front
+    /// of it.
+    const SHORT_KEY_BYTES_MAX: usize = (1 << 11) - 2;
     const LONG_KEY: u64 = (1 << 11) - 1;
-    const HAS_END: u64 = 1 << 63;
-    const END_BYTES: usize = size_of::<u64>();
+    const EXPIRES: u64 = 1 << 63;
+    const EXPIRY_BYTES: usize = size_of::<u64>();
     const LENGTH_BYTES: usize = size_of::<u32>();
 
-    fn new(key: &[u8], facts: &Facts) -> About {
-        let length =
-            if key.len() > About::SHORT_KEY_MAX { About::LONG_KEY } else { key.len() as u64 };
-        let end = if facts.end.is_some() { About::HAS_END } else { 0 };
-        About(length << About::REVISION_BITS | end).at(facts.revision)
+    fn new(key: &[u8], metadata: &Metadata) -> PackedMeta {
+        let length = if key.len() > PackedMeta::SHORT_KEY_BYTES_MAX {
+            PackedMeta::LONG_KEY
+        } else {
+            key.len() as u64
+        };
+        let expires = if metadata.expires_at.is_some() { PackedMeta::EXPIRES } else { 0 };
+        PackedMeta(length << PackedMeta::REVISION_BITS | expires).with_revision(metadata.revision)
     }
 
-    /// The same of a pair that another entry changed.
-    fn at(self, revision: Index) -> About {
-        assert!(revision <= REVISION_MAX, "no log has {revision:?}");
-        About(self.0 >> About::REVISION_BITS << About::REVISION_BITS | revision.0)
+    /// The same with another revision.
+    fn with_revision(self, revision: Index) -> PackedMeta {
+        assert!(revision <= REVISION_MAX, "{revision:?} does not fit into an entry");
+        PackedMeta(self.0 >> PackedMeta::REVISION_BITS << PackedMeta::REVISION_BITS | revision.0)
     }
 
     fn revision(self) -> u64 {
         self.0 & REVISION_MAX.0
     }
 
-    /// Whether the bytes begin with when the pair ends.
-    fn has_end(self) -> bool {
-        self.0 & About::HAS_END != 0
+    /// Whether the bytes start with an expiration time.
+    fn expires(self) -> bool {
+        self.0 & PackedMeta::EXPIRES != 0
     }
 
-    /// Where in `bytes` the key begins, and where it ends.
+    /// Start and end of the key in the entry's bytes.
     fn key(self, bytes: &[u8]) -> (usize, usize) {
-        let start = if self.has_end() { About::END_BYTES } else { 0 };
-        let length = self.0 >> About::REVISION_BITS & About::LONG_KEY;
-        if length < About::LONG_KEY {
+        let start = if self.expires() { PackedMeta::EXPIRY_BYTES } else { 0 };
+        let length = self.0 >> PackedMeta::REVISION_BITS & PackedMeta::LONG_KEY;
+        if length < PackedMeta::LONG_KEY {
             return (start, start + length as usize);
         }
-        let key = start + About::LENGTH_BYTES;
-        let length = bytes[start..key].try_into().expect("as many bytes");
+        let key = start + PackedMeta::LENGTH_BYTES;
+        let length = bytes[start..key].try_into().expect("four bytes");
         (key, key + u32::from_le_bytes(length) as usize)
     }
 }
 
-impl Held<'_> {
-    /// Its part of a pair's number in the digest, by the key's number.
-    pub(in crate::kv) fn print(&self, number: u64) -> u64 {
+impl Value<'_> {
+    /// Fingerprint of an entry with this value and no expiration.
+    pub(in crate::kv) fn fingerprint(&self, key_hash: u64) -> u64 {
         match self {
-            Held::String(value) => fingerprint(number, value),
-            Held::Object(object) => object_print(number, object),
+            Value::String(value) => fingerprint(key_hash, value),
+            Value::Collection(collection) => collection_fingerprint(key_hash, collection),
         }
     }
 }
 
 impl KeyEntry {
-    pub(in crate::kv) fn new(key: &[u8], held: Held<'_>, facts: Facts) -> KeyEntry {
-        let (object, value) = match held {
-            Held::String(value) => (None, value),
-            Held::Object(object) => (Some(Box::new(object)), &[][..]),
+    pub(in crate::kv) fn new(key: &[u8], new_value: Value<'_>, metadata: Metadata) -> KeyEntry {
+        let (collection, value) = match new_value {
+            Value::String(value) => (None, value),
+            Value::Collection(collection) => (Some(Box::new(collection)), &[][..]),
         };
-        let about = About::new(key, &facts);
-        let header = Header { fingerprint: facts.fingerprint, about, object };
-        let end = facts.end.map(|end| end.get().to_le_bytes());
-        let end = end.as_ref().map_or(&[][..], |end| end);
-        let length = u32::try_from(key.len()).expect("a command is far shorter than 4 GiB");
+        let meta = PackedMeta::new(key, &metadata);
+        let header = Header { fingerprint: metadata.fingerprint, meta, collection };
+        let expiry = metadata.expires_at.map(|expiry| expiry.get().to_le_bytes());
+        let expiry = expiry.as_ref().map_or(&[][..], |expiry| expiry);
+        let length = u32::try_from(key.len()).expect("a key is far shorter than 4 GiB");
         let length = length.to_le_bytes();
-        let length = if key.len() > About::SHORT_KEY_MAX { &length[..] } else { &[] };
-        KeyEntry(joined(header, [end, length, key, value]))
+        let length = if key.len() > PackedMeta::SHORT_KEY_BYTES_MAX { &length[..] } else { &[] };
+        KeyEntry(concatenate(header, [expiry, length, key, value]))
     }
 
-    /// Holds something else from now on; in the memory that it has, if that fits and nobody shares
-    /// it.
-    pub(in crate::kv) fn replace(&mut self, held: Held<'_>, facts: Facts) {
-        if let Held::String(value) = &held
-            && self.rewrite(value, facts)
+    /// Replaces value and metadata; in place if the new value has the same length and the memory is
+    /// not shared.
+    pub(in crate::kv) fn replace(&mut self, new_value: Value<'_>, metadata: Metadata) {
+        if let Value::String(value) = &new_value
+            && self.rewrite(value, metadata)
         {
             return;
         }
-        *self = KeyEntry::new(self.key(), held, facts);
+        *self = KeyEntry::new(self.key(), new_value, metadata);
     }
 
-    /// Whether that was possible in the memory that it has.
-    fn rewrite(&mut self, value: &[u8], facts: Facts) -> bool {
-        let about = self.about();
-        let (_, key_end) = about.key(&self.0.slice);
-        let fits = about.has_end() == facts.end.is_some()
+    /// Overwrites the string in place, if possible. Returns whether it was.
+    fn rewrite(&mut self, value: &[u8], metadata: Metadata) -> bool {
+        let meta = self.meta();
+        let (_, key_end) = meta.key(&self.0.slice);
+        let fits = meta.expires() == metadata.expires_at.is_some()
             && self.0.slice.len() == key_end + value.len()
-            && self.0.header.header.object.is_none();
-        fits && self.0.with_arc_mut(|piece| {
-            let Some(piece) = Arc::get_mut(piece) else { return false };
-            let bytes = piece.slice_mut();
+            && self.0.header.header.collection.is_none();
+        fits && self.0.with_arc_mut(|memory| {
+            let Some(memory) = Arc::get_mut(memory) else { return false };
+            let bytes = memory.slice_mut();
             bytes[key_end..].copy_from_slice(value);
-            if let Some(end) = facts.end {
-                write_end(bytes, end);
+            if let Some(expiry) = metadata.expires_at {
+                write_expiry(bytes, expiry);
             }
-            let header = piece.header_mut();
-            (header.fingerprint, header.about) = (facts.fingerprint, about.at(facts.revision));
+            let header = memory.header_mut();
+            (header.fingerprint, header.meta) =
+                (metadata.fingerprint, meta.with_revision(metadata.revision));
             true
         })
     }
 
-    fn about(&self) -> About {
-        self.0.header.header.about
+    fn meta(&self) -> PackedMeta {
+        self.0.header.header.meta
     }
 
     pub(in crate::kv) fn key(&self) -> &[u8] {
-        let (start, end) = self.about().key(&self.0.slice);
+        let (start, end) = self.meta().key(&self.0.slice);
         &self.0.slice[start..end]
     }
 
-    /// The string, if it holds one; else nothing.
+    /// The string value; empty if the value is a collection.
     pub(in crate::kv) fn value(&self) -> &[u8] {
-        let (_, key_end) = self.about().key(&self.0.slice);
+        let (_, key_end) = self.meta().key(&self.0.slice);
         &self.0.slice[key_end..]
     }
 
-    /// The string, to be kept.
+    /// The string value as a handle, which shares the entry's memory if the string is long.
     pub(in crate::kv) fn shared_value(&self) -> Bytes {
-        if self.value().len() > COPIED_MAX {
+        if self.value().len() > COPIED_BYTES_MAX {
             Bytes::from_owner(Shared(self.clone()))
         } else {
             Bytes::copy_from_slice(self.value())
         }
     }
 
-    /// The key, to be kept.
+    /// A copy of the key.
     pub(in crate::kv) fn shared_key(&self) -> Bytes {
         Bytes::copy_from_slice(self.key())
     }
 
-    pub(in crate::kv) fn object(&self) -> Option<&Object> {
-        self.0.header.header.object.as_deref()
+    pub(in crate::kv) fn collection(&self) -> Option<&Collection> {
+        self.0.header.header.collection.as_deref()
     }
 
-    /// Changes the object, if it holds one.
-    pub(in crate::kv) fn change_object<R>(
+    /// Changes the collection; `None` if the value is a string.
+    pub(in crate::kv) fn change_collection<R>(
         &mut self,
-        change: impl FnOnce(&mut Object) -> R,
+        change: impl FnOnce(&mut Collection) -> R,
     ) -> Option<R> {
-        self.object()?;
-        self.change(|header| header.object.as_deref_mut().map(change))
+        self.collection()?;
+        self.change(|header| header.collection.as_deref_mut().map(change))
     }
 
-    /// Changes the header, or that of a copy if the piece is shared.
+    /// Changes the header, of a copy if the memory is shared.
     fn change<R>(&mut self, change: impl FnOnce(&mut Header) -> R) -> R {
         if ThinArc::strong_count(&self.0) > 1 {
             let header = self.0.header.header.clone();
             self.0 = ThinArc::from_header_and_slice(header, &self.0.slice);
         }
-        // Nobody but us can share it anew.
-        self.0.with_arc_mut(|piece| {
-            change(Arc::get_mut(piece).expect("shared by nobody").header_mut())
+        // Not shared any more, and `&mut self` prevents new clones.
+        self.0.with_arc_mut(|memory| {
+            change(Arc::get_mut(memory).expect("the only reference").header_mut())
         })
     }
 
     pub(in crate::kv) fn value_type(&self) -> ValueType {
-        self.object().map_or(ValueType::String, Object::value_type)
+        self.collection().map_or(ValueType::String, Collection::value_type)
     }
 
-    /// What Redis would call the way in which it keeps this value.
+    /// The name of Redis's encoding for such a value (`OBJECT ENCODING`).
     pub(in crate::kv) fn encoding(&self) -> &'static str {
-        match self.object() {
-            Some(object) => object.encoding(),
+        match self.collection() {
+            Some(collection) => collection.encoding(),
             None if parse_integer(self.value()).is_some() => "int",
             None if self.value().len() <= EMBEDDED_MAX => "embstr",
             None => "raw",
@@ -240,98 +244,104 @@ impl KeyEntry {
     }
 
     pub(in crate::kv) fn revision(&self) -> u64 {
-        self.about().revision()
+        self.meta().revision()
     }
 
-    /// Its number in the digest.
+    /// The entry's hash in the digest.
     pub(in crate::kv) fn fingerprint(&self) -> u64 {
         self.0.header.header.fingerprint
     }
 
     pub(in crate::kv) fn expires_at(&self) -> Option<Millis> {
-        self.moment().map(NonZeroU64::get)
+        self.expiry().map(NonZeroU64::get)
     }
 
-    fn moment(&self) -> Option<NonZeroU64> {
-        let bytes = self.0.slice.first_chunk().filter(|_| self.about().has_end());
+    fn expiry(&self) -> Option<NonZeroU64> {
+        let bytes = self.0.slice.first_chunk().filter(|_| self.meta().expires());
         bytes.and_then(|bytes| NonZeroU64::new(u64::from_le_bytes(*bytes)))
     }
 
-    /// Whether its time is over.
+    /// Whether the entry is expired at this time.
     pub(in crate::kv) fn is_expired(&self, clock: Millis) -> bool {
-        self.expires_at().is_some_and(|end| end <= clock)
+        self.expires_at().is_some_and(|expiry| expiry <= clock)
     }
 
-    /// Moves its end; the number in the digest is then another.
-    pub(in crate::kv) fn set_expiry(&mut self, end: Option<Millis>) {
-        let end = moment(end);
-        if let Some(end) = end
-            && self.about().has_end()
-            && self.0.with_arc_mut(|piece| {
-                Arc::get_mut(piece).map(|piece| write_end(piece.slice_mut(), end)).is_some()
+    /// Changes the expiration time. The fingerprint is stale until [`KeyEntry::mark_changed`].
+    pub(in crate::kv) fn set_expiry(&mut self, expires_at: Option<Millis>) {
+        let expires_at = expiry(expires_at);
+        if let Some(expiry) = expires_at
+            && self.meta().expires()
+            && self.0.with_arc_mut(|memory| {
+                Arc::get_mut(memory)
+                    .map(|memory| write_expiry(memory.slice_mut(), expiry))
+                    .is_some()
             })
         {
             return;
         }
-        let facts =
-            Facts { fingerprint: self.fingerprint(), revision: Index(self.revision()), end };
-        let held = match self.object() {
-            None => Held::String(self.value()),
-            Some(object) => Held::Object(object.clone()),
+        let metadata = Metadata {
+            fingerprint: self.fingerprint(),
+            revision: Index(self.revision()),
+            expires_at,
         };
-        *self = KeyEntry::new(self.key(), held, facts);
+        let new_value = match self.collection() {
+            None => Value::String(self.value()),
+            Some(collection) => Value::Collection(collection.clone()),
+        };
+        *self = KeyEntry::new(self.key(), new_value, metadata);
     }
 
-    /// What it holds was changed by the entry at `revision`: its number in the digest anew.
-    pub(in crate::kv) fn has_changed(&mut self, revision: Index) {
-        let print = self.print();
+    /// Sets the revision and recomputes the fingerprint after a change by the log entry at
+    /// `revision`.
+    pub(in crate::kv) fn mark_changed(&mut self, revision: Index) {
+        let fingerprint = self.compute_fingerprint();
         self.change(|header| {
-            (header.fingerprint, header.about) = (print, header.about.at(revision));
+            (header.fingerprint, header.meta) = (fingerprint, header.meta.with_revision(revision));
         });
     }
 
-    fn print(&self) -> u64 {
-        let number = self.number();
-        let content = match self.object() {
-            None => fingerprint(number, self.value()),
-            Some(object) => object_print(number, object),
+    fn compute_fingerprint(&self) -> u64 {
+        let key_hash = self.key_hash();
+        let content = match self.collection() {
+            None => fingerprint(key_hash, self.value()),
+            Some(collection) => collection_fingerprint(key_hash, collection),
         };
-        with_end(content, self.moment())
+        with_expiry(content, self.expiry())
     }
 
-    /// Has its memory fetched.
+    /// Reads the entry's memory so that it is in the processor's cache.
     pub(in crate::kv) fn fetch(&self) {
-        // Used for something, or the compiler would leave it out.
+        // A black box, or the compiler would remove the reads.
         black_box((self.revision(), self.value().last().copied()));
     }
 
-    /// Of the key: where it is in the table.
-    pub(in crate::kv) fn number(&self) -> u64 {
+    /// Hash of the key.
+    pub(in crate::kv) fn key_hash(&self) -> u64 {
         key_hash(self.key())
     }
 
-    /// Its place in the order of all pairs.
-    pub(in crate::kv) fn rank(&self) -> u64 {
-        self.number() & (RANKS - 1)
-    }
-
-    /// Bytes of memory it takes, about.
+    /// Approximate memory in bytes, including the word in its table.
     pub(in crate::kv) fn memory(&self) -> usize {
-        size_of::<KeyEntry>() + self.bytes_behind()
+        size_of::<KeyEntry>() + self.heap_bytes()
     }
 
-    /// Those that it points to.
-    pub(in crate::kv) fn bytes_behind(&self) -> usize {
-        let object = self.object().map_or(0, |object| size_of::<Object>() + object.bytes());
-        COUNT_BYTES + size_of::<Header>() + self.0.slice.len() + PIECE_BYTES + object
+    /// Approximate memory in bytes that the word in the table points to.
+    pub(in crate::kv) fn heap_bytes(&self) -> usize {
+        let collection =
+            self.collection().map_or(0, |collection| size_of::<Collection>() + collection.bytes());
+        COUNT_BYTES + size_of::<Header>() + self.0.slice.len() + ALLOCATION_BYTES + collection
     }
 }
 
-impl Facts {
-    /// Of a pair whose number, if it never ended, is `print`.
-    pub(in crate::kv) fn new(print: u64, end: Option<Millis>, revision: Index) -> Facts {
-        let end = moment(end);
-        Facts { fingerprint: with_end(print, end), revision, end }
+impl Metadata {
+    /// Metadata of an entry whose fingerprint without expiration is `fingerprint`.
+    pub(in crate::kv) fn new(
+        fingerprint: u64,
+        expires_at: Option<Millis>,
+        revision: Index,
+    ) -> Metadata {
+        let expires_at = expiry(expires_at);
+        Metadata { fingerprint: with_expiry(fingerprint, expires_at), revision, expires_at }
     }
 
     /// See [`KeyEntry::fingerprint`].
@@ -340,7 +350,7 @@ impl Facts {
     }
 }
 
-/// A pair whose string somebody keeps.
+/// An entry whose string a reply shares.
 struct Shared(KeyEntry);
 
 impl AsRef<[u8]> for Shared {
@@ -349,18 +359,18 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// Writes when a pair ends in front of its bytes, where there is a place for it.
-fn write_end(bytes: &mut [u8], end: NonZeroU64) {
-    bytes[..About::END_BYTES].copy_from_slice(&end.get().to_le_bytes());
+/// Writes the expiration time to the front of an entry's bytes, which have space for it.
+fn write_expiry(bytes: &mut [u8], expiry: NonZeroU64) {
+    bytes[..PackedMeta::EXPIRY_BYTES].copy_from_slice(&expiry.get().to_le_bytes());
 }
 
-/// A piece with these bytes one behind the other.
-fn joined(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
+/// An allocation with the concatenation of these bytes.
+fn concatenate(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    if length > SMALL {
+    if length > STACK_BYTES {
         return ThinArc::from_header_and_slice(header, &parts.concat());
     }
-    let mut bytes = [0; SMALL];
+    let mut bytes = [0; STACK_BYTES];
     let mut end = 0;
     for part in parts {
         bytes[end..end + part.len()].copy_from_slice(part);
@@ -369,127 +379,142 @@ fn joined(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
     ThinArc::from_header_and_slice(header, &bytes[..length])
 }
 
-/// The number of a pair with an object, as long as it does not end.
-fn object_print(number: u64, object: &Object) -> u64 {
-    mix(mix(number, object.value_type() as u64 + 1), object.digest())
+/// Fingerprint of an entry with a collection and no expiration.
+fn collection_fingerprint(key_hash: u64, collection: &Collection) -> u64 {
+    mix(mix(key_hash, collection.value_type() as u64 + 1), collection.digest())
 }
 
-/// The number of a pair, by that of the same without an end.
-fn with_end(content: u64, end: Option<NonZeroU64>) -> u64 {
-    end.map_or(content, |end| mix(content, end.get()))
+/// Adds an expiration time to the fingerprint of an entry without one.
+fn with_expiry(fingerprint: u64, expiry: Option<NonZeroU64>) -> u64 {
+    expiry.map_or(fingerprint, |expiry| mix(fingerprint, expiry.get()))
 }
 
-/// A moment as it is kept. There is no key that ended before 1970.
-fn moment(end: Option<Millis>) -> Option<NonZeroU64> {
-    end.map(|end| NonZeroU64::new(end).unwrap_or(NonZeroU64::MIN))
+/// An expiration time as it is stored: at least 1 ms after the start of 1970.
+fn expiry(expires_at: Option<Millis>) -> Option<NonZeroU64> {
+    expires_at.map(|millis| NonZeroU64::new(millis).unwrap_or(NonZeroU64::MIN))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::values::collection::CollectionType as _;
     use crate::kv::values::list::List;
-    use crate::kv::values::object::Content as _;
     use crate::kv::values::set::Set;
 
-    fn facts_at(print: u64) -> Facts {
-        Facts::new(print, None, Index(1))
+    fn metadata_of(fingerprint: u64) -> Metadata {
+        Metadata::new(fingerprint, None, Index(1))
     }
 
     fn string(key: &[u8], value: &[u8]) -> KeyEntry {
-        KeyEntry::new(key, Held::String(value), facts_at(1))
+        KeyEntry::new(key, Value::String(value), metadata_of(1))
     }
 
-    fn place(pair: &KeyEntry) -> *const u8 {
-        pair.key().as_ptr()
+    fn address(entry: &KeyEntry) -> *const u8 {
+        entry.key().as_ptr()
     }
 
     #[test]
-    fn a_table_keeps_one_word_of_a_pair() {
+    fn entry_is_one_word_in_a_table() {
         assert_eq!((size_of::<KeyEntry>(), size_of::<Header>()), (8, 24));
     }
 
     #[test]
-    fn ends_come_and_go_and_change_nothing_else() {
-        for key in [&b"k"[..], &[7; About::SHORT_KEY_MAX], &[7; About::SHORT_KEY_MAX + 1]] {
-            let mut pair = string(key, b"one");
-            pair.set_expiry(Some(u64::MAX));
+    fn expiration_changes_nothing_else() {
+        for key in [
+            &b"k"[..],
+            &[7; PackedMeta::SHORT_KEY_BYTES_MAX],
+            &[7; PackedMeta::SHORT_KEY_BYTES_MAX + 1],
+        ] {
+            let mut entry = string(key, b"one");
+            entry.set_expiry(Some(u64::MAX));
             assert_eq!(
-                (pair.expires_at(), pair.key(), pair.value()),
+                (entry.expires_at(), entry.key(), entry.value()),
                 (Some(u64::MAX), key, &b"one"[..])
             );
-            let before = place(&pair);
-            pair.set_expiry(Some(6));
+            let before = address(&entry);
+            entry.set_expiry(Some(6));
             assert_eq!(
-                (pair.expires_at(), place(&pair)),
+                (entry.expires_at(), address(&entry)),
                 (Some(6), before),
-                "there is a place for it"
+                "changed in place"
             );
-            let facts = Facts::new(2, Some(5), REVISION_MAX);
-            pair.replace(Held::String(b"two"), facts);
-            assert_eq!((pair.expires_at(), pair.key(), pair.value()), (Some(5), key, &b"two"[..]));
-            assert_eq!((pair.revision(), place(&pair)), (facts.revision.0, before));
-            pair.replace(Held::String(b"six"), facts_at(3));
-            assert_eq!((pair.expires_at(), pair.key(), pair.value()), (None, key, &b"six"[..]));
-            pair.set_expiry(Some(0));
-            assert_eq!(pair.expires_at(), Some(1), "there is no end before 1970");
-            pair.set_expiry(None);
-            assert_eq!((pair.expires_at(), pair.revision(), pair.value()), (None, 1, &b"six"[..]));
+            let metadata = Metadata::new(2, Some(5), REVISION_MAX);
+            entry.replace(Value::String(b"two"), metadata);
+            assert_eq!(
+                (entry.expires_at(), entry.key(), entry.value()),
+                (Some(5), key, &b"two"[..])
+            );
+            assert_eq!((entry.revision(), address(&entry)), (metadata.revision.0, before));
+            entry.replace(Value::String(b"six"), metadata_of(3));
+            assert_eq!((entry.expires_at(), entry.key(), entry.value()), (None, key, &b"six"[..]));
+            entry.set_expiry(Some(0));
+            assert_eq!(entry.expires_at(), Some(1), "no expiration before 1970");
+            entry.set_expiry(None);
+            assert_eq!(
+                (entry.expires_at(), entry.revision(), entry.value()),
+                (None, 1, &b"six"[..])
+            );
         }
     }
 
     #[test]
-    fn an_object_stays_with_its_key_and_is_copied_where_somebody_looks() {
+    fn shared_collection_is_copied_on_change() {
         let list = List::wrap(std::sync::Arc::default());
         let set = Set::wrap(std::sync::Arc::default());
-        let mut pair = KeyEntry::new(b"k", Held::Object(list), facts_at(1));
-        let view = pair.clone();
-        pair.change_object(|object| *object = set);
-        pair.has_changed(Index(2));
-        pair.set_expiry(Some(7));
-        assert_eq!((pair.key(), pair.expires_at(), pair.revision()), (&b"k"[..], Some(7), 2));
+        let mut entry = KeyEntry::new(b"k", Value::Collection(list), metadata_of(1));
+        let view = entry.clone();
+        entry.change_collection(|collection| *collection = set);
+        entry.mark_changed(Index(2));
+        entry.set_expiry(Some(7));
+        assert_eq!((entry.key(), entry.expires_at(), entry.revision()), (&b"k"[..], Some(7), 2));
         assert_eq!((view.key(), view.expires_at(), view.revision()), (&b"k"[..], None, 1));
-        assert!(view.value_type() == ValueType::List && pair.value_type() == ValueType::Set);
-        assert!(pair.value().is_empty());
-        pair.replace(Held::String(b""), facts_at(3));
-        assert!(pair.object().is_none() && pair.change_object(|_| ()).is_none());
+        assert!(view.value_type() == ValueType::List && entry.value_type() == ValueType::Set);
+        assert!(entry.value().is_empty());
+        entry.replace(Value::String(b""), metadata_of(3));
+        assert!(entry.collection().is_none() && entry.change_collection(|_| ()).is_none());
     }
 
     #[test]
-    fn key_and_string_of_any_length_come_back() {
-        for length in [0, 1, SMALL - 1, SMALL, SMALL + 1, 2_046, 2_047, 2_048, 100_000] {
+    fn keys_and_strings_of_any_length_are_stored() {
+        for length in
+            [0, 1, STACK_BYTES - 1, STACK_BYTES, STACK_BYTES + 1, 2_046, 2_047, 2_048, 100_000]
+        {
             let (long, short) = (vec![7; length], b"k");
             for (key, value) in [(&short[..], &long[..]), (&long, short), (&long, b"")] {
-                let pair = string(key, value);
-                assert_eq!((pair.key(), pair.value()), (key, value));
-                assert_eq!(pair.shared_value(), value);
-                assert_eq!(pair.shared_key(), key);
+                let entry = string(key, value);
+                assert_eq!((entry.key(), entry.value()), (key, value));
+                assert_eq!(entry.shared_value(), value);
+                assert_eq!(entry.shared_key(), key);
             }
         }
     }
 
     #[test]
-    fn a_string_of_the_same_length_takes_the_place_of_the_one_before() {
-        let mut pair = string(b"k", b"one");
-        let before = place(&pair);
-        pair.replace(Held::String(b"two"), facts_at(2));
-        assert_eq!((pair.value(), pair.fingerprint(), place(&pair)), (&b"two"[..], 2, before));
-        pair.replace(Held::String(b"three"), facts_at(3));
-        assert_eq!((pair.key(), pair.value(), pair.fingerprint()), (&b"k"[..], &b"three"[..], 3));
+    fn string_of_the_same_length_is_replaced_in_place() {
+        let mut entry = string(b"k", b"one");
+        let before = address(&entry);
+        entry.replace(Value::String(b"two"), metadata_of(2));
+        assert_eq!((entry.value(), entry.fingerprint(), address(&entry)), (&b"two"[..], 2, before));
+        entry.replace(Value::String(b"three"), metadata_of(3));
+        assert_eq!(
+            (entry.key(), entry.value(), entry.fingerprint()),
+            (&b"k"[..], &b"three"[..], 3)
+        );
     }
 
     #[test]
-    fn what_somebody_keeps_stays_as_it_was() {
-        let long = vec![1; COPIED_MAX + 1];
-        let mut pair = string(b"k", &long);
-        let (view, reply) = (pair.clone(), pair.shared_value());
-        pair.replace(Held::String(&vec![2; long.len()]), facts_at(2));
-        pair.set_expiry(Some(9));
+    fn shared_entry_is_immutable() {
+        let long = vec![1; COPIED_BYTES_MAX + 1];
+        let mut entry = string(b"k", &long);
+        let (view, reply) = (entry.clone(), entry.shared_value());
+        entry.replace(Value::String(&vec![2; long.len()]), metadata_of(2));
+        entry.set_expiry(Some(9));
         assert_eq!((view.value(), view.expires_at(), view.fingerprint()), (&long[..], None, 1));
         assert_eq!(reply, long);
-        assert_eq!((pair.value()[0], pair.expires_at()), (2, Some(9)));
+        assert_eq!((entry.value()[0], entry.expires_at()), (2, Some(9)));
         drop((view, reply));
-        let before = place(&pair);
-        pair.has_changed(Index(5));
-        assert_eq!((pair.revision(), place(&pair)), (5, before), "nobody keeps it any more");
+        let before = address(&entry);
+        entry.mark_changed(Index(5));
+        assert_eq!((entry.revision(), address(&entry)), (5, before), "not shared any more");
     }
 }

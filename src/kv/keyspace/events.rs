@@ -1,119 +1,123 @@
-//! What happens in the store, for who listens at this replica: messages to channels, and what
-//! befalls keys. Whether anybody listens is no part of the state, and changes nothing in it.
+//! Events of the state machine for this replica's subscribers: messages to channels and keyspace
+//! notifications. Whether there are subscribers is not part of the replicated state and does not
+//! affect it.
 
 use bytes::Bytes;
 
-use crate::kv::state_machine::StateMachine;
+use super::Keyspace;
 
-/// Most events that are kept until they are taken; what happens beyond that is not told.
+/// Maximum number of events that are kept until they are taken; further events are dropped.
 const EVENTS_MAX: usize = 1 << 16;
 
-/// Something that happened.
+/// An event for subscribers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A message to a channel.
+    /// A message was published.
     Message {
-        /// Which channel.
+        /// Name of the channel.
         channel: Bytes,
-        /// The message.
+        /// Content of the message.
         message: Bytes,
     },
-    /// Something that befell a key.
+    /// A key was changed.
     Key {
-        /// What, as Redis names it.
+        /// Name of the event as in Redis's keyspace notifications.
         name: &'static str,
-        /// Which key.
+        /// The key.
         key: Bytes,
     },
 }
 
-/// What is listened to, and what has happened of it.
+/// Which events are wanted, and those that were not taken yet.
 #[derive(Debug, Default)]
-pub(in crate::kv) struct Events {
+pub(super) struct Events {
     messages: bool,
     keys: bool,
-    happened: Vec<Event>,
+    pending: Vec<Event>,
 }
 
-impl StateMachine {
-    /// Says what is listened to from now on.
-    pub fn listen(&mut self, messages: bool, keys: bool) {
+impl Keyspace {
+    /// Sets which events are recorded from now on.
+    pub(in crate::kv) fn record_events(&mut self, messages: bool, keys: bool) {
         self.events.messages = messages;
         self.events.keys = keys;
     }
 
-    /// What has happened of that since this was last asked.
-    pub fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events.happened)
+    /// Takes the recorded events.
+    pub(in crate::kv) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events.pending)
     }
 
-    /// Something happened to a key.
-    pub(in crate::kv) fn note(&mut self, name: &'static str, key: &[u8]) {
+    /// Records a keyspace notification.
+    pub(in crate::kv) fn notify(&mut self, name: &'static str, key: &[u8]) {
         if self.events.keys {
-            self.happened(|| Event::Key { name, key: Bytes::copy_from_slice(key) });
+            self.record(|| Event::Key { name, key: Bytes::copy_from_slice(key) });
         }
     }
 
-    /// The same, if that has left no key.
-    pub(in crate::kv) fn note_if_gone(&mut self, key: &[u8]) {
-        if self.events.keys && self.pair(key).is_none() {
-            self.note("del", key);
+    /// Records a `del` notification if the key does not exist any more.
+    pub(in crate::kv) fn notify_if_removed(&mut self, key: &[u8]) {
+        if self.events.keys && self.entry(key).is_none() {
+            self.notify("del", key);
         }
     }
 
-    /// A message was told to a channel.
-    pub(in crate::kv) fn tell(&mut self, channel: &[u8], message: &[u8]) {
+    /// Records a message to a channel.
+    pub(in crate::kv) fn publish(&mut self, channel: &[u8], message: &[u8]) {
         if self.events.messages {
             let [channel, message] = [channel, message].map(Bytes::copy_from_slice);
-            self.happened(|| Event::Message { channel, message });
+            self.record(|| Event::Message { channel, message });
         }
     }
 
-    fn happened(&mut self, event: impl FnOnce() -> Event) {
-        if self.events.happened.len() < EVENTS_MAX {
-            self.events.happened.push(event());
+    fn record(&mut self, event: impl FnOnce() -> Event) {
+        if self.events.pending.len() < EVENTS_MAX {
+            self.events.pending.push(event());
         }
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::Operation;
-    use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn what_is_listened_to_is_told_in_order_and_nothing_else() {
-        let mut feeder = Feeder::new();
-        let publish = Operation::Publish { channel: b"c", message: b"m" };
-        feeder.apply(publish);
-        feeder.call("hset", &["h", "f", "v"]);
-        assert_eq!(feeder.store.take_events(), []);
-        feeder.store.listen(true, true);
-        feeder.apply(publish);
-        feeder.call("hset", &["h", "f", "v"]);
-        feeder.call("hdel", &["h", "f", "g"]);
-        feeder.call("hdel", &["h", "f", "g"]);
-        let key = |name| Event::Key { name, key: Bytes::from_static(b"h") };
+    fn wanted_events_are_recorded_in_order() {
+        let mut keyspace = Keyspace::default();
+        let change = |keyspace: &mut Keyspace| {
+            keyspace.publish(b"c", b"m");
+            keyspace.put(b"k", b"v");
+            keyspace.notify("set", b"k");
+            keyspace.notify_if_removed(b"k");
+            keyspace.remove(b"k");
+            keyspace.notify_if_removed(b"k");
+        };
+        let key = |name| Event::Key { name, key: Bytes::from_static(b"k") };
         let [channel, message] = [&b"c"[..], b"m"].map(Bytes::from_static);
-        let told = Event::Message { channel, message };
-        assert_eq!(feeder.store.take_events(), [told, key("hset"), key("hdel"), key("del")]);
-        feeder.store.listen(false, true);
-        feeder.apply(publish);
-        assert_eq!(feeder.store.take_events(), []);
+        let message = Event::Message { channel, message };
+        for (messages, keys, expected) in [
+            (false, false, vec![]),
+            (true, true, vec![message.clone(), key("set"), key("del")]),
+            (true, false, vec![message]),
+            (false, true, vec![key("set"), key("del")]),
+        ] {
+            keyspace.record_events(messages, keys);
+            change(&mut keyspace);
+            assert_eq!(keyspace.take_events(), expected);
+        }
     }
 
     #[test]
-    fn who_listens_makes_no_difference_to_the_state() {
-        let (mut deaf, mut listening) = (Feeder::new(), Feeder::new());
-        listening.store.listen(true, true);
-        for feeder in [&mut deaf, &mut listening] {
-            feeder.call("set", &["k", "v", "PX", "5"]);
-            feeder.apply(Operation::Publish { channel: b"c", message: b"m" });
-            feeder.apply(Operation::Clock { millis: 7, resets: 0 });
+    fn recording_events_does_not_affect_the_state() {
+        let (mut silent, mut recording) = (Keyspace::default(), Keyspace::default());
+        recording.record_events(true, true);
+        for keyspace in [&mut silent, &mut recording] {
+            keyspace.put_expiring(b"k", b"v", Some(5));
+            keyspace.put(b"other", b"v");
+            keyspace.advance_clock(7);
+            keyspace.remove_expired();
         }
-        assert_eq!(deaf.store.digest(), listening.store.digest());
-        let events = listening.store.take_events().len();
-        assert_eq!(events, 4, "it is set, it ends some day, the message, it has ended");
+        assert_eq!(silent.digest(), recording.digest());
+        let expired = Event::Key { name: "expired", key: Bytes::from_static(b"k") };
+        assert_eq!(recording.take_events(), [expired]);
     }
 }

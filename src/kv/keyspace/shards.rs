@@ -1,6 +1,5 @@
-//! The store's pairs, in 4,096 tables, so that the state can be looked at for long while it
-//! changes: a [`View`](super::View) shares all tables at once, and only a table that is written to
-//! meanwhile is copied. It is also why no table ever grows for long.
+//! The entries of the keyspace in 4,096 hash tables. A snapshot shares all tables at once, and a
+//! write copies only its table if that is still shared. It also bounds the time of growing a table.
 
 use std::sync::Arc;
 
@@ -8,131 +7,140 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::kv::keyspace::entry::KeyEntry;
-use crate::kv::values::copy_on_write::Share;
+use crate::kv::values::copy_on_write::CopyOnWrite;
 
-/// How many tables there are. A power of two.
+/// Number of tables. A power of two.
 const SHARDS: usize = 4_096;
-/// Bits of a key's number that a table does not use to find a place or to tell keys apart.
+/// Lowest of the bits of a key's hash that select its table; the table itself does not use these
+/// bits.
 const SHARD_SHIFT: u32 = 40;
 
-/// How many ranks there are. A key's rank is the last bits of its number: those that choose its
-/// table come first in it, so ranks and tables are in the same order.
-pub(in crate::kv) const RANKS: u64 = (SHARDS as u64) << SHARD_SHIFT;
+/// Number of scan positions. A key's scan position consists of the low bits of its hash; the
+/// highest of these select its table, so scan positions and tables are in the same order.
+pub(in crate::kv) const SCAN_END: u64 = (SHARDS as u64) << SHARD_SHIFT;
 
-/// The pairs whose keys' numbers agree in some bits.
+/// A table: the entries whose keys' hashes agree in the table bits.
 pub(in crate::kv) type Table = HashTable<KeyEntry>;
 
-/// All pairs.
+/// All entries.
 ///
-/// Invariant: `count` is the sum of all tables' lengths, `table_bytes` that of the memory which
-/// they have asked for.
+/// Invariant: `count` is the total number of entries, `table_bytes` the total memory of the tables.
 pub(in crate::kv) struct Shards {
-    tables: Box<[Share<Table>]>,
+    tables: Box<[CopyOnWrite<Table>]>,
     count: usize,
     table_bytes: usize,
 }
 
 impl Default for Shards {
     fn default() -> Shards {
-        let tables = (0..SHARDS).map(|_| Share::default()).collect();
+        let tables = (0..SHARDS).map(|_| CopyOnWrite::default()).collect();
         Shards { tables, count: 0, table_bytes: 0 }
     }
 }
 
 impl Shards {
-    /// The pair of that number for which `is_it` holds.
+    /// The entry with this key hash for which `is_it` holds.
     pub(in crate::kv) fn find(
         &self,
-        number: u64,
+        hash: u64,
         is_it: impl FnMut(&KeyEntry) -> bool,
     ) -> Option<&KeyEntry> {
-        self.tables[place(number)].get().find(number, is_it)
+        self.tables[shard_of(hash)].get().find(hash, is_it)
     }
 
-    /// The same, to be changed.
+    /// The same entry for modification.
     pub(in crate::kv) fn find_mut(
         &mut self,
-        number: u64,
+        hash: u64,
         is_it: impl FnMut(&KeyEntry) -> bool,
     ) -> Option<&mut KeyEntry> {
-        self.tables[place(number)].get_mut().find_mut(number, is_it)
+        self.tables[shard_of(hash)].get_mut().find_mut(hash, is_it)
     }
 
-    /// Changes the pair of that number for which `is_it` holds, or puts one in.
+    /// Passes the slot of the entry with this key hash for which `is_it` holds to `put`, which
+    /// changes the entry or inserts one.
     pub(in crate::kv) fn put(
         &mut self,
-        number: u64,
+        hash: u64,
         is_it: impl FnMut(&KeyEntry) -> bool,
         put: impl FnOnce(Entry<'_, KeyEntry>),
     ) {
-        let table = self.tables[place(number)].get_mut();
+        let table = self.tables[shard_of(hash)].get_mut();
         let (before, bytes) = (table.len(), table.allocation_size());
-        put(table.entry(number, is_it, KeyEntry::number));
+        put(table.entry(hash, is_it, KeyEntry::key_hash));
         self.count += table.len() - before;
         self.table_bytes += table.allocation_size() - bytes;
     }
 
-    /// Takes out the pair of that number for which `is_it` holds.
+    /// Removes and returns the entry with this key hash for which `is_it` holds.
     pub(in crate::kv) fn remove(
         &mut self,
-        number: u64,
+        hash: u64,
         is_it: impl Fn(&KeyEntry) -> bool,
     ) -> Option<KeyEntry> {
-        let shard = &mut self.tables[place(number)];
-        // A shared table is not copied for nothing.
+        let shard = &mut self.tables[shard_of(hash)];
+        // Checked first so that a shared table is not copied for a missing key.
         if shard.is_shared() {
-            shard.get().find(number, &is_it)?;
+            shard.get().find(hash, &is_it)?;
         }
-        let found = shard.get_mut().find_entry(number, is_it).ok()?;
+        let found = shard.get_mut().find_entry(hash, is_it).ok()?;
         self.count -= 1;
         Some(found.remove().0)
     }
 
-    /// All pairs.
+    /// All entries.
     pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = &KeyEntry> {
         self.tables.iter().flat_map(|table| table.get().iter())
     }
 
-    /// The pairs of one table: the first, from that number's on, of which one is `wanted`; none if
-    /// there is no such table.
-    pub(in crate::kv) fn some_table(
+    /// The entries of one table for which `wanted` holds: the first table with such an entry,
+    /// starting at the table of this hash and wrapping around. Empty if there is none.
+    pub(in crate::kv) fn any_table(
         &self,
-        number: u64,
+        hash: u64,
         wanted: impl Fn(&KeyEntry) -> bool,
     ) -> impl Iterator<Item = &KeyEntry> {
-        let (before, from) = self.tables.split_at(place(number));
-        let mut tables = from.iter().chain(before).map(Share::get);
+        let (before, from) = self.tables.split_at(shard_of(hash));
+        let mut tables = from.iter().chain(before).map(CopyOnWrite::get);
         let table = tables.find(|table| table.iter().any(&wanted));
-        table.into_iter().flat_map(Table::iter).filter(move |pair| wanted(pair))
+        table.into_iter().flat_map(Table::iter).filter(move |entry| wanted(entry))
     }
 
-    /// The pairs of one table whose rank is that or a later one, in no order, and the first rank
-    /// of the next table in which there is anything; [`RANKS`] if there is none.
-    pub(in crate::kv) fn table_from(&self, rank: u64) -> (Vec<&KeyEntry>, u64) {
-        let place = place(rank);
-        let pairs = self.tables[place].get().iter().filter(|pair| pair.rank() >= rank);
-        let mut behind = (place + 1..SHARDS).zip(&self.tables[place + 1..]);
+    /// The entries of one table from this scan position on, in no order, and the first scan
+    /// position of the next table that is not empty; [`SCAN_END`] if there is none.
+    pub(in crate::kv) fn table_from(&self, scan_position: u64) -> (Vec<&KeyEntry>, u64) {
+        let shard = shard_of(scan_position);
+        let entries =
+            self.tables[shard].get().iter().filter(|entry| entry.scan_position() >= scan_position);
+        let mut behind = (shard + 1..SHARDS).zip(&self.tables[shard + 1..]);
         let next = behind.find(|(_, table)| !table.get().is_empty());
-        let next = next.map_or(RANKS, |(place, _)| (place as u64) << SHARD_SHIFT);
-        (pairs.collect(), next)
+        let next = next.map_or(SCAN_END, |(shard, _)| (shard as u64) << SHARD_SHIFT);
+        (entries.collect(), next)
     }
 
-    /// How many there are.
+    /// Number of entries.
     pub(in crate::kv) fn len(&self) -> usize {
         self.count
     }
 
-    /// Bytes of memory that the tables take, without what their pairs point to.
+    /// Memory of the tables in bytes, without the memory that entries point to.
     pub(in crate::kv) fn table_bytes(&self) -> usize {
         self.table_bytes
     }
 
-    /// All tables as they are now, to be kept.
+    /// An immutable view of all tables.
     pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {
-        self.tables.iter_mut().map(Share::share).collect()
+        self.tables.iter_mut().map(CopyOnWrite::share).collect()
     }
 }
 
-fn place(number: u64) -> usize {
-    usize::try_from(number >> SHARD_SHIFT & (SHARDS as u64 - 1)).expect("below their number")
+fn shard_of(hash: u64) -> usize {
+    usize::try_from(hash >> SHARD_SHIFT & (SHARDS as u64 - 1)).expect("below SHARDS")
+}
+
+impl KeyEntry {
+    /// Position of the key in scans.
+    pub(in crate::kv) fn scan_position(&self) -> u64 {
+        self.key_hash() & (SCAN_END - 1)
+    }
 }

@@ -1,8 +1,8 @@
-//! The hash slot of a key, as Redis Cluster defines it: CRC16 (XMODEM: polynomial 0x1021, from 0)
-//! of the key, or of its hash tag, modulo 16,384. All slots are in one Raft group; clients and a
-//! few commands want to know the number all the same.
+//! The hash slot of a key as in Redis Cluster: CRC16 (XMODEM: polynomial 0x1021, initial value 0)
+//! of the key, or of its hash tag, modulo 16,384. All slots belong to one Raft group, but clients
+//! and a few commands need the number.
 
-/// How many slots there are.
+/// Number of hash slots.
 pub const SLOT_COUNT: u16 = 16_384;
 
 const TABLE: [u16; 256] = table();
@@ -23,7 +23,7 @@ const fn table() -> [u16; 256] {
     table
 }
 
-/// The slot of a key.
+/// Hash slot of a key.
 pub fn slot_of(key: &[u8]) -> u16 {
     let crc = tag_of(key).iter().fold(0_u16, |crc, byte| {
         (crc << 8) ^ TABLE[usize::from((crc >> 8) ^ u16::from(*byte)) & 0xFF]
@@ -31,7 +31,8 @@ pub fn slot_of(key: &[u8]) -> u16 {
     crc % SLOT_COUNT
 }
 
-/// What is between the first `{` and the first `}` behind it, unless that is nothing; else all.
+/// The hash tag: the text between the first `{` and the next `}`; the whole key if there is none or
+/// it is empty.
 fn tag_of(key: &[u8]) -> &[u8] {
     let tag = || {
         let behind = &key[key.iter().position(|byte| *byte == b'{')? + 1..];
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_redis() {
+    fn slots_match_redis() {
         // The check value of CRC16/XMODEM.
         assert_eq!(slot_of(b"123456789"), 0x31C3);
         assert_eq!(slot_of(b""), 0);

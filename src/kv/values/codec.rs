@@ -1,9 +1,10 @@
-//! Numbers and byte strings as snapshots write them: small ones take few bytes.
+//! Encoding of numbers and byte strings in snapshots. Decoders take bytes off the front of `from`,
+//! return `None` for malformed input, and never allocate more than the input's length.
 
 use bytes::{Buf as _, BufMut as _};
 
-/// Writes a number in as many groups of seven bits as it needs, the lowest first; all but the last
-/// have the highest bit set.
+/// Encodes a number in groups of seven bits, the lowest group first; all bytes but the last have
+/// the highest bit set.
 pub(in crate::kv) fn put_number(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
@@ -12,7 +13,7 @@ pub(in crate::kv) fn put_number(mut number: u64, out: &mut Vec<u8>) {
     out.push(number.to_le_bytes()[0]);
 }
 
-/// Reads what [`put_number`] wrote.
+/// Decodes what [`put_number`] wrote.
 pub(in crate::kv) fn take_number(from: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..u64::BITS).step_by(7) {
@@ -29,16 +30,25 @@ pub(in crate::kv) fn take_number(from: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Writes a byte string behind its length.
+/// Encodes a byte string with its length in front.
 pub(in crate::kv) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     put_number(bytes.len() as u64, out);
     out.put_slice(bytes);
 }
 
-/// Reads what [`put_bytes`] wrote.
+/// Decodes what [`put_bytes`] wrote.
 pub(in crate::kv) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
     let length = usize::try_from(take_number(from)?).ok()?;
     let (bytes, rest) = from.split_at_checked(length)?;
     *from = rest;
     Some(bytes)
+}
+
+/// Decodes a byte that is 0 or 1.
+pub(in crate::kv) fn take_flag(from: &mut &[u8]) -> Option<bool> {
+    match from.try_get_u8().ok()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
 }

@@ -1,62 +1,62 @@
-//! A part of the state that may be looked at for long while it changes: whoever looks shares it,
-//! and only if it is written to meanwhile it is copied.
+//! A copy-on-write part of the state: snapshots share it, and it is copied only if it is changed
+//! while shared.
 
 use std::mem;
 use std::sync::Arc;
 
-/// The part. Owned where it can be: then it is changed without asking whether anybody else sees it,
-/// which would cost each write a round to the other processors.
-pub(in crate::kv) enum Share<T> {
-    Own(T),
+/// A copy-on-write part. While exclusive it is changed without checking a reference count, which
+/// would cost every write a round trip to other processors.
+pub(in crate::kv) enum CopyOnWrite<T> {
+    Exclusive(T),
     Shared(Arc<T>),
 }
 
-impl<T: Clone + Default> Share<T> {
+impl<T: Clone + Default> CopyOnWrite<T> {
     pub(in crate::kv) fn get(&self) -> &T {
         match self {
-            Share::Own(part) => part,
-            Share::Shared(part) => part,
+            CopyOnWrite::Exclusive(part) => part,
+            CopyOnWrite::Shared(part) => part,
         }
     }
 
-    /// To be changed: copied if somebody still looks at it.
+    /// The part for modification; copied first if it is still shared.
     pub(in crate::kv) fn get_mut(&mut self) -> &mut T {
         if self.is_shared() {
-            self.make_own();
+            self.make_exclusive();
         }
         match self {
-            Share::Own(part) => part,
-            Share::Shared(_) => unreachable!("it was made our own"),
+            CopyOnWrite::Exclusive(part) => part,
+            CopyOnWrite::Shared(_) => unreachable!("it was made exclusive"),
         }
     }
 
-    /// Whether to change it may cost a copy.
+    /// Whether changing it may copy it.
     pub(in crate::kv) fn is_shared(&self) -> bool {
-        matches!(self, Share::Shared(_))
+        matches!(self, CopyOnWrite::Shared(_))
     }
 
     #[cold]
-    fn make_own(&mut self) {
-        if let Share::Shared(part) = mem::take(self) {
-            *self = Share::Own(Arc::unwrap_or_clone(part));
+    fn make_exclusive(&mut self) {
+        if let CopyOnWrite::Shared(part) = mem::take(self) {
+            *self = CopyOnWrite::Exclusive(Arc::unwrap_or_clone(part));
         }
     }
 
-    /// As it is now, to be kept.
+    /// An immutable handle to the current content.
     pub(in crate::kv) fn share(&mut self) -> Arc<T> {
-        if let Share::Own(part) = self {
-            *self = Share::Shared(Arc::new(mem::take(part)));
+        if let CopyOnWrite::Exclusive(part) = self {
+            *self = CopyOnWrite::Shared(Arc::new(mem::take(part)));
         }
         match self {
-            Share::Shared(part) => Arc::clone(part),
-            Share::Own(_) => unreachable!("it was made to be shared"),
+            CopyOnWrite::Shared(part) => Arc::clone(part),
+            CopyOnWrite::Exclusive(_) => unreachable!("it was just shared"),
         }
     }
 }
 
-impl<T: Default> Default for Share<T> {
-    fn default() -> Share<T> {
-        Share::Own(T::default())
+impl<T: Default> Default for CopyOnWrite<T> {
+    fn default() -> CopyOnWrite<T> {
+        CopyOnWrite::Exclusive(T::default())
     }
 }
 
@@ -65,17 +65,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shared_stays_as_it_was_and_is_copied_once() {
-        let mut part = Share::Own(vec![1]);
-        let seen = part.share();
-        assert!(Arc::ptr_eq(&seen, &part.share()), "shared twice without a copy");
+    fn shared_content_is_immutable_and_copied_once() {
+        let mut part = CopyOnWrite::Exclusive(vec![1]);
+        let shared = part.share();
+        assert!(Arc::ptr_eq(&shared, &part.share()), "sharing twice does not copy");
         part.get_mut().push(2);
-        let here = part.get().as_ptr();
+        let address = part.get().as_ptr();
         part.get_mut()[0] = 3;
-        assert_eq!((&*seen, part.get()), (&vec![1], &vec![3, 2]));
-        assert_eq!(part.get().as_ptr(), here, "copied for the first change alone");
+        assert_eq!((&*shared, part.get()), (&vec![1], &vec![3, 2]));
+        assert_eq!(part.get().as_ptr(), address, "only the first change copies");
         drop(part.share());
-        let there = part.get().as_ptr();
-        assert_eq!(part.get_mut().as_ptr(), there, "nobody looks, so nothing is copied");
+        let address = part.get().as_ptr();
+        assert_eq!(part.get_mut().as_ptr(), address, "no handle is left, so nothing is copied");
     }
 }

@@ -1,52 +1,52 @@
-//! A number that tells two states apart, kept up while they change: the sum of one number for
-//! each pair of key and value. A sum does not care for order, so no order of a map can show in it.
+//! An incremental hash of the state: the sum of one fingerprint per entry. Addition is commutative,
+//! so the order of a hash table cannot affect it, and replicas compare the result.
 //!
-//! The function is written here, and not taken from a hasher's crate, because it must not change
-//! with a version or a processor: replicas compare its results. It is made for speed and for
-//! telling apart states that should be equal; against somebody who looks for collisions it is no
-//! protection.
+//! The hash function is implemented here instead of imported, because its results must not change
+//! with a crate version or a processor. It is fast and non-cryptographic: it detects accidental
+//! differences, not deliberate collisions.
 
-/// The state's number so far.
+/// A commutative hash of a set of fingerprints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::kv) struct Digest(u64);
 
-/// An odd number without a pattern (the digits of the golden ratio).
+/// An odd constant without a pattern (the digits of the golden ratio).
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Digest {
-    /// A pair has come.
+    /// Adds a fingerprint.
     pub(in crate::kv) fn add(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_add(fingerprint);
     }
 
-    /// A pair has gone.
+    /// Removes a fingerprint that was added.
     pub(in crate::kv) fn remove(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_sub(fingerprint);
     }
 
-    /// That of both together.
-    pub(in crate::kv) fn and(self, other: Digest) -> Digest {
+    /// The digest of the union of two disjoint sets.
+    pub(in crate::kv) fn union(self, other: Digest) -> Digest {
         Digest(self.0.wrapping_add(other.0))
     }
 
-    /// The number of the state at `place`.
-    pub(in crate::kv) fn at(self, place: u64) -> u64 {
-        mix(self.0, place)
+    /// The digest as a number, mixed with `salt`.
+    pub(in crate::kv) fn salted(self, salt: u64) -> u64 {
+        mix(self.0, salt)
     }
 }
 
-/// The number of a key: where its pair's number begins, and its place in a map.
+/// Hash of a key: the start of its entry's fingerprint, and its position in hash tables.
 pub(in crate::kv) fn key_hash(key: &[u8]) -> u64 {
-    // The key's length goes in first, or moving a byte from the key to the value would not show.
+    // The length is hashed first, so that moving a byte from the key to the value changes the
+    // fingerprint.
     absorb(mix(MULTIPLIER, key.len() as u64), key)
 }
 
-/// The number of a pair, by that of its key.
+/// Fingerprint of an entry with a string value, from the hash of its key.
 pub(in crate::kv) fn fingerprint(key_hash: u64, value: &[u8]) -> u64 {
     absorb(key_hash, value)
 }
 
-/// Mixes bytes into a number, eight at a time.
+/// Mixes bytes into a hash, eight at a time.
 fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     for word in words {
@@ -54,11 +54,11 @@ fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
     }
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    // The length tells trailing zero bytes from padding.
+    // The length distinguishes trailing zero bytes from padding.
     mix(mix(state, u64::from_le_bytes(last)), bytes.len() as u64)
 }
 
-/// Mixes a word into a number: both halves of their 128-bit product, folded.
+/// Mixes a word into a hash: folds the 128-bit product of both.
 pub(in crate::kv) fn mix(state: u64, word: u64) -> u64 {
     let (low, high) = (state ^ word ^ MULTIPLIER).carrying_mul(MULTIPLIER.rotate_left(32), 0);
     (low ^ high).wrapping_add(state.rotate_left(23))
@@ -75,13 +75,13 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_stay_what_they_were() {
+    fn fingerprints_never_change() {
         assert_eq!(fingerprint(b"", b""), 0x091F_E210_6B17_4058);
         assert_eq!(fingerprint(b"key", b"a longer value"), 0x46AE_7F49_B721_A15C);
     }
 
     #[test]
-    fn pairs_that_look_alike_differ() {
+    fn similar_entries_have_different_fingerprints() {
         let mut seen = BTreeSet::new();
         let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for length in 0..40 {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn order_does_not_matter_and_what_goes_leaves_no_trace() {
+    fn digest_ignores_order_and_forgets_removed_entries() {
         let (a, b) = (fingerprint(b"a", b"1"), fingerprint(b"b", b"2"));
         let (mut one, mut two) = (Digest::default(), Digest::default());
         one.add(a);
@@ -107,7 +107,7 @@ mod tests {
         two.add(b);
         two.add(a);
         assert_eq!(one, two);
-        assert_ne!(one.at(1), two.at(2));
+        assert_ne!(one.salted(1), two.salted(2));
         one.remove(b);
         one.remove(a);
         assert_eq!(one, Digest::default());

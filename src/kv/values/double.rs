@@ -1,9 +1,10 @@
-//! Numbers with a fraction as Redis reads and writes them, which is to say as C does.
+//! Floating-point numbers as Redis parses and formats them, which is the way of C's `strtod` and
+//! `printf`.
 
 use crate::kv::values::number::split_sign;
 
-/// The number that all of `text` says: decimal or hexadecimal digits, `inf` or `infinity`. None
-/// that is too large or too small, and not "not a number".
+/// Parses a number: decimal or hexadecimal digits, `inf` or `infinity`. `None` if `text` is
+/// anything else, out of range or NaN.
 pub(in crate::kv) fn parse_double(text: &[u8]) -> Option<f64> {
     let number = read(text)?;
     let named = matches!(split_sign(text).1, [b'i' | b'I', ..]);
@@ -13,9 +14,9 @@ pub(in crate::kv) fn parse_double(text: &[u8]) -> Option<f64> {
     (!too_small && (number.is_finite() || named)).then_some(number)
 }
 
-/// The same for ends of ranges, where Redis is less strict: blanks may come first, a NUL ends it,
-/// nothing at all is 0, and what is too large is infinite.
-pub(in crate::kv) fn parse_end(text: &[u8]) -> Option<f64> {
+/// Parses the bound of a score range, where Redis is less strict: leading blanks are allowed, a NUL
+/// ends the text, an empty text is 0, and a number out of range is infinite.
+pub(in crate::kv) fn parse_bound(text: &[u8]) -> Option<f64> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     if text.is_empty() {
         return Some(0.0);
@@ -25,12 +26,12 @@ pub(in crate::kv) fn parse_end(text: &[u8]) -> Option<f64> {
     read(&text[start..])
 }
 
-/// A number without a look at whether it fits.
+/// Parses a number without checking its range.
 fn read(text: &[u8]) -> Option<f64> {
     let (negative, digits) = split_sign(text);
     let number = match digits {
         [b'0', b'x' | b'X', digits @ ..] => read_hexadecimal(digits)?,
-        // Only the sign was taken off: what is left is no second one.
+        // A second sign is not allowed.
         [b'0'..=b'9' | b'.' | b'i' | b'I', ..] => {
             std::str::from_utf8(digits).ok()?.parse::<f64>().ok()?
         }
@@ -39,7 +40,7 @@ fn read(text: &[u8]) -> Option<f64> {
     Some(if negative { -number } else { number })
 }
 
-/// What is before the exponent, and what behind its letter.
+/// Splits the digits into mantissa and exponent.
 fn split_exponent(digits: &[u8]) -> (&[u8], Option<&[u8]>) {
     let letters: &[u8] = match digits {
         [b'0', b'x' | b'X', ..] => b"pP",
@@ -51,7 +52,7 @@ fn split_exponent(digits: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// Digits behind `0x`, maybe with a point and an exponent of 2.
+/// Parses hexadecimal digits after `0x`, with an optional point and an optional binary exponent.
 fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
     let at = digits.iter().position(|byte| matches!(byte, b'p' | b'P'));
     let (mantissa, exponent) = at.map_or((digits, None), |at| {
@@ -65,7 +66,7 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
             if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
                 return None;
             }
-            // Far out of every range is all the same.
+            // Exponents that do not parse are out of range anyway.
             let power: i64 = std::str::from_utf8(digits).ok()?.parse().unwrap_or(1 << 40);
             if negative { -power.min(1 << 40) } else { power.min(1 << 40) }
         }
@@ -82,7 +83,7 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
             value = value << 4 | u64::from(digit);
             power -= if behind_point { 4 } else { 0 };
         } else {
-            // What is beyond the precision only tells on which side of a half it is.
+            // Digits beyond the precision only matter for rounding: keep a sticky bit.
             value |= u64::from(digit != 0);
             power += if behind_point { 0 } else { 4 };
         }
@@ -91,7 +92,7 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
         return None;
     }
     let mut number = value as f64;
-    // In steps, for one factor may be out of range where the number is not.
+    // In steps, because a single factor may be out of range even if the result is not.
     let mut power = power.clamp(-3_000, 3_000);
     while power != 0 && number != 0.0 && number.is_finite() {
         let step = power.clamp(-500, 500);
@@ -101,10 +102,10 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
     Some(number)
 }
 
-/// Most digits that are written: as many as tell every number from every other.
+/// Significant digits when formatting: enough to distinguish all numbers.
 const DIGITS: usize = 17;
 
-/// A number as C writes it with `%.17g`: `0.1` is `0.10000000000000001`.
+/// Formats a number like C's `%.17g`: `0.1` is `0.10000000000000001`.
 pub fn write_double(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
@@ -112,7 +113,7 @@ pub fn write_double(number: f64) -> String {
     if number.is_infinite() {
         return if number > 0.0 { "inf" } else { "-inf" }.to_owned();
     }
-    // Mostly scores are whole numbers.
+    // Fast path: most scores are integers.
     #[allow(clippy::cast_possible_truncation, reason = "it is in range")]
     if number.abs() < 1e15 && number.fract() == 0.0 && (number != 0.0 || number.is_sign_positive())
     {
@@ -130,7 +131,7 @@ pub fn write_double(number: f64) -> String {
     format!("{}e{sign}{:02}", trimmed(mantissa), exponent.unsigned_abs())
 }
 
-/// Without zeros that say nothing.
+/// Removes trailing zeros of the fraction.
 fn trimmed(decimal: &str) -> &str {
     if decimal.contains('.') {
         decimal.trim_end_matches('0').trim_end_matches('.')
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_c_does() {
+    fn numbers_are_formatted_as_in_c() {
         for (number, wanted) in [
             (0.0, "0"),
             (-0.0, "-0"),
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_read_as_c_does() {
+    fn numbers_are_parsed_as_in_c() {
         for (text, wanted) in [
             ("0", Some(0.0)),
             ("-0", Some(-0.0)),
@@ -230,7 +231,7 @@ mod tests {
             ("nan", None),
             ("x", None),
         ] {
-            assert_eq!(parse_end(text.as_bytes()), wanted, "{text:?}");
+            assert_eq!(parse_bound(text.as_bytes()), wanted, "{text:?}");
         }
     }
 }

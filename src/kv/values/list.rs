@@ -1,5 +1,5 @@
-//! What a key with a list holds: values in an order, in chunks, so that a view of the state shares
-//! a long one and a change copies a chunk and not the list.
+//! Lists: values in order, in chunks, so that snapshots share a long list and a change copies one
+//! chunk instead of the list.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,22 +7,23 @@ use std::sync::Arc;
 use bytes::{Buf as _, BufMut as _, Bytes};
 
 use crate::kv::values::codec::{put_bytes, take_bytes};
+use crate::kv::values::content::Content;
 use crate::kv::values::digest::{key_hash, mix};
-use crate::kv::values::object::{Content, Object};
 
-/// Most values in a chunk. What a change costs at most while a view has the list is a copy of one
-/// chunk, and of the list of chunks.
+/// Maximum number of values in a chunk. While a snapshot shares the list, a change copies one chunk
+/// and the list of chunks.
 const CHUNK_LEN_MAX: usize = 128;
-/// What a value takes in memory beside its bytes, about.
+/// Approximate memory overhead of a value in bytes.
 const VALUE_BYTES: usize = 64;
-/// What a list takes in memory beside its values, about.
+/// Approximate memory overhead of a list in bytes.
 const LIST_BYTES: usize = 160;
 
-/// The number whose powers places count as in a digest. Odd, so every power has an inverse.
+/// Base of the polynomial hash in which the value at index i has weight BASE^i. Odd, so every power
+/// has an inverse modulo 2^64.
 const BASE: u64 = 0xD134_2543_DE82_EF95;
 const BASE_INVERSE: u64 = inverse(BASE);
 
-/// Which end of a list.
+/// End of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum End {
     Left,
@@ -31,21 +32,22 @@ pub(in crate::kv) enum End {
 
 type Chunk = VecDeque<Bytes>;
 
-/// Values in an order.
+/// Values in order.
 ///
-/// Invariant: no chunk is empty. `length` counts the values, `value_bytes` their bytes. `print` is
-/// the sum of each value's number times [`BASE`] to the power of its place, `power` is that of
-/// the place behind the last: so an end can come or go without a look at the rest.
+/// Invariant: no chunk is empty. `length` is the number of values, `value_bytes` the sum of their
+/// lengths. `hash` is the sum of each value's hash times [`BASE`] to the power of its index, and
+/// `power` is `BASE` to the power of `length`: so values are added and removed at both ends without
+/// reading the others.
 #[derive(Debug, Clone)]
 pub(in crate::kv) struct List {
     chunks: VecDeque<Arc<Chunk>>,
     length: usize,
     value_bytes: usize,
-    print: u64,
+    hash: u64,
     power: u64,
 }
 
-/// What times `number`, which is odd, is 1: each round doubles the bits for which that is so.
+/// The inverse of an odd number modulo 2^64 (Newton's method: each round doubles the correct bits).
 const fn inverse(number: u64) -> u64 {
     let mut inverse = number;
     let mut round = 0;
@@ -56,14 +58,14 @@ const fn inverse(number: u64) -> u64 {
     inverse
 }
 
-/// A value's number.
-fn print_of(value: &[u8]) -> u64 {
+/// Hash of a value.
+fn hash_of(value: &[u8]) -> u64 {
     key_hash(value)
 }
 
-/// The power of a place.
-fn power_of(place: usize) -> u64 {
-    let (mut power, mut square, mut left) = (1_u64, BASE, place);
+/// [`BASE`] to the power of an index.
+fn power_of(index: usize) -> u64 {
+    let (mut power, mut square, mut left) = (1_u64, BASE, index);
     while left > 0 {
         if left & 1 == 1 {
             power = power.wrapping_mul(square);
@@ -76,7 +78,7 @@ fn power_of(place: usize) -> u64 {
 
 impl Default for List {
     fn default() -> List {
-        List { chunks: VecDeque::new(), length: 0, value_bytes: 0, print: 0, power: 1 }
+        List { chunks: VecDeque::new(), length: 0, value_bytes: 0, hash: 0, power: 1 }
     }
 }
 
@@ -85,21 +87,21 @@ impl List {
         self.length
     }
 
-    /// Puts a value at an end.
+    /// Appends a value at an end.
     pub(in crate::kv) fn push(&mut self, end: End, value: Bytes) {
-        let print = print_of(&value);
+        let hash = hash_of(&value);
         self.length += 1;
         self.value_bytes += value.len();
         match end {
             End::Left => {
-                self.print = self.print.wrapping_mul(BASE).wrapping_add(print);
+                self.hash = self.hash.wrapping_mul(BASE).wrapping_add(hash);
                 match self.chunks.front_mut().filter(|chunk| chunk.len() < CHUNK_LEN_MAX) {
                     Some(chunk) => Arc::make_mut(chunk).push_front(value),
                     None => self.chunks.push_front(Arc::new(Chunk::from([value]))),
                 }
             }
             End::Right => {
-                self.print = self.print.wrapping_add(print.wrapping_mul(self.power));
+                self.hash = self.hash.wrapping_add(hash.wrapping_mul(self.power));
                 match self.chunks.back_mut().filter(|chunk| chunk.len() < CHUNK_LEN_MAX) {
                     Some(chunk) => Arc::make_mut(chunk).push_back(value),
                     None => self.chunks.push_back(Arc::new(Chunk::from([value]))),
@@ -109,7 +111,7 @@ impl List {
         self.power = self.power.wrapping_mul(BASE);
     }
 
-    /// Takes the value at an end, if there is any.
+    /// Removes and returns the value at an end; `None` if the list is empty.
     pub(in crate::kv) fn pop(&mut self, end: End) -> Option<Bytes> {
         let value;
         match end {
@@ -119,7 +121,7 @@ impl List {
                 if chunk.is_empty() {
                     self.chunks.pop_front();
                 }
-                self.print = self.print.wrapping_sub(print_of(&value)).wrapping_mul(BASE_INVERSE);
+                self.hash = self.hash.wrapping_sub(hash_of(&value)).wrapping_mul(BASE_INVERSE);
                 self.power = self.power.wrapping_mul(BASE_INVERSE);
             }
             End::Right => {
@@ -129,17 +131,18 @@ impl List {
                     self.chunks.pop_back();
                 }
                 self.power = self.power.wrapping_mul(BASE_INVERSE);
-                self.print = self.print.wrapping_sub(print_of(&value).wrapping_mul(self.power));
+                self.hash = self.hash.wrapping_sub(hash_of(&value).wrapping_mul(self.power));
             }
         }
         self.length -= 1;
         self.value_bytes -= value.len();
+        self.check_empty();
         Some(value)
     }
 
-    /// The values from that place on.
-    pub(in crate::kv) fn from(&self, place: usize) -> impl Iterator<Item = &Bytes> {
-        let (chunk, within) = self.locate(place);
+    /// The values from an index on.
+    pub(in crate::kv) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Bytes> {
+        let (chunk, within) = self.locate(index);
         let (first, rest) = match self.chunks.get(chunk) {
             Some(first) => (first.range(within..), self.chunks.range(chunk + 1..)),
             None => (EMPTY.range(..), self.chunks.range(chunk..)),
@@ -147,19 +150,19 @@ impl List {
         first.chain(rest.flat_map(|chunk| chunk.iter()))
     }
 
-    /// The values from the last one on.
-    pub(in crate::kv) fn backwards(&self) -> impl Iterator<Item = &Bytes> {
+    /// The values in reverse order.
+    pub(in crate::kv) fn iter_rev(&self) -> impl Iterator<Item = &Bytes> {
         self.chunks.iter().rev().flat_map(|chunk| chunk.iter().rev())
     }
 
-    /// In which chunk a place is, and where in that; behind the last chunk if there is no such
-    /// place.
-    fn locate(&self, place: usize) -> (usize, usize) {
-        if place >= self.length {
+    /// The chunk of an index, and the position in it; the number of chunks if the index is out of
+    /// range.
+    fn locate(&self, index: usize) -> (usize, usize) {
+        if index >= self.length {
             return (self.chunks.len(), 0);
         }
-        if place < self.length / 2 {
-            let mut left = place;
+        if index < self.length / 2 {
+            let mut left = index;
             for (at, chunk) in self.chunks.iter().enumerate() {
                 match left.checked_sub(chunk.len()) {
                     None => return (at, left),
@@ -167,8 +170,8 @@ impl List {
                 }
             }
         } else {
-            // How many values are between the place and the end, itself counted.
-            let mut left = self.length - place;
+            // Distance from the end of the list, at least 1.
+            let mut left = self.length - index;
             for (at, chunk) in self.chunks.iter().enumerate().rev() {
                 match chunk.len().checked_sub(left) {
                     Some(within) => return (at, within),
@@ -179,32 +182,32 @@ impl List {
         unreachable!("the chunks have {} values", self.length)
     }
 
-    /// Puts another value at a place that is there.
-    pub(in crate::kv) fn set(&mut self, place: usize, value: Bytes) {
-        let (chunk, within) = self.locate(place);
+    /// Replaces the value at an index, which must be in range.
+    pub(in crate::kv) fn set(&mut self, index: usize, value: Bytes) {
+        let (chunk, within) = self.locate(index);
         self.value_bytes += value.len();
-        let print = print_of(&value);
+        let hash = hash_of(&value);
         let old = std::mem::replace(&mut Arc::make_mut(&mut self.chunks[chunk])[within], value);
         self.value_bytes -= old.len();
-        let change = print.wrapping_sub(print_of(&old));
-        self.print = self.print.wrapping_add(change.wrapping_mul(power_of(place)));
+        let change = hash.wrapping_sub(hash_of(&old));
+        self.hash = self.hash.wrapping_add(change.wrapping_mul(power_of(index)));
     }
 
-    /// Puts a value in, before the one at that place or at the end.
-    pub(in crate::kv) fn insert(&mut self, place: usize, value: Bytes) {
-        if place == self.length {
+    /// Inserts a value before an index, which is at most the length.
+    pub(in crate::kv) fn insert(&mut self, index: usize, value: Bytes) {
+        if index == self.length {
             return self.push(End::Right, value);
         }
         let (mut before, mut power) = (0_u64, 1_u64);
-        for value in self.from(0).take(place) {
-            before = before.wrapping_add(print_of(value).wrapping_mul(power));
+        for value in self.iter_from(0).take(index) {
+            before = before.wrapping_add(hash_of(value).wrapping_mul(power));
             power = power.wrapping_mul(BASE);
         }
-        let behind = self.print.wrapping_sub(before).wrapping_mul(BASE);
-        let own = print_of(&value).wrapping_mul(power);
-        self.print = before.wrapping_add(own).wrapping_add(behind);
+        let behind = self.hash.wrapping_sub(before).wrapping_mul(BASE);
+        let own = hash_of(&value).wrapping_mul(power);
+        self.hash = before.wrapping_add(own).wrapping_add(behind);
         self.power = self.power.wrapping_mul(BASE);
-        let (mut at, mut within) = self.locate(place);
+        let (mut at, mut within) = self.locate(index);
         self.length += 1;
         self.value_bytes += value.len();
         if self.chunks[at].len() >= CHUNK_LEN_MAX {
@@ -218,38 +221,46 @@ impl List {
         Arc::make_mut(&mut self.chunks[at]).insert(within, value);
     }
 
-    /// Removes values that are equal to `wanted`, at most so many, those nearest to an end; how
-    /// many.
+    /// Removes at most `most` values equal to `wanted`, starting from `end`. Returns the number of
+    /// removed values.
     pub(in crate::kv) fn remove(&mut self, wanted: &[u8], most: usize, end: End) -> usize {
         let power = match end {
             End::Left => 1,
             End::Right => self.power.wrapping_mul(BASE_INVERSE),
         };
-        let (left, print) = (most, self.print);
-        let mut removal = Removal { wanted, left, end, print, passed: 0, power };
+        let (left, hash) = (most, self.hash);
+        let mut removal = Removal { wanted, left, end, hash, passed: 0, power };
         let count = self.chunks.len();
         for turn in 0..count {
             if removal.left == 0 {
                 break;
             }
             let at = if end == End::Left { turn } else { count - 1 - turn };
-            removal.pass(&mut self.chunks[at]);
+            removal.visit(&mut self.chunks[at]);
         }
         let removed = most - removal.left;
-        self.print = removal.print;
+        self.hash = removal.hash;
         self.length -= removed;
         self.value_bytes -= removed * wanted.len();
         self.power = (0..removed).fold(self.power, |power, _| power.wrapping_mul(BASE_INVERSE));
         self.join_small_chunks();
+        self.check_empty();
         removed
     }
 
-    /// Keeps the values from one place to before another.
-    pub(in crate::kv) fn keep(&mut self, from: usize, to: usize) {
+    /// Checks the sums of a list that has become empty.
+    fn check_empty(&self) {
+        if self.length == 0 {
+            assert_eq!((self.value_bytes, self.hash, self.power), (0, 0, 1), "of an empty list");
+        }
+    }
+
+    /// Keeps only the values from index `from` to before index `to`.
+    pub(in crate::kv) fn trim(&mut self, from: usize, to: usize) {
         if to - from < self.length / 2 {
-            // Quicker to begin anew.
+            // Rebuilding is cheaper than removing most values.
             let mut kept = List::default();
-            for value in self.from(from).take(to - from) {
+            for value in self.iter_from(from).take(to - from) {
                 kept.push(End::Right, value.clone());
             }
             *self = kept;
@@ -263,7 +274,7 @@ impl List {
         }
     }
 
-    /// So that a list does not end as many chunks of a value each.
+    /// Merges small neighbouring chunks.
     fn join_small_chunks(&mut self) {
         let mut joined: VecDeque<Arc<Chunk>> = VecDeque::with_capacity(self.chunks.len());
         for chunk in self.chunks.drain(..).filter(|chunk| !chunk.is_empty()) {
@@ -278,49 +289,49 @@ impl List {
     }
 }
 
-/// Values on their way out of a list.
+/// State of [`List::remove`].
 struct Removal<'w> {
     wanted: &'w [u8],
-    /// How many more may go.
+    /// Remaining number of values to remove.
     left: usize,
-    /// From where on they go.
+    /// The end from which values are removed.
     end: End,
-    /// The list's sum. What lies beyond one that goes moves by a place.
-    print: u64,
-    /// The part of the sum between the end and here.
+    /// The list's hash so far. Removing a value shifts those beyond it by one index.
+    hash: u64,
+    /// The part of the hash between `end` and the current value.
     passed: u64,
-    /// That of the next place.
+    /// Weight of the current value.
     power: u64,
 }
 
 impl Removal<'_> {
-    fn pass(&mut self, chunk: &mut Arc<Chunk>) {
+    fn visit(&mut self, chunk: &mut Arc<Chunk>) {
         if !chunk.iter().any(|value| value == self.wanted) {
             match self.end {
-                End::Left => chunk.iter().for_each(|value| self.stay(value)),
-                End::Right => chunk.iter().rev().for_each(|value| self.stay(value)),
+                End::Left => chunk.iter().for_each(|value| self.keep(value)),
+                End::Right => chunk.iter().rev().for_each(|value| self.keep(value)),
             }
             return;
         }
         let chunk = Arc::make_mut(chunk);
         if self.end == End::Left {
-            chunk.retain(|value| self.stays(value));
+            chunk.retain(|value| self.retain(value));
         } else {
             let values = std::mem::take(chunk).into_iter().rev();
-            *chunk = values.filter(|value| self.stays(value)).collect();
+            *chunk = values.filter(|value| self.retain(value)).collect();
             chunk.make_contiguous().reverse();
         }
     }
 
-    fn stays(&mut self, value: &Bytes) -> bool {
+    fn retain(&mut self, value: &Bytes) -> bool {
         if self.left == 0 || value != self.wanted {
-            self.stay(value);
+            self.keep(value);
             return true;
         }
         self.left -= 1;
-        let own = print_of(value).wrapping_mul(self.power);
-        let beyond = self.print.wrapping_sub(self.passed).wrapping_sub(own);
-        self.print = match self.end {
+        let own = hash_of(value).wrapping_mul(self.power);
+        let beyond = self.hash.wrapping_sub(self.passed).wrapping_sub(own);
+        self.hash = match self.end {
             End::Left => self.passed.wrapping_add(beyond.wrapping_mul(BASE_INVERSE)),
             End::Right => {
                 self.passed = self.passed.wrapping_mul(BASE_INVERSE);
@@ -331,8 +342,8 @@ impl Removal<'_> {
         false
     }
 
-    fn stay(&mut self, value: &Bytes) {
-        self.passed = self.passed.wrapping_add(print_of(value).wrapping_mul(self.power));
+    fn keep(&mut self, value: &Bytes) {
+        self.passed = self.passed.wrapping_add(hash_of(value).wrapping_mul(self.power));
         let step = if self.end == End::Left { BASE } else { BASE_INVERSE };
         self.power = self.power.wrapping_mul(step);
     }
@@ -341,20 +352,8 @@ impl Removal<'_> {
 static EMPTY: Chunk = Chunk::new();
 
 impl Content for List {
-    fn wrap(content: Arc<List>) -> Object {
-        Object::List(content)
-    }
-
-    fn of(object: &Object) -> Option<&Arc<List>> {
-        if let Object::List(list) = object { Some(list) } else { None }
-    }
-
-    fn of_mut(object: &mut Object) -> Option<&mut Arc<List>> {
-        if let Object::List(list) = object { Some(list) } else { None }
-    }
-
     fn digest(&self) -> u64 {
-        mix(self.print, self.length as u64)
+        mix(self.hash, self.length as u64)
     }
 
     fn bytes(&self) -> usize {
@@ -369,17 +368,17 @@ impl Content for List {
         "quicklist"
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
+    fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.length as u64);
-        self.from(0).for_each(|value| put_bytes(value, out));
+        self.iter_from(0).for_each(|value| put_bytes(value, out));
     }
 
-    fn read(from: &mut &[u8]) -> Option<List> {
+    fn decode(from: &mut &[u8]) -> Option<List> {
         let mut list = List::default();
         for _ in 0..from.try_get_u64_le().ok()? {
             list.push(End::Right, Bytes::copy_from_slice(take_bytes(from)?));
         }
-        Some(list)
+        Some(list).filter(|list| !list.is_empty())
     }
 }
 
@@ -397,24 +396,24 @@ mod tests {
         list
     }
 
-    /// What a list is, looked at from both ends, and that it is what it says.
+    /// Checks a list against its model, and its internal invariants.
     fn check(list: &List, wanted: &VecDeque<Vec<u8>>) {
         assert_eq!(list.len(), wanted.len());
-        assert!(list.from(0).eq(wanted), "{list:?} {wanted:?}");
-        assert!(list.backwards().eq(wanted.iter().rev()));
+        assert!(list.iter_from(0).eq(wanted), "{list:?} {wanted:?}");
+        assert!(list.iter_rev().eq(wanted.iter().rev()));
         for place in [0, 1, wanted.len() / 2, wanted.len().saturating_sub(1), wanted.len() + 3] {
-            assert!(list.from(place).eq(wanted.iter().skip(place)), "from {place}");
+            assert!(list.iter_from(place).eq(wanted.iter().skip(place)), "from {place}");
         }
         let again = list_of(wanted);
-        assert_eq!(list.digest(), again.digest(), "by another way to the same");
+        assert_eq!(list.digest(), again.digest(), "equal lists built differently");
         assert_eq!(list.bytes(), again.bytes());
-        assert_eq!((list.print, list.power), (again.print, again.power));
+        assert_eq!((list.hash, list.power), (again.hash, again.power));
         assert!(list.chunks.iter().all(|chunk| (1..=CHUNK_LEN_MAX).contains(&chunk.len())));
         let mut bytes = Vec::new();
-        list.write(&mut bytes);
+        list.encode(&mut bytes);
         let mut rest = &bytes[..];
-        let copy = List::read(&mut rest).unwrap();
-        assert!(rest.is_empty() && copy.from(0).eq(wanted));
+        let Some(copy) = List::decode(&mut rest) else { return assert!(list.is_empty()) };
+        assert!(rest.is_empty() && copy.iter_from(0).eq(wanted));
     }
 
     #[derive(Debug, Clone)]
@@ -424,7 +423,7 @@ mod tests {
         Set(prop::sample::Index, u8),
         Insert(prop::sample::Index, u8),
         Remove(u8, usize, End),
-        Keep(prop::sample::Index, prop::sample::Index),
+        Trim(prop::sample::Index, prop::sample::Index),
     }
 
     fn change() -> impl Strategy<Value = Change> {
@@ -438,7 +437,7 @@ mod tests {
             2 => (place(), kind()).prop_map(|(place, value)| Change::Set(place, value)),
             3 => (place(), kind()).prop_map(|(place, value)| Change::Insert(place, value)),
             2 => remove.prop_map(|(value, most, end)| Change::Remove(value, most, end)),
-            1 => (place(), place()).prop_map(|(from, to)| Change::Keep(from, to)),
+            1 => (place(), place()).prop_map(|(from, to)| Change::Trim(from, to)),
         ]
     }
 
@@ -446,8 +445,8 @@ mod tests {
         b"ab\0d"[..usize::from(number)].to_vec()
     }
 
-    /// Does the same to a list and to its naive twin.
-    fn apply(list: &mut List, twin: &mut VecDeque<Vec<u8>>, change: &Change) {
+    /// Applies a change to a list and to its model.
+    fn apply(list: &mut List, model: &mut VecDeque<Vec<u8>>, change: &Change) {
         let bytes = |number: u8| Bytes::from(value(number));
         match change {
             Change::Push(end, number, times) => {
@@ -455,53 +454,55 @@ mod tests {
                     let number = (number + u8::try_from(turn % 4).unwrap()) % 4;
                     list.push(*end, bytes(number));
                     match end {
-                        End::Left => twin.push_front(value(number)),
-                        End::Right => twin.push_back(value(number)),
+                        End::Left => model.push_front(value(number)),
+                        End::Right => model.push_back(value(number)),
                     }
                 }
             }
             Change::Pop(end, times) => {
                 for _ in 0..*times {
                     let popped = match end {
-                        End::Left => twin.pop_front(),
-                        End::Right => twin.pop_back(),
+                        End::Left => model.pop_front(),
+                        End::Right => model.pop_back(),
                     };
                     assert_eq!(list.pop(*end).map(Vec::from), popped);
                 }
             }
-            Change::Set(place, number) if !twin.is_empty() => {
-                let place = place.index(twin.len());
+            Change::Set(place, number) if !model.is_empty() => {
+                let place = place.index(model.len());
                 list.set(place, bytes(*number));
-                twin[place] = value(*number);
+                model[place] = value(*number);
             }
             Change::Set(..) => {}
             Change::Insert(place, number) => {
-                let place = place.index(twin.len() + 1);
+                let place = place.index(model.len() + 1);
                 list.insert(place, bytes(*number));
-                twin.insert(place, value(*number));
+                model.insert(place, value(*number));
             }
             Change::Remove(number, most, end) => {
                 let (wanted, mut removed) = (value(*number), 0);
-                let mut stays = |there: &Vec<u8>| {
+                let mut retain = |there: &Vec<u8>| {
                     let goes = removed < *most && *there == wanted;
                     removed += usize::from(goes);
                     !goes
                 };
                 let mut kept: VecDeque<Vec<u8>> = match end {
-                    End::Left => twin.iter().filter(|value| stays(value)).cloned().collect(),
-                    End::Right => twin.iter().rev().filter(|value| stays(value)).cloned().collect(),
+                    End::Left => model.iter().filter(|value| retain(value)).cloned().collect(),
+                    End::Right => {
+                        model.iter().rev().filter(|value| retain(value)).cloned().collect()
+                    }
                 };
                 if *end == End::Right {
                     kept.make_contiguous().reverse();
                 }
-                *twin = kept;
+                *model = kept;
                 assert_eq!(list.remove(&wanted, *most, *end), removed);
             }
-            Change::Keep(from, to) => {
-                let (one, other) = (from.index(twin.len() + 1), to.index(twin.len() + 1));
+            Change::Trim(from, to) => {
+                let (one, other) = (from.index(model.len() + 1), to.index(model.len() + 1));
                 let (from, to) = (one.min(other), one.max(other));
-                list.keep(from, to);
-                *twin = twin.range(from..to).cloned().collect();
+                list.trim(from, to);
+                *model = model.range(from..to).cloned().collect();
             }
         }
     }
@@ -509,23 +510,23 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn a_list_is_what_its_naive_twin_is(changes in proptest::collection::vec(change(), 1..25)) {
-            let (mut list, mut twin) = (List::default(), VecDeque::new());
+        fn list_matches_a_naive_model(changes in proptest::collection::vec(change(), 1..25)) {
+            let (mut list, mut model) = (List::default(), VecDeque::new());
             let mut seen = Vec::new();
             for change in &changes {
-                apply(&mut list, &mut twin, change);
-                check(&list, &twin);
-                seen.push((list.clone(), twin.clone()));
+                apply(&mut list, &mut model, change);
+                check(&list, &model);
+                seen.push((list.clone(), model.clone()));
             }
-            // What was looked at meanwhile has not changed.
-            for (list, twin) in &seen {
-                check(list, twin);
+            // Earlier clones have not changed.
+            for (list, model) in &seen {
+                check(list, model);
             }
         }
     }
 
     #[test]
-    fn order_and_number_of_values_show_in_the_digest() {
+    fn digest_depends_on_order_and_number_of_values() {
         let digest = |values: &[&str]| list_of(values).digest();
         let lists: [&[&str]; 9] = [
             &[],
@@ -547,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_copies_a_chunk_and_not_the_list() {
+    fn change_copies_one_chunk() {
         let mut list = list_of((0..10_000).map(|number| number.to_string()));
         let view = list.clone();
         list.push(End::Left, Bytes::from_static(b"first"));

@@ -1,6 +1,8 @@
 //! What keys hold: data structures that know no key and no command.
 
 pub(in crate::kv) mod codec;
+pub(in crate::kv) mod collection;
+pub(in crate::kv) mod content;
 pub(in crate::kv) mod copy_on_write;
 pub(in crate::kv) mod digest;
 pub(in crate::kv) mod double;
@@ -9,7 +11,6 @@ pub mod glob;
 pub(in crate::kv) mod hash;
 pub(in crate::kv) mod list;
 pub(in crate::kv) mod number;
-pub(in crate::kv) mod object;
-pub(in crate::kv) mod order;
+pub(in crate::kv) mod score_tree;
 pub(in crate::kv) mod set;
 pub(in crate::kv) mod sorted_set;

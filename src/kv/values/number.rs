@@ -1,10 +1,10 @@
-//! Whole numbers as Redis reads them: decimal digits with at most a minus, and only in the one form
-//! that writing the number gives. `+1`, `01`, `-0` and ` 1` are no numbers.
+//! Integers as Redis parses them: decimal digits with an optional minus sign, only in canonical
+//! form. `+1`, `01`, `-0` and ` 1` are not integers.
 
-/// Digits and sign of the longest number.
+/// Length of the longest integer, sign included.
 const TEXT_BYTES_MAX: usize = "-9223372036854775808".len();
 
-/// The number that `text` says, if it says one.
+/// Parses a canonical 64-bit integer; `None` if `text` is not one.
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical = match digits {
@@ -15,11 +15,11 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     if !canonical {
         return None;
     }
-    // Also refuses what is no digit further in, and what does not fit.
+    // Also rejects other characters and values out of range.
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// What is behind a sign, and whether that is a minus.
+/// Splits off an optional sign; true if it is a minus.
 pub(in crate::kv) fn split_sign(text: &[u8]) -> (bool, &[u8]) {
     let negative = text.first() == Some(&b'-');
     let signed = negative || text.first() == Some(&b'+');
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_form_that_writing_gives_is_a_number() {
+    fn only_canonical_integers_are_parsed() {
         for number in [0, 1, -1, 10, -10, i64::MAX, i64::MIN] {
             assert_eq!(parse_integer(number.to_string().as_bytes()), Some(number));
         }

@@ -1,38 +1,38 @@
-//! Sets: the members under one key.
+//! Sets: distinct members.
 
-use std::sync::Arc;
+use std::ops::Range;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use foldhash::fast::FixedState;
 use indexmap::IndexSet;
 
 use super::codec::{put_bytes, take_bytes};
+use super::content::Content;
 use super::digest::{Digest, key_hash};
 use super::number::parse_integer;
-use super::object::{Content, Object};
 
-/// What a member takes in memory beside its bytes, about.
-pub(in crate::kv) const MEMBER_BYTES: usize = 72;
+/// Approximate memory overhead of a member in bytes.
+const MEMBER_BYTES: usize = 72;
 
-/// A set of no more members is told by one [`sscan`].
+/// A scan returns all members of a set of at most this size at once.
 pub(in crate::kv) const SCANNED_AT_ONCE_MAX: usize = 128;
 
-/// Most numbers that Redis keeps as such.
-pub(in crate::kv) const NUMBERS_MAX: usize = 512;
+/// Redis's default limit for encoding a set of integers as an intset.
+const NUMBERS_MAX: usize = 512;
 
-/// Different members, in the order in which they came; one that goes leaves its place to the last.
-/// So no member ever moves to a higher place: [`sscan`] depends on that.
+/// Distinct members in insertion order, except that the last member takes the index of a removed
+/// one. So no member ever moves to a higher index: scans depend on that.
 ///
-/// The first change while a view has it copies the whole: a table and the handles of all members,
-/// not their bytes, which takes time in proportion to their number.
+/// The first change while a snapshot shares the set copies the table and the handles of all
+/// members, not their bytes, in time proportional to their number.
 ///
-/// Invariant: `digest` is the sum of the members' fingerprints, `bytes` of what they take. The
-/// order is the same on every replica: it is that of the log, and snapshots keep it.
+/// Invariant: `digest` is the sum of the members' hashes, `bytes` their memory. The order of
+/// members is equal on all replicas: it follows from the log, and snapshots preserve it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct Set {
-    pub(in crate::kv) members: IndexSet<Bytes, FixedState>,
-    pub(in crate::kv) digest: Digest,
-    pub(in crate::kv) bytes: usize,
+    members: IndexSet<Bytes, FixedState>,
+    digest: Digest,
+    bytes: usize,
 }
 
 impl Set {
@@ -48,52 +48,53 @@ impl Set {
         self.members.iter()
     }
 
-    /// Adds a copy of a member; whether it is new.
+    /// The member at an index of the set's order.
+    pub(in crate::kv) fn get_index(&self, index: usize) -> Option<&Bytes> {
+        self.members.get_index(index)
+    }
+
+    /// The members in a range of indexes, which must not exceed the length.
+    pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &Bytes> {
+        self.members.get_range(range).expect("within the members").iter()
+    }
+
+    /// Adds a copy of a member. Returns whether it is new.
     pub(in crate::kv) fn add(&mut self, member: &[u8]) -> bool {
         !self.contains(member) && self.insert(Bytes::copy_from_slice(member))
     }
 
-    /// Adds a member; whether it is new.
+    /// Adds a member. Returns whether it is new.
     pub(in crate::kv) fn insert(&mut self, member: Bytes) -> bool {
-        let (print, bytes) = (key_hash(&member), member.len() + MEMBER_BYTES);
+        let (hash, bytes) = (key_hash(&member), member.len() + MEMBER_BYTES);
         let is_new = self.members.insert(member);
         if is_new {
-            self.digest.add(print);
+            self.digest.add(hash);
             self.bytes += bytes;
         }
         is_new
     }
 
-    /// Takes a member out; whether it was there.
+    /// Removes a member. Returns whether it existed.
     pub(in crate::kv) fn remove(&mut self, member: &[u8]) -> bool {
-        let place = self.members.get_index_of(member);
-        place.is_some_and(|place| self.take(place).is_some())
+        let index = self.members.get_index_of(member);
+        index.is_some_and(|index| self.take(index).is_some())
     }
 
-    /// Takes out the member at that place.
-    pub(in crate::kv) fn take(&mut self, place: usize) -> Option<Bytes> {
-        let member = self.members.swap_remove_index(place)?;
+    /// Removes and returns the member at an index.
+    pub(in crate::kv) fn take(&mut self, index: usize) -> Option<Bytes> {
+        let member = self.members.swap_remove_index(index)?;
         self.digest.remove(key_hash(&member));
         self.bytes -= member.len() + MEMBER_BYTES;
+        if self.members.is_empty() {
+            assert_eq!((self.bytes, self.digest), (0, Digest::default()), "sums of an empty set");
+        }
         Some(member)
     }
 }
 
 impl Content for Set {
-    fn wrap(content: Arc<Set>) -> Object {
-        Object::Set(content)
-    }
-
-    fn of(object: &Object) -> Option<&Arc<Set>> {
-        if let Object::Set(set) = object { Some(set) } else { None }
-    }
-
-    fn of_mut(object: &mut Object) -> Option<&mut Arc<Set>> {
-        if let Object::Set(set) = object { Some(set) } else { None }
-    }
-
     fn digest(&self) -> u64 {
-        self.digest.at(0)
+        self.digest.salted(0)
     }
 
     fn bytes(&self) -> usize {
@@ -110,19 +111,19 @@ impl Content for Set {
         if numbers { "intset" } else { "hashtable" }
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
+    fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.members.len() as u64);
         self.members.iter().for_each(|member| put_bytes(member, out));
     }
 
-    fn read(from: &mut &[u8]) -> Option<Set> {
+    fn decode(from: &mut &[u8]) -> Option<Set> {
         let mut set = Set::default();
         for _ in 0..from.try_get_u64_le().ok()? {
             if !set.add(take_bytes(from)?) {
                 return None;
             }
         }
-        Some(set)
+        Some(set).filter(|set| !set.is_empty())
     }
 }
 
@@ -131,19 +132,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_is_written_and_read_back() {
+    fn set_round_trips_through_its_encoding() {
         let mut set = Set::default();
         for number in 0..300_u32 {
             set.add(&number.to_be_bytes());
         }
         set.remove(&7_u32.to_be_bytes());
         let mut bytes = Vec::new();
-        set.write(&mut bytes);
+        set.encode(&mut bytes);
         let mut from = &bytes[..];
-        let back = Set::read(&mut from).unwrap();
+        let back = Set::decode(&mut from).unwrap();
         assert!(from.is_empty());
         assert!(back.iter().eq(set.iter()), "in the same order");
         assert_eq!((back.digest(), back.bytes()), (set.digest(), set.bytes()));
-        assert!(Set::read(&mut &bytes[..bytes.len() - 1]).is_none());
+        assert!(Set::decode(&mut &bytes[..bytes.len() - 1]).is_none());
     }
 }

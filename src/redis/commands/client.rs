@@ -1,145 +1,102 @@
-//! `CLIENT`: what is told of connections.
-
-use bytes::BytesMut;
+//! `CLIENT`: the client's own connection, and commands about other connections.
 
 use crate::kv::parse_integer;
-use crate::types::Instant;
-use crate::wire::resp::{Version, Writer};
-
 use crate::redis::action::Action;
 use crate::redis::call::Call;
-use crate::redis::session::connection::{BufferBytes, Connection, Replies};
+use crate::redis::session::client_info::{ClientKill, ClientQuery, ClientType};
+use crate::redis::session::connection::{BufferBytes, ReplyMode};
+use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
 
-pub(in crate::redis) const NAME_ERROR: &str =
+use super::help::{container, help_row};
+
+const OWN_CONNECTION: &[&str] = &["noscript", "loading", "stale"];
+
+pub(super) const NAME_ERROR: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
 
-/// Which connections a client wants to hear of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientQuery {
-    version: Version,
-    /// Only these, unless it is empty.
-    ids: Vec<u64>,
-    /// Only those that listen to channels, or only those that do not.
-    listening: Option<bool>,
-    /// None at all: the kind that was asked for does not exist here.
-    none: bool,
+/// Sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("client")
+    .since("2.4.0", "connection")
+    .about("A container for client connection commands.")
+    .with(CLIENT)];
+
+const CLIENT: &[CommandSpec] = &[
+    own_connection("getname", "client|getname", 2, getname, "2.6.9")
+        .about("Returns the name of the connection."),
+    help_row("client|help").categories(&["connection"]).since("5.0.0", "connection"),
+    own_connection("id", "client|id", 2, id, "5.0.0").about("Returns the id of the connection."),
+    own_connection("info", "client|info", 2, info, "6.2.0")
+        .about("Returns details about the connection."),
+    all_connections("kill", "client|kill", -3, kill, "2.4.0").about("Closes connections."),
+    all_connections("list", "client|list", -2, list, "2.4.0")
+        .about("Lists the connections to this replica."),
+    own_connection("no-evict", "client|no-evict", 3, no_effect, "7.0.0")
+        .flags(ADMIN)
+        .categories(&["dangerous", "connection"])
+        .about("Accepted without effect: clients are not evicted to free memory for keys."),
+    own_connection("no-touch", "client|no-touch", 3, no_effect, "7.2.0")
+        .about("Accepted without effect: the last access to a key is not recorded."),
+    own_connection("reply", "client|reply", 3, reply, "3.2.0")
+        .about("Turns replies on or off, or skips the next one."),
+    own_connection("setinfo", "client|setinfo", 4, setinfo, "7.2.0")
+        .about("Sets the name or version of the client's library."),
+    own_connection("setname", "client|setname", 3, setname, "2.6.9")
+        .about("Sets the name of the connection."),
+];
+
+const fn own_connection(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+    since: &'static str,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, run)
+        .flags(OWN_CONNECTION)
+        .categories(&["connection"])
+        .since(since, "connection")
+        .costs("O(1)")
 }
 
-/// Collects the answer to a [`ClientQuery`]:
-///
-/// ```
-/// # use bowline::redis::{ClientList, ClientQuery, Connection, BufferBytes};
-/// # use bowline::types::Instant;
-/// # use bytes::BytesMut;
-/// fn answer(query: ClientQuery, all: &[Connection], now: Instant, out: &mut BytesMut) {
-///     let mut list = ClientList::new(query);
-///     for connection in all {
-///         list.add(connection, now, BufferBytes::default());
-///     }
-///     list.finish(out);
-/// }
-/// ```
-#[derive(Debug)]
-pub struct ClientList {
-    query: ClientQuery,
-    text: String,
-}
-
-impl ClientList {
-    /// An empty one.
-    pub fn new(query: ClientQuery) -> ClientList {
-        ClientList { query, text: String::new() }
-    }
-
-    /// Takes a connection in, if it was asked for.
-    pub fn add(&mut self, connection: &Connection, now: Instant, buffered: BufferBytes) {
-        let ClientQuery { ids, listening, none, .. } = &self.query;
-        let listens = connection.listening.count() > 0;
-        if !none
-            && (ids.is_empty() || ids.contains(&connection.id))
-            && listening.is_none_or(|wanted| wanted == listens)
-        {
-            connection.describe(now, buffered, &mut self.text);
-        }
-    }
-
-    /// Writes the reply.
-    pub fn finish(self, out: &mut BytesMut) {
-        Writer::new(out, self.query.version).verbatim(&self.text);
-    }
-}
-
-/// Which connections are to be closed; asked of each of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientKill {
-    version: Version,
-    /// Whoever asks.
-    me: u64,
-    /// Asked in the old form, which knows an address only and wants to hear OK.
-    old: bool,
-    id: Option<u64>,
-    address: Option<Vec<u8>>,
-    local_address: Option<Vec<u8>>,
-    /// Those that listen to channels, or those that do not.
-    listening: Option<bool>,
-    /// Of another kind, or another user, than there is.
-    none: bool,
-    skip_me: bool,
-    count: i64,
-}
-
-impl ClientKill {
-    /// Whether this one is to be closed.
-    pub fn matches(&mut self, connection: &Connection) -> bool {
-        let is = |wanted: &Option<Vec<u8>>, text: &str| {
-            wanted.as_ref().is_none_or(|wanted| wanted == text.as_bytes())
-        };
-        let takes = !self.none
-            && self.id.is_none_or(|id| id == connection.id)
-            && is(&self.address, &connection.address)
-            && is(&self.local_address, &connection.local_address)
-            && self.listening.is_none_or(|wanted| wanted == (connection.listening.count() > 0))
-            && !(self.skip_me && connection.id == self.me);
-        self.count += i64::from(takes);
-        takes
-    }
-
-    /// Writes the reply.
-    pub fn finish(self, out: &mut BytesMut) {
-        let mut writer = Writer::new(out, self.version);
-        match (self.old, self.count) {
-            (true, 0) => writer.error(b"ERR No such client"),
-            (true, _) => writer.ok(),
-            (false, count) => writer.integer(count),
-        }
-    }
+const fn all_connections(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+    since: &'static str,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, run)
+        .flags(ADMIN)
+        .categories(&["dangerous", "connection"])
+        .since(since, "connection")
+        .costs("O(N), N being the number of connections")
 }
 
 /// `CLIENT KILL address`, or `CLIENT KILL <filter value> ...`
-pub(in crate::redis) fn kill(call: &mut Call<'_>) -> Action {
+fn kill(call: &mut Call<'_>) -> Action {
+    let is_old_form = call.request.len() == 3;
     let mut kill = ClientKill {
         version: call.writer.version(),
-        me: call.connection.id,
-        old: call.request.len() == 3,
+        own_id: call.connection.id,
+        is_old_form,
         id: None,
         address: None,
         local_address: None,
-        listening: None,
-        none: false,
-        skip_me: call.request.len() > 3,
+        client_type: None,
+        skip_own: !is_old_form,
         count: 0,
     };
-    if kill.old {
+    if is_old_form {
         kill.address = Some(call.argument(2).to_vec());
         return Action::KillClients(Box::new(kill));
     }
-    let mut words = call.request.rest(2);
-    if !words.len().is_multiple_of(2) {
+    let mut arguments = call.request.rest(2);
+    if !arguments.len().is_multiple_of(2) {
         return call.error(&"ERR syntax error");
     }
-    while let (Some(filter), Some(value)) = (words.next(), words.next()) {
+    while let (Some(filter), Some(value)) = (arguments.next(), arguments.next()) {
         let is = |word: &str| filter.eq_ignore_ascii_case(word.as_bytes());
-        let says = |word: &str| value.eq_ignore_ascii_case(word.as_bytes());
+        let value_is = |word: &str| value.eq_ignore_ascii_case(word.as_bytes());
         if is("ID") {
             let id = parse_integer(value).filter(|id| *id > 0);
             let Some(id) = id.and_then(|id| u64::try_from(id).ok()) else {
@@ -151,20 +108,17 @@ pub(in crate::redis) fn kill(call: &mut Call<'_>) -> Action {
         } else if is("LADDR") {
             kill.local_address = Some(value.to_vec());
         } else if is("TYPE") {
-            let known = ["normal", "replica", "slave", "master", "pubsub"];
-            if !known.into_iter().any(says) {
-                let value = String::from_utf8_lossy(value);
-                return call.error(&format_args!("ERR Unknown client type '{value}'"));
-            }
-            kill.none |= !says("normal") && !says("pubsub");
-            kill.listening = Some(says("pubsub"));
+            let Some(client_type) = ClientType::parse(value) else {
+                return unknown_type(call, value);
+            };
+            kill.client_type = Some(client_type);
         } else if is("USER") {
-            if !says("default") {
+            if !value_is("default") {
                 let value = String::from_utf8_lossy(value);
                 return call.error(&format_args!("ERR No such user '{value}'"));
             }
-        } else if is("SKIPME") && (says("yes") || says("no")) {
-            kill.skip_me = says("yes");
+        } else if is("SKIPME") && (value_is("yes") || value_is("no")) {
+            kill.skip_own = value_is("yes");
         } else {
             return call.error(&"ERR syntax error");
         }
@@ -172,113 +126,22 @@ pub(in crate::redis) fn kill(call: &mut Call<'_>) -> Action {
     Action::KillClients(Box::new(kill))
 }
 
-/// `CLIENT REPLY <ON | OFF | SKIP>`
-pub(in crate::redis) fn reply(call: &mut Call<'_>) -> Action {
-    let word = call.argument(2);
-    let is = |known: &str| word.eq_ignore_ascii_case(known.as_bytes());
-    let replies = &mut call.connection.replies;
-    if is("ON") {
-        *replies = Replies::default();
-        return call.ok();
-    }
-    if is("OFF") {
-        (replies.off, replies.muted) = (true, true);
-    } else if is("SKIP") {
-        // Where there are none at all, none is left out.
-        (replies.skip_next, replies.muted) = (!replies.off, true);
-    } else {
-        return call.error(&"ERR syntax error");
-    }
-    Action::Reply
-}
-
-/// `CLIENT NO-EVICT <ON | OFF>` and `NO-TOUCH`: no client is closed to make room for keys here, and
-/// nobody counts when a key was last used.
-pub(in crate::redis) fn no_effect(call: &mut Call<'_>) -> Action {
-    let word = call.argument(2);
-    if ["ON", "OFF"].iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes())) {
-        return call.ok();
-    }
-    call.error(&"ERR syntax error")
-}
-
-/// Whether every byte can be seen, as names must be.
-pub(in crate::redis) fn is_plain(name: &[u8]) -> bool {
-    name.iter().all(u8::is_ascii_graphic)
-}
-
-/// `CLIENT ID`
-pub(in crate::redis) fn id(call: &mut Call<'_>) -> Action {
-    let id = i64::try_from(call.connection.id).unwrap_or(i64::MAX);
-    call.writer.integer(id);
-    Action::Reply
-}
-
-/// `CLIENT GETNAME`
-pub(in crate::redis) fn getname(call: &mut Call<'_>) -> Action {
-    let name = &call.connection.name;
-    call.writer.bulk_or_null((!name.is_empty()).then_some(name));
-    Action::Reply
-}
-
-/// `CLIENT SETNAME name`; an empty one takes it away.
-pub(in crate::redis) fn setname(call: &mut Call<'_>) -> Action {
-    let name = call.argument(2);
-    if !is_plain(name) {
-        return call.error(&NAME_ERROR);
-    }
-    call.connection.name = name.to_vec();
-    call.ok()
-}
-
-/// `CLIENT SETINFO <LIB-NAME | LIB-VER> value`
-pub(in crate::redis) fn setinfo(call: &mut Call<'_>) -> Action {
-    let (option, value) = (call.argument(2), call.argument(3));
-    let (known, field) = if option.eq_ignore_ascii_case(b"lib-name") {
-        ("lib-name", &mut call.connection.library_name)
-    } else if option.eq_ignore_ascii_case(b"lib-ver") {
-        ("lib-ver", &mut call.connection.library_version)
-    } else {
-        let option = String::from_utf8_lossy(option);
-        return call.error(&format_args!("ERR Unrecognized option '{option}'"));
-    };
-    if !is_plain(value) {
-        return call.error(&format_args!(
-            "ERR {known} cannot contain spaces, newlines or special characters."
-        ));
-    }
-    *field = value.to_vec();
-    call.ok()
-}
-
-/// `CLIENT INFO`
-pub(in crate::redis) fn info(call: &mut Call<'_>) -> Action {
-    let mut text = String::new();
-    call.connection.describe(call.context.now, BufferBytes::default(), &mut text);
-    call.writer.verbatim(&text);
-    Action::Reply
+fn unknown_type(call: &mut Call<'_>, name: &[u8]) -> Action {
+    call.error(&format_args!("ERR Unknown client type '{}'", String::from_utf8_lossy(name)))
 }
 
 /// `CLIENT LIST [TYPE type] [ID id ...]`
-pub(in crate::redis) fn list(call: &mut Call<'_>) -> Action {
+fn list(call: &mut Call<'_>) -> Action {
     let version = call.writer.version();
-    let mut query = ClientQuery { version, ids: Vec::new(), listening: None, none: false };
+    let mut query = ClientQuery { version, ids: Vec::new(), client_type: None };
     let mut options = call.request.rest(2);
-    let option = options.next().unwrap_or_default();
-    if option.is_empty() && options.len() == 0 {
-        return Action::ListClients(query);
-    }
+    let Some(option) = options.next() else { return Action::ListClients(query) };
     if option.eq_ignore_ascii_case(b"TYPE") && options.len() == 1 {
-        let kind = options.next().unwrap_or_default();
-        let known = ["normal", "replica", "slave", "master", "pubsub"];
-        if !known.iter().any(|known| kind.eq_ignore_ascii_case(known.as_bytes())) {
-            let kind = String::from_utf8_lossy(kind);
-            return call.error(&format_args!("ERR Unknown client type '{kind}'"));
+        let name = options.next().unwrap_or_default();
+        query.client_type = ClientType::parse(name);
+        if query.client_type.is_none() {
+            return unknown_type(call, name);
         }
-        // Replicas don't come through this door.
-        let is = |known: &str| kind.eq_ignore_ascii_case(known.as_bytes());
-        query.none = !is("normal") && !is("pubsub");
-        query.listening = Some(is("pubsub"));
         return Action::ListClients(query);
     }
     if option.eq_ignore_ascii_case(b"ID") && options.len() > 0 {
@@ -291,4 +154,89 @@ pub(in crate::redis) fn list(call: &mut Call<'_>) -> Action {
         return Action::ListClients(query);
     }
     call.error(&"ERR syntax error")
+}
+
+/// `CLIENT REPLY <ON | OFF | SKIP>`
+fn reply(call: &mut Call<'_>) -> Action {
+    let argument = call.argument(2);
+    let is = |word: &str| argument.eq_ignore_ascii_case(word.as_bytes());
+    let mode = &mut call.connection.reply_mode;
+    if is("ON") {
+        *mode = ReplyMode::default();
+        return call.ok();
+    }
+    if is("OFF") {
+        (mode.off, mode.muted) = (true, true);
+    } else if is("SKIP") {
+        // No effect after OFF: there is no reply to skip.
+        (mode.skip_next, mode.muted) = (!mode.off, true);
+    } else {
+        return call.error(&"ERR syntax error");
+    }
+    Action::Reply
+}
+
+/// `CLIENT NO-EVICT <ON | OFF>` and `CLIENT NO-TOUCH <ON | OFF>`
+fn no_effect(call: &mut Call<'_>) -> Action {
+    let argument = call.argument(2);
+    if ["ON", "OFF"].iter().any(|word| argument.eq_ignore_ascii_case(word.as_bytes())) {
+        return call.ok();
+    }
+    call.error(&"ERR syntax error")
+}
+
+/// Whether a client or library name has printable ASCII characters only, and no space.
+pub(super) fn is_valid_name(name: &[u8]) -> bool {
+    name.iter().all(u8::is_ascii_graphic)
+}
+
+/// `CLIENT ID`
+fn id(call: &mut Call<'_>) -> Action {
+    let id = call.connection.id;
+    call.integer(id)
+}
+
+/// `CLIENT GETNAME`
+fn getname(call: &mut Call<'_>) -> Action {
+    let name = &call.connection.name;
+    call.writer.bulk_or_null((!name.is_empty()).then_some(name));
+    Action::Reply
+}
+
+/// `CLIENT SETNAME name`; an empty name unsets it.
+fn setname(call: &mut Call<'_>) -> Action {
+    let name = call.argument(2);
+    if !is_valid_name(name) {
+        return call.error(&NAME_ERROR);
+    }
+    call.connection.name = name.to_vec();
+    call.ok()
+}
+
+/// `CLIENT SETINFO <LIB-NAME | LIB-VER> value`
+fn setinfo(call: &mut Call<'_>) -> Action {
+    let (option, value) = (call.argument(2), call.argument(3));
+    let (known, field) = if option.eq_ignore_ascii_case(b"lib-name") {
+        ("lib-name", &mut call.connection.library_name)
+    } else if option.eq_ignore_ascii_case(b"lib-ver") {
+        ("lib-ver", &mut call.connection.library_version)
+    } else {
+        let option = String::from_utf8_lossy(option);
+        return call.error(&format_args!("ERR Unrecognized option '{option}'"));
+    };
+    if !is_valid_name(value) {
+        return call.error(&format_args!(
+            "ERR {known} cannot contain spaces, newlines or special characters."
+        ));
+    }
+    *field = value.to_vec();
+    call.ok()
+}
+
+/// `CLIENT INFO`
+fn info(call: &mut Call<'_>) -> Action {
+    let mut text = String::new();
+    call.connection.describe(call.context.now, BufferBytes::default(), &mut text);
+    call.writer.verbatim(&text);
+    Action::Reply
 }

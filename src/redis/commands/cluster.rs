@@ -1,23 +1,88 @@
-//! Who leads, in the ways in which clients ask for it: one range of slots, of which the leader is
-//! the master and the others are its replicas (redis.md §3).
+//! `CLUSTER` and related commands. To a Redis Cluster client the cluster is one shard with all
+//! slots: the leader is its master, the other replicas are the master's replicas.
 
 use std::fmt::Write as _;
 
-use crate::kv::{Operation, SLOT_COUNT, parse_integer, slot_of};
-use crate::types::NodeId;
-
+use crate::kv::{CommandId, Operation, SLOT_COUNT, parse_integer, slot_of};
 use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::context::{Context, ReplicaInfo};
-use crate::redis::session::reply_format::Kind;
+use crate::redis::session::reply_format::ReplyKind;
+use crate::redis::spec::{ANYTIME_FAST, CommandSpec, command, subcommand};
 
+use super::help::{container, help_row};
+
+/// Sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    command("asking", 1, asking)
+        .flags(&["fast"])
+        .categories(&["connection"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Accepted without effect: slots never move."),
+    container("cluster")
+        .since("3.0.0", "cluster")
+        .about("A container for cluster commands.")
+        .with(CLUSTER),
+    command("readonly", 1, readonly)
+        .flags(ANYTIME_FAST)
+        .categories(&["connection"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Enables reads from a replica that is not the leader."),
+    command("readwrite", 1, readwrite)
+        .flags(ANYTIME_FAST)
+        .categories(&["connection"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Disables reads from a replica that is not the leader."),
+    command("role", 1, role)
+        .flags(&["noscript", "loading", "stale", "fast"])
+        .categories(&["admin", "dangerous"])
+        .since("2.8.12", "server")
+        .costs("O(1)")
+        .about("Returns the replication role: the leader is the master."),
+];
+
+const CLUSTER: &[CommandSpec] = &[
+    row("countkeysinslot", "cluster|countkeysinslot", 3, countkeysinslot)
+        .costs("O(N), N being the number of keys")
+        .about("Returns the number of keys in a slot."),
+    help_row("cluster|help").since("5.0.0", "cluster"),
+    row("info", "cluster|info", 2, info).costs("O(1)").about("Returns the state of the cluster."),
+    row("keyslot", "cluster|keyslot", 3, keyslot)
+        .costs("O(N), N being the length of the key")
+        .about("Returns the slot of a key."),
+    row("myid", "cluster|myid", 2, myid).costs("O(1)").about("Returns the id of this replica."),
+    row("nodes", "cluster|nodes", 2, nodes)
+        .costs("O(N), N being the number of replicas")
+        .about("Returns the replicas as text, one a line."),
+    row("shards", "cluster|shards", 2, shards)
+        .since("7.0.0", "cluster")
+        .costs("O(N), N being the number of replicas")
+        .about("Returns the only shard and its replicas."),
+    row("slots", "cluster|slots", 2, slots)
+        .costs("O(N), N being the number of replicas")
+        .about("Returns the range of all slots and the replicas that serve it, the leader first."),
+];
+
+const fn row(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, run).flags(&["stale"]).since("3.0.0", "cluster")
+}
+
+const COUNT_KEYS_IN_SLOT: CommandId = CommandId::of("cluster|countkeysinslot");
 const LAST_SLOT: i64 = SLOT_COUNT as i64 - 1;
 
 /// `CLUSTER SLOTS`
-pub(in crate::redis) fn slots(call: &mut Call<'_>) -> Action {
+fn slots(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let Some(leader) = call.context.leader() else {
-        // Nobody can serve a slot now; clients ask again.
+        // Without a leader no slot is served; clients ask again.
         call.writer.array(0);
         return Action::Reply;
     };
@@ -37,7 +102,7 @@ pub(in crate::redis) fn slots(call: &mut Call<'_>) -> Action {
 }
 
 /// `CLUSTER SHARDS`
-pub(in crate::redis) fn shards(call: &mut Call<'_>) -> Action {
+fn shards(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let (context, writer) = (call.context, &mut call.writer);
     writer.array(1);
@@ -55,7 +120,7 @@ pub(in crate::redis) fn shards(call: &mut Call<'_>) -> Action {
     for node in &context.nodes {
         let role = if context.leader == Some(node.id) { "master" } else { "replica" };
         let health = if node.connected { "online" } else { "fail" };
-        let offset = i64::try_from(offset_of(context, node)).unwrap_or(i64::MAX);
+        let offset = i64::try_from(context.replication_offset(node)).unwrap_or(i64::MAX);
         writer.map(7);
         writer.bulk(b"id");
         writer.bulk(context.name_of(node.id).as_bytes());
@@ -74,7 +139,7 @@ pub(in crate::redis) fn shards(call: &mut Call<'_>) -> Action {
 }
 
 /// `CLUSTER NODES`
-pub(in crate::redis) fn nodes(call: &mut Call<'_>) -> Action {
+fn nodes(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let context = call.context;
     let mut text = String::new();
@@ -97,14 +162,14 @@ pub(in crate::redis) fn nodes(call: &mut Call<'_>) -> Action {
             node.peer_port,
             context.term,
         )
-        .expect("a string takes all");
+        .expect("writing to a string succeeds");
     }
     call.writer.verbatim(&text);
     Action::Reply
 }
 
 /// `CLUSTER INFO`
-pub(in crate::redis) fn info(call: &mut Call<'_>) -> Action {
+fn info(call: &mut Call<'_>) -> Action {
     let context = call.context;
     let (state, slots) = if context.leader().is_some() { ("ok", SLOT_COUNT) } else { ("fail", 0) };
     let fields = [
@@ -120,55 +185,58 @@ pub(in crate::redis) fn info(call: &mut Call<'_>) -> Action {
     ];
     let mut text = String::new();
     for (field, value) in fields {
-        write!(text, "{field}:{value}\r\n").expect("a string takes all");
+        write!(text, "{field}:{value}\r\n").expect("writing to a string succeeds");
     }
     call.writer.verbatim(&text);
     Action::Reply
 }
 
 /// `CLUSTER MYID`
-pub(in crate::redis) fn myid(call: &mut Call<'_>) -> Action {
+fn myid(call: &mut Call<'_>) -> Action {
     call.writer.bulk(call.context.name_of(call.context.me).as_bytes());
     Action::Reply
 }
 
 /// `CLUSTER KEYSLOT key`
-pub(in crate::redis) fn keyslot(call: &mut Call<'_>) -> Action {
+fn keyslot(call: &mut Call<'_>) -> Action {
     let slot = slot_of(call.argument(2));
-    call.writer.integer(slot.into());
-    Action::Reply
+    call.integer(slot)
 }
 
 /// `CLUSTER COUNTKEYSINSLOT slot`
-pub(in crate::redis) fn countkeysinslot(call: &mut Call<'_>) -> Action {
+fn countkeysinslot(call: &mut Call<'_>) -> Action {
     let Some(number) = parse_integer(call.argument(2)) else {
         return call.error(&"ERR Invalid or out of range slot");
     };
     match u16::try_from(number) {
-        Ok(slot) if slot < SLOT_COUNT => call.submit(Operation::CountInSlot { slot }, Kind::Plain),
+        Ok(slot) if slot < SLOT_COUNT => {
+            let operation = Operation::call(COUNT_KEYS_IN_SLOT, [call.argument(2)]);
+            call.submit(operation, ReplyKind::Plain)
+        }
         _ => call.error(&"ERR Invalid slot"),
     }
 }
 
-/// `ASKING`: what a client says before a request that an `ASK` sent here. None does here.
-pub(in crate::redis) fn asking(call: &mut Call<'_>) -> Action {
+/// `ASKING`: clients send it before a request that an `ASK` error redirected. There are none here.
+fn asking(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// `READONLY`: read from whom it is asked.
-pub(in crate::redis) fn readonly(call: &mut Call<'_>) -> Action {
+/// `READONLY`
+fn readonly(call: &mut Call<'_>) -> Action {
     call.connection.reads_from_followers = true;
     call.ok()
 }
 
 /// `READWRITE`
-pub(in crate::redis) fn readwrite(call: &mut Call<'_>) -> Action {
+fn readwrite(call: &mut Call<'_>) -> Action {
     call.connection.reads_from_followers = false;
     call.ok()
 }
 
-/// `ROLE`: the leader is the master, its followers are slaves.
-pub(in crate::redis) fn role(call: &mut Call<'_>) -> Action {
+/// `ROLE`: the leader is the master, its followers are slaves. On the Sentinel port the role is
+/// that of a Sentinel.
+fn role(call: &mut Call<'_>) -> Action {
     let (context, writer) = (call.context, &mut call.writer);
     if call.connection.is_on_sentinel_port {
         writer.array(2);
@@ -188,7 +256,7 @@ pub(in crate::redis) fn role(call: &mut Call<'_>) -> Action {
             writer.array(3);
             writer.bulk(node.host.as_bytes());
             writer.bulk(node.port.to_string().as_bytes());
-            writer.bulk(offset_of(context, node).to_string().as_bytes());
+            writer.bulk(context.replication_offset(node).to_string().as_bytes());
         }
         return Action::Reply;
     }
@@ -207,12 +275,6 @@ fn leader_first<'c>(
     context: &'c Context,
     leader: &'c ReplicaInfo,
 ) -> impl Iterator<Item = &'c ReplicaInfo> {
-    let is_leader = |id: NodeId| id == leader.id;
-    std::iter::once(leader).chain(context.nodes.iter().filter(move |node| !is_leader(node.id)))
-}
-
-/// How far a replica is, as far as this one knows.
-pub(in crate::redis) fn offset_of(context: &Context, node: &ReplicaInfo) -> u64 {
-    let known = if node.id == context.me { Some(context.applied_index) } else { node.match_index };
-    known.unwrap_or_default().0
+    let others = context.nodes.iter().filter(move |node| node.id != leader.id);
+    std::iter::once(leader).chain(others)
 }

@@ -1,46 +1,96 @@
-//! `COMMAND` and every `HELP`: what the table of commands tells of itself.
+//! `COMMAND`: describes the table of commands.
 
 use crate::kv::glob;
 use crate::redis::action::Action;
 use crate::redis::call::Call;
-use crate::redis::registry as table;
-use crate::redis::registry::{find, find_full};
-use crate::redis::spec::CommandSpec;
+use crate::redis::spec::{
+    ANYTIME, CommandSpec, CommandTable, command_with_table, subcommand_with_table,
+};
+use crate::wire::resp::Writer;
+
+use super::help::help_row;
+
+/// Sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("command", -1, all)
+    .flags(ANYTIME)
+    .categories(&["connection"])
+    .since("2.8.13", "server")
+    .costs("O(N), N being the number of commands")
+    .about("Returns details about all commands.")
+    .with(COMMAND)];
+
+const COMMAND: &[CommandSpec] = &[
+    subcommand_with_table("count", "command|count", 2, count)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(1)")
+        .about("Returns the number of commands."),
+    subcommand_with_table("docs", "command|docs", -2, docs)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("7.0.0", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Returns documentation of all or of some commands."),
+    subcommand_with_table("getkeys", "command|getkeys", -4, getkeys)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(N), N being the number of arguments")
+        .about("Returns the keys among the arguments of a command."),
+    help_row("command|help").categories(&["connection"]).since("5.0.0", "server"),
+    subcommand_with_table("info", "command|info", -2, info)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Returns details about all or about some commands."),
+    subcommand_with_table("list", "command|list", -2, list)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("7.0.0", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Returns the names of commands."),
+];
 
 /// `COMMAND`
-pub(in crate::redis) fn all(call: &mut Call<'_>) -> Action {
-    call.writer.array(table::all().len());
-    for spec in table::all() {
-        describe(call, spec);
+fn all(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    call.writer.array(table.all().len());
+    for spec in table.all() {
+        write_details(&mut call.writer, spec);
     }
     Action::Reply
 }
 
 /// `COMMAND COUNT`
-pub(in crate::redis) fn count(call: &mut Call<'_>) -> Action {
-    call.writer.integer(i64::try_from(table::all().len()).unwrap_or(i64::MAX));
-    Action::Reply
+fn count(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    call.integer(table.all().len())
 }
 
 /// `COMMAND LIST [FILTERBY <MODULE name | ACLCAT category | PATTERN pattern>]`
-pub(in crate::redis) fn list(call: &mut Call<'_>) -> Action {
-    let mut words = call.request.rest(2).map(<[u8]>::to_ascii_lowercase);
-    let chosen: Vec<&CommandSpec> = match (words.next(), words.next(), words.next(), words.next()) {
-        (None, ..) => table::all().to_vec(),
-        (Some(filter), Some(by), Some(wanted), None) if filter == b"filterby" => match &by[..] {
-            // No command comes from a module.
-            b"module" => Vec::new(),
-            b"aclcat" => {
-                let has =
-                    |spec: &&CommandSpec| categories(spec).any(|name| name.as_bytes() == wanted);
-                table::all().iter().copied().filter(has).collect()
+fn list(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    let mut arguments = call.request.rest(2).map(<[u8]>::to_ascii_lowercase);
+    let filter = (arguments.next(), arguments.next(), arguments.next(), arguments.next());
+    let chosen: Vec<&CommandSpec> = match filter {
+        (None, ..) => table.all().to_vec(),
+        (Some(filter), Some(kind), Some(wanted), None) if filter == b"filterby" => {
+            match &kind[..] {
+                // No command comes from a module.
+                b"module" => Vec::new(),
+                b"aclcat" => {
+                    let has = |spec: &&CommandSpec| {
+                        categories(spec).any(|name| name.as_bytes() == wanted)
+                    };
+                    table.all().iter().copied().filter(has).collect()
+                }
+                b"pattern" => {
+                    let matches =
+                        |spec: &&CommandSpec| glob::matches(&wanted, spec.name.as_bytes());
+                    table.all().iter().copied().filter(matches).collect()
+                }
+                _ => return call.error(&"ERR syntax error"),
             }
-            b"pattern" => {
-                let fits = |spec: &&CommandSpec| glob::matches(&wanted, spec.name.as_bytes());
-                table::all().iter().copied().filter(fits).collect()
-            }
-            _ => return call.error(&"ERR syntax error"),
-        },
+        }
         _ => return call.error(&"ERR syntax error"),
     };
     call.writer.array(chosen.len());
@@ -51,88 +101,71 @@ pub(in crate::redis) fn list(call: &mut Call<'_>) -> Action {
 }
 
 /// `COMMAND INFO [name ...]`
-pub(in crate::redis) fn info(call: &mut Call<'_>) -> Action {
+fn info(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 {
-        return all(call);
+        return all(call, table);
     }
     let names = call.request.rest(2);
     call.writer.array(names.len());
     for name in names {
-        match find_full(name) {
-            Some(spec) => describe(call, spec),
+        match table.find_full(name) {
+            Some(spec) => write_details(&mut call.writer, spec),
             None => call.writer.null(),
         }
     }
     Action::Reply
 }
 
-/// `COMMAND DOCS [name ...]`; names that mean nothing are left out, as in Redis.
-pub(in crate::redis) fn docs(call: &mut Call<'_>) -> Action {
+/// `COMMAND DOCS [name ...]`; unknown names are left out, as in Redis.
+fn docs(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 {
-        call.writer.map(table::all().len());
-        for spec in table::all() {
-            document(call, spec);
+        call.writer.map(table.all().len());
+        for spec in table.all() {
+            write_docs(&mut call.writer, spec);
         }
         return Action::Reply;
     }
-    let known = || call.request.rest(2).filter_map(find_full);
+    let known = || call.request.rest(2).filter_map(|name| table.find_full(name));
     call.writer.map(known().count());
-    known().for_each(|spec| document(call, spec));
+    known().for_each(|spec| write_docs(&mut call.writer, spec));
     Action::Reply
 }
 
-/// `COMMAND GETKEYS command [word ...]`
-pub(in crate::redis) fn getkeys(call: &mut Call<'_>) -> Action {
-    let words = call.request.len() - 2;
+/// `COMMAND GETKEYS command [argument ...]`
+fn getkeys(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    let count = call.request.len() - 2;
     let name = call.argument(2).to_ascii_lowercase();
-    let Some(spec) = find(&name) else { return call.error(&"ERR Invalid command specified") };
+    let Some(spec) = table.find(&name) else {
+        return call.error(&"ERR Invalid command specified");
+    };
     if !spec.has_keys() {
         return call.error(&"ERR The command has no key arguments");
     }
-    if !spec.takes(words) {
+    if !spec.accepts(count) {
         return call.error(&"ERR Invalid number of arguments specified for command");
     }
-    let Some(keys) = spec.keys(words, &|at| call.request.get(2 + at)) else {
+    let Some(keys) = spec.keys(count, &|index| call.request.get(2 + index)) else {
         return call.error(&"ERR Invalid arguments specified for command");
     };
     call.writer.array(keys.clone().count());
-    for at in keys {
-        call.writer.bulk(call.request.get(2 + at).unwrap_or_default());
+    for index in keys {
+        call.writer.bulk(call.request.get(2 + index).unwrap_or_default());
     }
     Action::Reply
 }
 
-/// `HELP` of every command with subcommands.
-pub(in crate::redis) fn help(call: &mut Call<'_>) -> Action {
-    let name = call.request.name().to_ascii_lowercase();
-    let spec = find(&name).expect("it was found a moment ago");
-    let title = format!(
-        "{} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-        spec.name.to_uppercase()
-    );
-    call.writer.array(1 + 2 * spec.subcommands.len());
-    call.writer.simple(&title);
-    for sub in spec.subcommands {
-        call.writer.simple(&sub.name.to_uppercase());
-        call.writer.simple(&format!("    {}", sub.summary));
-    }
-    Action::Reply
-}
-
-/// What a command is about and, first, what follows from its flags.
+/// A command's ACL categories: those that follow from its flags, and its own.
 fn categories(spec: &CommandSpec) -> impl Iterator<Item = &'static str> {
-    let has = |flag| spec.flags.contains(&flag);
     let by_flag = [("write", "write"), ("readonly", "read"), ("admin", "admin")];
-    let by_flag = by_flag.map(|(flag, category)| has(flag).then_some(category));
-    let speed = if has("fast") { "fast" } else { "slow" };
+    let by_flag = by_flag.map(|(flag, category)| spec.has_flag(flag).then_some(category));
+    let speed = if spec.has_flag("fast") { "fast" } else { "slow" };
     by_flag.into_iter().flatten().chain(spec.categories.iter().copied()).chain([speed])
 }
 
-/// One command, as `COMMAND` tells of it. There are no hints for proxies, and where keys are is
-/// said by the range, so both lists at the end are empty.
-fn describe(call: &mut Call<'_>, spec: &CommandSpec) {
+/// Writes a command as `COMMAND INFO` returns it. Tips and key specifications, the two lists at the
+/// end, are empty: there are no tips, and the key range says where the keys are.
+fn write_details(writer: &mut Writer<'_>, spec: &CommandSpec) {
     let range = spec.key_range();
-    let writer = &mut call.writer;
     writer.array(10);
     writer.bulk(spec.full_name.as_bytes());
     writer.integer(spec.arity.into());
@@ -151,13 +184,12 @@ fn describe(call: &mut Call<'_>, spec: &CommandSpec) {
     writer.array(0);
     writer.array(spec.subcommands.len());
     for sub in spec.subcommands {
-        describe(call, sub);
+        write_details(writer, sub);
     }
 }
 
-/// One command, as `COMMAND DOCS` tells of it.
-fn document(call: &mut Call<'_>, spec: &CommandSpec) {
-    let writer = &mut call.writer;
+/// Writes a command as `COMMAND DOCS` returns it.
+fn write_docs(writer: &mut Writer<'_>, spec: &CommandSpec) {
     writer.bulk(spec.full_name.as_bytes());
     let fields = [
         ("summary", spec.summary),
@@ -175,7 +207,7 @@ fn document(call: &mut Call<'_>, spec: &CommandSpec) {
         writer.bulk(b"subcommands");
         writer.map(spec.subcommands.len());
         for sub in spec.subcommands {
-            document(call, sub);
+            write_docs(writer, sub);
         }
     }
 }

@@ -1,21 +1,49 @@
-//! Greeting, and the small talk of a connection: who speaks, in which version, and goodbye.
+//! Commands about the connection itself: greeting, protocol version, ping, goodbye.
 
 use crate::kv::parse_integer;
-use crate::wire::resp::Version;
-
 use crate::redis::action::Action;
 use crate::redis::call::Call;
-use crate::redis::commands::client::{NAME_ERROR, is_plain};
-use crate::redis::commands::info::{MODE, VERSION};
-use crate::redis::commands::pubsub;
+use crate::redis::spec::{ANYTIME_FAST, CommandSpec, command};
+use crate::wire::resp::Version;
+
+use super::client::{NAME_ERROR, is_valid_name};
+use super::info::{MODE, VERSION};
+
+const GREETING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
+/// Sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    row("auth", -2, auth, "1.0.0").flags(GREETING).about("Authenticates the connection."),
+    row("echo", 2, echo, "1.0.0").flags(ANYTIME_FAST).about("Returns the given string."),
+    row("hello", -1, hello, "6.0.0")
+        .flags(GREETING)
+        .about("Sets the protocol version, and returns details about the server."),
+    row("ping", -1, ping, "1.0.0").flags(&["fast"]).about("Returns PONG, or the given message."),
+    row("quit", -1, quit, "1.0.0").flags(GREETING).about("Closes the connection."),
+    row("reset", 1, reset, "6.2.0")
+        .flags(GREETING)
+        .about("Restores the state of a new connection."),
+    row("select", 2, select, "1.0.0")
+        .flags(ANYTIME_FAST)
+        .about("Selects the database; there is only 0."),
+];
+
+const fn row(
+    name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+    since: &'static str,
+) -> CommandSpec {
+    command(name, arity, run).categories(&["connection"]).since(since, "connection").costs("O(1)")
+}
+
 /// `HELLO [version [AUTH user password] [SETNAME name]]`
-pub(in crate::redis) fn hello(call: &mut Call<'_>) -> Action {
+fn hello(call: &mut Call<'_>) -> Action {
     let mut version = call.writer.version();
-    if let Some(asked) = call.request.get(1) {
-        version = match parse_integer(asked) {
+    if let Some(wanted) = call.request.get(1) {
+        version = match parse_integer(wanted) {
             Some(2) => Version::Two,
             Some(3) => Version::Three,
             Some(_) => return call.error(&"NOPROTO unsupported protocol version"),
@@ -24,7 +52,7 @@ pub(in crate::redis) fn hello(call: &mut Call<'_>) -> Action {
             }
         };
     }
-    // All is looked at before anything is done.
+    // All options are checked before any has an effect.
     let (mut user, mut name) = (None, None);
     let mut options = call.request.rest(2);
     while let Some(option) = options.next() {
@@ -44,7 +72,7 @@ pub(in crate::redis) fn hello(call: &mut Call<'_>) -> Action {
     if user.is_some_and(|user| user != b"default") {
         return call.error(&WRONG_PASSWORD);
     }
-    if name.is_some_and(|name| !is_plain(name)) {
+    if name.is_some_and(|name| !is_valid_name(name)) {
         return call.error(&NAME_ERROR);
     }
     if let Some(name) = name {
@@ -72,8 +100,8 @@ pub(in crate::redis) fn hello(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `AUTH [user] password`: there is no password, so the default user has any.
-pub(in crate::redis) fn auth(call: &mut Call<'_>) -> Action {
+/// `AUTH [user] password`: the default user has no password, so it accepts any.
+fn auth(call: &mut Call<'_>) -> Action {
     match call.request.len() {
         2 => call.error(
             &"ERR AUTH <password> called without any password configured for the default user. \
@@ -86,29 +114,32 @@ pub(in crate::redis) fn auth(call: &mut Call<'_>) -> Action {
 }
 
 /// `PING [message]`
-pub(in crate::redis) fn ping(call: &mut Call<'_>) -> Action {
-    let listens = call.connection.listening.count() > 0;
+fn ping(call: &mut Call<'_>) -> Action {
+    let has_subscriptions = !call.connection.subscriptions.is_empty();
+    let message = call.request.get(1);
     match call.request.len() {
-        1 | 2 if listens && call.writer.version() == Version::Two => {
-            let message = call.request.get(1).unwrap_or_default();
-            pubsub::pong(&mut call.writer, message);
+        // A RESP2 client with subscriptions takes every reply for a message.
+        1 | 2 if has_subscriptions && call.writer.version() == Version::Two => {
+            call.writer.array(2);
+            call.writer.bulk(b"pong");
+            call.writer.bulk(message.unwrap_or_default());
         }
         1 => call.writer.simple("PONG"),
-        2 => call.writer.bulk(call.request.get(1).unwrap_or_default()),
+        2 => call.writer.bulk(message.unwrap_or_default()),
         _ => return call.error(&"ERR wrong number of arguments for 'ping' command"),
     }
     Action::Reply
 }
 
 /// `ECHO message`
-pub(in crate::redis) fn echo(call: &mut Call<'_>) -> Action {
+fn echo(call: &mut Call<'_>) -> Action {
     let message = call.argument(1);
     call.writer.bulk(message);
     Action::Reply
 }
 
 /// `SELECT index`
-pub(in crate::redis) fn select(call: &mut Call<'_>) -> Action {
+fn select(call: &mut Call<'_>) -> Action {
     match parse_integer(call.argument(1)) {
         Some(0) => call.ok(),
         Some(number) if i32::try_from(number).is_ok() => {
@@ -123,23 +154,14 @@ pub(in crate::redis) fn select(call: &mut Call<'_>) -> Action {
     }
 }
 
-/// `TIME`: this replica's wall clock.
-pub(in crate::redis) fn time(call: &mut Call<'_>) -> Action {
-    let now = call.context.wall_clock;
-    call.writer.array(2);
-    call.writer.bulk(now.as_secs().to_string().as_bytes());
-    call.writer.bulk(now.subsec_micros().to_string().as_bytes());
-    Action::Reply
-}
-
 /// `QUIT`
-pub(in crate::redis) fn quit(call: &mut Call<'_>) -> Action {
+fn quit(call: &mut Call<'_>) -> Action {
     call.writer.ok();
     Action::Close
 }
 
 /// `RESET`
-pub(in crate::redis) fn reset(call: &mut Call<'_>) -> Action {
+fn reset(call: &mut Call<'_>) -> Action {
     call.connection.reset();
     call.writer.simple("RESET");
     match call.connection.unsubscribe_all() {

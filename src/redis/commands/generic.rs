@@ -1,218 +1,170 @@
 //! Commands on keys, whatever they hold.
 
-use crate::kv::{ItemsBuffer, Operation};
-use crate::redis::action::Action;
-use crate::redis::call::Call;
-use crate::redis::commands::command as commands;
-use crate::redis::commands::passthrough as calls;
-use crate::redis::commands::passthrough::{timed_verb, verb};
-use crate::redis::session::reply_format::Kind;
-use crate::redis::spec::{
-    ALL_KEYS, CommandSpec, ONE_KEY, READ_FAST, SECOND_KEY, TWO_KEYS, command, subcommand,
+use crate::redis::commands::help::{container, help_row};
+use crate::redis::commands::passthrough::{
+    passed_on, passed_on_as, passed_on_with_clock, subcommand_passed_on,
 };
+use crate::redis::spec::{CommandSpec, READ_FAST};
 
-/// Frees no memory of the server's for long, and adds none.
+/// Writes that add no data.
 const CHANGE_FAST: &[&str] = &["write", "fast"];
 
 const MEMORY: &[CommandSpec] = &[
-    subcommand("help", "memory|help", 2, commands::help)
-        .flags(&["loading", "stale"])
-        .about("Tells of these."),
-    subcommand("usage", "memory|usage", -3, calls::of_subcommand)
-        .keys_at(SECOND_KEY)
+    help_row("memory|help"),
+    subcommand_passed_on("usage", "memory|usage", -3)
         .flags(&["readonly"])
         .since("4.0.0", "server")
         .costs("O(1)")
-        .about("Tells how much memory a key takes, about.")
-        .does("memory|usage"),
+        .about("Estimates the memory usage of a key."),
 ];
 
 const OBJECT: &[CommandSpec] = &[
-    of_value("encoding", "object|encoding", "2.2.3").about("Tells how Redis would keep a value."),
-    of_value("freq", "object|freq", "4.0.0")
-        .about("Says that nobody counts how often a key is read."),
-    subcommand("help", "object|help", 2, commands::help)
-        .flags(&["loading", "stale"])
-        .categories(&["keyspace"])
-        .since("6.2.0", "generic")
-        .costs("O(1)")
-        .about("Tells the subcommands."),
+    of_value("encoding", "object|encoding", "2.2.3")
+        .about("Returns the encoding that Redis would use for a value."),
+    of_value("freq", "object|freq", "4.0.0").about("Fails: access frequencies are not recorded."),
+    help_row("object|help").categories(&["keyspace"]).since("6.2.0", "generic"),
     of_value("idletime", "object|idletime", "2.2.3")
-        .about("Tells 0: nobody keeps when a key is read."),
-    of_value("refcount", "object|refcount", "2.2.3").about("Tells how many keys share a value."),
+        .about("Returns 0: access times are not recorded."),
+    of_value("refcount", "object|refcount", "2.2.3")
+        .about("Returns the reference count of a value."),
 ];
 
 const fn of_value(name: &'static str, full_name: &'static str, since: &'static str) -> CommandSpec {
-    subcommand(name, full_name, 3, calls::of_subcommand)
-        .does(full_name)
-        .keys_at(SECOND_KEY)
+    subcommand_passed_on(name, full_name, 3)
         .flags(&["readonly"])
         .categories(&["keyspace"])
         .since(since, "generic")
         .costs("O(1)")
 }
 
-/// `DEL key [key ...]` and `UNLINK`, which is the same here: memory is freed by the apply stage,
-/// away from sockets and heartbeats.
-pub(in crate::redis) fn del(call: &mut Call<'_>) -> Action {
-    if call.request.len() == 2 {
-        return call.submit(Operation::Delete { key: call.argument(1) }, Kind::Plain);
-    }
-    let keys: ItemsBuffer = call.request.rest(1).collect();
-    call.submit(Operation::DeleteMany { keys: keys.items() }, Kind::Plain)
-}
-
-/// `EXISTS key [key ...]`
-pub(in crate::redis) fn exists(call: &mut Call<'_>) -> Action {
-    let keys: ItemsBuffer = call.request.rest(1).collect();
-    call.submit(Operation::Exists { keys: keys.items() }, Kind::Plain)
-}
-
-/// In order of their names.
+/// Sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
-    verb("copy", -3)
-        .keys_at(TWO_KEYS)
+    passed_on("copy", -3)
         .flags(&["write", "denyoom"])
         .categories(&["keyspace"])
         .since("6.2.0", "generic")
         .costs("O(1)")
-        .about("Copies what a key holds to another key."),
-    command("del", -2, del)
-        .keys_at(ALL_KEYS)
+        .about("Copies the value of a key to another key."),
+    passed_on("del", -2)
         .flags(&["write"])
         .categories(&["keyspace"])
         .since("1.0.0", "generic")
         .costs("O(N), N being the number of keys")
-        .about("Removes keys."),
-    command("exists", -2, exists)
-        .keys_at(ALL_KEYS)
+        .about("Deletes one or more keys."),
+    passed_on("exists", -2)
         .flags(READ_FAST)
         .categories(&["keyspace"])
         .since("1.0.0", "generic")
         .costs("O(N), N being the number of keys")
-        .about("Tells how many of the keys exist."),
-    verb("expire", -3)
-        .keys_at(ONE_KEY)
+        .about("Returns how many of the keys exist."),
+    passed_on("expire", -3)
         .flags(CHANGE_FAST)
         .categories(&["keyspace"])
         .since("1.0.0", "generic")
         .costs("O(1)")
-        .about("Lets a key end in so many seconds."),
-    verb("expireat", -3)
-        .keys_at(ONE_KEY)
+        .about("Sets the expiration of a key in seconds."),
+    passed_on("expireat", -3)
         .flags(CHANGE_FAST)
         .categories(&["keyspace"])
         .since("1.2.0", "generic")
         .costs("O(1)")
-        .about("Lets a key end at a moment, in seconds since 1970."),
-    verb("expiretime", 2)
-        .keys_at(ONE_KEY)
+        .about("Sets the expiration of a key to a Unix time in seconds."),
+    passed_on("expiretime", 2)
         .flags(READ_FAST)
         .categories(&["keyspace"])
         .since("7.0.0", "generic")
         .costs("O(1)")
-        .about("Tells when a key ends, in seconds since 1970."),
-    verb("keys", 2)
+        .about("Returns the expiration of a key as a Unix time in seconds."),
+    passed_on("keys", 2)
         .flags(&["readonly"])
         .categories(&["keyspace", "dangerous"])
         .since("1.0.0", "generic")
-        .costs("O(N), N being the number of all keys; everybody waits")
-        .about("Tells all keys that fit a pattern."),
-    command("memory", -2, commands::help)
+        .costs("O(N), N being the number of keys; no other command is applied meanwhile")
+        .about("Returns all keys that match a pattern."),
+    container("memory")
         .since("4.0.0", "server")
-        .about("Commands about what takes memory.")
+        .about("A container for memory commands.")
         .with(MEMORY),
-    command("object", -2, commands::help)
+    container("object")
         .since("2.2.3", "generic")
-        .about("Commands about how values are kept.")
+        .about("A container for commands on the representation of values.")
         .with(OBJECT),
-    verb("persist", 2)
-        .keys_at(ONE_KEY)
+    passed_on("persist", 2)
         .flags(CHANGE_FAST)
         .categories(&["keyspace"])
         .since("2.2.0", "generic")
         .costs("O(1)")
-        .about("Lets a key stay that would have ended."),
-    verb("pexpire", -3)
-        .keys_at(ONE_KEY)
+        .about("Removes the expiration of a key."),
+    passed_on("pexpire", -3)
         .flags(CHANGE_FAST)
         .categories(&["keyspace"])
         .since("2.6.0", "generic")
         .costs("O(1)")
-        .about("Lets a key end in so many milliseconds."),
-    verb("pexpireat", -3)
-        .keys_at(ONE_KEY)
+        .about("Sets the expiration of a key in milliseconds."),
+    passed_on("pexpireat", -3)
         .flags(CHANGE_FAST)
         .categories(&["keyspace"])
         .since("2.6.0", "generic")
         .costs("O(1)")
-        .about("Lets a key end at a moment, in milliseconds since 1970."),
-    verb("pexpiretime", 2)
-        .keys_at(ONE_KEY)
+        .about("Sets the expiration of a key to a Unix time in milliseconds."),
+    passed_on("pexpiretime", 2)
         .flags(READ_FAST)
         .categories(&["keyspace"])
         .since("7.0.0", "generic")
         .costs("O(1)")
-        .about("Tells when a key ends, in milliseconds since 1970."),
-    timed_verb("pttl", 2)
-        .keys_at(ONE_KEY)
+        .about("Returns the expiration of a key as a Unix time in milliseconds."),
+    passed_on_with_clock("pttl", 2)
         .flags(READ_FAST)
         .categories(&["keyspace"])
         .since("2.6.0", "generic")
         .costs("O(1)")
-        .about("Tells how many milliseconds a key stays."),
-    verb("randomkey", 1)
+        .about("Returns the remaining time to live of a key in milliseconds."),
+    passed_on("randomkey", 1)
         .flags(&["readonly"])
         .categories(&["keyspace"])
         .since("1.0.0", "generic")
         .costs("O(1)")
-        .about("Tells some key."),
-    verb("rename", 3)
-        .keys_at(TWO_KEYS)
+        .about("Returns a random key."),
+    passed_on("rename", 3)
         .flags(&["write"])
         .categories(&["keyspace"])
         .since("1.0.0", "generic")
         .costs("O(1)")
-        .about("Gives a key another name, whatever had that."),
-    verb("renamenx", 3)
-        .keys_at(TWO_KEYS)
+        .about("Renames a key and overwrites the destination."),
+    passed_on("renamenx", 3)
         .flags(CHANGE_FAST)
         .categories(&["keyspace"])
         .since("1.0.0", "generic")
         .costs("O(1)")
-        .about("Gives a key another name that is free."),
-    verb("scan", -2)
+        .about("Renames a key if the new name does not exist."),
+    passed_on("scan", -2)
         .flags(&["readonly"])
         .categories(&["keyspace"])
         .since("2.8.0", "generic")
-        .costs("O(N), N being the number of keys looked at, 16384 at most")
-        .about("Goes through all keys, some at a time."),
-    command("touch", -2, exists)
-        .keys_at(ALL_KEYS)
+        .costs("O(N), N being the number of keys visited, 16384 at most")
+        .about("Iterates over the keys."),
+    passed_on_as("touch", -2, "exists")
         .flags(READ_FAST)
         .categories(&["keyspace"])
         .since("3.2.1", "generic")
         .costs("O(N), N being the number of keys")
-        .about("Tells how many of the keys exist."),
-    timed_verb("ttl", 2)
-        .keys_at(ONE_KEY)
+        .about("Returns how many of the keys exist. Access times are not recorded."),
+    passed_on_with_clock("ttl", 2)
         .flags(READ_FAST)
         .categories(&["keyspace"])
         .since("1.0.0", "generic")
         .costs("O(1)")
-        .about("Tells how many seconds a key stays."),
-    verb("type", 2)
-        .keys_at(ONE_KEY)
+        .about("Returns the remaining time to live of a key in seconds."),
+    passed_on("type", 2)
         .flags(READ_FAST)
         .categories(&["keyspace"])
         .since("1.0.0", "generic")
         .costs("O(1)")
-        .about("Tells what kind of value a key has."),
-    command("unlink", -2, del)
-        .keys_at(ALL_KEYS)
+        .about("Returns the type of a key's value."),
+    passed_on_as("unlink", -2, "del")
         .flags(CHANGE_FAST)
         .categories(&["keyspace"])
         .since("4.0.0", "generic")
         .costs("O(N), N being the number of keys")
-        .about("Removes keys."),
+        .about("Deletes one or more keys. The same as DEL."),
 ];

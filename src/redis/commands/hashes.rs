@@ -1,120 +1,104 @@
 //! Commands on hashes.
 
-use crate::redis::commands::passthrough::verb;
-use crate::redis::spec::{CommandSpec, ONE_KEY, READ_FAST, WRITE_FAST};
+use crate::redis::commands::passthrough::passed_on;
+use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST};
 
-/// In order of their names.
+/// Sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
-    verb("hdel", -3)
-        .keys_at(ONE_KEY)
+    passed_on("hdel", -3)
         .flags(&["write", "fast"])
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(N), N being the number of fields")
-        .about("Removes fields."),
-    verb("hexists", 3)
-        .keys_at(ONE_KEY)
+        .about("Deletes one or more fields and their values from a hash."),
+    passed_on("hexists", 3)
         .flags(READ_FAST)
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(1)")
-        .about("Tells whether a field is there."),
-    verb("hget", 3)
-        .keys_at(ONE_KEY)
+        .about("Returns whether a field exists in a hash."),
+    passed_on("hget", 3)
         .flags(READ_FAST)
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(1)")
-        .about("Tells a field's value."),
-    verb("hgetall", 2)
-        .keys_at(ONE_KEY)
+        .about("Returns the value of a field of a hash."),
+    passed_on("hgetall", 2)
         .flags(&["readonly"])
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(N), N being the number of fields")
-        .about("Tells all fields and their values."),
-    verb("hincrby", 4)
-        .keys_at(ONE_KEY)
+        .about("Returns all fields and values of a hash."),
+    passed_on("hincrby", 4)
         .flags(WRITE_FAST)
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(1)")
-        .about("Adds to the whole number in a field."),
-    verb("hincrbyfloat", 4)
-        .keys_at(ONE_KEY)
+        .about("Adds to the integer value of a hash field, 0 if the field does not exist."),
+    passed_on("hincrbyfloat", 4)
         .flags(WRITE_FAST)
         .categories(&["hash"])
         .since("2.6.0", "hash")
         .costs("O(1)")
-        .about("Adds to the number in a field."),
-    verb("hkeys", 2)
-        .keys_at(ONE_KEY)
+        .about("Adds to the floating-point value of a hash field, 0 if the field does not exist."),
+    passed_on("hkeys", 2)
         .flags(&["readonly"])
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(N), N being the number of fields")
-        .about("Tells all fields."),
-    verb("hlen", 2)
-        .keys_at(ONE_KEY)
+        .about("Returns all fields of a hash."),
+    passed_on("hlen", 2)
         .flags(READ_FAST)
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(1)")
-        .about("Tells how many fields there are."),
-    verb("hmget", -3)
-        .keys_at(ONE_KEY)
+        .about("Returns the number of fields of a hash."),
+    passed_on("hmget", -3)
         .flags(READ_FAST)
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(N), N being the number of fields")
-        .about("Tells values of fields."),
-    verb("hmset", -4)
-        .keys_at(ONE_KEY)
+        .about("Returns the values of one or more fields of a hash."),
+    passed_on("hmset", -4)
         .flags(WRITE_FAST)
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(N), N being the number of fields")
-        .about("Sets fields."),
-    verb("hrandfield", -2)
-        .keys_at(ONE_KEY)
+        .about("Sets the values of one or more fields of a hash."),
+    passed_on("hrandfield", -2)
         .flags(&["readonly"])
         .categories(&["hash"])
         .since("6.2.0", "hash")
-        .costs("O(N), N being the number of fields told")
-        .about("Tells some fields, by chance."),
-    verb("hscan", -3)
-        .keys_at(ONE_KEY)
+        .costs("O(N), N being the number of fields returned")
+        .about("Returns one or more random fields of a hash."),
+    passed_on("hscan", -3)
         .flags(&["readonly"])
         .categories(&["hash"])
         .since("2.8.0", "hash")
-        .costs("O(N), N being the number of fields looked at")
-        .about("Tells fields and values, some at a time."),
-    verb("hset", -4)
-        .keys_at(ONE_KEY)
+        .costs("O(N), N being the number of fields visited")
+        .about("Iterates over the fields and values of a hash."),
+    passed_on("hset", -4)
         .flags(WRITE_FAST)
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(N), N being the number of fields")
-        .about("Sets fields."),
-    verb("hsetnx", 4)
-        .keys_at(ONE_KEY)
+        .about("Sets the values of one or more fields of a hash."),
+    passed_on("hsetnx", 4)
         .flags(WRITE_FAST)
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(1)")
-        .about("Sets a field that is not there."),
-    verb("hstrlen", 3)
-        .keys_at(ONE_KEY)
+        .about("Sets the value of a field of a hash if the field does not exist."),
+    passed_on("hstrlen", 3)
         .flags(READ_FAST)
         .categories(&["hash"])
         .since("3.2.0", "hash")
         .costs("O(1)")
-        .about("Tells the length of a field's value."),
-    verb("hvals", 2)
-        .keys_at(ONE_KEY)
+        .about("Returns the length of the value of a field of a hash."),
+    passed_on("hvals", 2)
         .flags(&["readonly"])
         .categories(&["hash"])
         .since("2.0.0", "hash")
         .costs("O(N), N being the number of fields")
-        .about("Tells the values of all fields."),
+        .about("Returns all values of a hash."),
 ];

@@ -1,24 +1,31 @@
-//! `INFO`: what clients, tools and people read of a server's state. Fields of what does not exist
-//! here have the values that mean nothing, where somebody is known to read them.
+//! `INFO`: the server's state as fields and values. Fields of features that do not exist here are
+//! present with their neutral values where tools read them.
 
 use std::fmt::{Display, Write as _};
 
-use crate::types::{DiskState, RoleName};
-
 use crate::redis::action::Action;
 use crate::redis::call::Call;
-use crate::redis::commands::cluster::offset_of;
 use crate::redis::context::{ClockStatus, Context};
 use crate::redis::settings::Settings;
+use crate::redis::spec::{ANYTIME, CommandSpec, command};
+use crate::types::{DiskState, RoleName};
 
-/// The version of Redis whose answers these are; clients choose what they ask by it.
+/// The version of Redis that is reported. Clients choose the features they use by it.
 pub(in crate::redis) const VERSION: &str = "7.2.0";
 
-/// Not `cluster`: keys of all slots are in one place, so what spans slots works, and clients that
-/// would part it need not. `cluster_enabled` is 1 all the same, for `CLUSTER` answers.
+/// Not `cluster`: all keys are in one place, so commands on keys of several slots work, and clients
+/// need not split them. `cluster_enabled` is 1 all the same, because `CLUSTER` commands work.
 pub(in crate::redis) const MODE: &str = "standalone";
 
-/// A section's name and what fills it.
+/// Sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("info", -1, info)
+    .flags(ANYTIME)
+    .categories(&["dangerous"])
+    .since("1.0.0", "server")
+    .costs("O(1)")
+    .about("Returns the state of the server, by section.")];
+
+/// A section's name and the function that writes its fields.
 type Section = (&'static str, fn(&mut Text, &Context, &Settings));
 
 const SECTIONS: &[Section] = &[
@@ -38,31 +45,30 @@ const SECTIONS: &[Section] = &[
     ("Raft", raft),
 ];
 
-/// Those that come only when asked for.
+/// Sections that are returned only if named.
 const EXTRA: &[&str] = &["Commandstats", "Latencystats"];
 
-/// The text so far.
+/// The reply as far as it is written.
 struct Text(String);
 
 impl Text {
     fn field(&mut self, name: &str, value: impl Display) {
-        write!(self.0, "{name}:{value}\r\n").expect("a string takes all");
+        write!(self.0, "{name}:{value}\r\n").expect("writing to a string succeeds");
     }
 }
 
 /// `INFO [section ...]`
-pub(in crate::redis) fn info(call: &mut Call<'_>) -> Action {
-    let wanted: Vec<Vec<u8>> = call.request.rest(1).map(<[u8]>::to_ascii_lowercase).collect();
-    let asked = |word: &str| wanted.iter().any(|wanted| wanted == word.as_bytes());
-    let all = asked("all") || asked("everything");
-    let usual = wanted.is_empty() || asked("default");
+fn info(call: &mut Call<'_>) -> Action {
+    let names: Vec<Vec<u8>> = call.request.rest(1).map(<[u8]>::to_ascii_lowercase).collect();
+    let is_named = |section: &str| names.iter().any(|name| name == section.as_bytes());
+    let all = is_named("all") || is_named("everything");
+    let default = names.is_empty() || is_named("default");
     let mut text = Text(String::new());
-    for (name, fill) in SECTIONS {
-        let chosen = all || usual && !EXTRA.contains(name) || asked(&name.to_ascii_lowercase());
-        if chosen {
+    for (name, write_fields) in SECTIONS {
+        if all || default && !EXTRA.contains(name) || is_named(&name.to_ascii_lowercase()) {
             let gap = if text.0.is_empty() { "" } else { "\r\n" };
-            write!(text.0, "{gap}# {name}\r\n").expect("a string takes all");
-            fill(&mut text, call.context, call.settings);
+            write!(text.0, "{gap}# {name}\r\n").expect("writing to a string succeeds");
+            write_fields(&mut text, call.context, call.settings);
         }
     }
     call.writer.verbatim(&text.0);
@@ -109,15 +115,15 @@ fn memory(text: &mut Text, context: &Context, settings: &Settings) {
 }
 
 fn persistence(text: &mut Text, context: &Context, _settings: &Settings) {
-    let saved = context.snapshot;
+    let snapshot = context.snapshot;
     text.field("loading", 0);
     text.field("async_loading", 0);
-    // Entries, not keys; what was applied behind the snapshot.
-    let changes = context.applied_index.0.saturating_sub(saved.index.0);
+    // Log entries applied since the snapshot; Redis counts changed keys.
+    let changes = context.applied_index.0.saturating_sub(snapshot.index.0);
     text.field("rdb_changes_since_last_save", changes);
-    text.field("rdb_bgsave_in_progress", u8::from(saved.taking));
-    text.field("rdb_last_save_time", saved.saved_at);
-    text.field("rdb_last_bgsave_status", if saved.failed { "err" } else { "ok" });
+    text.field("rdb_bgsave_in_progress", u8::from(snapshot.taking));
+    text.field("rdb_last_save_time", snapshot.saved_at);
+    text.field("rdb_last_bgsave_status", if snapshot.failed { "err" } else { "ok" });
     text.field("aof_enabled", 1);
     text.field("aof_rewrite_in_progress", 0);
     text.field("aof_last_bgrewrite_status", "ok");
@@ -127,6 +133,15 @@ fn persistence(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("disk_reserve_bytes", context.disk_reserve);
     text.field("disk_refused_writes", context.disk_refused);
     text.field("disk_stalls", context.counters.disk_stalls);
+}
+
+fn role_name(role: RoleName) -> &'static str {
+    match role {
+        RoleName::Follower => "follower",
+        RoleName::PreCandidate => "pre-candidate",
+        RoleName::Candidate => "candidate",
+        RoleName::Leader => "leader",
+    }
 }
 
 fn disk_name(disk: DiskState) -> &'static str {
@@ -157,7 +172,7 @@ fn replication(text: &mut Text, context: &Context, _settings: &Settings) {
         text.field("connected_slaves", followers().filter(|node| node.connected).count());
         for (number, node) in followers().enumerate() {
             let state = if node.connected { "online" } else { "wait_bgsave" };
-            let offset = offset_of(context, node);
+            let offset = context.replication_offset(node);
             let lag = context.last_index.0.saturating_sub(offset);
             let facts = format!("port={},state={state},offset={offset},lag={lag}", node.port);
             text.field(&format!("slave{number}"), format_args!("ip={},{facts}", node.host));
@@ -210,16 +225,10 @@ fn replicated_clock(text: &mut Text, clocks: &ClockStatus) {
 }
 
 fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
-    let role = match context.role {
-        RoleName::Follower => "follower",
-        RoleName::PreCandidate => "pre-candidate",
-        RoleName::Candidate => "candidate",
-        RoleName::Leader => "leader",
-    };
     let fingerprint = context.cluster_fingerprint;
     text.field("raft_cluster_fingerprint", format_args!("{fingerprint:032x}"));
     text.field("raft_replica_id", context.me.0);
-    text.field("raft_role", role);
+    text.field("raft_role", role_name(context.role));
     text.field("raft_term", context.term);
     match context.leader {
         Some(leader) => text.field("raft_leader_id", leader.0),
@@ -237,11 +246,11 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     text.field("raft_log_syncs", context.log_syncs);
     text.field("raft_lease_reads", context.counters.lease_reads);
     text.field("raft_read_index_reads", context.counters.read_index_reads);
-    text.field("raft_handovers", context.counters.leadership_transfers);
+    text.field("raft_leadership_transfers", context.counters.leadership_transfers);
     text.field("raft_rejoining", u8::from(context.rejoining.is_some()));
     if let Some(rejoining) = &context.rejoining {
         let ids: Vec<String> = rejoining.waiting_for.iter().map(|id| id.0.to_string()).collect();
-        text.field("raft_rejoining_waits_for", ids.join(","));
+        text.field("raft_rejoining_waiting_for", ids.join(","));
         text.field("raft_rejoining_target", rejoining.target.map_or(0, |index| index.0));
     }
     text.field("raft_terms_rejected", context.counters.terms_rejected);
@@ -249,7 +258,7 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
     replicated_clock(text, &context.clocks);
     for node in &context.nodes {
         if let Some(index) = node.match_index {
-            let link = if node.connected { "connected" } else { "silent" };
+            let link = if node.connected { "connected" } else { "disconnected" };
             let name = format!("raft_peer_{}", node.id.0);
             let (host, port) = (&node.host, node.peer_port);
             let disk = disk_name(node.disk);

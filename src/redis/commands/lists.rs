@@ -1,127 +1,114 @@
 //! Commands on lists.
 
-use crate::redis::commands::passthrough::verb;
-use crate::redis::spec::{CommandSpec, ONE_KEY, READ_FAST, TWO_KEYS, WRITE_FAST};
+use crate::redis::commands::passthrough::passed_on;
+use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST};
 
-/// In order of their names.
+/// Sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
-    verb("lindex", 3)
-        .keys_at(ONE_KEY)
+    passed_on("lindex", 3)
         .flags(&["readonly"])
         .categories(&["list"])
         .since("1.0.0", "list")
         .costs("O(N), N being the distance from the nearer end")
-        .about("Tells the value at a place."),
-    verb("linsert", 5)
-        .keys_at(ONE_KEY)
+        .about("Returns a value of a list by its index."),
+    passed_on("linsert", 5)
         .flags(&["write", "denyoom"])
         .categories(&["list"])
         .since("2.2.0", "list")
-        .costs("O(N), N being the distance of the pivot from the first")
-        .about("Puts a value before or behind another."),
-    verb("llen", 2)
-        .keys_at(ONE_KEY)
+        .costs("O(N), N being the distance of the pivot from the left")
+        .about("Inserts a value before or after another value of a list."),
+    passed_on("llen", 2)
         .flags(READ_FAST)
         .categories(&["list"])
         .since("1.0.0", "list")
         .costs("O(1)")
-        .about("Tells how many values there are."),
-    verb("lmove", 5)
-        .keys_at(TWO_KEYS)
+        .about("Returns the length of a list."),
+    passed_on("lmove", 5)
         .flags(&["write", "denyoom"])
         .categories(&["list"])
         .since("6.2.0", "list")
         .costs("O(1)")
-        .about("Moves a value from an end of a list to one of another."),
-    verb("lmpop", -4)
-        .keys_counted_at(1)
+        .about("Pops a value from one list, pushes it to another and returns it."),
+    passed_on("lmpop", -4)
         .flags(&["write", "movablekeys"])
         .categories(&["list"])
         .since("7.0.0", "list")
-        .costs("O(N+M), N being the number of keys and M the number of values taken")
-        .about("Takes values off the first list that there is."),
-    verb("lpop", -2)
-        .keys_at(ONE_KEY)
+        .costs("O(N+M), N being the number of keys and M the number of values popped")
+        .about("Pops one or more values from the first of several lists that is not empty."),
+    passed_on("lpop", -2)
         .flags(&["write", "fast"])
         .categories(&["list"])
         .since("1.0.0", "list")
         .costs("O(N), N being the count, or 1")
-        .about("Takes the first values."),
-    verb("lpos", -3)
-        .keys_at(ONE_KEY)
+        .about("Pops one or more values from the left of a list."),
+    passed_on("lpos", -3)
         .flags(&["readonly"])
         .categories(&["list"])
         .since("6.0.6", "list")
-        .costs("O(N), N being the number of values looked at")
-        .about("Tells where values lie that are equal to one."),
-    verb("lpush", -3)
-        .keys_at(ONE_KEY)
+        .costs("O(N), N being the number of values compared")
+        .about("Returns the indexes of matching values of a list."),
+    passed_on("lpush", -3)
         .flags(WRITE_FAST)
         .categories(&["list"])
         .since("1.0.0", "list")
         .costs("O(N), N being the number of values")
-        .about("Puts values before the first."),
-    verb("lpushx", -3)
-        .keys_at(ONE_KEY)
+        .about("Prepends one or more values to a list. Creates the key if it does not exist."),
+    passed_on("lpushx", -3)
         .flags(WRITE_FAST)
         .categories(&["list"])
         .since("2.2.0", "list")
         .costs("O(N), N being the number of values")
-        .about("Puts values before the first, if there is a list."),
-    verb("lrange", 4)
-        .keys_at(ONE_KEY)
+        .about("Prepends one or more values to a list if the list exists."),
+    passed_on("lrange", 4)
         .flags(&["readonly"])
         .categories(&["list"])
         .since("1.0.0", "list")
-        .costs("O(S+N), S being the distance from the nearer end and N the number of values told")
-        .about("Tells the values in a range."),
-    verb("lrem", 4)
-        .keys_at(ONE_KEY)
+        .costs(
+            "O(S+N), S being the distance from the nearer end and N the number of values returned",
+        )
+        .about("Returns a range of values of a list."),
+    passed_on("lrem", 4)
         .flags(&["write"])
         .categories(&["list"])
         .since("1.0.0", "list")
         .costs("O(N), N being the length of the list")
-        .about("Removes values that are equal to one."),
-    verb("lset", 4)
-        .keys_at(ONE_KEY)
+        .about("Removes values that equal a value from a list."),
+    passed_on("lset", 4)
         .flags(&["write", "denyoom"])
         .categories(&["list"])
         .since("1.0.0", "list")
         .costs("O(N), N being the distance from the nearer end")
-        .about("Puts another value at a place."),
-    verb("ltrim", 4)
-        .keys_at(ONE_KEY)
+        .about("Sets the value of a list at an index."),
+    passed_on("ltrim", 4)
         .flags(&["write"])
         .categories(&["list"])
         .since("1.0.0", "list")
         .costs("O(N), N being the number of values removed")
-        .about("Keeps the values in a range."),
-    verb("rpop", -2)
-        .keys_at(ONE_KEY)
+        .about("Trims a list to a range of indexes."),
+    passed_on("rpop", -2)
         .flags(&["write", "fast"])
         .categories(&["list"])
         .since("1.0.0", "list")
         .costs("O(N), N being the count, or 1")
-        .about("Takes the last values."),
-    verb("rpoplpush", 3)
-        .keys_at(TWO_KEYS)
+        .about("Pops one or more values from the right of a list."),
+    passed_on("rpoplpush", 3)
         .flags(&["write", "denyoom"])
         .categories(&["list"])
         .since("1.2.0", "list")
         .costs("O(1)")
-        .about("Moves the last value before the first of another list."),
-    verb("rpush", -3)
-        .keys_at(ONE_KEY)
+        .about(
+            "Pops the last value of a list, pushes it to the left of another list and returns it.",
+        ),
+    passed_on("rpush", -3)
         .flags(WRITE_FAST)
         .categories(&["list"])
         .since("1.0.0", "list")
         .costs("O(N), N being the number of values")
-        .about("Puts values behind the last."),
-    verb("rpushx", -3)
-        .keys_at(ONE_KEY)
+        .about("Appends one or more values to a list. Creates the key if it does not exist."),
+    passed_on("rpushx", -3)
         .flags(WRITE_FAST)
         .categories(&["list"])
         .since("2.2.0", "list")
         .costs("O(N), N being the number of values")
-        .about("Puts values behind the last, if there is a list."),
+        .about("Appends one or more values to a list if the list exists."),
 ];

@@ -1,22 +1,24 @@
-//! Commands: one file for each group, with its rows and their functions.
+//! Commands, one file for each group: its rows of the table of commands, and the functions that run
+//! them. A function replies at once or submits an operation to the state machine.
 
-pub(in crate::redis) mod bitmaps;
-pub(in crate::redis) mod client;
-pub(in crate::redis) mod cluster;
-pub(in crate::redis) mod command;
-pub(in crate::redis) mod connection;
-pub(in crate::redis) mod generic;
-pub(in crate::redis) mod hashes;
-pub(in crate::redis) mod info;
-pub(in crate::redis) mod lists;
-pub(in crate::redis) mod once;
-pub(in crate::redis) mod passthrough;
-pub(in crate::redis) mod pubsub;
-pub(in crate::redis) mod rows;
-pub(in crate::redis) mod save;
-pub(in crate::redis) mod sentinel;
-pub(in crate::redis) mod server;
-pub(in crate::redis) mod sets;
-pub(in crate::redis) mod sorted_sets;
-pub(in crate::redis) mod strings;
-pub(in crate::redis) mod transactions;
+pub(super) mod bitmaps;
+pub(super) mod client;
+pub(super) mod cluster;
+pub(super) mod command;
+pub(super) mod config;
+pub(super) mod connection;
+pub(super) mod generic;
+pub(super) mod hashes;
+mod help;
+pub(super) mod info;
+pub(super) mod lists;
+pub(super) mod once;
+mod passthrough;
+pub(super) mod pubsub;
+pub(super) mod sentinel;
+pub(super) mod server;
+pub(super) mod sets;
+pub(super) mod slow_log;
+pub(super) mod sorted_sets;
+pub(super) mod strings;
+pub(super) mod transactions;

@@ -1,86 +1,103 @@
-//! `ONCE`: requests that are done once however often a client sends them.
+//! `ONCE`: writes of a client session that are applied once, however often the client sends them.
 //!
-//! Whatever is wrong with the command behind the number is answered under that number, too: so a
-//! client counts on with every answer that is not about the session itself.
+//! An error in the numbered command is answered, and remembered, under its number. So a client
+//! increases its number after every reply except for errors about the session itself.
 
 use bytes::BytesMut;
 
 use crate::kv::{CommandId, ItemsBuffer, Operation, parse_integer};
-
 use crate::redis::action::Action;
 use crate::redis::call::Call;
-use crate::redis::commands::transactions::Batch;
-use crate::redis::session::reply_format::Kind;
+use crate::redis::session::reply_format::ReplyKind;
+use crate::redis::spec::{CommandSpec, CommandTable, KeyRange, command_with_table};
+use crate::wire::resp::Writer;
 
+/// The command of the state machine that only returns an error.
 const REFUSE: CommandId = CommandId::of("refuse");
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
-/// Words before the command.
-const WORDS_BEFORE: usize = 3;
+/// Index of the numbered command's name among the arguments.
+const COMMAND_INDEX: usize = 3;
+/// The first argument of the numbered command: for nearly all commands that write, the first key.
+const FOURTH_KEY: KeyRange = KeyRange { first: 4, last: 4, step: 1 };
 
-/// `ONCE OPEN`, and `ONCE session number command [word ...]`
-pub(in crate::redis) fn once(call: &mut Call<'_>) -> Action {
+/// Sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("once", -2, once)
+    .keys_at(FOURTH_KEY)
+    .flags(&["write", "denyoom", "no_multi"])
+    .categories(&["transaction"])
+    .since("7.2.0", "transactions")
+    .costs("That of the command")
+    .about("Applies a numbered command of a client session once. OPEN opens a session.")];
+
+/// `ONCE OPEN`, and `ONCE session number command [argument ...]`
+fn once(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 && call.argument(1).eq_ignore_ascii_case(b"OPEN") {
-        return call.submit(Operation::OpenSession, Kind::Plain);
+        return call.submit(Operation::OpenSession, ReplyKind::Plain);
     }
-    if call.request.len() <= WORDS_BEFORE {
+    if call.request.len() <= COMMAND_INDEX {
         return call.error(&"ERR wrong number of arguments for 'once' command");
     }
     let number =
-        |at| parse_integer(call.argument(at)).and_then(|number| u64::try_from(number).ok());
+        |index| parse_integer(call.argument(index)).and_then(|number| u64::try_from(number).ok());
     let (Some(session), Some(sequence)) = (number(1), number(2)) else {
         return call.error(&NOT_AN_INTEGER);
     };
-    let (operation, kind) = match operation_of(call) {
+    let (operation, kind) = match numbered_operation(call, table) {
         Ok(found) => found,
-        Err(text) => (refusal(&text), Kind::Plain),
+        Err(text) => (refusal(&text), ReplyKind::Plain),
     };
     let once = Operation::Once { session, sequence, operation: &operation };
-    if let Some((length, most)) = call.exceeds(once) {
-        let text =
-            format!("ERR the command takes {length} bytes in the log, where {most} are allowed");
-        let operation = refusal(text.as_bytes());
+    if let Some(text) = call.too_large(once) {
+        let operation = refusal(format!("ERR the command is too large: {text}").as_bytes());
         let once = Operation::Once { session, sequence, operation: &operation };
-        return call.submit(once, Kind::Plain);
+        return call.submit(once, ReplyKind::Plain);
     }
     call.submit(once, kind)
 }
 
-/// The bytes of an operation that does nothing but give an error.
+/// An encoded operation that changes nothing and returns an error.
 fn refusal(text: &[u8]) -> Vec<u8> {
-    let mut words = ItemsBuffer::default();
-    words.push(text);
-    Operation::Call { verb: REFUSE, words: words.items() }.encode()
+    Operation::call(REFUSE, [text]).encode()
 }
 
-/// What the store has to do for the command behind the numbers, and what its reply looks like.
+/// The encoded operation of the numbered command, and the format of its reply.
 ///
 /// # Errors
-/// If that is nothing: in the words of the reply.
-fn operation_of(call: &mut Call<'_>) -> Result<(Vec<u8>, Kind), Vec<u8>> {
-    let request = call.request.from(WORDS_BEFORE).expect("there are more words");
-    let mut out = BytesMut::new();
-    let Some(spec) = call.find_within(request, &mut out) else {
-        let nothing = out.is_empty();
-        return Err(if nothing { b"ERR unknown command".to_vec() } else { error_in(&out) });
+/// The text of the error reply if the command can't be numbered.
+fn numbered_operation(
+    call: &mut Call<'_>,
+    table: &'static CommandTable,
+) -> Result<(Vec<u8>, ReplyKind), Vec<u8>> {
+    let request = call.request.from(COMMAND_INDEX).expect("the length was checked");
+    let mut reply = BytesMut::new();
+    let mut writer = Writer::new(&mut reply, call.connection.version);
+    // CLIENT LIST shows ONCE, not the command inside.
+    let connection = &mut *call.connection;
+    let (last_command, last_command_at) = (connection.last_command, connection.last_command_at);
+    let resolved = table.resolve(connection, request, call.context.now, &mut writer);
+    (connection.last_command, connection.last_command_at) = (last_command, last_command_at);
+    let Ok(spec) = resolved else {
+        let is_empty = reply.is_empty();
+        return Err(if is_empty { b"ERR unknown command".to_vec() } else { error_text(&reply) });
     };
-    let writes = spec.flags.contains(&"write");
-    if !writes || spec.flags.contains(&"no_multi") {
+    if !spec.has_flag("write") || spec.has_flag("no_multi") {
         return Err(b"ERR ONCE takes commands that write".to_vec());
     }
-    let mut batch = Batch::default();
-    let action = call.within(spec, request, &mut batch, &mut out);
-    let mut operations = batch.operations.items().iter();
+    let mut batch = ItemsBuffer::default();
+    let writer = Writer::new(&mut reply, call.connection.version);
+    let action = spec.run_within(call, request, table, &mut batch, writer);
+    let mut operations = batch.items().iter();
     match (action, operations.next(), operations.next()) {
         (Action::Submit { reply_format, .. }, Some(operation), None) => {
             Ok((operation.to_vec(), reply_format.kind))
         }
-        _ if out.starts_with(b"-") => Err(error_in(&out)),
+        _ if reply.starts_with(b"-") => Err(error_text(&reply)),
         _ => Err(b"ERR ONCE takes commands that write keys".to_vec()),
     }
 }
 
-/// The text of an error reply.
-fn error_in(reply: &[u8]) -> Vec<u8> {
+/// The text of an encoded error reply.
+fn error_text(reply: &[u8]) -> Vec<u8> {
     let reply = reply.strip_prefix(b"-").unwrap_or(reply);
     reply.strip_suffix(b"\r\n").unwrap_or(reply).to_vec()
 }

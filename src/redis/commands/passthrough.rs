@@ -1,55 +1,69 @@
-//! Commands that the store knows by a verb: their words go there as they are, and what is wrong
-//! with them is found there, where the key's value is.
+//! Rows for commands that the state machine runs with the client's arguments as they are. Errors in
+//! the arguments are outcomes of the state machine.
 
-use crate::kv::{CommandId, ItemsBuffer, Operation};
-
+use crate::kv::{CommandId, Operation};
 use crate::redis::action::Action;
 use crate::redis::call::Call;
-use crate::redis::session::reply_format::Kind;
-use crate::redis::spec::{CommandSpec, command};
+use crate::redis::session::reply_format::ReplyKind;
+use crate::redis::spec::{CommandSpec, command, subcommand};
 
-/// Whatever has a verb in the table.
-pub(in crate::redis) fn call(call: &mut Call<'_>) -> Action {
-    let verb = call.spec.verb.expect("the table gives this function to verbs only");
-    submit(call, verb)
+/// Arguments that are passed on without an allocation.
+const FEW: usize = 8;
+
+/// A command that the state machine has under the same name.
+pub(in crate::redis) const fn passed_on(name: &'static str, arity: i8) -> CommandSpec {
+    passed_on_as(name, arity, name)
 }
 
-/// The same for a subcommand, whose name is left out.
-pub(in crate::redis) fn of_subcommand(call: &mut Call<'_>) -> Action {
-    let verb = call.spec.verb.expect("the table gives this function to verbs only");
-    let words: ItemsBuffer = call.request.rest(2).collect();
-    call.submit(Operation::Call { verb, words: words.items() }, Kind::Plain)
+/// A command that the state machine has under the name `to`.
+pub(in crate::redis) const fn passed_on_as(
+    name: &'static str,
+    arity: i8,
+    to: &'static str,
+) -> CommandSpec {
+    command(name, arity, pass_on).runs(CommandId::of(to))
 }
 
-/// `CLOCK RESET`
-pub(in crate::redis) fn reset_clock(call: &mut Call<'_>) -> Action {
-    call.submit(Operation::ResetClock { millis: 0 }, Kind::Plain)
+/// A command that gets the replicated clock as one more argument, to tell a remaining TTL.
+pub(in crate::redis) const fn passed_on_with_clock(name: &'static str, arity: i8) -> CommandSpec {
+    command(name, arity, pass_on_with_clock).runs(CommandId::of(name))
 }
 
-/// A command's words for another verb than the table's.
-pub(in crate::redis) fn submit(call: &mut Call<'_>, verb: CommandId) -> Action {
-    let words: ItemsBuffer = call.request.rest(1).collect();
-    call.submit(Operation::Call { verb, words: words.items() }, Kind::Plain)
+/// A subcommand that the state machine has under its full name.
+pub(in crate::redis) const fn subcommand_passed_on(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, pass_on_subcommand).runs(CommandId::of(full_name))
 }
 
-/// The same with the replicated clock as the last argument, for what tells how long a key stays.
-pub(in crate::redis) fn with_time(call: &mut Call<'_>) -> Action {
-    let verb = call.spec.verb.expect("the table gives this function to verbs only");
+fn pass_on(call: &mut Call<'_>) -> Action {
+    submit(call, 1, None)
+}
+
+fn pass_on_subcommand(call: &mut Call<'_>) -> Action {
+    submit(call, 2, None)
+}
+
+fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
     let clocks = &call.context.clocks;
-    let (millis, resets) = (clocks.replicated.to_le_bytes(), clocks.resets.to_le_bytes());
-    let mut words: ItemsBuffer = call.request.rest(1).collect();
-    words.push(&[millis, resets].concat());
-    call.submit(Operation::Call { verb, words: words.items() }, Kind::Plain)
+    let reading = [clocks.replicated.to_le_bytes(), clocks.resets.to_le_bytes()].concat();
+    submit(call, 1, Some(&reading))
 }
 
-/// The same for what the store has a verb of the same name for.
-pub(in crate::redis) const fn verb(name: &'static str, arity: i8) -> CommandSpec {
-    command(name, arity, call).does(name)
-}
-
-/// The same for a verb that is told the time.
-pub(in crate::redis) const fn timed_verb(name: &'static str, arity: i8) -> CommandSpec {
-    let mut spec = verb(name, arity);
-    spec.run = with_time;
-    spec
+/// Calls the state machine's command with the request's arguments from position `from` on, and one
+/// more.
+fn submit(call: &mut Call<'_>, from: usize, more: Option<&[u8]>) -> Action {
+    let command = call.command.expect("only rows with a command have these functions");
+    let arguments = call.request.rest(from).chain(more);
+    let mut few = [&[][..]; FEW];
+    let count = call.request.len() - from + usize::from(more.is_some());
+    if count <= FEW {
+        few.iter_mut().zip(arguments).for_each(|(place, argument)| *place = argument);
+        call.submit(Operation::call(command, &few[..count]), ReplyKind::Plain)
+    } else {
+        let all: Vec<&[u8]> = arguments.collect();
+        call.submit(Operation::call(command, &all[..]), ReplyKind::Plain)
+    }
 }

@@ -1,43 +1,79 @@
-//! The face of a Redis Sentinel: clients that ask one who the master is find the leader here, and
-//! keep to one server as they would alone. Every replica is such a sentinel, at its own port for
-//! clients, and all of them watch one master: the cluster. For clients that look at the role of
-//! whom they ask, there may be a port beside, at which the role is that of a Sentinel.
-
-use crate::wire::resp::Writer;
+//! `SENTINEL`: lets clients of Redis Sentinel find the leader.
+//!
+//! Every replica acts as a Sentinel that monitors one master, the cluster, on its port for clients.
+//! Clients that check the role of a Sentinel need the separate Sentinel port, where `ROLE` says
+//! `sentinel`.
 
 use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::context::{Context, ReplicaInfo};
+use crate::redis::spec::{CommandSpec, subcommand};
+use crate::wire::resp::Writer;
 
-/// The channel on which clients hear of another leader.
+use super::help::{container, help_row};
+
+/// Sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("sentinel")
+    .since("2.8.4", "sentinel")
+    .about("A container for Redis Sentinel commands.")
+    .with(SENTINEL)];
+
+const SENTINEL: &[CommandSpec] = &[
+    row("ckquorum", "sentinel|ckquorum", 3, quorum)
+        .about("Checks whether a majority of the replicas is connected."),
+    row("get-master-addr-by-name", "sentinel|get-master-addr-by-name", 3, address)
+        .about("Returns the address of the leader."),
+    help_row("sentinel|help"),
+    row("master", "sentinel|master", 3, master).about("Returns details about the leader."),
+    row("masters", "sentinel|masters", 2, masters)
+        .about("Returns details about the leader, in a list of one."),
+    row("myid", "sentinel|myid", 2, my_id).about("Returns the id of this replica."),
+    row("replicas", "sentinel|replicas", 3, replicas)
+        .about("Returns details about the replicas other than the leader."),
+    row("sentinels", "sentinel|sentinels", 3, sentinels)
+        .about("Returns details about the other replicas, each of which is a Sentinel."),
+    row("slaves", "sentinel|slaves", 3, replicas)
+        .about("Returns details about the replicas other than the leader."),
+];
+
+const fn row(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, run).flags(&["admin"])
+}
+
+/// The channel on which clients are notified of a new leader.
 pub const SWITCH_MASTER_CHANNEL: &[u8] = b"+switch-master";
 
-/// What a client hears on that channel: whom it left, and whom it finds.
+/// The message on that channel: the addresses of the old and of the new leader.
 pub fn switch_master_message(context: &Context, from: &ReplicaInfo, to: &ReplicaInfo) -> String {
     let name = &context.sentinel_name;
     format!("{name} {} {} {} {}", from.host, from.port, to.host, to.port)
 }
 
-/// Whether the word at that place is the name of our master; else the client is told.
-fn names_us(call: &mut Call<'_>) -> bool {
-    let ours = call.argument(2) == call.context.sentinel_name.as_bytes();
-    if !ours {
+/// Whether the argument names this cluster. Writes the error reply if not.
+fn names_cluster(call: &mut Call<'_>) -> bool {
+    let is_own = call.argument(2) == call.context.sentinel_name.as_bytes();
+    if !is_own {
         call.writer.error(b"ERR No such master with that name");
     }
-    ours
+    is_own
 }
 
 /// `SENTINEL MYID`
-pub(in crate::redis) fn my_id(call: &mut Call<'_>) -> Action {
+fn my_id(call: &mut Call<'_>) -> Action {
     let id = call.context.name_of(call.context.me);
     call.writer.bulk(id.as_bytes());
     Action::Reply
 }
 
-/// `SENTINEL GET-MASTER-ADDR-BY-NAME name`: nothing while nobody leads.
-pub(in crate::redis) fn address(call: &mut Call<'_>) -> Action {
-    let ours = call.argument(2) == call.context.sentinel_name.as_bytes();
-    match call.context.leader().filter(|_| ours) {
+/// `SENTINEL GET-MASTER-ADDR-BY-NAME name`: null while there is no leader.
+fn address(call: &mut Call<'_>) -> Action {
+    let is_own = call.argument(2) == call.context.sentinel_name.as_bytes();
+    match call.context.leader().filter(|_| is_own) {
         Some(leader) => {
             call.writer.array(2);
             call.writer.bulk(leader.host.as_bytes());
@@ -49,7 +85,7 @@ pub(in crate::redis) fn address(call: &mut Call<'_>) -> Action {
 }
 
 /// `SENTINEL MASTERS`
-pub(in crate::redis) fn masters(call: &mut Call<'_>) -> Action {
+fn masters(call: &mut Call<'_>) -> Action {
     match call.context.leader() {
         Some(leader) => {
             call.writer.array(1);
@@ -61,8 +97,8 @@ pub(in crate::redis) fn masters(call: &mut Call<'_>) -> Action {
 }
 
 /// `SENTINEL MASTER name`
-pub(in crate::redis) fn master(call: &mut Call<'_>) -> Action {
-    if !names_us(call) {
+fn master(call: &mut Call<'_>) -> Action {
+    if !names_cluster(call) {
         return Action::Reply;
     }
     match call.context.leader() {
@@ -72,9 +108,9 @@ pub(in crate::redis) fn master(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `SENTINEL REPLICAS name`, and `SLAVES` as older clients say.
-pub(in crate::redis) fn replicas(call: &mut Call<'_>) -> Action {
-    if !names_us(call) {
+/// `SENTINEL REPLICAS name`, and its older name `SLAVES`.
+fn replicas(call: &mut Call<'_>) -> Action {
+    if !names_cluster(call) {
         return Action::Reply;
     }
     let context = call.context;
@@ -102,9 +138,9 @@ pub(in crate::redis) fn replicas(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `SENTINEL SENTINELS name`: the others.
-pub(in crate::redis) fn sentinels(call: &mut Call<'_>) -> Action {
-    if !names_us(call) {
+/// `SENTINEL SENTINELS name`: all replicas but this one.
+fn sentinels(call: &mut Call<'_>) -> Action {
+    if !names_cluster(call) {
         return Action::Reply;
     }
     let context = call.context;
@@ -120,8 +156,8 @@ pub(in crate::redis) fn sentinels(call: &mut Call<'_>) -> Action {
 }
 
 /// `SENTINEL CKQUORUM name`
-pub(in crate::redis) fn quorum(call: &mut Call<'_>) -> Action {
-    if !names_us(call) {
+fn quorum(call: &mut Call<'_>) -> Action {
+    if !names_cluster(call) {
         return Action::Reply;
     }
     let nodes = &call.context.nodes;

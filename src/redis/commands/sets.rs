@@ -1,127 +1,110 @@
 //! Commands on sets.
 
-use crate::redis::commands::passthrough::verb;
-use crate::redis::spec::{ALL_KEYS, CommandSpec, ONE_KEY, READ_FAST, TWO_KEYS, WRITE_FAST};
+use crate::redis::commands::passthrough::passed_on;
+use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST};
 
-/// In order of their names.
+/// Sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
-    verb("sadd", -3)
-        .keys_at(ONE_KEY)
+    passed_on("sadd", -3)
         .flags(WRITE_FAST)
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N), N being the number of members")
-        .about("Adds members."),
-    verb("scard", 2)
-        .keys_at(ONE_KEY)
+        .about("Adds one or more members to a set. Creates the key if it does not exist."),
+    passed_on("scard", 2)
         .flags(READ_FAST)
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(1)")
-        .about("Tells how many members there are."),
-    verb("sdiff", -2)
-        .keys_at(ALL_KEYS)
+        .about("Returns the number of members of a set."),
+    passed_on("sdiff", -2)
         .flags(&["readonly"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N), N being the members of all sets")
-        .about("Tells the members of a set that no other one has."),
-    verb("sdiffstore", -3)
-        .keys_at(ALL_KEYS)
+        .about("Returns the difference of several sets."),
+    passed_on("sdiffstore", -3)
         .flags(&["write", "denyoom"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N), N being the members of all sets")
-        .about("Stores the members of a set that no other one has."),
-    verb("sinter", -2)
-        .keys_at(ALL_KEYS)
+        .about("Stores the difference of several sets in a key."),
+    passed_on("sinter", -2)
         .flags(&["readonly"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N*M), N being the members of the smallest set and M the number of sets")
-        .about("Tells the members that all sets have."),
-    verb("sintercard", -3)
-        .keys_counted_at(1)
+        .about("Returns the intersection of several sets."),
+    passed_on("sintercard", -3)
         .flags(&["readonly", "movablekeys"])
         .categories(&["set"])
         .since("7.0.0", "set")
         .costs("O(N*M), N being the members of the smallest set and M the number of sets")
-        .about("Tells how many members all sets have in common."),
-    verb("sinterstore", -3)
-        .keys_at(ALL_KEYS)
+        .about("Returns the number of members of the intersection of several sets."),
+    passed_on("sinterstore", -3)
         .flags(&["write", "denyoom"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N*M), N being the members of the smallest set and M the number of sets")
-        .about("Stores the members that all sets have."),
-    verb("sismember", 3)
-        .keys_at(ONE_KEY)
+        .about("Stores the intersection of several sets in a key."),
+    passed_on("sismember", 3)
         .flags(READ_FAST)
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(1)")
-        .about("Tells whether a member is there."),
-    verb("smembers", 2)
-        .keys_at(ONE_KEY)
+        .about("Returns whether a member belongs to a set."),
+    passed_on("smembers", 2)
         .flags(&["readonly"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N), N being the number of members")
-        .about("Tells all members."),
-    verb("smismember", -3)
-        .keys_at(ONE_KEY)
+        .about("Returns all members of a set."),
+    passed_on("smismember", -3)
         .flags(READ_FAST)
         .categories(&["set"])
         .since("6.2.0", "set")
-        .costs("O(N), N being the number of members asked for")
-        .about("Tells of each member whether it is there."),
-    verb("smove", 4)
-        .keys_at(TWO_KEYS)
+        .costs("O(N), N being the number of members requested")
+        .about("Returns for each of several members whether it belongs to a set."),
+    passed_on("smove", 4)
         .flags(&["write", "fast"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(1)")
-        .about("Moves a member to another set."),
-    verb("spop", -2)
-        .keys_at(ONE_KEY)
+        .about("Moves a member from one set to another."),
+    passed_on("spop", -2)
         .flags(&["write", "fast"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N), N being the count, or 1")
-        .about("Takes out members that chance finds."),
-    verb("srandmember", -2)
-        .keys_at(ONE_KEY)
+        .about("Removes and returns one or more random members of a set."),
+    passed_on("srandmember", -2)
         .flags(&["readonly"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N), N being the count, or 1")
-        .about("Tells members that chance finds."),
-    verb("srem", -3)
-        .keys_at(ONE_KEY)
+        .about("Returns one or more random members of a set."),
+    passed_on("srem", -3)
         .flags(&["write", "fast"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N), N being the number of members")
-        .about("Removes members."),
-    verb("sscan", -3)
-        .keys_at(ONE_KEY)
+        .about("Removes one or more members from a set."),
+    passed_on("sscan", -3)
         .flags(&["readonly"])
         .categories(&["set"])
         .since("2.8.0", "set")
         .costs("O(1) a call, O(N) for all, N being the number of members")
-        .about("Tells members, some in each call."),
-    verb("sunion", -2)
-        .keys_at(ALL_KEYS)
+        .about("Iterates over the members of a set."),
+    passed_on("sunion", -2)
         .flags(&["readonly"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N), N being the members of all sets")
-        .about("Tells the members that at least one set has."),
-    verb("sunionstore", -3)
-        .keys_at(ALL_KEYS)
+        .about("Returns the union of several sets."),
+    passed_on("sunionstore", -3)
         .flags(&["write", "denyoom"])
         .categories(&["set"])
         .since("1.0.0", "set")
         .costs("O(N), N being the members of all sets")
-        .about("Stores the members that at least one set has."),
+        .about("Stores the union of several sets in a key."),
 ];

@@ -1,72 +1,91 @@
-//! What a client's connection remembers between requests.
+//! All state of one client's connection, and its line in `CLIENT LIST`.
 
 use std::fmt::Write as _;
+
+use bytes::Bytes;
 
 use crate::types::Instant;
 use crate::wire::resp::Version;
 
-use crate::redis::commands::pubsub::{ClientSubscriptions, SubscriptionChange};
-use crate::redis::commands::transactions::Transaction;
-use crate::redis::spec::CommandSpec;
+use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
+use super::transaction::Transaction;
 
-/// Whether a client wants replies (`CLIENT REPLY`).
+/// Which replies the client wants (`CLIENT REPLY`).
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::redis) struct Replies {
-    /// None until it says otherwise.
+pub(in crate::redis) struct ReplyMode {
+    /// `OFF`: no replies until `ON`.
     pub(in crate::redis) off: bool,
-    /// None to the next request.
+    /// `SKIP`: no reply to the next request.
     pub(in crate::redis) skip_next: bool,
-    /// None to the present one.
+    /// Whether the reply to the current request is suppressed.
     pub(in crate::redis) muted: bool,
 }
 
-impl Replies {
-    /// A request begins.
-    pub(in crate::redis) fn begin(&mut self) {
+impl ReplyMode {
+    /// Decides whether the reply to the request that begins now is suppressed.
+    pub(in crate::redis) fn begin_request(&mut self) {
         self.muted = self.off || std::mem::take(&mut self.skip_next);
     }
 }
 
-/// The protocol's state of one client connection.
+/// The protocol state of one client's connection.
 #[derive(Debug, Clone)]
 pub struct Connection {
+    /// `CLIENT ID`; unique within the process.
     pub(in crate::redis) id: u64,
-    /// The client's address and ours, as `host:port`.
+    /// The client's address, as `host:port`.
     pub(in crate::redis) address: String,
+    /// The server's end of the connection, as `host:port`.
     pub(in crate::redis) local_address: String,
+    /// The protocol version of replies, set by `HELLO`.
     pub(in crate::redis) version: Version,
+    /// `CLIENT SETNAME`; empty if unset.
     pub(in crate::redis) name: Vec<u8>,
+    /// `CLIENT SETINFO`; empty if unset.
     pub(in crate::redis) library_name: Vec<u8>,
     pub(in crate::redis) library_version: Vec<u8>,
-    /// It asked how the slots lie, so it knows what to do with `MOVED`.
+    /// The client has asked for the cluster's slots, so it understands `MOVED`.
     pub(in crate::redis) follows_redirects: bool,
-    /// After `READONLY`: it wants to read from whom it asks, who need not lead.
+    /// After `READONLY`: reads are served by the replica that receives them, leader or not.
     pub(in crate::redis) reads_from_followers: bool,
-    pub(in crate::redis) listening: ClientSubscriptions,
-    /// It came in where this replica is a Sentinel and nothing else.
+    pub(in crate::redis) subscriptions: ClientSubscriptions,
+    /// The client connected to the port that serves Sentinel clients only.
     pub(in crate::redis) is_on_sentinel_port: bool,
     pub(in crate::redis) transaction: Transaction,
-    pub(in crate::redis) replies: Replies,
-    pub(in crate::redis) since: Instant,
-    /// The table's row for the last request that has one.
-    pub(in crate::redis) last_found: Option<&'static CommandSpec>,
+    /// The command whose outcome the connection is waiting for before its next request.
+    pub(in crate::redis) blocked: Option<Blocked>,
+    pub(in crate::redis) reply_mode: ReplyMode,
+    pub(in crate::redis) connected_at: Instant,
+    /// Position of the last command in the command table, where the next lookup begins.
+    pub(in crate::redis) last_position: usize,
+    /// The full name of the last known command, as `CLIENT LIST` shows it.
     pub(in crate::redis) last_command: &'static str,
     pub(in crate::redis) last_command_at: Instant,
 }
 
-/// Bytes that wait in a connection's buffers, for `CLIENT LIST`.
+/// A command that blocks its connection.
+#[derive(Debug, Clone)]
+pub(in crate::redis) enum Blocked {
+    /// `WATCH`: the revisions of these keys are being read.
+    Watch(Vec<Bytes>),
+    /// `EXEC` with watched keys: commands that change this connection have already run. If a
+    /// watched key has changed, the connection goes back to this state.
+    Exec(Box<Connection>),
+}
+
+/// Bytes in a connection's buffers, for `CLIENT LIST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BufferBytes {
-    /// Read and not yet understood.
+    /// Received and not yet parsed.
     pub incoming: usize,
-    /// Written and not yet sent.
+    /// Replies that have not been sent.
     pub outgoing: usize,
-    /// All that the connection takes in memory.
+    /// All memory that the connection takes.
     pub memory: usize,
 }
 
 impl Connection {
-    /// A client has connected. `id` is what `CLIENT ID` tells: never given twice by one process.
+    /// The state of a new connection. `id` must be unique within the process.
     pub fn new(id: u64, address: String, local_address: String, now: Instant) -> Connection {
         Connection {
             id,
@@ -78,89 +97,91 @@ impl Connection {
             library_version: Vec::new(),
             follows_redirects: false,
             reads_from_followers: false,
-            listening: ClientSubscriptions::default(),
+            subscriptions: ClientSubscriptions::default(),
             is_on_sentinel_port: false,
             transaction: Transaction::default(),
-            replies: Replies::default(),
-            since: now,
-            last_found: None,
+            blocked: None,
+            reply_mode: ReplyMode::default(),
+            connected_at: now,
+            last_position: 0,
             last_command: "NULL",
             last_command_at: now,
         }
     }
 
-    /// It came in at the port at which this replica is a Sentinel.
+    /// The same for a connection to the Sentinel port.
     #[must_use]
     pub fn on_sentinel_port(mut self) -> Connection {
         self.is_on_sentinel_port = true;
         self
     }
 
-    /// Its number.
+    /// The connection's id, as `CLIENT ID` returns it.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Whether it asked for `CLUSTER SLOTS`, `SHARDS` or `NODES`: such a client is told at once
-    /// who leads, and its requests are not forwarded. [`Connection::execute`] does so itself; this
-    /// is for requests that wait when a leader becomes known.
+    /// Whether the client has asked for `CLUSTER SLOTS`, `SHARDS` or `NODES`. The requests of such
+    /// a client are answered with `MOVED` instead of being forwarded to the leader.
+    /// [`Connection::execute`] does that itself; this is for requests that are already waiting when
+    /// a leader becomes known.
     pub fn follows_redirects(&self) -> bool {
         self.follows_redirects
     }
 
-    /// What it listens to comes to an end with it.
+    /// Ends all subscriptions, for a connection that closes, and returns the changes.
     pub fn unsubscribe_all(&mut self) -> Vec<SubscriptionChange> {
-        self.listening.end()
+        self.subscriptions.clear()
     }
 
-    /// Bytes of memory that it takes beside its own size, about.
+    /// Bytes of memory that the connection takes besides its own size (estimate).
     pub fn held_bytes(&self) -> usize {
-        self.listening.bytes() + self.transaction.held_bytes()
+        self.subscriptions.held_bytes() + self.transaction.held_bytes()
     }
 
-    /// Whether the client wants no reply to the last request (`CLIENT REPLY`).
+    /// Whether the reply to the last request is suppressed (`CLIENT REPLY`).
     pub fn is_muted(&self) -> bool {
-        self.replies.muted
+        self.reply_mode.muted
     }
 
-    /// The full name of the last command that there is.
+    /// The full name of the last known command, such as `config|set`; `NULL` before the first.
     pub fn last_command(&self) -> &'static str {
         self.last_command
     }
 
-    /// Which version it speaks.
+    /// The protocol version of replies.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// As after connecting (`RESET`).
+    /// Restores the state of a new connection, except for subscriptions (`RESET`).
     pub(in crate::redis) fn reset(&mut self) {
         self.version = Version::Two;
         self.name.clear();
         self.follows_redirects = false;
         self.reads_from_followers = false;
         self.transaction.discard();
-        self.replies = Replies::default();
+        self.reply_mode = ReplyMode::default();
     }
 
-    /// Its line in `CLIENT LIST`. Fields of what does not exist here have the values that mean
-    /// nothing, for tools expect them.
-    pub(in crate::redis) fn describe(&self, now: Instant, buffered: BufferBytes, out: &mut String) {
-        let seconds = |earlier| now.since(earlier).as_secs();
+    /// Appends the connection's line of `CLIENT LIST`. Fields of features that do not exist here
+    /// are present with their neutral values, because tools expect them.
+    pub(in crate::redis) fn describe(&self, now: Instant, buffers: BufferBytes, out: &mut String) {
+        let seconds_since = |earlier| now.since(earlier).as_secs();
         let mut flags = String::new();
-        for (flag, is_so) in [
-            ('P', self.listening.count() > 0),
-            ('x', self.transaction.is_begun()),
+        for (flag, is_set) in [
+            ('P', !self.subscriptions.is_empty()),
+            ('x', self.transaction.is_open()),
             ('r', self.reads_from_followers),
         ] {
-            if is_so {
+            if is_set {
                 flags.push(flag);
             }
         }
         if flags.is_empty() {
             flags.push('N');
         }
-        let queued = self.transaction.queued().and_then(|count| i64::try_from(count).ok());
+        let queue_len = self.transaction.queue_len().and_then(|count| i64::try_from(count).ok());
         let text = String::from_utf8_lossy;
         writeln!(
             out,
@@ -172,20 +193,20 @@ impl Connection {
             self.address,
             self.local_address,
             text(&self.name),
-            seconds(self.since),
-            seconds(self.last_command_at),
-            self.listening.channel_count(),
-            self.listening.pattern_count(),
-            queued.unwrap_or(-1),
-            buffered.incoming,
-            self.transaction.queued_bytes(),
-            buffered.outgoing,
-            buffered.memory,
+            seconds_since(self.connected_at),
+            seconds_since(self.last_command_at),
+            self.subscriptions.channel_count(),
+            self.subscriptions.pattern_count(),
+            queue_len.unwrap_or(-1),
+            buffers.incoming,
+            self.transaction.queue_bytes(),
+            buffers.outgoing,
+            buffers.memory,
             self.last_command,
             self.version.number(),
             text(&self.library_name),
             text(&self.library_version),
         )
-        .expect("a string takes all");
+        .expect("writing to a string succeeds");
     }
 }

@@ -1,4 +1,5 @@
-//! How an outcome of the store becomes a reply: a command's `1` is another's `OK` or `string`.
+//! The conversion of a command's outcome into its reply. What is `1` for one command is `OK` or a
+//! string for another.
 
 use std::sync::Arc;
 
@@ -7,76 +8,77 @@ use bytes::{Bytes, BytesMut};
 use crate::kv::{Outcome, Refusal};
 use crate::wire::resp::{Version, Writer};
 
-use crate::redis::commands::client::ClientQuery;
+use super::client_info::ClientQuery;
 
-/// What each value in a reply takes beside its bytes.
+/// Memory of each value in a reply besides its bytes.
 const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
 
-/// What a request's reply looks like. Kept by the door while the request is under way; small, and
-/// with the version that the connection spoke when it asked.
+/// How the outcome of a submitted request becomes its reply. The server keeps it while the request
+/// is in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyFormat {
-    pub(in crate::redis) kind: Kind,
+    pub(in crate::redis) kind: ReplyKind,
+    /// The connection's protocol version when the request was read.
     pub(in crate::redis) version: Version,
-    /// The client wants no reply.
+    /// Whether the reply is suppressed (`CLIENT REPLY`).
     pub(in crate::redis) muted: bool,
 }
 
-/// What a command makes of its outcome.
+/// The reply for an outcome, by kind of command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::redis) enum Kind {
-    /// As it is.
+pub(in crate::redis) enum ReplyKind {
+    /// The outcome as it is.
     Plain,
-    /// Done is 1, unchanged is 0 (`SETNX`).
-    Flag,
-    /// Done is this number (`PUBLISH`).
+    /// This number for [`Outcome::Done`] (`PUBLISH`).
     Number(u32),
-    /// A transaction's: a list, part by part.
-    Exec(Arc<[Part]>),
+    /// The replies of the commands of a transaction (`EXEC`).
+    Exec(Arc<[ExecReply]>),
 }
 
-/// A reply within a transaction's.
+/// The reply of one command of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::redis) enum Part {
-    /// It is there.
+pub(in crate::redis) enum ExecReply {
+    /// The reply is known.
     Written(Bytes),
-    /// It comes of the store's next outcome.
+    /// The reply follows from the transaction's next outcome.
     Outcome(ReplyFormat),
-    /// The door has still to put it in the place of this.
+    /// `CLIENT LIST`: [`ReplyFormat::list_clients`] replaces this by the reply.
     Clients(ClientQuery),
 }
 
-impl Part {
-    /// Writes it; with the outcome, if it takes one.
+impl ExecReply {
+    /// Writes the reply. `outcome` matters only where the reply follows from it.
     pub(in crate::redis) fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
         match self {
-            Part::Written(bytes) => out.extend_from_slice(bytes),
-            Part::Outcome(reply_format) => reply_format.encode(outcome, out),
-            Part::Clients(_) => Writer::new(out, Version::Two).error(b"ERR nobody was counted"),
+            ExecReply::Written(bytes) => out.extend_from_slice(bytes),
+            ExecReply::Outcome(reply_format) => reply_format.encode(outcome, out),
+            ExecReply::Clients(_) => {
+                Writer::new(out, Version::Two).error(b"ERR the client list is missing")
+            }
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
-            Part::Written(bytes) => bytes.len(),
-            Part::Outcome(_) | Part::Clients(_) => 0,
+            ExecReply::Written(bytes) => bytes.len(),
+            ExecReply::Outcome(_) | ExecReply::Clients(_) => 0,
         }
     }
 }
 
 impl ReplyFormat {
-    /// The client wants no reply (`CLIENT REPLY`).
+    /// Suppresses the reply (`CLIENT REPLY`).
     pub fn mute(&mut self) {
         self.muted = true;
     }
 
-    /// Whether it wants none.
+    /// Whether the reply is suppressed.
     pub fn is_muted(&self) -> bool {
         self.muted
     }
 
-    /// How many bytes the reply has, about, and not less than it takes in memory before it is
-    /// written.
+    /// The reply's length in bytes (estimate), at least the memory that the outcome takes until the
+    /// reply is written.
     pub fn reply_bytes(&self, outcome: &Outcome) -> usize {
         match outcome {
             Outcome::Value(value) => ITEM_BYTES + value.as_ref().map_or(0, Bytes::len),
@@ -86,8 +88,8 @@ impl ReplyFormat {
             }
             Outcome::List(_) | Outcome::Set(_) | Outcome::Pairs(_) | Outcome::Map(_) => {
                 let written = match &self.kind {
-                    Kind::Exec(parts) => parts.iter().map(Part::bytes).sum(),
-                    Kind::Plain | Kind::Flag | Kind::Number(_) => 0,
+                    ReplyKind::Exec(replies) => replies.iter().map(ExecReply::bytes).sum(),
+                    ReplyKind::Plain | ReplyKind::Number(_) => 0,
                 };
                 ITEM_BYTES + outcome.value_bytes() + written
             }
@@ -95,33 +97,33 @@ impl ReplyFormat {
         }
     }
 
-    /// Writes the reply.
+    /// Appends the reply for `outcome` to `out`.
     pub fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
         write(&mut Writer::new(out, self.version), &self.kind, outcome);
     }
 
-    /// Has what it needs of all connections written, if it needs that. To be called when the
-    /// request is submitted.
+    /// Calls `list` for every `CLIENT LIST` of a transaction and keeps the replies. Must be called
+    /// when the request is submitted.
     pub fn list_clients(&mut self, mut list: impl FnMut(ClientQuery) -> Bytes) {
-        let Kind::Exec(parts) = &mut self.kind else { return };
-        if !parts.iter().any(|part| matches!(part, Part::Clients(_))) {
+        let ReplyKind::Exec(replies) = &mut self.kind else { return };
+        if !replies.iter().any(|reply| matches!(reply, ExecReply::Clients(_))) {
             return;
         }
-        let parts = parts.iter().map(|part| match part {
-            Part::Clients(query) => Part::Written(list(query.clone())),
+        let replies = replies.iter().map(|reply| match reply {
+            ExecReply::Clients(query) => ExecReply::Written(list(query.clone())),
             other => other.clone(),
         });
-        self.kind = Kind::Exec(parts.collect());
+        self.kind = ReplyKind::Exec(replies.collect());
     }
 }
 
-fn write(writer: &mut Writer<'_>, kind: &Kind, outcome: &Outcome) {
+fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
     match (outcome, kind) {
-        (Outcome::Done, Kind::Flag) => writer.integer(1),
-        (Outcome::Unchanged, Kind::Flag) => writer.integer(0),
-        (Outcome::Done, Kind::Number(number)) => writer.integer((*number).into()),
-        (Outcome::Done, Kind::Plain | Kind::Exec(_)) => writer.ok(),
-        (Outcome::Unchanged, Kind::Plain | Kind::Number(_) | Kind::Exec(_)) => writer.null(),
+        (Outcome::Done, ReplyKind::Number(number)) => writer.integer((*number).into()),
+        (Outcome::Done, ReplyKind::Plain | ReplyKind::Exec(_)) => writer.ok(),
+        (Outcome::Unchanged, ReplyKind::Plain | ReplyKind::Number(_) | ReplyKind::Exec(_)) => {
+            writer.null()
+        }
         (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
         (Outcome::Integer(number), _) => writer.integer(*number),
         (Outcome::Double(number), _) => writer.double(number.0),
@@ -133,15 +135,15 @@ fn write(writer: &mut Writer<'_>, kind: &Kind, outcome: &Outcome) {
             }
         }
         (Outcome::NoList, _) => writer.null_array(),
-        (Outcome::List(outcomes), Kind::Exec(parts)) => {
-            writer.array(parts.len());
+        (Outcome::List(outcomes), ReplyKind::Exec(replies)) => {
+            writer.array(replies.len());
             let mut outcomes = outcomes.iter();
-            for part in &parts[..] {
-                let outcome = match part {
-                    Part::Outcome(_) => outcomes.next(),
-                    Part::Written(_) | Part::Clients(_) => None,
+            for reply in &replies[..] {
+                let outcome = match reply {
+                    ExecReply::Outcome(_) => outcomes.next(),
+                    ExecReply::Written(_) | ExecReply::Clients(_) => None,
                 };
-                part.encode(outcome.unwrap_or(&Outcome::Malformed), writer.buffer());
+                reply.encode(outcome.unwrap_or(&Outcome::Malformed), writer.buffer());
             }
         }
         (Outcome::List(outcomes), _) => {
@@ -158,36 +160,35 @@ fn write(writer: &mut Writer<'_>, kind: &Kind, outcome: &Outcome) {
         }
         (Outcome::Map(pairs), _) => {
             writer.map(pairs.len());
-            for (one, other) in pairs {
-                write(writer, kind, one);
-                write(writer, kind, other);
+            for (key, value) in pairs {
+                write(writer, kind, key);
+                write(writer, kind, value);
             }
         }
         (Outcome::Pairs(pairs), _) => {
             let nested = writer.version() == Version::Three;
             writer.array(if nested { pairs.len() } else { 2 * pairs.len() });
-            for (one, other) in pairs {
+            for (key, value) in pairs {
                 if nested {
                     writer.array(2);
                 }
-                write(writer, kind, one);
-                write(writer, kind, other);
+                write(writer, kind, key);
+                write(writer, kind, value);
             }
-        }
-        (Outcome::Deleted(truth) | Outcome::Transferred(truth), _) => {
-            writer.integer((*truth).into());
         }
         (Outcome::Refused(refusal), _) => writer.error(refusal_text(*refusal).as_bytes()),
         (Outcome::Error(text), _) => writer.error(text),
         (Outcome::Forgotten, _) => {
-            writer.error(b"UNCERTAIN applied, but what came of it is no longer remembered");
+            writer.error(b"UNCERTAIN applied, but its outcome is no longer remembered");
         }
-        // No door sends what it can't read itself.
-        (Outcome::Malformed, _) => writer.error(b"ERR the command was damaged on its way"),
+        // Cannot happen unless the command was damaged: this replica encoded it.
+        (Outcome::Malformed, _) => {
+            writer.error(b"ERR the command in the log is malformed; it was not applied");
+        }
     }
 }
 
-/// Redis's words for it.
+/// Redis's error text for a refused command.
 fn refusal_text(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::NotAnInteger => "ERR value is not an integer or out of range",
@@ -233,15 +234,16 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(kind: Kind, outcome: &Outcome, wanted: &str) {
+    fn check(kind: ReplyKind, outcome: &Outcome, wanted: &str) {
         let mut out = BytesMut::new();
         ReplyFormat { kind, version: Version::Two, muted: false }.encode(outcome, &mut out);
         assert_eq!(out.escape_ascii().to_string(), wanted.escape_debug().to_string());
     }
 
     #[test]
-    fn many_values_count_even_where_they_are_small_or_none() {
-        let reply_format = ReplyFormat { kind: Kind::Plain, version: Version::Two, muted: false };
+    fn reply_size_counts_every_value() {
+        let reply_format =
+            ReplyFormat { kind: ReplyKind::Plain, version: Version::Two, muted: false };
         let values = vec![None; 1_000];
         let blocked = size_of_val(&values[..]);
         assert!(reply_format.reply_bytes(&Outcome::Values(values)) >= blocked);
@@ -254,23 +256,20 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_become_replies() {
-        check(Kind::Plain, &Outcome::Done, "+OK\r\n");
-        check(Kind::Plain, &Outcome::Unchanged, "$-1\r\n");
-        check(Kind::Plain, &Outcome::Value(None), "$-1\r\n");
+    fn outcomes_are_written_as_replies() {
+        check(ReplyKind::Plain, &Outcome::Done, "+OK\r\n");
+        check(ReplyKind::Plain, &Outcome::Unchanged, "$-1\r\n");
+        check(ReplyKind::Plain, &Outcome::Value(None), "$-1\r\n");
         let values = vec![Some(Bytes::from_static(b"a")), None];
-        check(Kind::Plain, &Outcome::Values(values), "*2\r\n$1\r\na\r\n$-1\r\n");
-        check(Kind::Plain, &Outcome::Integer(-3), ":-3\r\n");
-        check(Kind::Plain, &Outcome::Deleted(true), ":1\r\n");
-        check(Kind::Flag, &Outcome::Done, ":1\r\n");
-        check(Kind::Flag, &Outcome::Unchanged, ":0\r\n");
-        check(Kind::Plain, &Outcome::Type(None), "+none\r\n");
-        check(Kind::Plain, &Outcome::Type(Some(crate::kv::ValueType::Hash)), "+hash\r\n");
-        check(Kind::Plain, &Outcome::NoList, "*-1\r\n");
+        check(ReplyKind::Plain, &Outcome::Values(values), "*2\r\n$1\r\na\r\n$-1\r\n");
+        check(ReplyKind::Plain, &Outcome::Integer(-3), ":-3\r\n");
+        check(ReplyKind::Plain, &Outcome::Type(None), "+none\r\n");
+        check(ReplyKind::Plain, &Outcome::Type(Some(crate::kv::ValueType::Hash)), "+hash\r\n");
+        check(ReplyKind::Plain, &Outcome::NoList, "*-1\r\n");
         let pair = vec![(Outcome::Integer(1), Outcome::Integer(2))];
-        check(Kind::Plain, &Outcome::Map(pair.clone()), "*2\r\n:1\r\n:2\r\n");
-        check(Kind::Plain, &Outcome::Pairs(pair), "*2\r\n:1\r\n:2\r\n");
+        check(ReplyKind::Plain, &Outcome::Map(pair.clone()), "*2\r\n:1\r\n:2\r\n");
+        check(ReplyKind::Plain, &Outcome::Pairs(pair), "*2\r\n:1\r\n:2\r\n");
         let refused = Outcome::Refused(Refusal::Overflow);
-        check(Kind::Plain, &refused, "-ERR increment or decrement would overflow\r\n");
+        check(ReplyKind::Plain, &refused, "-ERR increment or decrement would overflow\r\n");
     }
 }

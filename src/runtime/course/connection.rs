@@ -1,5 +1,6 @@
-//! One socket to a simulator, of any of the three kinds that they use: framing, what is left to
-//! write, and nothing about what the messages say. Never blocks. Used by the course's door.
+//! The socket to a simulator, of any of the three kinds that the course has used: framing and
+//! outgoing messages that the socket does not accept yet. Does not parse messages. Only
+//! [`Connection::wait`] blocks.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -13,20 +14,22 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::runtime::course::line_buffer::{Line, LineBuffer};
 
-/// Longest message that is taken in. A longer datagram is cut by the kernel and then unreadable,
-/// a longer line is skipped.
+/// Maximum bytes of a received message. The kernel truncates a longer datagram, which then cannot
+/// be decoded; a longer line is skipped.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// What may wait for a socket that takes no more; beyond it, messages that may be lost are.
+/// Maximum bytes of outgoing messages that the socket does not accept yet. Above it, messages that
+/// may be lost are dropped.
 const OUTGOING_BYTES_MAX: usize = 256 << 10;
 
-/// A simulator that refuses so many datagrams in a row, with none received in between, is gone.
+/// Number of refused datagrams, with none received in between, after which the simulator counts as
+/// gone.
 const REFUSALS_MAX: u32 = 200;
 
-/// Shortest wait in the socket: zero would be for ever.
+/// Shortest receive timeout of the socket: zero means none.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
-/// How messages are kept apart.
+/// How messages are framed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     /// UDP: a datagram is a message.
@@ -38,8 +41,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Longest message that the other side reads whole: what UDP can carry; the size of the
-    /// simulators' buffer for packets; lines have no limit there.
+    /// Maximum bytes of a message that the simulator receives completely: the limit of UDP, the
+    /// simulators' buffer for packets, no limit for lines.
     fn send_bytes_max(self) -> usize {
         match self {
             Kind::Datagram => 65_507,
@@ -49,108 +52,111 @@ impl Kind {
     }
 }
 
-/// What [`Connection::receive`] found.
+/// The result of [`Connection::receive`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received<'a> {
-    /// A whole message.
+    /// A complete message.
     Message(&'a [u8]),
-    /// A line longer than [`MESSAGE_BYTES_MAX`], which was skipped.
+    /// A line longer than [`MESSAGE_BYTES_MAX`] was skipped.
     TooLong,
-    /// Nothing for now: wait until the socket is readable.
+    /// No message until the socket is readable again.
     Drained,
-    /// Nothing ever again.
+    /// The connection is closed.
     Closed,
 }
 
-/// Whether a message may be given up when the socket takes no more.
+/// Whether a message may be dropped when the socket accepts no more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Delivery {
-    /// It may: the protocol sends it again, as with everything between replicas.
+    /// Yes: the protocol repeats it, as for all messages between replicas.
     MayBeLost,
-    /// It may not: nobody would say it again, as with answers to clients.
+    /// No: it is sent only once, as replies to clients are.
     MustArrive,
 }
 
-/// What became of a message.
+/// The result of [`Connection::send`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sent {
-    /// The socket has it, or it waits in order for the socket to take it.
+    /// The socket has the message, or it is queued.
     Accepted,
-    /// Dropped, because too much waits already.
-    NoRoom,
-    /// It can't be sent: larger than the socket carries, or the other side is gone.
+    /// Dropped, because the queue is full.
+    Dropped,
+    /// The message is too large for the socket, or the connection is closed.
     Failed,
 }
 
-/// What the socket did not take at once, in order.
+/// Messages that the socket has not accepted yet, in order.
 #[derive(Debug, Default)]
 struct Outgoing {
     messages: VecDeque<Box<[u8]>>,
-    /// Bytes of the first message that the socket has already (streams only).
+    /// Bytes of the first message that the socket has accepted (streams only).
     written_of_first: usize,
     bytes: usize,
 }
 
-/// One socket with its buffers.
+/// The socket with its buffers.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Socket,
     kind: Kind,
-    /// What the last datagram or packet was read into.
+    /// Buffer of the last datagram or packet.
     datagram: Box<[u8]>,
-    /// What a stream was read into.
+    /// Buffer of a stream.
     lines: LineBuffer,
-    /// Length of a message in `datagram` that has not been handed out.
+    /// Length of the message in `datagram` that was not returned yet.
     arrived: Option<usize>,
-    /// The socket may hold more to read. Cleared once it said that it does not: `Poll` tells of
-    /// each arrival only once.
+    /// Whether the socket may have more to receive. Cleared when a receive would block, since
+    /// `Poll` is edge-triggered.
     readable: bool,
-    /// Whole lines may wait in `lines`, whatever the socket holds.
+    /// Whether `lines` may have complete lines.
     buffered: bool,
     outgoing: Outgoing,
-    /// Messages accepted, and of those the ones that the socket has.
+    /// Number of messages that were queued or written.
     accepted: u64,
+    /// Number of messages that the socket has.
     written: u64,
+    /// Number of refused datagrams since the last one received.
     refusals: u32,
     closed: bool,
     last_wait: Wait,
 }
 
-/// How a read waited.
+/// The last wait in the socket.
 #[derive(Debug)]
 struct Wait {
-    /// How long at most, as the socket knows it for the next one, too.
+    /// The receive timeout that is set on the socket.
     limit: Duration,
-    /// Nothing came.
-    in_vain: bool,
+    /// Whether it ended without a message.
+    timed_out: bool,
 }
 
-/// What one write came to.
-enum Wrote {
-    Bytes(usize),
-    Later,
+/// The outcome of one write.
+enum Write {
+    Written(usize),
+    WouldBlock,
     Failed,
 }
 
 impl Connection {
-    /// A UDP socket on any free port of this machine that speaks with `port` alone.
+    /// Opens a UDP socket on any free port of 127.0.0.1, connected to `port` there.
     pub(super) fn open_udp(port: u16) -> io::Result<Connection> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        // Connected: the kernel then keeps strangers' datagrams away, and a send looks up no route.
+        // On a connected socket the kernel drops datagrams of other senders, and a send needs no
+        // route lookup.
         socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
         Ok(Connection::new(socket, Kind::Datagram))
     }
 
-    /// A connection to the UNIX socket at `path`, of whichever kind that one is.
+    /// Connects to the UNIX socket at `path`, of either kind.
     pub(super) fn open_unix(path: &Path) -> io::Result<Connection> {
         let address = SockAddr::unix(path)?;
         let connect = |socket_type| {
             let socket = Socket::new(Domain::UNIX, socket_type, None)?;
             socket.connect(&address).map(|()| socket)
         };
-        // A socket of the other kind says EPROTOTYPE, a system without packets something else;
-        // whatever it is, the second try tells what is wrong.
+        // A stream socket gives EPROTOTYPE, a system without SEQPACKET another error. In both cases
+        // the second attempt gives the error to report.
         match connect(Type::SEQPACKET) {
             Ok(socket) => Ok(Connection::new(socket, Kind::Packet)),
             Err(_) => Ok(Connection::new(connect(Type::STREAM)?, Kind::Stream)),
@@ -158,7 +164,7 @@ impl Connection {
     }
 
     fn new(socket: Socket, kind: Kind) -> Connection {
-        // Left blocking: each call says for itself whether it waits.
+        // The socket stays blocking: each call passes its own flag.
         Connection {
             socket,
             kind,
@@ -172,52 +178,51 @@ impl Connection {
             written: 0,
             refusals: 0,
             closed: false,
-            last_wait: Wait { limit: Duration::MAX, in_vain: false },
+            last_wait: Wait { limit: Duration::MAX, timed_out: false },
         }
     }
 
-    /// For `Poll`.
+    /// The file descriptor, for `Poll`.
     pub(super) fn raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 
-    /// How messages are kept apart.
+    /// How messages are framed.
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// `Poll` says that there is something to read.
+    /// `Poll` has reported the socket as readable.
     pub(super) fn set_readable(&mut self) {
         self.readable = true;
     }
 
-    /// Whether [`Connection::receive`] is worth a call.
+    /// Whether [`Connection::receive`] may return a message or the end.
     pub(super) fn is_readable(&self) -> bool {
         self.readable || self.buffered || self.arrived.is_some() || self.closed
     }
 
-    /// Whether something waits for the socket to take it.
+    /// Whether messages are queued for the socket.
     pub(super) fn has_outgoing(&self) -> bool {
         !self.outgoing.messages.is_empty()
     }
 
-    /// Whether messages that must arrive may be added.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether more messages may be queued.
+    pub(super) fn can_queue(&self) -> bool {
         self.outgoing.bytes < OUTGOING_BYTES_MAX
     }
 
-    /// How many messages were accepted so far.
+    /// The number of messages queued or written so far.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted
     }
 
-    /// How many of the accepted messages have been handed to the socket, which takes them in
-    /// order.
+    /// The number of accepted messages that the socket has; it gets them in order.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// The next message, if one has come.
+    /// Returns the next message.
     pub(super) fn receive(&mut self) -> Received<'_> {
         loop {
             if self.closed {
@@ -238,36 +243,36 @@ impl Connection {
         }
     }
 
-    /// Waits in the socket itself, until something has come or for about `patience`. Where nothing
-    /// else has to be waited for, that is one call for a message where `Poll` and a read are two.
-    pub(super) fn wait(&mut self, patience: Duration) -> io::Result<()> {
-        let patience = patience.max(WAIT_MIN);
-        // A wait that is too short does no harm, so the limit is only made longer after one that
-        // was in vain: that is, never where messages come and time is short.
-        let Wait { limit, in_vain } = self.last_wait;
-        if limit > patience || (in_vain && limit < patience) {
-            self.socket.set_read_timeout(Some(patience))?;
-            self.last_wait.limit = patience;
+    /// Blocks in a receive until a message arrives, at most about `timeout`. Takes one system call
+    /// per message, where `Poll` and a receive take two.
+    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let timeout = timeout.max(WAIT_MIN);
+        // A shorter wait does no harm, so the socket's timeout is raised only after a wait that
+        // timed out. This saves the system call while messages arrive.
+        let Wait { limit, timed_out } = self.last_wait;
+        if limit > timeout || (timed_out && limit < timeout) {
+            self.socket.set_read_timeout(Some(timeout))?;
+            self.last_wait.limit = timeout;
         }
         self.readable = true;
         self.read(RecvFlags::empty());
-        self.last_wait.in_vain = self.arrived.is_none() && !self.buffered;
+        self.last_wait.timed_out = self.arrived.is_none() && !self.buffered;
         Ok(())
     }
 
     fn read(&mut self, flags: RecvFlags) {
         let stream = self.kind == Kind::Stream;
         let buffer = if stream { self.lines.free() } else { &mut self.datagram };
-        let asked = buffer.len();
+        let capacity = buffer.len();
         match rustix::net::recv(&self.socket, buffer, flags) {
-            // Where a datagram may be empty that is a message, if a useless one.
+            // An empty datagram is a message, though an invalid one.
             Ok((0, _)) if self.kind != Kind::Datagram => self.closed = true,
             Ok((length, _)) if stream => {
                 self.lines.filled(length);
                 self.buffered = true;
-                // A stream that gives less than was asked for holds no more, and `Poll` will tell
-                // of what comes later: that saves the call that finds nothing.
-                self.readable = length == asked;
+                // A stream that fills only a part of the buffer has no more for now, and `Poll`
+                // reports later arrivals. This saves a receive that would block.
+                self.readable = length == capacity;
             }
             Ok((length, _)) => {
                 self.arrived = Some(length);
@@ -281,7 +286,7 @@ impl Connection {
         match error.kind() {
             ErrorKind::Interrupted => {}
             ErrorKind::WouldBlock => self.readable = false,
-            // An earlier datagram found nobody. Reading takes the error away.
+            // An earlier datagram was refused. The receive has cleared the error.
             ErrorKind::ConnectionRefused if self.kind == Kind::Datagram => self.note_refusal(),
             _ => self.closed = true,
         }
@@ -292,13 +297,13 @@ impl Connection {
         self.closed = self.refusals >= REFUSALS_MAX;
     }
 
-    /// Sends a message; for a stream, ends it with the newline that belongs there.
+    /// Sends a message, or queues it; for a stream, appends the newline to `message`.
     pub(super) fn send(&mut self, message: &mut Vec<u8>, delivery: Delivery) -> Sent {
         if message.len() > self.kind.send_bytes_max() || self.closed {
             return Sent::Failed;
         }
-        if delivery == Delivery::MayBeLost && !self.has_room() {
-            return Sent::NoRoom;
+        if delivery == Delivery::MayBeLost && !self.can_queue() {
+            return Sent::Dropped;
         }
         if self.kind == Kind::Stream {
             message.push(b'\n');
@@ -306,14 +311,14 @@ impl Connection {
         let mut written = 0;
         if !self.has_outgoing() {
             match self.write(message) {
-                Wrote::Bytes(length) if length == message.len() => {
+                Write::Written(length) if length == message.len() => {
                     self.accepted += 1;
                     self.written += 1;
                     return Sent::Accepted;
                 }
-                Wrote::Bytes(length) => written = length,
-                Wrote::Later => {}
-                Wrote::Failed => return Sent::Failed,
+                Write::Written(length) => written = length,
+                Write::WouldBlock => {}
+                Write::Failed => return Sent::Failed,
             }
             self.outgoing.written_of_first = written;
         }
@@ -323,20 +328,20 @@ impl Connection {
         Sent::Accepted
     }
 
-    /// Hands on what waits, as far as the socket takes it.
+    /// Writes queued messages until the socket would block.
     pub(super) fn flush(&mut self) {
         while let Some(message) = self.outgoing.messages.pop_front() {
             let from = self.outgoing.written_of_first;
             match self.write(&message[from..]) {
-                Wrote::Bytes(length) if from + length == message.len() => {}
-                // Whatever is wrong with this message, those behind it have their own try.
-                Wrote::Failed => {}
-                Wrote::Bytes(length) => {
+                Write::Written(length) if from + length == message.len() => {}
+                // The error may be of this message only, so the next ones are tried too.
+                Write::Failed => {}
+                Write::Written(length) => {
                     self.outgoing.written_of_first += length;
                     self.outgoing.messages.push_front(message);
                     continue;
                 }
-                Wrote::Later => {
+                Write::WouldBlock => {
                     self.outgoing.messages.push_front(message);
                     return;
                 }
@@ -347,27 +352,28 @@ impl Connection {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Wrote {
+    fn write(&mut self, bytes: &[u8]) -> Write {
         let mut refused = false;
         loop {
             match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT) {
-                Ok(length) => return Wrote::Bytes(length),
+                Ok(length) => return Write::Written(length),
                 Err(error) => match io::Error::from(error).kind() {
                     ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock => return Wrote::Later,
-                    // What an earlier datagram met with is told to this one, which was not sent:
-                    // so once more. Twice in one call would be this one's own.
+                    ErrorKind::WouldBlock => return Write::WouldBlock,
+                    // The error belongs to an earlier datagram, and this one was not sent: retry.
+                    // A second error within this call belongs to this datagram.
                     ErrorKind::ConnectionRefused if self.kind == Kind::Datagram => {
                         self.note_refusal();
                         if refused || self.closed {
-                            return Wrote::Failed;
+                            return Write::Failed;
                         }
                         refused = true;
                     }
                     _ => {
-                        // A datagram may be too large or out of memory; a connection is broken.
+                        // One datagram may fail, for example for its size; on a connection the
+                        // error is final.
                         self.closed |= self.kind != Kind::Datagram;
-                        return Wrote::Failed;
+                        return Write::Failed;
                     }
                 },
             }
@@ -382,7 +388,7 @@ mod tests {
     use std::net::UdpSocket;
 
     /// A connection and the simulator's end of it.
-    fn pair(kind: Kind) -> (Connection, Socket) {
+    fn connected(kind: Kind) -> (Connection, Socket) {
         let socket_type = if kind == Kind::Packet { Type::SEQPACKET } else { Type::STREAM };
         let (ours, theirs) = Socket::pair(Domain::UNIX, socket_type, None).unwrap();
         theirs.set_nonblocking(true).unwrap();
@@ -398,7 +404,7 @@ mod tests {
         messages
     }
 
-    /// All that the simulator's end holds, as read in calls of the simulators' size.
+    /// Everything at the simulator's end, received with a buffer of the simulators' size.
     fn read_all(mut theirs: &Socket) -> Vec<Vec<u8>> {
         let mut buffer = vec![0; 16 << 10];
         let mut pieces = Vec::new();
@@ -413,19 +419,19 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_were_read_are_not_forgotten_by_a_caller_that_takes_one_at_a_time() {
-        let (mut connection, theirs) = pair(Kind::Stream);
+    fn second_line_of_one_read_is_returned_by_the_next_receive() {
+        let (mut connection, theirs) = connected(Kind::Stream);
         theirs.send(b"one\ntwo\n").unwrap();
         assert_eq!(connection.receive(), Received::Message(b"one"));
-        assert!(connection.is_readable(), "`Poll` will not tell of the second line");
+        assert!(connection.is_readable(), "`Poll` does not report the second line");
         assert_eq!(connection.receive(), Received::Message(b"two"));
         assert_eq!(connection.receive(), Received::Drained);
         assert!(!connection.is_readable());
     }
 
     #[test]
-    fn packets_are_messages_and_an_end_is_an_end() {
-        let (mut connection, theirs) = pair(Kind::Packet);
+    fn packets_are_messages_until_the_connection_is_closed() {
+        let (mut connection, theirs) = connected(Kind::Packet);
         theirs.send(b"one").unwrap();
         theirs.send(b"two").unwrap();
         assert_eq!(received(&mut connection), [b"one", b"two"]);
@@ -438,24 +444,24 @@ mod tests {
     }
 
     #[test]
-    fn a_full_socket_delays_answers_and_loses_only_what_may_be_lost() {
+    fn full_socket_drops_only_messages_that_may_be_lost() {
         for kind in [Kind::Packet, Kind::Stream] {
-            let (mut connection, theirs) = pair(kind);
+            let (mut connection, theirs) = connected(kind);
             let message = |number: usize| {
                 let mut text = format!("{number:06}").into_bytes();
                 text.resize(1_000, b'.');
                 text
             };
             let mut sent = 0;
-            while connection.has_room() {
+            while connection.can_queue() {
                 let text = message(sent);
                 assert_eq!(send(&mut connection, &text, Delivery::MayBeLost), Sent::Accepted);
                 sent += 1;
-                assert!(sent < 10_000, "the socket is never full");
+                assert!(sent < 10_000, "the socket never fills");
             }
             assert!(connection.written() < connection.accepted());
             let text = message(sent);
-            assert_eq!(send(&mut connection, &text, Delivery::MayBeLost), Sent::NoRoom);
+            assert_eq!(send(&mut connection, &text, Delivery::MayBeLost), Sent::Dropped);
             assert_eq!(send(&mut connection, &text, Delivery::MustArrive), Sent::Accepted);
             sent += 1;
             let mut read = Vec::new();
@@ -476,12 +482,12 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_with_a_message_with_time_and_with_the_end() {
+    fn wait_ends_with_a_message_a_timeout_or_a_close() {
         for kind in [Kind::Packet, Kind::Stream] {
-            let (mut connection, theirs) = pair(kind);
+            let (mut connection, theirs) = connected(kind);
             connection.wait(Duration::from_millis(3)).unwrap();
             assert!(!connection.is_readable());
-            // Longer from here on, for nothing came; shorter at once, for something is due.
+            // The timeout is raised after a wait that timed out, and lowered at once.
             connection.wait(Duration::from_millis(5)).unwrap();
             assert_eq!(connection.last_wait.limit, Duration::from_millis(5));
             theirs.send(b"one\n").unwrap();
@@ -498,8 +504,8 @@ mod tests {
     }
 
     #[test]
-    fn what_no_reader_takes_whole_is_not_sent() {
-        let (mut connection, theirs) = pair(Kind::Packet);
+    fn message_too_large_for_the_receiver_is_not_sent() {
+        let (mut connection, theirs) = connected(Kind::Packet);
         let fits = vec![b'x'; 16_384];
         assert_eq!(send(&mut connection, &fits, Delivery::MayBeLost), Sent::Accepted);
         let large = vec![b'x'; 16_385];
@@ -508,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_come_from_the_simulator_alone() {
+    fn datagrams_of_other_senders_are_dropped() {
         let simulator = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut connection = Connection::open_udp(simulator.local_addr().unwrap().port()).unwrap();
         assert_eq!(send(&mut connection, b"hello", Delivery::MayBeLost), Sent::Accepted);
@@ -522,17 +528,17 @@ mod tests {
     }
 
     #[test]
-    fn a_simulator_that_is_gone_is_noticed_in_the_end_and_not_at_once() {
+    fn closed_port_counts_as_gone_after_many_refusals() {
         let simulator = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut connection = Connection::open_udp(simulator.local_addr().unwrap().port()).unwrap();
         drop(simulator);
         for _ in 0..3 {
-            send(&mut connection, b"anybody?", Delivery::MayBeLost);
+            send(&mut connection, b"message", Delivery::MayBeLost);
         }
         connection.set_readable();
         assert_eq!(connection.receive(), Received::Drained);
         for _ in 0..2 * REFUSALS_MAX {
-            send(&mut connection, b"anybody?", Delivery::MayBeLost);
+            send(&mut connection, b"message", Delivery::MayBeLost);
         }
         assert_eq!(connection.receive(), Received::Closed);
     }

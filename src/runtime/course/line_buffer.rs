@@ -1,39 +1,40 @@
-//! Cuts a stream of bytes into lines: the buffer behind a stream socket. No socket here, so that
-//! every way in which reads can cut lines is easy to test.
+//! Splits a stream of bytes into lines. Has no socket, so that tests can split the lines between
+//! reads at every position.
 
 use std::ops::Range;
 
-/// Bytes that were read and the lines in them.
+/// Received bytes and the lines in them.
 ///
-/// Invariant: `start <= end <= bytes.len()`; what is in `start..end` was read and not handed out.
+/// Invariant: `start <= end <= bytes.len()`; `start..end` was received and not returned yet.
 #[derive(Debug)]
 pub(super) struct LineBuffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
-    /// A line longer than the buffer is being thrown away, up to its newline.
+    /// Whether a line longer than the buffer is being skipped, up to its newline.
     skipping: bool,
 }
 
-/// What [`LineBuffer::next`] found.
+/// The result of [`LineBuffer::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// A line without its newline, to be had from [`LineBuffer::get`] until the next call.
+    /// The position of a line without its newline, for [`LineBuffer::get`]; valid until the next
+    /// call.
     Whole(Range<usize>),
-    /// The end of a line that was too long.
+    /// A line was longer than the buffer and was skipped.
     TooLong,
 }
 
 impl LineBuffer {
-    /// For lines of up to `bytes` bytes.
+    /// Creates a buffer for lines of up to `bytes` bytes, newline included.
     pub(super) fn new(bytes: usize) -> LineBuffer {
         LineBuffer { bytes: vec![0; bytes].into(), start: 0, end: 0, skipping: false }
     }
 
-    /// The next line that has come to its end.
+    /// Returns the next complete line.
     pub(super) fn next(&mut self) -> Option<Line> {
-        let waiting = &self.bytes[self.start..self.end];
-        let length = waiting.iter().position(|byte| *byte == b'\n')?;
+        let pending = &self.bytes[self.start..self.end];
+        let length = pending.iter().position(|byte| *byte == b'\n')?;
         let line = self.start..self.start + length;
         self.start = line.end + 1;
         if std::mem::take(&mut self.skipping) {
@@ -47,7 +48,8 @@ impl LineBuffer {
         &self.bytes[line]
     }
 
-    /// Where to read to. Never empty; to be called when [`LineBuffer::next`] has found nothing.
+    /// The space to receive into, never empty. Call it after [`LineBuffer::next`] has returned
+    /// `None`.
     pub(super) fn free(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -59,10 +61,10 @@ impl LineBuffer {
         &mut self.bytes[self.end..]
     }
 
-    /// So many bytes were read into [`LineBuffer::free`].
+    /// Adds `length` bytes that were received into [`LineBuffer::free`].
     pub(super) fn filled(&mut self, length: usize) {
         self.end += length;
-        assert!(self.end <= self.bytes.len(), "more was read than fits");
+        assert!(self.end <= self.bytes.len(), "received more bytes than fit");
     }
 }
 
@@ -70,7 +72,7 @@ impl LineBuffer {
 mod tests {
     use super::*;
 
-    /// Reads `text` in pieces of `piece` bytes through a buffer of `size` bytes.
+    /// Passes `text` in pieces of `piece` bytes through a buffer of `size` bytes.
     fn lines(text: &[u8], piece: usize, size: usize) -> Vec<String> {
         let mut buffer = LineBuffer::new(size);
         let mut found = Vec::new();
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_whole_however_they_were_cut() {
+    fn lines_are_complete_however_reads_split_them() {
         let text = b"one\ntwo\n\nthree four five\nsix";
         for piece in 1..=text.len() {
             for size in 16..40 {
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_does_not_fit_is_skipped_and_the_next_one_taken() {
+    fn too_long_line_is_skipped_and_the_next_one_returned() {
         let text = b"one\n0123456789ABCDEF0123456789\ntwo\n";
         for piece in 1..=text.len() {
             for size in 4..16 {

@@ -1,6 +1,17 @@
-//! A replica under a simulator of the course: the transport of its messages, and how it is started.
+//! A replica under a simulator of the course: one socket for peers and clients, and no
+//! disk.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `arguments` | the command line that the simulator starts a replica with |
+//! | `network` | the network stage: moves messages between the socket and the other stages |
+//! | `transport` | messages to and from the simulator |
+//! | `forgetful_log` | storage for the log writer that keeps nothing |
+//! | `connection`, `line_buffer` | the socket: UDP, UNIX SEQPACKET or UNIX STREAM |
 
+mod arguments;
 mod connection;
+mod forgetful_log;
 mod line_buffer;
 mod network;
 mod transport;
@@ -10,7 +21,6 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::raft::{Durable, Replica};
-
 use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::channels;
 use crate::runtime::clock::Clock;
@@ -22,48 +32,49 @@ use crate::runtime::stages::threads::{Threads, run};
 use crate::runtime::stages::{Stages, random_seed};
 use crate::runtime::wake::Wake;
 
+use self::forgetful_log::ForgetfulLog;
 use self::network::Network;
 
-pub(crate) use self::transport::NeverRestarts;
-pub use self::transport::{CourseArguments, CourseArgumentsError};
+pub use self::arguments::{CourseArguments, CourseArgumentsError};
 
-/// Runs a replica under a simulator of the course, until that closes its socket. A panic in any
-/// stage ends the process.
+/// Runs a replica under a simulator of the course until the simulator closes the socket. A panic in
+/// any stage ends the process.
 ///
 /// # Errors
-/// If it can't start, or if the system refuses to poll.
+/// If the replica cannot start, or if polling the socket fails.
 pub fn run_course(
-    invitation: &CourseArguments,
+    arguments: &CourseArguments,
     config: Config,
     threads: Threads,
     counters: &Arc<RuntimeCounters>,
 ) -> Result<(), RunError> {
     config.validate()?;
-    let stages =
-        build(invitation, config, counters).map_err(system_error("connecting to the simulator"))?;
-    run(stages, threads.are_fused()).map_err(system_error("waiting for messages"))
+    let stages = build(arguments, config, counters)
+        .map_err(system_error("cannot connect to the simulator"))?;
+    run(stages, threads.are_fused()).map_err(system_error("cannot wait for messages"))
 }
 
 fn build(
-    invitation: &CourseArguments,
+    arguments: &CourseArguments,
     config: Config,
     counters: &Arc<RuntimeCounters>,
 ) -> io::Result<Stages<Network>> {
     let clock = Clock::start();
-    let (door, never_restarts) = invitation.accept(clock.now(), Arc::clone(counters))?;
+    let (transport, never_restarts) = arguments.connect(clock.now(), Arc::clone(counters))?;
     let poll = mio::Poll::new()?;
     let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), network::WAKER)?));
     let ends = channels::channels(&wake, false);
     let replica = Replica::new(
-        invitation.me,
-        &invitation.others,
+        arguments.me,
+        &arguments.others,
         config,
         random_seed(),
         Durable::default(),
         clock.now(),
     );
+    let log = Box::new(ForgetfulLog::new(never_restarts));
     Ok(Stages {
-        network: Network::new(poll, wake, door, ends.network, clock, Arc::clone(counters))?,
+        network: Network::new(poll, wake, transport, ends.network, clock, Arc::clone(counters))?,
         core: Core::new(
             replica,
             clock,
@@ -72,7 +83,7 @@ fn build(
             Arc::default(),
             Arc::clone(counters),
         ),
-        log_writer: LogWriter::forgetful(never_restarts, ends.log_writer, Arc::clone(counters)),
+        log_writer: LogWriter::new(log, ends.log_writer, Arc::clone(counters)),
         applier: Applier::new(ReplyPolicy::Leader, clock, ends.applier),
         snapshots: None,
     })

@@ -1,5 +1,6 @@
-//! The network stage: owns `Poll`, the socket and its buffers. Moves messages between the socket
-//! and the other stages, and decides nothing but what to do when one of both is full.
+//! The network stage under a simulator of the course: owns `Poll` and the socket, and moves
+//! messages between the socket and the other stages. The only decisions here are what to do when a
+//! queue or the socket is full.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -20,121 +21,124 @@ use crate::runtime::channels::{
 use crate::runtime::clock::Clock;
 use crate::runtime::course::transport::{Arrivals, CourseTransport};
 use crate::runtime::pass::Pass;
-use crate::runtime::stages::StageState;
+use crate::runtime::pass::StageState;
 use crate::runtime::stages::network::NetworkStage;
 use crate::runtime::wake::{OUTBOUND, RELEASED, REPLIES, Wake};
 
 const SOCKET: Token = Token(0);
-/// The token of the waker, which whoever makes the `Poll` registers.
+/// The token of the waker, which the creator of the `Poll` registers.
 pub(super) const WAKER: Token = Token(1);
-/// How soon to look again whether the core has room for what waits here.
-const RETRY: Duration = Duration::from_millis(1);
-/// Bytes lent to the applier for reads alone are given back in such portions: telling the core of
-/// every read would cost a pass of it each.
-const GIVE_BACK_BYTES: usize = JOB_BYTES_MAX / 8;
+/// Interval at which a full queue of the core is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+/// Bytes of completed reads that are reported to the core at once. A report per read would cost the
+/// core a pass each.
+const READ_REPORT_BYTES: usize = JOB_BYTES_MAX / 8;
 
 /// The stage.
 ///
-/// Invariant: the core learns of an applied index only after every reply up to it was handed to
-/// the socket, for the commit index that it shows to peers must not pass what was answered.
+/// Invariant: an applied index is reported to the core only after the socket has every reply up to
+/// it, because the commit index that the core sends to peers must not pass what was answered.
 pub(super) struct Network {
     poll: Poll,
     events: Events,
     wake: Arc<Wake>,
-    door: CourseTransport,
+    transport: CourseTransport,
     ends: NetworkEnds,
     clock: Clock,
-    /// When the socket was last looked at, as read before that.
-    looked_at: Instant,
-    /// Requests that wait for the core's queue.
-    held: Vec<ClientRequest>,
-    /// What the core may know once the socket has so many of the accepted messages.
-    notes: VecDeque<(u64, Applied)>,
-    /// Given back with the next portion.
+    /// A clock reading from before the last check of the socket.
+    checked_at: Instant,
+    /// Requests that wait until the core's queue has space.
+    waiting: Vec<ClientRequest>,
+    /// Reports for the core; each is sent once the socket has this many of the accepted messages.
+    reports: VecDeque<(u64, Applied)>,
+    /// Bytes of completed reads for the next report.
     read_bytes: usize,
-    /// Queues that may hold something.
+    /// The queues that may have items, as a bit set of marks of `wake`.
     marks: u32,
-    waits_to_write: bool,
+    /// Whether `Poll` is asked to report a writable socket.
+    polls_writable: bool,
     counters: Arc<RuntimeCounters>,
 }
 
 impl Network {
-    /// Of a `poll` whose waker is in `wake`.
+    /// Creates the stage. `wake` has the waker of `poll`.
     pub(super) fn new(
         poll: Poll,
         wake: Arc<Wake>,
-        door: CourseTransport,
+        transport: CourseTransport,
         ends: NetworkEnds,
         clock: Clock,
         counters: Arc<RuntimeCounters>,
     ) -> io::Result<Network> {
-        let socket = door.connection.raw_fd();
+        let socket = transport.connection.raw_fd();
         poll.registry().register(&mut SourceFd(&socket), SOCKET, Interest::READABLE)?;
         Ok(Network {
             poll,
             events: Events::with_capacity(4),
             wake,
-            door,
+            transport,
             ends,
             clock,
-            looked_at: Instant::ZERO,
-            held: Vec::new(),
-            notes: VecDeque::new(),
+            checked_at: Instant::ZERO,
+            waiting: Vec::new(),
+            reports: VecDeque::new(),
             read_bytes: 0,
             marks: 0,
-            waits_to_write: false,
+            polls_writable: false,
             counters,
         })
     }
 
-    fn patience(&self, mut patience: Option<Duration>) -> Option<Duration> {
+    /// Shortens `timeout` to the next time at which this stage has something to do. `None`: no
+    /// limit.
+    fn limit_timeout(&self, mut timeout: Option<Duration>) -> Option<Duration> {
         let mut at_most = |limit: Duration| {
-            patience = Some(patience.map_or(limit, |patience| patience.min(limit)));
+            timeout = Some(timeout.map_or(limit, |timeout| timeout.min(limit)));
         };
-        if !self.held.is_empty() || self.note_is_due() {
-            at_most(RETRY);
+        if !self.waiting.is_empty() || self.report_is_due() {
+            at_most(RETRY_INTERVAL);
         }
-        if let Some(due) = self.door.hello_due() {
+        if let Some(due) = self.transport.hello_due() {
             at_most(due.since(self.clock.now()));
         }
-        patience
+        timeout
     }
 
-    /// Clients and peers share the socket, so that not to read from the ones is not to read from
-    /// the others: a last resort.
-    fn may_read(&self) -> bool {
-        self.held.len() < HELD_REQUESTS_MAX
+    /// Whether messages may be received. Clients and peers share the socket, so this stops both: a
+    /// last resort.
+    fn may_receive(&self) -> bool {
+        self.waiting.len() < HELD_REQUESTS_MAX
     }
 
-    /// To the core: what peers say at once, clients' requests only while the queue for those is
-    /// under half full.
-    fn hand_over(&mut self, messages: Vec<Envelope>, mut requests: Vec<ClientRequest>) {
+    /// Sends messages of peers to the core, and requests of clients too while their queue is less
+    /// than half full.
+    fn send_to_core(&mut self, messages: Vec<Envelope>, mut requests: Vec<ClientRequest>) {
         if !messages.is_empty()
             && let Err(TrySendError::Full(CoreItem::Peers(messages))) =
                 self.ends.to_core.try_send(CoreItem::Peers(messages))
         {
             self.counters.arrivals_dropped.add(messages.len());
         }
-        if !self.held.is_empty() {
-            self.held.append(&mut requests);
-            requests = std::mem::take(&mut self.held);
+        if !self.waiting.is_empty() {
+            self.waiting.append(&mut requests);
+            requests = std::mem::take(&mut self.waiting);
         }
         if requests.is_empty() {
             return;
         }
         if self.ends.requests.len() >= QUEUE_LEN / 2 {
-            self.held = requests;
+            self.waiting = requests;
         } else if let Err(TrySendError::Full(Requests::Clients(requests))) =
             self.ends.requests.try_send(Requests::Clients(requests))
         {
-            self.held = requests;
+            self.waiting = requests;
         }
     }
 
-    /// Hands replies to the socket while it has room, until the pass is over.
+    /// Sends replies while the socket accepts them, until the pass is over.
     fn send_replies(&mut self) {
         let mut pass = Pass::of_large(self.clock, QUEUE_LEN);
-        while self.door.connection.has_room() {
+        while self.transport.connection.can_queue() {
             let Some(batch) = pass.next(|| self.ends.replies.try_recv().ok()) else {
                 if self.ends.replies.is_empty() {
                     self.marks &= !REPLIES;
@@ -142,117 +146,117 @@ impl Network {
                 return;
             };
             for answer in &batch.answers {
-                self.door.send_answer(answer, batch.leader);
+                self.transport.send_answer(answer, batch.leader);
             }
-            let after = self.door.connection.accepted();
-            match self.notes.back_mut() {
-                Some((same, note)) if *same == after => note.merge(batch.applied),
-                _ => self.notes.push_back((after, batch.applied)),
+            let after = self.transport.connection.accepted();
+            match self.reports.back_mut() {
+                Some((same, report)) if *same == after => report.merge(batch.applied),
+                _ => self.reports.push_back((after, batch.applied)),
             }
         }
     }
 
-    fn note_is_due(&self) -> bool {
-        let written = self.door.connection.written();
-        self.notes.front().is_some_and(|(after, _)| *after <= written)
+    fn report_is_due(&self) -> bool {
+        let written = self.transport.connection.written();
+        self.reports.front().is_some_and(|(after, _)| *after <= written)
     }
 
-    fn tell_applied(&mut self) {
-        while self.note_is_due()
-            && let Some((after, mut note)) = self.notes.pop_front()
+    /// Sends the reports that are due to the core.
+    fn report_applied(&mut self) {
+        while self.report_is_due()
+            && let Some((after, mut report)) = self.reports.pop_front()
         {
-            note.bytes += std::mem::take(&mut self.read_bytes);
-            if note.index.is_none() && note.bytes < GIVE_BACK_BYTES {
-                self.read_bytes = note.bytes;
-            } else if self.ends.to_core.try_send(CoreItem::Applied(note)).is_err() {
-                self.notes.push_front((after, note));
+            report.bytes += std::mem::take(&mut self.read_bytes);
+            if report.index.is_none() && report.bytes < READ_REPORT_BYTES {
+                self.read_bytes = report.bytes;
+            } else if self.ends.to_core.try_send(CoreItem::Applied(report)).is_err() {
+                self.reports.push_front((after, report));
                 return;
             }
         }
     }
 
-    /// Asks `Poll` to tell when the socket takes more, only while something waits for that: else
-    /// each message that the simulator reads would wake us.
-    fn watch_socket(&mut self) -> io::Result<()> {
-        let waits = self.door.connection.has_outgoing();
-        if waits == self.waits_to_write {
+    /// Asks `Poll` to report a writable socket only while messages are queued; otherwise each
+    /// message that the simulator receives would wake this thread.
+    fn update_interest(&mut self) -> io::Result<()> {
+        let queued = self.transport.connection.has_outgoing();
+        if queued == self.polls_writable {
             return Ok(());
         }
-        self.waits_to_write = waits;
+        self.polls_writable = queued;
         let interest =
-            if waits { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        let socket = self.door.connection.raw_fd();
+            if queued { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let socket = self.transport.connection.raw_fd();
         self.poll.registry().reregister(&mut SourceFd(&socket), SOCKET, interest)
     }
 }
 
 impl NetworkStage for Network {
-    /// Sleeps until there is something to do, but not longer than `patience`.
-    fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
-        self.looked_at = self.clock.now();
-        if self.may_read() && self.door.connection.is_readable() {
-            // The last pass did not empty the socket: there is nothing that `Poll` could tell.
+    /// Sleeps until there is something to do, at most for `timeout`.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.checked_at = self.clock.now();
+        if self.may_receive() && self.transport.connection.is_readable() {
+            // The last pass did not empty the socket, so there is no need to poll.
             return Ok(());
         }
-        // Replies that the socket has no room for wait for the socket and not for us.
-        let idle =
-            self.marks & !REPLIES == 0 && (self.marks == 0 || !self.door.connection.has_room());
+        // Replies that the socket does not accept wait for the socket, not for this thread.
+        let idle = self.marks & !REPLIES == 0
+            && (self.marks == 0 || !self.transport.connection.can_queue());
         let asleep = idle && self.wake.begin_sleep();
-        let patience = self.patience(patience);
-        let timeout = if asleep { patience } else { Some(Duration::ZERO) };
+        let timeout = if asleep { self.limit_timeout(timeout) } else { Some(Duration::ZERO) };
         let polled = self.poll.poll(&mut self.events, timeout);
         self.wake.end_sleep();
         match polled {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        // Whatever the event is, a look at the socket does no harm: it may be an end or an error.
+        // Any event makes the socket readable: it may be a close or an error, too.
         if self.events.iter().any(|event| event.token() == SOCKET) {
-            self.door.connection.set_readable();
+            self.transport.connection.set_readable();
         }
         Ok(())
     }
 
-    /// The same on a thread that no other stage has to wake: there the socket itself is a better
-    /// place to wait in, unless we want to hear when it takes more.
-    fn wait_alone(&mut self, patience: Duration) -> io::Result<()> {
-        self.looked_at = self.clock.now();
-        let connection = &mut self.door.connection;
+    /// The same on a thread that no other stage needs to wake: blocks in the socket instead of in
+    /// `Poll`, unless messages are queued for the socket.
+    fn wait_alone(&mut self, timeout: Duration) -> io::Result<()> {
+        self.checked_at = self.clock.now();
+        let connection = &mut self.transport.connection;
         if self.marks != 0 || connection.has_outgoing() || connection.is_readable() {
-            return self.wait(Some(patience));
+            return self.wait(Some(timeout));
         }
-        match self.patience(Some(patience)) {
-            Some(patience) if !patience.is_zero() => self.door.connection.wait(patience),
-            // A look at the socket all the same.
+        match self.limit_timeout(Some(timeout)) {
+            Some(timeout) if !timeout.is_zero() => self.transport.connection.wait(timeout),
+            // Checks the socket without sleeping.
             Some(_) | None => self.wait(Some(Duration::ZERO)),
         }
     }
 
-    /// One pass in: takes what the socket holds and hands it to the core. Stops for good once the
-    /// simulator has closed the socket.
+    /// One pass of input: receives messages and sends them to the core. Stops when the simulator
+    /// has closed the socket.
     fn receive(&mut self) -> StageState {
-        if self.door.hello_due().is_some() {
-            self.door.say_hello(self.clock.now());
+        if self.transport.hello_due().is_some() {
+            self.transport.send_hello(self.clock.now());
         }
         let (mut messages, mut requests) = (Vec::new(), Vec::new());
-        if self.may_read()
-            && self.door.connection.is_readable()
-            && self.door.receive(&mut messages, &mut requests) == Arrivals::Closed
+        if self.may_receive()
+            && self.transport.connection.is_readable()
+            && self.transport.receive(&mut messages, &mut requests) == Arrivals::Closed
         {
             return StageState::Stopped;
         }
-        self.hand_over(messages, requests);
-        if !self.door.connection.is_readable() {
-            self.ends.peers_read.note(self.looked_at);
+        self.send_to_core(messages, requests);
+        if !self.transport.connection.is_readable() {
+            self.ends.peers_read.note(self.checked_at);
         }
         StageState::Running
     }
 
-    /// One pass out: what was left, replies, refusals, then what goes to peers; at last the core
-    /// is told what has been answered.
+    /// One pass of output: queued messages, replies, refusals, messages to peers. Then reports to
+    /// the core what was answered.
     fn send(&mut self) -> io::Result<()> {
-        if self.door.connection.has_outgoing() {
-            self.door.connection.flush();
+        if self.transport.connection.has_outgoing() {
+            self.transport.connection.flush();
         }
         self.marks |= self.wake.take_marks();
         if self.marks & REPLIES != 0 {
@@ -261,35 +265,35 @@ impl NetworkStage for Network {
         if self.marks & OUTBOUND != 0 {
             for batch in self.ends.outbound.try_iter().take(QUEUE_LEN) {
                 for refusal in &batch.refusals {
-                    self.door.send_refusal(refusal);
+                    self.transport.send_refusal(refusal);
                 }
                 for envelope in &batch.peers {
-                    self.door.send_peer(envelope);
+                    self.transport.send_peer(envelope);
                 }
             }
         }
         if self.marks & RELEASED != 0 {
             for batch in self.ends.released.try_iter().take(QUEUE_LEN) {
                 for envelope in &batch {
-                    self.door.send_peer(envelope);
+                    self.transport.send_peer(envelope);
                 }
             }
         }
         self.marks &= REPLIES;
-        // What came while these were emptied has its turn in the next pass.
+        // Items that arrived meanwhile are left to the next pass.
         if !self.ends.outbound.is_empty() {
             self.marks |= OUTBOUND;
         }
         if !self.ends.released.is_empty() {
             self.marks |= RELEASED;
         }
-        self.tell_applied();
-        self.watch_socket()
+        self.report_applied();
+        self.update_interest()
     }
 
-    /// The last word to the core, after which all stages end.
+    /// Stops the core, and with it all stages.
     fn stop_others(self) {
-        // An error means that it has ended already.
+        // Fails if the core has stopped already.
         let _ = self.ends.to_core.send(CoreItem::Stop);
     }
 }
@@ -305,11 +309,11 @@ mod tests {
         Answer, ApplierEnds, BATCH_MESSAGES_MAX, CoreEnds, Ends, LogWriterEnds, Outbound,
         ReplyBatch, channels,
     };
-    use crate::runtime::course::transport::CourseArguments;
+    use crate::runtime::course::CourseArguments;
     use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Round, Term};
     use std::net::{SocketAddr, UdpSocket};
 
-    /// A network stage with a test in the place of all others, and of the simulator.
+    /// A network stage, with the test in place of all other stages and of the simulator.
     struct Rig {
         network: Network,
         simulator: UdpSocket,
@@ -324,20 +328,20 @@ mod tests {
             let simulator = UdpSocket::bind("127.0.0.1:0").unwrap();
             let port = simulator.local_addr().unwrap().port();
             let arguments = [port.to_string(), "0000".into(), "0001".into(), "0002".into()];
-            let invitation = CourseArguments::from_arguments(&arguments).unwrap();
+            let arguments = CourseArguments::from_arguments(&arguments).unwrap();
             let clock = Clock::start();
             let counters = Arc::new(RuntimeCounters::default());
-            let (door, _) = invitation.accept(clock.now(), Arc::clone(&counters)).unwrap();
+            let (transport, _) = arguments.connect(clock.now(), Arc::clone(&counters)).unwrap();
             let poll = Poll::new().unwrap();
             let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), WAKER).unwrap()));
             let Ends { network, core, log_writer, applier, .. } = channels(&wake, false);
-            let network = Network::new(poll, wake, door, network, clock, counters).unwrap();
+            let network = Network::new(poll, wake, transport, network, clock, counters).unwrap();
             let (hello, address) = receive(&simulator);
             assert!(hello.contains("\"hello\""), "{hello}");
             Rig { network, simulator, address, core, log_writer, applier }
         }
 
-        /// Throws a datagram at it and lets it look.
+        /// Sends it a datagram and runs a pass of input.
         fn say(&mut self, text: &[u8]) {
             self.simulator.send_to(text, self.address).unwrap();
             self.network.wait(Some(Duration::ZERO)).unwrap();
@@ -363,7 +367,7 @@ mod tests {
         fn fill_requests(&self, items: usize) {
             while self.core.requests.len() < items {
                 let sent = self.network.ends.requests.try_send(Requests::Clients(Vec::new()));
-                sent.expect("it is not full");
+                sent.expect("the queue is not full");
             }
         }
 
@@ -400,7 +404,7 @@ mod tests {
         fn applied(&self) -> Option<Applied> {
             match self.core.inbox.try_recv() {
                 Ok(CoreItem::Applied(applied)) => Some(applied),
-                Ok(item) => unreachable!("{item:?} is no note"),
+                Ok(item) => unreachable!("{item:?} is no report"),
                 Err(_) => None,
             }
         }
@@ -434,18 +438,18 @@ mod tests {
     }
 
     #[test]
-    fn requests_wait_while_their_queue_is_half_full_and_peers_do_not() {
+    fn requests_wait_at_half_full_queue_but_peers_do_not() {
         let mut rig = Rig::new();
         rig.fill_requests(QUEUE_LEN / 2);
         rig.put(1);
         rig.say(&peer_text());
         assert_eq!((rig.messages().len(), rig.requests()), (1, vec![]));
         rig.put(2);
-        assert_eq!(rig.requests(), [key(1), key(2)], "in the order in which they came");
+        assert_eq!(rig.requests(), [key(1), key(2)], "in order of arrival");
     }
 
     #[test]
-    fn peers_are_dropped_and_counted_when_the_core_is_full() {
+    fn peer_messages_are_dropped_when_the_core_is_full() {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         rig.say(&peer_text());
@@ -455,27 +459,27 @@ mod tests {
     }
 
     #[test]
-    fn a_core_that_takes_nothing_ends_the_reading_from_clients() {
+    fn receiving_stops_while_the_core_accepts_no_requests() {
         let mut rig = Rig::new();
         rig.fill_requests(QUEUE_LEN);
         for number in 0..HELD_REQUESTS_MAX + 10 {
             rig.put(number);
         }
-        assert_eq!(rig.network.held.len(), HELD_REQUESTS_MAX);
+        assert_eq!(rig.network.waiting.len(), HELD_REQUESTS_MAX);
         let mut count = rig.requests().len();
         assert_eq!(count, 0);
-        // What it did not read, the kernel kept for us.
+        // The kernel has kept the messages that were not received.
         for _ in 0..10 {
             rig.network.wait(Some(Duration::ZERO)).unwrap();
             rig.network.receive();
             count += rig.requests().len();
         }
         assert_eq!(count, HELD_REQUESTS_MAX + 10);
-        assert!(rig.network.held.is_empty());
+        assert!(rig.network.waiting.is_empty());
     }
 
     #[test]
-    fn the_core_is_told_when_the_socket_was_found_empty() {
+    fn time_of_an_empty_socket_is_noted_for_the_core() {
         let mut rig = Rig::new();
         let before = rig.network.clock.now();
         rig.say(&peer_text());
@@ -483,18 +487,18 @@ mod tests {
         rig.network.receive();
         assert!(rig.core.peers_read.at() >= before);
         assert_eq!(rig.messages().len(), 1);
-        // More than one look at the socket takes: it is not empty, so nothing is told.
-        let told = rig.core.peers_read.at();
+        // More than one pass receives: the socket is not empty, so the time stays.
+        let noted = rig.core.peers_read.at();
         for _ in 0..2 * BATCH_MESSAGES_MAX {
             rig.simulator.send_to(&peer_text(), rig.address).unwrap();
         }
         rig.network.wait(Some(Duration::ZERO)).unwrap();
         rig.network.receive();
-        assert_eq!(rig.core.peers_read.at(), told);
+        assert_eq!(rig.core.peers_read.at(), noted);
     }
 
     #[test]
-    fn replies_leave_before_appends_and_the_core_learns_of_them_last() {
+    fn replies_are_sent_before_appends_and_reported_last() {
         let mut rig = Rig::new();
         let peers = vec![envelope(1)];
         let refusal = Refusal { key: key(2), reason: RefusalReason::NotLeader, leader: None };
@@ -506,7 +510,7 @@ mod tests {
         let leader = Some(NodeId(0));
         let batch = ReplyBatch { answers, leader, applied, ..ReplyBatch::default() };
         rig.applier.to_network.send(batch).unwrap();
-        assert_eq!(rig.applied(), None, "nothing has left yet");
+        assert_eq!(rig.applied(), None, "nothing was sent yet");
         rig.network.send().unwrap();
         let order = ["\"ok\"", "\"redirect\"", "\"dst\":\"0001\"", "\"dst\":\"0002\""];
         for mark in order {
@@ -517,20 +521,20 @@ mod tests {
     }
 
     #[test]
-    fn reads_alone_are_given_back_in_portions() {
+    fn completed_reads_are_reported_in_batches() {
         let mut rig = Rig::new();
         for _ in 0..8 {
-            let applied = Applied { bytes: GIVE_BACK_BYTES / 4, ..Applied::default() };
+            let applied = Applied { bytes: READ_REPORT_BYTES / 4, ..Applied::default() };
             rig.applier.to_network.send(ReplyBatch { applied, ..ReplyBatch::default() }).unwrap();
             rig.network.send().unwrap();
         }
-        assert_eq!(rig.applied().map(|applied| applied.bytes), Some(GIVE_BACK_BYTES));
-        assert_eq!(rig.applied().map(|applied| applied.bytes), Some(GIVE_BACK_BYTES));
+        assert_eq!(rig.applied().map(|applied| applied.bytes), Some(READ_REPORT_BYTES));
+        assert_eq!(rig.applied().map(|applied| applied.bytes), Some(READ_REPORT_BYTES));
         assert_eq!(rig.applied(), None);
     }
 
     #[test]
-    fn a_note_waits_for_room_at_the_core() {
+    fn report_waits_while_the_core_is_full() {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         for index in 1..=2 {
@@ -548,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_counted_and_survived() {
+    fn invalid_messages_are_counted_and_ignored() {
         let mut rig = Rig::new();
         let long = vec![b'['; 65_000];
         let other = peer_text().escape_ascii().to_string().replace("0000", "0002");
@@ -563,18 +567,18 @@ mod tests {
     }
 
     #[test]
-    fn hello_is_repeated_until_the_simulator_is_heard() {
+    fn hello_is_repeated_until_the_simulator_answers() {
         let mut rig = Rig::new();
         let (now, mut repeats) = (rig.network.clock.now(), 0);
-        while let Some(due) = rig.network.door.hello_due() {
-            assert!(due > now, "it was said just now");
-            rig.network.door.say_hello(due);
+        while let Some(due) = rig.network.transport.hello_due() {
+            assert!(due > now, "one was sent just now");
+            rig.network.transport.send_hello(due);
             assert!(receive(&rig.simulator).0.contains("\"hello\""));
             repeats += 1;
         }
         assert_eq!(repeats, 3);
         let mut rig = Rig::new();
         rig.put(1);
-        assert_eq!(rig.network.door.hello_due(), None);
+        assert_eq!(rig.network.transport.hello_due(), None);
     }
 }

@@ -1,21 +1,21 @@
-//! The applier stage: owns the store. Applies committed entries in order, gives the answers that
-//! are this replica's to give, then answers the reads, and hands the answers to the network in one
-//! batch, with the note that the core gets once they are with the socket.
+//! The applier stage: owns the state machine. It applies committed entries in order, replies to the
+//! requests that are this replica's to answer, answers reads, and sends the replies to the network
+//! in one batch. The core learns of them once the network's socket has accepted them.
 //!
-//! A pass is bounded in commands and in time, for it may share its thread with the network, and the
-//! network takes what it gives in one piece. The rest of a batch waits here for the next pass.
+//! A pass is bounded in commands and in time, because the applier may share its thread with the
+//! network, and because the network takes its replies in one piece. The rest of a batch waits here
+//! for the next pass.
 //!
-//! It also decides when a snapshot is taken, for it knows how much of the log is in the state, and
-//! puts a leader's snapshot in the place of the state.
+//! The applier also starts snapshots, since it owns the state that goes into them, and installs the
+//! snapshots of a leader.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::clock::AppliedClock;
 use crate::kv::{Command, Outcome, PREFETCH_MAX, StateMachine};
 use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
-use crate::types::{EntryId, Index, RequestKey};
-
 use crate::runtime::boards::SubscriberBoard;
 use crate::runtime::channels::{
     Answer, Applied, ApplierEnds, ApplyBatch, IndexedReads, QUEUE_LEN, ReadTimestamp,
@@ -23,24 +23,25 @@ use crate::runtime::channels::{
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
-use crate::runtime::stages::core::replicated_clock::shown_by;
-use crate::runtime::stages::snapshot_scheduler::SnapshotScheduler;
+use crate::types::{EntryId, Index, RequestKey};
 
-/// Most groups of commands in one pass; each has up to [`PREFETCH_MAX`].
+use super::snapshot_scheduler::SnapshotScheduler;
+
+/// Most groups of commands in one pass. A group has up to [`PREFETCH_MAX`] commands.
 const PASS_GROUPS_MAX: usize = 4_096 / PREFETCH_MAX;
 
-/// Bytes of a request's id that say where it came in.
+/// Bytes at the beginning of a request's id that name the replica to which a client sent it.
 pub(crate) const ORIGIN_BYTES: usize = 8;
 
 /// Most reads that wait for the replicated clock.
-const EARLY_READS_MAX: usize = 1 << 16;
+const UNCLOCKED_READS_MAX: usize = 1 << 16;
 
-/// Which writes this replica answers.
+/// Which requests this replica replies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReplyPolicy {
-    /// Those that it committed as the leader, as the course's simulator wants it.
+    /// Those that it committed as the leader (the course).
     Leader,
-    /// Those that came in here, whoever leads: their ids begin like this.
+    /// Those that clients sent to it, under any leader: their ids begin with these bytes.
     Origin([u8; ORIGIN_BYTES]),
 }
 
@@ -48,79 +49,83 @@ pub(crate) enum ReplyPolicy {
 #[derive(Debug)]
 struct Unfinished {
     batch: ApplyBatch,
-    /// Its last entry, if that was not in the state when the batch was begun.
+    /// Its last entry; `None` if the state already had that when the batch was begun.
     index: Option<Index>,
-    /// How many of its entries and reads are done.
     entries_done: usize,
     reads_done: usize,
 }
 
-/// The stage.
+/// The applier stage.
 ///
-/// Invariant: the core is told of the last entry of a batch, and given back its bytes, when all of
-/// the batch is done.
+/// Invariant: a batch's last entry and its bytes are reported to the core when all of the batch is
+/// done, and not before.
 pub(crate) struct Applier {
     clock: Clock,
     store: StateMachine,
     reply_policy: ReplyPolicy,
-    /// The batch at which the last pass stopped.
+    /// The batch in which the last pass ended.
     unfinished: Option<Unfinished>,
-    /// Reads for which the state has not come far enough.
-    early: Vec<IndexedReads>,
-    /// Reads for which it has.
-    ready: VecDeque<ClientRequest>,
-    /// Reads for which the state's clock has not come far enough. At most
-    /// [`EARLY_READS_MAX`]: more are dropped, and their clients are told that no answer came.
-    unclocked: Vec<(ReadTimestamp, ClientRequest)>,
-    /// What that clock showed when they were last looked at, and how often it had been reset.
-    unclocked_since: (u64, u64),
+    /// Reads whose read index has not been applied yet.
+    early_reads: Vec<IndexedReads>,
+    /// Reads whose read index has been applied.
+    ready_reads: VecDeque<ClientRequest>,
+    /// Reads that wait for an entry of the replicated clock. More than [`UNCLOCKED_READS_MAX`] are
+    /// dropped, and their clients get an error after the command deadline.
+    unclocked_reads: Vec<(ReadTimestamp, ClientRequest)>,
+    /// The replicated clock in the state when those were last checked.
+    unclocked_checked_at: ReadTimestamp,
     /// The last entry in the state.
     last: EntryId,
-    /// When snapshots are taken; `None` for never.
+    /// When snapshots are due; `None` for a replica that takes none.
     scheduler: Option<SnapshotScheduler>,
-    /// Somebody wants one now.
-    save: bool,
-    /// Who listens at this replica.
+    /// A snapshot was requested and is not begun yet.
+    snapshot_wanted: bool,
     subscribers: Arc<SubscriberBoard>,
     ends: ApplierEnds,
-    /// A pass on a shared thread was put off.
-    put_off: bool,
+    /// The last pass on a shared thread was skipped because the network's queue was full.
+    skipped: bool,
 }
 
-/// The next commands that are done together.
+/// The replicated clock in a state.
+pub(crate) fn applied_clock(store: &StateMachine) -> AppliedClock {
+    let (millis, resets, next_expiry) = store.shown();
+    AppliedClock { millis, resets, next_expiry }
+}
+
+/// The next commands that are handled together; `None` after the last.
 fn group<T>(all: &[T], done: usize) -> Option<&[T]> {
     all[done..].chunks(PREFETCH_MAX).next()
 }
 
 impl Applier {
-    /// With an empty store, and no snapshots ever.
+    /// An applier with an empty state, which takes no snapshots.
     pub(crate) fn new(reply_policy: ReplyPolicy, clock: Clock, ends: ApplierEnds) -> Applier {
         Applier {
             clock,
             store: StateMachine::default(),
             reply_policy,
             unfinished: None,
-            early: Vec::new(),
-            ready: VecDeque::new(),
-            unclocked: Vec::new(),
-            unclocked_since: (0, 0),
+            early_reads: Vec::new(),
+            ready_reads: VecDeque::new(),
+            unclocked_reads: Vec::new(),
+            unclocked_checked_at: ReadTimestamp::default(),
             last: EntryId::ZERO,
             scheduler: None,
-            save: false,
+            snapshot_wanted: false,
             subscribers: Arc::default(),
             ends,
-            put_off: false,
+            skipped: false,
         }
     }
 
-    /// With the store that a snapshot held which ended with `last`.
-    pub(crate) fn with(
+    /// Starts from the state of a snapshot that ends with `last`, and takes snapshots.
+    pub(crate) fn with_store(
         mut self,
         store: StateMachine,
         last: EntryId,
         scheduler: SnapshotScheduler,
     ) -> Applier {
-        assert_eq!(store.applied_index(), last.index, "a store that ends elsewhere");
+        assert_eq!(store.applied_index(), last.index, "the state does not end with its snapshot");
         self.store = store;
         self.last = last;
         scheduler.memory().note_store(self.store.memory());
@@ -128,13 +133,13 @@ impl Applier {
         self
     }
 
-    /// With who listens at this replica.
+    /// Collects events for these subscribers.
     pub(crate) fn with_subscribers(mut self, subscribers: Arc<SubscriberBoard>) -> Applier {
         self.subscribers = subscribers;
         self
     }
 
-    /// Passes without end, on a thread of its own, until the core has ended.
+    /// Runs passes on a thread of its own until the core has stopped.
     pub(crate) fn run(&mut self) {
         loop {
             if self.has_rest() {
@@ -147,24 +152,24 @@ impl Applier {
         }
     }
 
-    /// Whether the last pass left something over.
+    /// Whether the last pass left work over.
     fn has_rest(&self) -> bool {
-        self.unfinished.is_some() || !self.ready.is_empty()
+        self.unfinished.is_some() || !self.ready_reads.is_empty()
     }
 
-    /// Whether another pass has something to do now, on a thread that must not be blocked.
+    /// Whether another pass on a shared thread would find work that it can do.
     pub(crate) fn is_ready(&self) -> bool {
-        (self.has_rest() || !self.ends.jobs.is_empty()) && !self.put_off
+        (self.has_rest() || !self.ends.jobs.is_empty()) && !self.skipped
     }
 
-    /// A pass for whom must not be blocked: puts off what was handed on while the network's queue
-    /// is full.
-    pub(crate) fn run_ready(&mut self, handed_on: bool) {
-        if !handed_on && !self.put_off && !self.has_rest() && self.ends.jobs.is_empty() {
+    /// A pass on a shared thread, which must not block: skipped while the network's queue is full.
+    /// `has_jobs` says whether the core has sent a batch since the last call.
+    pub(crate) fn run_ready(&mut self, has_jobs: bool) {
+        if !has_jobs && !self.skipped && !self.has_rest() && self.ends.jobs.is_empty() {
             return;
         }
-        self.put_off = self.ends.to_network.is_full();
-        if self.put_off {
+        self.skipped = self.ends.to_network.is_full();
+        if self.skipped {
             return;
         }
         if self.has_rest() {
@@ -174,21 +179,19 @@ impl Applier {
         }
     }
 
-    /// One pass: what the last one left over, `first`, and what waits behind it, as far as a pass
-    /// goes.
-    ///
-    /// A pass that has something left over gets no `first`.
+    /// One pass: what the last one left over, `first`, and the batches behind it, within the limits
+    /// of a pass. A pass that has work left over gets no `first`.
     pub(crate) fn run_once(&mut self, first: Option<ApplyBatch>) {
         assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
         let mut replies = ReplyBatch::default();
-        let (messages, keys) = self.subscribers.get();
-        self.store.listen(messages, keys);
+        let (messages, key_events) = self.subscribers.get();
+        self.store.listen(messages, key_events);
         let mut groups = Pass::of_large(self.clock, PASS_GROUPS_MAX);
         let mut batches = Pass::of_large(self.clock, QUEUE_LEN);
         if let Some(unfinished) = self.unfinished.take() {
             self.apply(unfinished, &mut groups, &mut replies);
         }
-        self.read_ready(&mut groups, &mut replies);
+        self.answer_ready_reads(&mut groups, &mut replies);
         let mut first = first;
         while !self.has_rest()
             && let Some(batch) =
@@ -197,6 +200,7 @@ impl Applier {
             let unfinished = self.begin(batch, &mut replies);
             self.apply(unfinished, &mut groups, &mut replies);
         }
+        debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
         replies.key_count = self.store.key_count();
         replies.expires_count = self.store.expires_count();
         replies.digest = self.store.digest();
@@ -204,18 +208,18 @@ impl Applier {
             scheduler.memory().note_store(self.store.memory());
         }
         replies.events = self.store.take_events().into();
-        replies.applied.clock = shown_by(&self.store);
-        replies.applied.clock_wanted = self.unclocked.iter().map(|(at, _)| at.millis).max();
-        // An error means that the network has ended, and then so do we.
+        replies.applied.clock = applied_clock(&self.store);
+        replies.applied.clock_wanted = self.unclocked_reads.iter().map(|(at, _)| at.millis).max();
+        // An error means that the network has stopped, and then so does this stage.
         let _ = self.ends.to_network.send(replies);
-        // Nobody waits for that.
+        // Last, because no client waits for it.
         self.take_snapshot();
     }
 
-    /// Hands a view of the state over, if it is time.
+    /// Sends a view of the state to the snapshots stage if a snapshot is due.
     fn take_snapshot(&mut self) {
         let Some(scheduler) = &self.scheduler else { return };
-        if !scheduler.is_due(self.save)
+        if !scheduler.is_due(self.snapshot_wanted)
             || self.last == EntryId::ZERO
             || self.ends.to_snapshots.is_full()
         {
@@ -224,51 +228,51 @@ impl Applier {
         scheduler.begin();
         let view = Box::new(self.store.view(self.last));
         if self.ends.to_snapshots.try_send(SnapshotJob::Write(view)).is_ok() {
-            self.save = false;
+            self.snapshot_wanted = false;
         } else {
             scheduler.give_up(false);
         }
     }
 
-    /// A leader's snapshot takes the place of the state, unless that has come further.
-    fn install(&mut self, install: ReceivedSnapshot, replies: &mut ReplyBatch) {
-        let ReceivedSnapshot { snapshot, mut store } = install;
-        if snapshot.last.index > self.store.applied_index() {
+    /// Replaces the state by a leader's snapshot, unless the state has come further than that.
+    fn install(&mut self, received: ReceivedSnapshot, replies: &mut ReplyBatch) {
+        let ReceivedSnapshot { id, mut store } = received;
+        if id.last.index > self.store.applied_index() {
             std::mem::swap(&mut self.store, &mut store);
-            self.last = snapshot.last;
+            self.last = id.last;
             if let Some(scheduler) = &self.scheduler {
                 scheduler.installed();
             }
         }
-        replies.applied.merge(Applied { installed: Some(snapshot), ..Applied::default() });
-        // Where there is no room it is freed here, which takes a while.
+        replies.applied.merge(Applied { installed: Some(id), ..Applied::default() });
+        // If the queue is full the old state is freed here, which takes a while.
         let _ = self.ends.to_snapshots.try_send(SnapshotJob::Drop(Box::new(store)));
     }
 
-    /// Does what comes before a batch's entries.
+    /// Handles what comes before a batch's entries.
     fn begin(&mut self, mut batch: ApplyBatch, replies: &mut ReplyBatch) -> Unfinished {
-        if let Some(install) = batch.install.take() {
-            self.install(*install, replies);
+        if let Some(received) = batch.install.take() {
+            self.install(*received, replies);
         }
-        self.save |= std::mem::take(&mut batch.save);
-        // What is in a snapshot that was taken in meanwhile is known to be applied by that.
+        self.snapshot_wanted |= std::mem::take(&mut batch.take_snapshot);
+        // The core knows already that entries of an installed snapshot are applied.
         let last = batch.job.entries.last().map(|committed| committed.entry.index());
         let index = last.filter(|last| *last > self.store.applied_index());
         Unfinished { batch, index, entries_done: 0, reads_done: 0 }
     }
 
-    /// Does as much of a batch as `groups` allows; the rest is kept.
+    /// Handles as much of a batch as `groups` allows, and keeps the rest.
     fn apply(&mut self, work: Unfinished, groups: &mut Pass, replies: &mut ReplyBatch) {
         let Unfinished { batch, index, mut entries_done, mut reads_done } = work;
         replies.leader = batch.leader;
         let ApplyBatch { job, .. } = &batch;
         while let Some(some) = groups.next(|| group(&job.entries, entries_done)) {
-            self.apply_some(some, replies);
+            self.apply_group(some, replies);
             entries_done += some.len();
         }
-        self.read_unclocked(replies);
+        self.answer_unclocked_reads(replies);
         while let Some(some) = groups.next(|| group(&job.reads, reads_done)) {
-            self.read_some(some, batch.read_timestamp, replies);
+            self.answer_group(some, batch.read_timestamp, replies);
             reads_done += some.len();
         }
         if entries_done < job.entries.len() || reads_done < job.reads.len() {
@@ -276,26 +280,26 @@ impl Applier {
             return;
         }
         replies.applied.merge(Applied { index, bytes: batch.bytes, ..Applied::default() });
-        self.early.extend(batch.indexed_reads);
+        self.early_reads.extend(batch.indexed_reads);
         let applied = self.store.applied_index();
-        for at in self.early.extract_if(.., |at| at.index <= applied) {
-            self.ready.extend(at.reads);
+        for reads in self.early_reads.extract_if(.., |reads| reads.index <= applied) {
+            self.ready_reads.extend(reads.reads);
         }
-        self.read_ready(groups, replies);
+        self.answer_ready_reads(groups, replies);
     }
 
-    /// Answers reads that the state has come far enough for.
-    fn read_ready(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
+    /// Answers reads whose read index has been applied.
+    fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
         while let Some(some) = groups.next(|| {
-            let count = self.ready.len().min(PREFETCH_MAX);
-            (count > 0).then(|| self.ready.drain(..count).collect::<Vec<_>>())
+            let count = self.ready_reads.len().min(PREFETCH_MAX);
+            (count > 0).then(|| self.ready_reads.drain(..count).collect::<Vec<_>>())
         }) {
-            // What the clock must show for these the leader has seen to.
-            self.read_some(&some, ReadTimestamp::default(), replies);
+            // The leader confirmed their index only after the clock showed enough for them.
+            self.answer_group(&some, ReadTimestamp::default(), replies);
         }
     }
 
-    fn apply_some(&mut self, entries: &[Committed], replies: &mut ReplyBatch) {
+    fn apply_group(&mut self, entries: &[Committed], replies: &mut ReplyBatch) {
         let mut commands = [None; PREFETCH_MAX];
         for (command, committed) in commands.iter_mut().zip(entries) {
             *command = Command::decode(committed.entry.payload()).ok();
@@ -306,22 +310,23 @@ impl Applier {
                 self.answer_installed(command.as_ref(), *as_leader, replies);
                 continue;
             }
+            assert_eq!(entry.index(), self.last.index.next(), "committed entries have a gap");
             self.last = entry.id();
             if entry.kind() == EntryKind::NoOp {
                 self.store.skip(entry.index());
                 continue;
             }
             let applied = self.store.apply_decoded(entry.index(), command.as_ref());
-            // Malformed: nobody's request, so nobody waits. What is another's to answer is left to
-            // it; two answers would be one too many.
+            // No client waits for a malformed command. A request that another replica answers must
+            // not be answered here too.
             if self.answers(applied.key, *as_leader) && applied.outcome != Outcome::Malformed {
                 replies.answers.push(Answer { key: applied.key, outcome: applied.outcome });
             }
         }
     }
 
-    /// Answers a write that is in the state by a snapshot, if what came of it is remembered there.
-    /// Else its client hears that nobody knows.
+    /// Answers a write that is in the state through a snapshot, if the deduplication table has its
+    /// outcome. Otherwise its client gets `UNCERTAIN`.
     fn answer_installed(
         &self,
         command: Option<&Command<'_>>,
@@ -336,41 +341,52 @@ impl Applier {
         }
     }
 
-    /// Answers reads that waited for an entry of the replicated clock, if one has come.
-    fn read_unclocked(&mut self, replies: &mut ReplyBatch) {
-        let shown = (self.store.clock(), self.store.clock_resets());
-        if shown == self.unclocked_since || self.unclocked.is_empty() {
+    /// Answers reads that waited for an entry of the replicated clock, if one was applied.
+    fn answer_unclocked_reads(&mut self, replies: &mut ReplyBatch) {
+        let now = self.timestamp();
+        if now == self.unclocked_checked_at || self.unclocked_reads.is_empty() {
             return;
         }
-        for (at, read) in std::mem::take(&mut self.unclocked) {
-            self.read_some(&[read], at, replies);
+        for (at, read) in std::mem::take(&mut self.unclocked_reads) {
+            self.answer_group(&[read], at, replies);
         }
-        self.unclocked_since = shown;
+        self.unclocked_checked_at = now;
     }
 
-    /// Answers reads, but for those that have to wait for an entry of the replicated clock.
-    fn read_some(&mut self, reads: &[ClientRequest], at: ReadTimestamp, replies: &mut ReplyBatch) {
+    /// The replicated clock in the state.
+    fn timestamp(&self) -> ReadTimestamp {
+        ReadTimestamp { millis: self.store.clock(), resets: self.store.clock_resets() }
+    }
+
+    /// Answers reads, except for those that have to wait for an entry of the replicated clock.
+    fn answer_group(
+        &mut self,
+        reads: &[ClientRequest],
+        at: ReadTimestamp,
+        replies: &mut ReplyBatch,
+    ) {
         let mut commands = [None; PREFETCH_MAX];
         for (command, read) in commands.iter_mut().zip(reads) {
-            // A peer reads its own state. What it lacks is how far that must have come.
+            // A peer's read is answered from the peer's own state. It asks for the read index only.
             if self.is_own(read.key) {
                 let decoded = Command::decode(&read.payload);
-                *command = Some(decoded.expect("the door made this payload"));
+                *command = Some(decoded.expect("the network encoded this command"));
             }
         }
         self.store.prefetch(&commands);
-        // Hardly ever: then each is looked at for itself.
+        // Seldom true; then each read is checked by itself.
         let may_wait = self.store.is_behind(None, at.millis, at.resets);
         for (command, read) in commands.iter().zip(reads) {
             if may_wait && self.store.is_behind(command.as_ref(), at.millis, at.resets) {
-                if self.unclocked.len() < EARLY_READS_MAX {
-                    self.unclocked_since = (self.store.clock(), self.store.clock_resets());
-                    self.unclocked.push((at, read.clone()));
+                if self.unclocked_reads.len() < UNCLOCKED_READS_MAX {
+                    self.unclocked_checked_at = self.timestamp();
+                    self.unclocked_reads.push((at, read.clone()));
                 }
                 continue;
             }
             if let Some(command) = command {
-                let (key, outcome) = self.store.read_decoded(command).expect("the door says reads");
+                let answer = self.store.read_decoded(command);
+                let (key, outcome) = answer.expect("the network admits only reads as reads");
                 replies.answers.push(Answer { key, outcome });
             } else {
                 replies.read_indexes.push((read.key, self.store.applied_index()));
@@ -378,6 +394,7 @@ impl Applier {
         }
     }
 
+    /// Whether this replica replies to a request that was committed.
     fn answers(&self, key: RequestKey, as_leader: bool) -> bool {
         match self.reply_policy {
             ReplyPolicy::Leader => as_leader,
@@ -385,8 +402,8 @@ impl Applier {
         }
     }
 
-    /// Whether the request came in at this replica. Under the course's simulator a read never
-    /// travels.
+    /// Whether a client sent the request to this replica. In the course every read was, because
+    /// reads are not forwarded there.
     fn is_own(&self, key: RequestKey) -> bool {
         match self.reply_policy {
             ReplyPolicy::Leader => true,
@@ -413,16 +430,15 @@ mod tests {
     }
 
     fn put(index: u64, value: &[u8], as_leader: bool) -> Committed {
-        let operation = Operation::Put { key: b"k", value };
+        let operation = Operation::set(b"k", value);
         let payload = Command { key: key(u8::try_from(index).unwrap()), operation }.encode();
         let entry =
             RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
         Committed { entry, as_leader }
     }
 
-    fn get(number: u8, pair: &[u8]) -> ClientRequest {
-        let payload =
-            Command { key: key(number), operation: Operation::Get { key: pair } }.encode();
+    fn get(number: u8, name: &[u8]) -> ClientRequest {
+        let payload = Command { key: key(number), operation: Operation::get(name) }.encode();
         ClientRequest { key: key(number), kind: RequestKind::Read, payload }
     }
 
@@ -440,15 +456,11 @@ mod tests {
     }
 
     #[test]
-    fn reads_wait_for_a_clock_entry_where_a_key_has_expired() {
+    fn reads_of_an_expired_key_wait_for_a_clock_entry() {
         let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
         let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
-        let mut words = crate::kv::ItemsBuffer::default();
-        for word in [&b"k"[..], b"v", b"PX", b"50"] {
-            words.push(word);
-        }
-        let verb = crate::kv::CommandId::named("set").unwrap();
-        let operation = Operation::Call { verb, words: words.items() };
+        let args: [&[u8]; 4] = [b"k", b"v", b"PX", b"50"];
+        let operation = Operation::call(crate::kv::CommandId::SET, &args[..]);
         let payload = Command { key: key(2), operation }.encode();
         let set = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, &payload);
         let set = Committed { entry: set, as_leader: false };
@@ -470,7 +482,7 @@ mod tests {
             batches[at].answers.iter().map(answer).collect::<Vec<_>>()
         };
         assert_eq!(answers(1), [(key(100), value("v")), (key(101), none.clone())]);
-        // Only those wait that look at the key.
+        // Only reads of the expired key wait.
         assert_eq!(answers(2), [(key(103), none.clone())]);
         assert_eq!(answers(3), [(key(105), none.clone())]);
         let wanted = |at: usize| batches[at].applied.clock_wanted;
@@ -478,12 +490,12 @@ mod tests {
             (wanted(1), wanted(2), wanted(3), wanted(4)),
             (None, Some(1_050), Some(1_052), None)
         );
-        // One entry serves all of them; the key is gone by it.
+        // One clock entry serves all of them, and by it the key has expired.
         assert_eq!(answers(4), [(key(102), none.clone()), (key(104), none)]);
     }
 
     #[test]
-    fn leaders_answer_and_reads_see_what_was_applied_before_them() {
+    fn leader_replies_and_reads_see_entries_applied_before() {
         let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
         let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
         let no_operation = RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::NoOp, b"");
@@ -495,7 +507,7 @@ mod tests {
         let reads = vec![get(100, b"k"), get(101, b"nothing")];
         core.to_applier.send(batch(vec![put(4, b"newer", true)], vec![], 5)).unwrap();
         applier.run_once(Some(batch(entries, reads, 7)));
-        let replies = network.replies.try_recv().expect("one batch for all that waited");
+        let replies = network.replies.try_recv().expect("one batch of replies");
         assert!(network.replies.is_empty());
         assert_eq!(replies.leader, Some(NodeId(3)));
         assert_eq!(
@@ -512,11 +524,11 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_is_none_is_passed_over_in_silence() {
+    fn malformed_command_is_skipped_without_a_reply() {
         let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
         let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
         let entry =
-            RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"rubbish");
+            RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"garbage");
         applier.run_once(Some(batch(vec![Committed { entry, as_leader: true }], vec![], 1)));
         let replies = network.replies.try_recv().unwrap();
         assert_eq!(replies.answers, []);
@@ -524,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaders_snapshot_takes_the_place_of_the_state() {
+    fn leaders_snapshot_replaces_an_older_state() {
         let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
         let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
         let mut ahead = StateMachine::default();
@@ -532,24 +544,24 @@ mod tests {
             let committed = put(index, &[u8::try_from(index).unwrap()], true);
             ahead.apply(Index(index), committed.entry.payload());
         }
-        let snapshot = SnapshotId { last: EntryId::new(1, 3), ..SnapshotId::default() };
-        let install = |store| Some(Box::new(ReceivedSnapshot { snapshot, store }));
+        let id = SnapshotId { last: EntryId::new(1, 3), ..SnapshotId::default() };
+        let install = |store| Some(Box::new(ReceivedSnapshot { id, store }));
         applier.run_once(Some(batch(vec![put(1, b"1", false)], vec![], 1)));
         network.replies.try_recv().unwrap();
-        // What is in it is not applied again, but answered from its memory of requests.
+        // Entries in it are not applied again, but answered from its deduplication table.
         let entries = vec![put(2, b"2", true), put(3, b"3", false), put(4, b"4", true)];
         let first = ApplyBatch { install: install(ahead), ..batch(entries, vec![], 7) };
         applier.run_once(Some(first));
         let replies = network.replies.try_recv().unwrap();
-        let installed = Some(snapshot);
+        let installed = Some(id);
         assert_eq!(
             replies.applied,
             Applied { index: Some(Index(4)), bytes: 7, installed, ..Applied::default() }
         );
         let done = |number| Answer { key: key(number), outcome: Outcome::Done };
         assert_eq!(replies.answers, [done(2), done(4)]);
-        assert!(matches!(snapshots.work.try_recv(), Ok(SnapshotJob::Drop(_))));
-        // One that ends before the state changes nothing, but the core hears of it all the same.
+        assert!(matches!(snapshots.jobs.try_recv(), Ok(SnapshotJob::Drop(_))));
+        // An older snapshot changes nothing, but is reported to the core.
         let late =
             ApplyBatch { install: install(StateMachine::default()), ..ApplyBatch::default() };
         applier.run_once(Some(late));
@@ -558,42 +570,43 @@ mod tests {
         assert_eq!((applier.store.applied_index(), applier.last), (Index(4), EntryId::new(1, 4)));
         applier.run_once(Some(batch(vec![put(4, b"4", false)], vec![], 1)));
         let replies = network.replies.try_recv().unwrap();
-        assert_eq!(replies.applied.index, None, "the core knows that already");
+        assert_eq!(replies.applied.index, None, "the core knows that entry");
     }
 
     #[test]
-    fn a_snapshot_is_taken_by_size_or_when_asked_for_one_at_a_time() {
+    fn snapshots_are_taken_by_log_size_or_on_request() {
         let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
         let board = Arc::new(SnapshotBoard::default());
         let scheduler = SnapshotScheduler::new(800, Arc::clone(&board), Arc::default());
         let applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
-        let mut applier = applier.with(StateMachine::default(), EntryId::ZERO, scheduler.clone());
-        let mut taken = |from: u64, save| {
-            // Each time the log has grown by 400 bytes.
+        let mut applier =
+            applier.with_store(StateMachine::default(), EntryId::ZERO, scheduler.clone());
+        let mut taken = |from: u64, take_snapshot| {
+            // The log grows by 400 bytes each time.
             scheduler.note_end(from.next_multiple_of(2) * 200);
             let entries = vec![put(from, &[1; 100], true), put(from + 1, &[1; 100], true)];
-            applier.run_once(Some(ApplyBatch { save, ..batch(entries, vec![], 1) }));
+            applier.run_once(Some(ApplyBatch { take_snapshot, ..batch(entries, vec![], 1) }));
             network.replies.try_recv().unwrap();
-            match snapshots.work.try_recv() {
+            match snapshots.jobs.try_recv() {
                 Ok(SnapshotJob::Write(view)) => Some(view.last().index.0),
                 Ok(other) => unreachable!("{other:?}"),
                 Err(_) => None,
             }
         };
-        assert_eq!(taken(1, false), None, "too little");
+        assert_eq!(taken(1, false), None, "the log has not grown enough");
         assert_eq!(taken(3, false), Some(4));
         assert!(board.is_taking());
-        assert_eq!(taken(5, true), None, "one is being taken");
+        assert_eq!(taken(5, true), None, "a snapshot is being taken");
         scheduler.succeed();
-        assert_eq!(taken(7, false), Some(8), "asked for meanwhile");
+        assert_eq!(taken(7, false), Some(8), "requested meanwhile");
         scheduler.give_up(true);
-        assert_eq!(taken(9, false), Some(10), "the last one failed, so soon");
+        assert_eq!(taken(9, false), Some(10), "the last attempt failed");
         scheduler.succeed();
         assert_eq!(taken(11, false), None);
     }
 
     #[test]
-    fn on_a_shared_thread_it_rests_while_nobody_takes_its_answers() {
+    fn shared_thread_is_not_blocked_by_a_full_network() {
         let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
         let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
         for number in 0..=QUEUE_LEN {

@@ -1,60 +1,68 @@
-//! How much room the disk has, measured by the log writer between its jobs: it is who takes room,
-//! and it is awake whenever that happens. So want of room is foreseen and no write fails for it
-//! (safety.md D2).
+//! Measures free disk space for the log writer, between its jobs: it is the stage that uses the
+//! space, and it runs whenever that happens. So a lack of space is seen before a write fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::raft::DiskSpace;
-use crate::storage::{FreeSpace, RealDisk, StorageError};
-
 use crate::runtime::boards::DiskSpaceBoard;
 use crate::runtime::channels::DiskSpaceReport;
+use crate::storage::{FreeSpace, RealDisk, StorageError};
 
-/// From one measurement to the next.
+/// Time between two measurements.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
-/// How often the core is told that room is scarce, though nothing has changed.
+/// How often the core is reminded that space is scarce while nothing changes.
 const REMIND_INTERVAL: Duration = Duration::from_secs(5);
-/// Most bytes that a file holds in reserve: for the log's next segments, whatever others do.
-const HELD_BYTES_MAX: u64 = 16 << 20;
-/// What small files may need.
+/// Most bytes of the reserve that the reserve file holds: space for the log's next segments that no
+/// other program can take.
+const RESERVE_FILE_BYTES_MAX: u64 = 16 << 20;
+/// Space for files other than log and snapshots.
 const SMALL_FILES_BYTES: u64 = 2 << 20;
 
-/// How much of the reserve a file holds.
+/// How many bytes of a reserve the reserve file holds.
 pub(crate) fn reserve_file_bytes(reserve: u64) -> u64 {
-    (reserve / 2).min(HELD_BYTES_MAX)
+    (reserve / 2).min(RESERVE_FILE_BYTES_MAX)
 }
 
-/// Who measures.
+/// Measures free disk space, publishes it, and reports changes that the core must know of.
 pub(crate) struct DiskSpaceMonitor {
     board: Arc<DiskSpaceBoard>,
     measured_at: Option<Instant>,
+    /// Whether less than the reserve is left.
     low: bool,
-    told: Option<(DiskSpaceReport, Instant)>,
+    /// The last report and when it was made.
+    reported: Option<(DiskSpaceReport, Instant)>,
+    /// The last measurement failed, and that was logged.
     failed: bool,
 }
 
 impl DiskSpaceMonitor {
     pub(crate) fn new(board: Arc<DiskSpaceBoard>) -> DiskSpaceMonitor {
-        DiskSpaceMonitor { board, measured_at: None, low: false, told: None, failed: false }
+        DiskSpaceMonitor { board, measured_at: None, low: false, reported: None, failed: false }
     }
 
-    /// Measures if it is time. What the core must hear of it.
-    pub(crate) fn measure(&mut self, disk: &RealDisk, segments: u64) -> Option<DiskSpaceReport> {
+    /// Measures if [`INTERVAL`] has passed. Returns what the core must know: space has become low
+    /// or is no longer low, a low replica may store more or less than before, or space is still
+    /// scarce.
+    pub(crate) fn measure(
+        &mut self,
+        disk: &RealDisk,
+        segment_count: u64,
+    ) -> Option<DiskSpaceReport> {
         let now = Instant::now();
         if self.measured_at.is_some_and(|at| now < at + INTERVAL) {
             return None;
         }
         self.measured_at = Some(now);
-        match disk.free_space().and_then(|room| self.refill(disk, room)) {
-            Ok(room) => {
+        match disk.free_space().and_then(|free| self.refill_reserve(disk, free)) {
+            Ok(free) => {
                 self.failed = false;
-                self.board.write(room);
-                self.judge(room, segments, now)
+                self.board.write(free);
+                self.judge(free, segment_count, now)
             }
             Err(error) => {
                 if !self.failed {
-                    tracing::error!("nobody knows how much room there is: {error}");
+                    tracing::error!(%error, "cannot measure free disk space");
                 }
                 self.failed = true;
                 None
@@ -62,41 +70,49 @@ impl DiskSpaceMonitor {
         }
     }
 
-    /// Makes the reserve whole again once there is room.
-    fn refill(&self, disk: &RealDisk, room: FreeSpace) -> Result<FreeSpace, StorageError> {
-        if room.held >= reserve_file_bytes(self.board.reserve) || self.is_low(room) {
-            return Ok(room);
+    /// Fills the reserve file again once there is space for it; the free space after that.
+    fn refill_reserve(&self, disk: &RealDisk, free: FreeSpace) -> Result<FreeSpace, StorageError> {
+        if free.held >= reserve_file_bytes(self.board.reserve) || self.is_low(free) {
+            return Ok(free);
         }
         disk.refill_reserve()?;
         disk.free_space()
     }
 
-    /// It ends being low with a little more than it begins with, lest it change all the time.
-    fn is_low(&self, room: FreeSpace) -> bool {
+    /// Whether space is low. That begins below the reserve and ends a quarter above it, so that it
+    /// does not change back and forth.
+    fn is_low(&self, free: FreeSpace) -> bool {
         let reserve = self.board.reserve;
-        room.bytes() < if self.low { reserve + reserve / 4 } else { reserve }
+        free.bytes() < if self.low { reserve + reserve / 4 } else { reserve }
     }
 
-    fn judge(&mut self, room: FreeSpace, segments: u64, now: Instant) -> Option<DiskSpaceReport> {
-        let low = self.is_low(room);
-        let before = std::mem::replace(&mut self.low, low);
-        let tight = room.bytes() / 2 < self.board.reserve;
-        // Entries take more on the disk than in memory, and segments are made whole.
-        let bytes = (room.bytes() / 2).saturating_sub(SMALL_FILES_BYTES);
-        let room = DiskSpace { low: self.low, bytes };
-        let news = DiskSpaceReport { room, tight, free: self.board.read().free, segments };
-        let is_new = match self.told {
-            None => self.low || tight,
-            Some((told, at)) => {
-                self.low != before
-                    || self.low && told.room != room
-                    || tight && now >= at + REMIND_INTERVAL
+    fn judge(
+        &mut self,
+        free: FreeSpace,
+        segment_count: u64,
+        now: Instant,
+    ) -> Option<DiskSpaceReport> {
+        let low = self.is_low(free);
+        let was_low = std::mem::replace(&mut self.low, low);
+        let is_scarce = free.bytes() / 2 < self.board.reserve;
+        // Half of it, since entries take more bytes on disk than in memory, and segments are
+        // allocated whole.
+        let bytes = (free.bytes() / 2).saturating_sub(SMALL_FILES_BYTES);
+        let space = DiskSpace { low, bytes };
+        let free_bytes = self.board.read().free;
+        let report = DiskSpaceReport { space, is_scarce, free_bytes, segment_count };
+        let is_new = match self.reported {
+            None => low || is_scarce,
+            Some((last, at)) => {
+                low != was_low
+                    || low && last.space != space
+                    || is_scarce && now >= at + REMIND_INTERVAL
             }
         };
         if is_new {
-            self.told = Some((news, now));
+            self.reported = Some((report, now));
         }
-        is_new.then_some(news)
+        is_new.then_some(report)
     }
 }
 
@@ -107,22 +123,22 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn low_begins_below_the_reserve_and_ends_with_a_quarter_more() {
-        let mut watch = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(100 * MIB)));
+    fn low_begins_below_the_reserve_and_ends_a_quarter_above() {
+        let mut monitor = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(100 * MIB)));
         let now = Instant::now();
         let mut judge = |free: u64, held: u64, after: u64| {
-            let room = FreeSpace { free: free * MIB, held: held * MIB };
-            watch.board.write(room);
-            let news = watch.judge(room, 3, now + Duration::from_secs(after));
-            news.map(|news| (news.room.low, news.tight))
+            let free = FreeSpace { free: free * MIB, held: held * MIB };
+            monitor.board.write(free);
+            let report = monitor.judge(free, 3, now + Duration::from_secs(after));
+            report.map(|report| (report.space.low, report.is_scarce))
         };
-        assert_eq!(judge(900, 32, 0), None, "there is enough");
+        assert_eq!(judge(900, 32, 0), None, "more than enough");
         assert_eq!(judge(100, 32, 0), Some((false, true)), "less than twice the reserve");
-        assert_eq!(judge(90, 32, 1), None, "it was told of that");
-        assert_eq!(judge(90, 32, 9), Some((false, true)), "but long ago");
+        assert_eq!(judge(90, 32, 1), None, "it was reported");
+        assert_eq!(judge(90, 32, 9), Some((false, true)), "long ago");
         assert_eq!(judge(60, 32, 9), Some((true, true)));
         assert_eq!(judge(60, 32, 9), None);
-        assert_eq!(judge(50, 32, 9), Some((true, true)), "followers count what they may store");
+        assert_eq!(judge(50, 32, 9), Some((true, true)), "a low replica may store fewer bytes");
         assert_eq!(judge(90, 32, 9), Some((true, true)), "not yet a quarter more");
         assert_eq!(judge(93, 32, 9), Some((false, true)));
         assert_eq!(judge(70, 32, 9), None, "not below the reserve");
@@ -131,9 +147,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_reserve_nothing_is_ever_low() {
-        let mut watch = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(0)));
-        assert_eq!(watch.judge(FreeSpace::default(), 3, Instant::now()), None);
+    fn space_is_never_low_without_a_reserve() {
+        let mut monitor = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(0)));
+        assert_eq!(monitor.judge(FreeSpace::default(), 3, Instant::now()), None);
         assert_eq!(reserve_file_bytes(0), 0);
     }
 }

@@ -1,7 +1,17 @@
-//! The stages of a replica: plain objects, each a loop that receives, calls pure code and sends.
+//! The stages of a replica: plain objects, each with a pass that receives what is waiting, calls
+//! pure code, and sends once. How they are put on threads is decided in `threads.rs`.
+//!
+//! | stage | file | owns |
+//! |---|---|---|
+//! | network | the server's and the course's; the trait is in `network.rs` | the sockets |
+//! | core | `core/` | [`Replica`](crate::raft::Replica) and the monotonic clock |
+//! | log writer | `log_writer.rs`, over the files of `disk_log.rs` | the log |
+//! | applier | `applier.rs` | the state machine |
+//! | snapshots | `snapshots.rs` | the snapshot files |
 
 pub(crate) mod applier;
 pub(crate) mod core;
+pub(crate) mod disk_log;
 pub(crate) mod disk_space;
 pub(crate) mod log_writer;
 pub(crate) mod network;
@@ -14,31 +24,23 @@ pub(crate) mod threads;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-use crate::runtime::stages::applier::Applier;
-use crate::runtime::stages::core::Core;
-use crate::runtime::stages::log_writer::LogWriter;
-use crate::runtime::stages::snapshots::SnapshotIo;
+use self::applier::Applier;
+use self::core::Core;
+use self::log_writer::LogWriter;
+use self::snapshots::SnapshotIo;
 
-/// Whether a stage goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum StageState {
-    Running,
-    /// The replica ends.
-    Stopped,
-}
-
-/// All stages of one replica.
+/// All stages of one replica, before they are started.
 pub(crate) struct Stages<N> {
     pub(crate) network: N,
     pub(crate) core: Core,
     pub(crate) log_writer: LogWriter,
     pub(crate) applier: Applier,
-    /// `None` where there are none ever.
+    /// `None` for a replica that takes no snapshots (the course's).
     pub(crate) snapshots: Option<SnapshotIo>,
 }
 
-/// A seed that differs from process to process: the keys of the standard library's hash maps come
-/// from the system's source of random numbers.
+/// A random seed for the replica: the standard library takes the keys of its hash maps from the
+/// system's source of random numbers.
 pub(crate) fn random_seed() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());

@@ -1,30 +1,43 @@
-//! What every network stage does: the course's and the server's.
+//! The network stage as the threads see it. The course and the server have one each.
 
 use std::io;
 use std::time::Duration;
 
-use crate::runtime::stages::StageState;
+use crate::runtime::pass::StageState;
 
-/// The stage at the sockets, of which there are two: the course's and the server's.
+/// The stage that owns the sockets.
 pub(crate) trait NetworkStage: Send {
-    /// Sleeps until there is something to do, but not longer than `patience`.
-    fn wait(&mut self, patience: Option<Duration>) -> io::Result<()>;
+    /// Sleeps until a socket or a queue needs work, for at most `timeout`; `None` for any time.
+    ///
+    /// # Errors
+    /// If the system refuses to poll.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// The same on a thread that no other stage has to wake.
-    fn wait_alone(&mut self, patience: Duration) -> io::Result<()> {
-        self.wait(Some(patience))
+    /// The same where no other thread ever has to wake this one, so that the stage may sleep in its
+    /// socket instead.
+    ///
+    /// # Errors
+    /// If the system refuses to poll.
+    fn wait_alone(&mut self, timeout: Duration) -> io::Result<()> {
+        self.wait(Some(timeout))
     }
 
-    /// One pass in: takes what the sockets hold and hands it to the core.
+    /// The first half of a pass: reads the sockets and hands what they held to the core.
     fn receive(&mut self) -> StageState;
 
-    /// One pass out: replies, then what goes to peers.
+    /// The second half of a pass: writes replies and messages to peers.
+    ///
+    /// # Errors
+    /// If the system refuses to watch a socket.
     fn send(&mut self) -> io::Result<()>;
 
-    /// The last word to the core, after which all stages end.
+    /// Stops the core, and through it all other stages.
     fn stop_others(self);
 
-    /// Passes without end, on a thread of its own, until the stage ends by itself.
+    /// Runs passes on a thread of its own until the stage stops by itself.
+    ///
+    /// # Errors
+    /// If a half of a pass fails.
     fn run(&mut self) -> io::Result<()> {
         loop {
             self.wait(None)?;

@@ -1,10 +1,10 @@
-//! The snapshots stage: writes this replica's own, sends the latest to followers that are far
-//! behind, and puts a leader's together. It owns their files beside the log, and has a thread of
-//! its own in every arrangement, for to write, read and check them takes seconds.
+//! The snapshots stage: snapshot I/O. It writes snapshots of this replica's own state, sends the
+//! latest one to followers that are far behind, and stores the one that a leader sends. It owns the
+//! snapshot files, and always has a thread of its own, because this takes seconds.
 //!
-//! What it does may be late, but must not make others late: it writes in small pieces, slowly as
-//! long as the log grows slowly (`saving.rs`), syncs them on the way, and lets every other thread
-//! go first.
+//! It may be late itself, but must not make others late: it writes in small slices, slowly while
+//! the log grows slowly (`snapshot_scheduler.rs`), syncs them on the way, and runs at a low
+//! priority.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -14,113 +14,117 @@ use crossbeam::channel::RecvTimeoutError;
 
 use crate::kv::{SnapshotWriter, StateMachine, View};
 use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
+use crate::runtime::boards::{DiskSpaceBoard, RuntimeCounters};
+use crate::runtime::channels::{
+    CoreItem, QUEUE_LEN, ReceivedSnapshot, SnapshotEnds, SnapshotEvent, SnapshotJob,
+};
+use crate::runtime::fatal::exit_on_disk_failure;
 use crate::snapshot_check::{SnapshotLoader, SnapshotVerifier, snapshot_id};
 use crate::storage::failpoint::reach;
 use crate::storage::{
     self, RealDisk, SnapshotCheck, SnapshotSource, Snapshots as Files, StorageError,
 };
 
-use crate::runtime::boards::{DiskSpaceBoard, RuntimeCounters};
-use crate::runtime::channels::{
-    CoreItem, QUEUE_LEN, ReceivedSnapshot, SnapshotEnds, SnapshotEvent, SnapshotJob,
-};
-use crate::runtime::fatal::exit_on_disk_failure;
-use crate::runtime::stages::snapshot_scheduler::SnapshotScheduler;
+use super::snapshot_scheduler::SnapshotScheduler;
 
 /// Bytes of a snapshot in one message to a follower.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Bytes written at once, and the pause behind them: at most 64 MiB a second, so that the log's
-/// syncs find a disk that is not busy, and clients a processor. There is none while the log grows
-/// so fast that the snapshot would be late.
+/// Bytes written at once, and the pause after them: at most 64 MiB a second, so that the log's
+/// syncs find an idle disk, and clients an idle processor. There is no pause while the log grows so
+/// fast that the snapshot would be late.
 const SLICE_BYTES: usize = 256 << 10;
 const SLICE_INTERVAL: Duration = Duration::from_millis(4);
-/// A snapshot that was asked for within this stays readable, whatever was taken since: the core
-/// asks for the next chunk of one for some seconds before it takes a later one instead.
-const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(10);
-/// A leader that has sent nothing for so long sends its snapshot from the beginning, or another's.
-const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(10);
-/// So long after another snapshot was wanted in the place of a lost one it is wanted again, if
-/// there is still none.
-const LOST_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How much this thread lets others go first, where the system has such a thing.
+/// A snapshot that a follower was sent a chunk of within this time stays readable, even if it is
+/// not the latest any more. The core continues with it for some seconds before it sends a later
+/// one.
+const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A leader that has sent nothing for this long will send its snapshot from the beginning, or
+/// another one.
+const INCOMING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Least time between two reports that the latest snapshot is lost.
+const LOST_INTERVAL: Duration = Duration::from_secs(1);
+/// The niceness of this stage's thread, where the system has that.
 const NICENESS: i32 = 10;
 
-/// The file of a snapshot in the making.
+/// The file of a snapshot that is not complete.
 type Writer = storage::SnapshotWriter<<RealDisk as storage::Disk>::File>;
 
-/// What a replica finds of its snapshots when it starts.
+/// The snapshots that a replica finds in its folder when it starts.
 pub(crate) struct LoadedSnapshots {
     pub(crate) files: Files<RealDisk>,
-    /// The latest one that is whole, and the state in it.
+    /// The latest complete snapshot and the state in it; `None` if there is none.
     pub(crate) latest: Option<(SnapshotId, StateMachine)>,
 }
 
-/// Reads the latest snapshot.
+/// Loads the latest snapshot that is not damaged.
+///
+/// # Errors
+/// If the folder can't be read.
 pub(crate) fn load_latest(disk: RealDisk) -> Result<LoadedSnapshots, StorageError> {
     let mut files = Files::open(disk)?;
     let loaded = files.load(SnapshotLoader::default)?;
     for error in &loaded.damaged {
-        tracing::error!("{error}; the one before it is taken, if the log reaches back to it");
+        tracing::error!(%error, "snapshot damaged; trying the one before it");
     }
     Ok(LoadedSnapshots { files, latest: loaded.latest })
 }
 
-/// One being written of this replica's own state.
+/// A snapshot of this replica's own state that is being written.
 struct Taking {
     source: SnapshotWriter,
     file: Writer,
-    /// Not before then is more written.
+    /// When the next slice is due.
     next_at: Instant,
-    /// Bytes that wait to be written.
+    /// An empty buffer, kept for its memory.
     slice: Vec<u8>,
 }
 
-/// A leader's, in parts.
+/// A leader's snapshot that is being received.
 struct Incoming {
     snapshot: SnapshotId,
-    /// `None` once it is whole, and handed on.
+    /// `None` once it is complete and passed on.
     file: Option<Writer>,
-    received: u64,
-    /// When its last chunk came.
+    received_bytes: u64,
+    /// When its last chunk arrived.
     heard_at: Instant,
 }
 
-/// The stage.
+/// The snapshots stage.
 pub(crate) struct SnapshotIo {
     files: Files<RealDisk>,
     taking: Option<Taking>,
     incoming: Option<Incoming>,
-    /// Which snapshots followers are being sent, and when a chunk was last asked for.
+    /// Snapshots that followers are being sent, and when each was last read.
     outgoing: Vec<(SnapshotId, Instant)>,
-    /// A leader's that there was no room for, so that it is told of once.
+    /// A leader's snapshot that did not fit on the disk; it is logged once.
     refused: Option<SnapshotId>,
-    /// When the core was last told that the latest is lost.
+    /// When the core was last told that the latest snapshot is lost.
     lost_at: Option<Instant>,
     scheduler: SnapshotScheduler,
-    room: Arc<DiskSpaceBoard>,
+    disk_space: Arc<DiskSpaceBoard>,
     ends: SnapshotEnds,
     counters: Arc<RuntimeCounters>,
 }
 
-/// Reads a snapshot back, and tells how far it has come.
+/// Verifies a snapshot that is read back, and notes how far that has come.
 struct ReadBack<'s> {
-    look: SnapshotVerifier,
+    verifier: SnapshotVerifier,
     scheduler: &'s SnapshotScheduler,
-    bytes: u64,
-    of: u64,
+    read_bytes: u64,
+    all_bytes: u64,
 }
 
 impl SnapshotCheck for ReadBack<'_> {
     type Whole = ();
 
     fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
-        self.bytes += piece.len() as u64;
-        self.scheduler.note_read(self.bytes, self.of);
-        self.look.feed(piece)
+        self.read_bytes += piece.len() as u64;
+        self.scheduler.note_read(self.read_bytes, self.all_bytes);
+        self.verifier.feed(piece)
     }
 
     fn finish(self) -> Result<(SnapshotId, ()), String> {
-        self.look.finish()
+        self.verifier.finish()
     }
 }
 
@@ -128,7 +132,7 @@ impl SnapshotIo {
     pub(crate) fn new(
         files: Files<RealDisk>,
         scheduler: SnapshotScheduler,
-        room: Arc<DiskSpaceBoard>,
+        disk_space: Arc<DiskSpaceBoard>,
         ends: SnapshotEnds,
         counters: Arc<RuntimeCounters>,
     ) -> SnapshotIo {
@@ -143,23 +147,23 @@ impl SnapshotIo {
             refused: None,
             lost_at: None,
             scheduler,
-            room,
+            disk_space,
             ends,
             counters,
         }
     }
 
-    /// Passes without end, on a thread of its own, until core and applier have ended.
+    /// Runs passes on a thread of its own until core and applier have stopped.
     pub(crate) fn run(&mut self) {
-        // It may not be ours to set; then all goes on as it is.
+        // Without the permission for it the stage runs at normal priority.
         let _ = rustix::process::setpriority_process(None, NICENESS);
         loop {
-            let work = match &self.taking {
-                Some(taking) => self.ends.work.recv_deadline(taking.next_at),
-                None => self.ends.work.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            let job = match &self.taking {
+                Some(taking) => self.ends.jobs.recv_deadline(taking.next_at),
+                None => self.ends.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            match work {
-                Ok(work) => self.run_once(work),
+            match job {
+                Ok(job) => self.run_once(job),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -169,52 +173,52 @@ impl SnapshotIo {
         }
     }
 
-    /// `first` and all that waits behind it.
+    /// One pass: `first` and the jobs that are waiting behind it. Jobs that arrive meanwhile wait
+    /// for the next pass, because a running snapshot is continued between passes.
     fn run_once(&mut self, first: SnapshotJob) {
         let mut next = Some(first);
-        // What comes meanwhile waits for the next pass, for a snapshot in the making goes on
-        // between passes.
         for _ in 0..QUEUE_LEN {
-            let Some(work) = next.take().or_else(|| self.ends.work.try_recv().ok()) else { break };
-            match work {
-                SnapshotJob::SendChunks(envelopes) => self.send(envelopes),
+            let Some(job) = next.take().or_else(|| self.ends.jobs.try_recv().ok()) else { break };
+            match job {
+                SnapshotJob::SendChunks(envelopes) => self.send_chunks(envelopes),
                 SnapshotJob::StoreChunks(chunks) => {
                     for chunk in chunks {
-                        self.keep(&chunk);
+                        self.store_chunk(&chunk);
                     }
                 }
-                SnapshotJob::Verify(doubted) => {
-                    for id in doubted {
-                        self.recheck(id);
+                SnapshotJob::Verify(suspects) => {
+                    for id in suspects {
+                        self.verify(id);
                     }
                 }
-                SnapshotJob::Write(view) => self.take(*view),
+                SnapshotJob::Write(view) => self.begin(*view),
                 SnapshotJob::Drop(store) => drop(store),
             }
         }
     }
 
-    fn tell_core(&self, news: SnapshotEvent) {
-        // An error means that the core has ended, and then so do we.
-        let _ = self.ends.to_core.send(CoreItem::Snapshot(news));
+    fn report(&self, event: SnapshotEvent) {
+        // An error means that the core has stopped, and then so does this stage.
+        let _ = self.ends.to_core.send(CoreItem::Snapshot(event));
     }
 
-    // This replica's own.
+    // Snapshots of this replica's own state.
 
-    fn take(&mut self, view: View) {
+    fn begin(&mut self, view: View) {
         if let Some(Incoming { file: Some(_), snapshot, heard_at, .. }) = &self.incoming {
-            // Three at once are too many. If this state has come as far by the log meanwhile, the
-            // leader sends no more of its own, and that one would be waited for in vain.
+            // Three snapshots in the folder would be too many. But if this state has meanwhile come
+            // as far through the log, the leader sends no more chunks, and waiting would be in
+            // vain.
             let is_further = snapshot.last.index > view.last().index;
-            if is_further && heard_at.elapsed() < SENT_AGAIN_WITHIN {
+            if is_further && heard_at.elapsed() < INCOMING_TIMEOUT {
                 self.scheduler.give_up(false);
                 return;
             }
-            self.forget_incoming();
+            self.abandon_incoming();
         }
-        // About as large as the last one: where that does not fit, this one is not begun.
-        if !self.room.fits_snapshot(self.scheduler.board().bytes()) {
-            self.do_without_room();
+        // It will be about as large as the latest one.
+        if !self.disk_space.fits_snapshot(self.scheduler.board().bytes()) {
+            self.skip_for_space();
             return;
         }
         let source = SnapshotWriter::new(view);
@@ -223,87 +227,92 @@ impl SnapshotIo {
                 let next_at = Instant::now();
                 self.taking = Some(Taking { source, file, next_at, slice: Vec::new() });
             }
-            Err(error) => self.do_without(&error),
+            Err(error) => self.fail(&error),
         }
     }
 
-    /// Writes a little more.
+    /// Writes the next slice, and completes the snapshot after the last one.
     fn write_slice(&mut self) {
         let Some(mut taking) = self.taking.take() else { return };
         let Taking { source, file, slice, .. } = &mut taking;
-        let mut mark = None;
-        while mark.is_none() && slice.len() < SLICE_BYTES {
-            mark = source.write(&mut |piece| slice.extend_from_slice(piece));
+        let mut end = None;
+        while end.is_none() && slice.len() < SLICE_BYTES {
+            end = source.write(&mut |piece| slice.extend_from_slice(piece));
         }
-        if !self.room.fits_snapshot(slice.len() as u64) {
+        if !self.disk_space.fits_snapshot(slice.len() as u64) {
             let abandoned = self.files.abandon(taking.file);
-            self.do_without_room();
+            self.skip_for_space();
             abandoned.unwrap_or_else(|error| exit_on_disk_failure(&error));
             return;
         }
         if let Err(error) = self.files.write(file, slice) {
             let abandoned = self.files.abandon(taking.file);
-            self.do_without(&error);
+            self.fail(&error);
             abandoned.unwrap_or_else(|error| exit_on_disk_failure(&error));
             return;
         }
-        let (tables, of) = source.progress();
-        self.scheduler.note_written(tables, of);
+        let (tables, all_tables) = source.progress();
+        self.scheduler.note_written(tables, all_tables);
         slice.clear();
         slice.shrink_to(SLICE_BYTES * 2);
-        let Some(mark) = mark else {
+        let Some(end) = end else {
             let pause = if self.scheduler.is_late() { Duration::ZERO } else { SLICE_INTERVAL };
             taking.next_at = Instant::now() + pause;
             self.taking = Some(taking);
             return;
         };
         let Taking { source, file, .. } = taking;
+        // Frees the memory that the view shares with the state.
         drop(source);
-        let id = snapshot_id(mark);
-        self.hold_outgoing();
-        let look = SnapshotVerifier::default();
-        let read_back = ReadBack { look, scheduler: &self.scheduler, bytes: 0, of: id.bytes };
+        let id = snapshot_id(end);
+        self.keep_outgoing_open();
+        let read_back = ReadBack {
+            verifier: SnapshotVerifier::default(),
+            scheduler: &self.scheduler,
+            read_bytes: 0,
+            all_bytes: id.bytes,
+        };
         match self.files.finish(file, id, read_back) {
             Ok(()) => {
-                tracing::info!(last = %id.last, bytes = id.bytes, "a snapshot is taken");
-                self.note_latest();
+                tracing::info!(last = %id.last, bytes = id.bytes, "snapshot taken");
+                self.publish_latest();
                 self.scheduler.succeed();
-                self.tell_core(SnapshotEvent::Taken(id));
+                self.report(SnapshotEvent::Taken(id));
             }
-            Err(error) => self.do_without(&error),
+            Err(error) => self.fail(&error),
         }
     }
 
-    /// A snapshot was not taken. For want of room, or because what was written reads back as
-    /// something else, that can be borne: the log holds all that it should have held. What else
-    /// goes wrong with the disk can't.
-    fn do_without(&self, error: &StorageError) {
-        if !can_be_borne(error) {
+    /// Gives up the running snapshot after an error. The replica can do without it if the disk is
+    /// full, or if what was written reads back differently: the log still holds everything. Any
+    /// other disk error ends the process.
+    fn fail(&self, error: &StorageError) {
+        if !is_tolerable(error) {
             exit_on_disk_failure(error);
         }
-        tracing::error!("a snapshot could not be taken, so the log grows: {error}");
+        tracing::error!(%error, "snapshot failed, so the log is not compacted");
         self.scheduler.give_up(true);
     }
 
-    /// A snapshot was not taken, or not to its end, for what room there is has to be left.
-    fn do_without_room(&self) {
-        let free_bytes = self.room.read().free;
-        tracing::warn!(free_bytes, "there is no room for a snapshot, so the log is not cut");
+    /// Gives up the running snapshot, begun or not, because disk space is too scarce for it.
+    fn skip_for_space(&self) {
+        let free_bytes = self.disk_space.read().free;
+        tracing::warn!(free_bytes, "no disk space for a snapshot, so the log is not compacted");
         self.scheduler.give_up(true);
     }
 
-    /// There is a new one, whole and read back: the one before is not needed any more.
-    fn note_latest(&mut self) {
+    /// Publishes a new snapshot that was read back, and removes the one before it.
+    fn publish_latest(&mut self) {
         if let Some(latest) = self.files.latest() {
             self.scheduler.board().note(latest);
         }
         self.files.drop_previous().unwrap_or_else(|error| exit_on_disk_failure(&error));
     }
 
-    // For followers.
+    // Snapshots for followers.
 
-    /// Fills chunks in and sends them.
-    fn send(&mut self, mut envelopes: Vec<Envelope>) {
+    /// Reads the chunks that these messages name, and sends the messages.
+    fn send_chunks(&mut self, mut envelopes: Vec<Envelope>) {
         let mut lost = false;
         envelopes.retain_mut(|envelope| {
             let PeerMsg::InstallSnapshot(install) = &mut envelope.message else { return false };
@@ -311,17 +320,18 @@ impl SnapshotIo {
             self.outgoing.push((install.snapshot, Instant::now()));
             match self.files.read(install.snapshot, install.offset, CHUNK_BYTES) {
                 Ok(Some(chunk)) => {
+                    debug_assert!(chunk.len() <= CHUNK_BYTES, "a chunk of {}", chunk.len());
                     install.chunk = chunk;
                     true
                 }
-                // The core asks for a later one in the end. If that was to be taken since this is
-                // lost, and could not, it is tried again: perhaps nothing else calls for one.
+                // The core will send a later snapshot. If this one is damaged and another could not
+                // be taken yet, that is tried again: nothing else might ask for one.
                 Ok(None) => {
                     lost |= self.files.is_lost(install.snapshot);
                     false
                 }
                 Err(error) => {
-                    tracing::error!("a snapshot can't be read for a follower: {error}");
+                    tracing::error!(%error, "cannot read a snapshot for a follower");
                     false
                 }
             }
@@ -329,129 +339,144 @@ impl SnapshotIo {
         if let Err(refused) = self.ends.to_network.try_send(envelopes) {
             self.counters.outbound_dropped.add(refused.into_inner().len());
         }
-        if lost && self.lost_at.is_none_or(|at| at.elapsed() >= LOST_AGAIN_AFTER) {
-            self.tell_lost();
+        if lost && self.lost_at.is_none_or(|at| at.elapsed() >= LOST_INTERVAL) {
+            self.report_lost();
         }
     }
 
-    fn tell_lost(&mut self) {
+    fn report_lost(&mut self) {
         self.lost_at = Some(Instant::now());
-        self.tell_core(SnapshotEvent::Lost);
+        self.report(SnapshotEvent::Lost);
     }
 
-    /// A follower had all of a snapshot and threw it away. Where it is damaged here too, the state
-    /// in memory is not, and another is taken of that.
-    fn recheck(&mut self, id: SnapshotId) {
+    /// Verifies a snapshot that a follower received completely and found damaged. If it is damaged
+    /// here too, another one is taken: the state in memory is not affected.
+    fn verify(&mut self, id: SnapshotId) {
         if let Err(error) = self.files.recheck(id, SnapshotVerifier::default()) {
-            tracing::error!("another snapshot is taken, for the latest is lost: {error}");
-            self.tell_lost();
+            tracing::error!(%error, "latest snapshot damaged, taking another one");
+            self.report_lost();
         }
     }
 
-    /// Has what is being sent stay open when the next one is finished.
-    fn hold_outgoing(&mut self) {
-        self.outgoing.retain(|(_, asked)| asked.elapsed() < ASKED_AGAIN_WITHIN);
+    /// Keeps the snapshots that followers are being sent open when the next one is completed.
+    fn keep_outgoing_open(&mut self) {
+        self.outgoing.retain(|(_, read_at)| read_at.elapsed() < OUTGOING_TIMEOUT);
         for (id, _) in &self.outgoing {
-            // An error shows when there is something to read.
+            // An error shows again when a chunk is read.
             let _ = self.files.read(*id, 0, 0);
         }
     }
 
-    // Of a leader.
+    // Snapshots from a leader.
 
-    /// Takes in a chunk, if it is the next one, and says how much is here.
-    fn keep(&mut self, chunk: &SnapshotChunk) {
+    /// Stores a chunk if it is the next one, and reports how much has been stored.
+    fn store_chunk(&mut self, chunk: &SnapshotChunk) {
         let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
-        if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot) {
-            self.forget_incoming();
-            self.forget_taking();
-            if !self.room.fits_snapshot(snapshot.bytes) {
-                if self.refused.replace(snapshot) != Some(snapshot) {
-                    let free_bytes = self.room.read().free;
-                    tracing::warn!(last = %snapshot.last, bytes = snapshot.bytes, free_bytes,
-                        "there is no room for the leader's snapshot");
-                }
-                // The leader asks again.
-                return;
-            }
-            match self.files.begin(SnapshotSource::Incoming) {
-                Ok(file) => {
-                    tracing::info!(last = %snapshot.last, bytes = snapshot.bytes,
-                        "a leader sends its snapshot");
-                    let heard_at = Instant::now();
-                    let file = Some(file);
-                    self.incoming = Some(Incoming { snapshot, file, received: 0, heard_at });
-                }
-                Err(error) => return refuse(&error),
-            }
+        if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot)
+            && !self.begin_incoming(snapshot)
+        {
+            // The leader sends it again.
+            return;
         }
         let Some(incoming) = &mut self.incoming else { return };
         incoming.heard_at = Instant::now();
         if let Some(file) = &mut incoming.file
-            && incoming.received == offset
+            && incoming.received_bytes == offset
             && !chunk.is_empty()
         {
             if let Err(error) = self.files.write(file, chunk) {
-                self.forget_incoming();
-                return refuse(&error);
+                self.abandon_incoming();
+                refuse(&error);
+                return;
             }
-            incoming.received += chunk.len() as u64;
+            incoming.received_bytes += chunk.len() as u64;
             reach("snapshot-incoming", "chunk-kept");
         }
-        let received = incoming.received;
-        self.tell_core(SnapshotEvent::ChunkStored(ChunkStored { term, snapshot, round, received }));
+        let received = incoming.received_bytes;
+        self.report(SnapshotEvent::ChunkStored(ChunkStored { term, snapshot, round, received }));
         if received == snapshot.bytes {
-            self.install(snapshot);
+            self.complete_incoming(snapshot);
         }
     }
 
-    /// All of it is here: makes it durable and hands on the state in it.
-    fn install(&mut self, snapshot: SnapshotId) {
+    /// Begins to receive a leader's snapshot, in the place of any other that is being written.
+    /// Returns false if it can't be stored now.
+    fn begin_incoming(&mut self, snapshot: SnapshotId) -> bool {
+        self.abandon_incoming();
+        self.abandon_taking();
+        let bytes = snapshot.bytes;
+        if !self.disk_space.fits_snapshot(bytes) {
+            if self.refused.replace(snapshot) != Some(snapshot) {
+                let free_bytes = self.disk_space.read().free;
+                tracing::warn!(last = %snapshot.last, bytes, free_bytes,
+                    "no disk space for the leader's snapshot");
+            }
+            return false;
+        }
+        match self.files.begin(SnapshotSource::Incoming) {
+            Ok(file) => {
+                tracing::info!(last = %snapshot.last, bytes, "receiving the leader's snapshot");
+                let heard_at = Instant::now();
+                let file = Some(file);
+                self.incoming = Some(Incoming { snapshot, file, received_bytes: 0, heard_at });
+                true
+            }
+            Err(error) => {
+                refuse(&error);
+                false
+            }
+        }
+    }
+
+    /// Makes a leader's snapshot durable, verifies it, and passes on the state in it.
+    fn complete_incoming(&mut self, snapshot: SnapshotId) {
         let Some(file) = self.incoming.as_mut().and_then(|incoming| incoming.file.take()) else {
             return;
         };
-        self.hold_outgoing();
+        self.keep_outgoing_open();
         match self.files.finish(file, snapshot, SnapshotLoader::default()) {
             Ok(store) => {
                 tracing::info!(last = %snapshot.last, keys = store.key_count(),
-                    "a leader's snapshot is here");
-                self.note_latest();
-                let install = Box::new(ReceivedSnapshot { snapshot, store });
+                    "leader's snapshot received");
+                self.publish_latest();
+                let received = Box::new(ReceivedSnapshot { id: snapshot, store });
                 reach("snapshot-incoming", "read");
-                self.tell_core(SnapshotEvent::Received(install));
+                self.report(SnapshotEvent::Received(received));
             }
             Err(error) => {
-                // It comes again, from the beginning.
+                // The leader sends it again from the beginning.
                 self.incoming = None;
                 refuse(&error);
             }
         }
     }
 
-    /// What a leader sends is further than what this replica has of its own.
-    fn forget_taking(&mut self) {
+    /// Gives up this replica's own snapshot: the leader's is further.
+    fn abandon_taking(&mut self) {
         if let Some(Taking { file, .. }) = self.taking.take() {
             self.files.abandon(file).unwrap_or_else(|error| exit_on_disk_failure(&error));
             self.scheduler.give_up(false);
         }
     }
 
-    fn forget_incoming(&mut self) {
+    fn abandon_incoming(&mut self) {
         if let Some(Incoming { file: Some(file), .. }) = self.incoming.take() {
             self.files.abandon(file).unwrap_or_else(|error| exit_on_disk_failure(&error));
         }
     }
 }
 
-/// A leader's snapshot can't be kept, for a reason that passes.
+/// Logs that a leader's snapshot can't be stored now. A disk error that will not pass ends the
+/// process.
 fn refuse(error: &StorageError) {
-    if !can_be_borne(error) {
+    if !is_tolerable(error) {
         exit_on_disk_failure(error);
     }
-    tracing::error!("a leader's snapshot can't be taken in: {error}");
+    tracing::error!(%error, "cannot store the leader's snapshot");
 }
 
-fn can_be_borne(error: &StorageError) -> bool {
+/// Whether the replica can go on without the snapshot that met this error.
+fn is_tolerable(error: &StorageError) -> bool {
     match error {
         StorageError::Snapshot { .. } => true,
         StorageError::Io { source, .. } => matches!(

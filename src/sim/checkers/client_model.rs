@@ -1,6 +1,7 @@
-//! What clients were told, against a plain model: each request applied once, every answer the one
-//! that the committed log gives, no read older than what was committed when it was asked, no
-//! effect of what was refused. Rule numbers (C1 to C6) are those of the project's safety page.
+//! The client model: checks the answers to clients against a simple model of the state machine.
+//! Each request takes effect once, every answer follows from the committed log, a read reflects
+//! everything committed when it arrived, and a refused request has no effect. Each violation starts
+//! with the name of its rule; the guide's page on guarantees lists most of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,15 +12,15 @@ use hashbrown::HashMap;
 
 use crate::kv::{Applied, Command, Items, Operation, Outcome};
 use crate::sim::checkers::expirations::Expirations;
-use crate::sim::checkers::safety::{Violation, demand};
+use crate::sim::keys::expires;
 use crate::sim::machine::wall_clock::EPOCH;
-use crate::sim::workload::expires;
+use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, Instant, NodeId, RequestKey};
 
-/// So many replies of a session are kept.
+/// Number of replies kept per session.
 const SESSION_REPLIES: usize = 64;
 
-/// All requests of a run and what came of them.
+/// The requests of a run with their outcomes.
 #[derive(Debug, Default)]
 pub struct ClientModel {
     requests: HashMap<RequestKey, Request, FixedState>,
@@ -27,39 +28,40 @@ pub struct ClientModel {
     expirations: Expirations,
 }
 
-/// A request, over all its attempts.
+/// A request over all its attempts.
 #[derive(Debug)]
 struct Request {
-    /// Committed when it first reached a replica: a read must show that much.
-    floor: Index,
-    /// When that was.
-    asked_at: Instant,
-    /// How often it reached a replica.
+    /// The commit index when the request first reached a replica. A read must reflect it.
+    committed_before: Index,
+    /// Time at which the request first reached a replica.
+    arrived_at: Instant,
+    /// Number of times the request reached a replica.
     attempts: u32,
-    /// How many of those were refused.
+    /// Number of attempts that were refused.
     refused: u32,
-    /// Where it took effect.
+    /// Index of the entry with which the request took effect.
     effect: Option<Index>,
 }
 
-/// The state machine once more, as plainly as can be: applied once, in order, with all versions
-/// of each key.
+/// A simple model of the state machine. It keeps all versions of each key.
 #[derive(Debug, Default)]
 struct Model {
+    /// The values of each key, with the index of the entry that wrote them; `None` for deleted.
     versions: BTreeMap<Bytes, Vec<(Index, Option<Bytes>)>>,
-    /// What each place of the log gave; `None` where there was no command.
+    /// The result of each log entry, from index 1; `None` for an entry without a command.
     results: Vec<Option<Applied>>,
-    remembered: HashMap<RequestKey, Outcome, FixedState>,
-    /// What came of each session's requests, in order of their numbers from 1.
+    /// The outcome of each request that took effect.
+    outcomes: HashMap<RequestKey, Outcome, FixedState>,
+    /// The outcomes of each session's requests, in order of their sequence numbers from 1.
     sessions: BTreeMap<u64, Vec<Outcome>>,
 }
 
 impl ClientModel {
-    /// A request reaches a replica while `committed` entries are committed.
-    pub(in crate::sim) fn asked(&mut self, key: RequestKey, committed: Index, now: Instant) {
+    /// Records that a request reaches a replica at commit index `committed`.
+    pub(in crate::sim) fn on_request(&mut self, key: RequestKey, committed: Index, now: Instant) {
         let request = self.requests.entry(key).or_insert(Request {
-            floor: committed,
-            asked_at: now,
+            committed_before: committed,
+            arrived_at: now,
             attempts: 0,
             refused: 0,
             effect: None,
@@ -67,8 +69,9 @@ impl ClientModel {
         request.attempts += 1;
     }
 
-    /// A replica applied the entry at `index`; `None` if there was nothing to apply.
-    pub(in crate::sim) fn applied(
+    /// Checks the result of applying the entry at `index` on a replica; `applied` is `None` if the
+    /// entry has no command. `leaders` counts the terms with a leader so far.
+    pub(in crate::sim) fn on_applied(
         &mut self,
         id: NodeId,
         index: Index,
@@ -82,33 +85,30 @@ impl ClientModel {
             if let Some(Applied { key, repeated: false, .. }) = result
                 && key != RequestKey::default()
             {
-                self.took_effect(key, index)?;
-                self.note_expiration(key, payload, now, leaders);
+                self.record_effect(key, index)?;
+                self.record_expiration(key, payload, now, leaders);
             }
             self.model.results.push(result);
         }
         let expected = self.model.results.get(place).and_then(Option::as_ref);
-        demand!(
+        ensure!(
             is_same(applied, expected),
-            "C6: replica {id} got {applied:?} from entry {index}, where a plain model gets \
+            "deterministic apply: replica {id} got {applied:?} for entry {index}, the model gets \
              {expected:?}"
         );
         Ok(())
     }
 
-    /// Notes when a value expires that was set for a time or until a date.
-    fn note_expiration(&mut self, key: RequestKey, payload: &[u8], now: Instant, leaders: usize) {
-        let Ok(Command { operation: Operation::Call { words, .. }, .. }) = Command::decode(payload)
-        else {
-            return;
-        };
-        let words: Vec<&[u8]> = words.iter().collect();
-        let [_, value, option, time] = words[..] else { return };
+    /// Records the expiration of a value that was set with a TTL or an expiration time.
+    fn record_expiration(&mut self, key: RequestKey, payload: &[u8], now: Instant, leaders: usize) {
+        let Ok(Command { operation, .. }) = Command::decode(payload) else { return };
+        let Some((_, args)) = operation.as_call() else { return };
+        let [_, value, option, time] = args[..] else { return };
         let Some(millis) = number(time) else { return };
-        let asked = self.requests[&key].asked_at;
+        let arrived_at = self.requests[&key].arrived_at;
         let (earliest, latest) = if option == b"PX" {
             let time = Duration::from_millis(millis);
-            (asked + time, now + time)
+            (arrived_at + time, now + time)
         } else {
             let until = Instant::ZERO + Duration::from_millis(millis.saturating_sub(EPOCH));
             (until, until.max(now))
@@ -116,47 +116,52 @@ impl ClientModel {
         self.expirations.set(Bytes::copy_from_slice(value), earliest, latest, leaders);
     }
 
-    /// Values that were seen to have expired, and how many of them under another leader than they
-    /// were set.
+    /// Returns the number of values that reads found expired, and how many of them under another
+    /// leader than they were set.
     pub fn expired(&self) -> (u64, u64) {
         self.expirations.counts()
     }
 
-    fn took_effect(&mut self, key: RequestKey, index: Index) -> Result<(), Violation> {
+    fn record_effect(&mut self, key: RequestKey, index: Index) -> Result<(), Violation> {
         let Some(request) = self.requests.get_mut(&key) else {
-            return Err(Violation(format!("C8: {key:?} was applied at {index}, nobody asked it")));
+            return Err(Violation(format!(
+                "replies match requests: request {key:?} was applied at {index}, but no client \
+                 sent it"
+            )));
         };
-        demand!(
+        ensure!(
             request.effect.is_none(),
-            "C6: {key:?} took effect at {:?} and again at {index}",
+            "applied once: request {key:?} took effect at index {:?} and again at {index}",
             request.effect
         );
-        demand!(
+        ensure!(
             request.refused < request.attempts,
-            "C5: {key:?} took effect at {index}, but every attempt was refused before"
+            "refused means not applied: request {key:?} took effect at index {index} after all its \
+             attempts were refused"
         );
         request.effect = Some(index);
         Ok(())
     }
 
-    /// A replica answers a write, from its memory of requests or as it applies it.
-    pub(in crate::sim) fn answered_write(
+    /// Checks the answer to a write.
+    pub(in crate::sim) fn on_write_answered(
         &self,
         id: NodeId,
         key: RequestKey,
         outcome: &Outcome,
     ) -> Result<(), Violation> {
-        let told = self.model.remembered.get(&key);
-        demand!(
-            told == Some(outcome)
-                || matches!((told, outcome), (Some(Outcome::Error(_)), Outcome::Error(_))),
-            "C5: replica {id} answers {key:?} with {outcome:?}, its effect was {told:?}"
+        let expected = self.model.outcomes.get(&key);
+        ensure!(
+            expected == Some(outcome)
+                || matches!((expected, outcome), (Some(Outcome::Error(_)), Outcome::Error(_))),
+            "applied once: replica {id} answered write {key:?} with {outcome:?}, the model has \
+             {expected:?}"
         );
         Ok(())
     }
 
-    /// A replica answers a read from its state at `state`.
-    pub(in crate::sim) fn answered_read(
+    /// Checks the answer to a read that was executed at applied index `state`.
+    pub(in crate::sim) fn on_read_answered(
         &mut self,
         id: NodeId,
         key: RequestKey,
@@ -166,59 +171,70 @@ impl ClientModel {
         (now, leaders): (Instant, usize),
     ) -> Result<(), Violation> {
         let Some(request) = self.requests.get(&key) else {
-            return Err(Violation(format!("C8: replica {id} answers {key:?}, nobody asked it")));
+            return Err(Violation(format!(
+                "replies match requests: replica {id} answered read {key:?}, but no client sent it"
+            )));
         };
-        demand!(
-            state >= request.floor,
-            "C1: replica {id} answers the read {key:?} from its state at {state}, but {} entries \
-             were committed before it was asked",
-            request.floor
+        ensure!(
+            state >= request.committed_before,
+            "linearizability: replica {id} answered read {key:?} at applied index {state}, but {} \
+             was committed before the read arrived",
+            request.committed_before
         );
         let expected = self.model.read(payload, state);
-        if let Ok(Command { operation: Operation::Get { key }, .. }) = Command::decode(payload)
-            && expires(key)
+        if let Ok(Command { operation, .. }) = Command::decode(payload)
+            && let Some(("get", args)) = operation.as_call()
+            && expires(args[0])
             && let Outcome::Value(Some(current)) = &expected
             && (*outcome == expected || *outcome == Outcome::Value(None))
         {
-            let (asked, is_shown) = (request.asked_at, *outcome == expected);
-            return self.expirations.answered(id, asked, now, current, is_shown, leaders);
+            let (arrived_at, is_shown) = (request.arrived_at, *outcome == expected);
+            return self.expirations.answered(id, arrived_at, now, current, is_shown, leaders);
         }
-        demand!(
+        ensure!(
             *outcome == expected,
-            "C1: replica {id} answers the read {key:?} with {outcome:?}; at {state} it is \
-             {expected:?}"
+            "linearizability: replica {id} answered read {key:?} at applied index {state} with \
+             {outcome:?}, the model has {expected:?}"
         );
         Ok(())
     }
 
-    /// A replica refuses an attempt.
-    pub(in crate::sim) fn refused(&mut self, id: NodeId, key: RequestKey) -> Result<(), Violation> {
+    /// Checks the refusal of a request by a replica.
+    pub(in crate::sim) fn on_refused(
+        &mut self,
+        id: NodeId,
+        key: RequestKey,
+    ) -> Result<(), Violation> {
         let Some(request) = self.requests.get_mut(&key) else {
-            return Err(Violation(format!("C8: replica {id} refuses {key:?}, nobody asked it")));
+            return Err(Violation(format!(
+                "replies match requests: replica {id} refused request {key:?}, but no client sent \
+                 it"
+            )));
         };
         request.refused += 1;
-        demand!(
+        ensure!(
             request.refused <= request.attempts,
-            "C5: {key:?} was refused {} times, but asked {} times",
+            "refused means not applied: request {key:?} was refused {} times, but arrived {} times",
             request.refused,
             request.attempts
         );
-        demand!(
+        ensure!(
             request.refused < request.attempts || request.effect.is_none(),
-            "C5: replica {id} refuses {key:?}, which took effect at {:?}",
+            "refused means not applied: replica {id} refused request {key:?}, which took effect at \
+             index {:?}",
             request.effect
         );
         Ok(())
     }
 
-    /// How many of the keys that `choose` picks have a value in the newest state.
+    /// Returns how many of the keys that match `choose` have a value in the latest state.
     pub fn count(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
         chosen.filter(|(_, versions)| versions.last().is_some_and(|(_, v)| v.is_some())).count()
             as u64
     }
 
-    /// The sum of all values that are numbers, among keys that `choose` picks, in the newest state.
+    /// Returns the sum of all numeric values of the keys that match `choose`, in the latest state.
     pub fn sum(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
         let newest = chosen.filter_map(|(_, versions)| versions.last()?.1.as_ref());
@@ -235,49 +251,26 @@ impl Model {
         if let Operation::Clock { .. } = operation {
             return Applied { key, outcome: Outcome::Done, repeated: false };
         }
-        if let Operation::Get { key: pair } = operation {
-            return Applied { key, outcome: Outcome::Value(self.newest(pair)), repeated: false };
+        if let Some(("get", args)) = operation.as_call() {
+            return Applied { key, outcome: Outcome::Value(self.newest(args[0])), repeated: false };
         }
-        if let Some(outcome) = self.remembered.get(&key) {
+        if let Some(outcome) = self.outcomes.get(&key) {
             return Applied { key, outcome: outcome.clone(), repeated: true };
         }
         let outcome = self.perform(index, operation);
-        self.remembered.insert(key, outcome.clone());
+        self.outcomes.insert(key, outcome.clone());
         Applied { key, outcome, repeated: false }
     }
 
     fn perform(&mut self, index: Index, operation: Operation<'_>) -> Outcome {
         match operation {
-            Operation::Get { key: pair } => Outcome::Value(self.newest(pair)),
-            Operation::Put { key: pair, value } => {
-                self.set(index, pair, Some(Bytes::copy_from_slice(value)));
-                Outcome::Done
-            }
-            Operation::Delete { key: pair } => {
-                let was = self.newest(pair).is_some();
-                self.set(index, pair, None);
-                Outcome::Deleted(was)
-            }
-            Operation::Transfer { from, to, amount } => {
-                Outcome::Transferred(self.transfer(index, from, to, amount).is_some())
-            }
-            Operation::Add { key: pair, amount } => {
-                let held = self.newest(pair).and_then(|value| number(&value)).unwrap_or(0);
-                let sum = held.cast_signed() + amount;
-                self.set(index, pair, Some(Bytes::from(sum.to_string())));
-                Outcome::Integer(sum)
-            }
+            Operation::Call { .. } => self.call(index, operation),
             Operation::Transaction { watched, operations } => {
-                if !self.are_as_they_were(watched, index) {
+                if !self.are_unchanged(watched, index) {
                     return Outcome::NoList;
                 }
                 let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
                 Outcome::List(inner.map(|one| self.perform(index, one)).collect())
-            }
-            Operation::Call { verb, words } if verb.name() == "set" => {
-                let words: Vec<&[u8]> = words.iter().collect();
-                self.set(index, words[0], Some(Bytes::copy_from_slice(words[1])));
-                Outcome::Done
             }
             Operation::OpenSession => {
                 self.sessions.insert(index.0, Vec::new());
@@ -299,19 +292,47 @@ impl Model {
                 self.sessions.entry(session).or_default().push(outcome.clone());
                 outcome
             }
-            other => unreachable!("the workload asks for no {other:?}"),
+            Operation::Clock { .. } | Operation::ResetClock { .. } => {
+                unreachable!("the workload sends no {operation:?}")
+            }
         }
     }
 
-    /// Whether keys have the revisions that they were watched by, before the entry at `index`, or
-    /// within it.
-    fn are_as_they_were(&self, watched: Items<'_>, index: Index) -> bool {
+    fn call(&mut self, index: Index, operation: Operation<'_>) -> Outcome {
+        let (name, args) = operation.as_call().expect("only calls come here");
+        match (name, &args[..]) {
+            ("get", [key]) => Outcome::Value(self.newest(key)),
+            ("set", [key, value, ..]) => {
+                self.set(index, key, Some(Bytes::copy_from_slice(value)));
+                Outcome::Done
+            }
+            ("del", [key]) => {
+                let existed = self.newest(key).is_some();
+                self.set(index, key, None);
+                Outcome::Integer(existed.into())
+            }
+            ("transfer", [from, to, amount]) => {
+                let amount = number(amount).expect("the workload transfers a number");
+                Outcome::Integer(self.transfer(index, from, to, amount).is_some().into())
+            }
+            ("incr", [key]) => {
+                let held = self.newest(key).and_then(|value| number(&value)).unwrap_or(0);
+                let sum = held + 1;
+                self.set(index, key, Some(Bytes::from(sum.to_string())));
+                Outcome::Integer(sum.cast_signed())
+            }
+            other => unreachable!("the workload does not call {other:?}"),
+        }
+    }
+
+    /// Whether the watched keys still have their revisions at `index`.
+    fn are_unchanged(&self, watched: Items<'_>, index: Index) -> bool {
         watched
             .pairs()
             .all(|(key, revision)| revision == self.revision(key, index).to_le_bytes().as_slice())
     }
 
-    /// Which entry gave a key the value that it has at `state`; 0 if it has none.
+    /// Returns the index of the entry that wrote the key's value at `state`; 0 if it has no value.
     fn revision(&self, key: &[u8], state: Index) -> u64 {
         self.at(key, state).filter(|(_, value)| value.is_some()).map_or(0, |(index, _)| index.0)
     }
@@ -352,14 +373,18 @@ impl Model {
 
     fn read_one(&self, operation: Operation<'_>, state: Index) -> Outcome {
         match operation {
-            Operation::Get { key } => {
-                Outcome::Value(self.at(key, state).and_then(|(_, value)| value.clone()))
-            }
-            Operation::Call { verb, words } if verb.name() == "revisions" => {
-                let revision = |key| self.revision(key, state).cast_signed();
-                Outcome::List(words.iter().map(revision).map(Outcome::Integer).collect())
-            }
-            Operation::Transaction { watched, .. } if !self.are_as_they_were(watched, state) => {
+            Operation::Call { .. } => match operation.as_call() {
+                Some(("get", args)) => {
+                    Outcome::Value(self.at(args[0], state).and_then(|(_, value)| value.clone()))
+                }
+                Some(("revisions", args)) => {
+                    let revision = |key: &[u8]| self.revision(key, state).cast_signed();
+                    let revisions = args.into_iter().map(revision).map(Outcome::Integer);
+                    Outcome::List(revisions.collect())
+                }
+                _ => Outcome::Malformed,
+            },
+            Operation::Transaction { watched, .. } if !self.are_unchanged(watched, state) => {
                 Outcome::NoList
             }
             Operation::Transaction { operations, .. } => {
@@ -371,19 +396,20 @@ impl Model {
     }
 }
 
-/// What a refused request of a session is told begins like this; more the model does not know.
+/// An error with this code. The model does not know the rest of the text.
 fn error(code: &'static str) -> Outcome {
     Outcome::Error(Bytes::from_static(code.as_bytes()))
 }
 
-fn is_same(one: Option<&Applied>, other: Option<&Applied>) -> bool {
+/// Whether two results are equal. Of errors only the code is compared.
+fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
     let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);
-    match (one, other) {
+    match (actual, expected) {
         (
             Some(Applied { key, outcome: Outcome::Error(text), repeated }),
             Some(Applied { key: known, outcome: Outcome::Error(wanted), repeated: again }),
         ) => (key, repeated) == (known, again) && code(text) == code(wanted),
-        _ => one == other,
+        _ => actual == expected,
     }
 }
 
@@ -394,10 +420,11 @@ fn number(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::CommandId;
     use crate::types::{ClientId, RequestId};
 
     const ID: NodeId = NodeId(1);
-    /// The true time, and how many leaders there were.
+    /// The true time, and the number of terms with a leader.
     const NOW: (Instant, usize) = (Instant::ZERO, 1);
 
     fn key(number: u8) -> RequestKey {
@@ -405,7 +432,7 @@ mod tests {
     }
 
     fn put(number: u8, value: &str) -> Bytes {
-        let operation = Operation::Put { key: b"k", value: value.as_bytes() };
+        let operation = Operation::set(b"k", value.as_bytes());
         Command { key: key(number), operation }.encode()
     }
 
@@ -413,79 +440,77 @@ mod tests {
         Applied { key: key(number), outcome: Outcome::Done, repeated }
     }
 
-    fn asked(numbers: &[u8]) -> ClientModel {
-        let mut client_model = ClientModel::default();
+    fn after_requests(numbers: &[u8]) -> ClientModel {
+        let mut model = ClientModel::default();
         for &number in numbers {
-            client_model.asked(key(number), Index(0), Instant::ZERO);
+            model.on_request(key(number), Index(0), Instant::ZERO);
         }
-        client_model
+        model
     }
 
     #[test]
-    fn a_retry_that_is_applied_again_is_noticed() {
-        let mut client_model = asked(&[1, 1]);
+    fn retry_applied_twice_is_detected() {
+        let mut model = after_requests(&[1, 1]);
         let payload = put(1, "a");
-        client_model.applied(ID, Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
-        client_model.applied(NodeId(2), Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
+        model.on_applied(ID, Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
+        model.on_applied(NodeId(2), Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
         let twice =
-            client_model.applied(ID, Index(2), &payload, Some(&done(1, false)), NOW).unwrap_err();
-        assert!(twice.0.starts_with("C6"), "{twice}");
-        client_model.applied(NodeId(2), Index(2), &payload, Some(&done(1, true)), NOW).unwrap();
-        client_model.answered_write(ID, key(1), &Outcome::Done).unwrap();
-        assert!(client_model.answered_write(ID, key(2), &Outcome::Done).is_err());
+            model.on_applied(ID, Index(2), &payload, Some(&done(1, false)), NOW).unwrap_err();
+        assert!(twice.0.starts_with("applied once"), "{twice}");
+        model.on_applied(NodeId(2), Index(2), &payload, Some(&done(1, true)), NOW).unwrap();
+        model.on_write_answered(ID, key(1), &Outcome::Done).unwrap();
+        assert!(model.on_write_answered(ID, key(2), &Outcome::Done).is_err());
     }
 
     #[test]
-    fn reads_must_be_as_new_as_what_was_committed_when_they_were_asked() {
-        let mut client_model = asked(&[1, 2]);
-        client_model.applied(ID, Index(1), &put(1, "a"), Some(&done(1, false)), NOW).unwrap();
-        client_model.applied(ID, Index(2), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
-        client_model.asked(key(3), Index(2), Instant::ZERO);
-        let read = Command { key: key(3), operation: Operation::Get { key: b"k" } }.encode();
+    fn read_older_than_its_arrival_is_detected() {
+        let mut model = after_requests(&[1, 2]);
+        model.on_applied(ID, Index(1), &put(1, "a"), Some(&done(1, false)), NOW).unwrap();
+        model.on_applied(ID, Index(2), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
+        model.on_request(key(3), Index(2), Instant::ZERO);
+        let read = Command { key: key(3), operation: Operation::get(b"k") }.encode();
         let value = |text: &str| Outcome::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
-        client_model.answered_read(ID, key(3), &read, &value("b"), Index(2), NOW).unwrap();
-        assert!(client_model.answered_read(ID, key(3), &read, &value("a"), Index(2), NOW).is_err());
+        model.on_read_answered(ID, key(3), &read, &value("b"), Index(2), NOW).unwrap();
+        assert!(model.on_read_answered(ID, key(3), &read, &value("a"), Index(2), NOW).is_err());
         let stale =
-            client_model.answered_read(ID, key(3), &read, &value("a"), Index(1), NOW).unwrap_err();
-        assert!(stale.0.starts_with("C1"), "{stale}");
+            model.on_read_answered(ID, key(3), &read, &value("a"), Index(1), NOW).unwrap_err();
+        assert!(stale.0.starts_with("linearizability"), "{stale}");
     }
 
     #[test]
-    fn a_refused_attempt_has_no_effect() {
-        let mut client_model = asked(&[1, 2, 2]);
-        client_model.refused(ID, key(1)).unwrap();
-        client_model.refused(ID, key(2)).unwrap();
-        client_model.applied(ID, Index(1), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
-        assert!(
-            client_model.applied(ID, Index(2), &put(1, "a"), Some(&done(1, false)), NOW).is_err()
-        );
-        assert!(client_model.refused(ID, key(2)).is_err());
+    fn refused_request_with_an_effect_is_detected() {
+        let mut model = after_requests(&[1, 2, 2]);
+        model.on_refused(ID, key(1)).unwrap();
+        model.on_refused(ID, key(2)).unwrap();
+        model.on_applied(ID, Index(1), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
+        assert!(model.on_applied(ID, Index(2), &put(1, "a"), Some(&done(1, false)), NOW).is_err());
+        assert!(model.on_refused(ID, key(2)).is_err());
     }
 
     #[test]
-    fn transfers_keep_the_sum() {
-        let mut client_model = asked(&[1, 2]);
+    fn transfers_preserve_the_sum() {
+        let mut model = after_requests(&[1, 2]);
         let account = |number: u8, name: &'static [u8], value: &'static [u8]| {
-            let operation = Operation::Put { key: name, value };
+            let operation = Operation::set(name, value);
             Command { key: key(number), operation }.encode()
         };
-        client_model
-            .applied(ID, Index(1), &account(1, b"a", b"70"), Some(&done(1, false)), NOW)
+        model
+            .on_applied(ID, Index(1), &account(1, b"a", b"70"), Some(&done(1, false)), NOW)
             .unwrap();
-        client_model
-            .applied(ID, Index(2), &account(2, b"b", b"30"), Some(&done(2, false)), NOW)
+        model
+            .on_applied(ID, Index(2), &account(2, b"b", b"30"), Some(&done(2, false)), NOW)
             .unwrap();
-        for (number, amount, moved) in [(3, 60, true), (4, 11, false)] {
-            client_model.asked(key(number), Index(2), Instant::ZERO);
-            let operation = Operation::Transfer { from: b"a", to: b"b", amount };
+        for (number, amount, moved) in [(3, 60_u64, true), (4, 11, false)] {
+            model.on_request(key(number), Index(2), Instant::ZERO);
+            let (amount, transfer) = (amount.to_string(), CommandId::of("transfer"));
+            let args = [b"a", b"b", amount.as_bytes()];
+            let operation = Operation::call(transfer, &args);
             let payload = Command { key: key(number), operation }.encode();
-            let outcome = Outcome::Transferred(moved);
+            let outcome = Outcome::Integer(i64::from(moved));
             let applied = Applied { key: key(number), outcome, repeated: false };
-            client_model
-                .applied(ID, Index(u64::from(number)), &payload, Some(&applied), NOW)
-                .unwrap();
+            model.on_applied(ID, Index(u64::from(number)), &payload, Some(&applied), NOW).unwrap();
         }
-        assert_eq!(client_model.sum(|key| key != b"c"), 100);
-        assert_eq!(client_model.sum(|key| key == b"a"), 10);
+        assert_eq!(model.sum(|key| key != b"c"), 100);
+        assert_eq!(model.sum(|key| key == b"a"), 10);
     }
 }

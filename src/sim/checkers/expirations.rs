@@ -1,38 +1,40 @@
-//! Rules about keys that expire, by the true time: none is shown to a read that came after its
-//! time, none is gone before it, and none that was seen to be gone comes back.
+//! Checks expirations against the true time: a read that arrives after the expiration does not see
+//! the value, no value expires early, and a value that was seen to have expired does not come back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::sim::checkers::safety::{Violation, demand};
+use crate::sim::violation::{Violation, ensure};
 use crate::types::{Instant, NodeId};
 
-/// Within this bound expirations are exact while the wall clocks of a majority are right: the
-/// interval of the replicated clock, the delay of clock reports, and drift.
+/// Tolerance while the wall clocks of a majority are right: the interval of the replicated clock,
+/// the delay of clock reports, and clock drift.
 pub(in crate::sim) const BOUND: Duration = Duration::from_millis(250);
 
-/// When a value expires: between these, for its key's time begins when the write is applied.
+/// Expiration of a value. It lies between `earliest` and `latest`, as a TTL starts when the write
+/// is applied.
 #[derive(Clone, Copy, Debug)]
 struct Lifetime {
     earliest: Instant,
     latest: Instant,
-    /// Terms that had had a leader when it was set.
+    /// Number of terms with a leader so far when the value was set.
     leaders: usize,
 }
 
-/// All values that expire, each of which is set once.
+/// The values with an expiration. Each value is written once.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Expirations {
     lifetimes: BTreeMap<Bytes, Lifetime>,
-    /// Values that a read did not find any more, and when the first one did not.
+    /// Values that a read found expired, with the time of the first such read.
     expired: BTreeMap<Bytes, Instant>,
+    /// The part of `expired` that was found under another leader than the value was set.
     across_leaders: u64,
 }
 
 impl Expirations {
-    /// A value was set.
+    /// Records that `value` was set.
     pub(in crate::sim) fn set(
         &mut self,
         value: Bytes,
@@ -43,14 +45,15 @@ impl Expirations {
         self.lifetimes.insert(value, Lifetime { earliest, latest, leaders });
     }
 
-    /// Values that were seen to have expired, and how many of them under another leader than they
-    /// were set.
+    /// Returns the number of values found expired, and how many of them under another leader than
+    /// they were set.
     pub(in crate::sim) fn counts(&self) -> (u64, u64) {
         (self.expired.len() as u64, self.across_leaders)
     }
 
-    /// A read that came at `asked` is answered `now`, from a state in which the key's last value
-    /// is `current` if it has not expired.
+    /// Checks the answer at `now` to a read that arrived at `asked`, from a state in which
+    /// `current` is the last value of the key. `is_shown`: the answer was that value, not "no
+    /// value".
     pub(in crate::sim) fn answered(
         &mut self,
         id: NodeId,
@@ -63,24 +66,27 @@ impl Expirations {
         let Some(Lifetime { earliest, latest, leaders: leaders_before }) =
             self.lifetimes.get(current).copied()
         else {
-            return Err(Violation(format!("C7: {current:?} was never set")));
+            return Err(Violation(format!(
+                "replies match requests: the value {current:?} was never set"
+            )));
         };
         if is_shown {
-            demand!(
+            ensure!(
                 asked <= latest + BOUND,
-                "C7: replica {id} shows {current:?} to a read that came at {asked:?}, after it had \
-                 expired at {latest:?}"
+                "reads wait for the clock: replica {id} returned {current:?} to a read that \
+                 arrived at {asked:?}, but it expired at {latest:?}"
             );
-            demand!(
+            ensure!(
                 self.expired.get(current).is_none_or(|expired| asked <= *expired),
-                "C7: replica {id} shows {current:?} to a read that came at {asked:?}, but it was \
-                 seen to have expired"
+                "reads wait for the clock: replica {id} returned {current:?} to a read that \
+                 arrived at {asked:?}, but an earlier read found it expired"
             );
             return Ok(());
         }
-        demand!(
+        ensure!(
             now + BOUND >= earliest,
-            "C7: at replica {id} {current:?} is gone at {now:?}, but expires at {earliest:?}"
+            "agreed clock: replica {id} returned no value at {now:?}, but {current:?} expires at \
+             {earliest:?}"
         );
         if !self.expired.contains_key(current) {
             self.expired.insert(current.clone(), now);
@@ -99,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn late_early_and_returning_values_are_noticed() {
+    fn late_early_and_returning_values_are_detected() {
         let value = Bytes::from_static(b"v");
         let mut expirations = Expirations::default();
         expirations.set(value.clone(), at(1_000), at(1_010), 1);
@@ -108,7 +114,7 @@ mod tests {
         };
         assert!(answered(1_260, 1_300, true) && !answered(1_261, 1_300, true));
         assert!(answered(700, 750, false) && !answered(700, 749, false));
-        assert!(answered(750, 800, true), "it may have been under way");
+        assert!(answered(750, 800, true), "both reads were in progress");
         assert!(!answered(751, 800, true));
         assert_eq!(expirations.counts(), (1, 1));
     }

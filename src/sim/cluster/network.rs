@@ -1,30 +1,33 @@
-//! The simulated network between replicas: what becomes of each message on each link. It decides
-//! and never delivers; the driver puts what arrives into the cluster's queue.
+//! The simulated network between replicas: decides whether and when each message arrives. The
+//! driver delivers it through the cluster's queue.
 
 use std::time::Duration;
 
 use crate::sim::rng::Rng;
 use crate::types::{Instant, NodeId};
 
-/// How a link treats what passes it.
+/// Loss, duplication and delay of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LinkQuality {
-    /// Lost, of a thousand.
+    /// Probability of loss, in thousandths.
     pub loss_permille: u32,
-    /// Delivered twice, of a thousand.
+    /// Probability of duplication, in thousandths.
     pub duplicate_permille: u32,
-    /// Held back up to `late_max`, of a thousand; others overtake it.
+    /// Probability of a delay of up to `late_max`, in thousandths. Later messages overtake such a
+    /// message.
     pub late_permille: u32,
-    /// Shortest way.
+    /// Shortest delay.
     pub delay_min: Duration,
-    /// Longest way of a message that is not late. Two messages drawn within are reordered freely.
+    /// Longest delay of a message that is not late. Delays are drawn independently, so messages are
+    /// reordered within it.
     pub delay_max: Duration,
-    /// Longest way of one that is late; more than an election, so that messages of old terms come.
+    /// Longest delay of a late message: longer than an election, so that messages of old terms
+    /// arrive.
     pub late_max: Duration,
 }
 
 impl LinkQuality {
-    /// Everything arrives once, after `delay`, in order.
+    /// A link that delivers every message once, in order, after `delay`.
     pub const fn perfect(delay: Duration) -> LinkQuality {
         LinkQuality {
             loss_permille: 0,
@@ -37,73 +40,74 @@ impl LinkQuality {
     }
 }
 
-/// What becomes of one message.
+/// The fate of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// The link is cut in this direction.
     Cut,
-    /// It is lost.
+    /// The message is lost.
     Lost,
-    /// It arrives.
+    /// The message arrives.
     Arrives {
-        /// When.
+        /// Time of arrival.
         at: Instant,
-        /// When a second copy arrives, if one does.
-        again: Option<Instant>,
+        /// Time of arrival of a duplicate, if there is one.
+        duplicate_at: Option<Instant>,
     },
 }
 
-/// All links between all replicas, each direction by itself.
+/// The links between all replicas, each direction separately.
 #[derive(Debug)]
 pub struct Network {
     rng: Rng,
     ids: Vec<NodeId>,
     quality: LinkQuality,
-    /// Row: sender. Column: addressee.
+    /// A matrix with a row per sender and a column per receiver.
     links: Vec<Link>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
     cut: bool,
-    /// Instead of the network's own quality.
+    /// Overrides the quality of the network.
     quality: Option<LinkQuality>,
 }
 
 impl Network {
-    /// A network in which every link has this quality and none is cut.
+    /// Creates a network in which every link has this quality and none is cut.
     pub fn new(rng: Rng, ids: &[NodeId], quality: LinkQuality) -> Network {
         let links = vec![Link::default(); ids.len() * ids.len()];
         Network { rng, ids: ids.to_vec(), quality, links }
     }
 
-    /// Decides about a message sent now.
+    /// Decides the fate of a message that is sent at `now`.
     pub fn fate(&mut self, now: Instant, from: NodeId, to: NodeId) -> Fate {
         let link = *self.link(from, to);
         if link.cut {
             return Fate::Cut;
         }
         let quality = link.quality.unwrap_or(self.quality);
-        if self.rng.chance(quality.loss_permille) {
+        if self.rng.permille(quality.loss_permille) {
             return Fate::Lost;
         }
-        let at = now + self.way(&quality);
-        let again = self.rng.chance(quality.duplicate_permille).then(|| now + self.way(&quality));
-        Fate::Arrives { at, again }
+        let at = now + self.delay(&quality);
+        let duplicate_at =
+            self.rng.permille(quality.duplicate_permille).then(|| now + self.delay(&quality));
+        Fate::Arrives { at, duplicate_at }
     }
 
-    fn way(&mut self, quality: &LinkQuality) -> Duration {
-        let longest = if self.rng.chance(quality.late_permille) {
+    fn delay(&mut self, quality: &LinkQuality) -> Duration {
+        let longest = if self.rng.permille(quality.late_permille) {
             quality.late_max
         } else {
             quality.delay_max
         };
-        self.rng.span(quality.delay_min, longest)
+        self.rng.duration(quality.delay_min, longest)
     }
 
-    /// Whether nothing passes in this direction.
+    /// Whether the link is cut in this direction.
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.links[self.place(from, to)].cut
+        self.links[self.slot(from, to)].cut
     }
 
     /// Cuts the link in one direction.
@@ -111,48 +115,48 @@ impl Network {
         self.link(from, to).cut = true;
     }
 
-    /// Cuts all links between replicas of different groups, both ways. Who is in no group keeps
-    /// its links.
+    /// Partitions the network: cuts all links between replicas of different groups, in both
+    /// directions. Replicas in no group keep their links.
     pub fn part(&mut self, groups: &[Vec<NodeId>]) {
-        for (place, group) in groups.iter().enumerate() {
-            for other in groups.iter().skip(place + 1) {
-                for &one in group {
-                    for &two in other {
-                        self.cut(one, two);
-                        self.cut(two, one);
+        for (position, group) in groups.iter().enumerate() {
+            for other in groups.iter().skip(position + 1) {
+                for &a in group {
+                    for &b in other {
+                        self.cut(a, b);
+                        self.cut(b, a);
                     }
                 }
             }
         }
     }
 
-    /// Takes back all cuts.
+    /// Heals all links.
     pub fn heal(&mut self) {
         self.links.iter_mut().for_each(|link| link.cut = false);
     }
 
-    /// Takes back the cut of one direction.
+    /// Heals the link in one direction.
     pub fn heal_link(&mut self, from: NodeId, to: NodeId) {
         self.link(from, to).cut = false;
     }
 
-    /// Gives one direction of a link its own quality.
+    /// Sets the quality of the link in one direction.
     pub fn set_link_quality(&mut self, from: NodeId, to: NodeId, quality: LinkQuality) {
         self.link(from, to).quality = Some(quality);
     }
 
-    /// Gives every link this quality, those with their own too.
+    /// Sets the quality of every link, replacing individual ones.
     pub fn set_quality(&mut self, quality: LinkQuality) {
         self.quality = quality;
         self.links.iter_mut().for_each(|link| link.quality = None);
     }
 
     fn link(&mut self, from: NodeId, to: NodeId) -> &mut Link {
-        let place = self.place(from, to);
-        &mut self.links[place]
+        let slot = self.slot(from, to);
+        &mut self.links[slot]
     }
 
-    fn place(&self, from: NodeId, to: NodeId) -> usize {
+    fn slot(&self, from: NodeId, to: NodeId) -> usize {
         let of = |id| self.ids.iter().position(|&known| known == id).expect("a replica of the run");
         of(from) * self.ids.len() + of(to)
     }
@@ -169,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn cuts_have_a_direction_and_groups_do_not() {
+    fn cuts_are_one_way_and_partitions_two_way() {
         let mut network = network(LinkQuality::perfect(Duration::from_millis(1)));
         network.cut(NodeId(1), NodeId(2));
         assert_eq!(network.fate(Instant::ZERO, NodeId(1), NodeId(2)), Fate::Cut);
         assert_eq!(
             network.fate(Instant::ZERO, NodeId(2), NodeId(1)),
-            Fate::Arrives { at: Instant(1_000_000), again: None }
+            Fate::Arrives { at: Instant(1_000_000), duplicate_at: None }
         );
         network.heal();
         network.part(&[vec![NodeId(3)], vec![NodeId(1), NodeId(2)]]);
@@ -186,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_repeats_and_delays_come_as_often_as_asked() {
+    fn loss_duplication_and_delay_occur_at_their_rates() {
         let quality = LinkQuality {
             loss_permille: 300,
             duplicate_permille: 100,
@@ -196,20 +200,20 @@ mod tests {
             late_max: Duration::from_secs(1),
         };
         let mut network = network(quality);
-        let (mut lost, mut repeated, mut late) = (0, 0, 0);
+        let (mut lost, mut duplicated, mut late) = (0, 0, 0);
         for _ in 0..10_000 {
             match network.fate(Instant::ZERO, NodeId(1), NodeId(2)) {
-                Fate::Cut => panic!("nothing is cut"),
+                Fate::Cut => panic!("no link is cut"),
                 Fate::Lost => lost += 1,
-                Fate::Arrives { at, again } => {
+                Fate::Arrives { at, duplicate_at } => {
                     assert!(at >= Instant(100_000) && at <= Instant(1_000_000_000));
                     late += u32::from(at > Instant(300_000));
-                    repeated += u32::from(again.is_some());
+                    duplicated += u32::from(duplicate_at.is_some());
                 }
             }
         }
         assert!((2_800..3_200).contains(&lost), "{lost} lost");
-        assert!((600..800).contains(&repeated), "{repeated} repeated");
+        assert!((600..800).contains(&duplicated), "{duplicated} duplicated");
         assert!((280..420).contains(&late), "{late} late");
     }
 }

@@ -1,4 +1,4 @@
-//! The queue of events: earliest first, and in the order of their making where the time is equal.
+//! The event queue: events in order of time, and in order of insertion at equal times.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,80 +6,57 @@ use std::collections::BinaryHeap;
 use crate::raft::{ClientRequest, Envelope};
 use crate::types::Instant;
 
-/// Something that will happen to a replica (by its place), or an alarm of the driver's.
+/// A future event of the machine at `slot`, or an alarm of the driver. Events of another
+/// incarnation of the machine are ignored.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// `sender` is the incarnation of the replica that sent it.
-    Deliver {
-        place: usize,
-        sender: u64,
-        envelope: Envelope,
-    },
-    Request {
-        place: usize,
-        request: ClientRequest,
-    },
-    Step {
-        place: usize,
-        incarnation: u64,
-    },
-    Timer {
-        place: usize,
-        incarnation: u64,
-    },
-    Synced {
-        place: usize,
-        incarnation: u64,
-    },
-    Apply {
-        place: usize,
-        incarnation: u64,
-    },
-    Taken {
-        place: usize,
-        incarnation: u64,
-    },
-    /// Chunks of a leader's snapshot are stored.
-    Stored {
-        place: usize,
-        incarnation: u64,
-    },
-    Install {
-        place: usize,
-        incarnation: u64,
-    },
-    /// Its disk failed.
-    Stop {
-        place: usize,
-        incarnation: u64,
-    },
+    /// A message arrives. `sender` is the incarnation of the replica that sent it.
+    Deliver { slot: usize, sender: u64, envelope: Envelope },
+    /// A client request arrives.
+    Request { slot: usize, request: ClientRequest },
+    /// A batch is complete, and the replica handles it.
+    Step { slot: usize, incarnation: u64 },
+    /// The replica's next timeout is due.
+    Timer { slot: usize, incarnation: u64 },
+    /// The sync in progress ends.
+    Synced { slot: usize, incarnation: u64 },
+    /// The committed entries handed over so far are applied.
+    Apply { slot: usize, incarnation: u64 },
+    /// The snapshot being written becomes durable.
+    SnapshotTaken { slot: usize, incarnation: u64 },
+    /// The received chunks of the leader's snapshot are stored.
+    ChunksStored { slot: usize, incarnation: u64 },
+    /// The leader's snapshot, which is complete, is installed.
+    Install { slot: usize, incarnation: u64 },
+    /// The replica stops because its disk failed.
+    Stop { slot: usize, incarnation: u64 },
+    /// The driver's alarm with this number.
     Alarm(u64),
 }
 
-/// Events by time, then by the order of their making. The heap moves small keys only.
+/// The events in order of time, then of insertion. The heap holds only keys, which are small.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     order: BinaryHeap<Reverse<(Instant, u64, u32)>>,
     events: Vec<Option<Event>>,
     free: Vec<u32>,
     sequence: u64,
-    /// How many of the events are messages, requests, syncs and the like: work on its way, as
-    /// opposed to timers and alarms.
-    pub(super) under_way: usize,
+    /// Number of queued events other than timers and alarms: messages, requests, disk operations.
+    pub(super) in_flight: usize,
 }
 
 impl Event {
-    fn is_under_way(&self) -> bool {
+    fn is_in_flight(&self) -> bool {
         !matches!(self, Event::Timer { .. } | Event::Alarm(_))
     }
 }
 
 impl Queue {
     pub(super) fn push(&mut self, at: Instant, event: Event) {
-        self.under_way += usize::from(event.is_under_way());
+        self.in_flight += usize::from(event.is_in_flight());
         let slot = self.free.pop().unwrap_or_else(|| {
             self.events.push(None);
-            u32::try_from(self.events.len() - 1).expect("fewer than 2^32 events at a time")
+            u32::try_from(self.events.len() - 1).expect("fewer than 2^32 queued events")
         });
         self.events[slot as usize] = Some(event);
         self.sequence += 1;
@@ -94,7 +71,7 @@ impl Queue {
         let Reverse((at, _, slot)) = self.order.pop()?;
         let event = self.events[slot as usize].take().expect("a queued slot holds its event");
         self.free.push(slot);
-        self.under_way -= usize::from(event.is_under_way());
+        self.in_flight -= usize::from(event.is_in_flight());
         Some((at, event))
     }
 }
@@ -104,13 +81,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_come_by_time_and_then_in_the_order_of_their_making() {
+    fn events_are_ordered_by_time_then_insertion() {
         let mut queue = Queue::default();
         for (at, number) in [(5, 1), (3, 2), (5, 3), (3, 4), (4, 5)] {
             queue.push(Instant(at), Event::Alarm(number));
         }
-        queue.push(Instant(9), Event::Step { place: 0, incarnation: 1 });
-        assert_eq!((queue.next_at(), queue.under_way), (Some(Instant(3)), 1));
+        queue.push(Instant(9), Event::Step { slot: 0, incarnation: 1 });
+        assert_eq!((queue.next_at(), queue.in_flight), (Some(Instant(3)), 1));
         let mut seen = Vec::new();
         while let Some((at, event)) = queue.pop() {
             if let Event::Alarm(number) = event {
@@ -118,6 +95,6 @@ mod tests {
             }
         }
         assert_eq!(seen, [(3, 2), (3, 4), (4, 5), (5, 1), (5, 3)]);
-        assert_eq!((queue.next_at(), queue.under_way), (None, 0));
+        assert_eq!((queue.next_at(), queue.in_flight), (None, 0));
     }
 }

@@ -1,45 +1,48 @@
-//! What happened, one event a line: the format of golden traces and of `bowline sim --trace`.
+//! Event traces with one event per line: the format of golden traces and of `bowline sim --trace`.
 //!
 //! ```text
-//! 1@1 append 2@1 (put a=1)                     replica 1, in term 1, adds the entry 2 of term 1
-//! 1@1 x-> 2 3 AppendEntries prev=1@1 [2@1]     sends it to 2 and 3; both copies are cut off
-//! 2@1 => 2@2 leader                            replica 2 changes its role, here with its term
-//! 1@2 splice 2@1 -> 2@2 (empty)                another entry takes the place of 2@1
+//! 1@1 append 2@1 (put a=1)                     replica 1, in term 1, appends entry 2 of term 1
+//! 1@1 x-> 2 3 AppendEntries prev=1@1 [2@1]     sends it to 2 and 3; both links are cut
+//! 2@1 => 2@2 leader                            replica 2 becomes leader of term 2
+//! 1@2 splice 2@1 -> 2@2 (empty)                entry 2@1 is replaced by an empty one of term 2
 //! ```
 //!
-//! Before the arrow `x` means cut off, `~` lost, `=` held back, `+` delivered and kept for later;
-//! `late` marks what was kept. In golden traces `>` marks a statement of the script.
-//! Nothing is formatted unless somebody listens.
+//! Before the arrow, `x` means that the link is cut, `~` that the message is lost, `=` that it is
+//! held back, `+` that it is delivered and a copy is kept. `late` marks the delivery of a kept
+//! message. In golden traces `>` marks a statement of the script. A trace that is off formats
+//! nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 
-use crate::kv::{Command, Operation, Outcome};
+use crate::kv::{Command, Outcome};
 use crate::raft::{
     AppendJob, AppendOutcome, ClientRequest, DiskState, Effects, Envelope, PeerMsg, Replica,
     RoleName, Status,
 };
 use crate::record::{Entry, EntryKind};
-use crate::sim::cluster::{Answer, AnswerKind};
+use crate::sim::cluster::answer::{Answer, AnswerKind};
 use crate::sim::machine::Machine;
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
-/// Where events are written down.
+/// An event trace.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// Most lines kept; zero if nobody listens.
+    /// Maximum number of lines kept, the last ones; zero if the trace is off.
     lines_max: usize,
     with_times: bool,
     with_arrivals: bool,
     without_messages: bool,
-    /// Gets each line at once.
+    /// Receives each line immediately.
     listener: Option<fn(&str)>,
     lines: VecDeque<String>,
+    /// Status of the replica before the current step.
     before: Option<Status>,
-    /// The last message that came to a replica, in short.
+    /// The last message that arrived, abbreviated.
     arrived: String,
-    /// Messages of one sender that say the same to several replicas make one line.
+    /// Equal messages to several replicas, which are combined into one line.
     group: Option<Group>,
+    /// Text of each request.
     requests: BTreeMap<RequestKey, String>,
 }
 
@@ -53,45 +56,46 @@ struct Group {
 }
 
 impl Trace {
-    /// Keeps every line, without times: for golden traces.
+    /// Creates a trace for golden traces: keeps all lines, without times.
     pub fn golden() -> Trace {
         Trace { lines_max: usize::MAX, ..Trace::default() }
     }
 
-    /// Keeps the last lines, with times and arrivals: for the eyes of whoever looks for a cause.
+    /// Creates a trace for failures: keeps the last lines, with times and arrivals.
     pub fn detailed(lines_max: usize) -> Trace {
         Trace { lines_max, with_times: true, with_arrivals: true, ..Trace::default() }
     }
 
-    /// Hands every line on as it comes, with times and arrivals, and keeps none.
+    /// Creates a trace that passes each line to `listener`, with times and arrivals, and keeps
+    /// none.
     pub fn streaming(listener: fn(&str)) -> Trace {
         Trace { listener: Some(listener), ..Trace::detailed(1) }
     }
 
-    /// Whether anybody listens.
+    /// Whether the trace is on.
     pub fn is_on(&self) -> bool {
         self.lines_max > 0
     }
 
-    /// Shows the time of each line or not.
+    /// Sets whether lines start with the time.
     pub fn set_times(&mut self, with_times: bool) {
         self.end_group();
         self.with_times = with_times;
     }
 
-    /// Writes messages down or not.
+    /// Sets whether messages are traced.
     pub fn set_messages(&mut self, with_messages: bool) {
         self.end_group();
         self.without_messages = !with_messages;
     }
 
-    /// Takes the lines so far.
+    /// Takes the lines kept so far.
     pub fn take(&mut self) -> Vec<String> {
         self.end_group();
         self.lines.drain(..).collect()
     }
 
-    /// Writes a line of the driver's.
+    /// Adds a line.
     pub fn note(&mut self, now: Instant, text: fmt::Arguments<'_>) {
         if self.is_on() {
             self.end_group();
@@ -99,8 +103,8 @@ impl Trace {
         }
     }
 
-    /// A request is on its way to a replica; later lines name it by what it asks.
-    pub fn asked(&mut self, request: &ClientRequest) {
+    /// Records a request, so that later lines can describe it.
+    pub fn request_sent(&mut self, request: &ClientRequest) {
         if self.is_on() {
             self.requests.insert(request.key, payload_text(&request.payload));
         }
@@ -143,7 +147,7 @@ impl Trace {
         request: &ClientRequest,
     ) {
         if self.is_on() && self.with_arrivals {
-            let text = format!("{} is asked {}", Name(machine.id), payload_text(&request.payload));
+            let text = format!("{} receives {}", Name(machine.id), payload_text(&request.payload));
             self.end_group();
             self.line(now, &text);
         }
@@ -166,7 +170,7 @@ impl Trace {
             return;
         }
         self.end_group();
-        let before = self.before.take().expect("each step is announced");
+        let before = self.before.take().expect("before_step is called first");
         let id = Name(machine.id);
         let who = format!("{id}@{}", after.term);
         let ignored = [
@@ -194,7 +198,7 @@ impl Trace {
             vote.filter(|&vote| (before.term, before.voted_for) != (after.term, Some(vote)))
         {
             if after.rejoining.is_some() && vote == after.id {
-                self.line(now, &format!("{who} spends its vote"));
+                self.line(now, &format!("{who} votes for itself while rejoining"));
             } else {
                 self.line(now, &format!("{who} votes for {}", Name(vote)));
             }
@@ -214,7 +218,7 @@ impl Trace {
     }
 
     pub(super) fn synced(&mut self, now: Instant, machine: &Machine, job: &AppendJob) {
-        if !self.is_on() || (machine.paces.sync.is_zero() && !machine.held.syncs) {
+        if !self.is_on() || (machine.delays.sync.is_zero() && !machine.held.syncs) {
             return;
         }
         let what = match (job.hard_state, job.entries.last()) {
@@ -227,7 +231,7 @@ impl Trace {
         self.line(now, &format!("{}@{term} synced {what}", Name(machine.id)));
     }
 
-    /// A message left its sender; `arrow` says what becomes of it.
+    /// Adds a message with its fate as the arrow.
     pub fn sent(&mut self, now: Instant, term: Term, envelope: &Envelope, arrow: &'static str) {
         if !self.is_on() || self.without_messages {
             return;
@@ -256,8 +260,9 @@ impl Trace {
                 format!("{from} answers {request}: {}", outcome_text(outcome))
             }
             AnswerKind::Refused(reason) => {
-                let ask =
-                    answer.leader.map_or_else(|| "anybody".to_owned(), |id| Name(id).to_string());
+                let ask = answer
+                    .leader
+                    .map_or_else(|| "any replica".to_owned(), |id| Name(id).to_string());
                 format!("{from} refuses {request} ({reason:?}): ask {ask}")
             }
         };
@@ -289,7 +294,7 @@ impl Trace {
     }
 }
 
-/// A replica's number as people count.
+/// A replica's id in decimal.
 struct Name(NodeId);
 
 impl fmt::Display for Name {
@@ -308,8 +313,8 @@ fn role_text(status: &Status) -> String {
     }
 }
 
-/// A message between replicas in one line. Rounds and loss are left out: they change with every
-/// tuning of intervals and explain nothing here.
+/// Formats a message between replicas. Rounds and loss rates are left out, as they change with
+/// every change of intervals.
 pub(in crate::sim) fn message_text(message: &PeerMsg) -> String {
     let mut text = message.name().to_owned();
     let _ = match message {
@@ -379,7 +384,7 @@ fn entries_text(entries: &[Entry]) -> String {
     shorten(&entries.iter().map(one).collect::<Vec<_>>())
 }
 
-/// What a client asks, in words.
+/// Formats a client's request.
 pub(in crate::sim) fn payload_text(payload: &[u8]) -> String {
     let short = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).into_owned();
@@ -389,15 +394,16 @@ pub(in crate::sim) fn payload_text(payload: &[u8]) -> String {
             text
         }
     };
-    match Command::decode(payload).map(|command| command.operation) {
-        Ok(Operation::Get { key }) => format!("get {}", short(key)),
-        Ok(Operation::Put { key, value }) => format!("put {}={}", short(key), short(value)),
-        Ok(Operation::Delete { key }) => format!("delete {}", short(key)),
-        Ok(Operation::Transfer { from, to, amount }) => {
-            format!("transfer {amount} {}->{}", short(from), short(to))
+    let Ok(Command { operation, .. }) = Command::decode(payload) else {
+        return "malformed command".to_owned();
+    };
+    let Some((name, args)) = operation.as_call() else { return format!("{operation:?}") };
+    match (name, &args[..]) {
+        ("set", [key, value]) => format!("set {}={}", short(key), short(value)),
+        ("transfer", [from, to, amount]) => {
+            format!("transfer {} {}->{}", short(amount), short(from), short(to))
         }
-        Ok(other) => format!("{other:?}"),
-        Err(_) => "damaged command".to_owned(),
+        _ => args.into_iter().fold(name.to_owned(), |text, arg| text + " " + &short(arg)),
     }
 }
 
@@ -406,11 +412,8 @@ fn outcome_text(outcome: &Outcome) -> String {
         Outcome::Value(Some(value)) => String::from_utf8_lossy(value).into_owned(),
         Outcome::Value(None) => "no value".to_owned(),
         Outcome::Done => "done".to_owned(),
-        Outcome::Deleted(true) => "deleted".to_owned(),
-        Outcome::Deleted(false) => "nothing there".to_owned(),
-        Outcome::Transferred(true) => "moved".to_owned(),
-        Outcome::Transferred(false) => "not enough".to_owned(),
-        Outcome::Malformed => "damaged command".to_owned(),
+        Outcome::Integer(number) => number.to_string(),
+        Outcome::Malformed => "malformed command".to_owned(),
         other => format!("{other:?}"),
     }
 }

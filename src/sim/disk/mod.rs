@@ -1,177 +1,104 @@
-//! What a simulated replica runs on: a clock that may go wrong within its bound, and a disk that
-//! forgets at a crash what was not synced.
+//! The simulated disk with the log writer in front of it. A crash loses what was not synced.
 
 pub(in crate::sim) mod folder;
 pub mod snapshots;
 pub mod statistics;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use crate::kv::StateMachine;
 use crate::raft::{AppendJob, Durable, HardState, SnapshotId};
-use crate::sim::disk::folder::{Files, Found, Opening, Work};
+use crate::sim::disk::folder::{Folder, Found, Opening, Work};
 use crate::sim::disk::snapshots::Snapshot;
 use crate::sim::disk::statistics::{DiskFault, FaultStatistics};
 use crate::sim::rng::Rng;
 use crate::storage::StorageError;
-use crate::types::{EntryId, Index, Instant, NodeId};
-
-/// A replica's monotonic clock: its own origin and its own rate.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    /// True time of the last change of rate.
-    anchor: Instant,
-    /// What the clock showed then.
-    reading: Instant,
-    /// How much too fast it goes, in parts per million; negative if too slow.
-    rate_ppm: i64,
-}
-
-impl Clock {
-    /// A clock that shows `reading` at the true time `now`.
-    pub fn new(now: Instant, reading: Instant, rate_ppm: i64) -> Clock {
-        assert!(rate_ppm > -1_000_000, "a monotonic clock does not go backwards");
-        Clock { anchor: now, reading, rate_ppm }
-    }
-
-    /// What it shows at the true time `now`.
-    pub fn read(&self, now: Instant) -> Instant {
-        let passed = i128::from(now.0.saturating_sub(self.anchor.0));
-        let shown = passed * i128::from(1_000_000 + self.rate_ppm) / 1_000_000;
-        Instant(self.reading.0.saturating_add(u64::try_from(shown).unwrap_or(u64::MAX)))
-    }
-
-    /// The first true time at which it shows `reading` or more.
-    pub fn when(&self, reading: Instant) -> Instant {
-        if reading == Instant::MAX {
-            return Instant::MAX;
-        }
-        let ahead = i128::from(reading.0.saturating_sub(self.reading.0));
-        let rate = i128::from(1_000_000 + self.rate_ppm);
-        let passed = (ahead * 1_000_000 + rate - 1) / rate;
-        Instant(self.anchor.0.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)))
-    }
-
-    /// Changes the rate from `now` on; the reading does not jump.
-    pub fn set_rate(&mut self, now: Instant, rate_ppm: i64) {
-        *self = Clock::new(now, self.read(now), rate_ppm);
-    }
-}
-
-/// A span drawn anew each time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Pace {
-    /// Shortest.
-    pub min: Duration,
-    /// Longest.
-    pub max: Duration,
-}
-
-impl Pace {
-    /// No time at all: what is begun is done.
-    pub const AT_ONCE: Pace = Pace { min: Duration::ZERO, max: Duration::ZERO };
-
-    /// Always the same.
-    pub const fn always(span: Duration) -> Pace {
-        Pace { min: span, max: span }
-    }
-
-    /// Whether it takes no time.
-    pub fn is_zero(&self) -> bool {
-        self.max.is_zero()
-    }
-
-    /// One draw.
-    pub fn draw(&self, rng: &mut Rng) -> Duration {
-        rng.span(self.min, self.max)
-    }
-}
+use crate::types::{EntryId, Index, NodeId};
 
 /// A disk with the log writer in front of it.
 ///
-/// Jobs become durable in order, and only when a sync ends; a sync covers the jobs that waited
-/// when it began. Index `base.index + i` of the log is `image.entries[i - 1]`.
+/// Jobs become durable in order, when a sync ends. A sync covers the jobs that waited when it
+/// began. The entry of index `base.index + i` is `image.entries[i - 1]`.
 #[derive(Debug, Default)]
 pub struct Disk {
     image: Durable,
-    /// The log began anew behind this entry, the end of a snapshot.
+    /// The log was restarted after this entry, the last one of a snapshot.
     base: EntryId,
     waiting: VecDeque<AppendJob>,
-    /// How many of the waiting jobs the sync under way covers.
+    /// Number of waiting jobs that the sync in progress covers; 0 if none is.
     syncing: usize,
-    /// The folder, in profiles that run the storage code; `image` is then what it must hold.
-    files: Option<Files>,
-    /// Whether the jobs that are being synced are in the files.
+    /// The folder, in runs with the real storage code. `image` is then its expected content.
+    files: Option<Folder>,
+    /// Whether the jobs of the sync in progress are written to the files.
     in_files: bool,
-    /// After a crash of files: all that the log may hold, what it must hold first.
+    /// After a crash with files: the possible contents of the log. The first is the minimum.
     possible: Vec<(Durable, EntryId)>,
-    /// All snapshots that files may hold.
+    /// Snapshots that the files may contain.
     snapshots: Vec<SnapshotId>,
-    /// Whether the files may be damaged while the replica is down.
-    pub may_rot: bool,
-    /// An operation failed: the process ends.
+    /// Whether files may be corrupted while the replica is down.
+    pub may_corrupt: bool,
+    /// Whether an operation failed, so that the process ends.
     failed: bool,
 }
 
-/// What a replica starts with.
+/// The state that a replica starts from.
 #[derive(Debug)]
 pub(in crate::sim) struct Start {
     pub(in crate::sim) durable: Durable,
-    /// The state in its snapshot, where that is in a file.
+    /// The state in its snapshot, if that is in a file.
     pub(in crate::sim) store: Option<StateMachine>,
 }
 
-/// How a start goes.
+/// The outcome of opening a disk.
 #[derive(Debug)]
 pub(in crate::sim) enum Started {
-    /// Well.
-    With(Box<Start>),
-    /// Not now: why.
-    NotNow(String),
-    /// The files broke their promise: how.
-    Broken(String),
+    /// The replica can start.
+    Ok(Box<Start>),
+    /// The replica cannot start now, for this reason: damaged files or a full disk.
+    Unavailable(String),
+    /// The files do not hold what was durable, or damage was not detected.
+    Violation(String),
 }
 
 impl Disk {
-    /// A replica's disk with its log in files of this size.
+    /// Creates a disk with the real storage code and log segments of this size.
     pub fn with_files(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Disk {
-        Disk::over(Files::new(replica, members, segment_bytes))
+        Disk::over(Folder::new(replica, members, segment_bytes))
     }
 
-    /// A disk with its log in these files, which are new.
-    pub(in crate::sim) fn over(files: Files) -> Disk {
+    /// Creates a disk over a new folder.
+    pub(in crate::sim) fn over(files: Folder) -> Disk {
         Disk { files: Some(files), ..Disk::default() }
     }
 
-    /// Whether the files were damaged, and the replica did not start for that.
+    /// Whether the last start was refused because of damaged files.
     pub fn is_refused(&self) -> bool {
-        self.files.as_ref().is_some_and(Files::is_refused)
+        self.files.as_ref().is_some_and(Folder::is_refused)
     }
 
-    /// The folder, in profiles that run the storage code.
-    pub(in crate::sim) fn files(&mut self) -> Option<&mut Files> {
+    /// The folder; `None` without the real storage code.
+    pub(in crate::sim) fn files(&mut self) -> Option<&mut Folder> {
         self.files.as_mut()
     }
 
-    /// The same to look at.
-    pub(in crate::sim) fn folder(&self) -> Option<&Files> {
+    /// The folder, read-only; `None` without the real storage code.
+    pub(in crate::sim) fn folder(&self) -> Option<&Folder> {
         self.files.as_ref()
     }
 
-    /// How often the files went wrong, by how, and what it came to.
+    /// The statistics of injected faults and their effects.
     pub fn statistics(&self) -> FaultStatistics {
         self.files.as_ref().map(|files| files.statistics).unwrap_or_default()
     }
 
-    /// What would survive a crash now.
+    /// The durable state: what a crash would leave now.
     pub fn image(&self) -> &Durable {
         &self.image
     }
 
-    /// What a replica finds that starts now and has this snapshot: the entries behind it. Where
-    /// the log does not hold its end, it begins anew there. In files another snapshot may be found,
-    /// and is the latest then.
+    /// Opens the disk for a start of the replica. `latest` is the latest snapshot; with files
+    /// another one may be found, which is then stored in `latest`. The log is restarted after the
+    /// snapshot if it does not contain the snapshot's last entry.
     pub(in crate::sim) fn open(
         &mut self,
         latest: &mut Option<SnapshotId>,
@@ -180,41 +107,41 @@ impl Disk {
         if self.files.is_some() {
             return self.open_files(latest, rng);
         }
-        follow(&mut self.image, &mut self.base, *latest);
-        Started::With(Box::new(Start { durable: behind(&self.image, *latest), store: None }))
+        restart_after(&mut self.image, &mut self.base, *latest);
+        Started::Ok(Box::new(Start { durable: after_snapshot(&self.image, *latest), store: None }))
     }
 
-    /// The entry right before the first one that it holds.
+    /// Id of the entry before the first one of the log.
     pub fn base(&self) -> EntryId {
         self.base
     }
 
-    /// The id of the last durable entry.
+    /// Id of the last durable entry.
     pub fn last(&self) -> EntryId {
         self.image.entries.last().map_or(self.base, crate::record::Entry::id)
     }
 
-    /// The id of the durable entry at `index`, from the base on.
+    /// Returns the id of the durable entry at `index`, from the base on.
     pub fn id_at(&self, index: Index) -> Option<EntryId> {
         if index == self.base.index {
             return Some(self.base);
         }
         let place = index.0.checked_sub(self.base.index.0 + 1)?;
-        let place = usize::try_from(place).expect("a log in memory");
+        let place = usize::try_from(place).expect("fits in memory");
         self.image.entries.get(place).map(crate::record::Entry::id)
     }
 
-    /// Whether the entry and so all before it are durable in the log.
+    /// Whether the entry, and with it all earlier ones, is durable in the log.
     pub fn holds(&self, id: EntryId) -> bool {
         self.id_at(id.index) == Some(id)
     }
 
-    /// Takes a job.
+    /// Queues a job.
     pub fn write(&mut self, job: AppendJob) {
         self.waiting.push_back(job);
     }
 
-    /// Begins a sync if none is under way and something waits. True if it did.
+    /// Begins a sync of the waiting jobs. Returns false if a sync is in progress or no job waits.
     pub fn begin_sync(&mut self) -> bool {
         if self.syncing > 0 || self.waiting.is_empty() || self.failed {
             return false;
@@ -224,11 +151,11 @@ impl Disk {
         true
     }
 
-    /// Ends the sync under way for its first job; `None` once all its jobs are done. The job's
-    /// messages may leave then.
+    /// Completes the next job of the sync in progress and returns it, so that its messages can be
+    /// sent; `None` once all jobs of the sync are complete.
     ///
     /// # Errors
-    /// If it failed, and the process must end.
+    /// If the disk failed, so that the process must end.
     pub fn end_sync(&mut self) -> Result<Option<AppendJob>, StorageError> {
         if self.syncing == 0 || self.failed {
             return Ok(None);
@@ -239,81 +166,81 @@ impl Disk {
             self.in_files = true;
         }
         self.syncing -= 1;
-        let job = self.waiting.pop_front().expect("a sync covers jobs that wait");
-        store(&mut self.image, &mut self.base, &job, job.entries.len());
+        let job = self.waiting.pop_front().expect("a sync covers waiting jobs");
+        write_job(&mut self.image, &mut self.base, &job, job.entries.len());
         Ok(Some(job))
     }
 
-    /// A sync takes longer than any election.
-    pub(in crate::sim) fn note_stall(&mut self) {
-        self.count(DiskFault::Stall);
+    /// Counts a sync that takes longer than any election.
+    pub(in crate::sim) fn count_stall(&mut self) {
+        self.count_fault(DiskFault::Stall);
     }
 
-    /// Something is wrong with the disk that is not in the files.
-    pub(in crate::sim) fn count(&mut self, kind: DiskFault) {
+    /// Counts a fault that does not affect the files.
+    pub(in crate::sim) fn count_fault(&mut self, kind: DiskFault) {
         if let Some(files) = &mut self.files {
             files.statistics.inject(kind, 1);
         }
     }
 
-    /// Lets an operation fail soon.
+    /// Makes one of the next operations fail.
     pub(in crate::sim) fn fail_soon(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.fail_soon(rng));
     }
 
-    /// Leaves little room.
+    /// Makes the disk almost full.
     pub(in crate::sim) fn fill(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.fill(rng));
     }
 
-    /// There is room again.
-    pub(in crate::sim) fn make_room(&mut self) {
-        self.files.iter_mut().for_each(Files::make_room);
+    /// Frees disk space again.
+    pub(in crate::sim) fn free_space(&mut self) {
+        self.files.iter_mut().for_each(Folder::free_space);
     }
 
-    /// Lets the next write of a snapshot go wrong without anybody's being told.
-    pub(in crate::sim) fn spoil_snapshot(&mut self, rng: &mut Rng) {
-        self.files.iter_mut().for_each(|files| files.spoil_snapshot(rng));
+    /// Makes the next write of a snapshot go wrong silently.
+    pub(in crate::sim) fn corrupt_snapshot_write(&mut self, rng: &mut Rng) {
+        self.files.iter_mut().for_each(|files| files.corrupt_snapshot_write(rng));
     }
 
-    /// Damages a snapshot while the replica runs.
-    pub(in crate::sim) fn rot_snapshot(&mut self, rng: &mut Rng) {
-        self.files.iter_mut().for_each(|files| files.rot_snapshot(rng));
+    /// Corrupts a snapshot while the replica runs.
+    pub(in crate::sim) fn corrupt_snapshot(&mut self, rng: &mut Rng) {
+        self.files.iter_mut().for_each(|files| files.corrupt_snapshot(rng));
     }
 
-    /// What was damaged is as it was.
+    /// Restores the damaged files.
     pub(in crate::sim) fn restore(&mut self) {
-        self.files.iter_mut().for_each(Files::restore);
+        self.files.iter_mut().for_each(Folder::restore);
     }
 
-    /// Nothing goes wrong any more, and what was damaged is as it was.
-    pub(in crate::sim) fn calm(&mut self) {
-        self.may_rot = false;
-        self.files.iter_mut().for_each(Files::calm);
+    /// Ends all faults and restores the damaged files.
+    pub(in crate::sim) fn end_faults(&mut self) {
+        self.may_corrupt = false;
+        self.files.iter_mut().for_each(Folder::end_faults);
     }
 
-    /// An operation has failed: nothing is written any more.
+    /// Records that an operation failed: nothing is written any more.
     pub(in crate::sim) fn fail(&mut self) {
         self.failed = true;
     }
 
-    /// Whether a sync is under way.
+    /// Whether a sync is in progress.
     pub fn is_syncing(&self) -> bool {
         self.syncing > 0
     }
 
-    /// Whether the sync under way lets the log begin anew, or entries go.
-    pub fn is_cutting(&self) -> bool {
+    /// Whether the sync in progress restarts or compacts the log.
+    pub fn is_truncating(&self) -> bool {
         let mut jobs = self.waiting.iter().take(self.syncing);
         jobs.any(|job| job.restart_after.is_some() || job.compact_to.is_some())
     }
 
-    /// How many jobs are not durable.
+    /// Number of jobs that are not durable.
     pub fn unsynced(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Puts an empty disk in its place, marked as that of a replica which is rejoining.
+    /// Replaces the disk by an empty one, marked as that of a rejoining replica.
     pub(in crate::sim) fn lose(&mut self) {
         assert!(self.files.is_none(), "the loss of files is not simulated");
         self.lose_unsynced();
@@ -321,15 +248,15 @@ impl Disk {
         self.image = Durable { rejoining: true, ..Durable::default() };
     }
 
-    /// Forgets what was not synced, as if nothing of it had reached the disk.
+    /// Loses everything that was not synced.
     pub fn lose_unsynced(&mut self) {
         self.waiting.clear();
         self.syncing = 0;
     }
 
-    /// Cuts the power, on a disk whose latest snapshot is this one, while `own` is being written.
-    /// Whatever was not synced may be there or not: up to a place that the rng choose it is, also
-    /// in the middle of a job; nothing behind that place is.
+    /// Crashes the machine while the snapshot `own` is being written. `latest` is the latest
+    /// durable snapshot. Of what was not synced, a random prefix is on the disk, which may end in
+    /// the middle of a job.
     pub(in crate::sim) fn crash(
         &mut self,
         latest: Option<SnapshotId>,
@@ -340,15 +267,15 @@ impl Disk {
             self.crash_files(latest, own, rng);
             return;
         }
-        let written = rng.place(self.syncing + 1);
+        let written = rng.index(self.syncing + 1);
         for job in self.waiting.iter().take(written) {
-            store(&mut self.image, &mut self.base, job, job.entries.len());
+            write_job(&mut self.image, &mut self.base, job, job.entries.len());
         }
         if written < self.syncing {
-            // Hard state stands in the block's header, so a job torn in two has it.
+            // The hard state is in the block's header, so a torn job has it.
             let torn = &self.waiting[written];
-            if !torn.entries.is_empty() && rng.chance(500) {
-                store(&mut self.image, &mut self.base, torn, rng.place(torn.entries.len()));
+            if !torn.entries.is_empty() && rng.permille(500) {
+                write_job(&mut self.image, &mut self.base, torn, rng.index(torn.entries.len()));
             }
         }
         self.lose_unsynced();
@@ -356,8 +283,8 @@ impl Disk {
 }
 
 impl Disk {
-    /// The same for files. There a sync is one block, which is found whole or not at all, and a
-    /// log that begins anew does so between two of them.
+    /// Crashes a machine with files. There a sync writes one block, which is found entirely or not
+    /// at all; a log restart happens between two blocks.
     fn crash_files(&mut self, latest: Option<SnapshotId>, own: Option<&Snapshot>, rng: &mut Rng) {
         let jobs = self.waiting.iter().take(self.syncing);
         let mut possible = vec![(self.image.clone(), self.base)];
@@ -366,10 +293,10 @@ impl Disk {
             if job.restart_after.is_some() {
                 image.hard_state = job.hard_state.unwrap_or(image.hard_state);
                 possible.push((image.clone(), base));
-                store(&mut image, &mut base, job, 0);
+                write_job(&mut image, &mut base, job, 0);
                 possible.push((image.clone(), base));
             }
-            store(&mut image, &mut base, job, job.entries.len());
+            write_job(&mut image, &mut base, job, job.entries.len());
         }
         possible.push((image, base));
         if self.in_files {
@@ -379,8 +306,8 @@ impl Disk {
         let files = self.files.as_mut().expect("only called with files");
         self.snapshots.extend(latest);
         let jobs = jobs.filter(|_| !self.in_files);
-        files.end(&Work { jobs, latest, own, stopped: self.failed }, rng);
-        // One that a power cut has undone since may still be found, in a copy that is put back.
+        files.crash(&Work { jobs, latest, own, stopped: self.failed }, rng);
+        // A snapshot that a power cut has undone may be found again in an old copy.
         self.snapshots.extend(files.take_finished());
         self.snapshots.dedup();
         self.lose_unsynced();
@@ -396,65 +323,67 @@ impl Disk {
         };
         let log_holds_latest =
             latest.is_none_or(|latest| self.possible.iter().all(|one| holds(one, latest.last)));
-        let may_rot = self.may_rot;
-        if may_rot && rng.chance(250) {
+        let may_corrupt = self.may_corrupt;
+        if may_corrupt && rng.permille(250) {
             let files = self.files.as_mut().expect("only called with files");
-            if let Some((what, result)) = files.put_files_back(rng) {
+            if let Some((what, result)) = files.open_with_old_files(rng) {
                 let wrong = match result {
                     Ok(found) => self.mismatch(&found, *latest),
                     Err(error) if error.is_damage() => None,
-                    Err(error) => Some(format!("are taken for something else: {error}")),
+                    Err(error) => Some(format!("are rejected with an unrelated error: {error}")),
                 };
                 if let Some(wrong) = wrong {
-                    return Started::Broken(format!("{what}: {wrong}"));
+                    return Started::Violation(format!("{what}: {wrong}"));
                 }
             }
         }
         let files = self.files.as_mut().expect("only called with files");
-        match files.open(*latest, may_rot, log_holds_latest, rng) {
-            Opening::Holds(found) => {
+        match files.open(*latest, may_corrupt, log_holds_latest, rng) {
+            Opening::Opened(found) => {
                 if let Some(wrong) = self.mismatch(&found, *latest) {
-                    return Started::Broken(wrong);
+                    return Started::Violation(wrong);
                 }
-                (self.image, self.base) = self.held(&found).expect("it was just looked for");
+                (self.image, self.base) =
+                    self.matching_content(&found).expect("a match was found above");
                 self.possible.clear();
                 let (id, store) = found.snapshot.unzip();
                 *latest = id;
                 let store = Some(store.unwrap_or_default());
-                Started::With(Box::new(Start { durable: found.durable, store }))
+                Started::Ok(Box::new(Start { durable: found.durable, store }))
             }
-            Opening::NoRoom => Started::NotNow("there is no room".to_owned()),
-            Opening::Refused(error) => Started::NotNow(error.to_string()),
-            Opening::Broken(how) => Started::Broken(how),
+            Opening::DiskFull => Started::Unavailable("the disk is full".to_owned()),
+            Opening::Refused(error) => Started::Unavailable(error.to_string()),
+            Opening::Violation(how) => Started::Violation(how),
         }
     }
 
-    /// What the log was at the crash, if that gives what was found.
-    fn held(&self, found: &Found) -> Option<(Durable, EntryId)> {
+    /// Returns the possible log content that matches what was found, if there is one.
+    fn matching_content(&self, found: &Found) -> Option<(Durable, EntryId)> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
         let fitting = self.possible.iter().filter_map(|(image, base)| {
             let (mut image, mut base) = (image.clone(), *base);
-            follow(&mut image, &mut base, snapshot);
-            let fits = base.index <= end && behind(&image, snapshot) == found.durable;
+            restart_after(&mut image, &mut base, snapshot);
+            let fits = base.index <= end && after_snapshot(&image, snapshot) == found.durable;
             fits.then_some((image, base))
         });
-        // Behind a snapshot a log that has begun anew looks like one that holds its end. What may
-        // be there still is taken to be there: it is found again if the snapshot is not.
+        // After a snapshot, a restarted log cannot be distinguished from one that contains the
+        // snapshot's last entry. The longer one is assumed: its entries are found if the snapshot
+        // is not.
         fitting.max_by_key(|(image, _)| image.entries.len())
     }
 
-    /// How what was found breaks the promise, if it does.
+    /// Describes how the content that was found differs from the durable one; `None` if it matches.
     fn mismatch(&self, found: &Found, latest: Option<SnapshotId>) -> Option<String> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let is_known = snapshot.is_none_or(|id| self.snapshots.contains(&id));
         let end = |snapshot: Option<SnapshotId>| snapshot.map(|snapshot| snapshot.last.index);
         if !is_known || !found.may_be_older && end(snapshot) < end(latest) {
-            return Some(format!("the latest snapshot is {latest:?}, found {snapshot:?}"));
+            return Some(format!("expected the snapshot {latest:?}, found {snapshot:?}"));
         }
-        if self.held(found).is_none() {
+        if self.matching_content(found).is_none() {
             return Some(format!(
-                "vouched for {:?} and {} entries behind {}, found {:?} and {} behind {:?}",
+                "expected {:?} and {} entries after {}, found {:?} and {} entries after {:?}",
                 self.image.hard_state,
                 self.image.entries.len(),
                 self.base,
@@ -467,13 +396,13 @@ impl Disk {
     }
 }
 
-/// Lets a log begin anew behind a snapshot whose end it does not hold. A term that came to the disk
-/// with the snapshot only has no vote yet.
-fn follow(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>) {
+/// Restarts the log after a snapshot whose last entry it does not contain. A term that is known
+/// from the snapshot only has no vote yet.
+fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>) {
     let Some(SnapshotId { last, .. }) = snapshot.filter(|it| it.last.index > base.index) else {
         return;
     };
-    let place = usize::try_from(last.index.0 - base.index.0 - 1).expect("a log in memory");
+    let place = usize::try_from(last.index.0 - base.index.0 - 1).expect("fits in memory");
     if image.entries.get(place).is_none_or(|entry| entry.id() != last) {
         image.entries.clear();
         *base = last;
@@ -483,17 +412,17 @@ fn follow(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>)
     }
 }
 
-/// What a replica finds that has this snapshot.
-fn behind(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
+/// Returns what a replica with this snapshot finds: the entries after it.
+fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
     let mut durable = Durable { snapshot, ..image.clone() };
     let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
     durable.entries.retain(|entry| entry.index() > end);
     durable
 }
 
-/// Writes a job's hard state and its first `count` entries; with all of them the mark of a replica
-/// that is rejoining goes, if the job says so.
-fn store(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
+/// Writes a job's hard state and its first `count` entries. If these are all and the job says so,
+/// the mark of a rejoining replica is removed.
+fn write_job(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
     if let Some(hard_state) = job.hard_state {
         image.hard_state = hard_state;
     }
@@ -505,8 +434,8 @@ fn store(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize)
         image.rejoining = false;
     }
     let Some(first) = job.entries[..count].first() else { return };
-    let keep = usize::try_from(first.index().0 - base.index.0 - 1).expect("a log in memory");
-    assert!(keep <= image.entries.len(), "job {} leaves a gap in the log", job.sequence);
+    let keep = usize::try_from(first.index().0 - base.index.0 - 1).expect("fits in memory");
+    assert!(keep <= image.entries.len(), "job {} would leave a gap in the log", job.sequence);
     image.entries.truncate(keep);
     image.entries.extend_from_slice(&job.entries[..count]);
 }
@@ -516,25 +445,6 @@ mod tests {
     use super::*;
     use crate::record::{EntryKind, RecordBuffer};
     use crate::types::{JobSequence, Term};
-
-    #[test]
-    fn a_clock_keeps_its_rate_and_finds_the_time_of_a_reading() {
-        for rate in [-300_000, -2_000, 0, 7, 2_000, 500_000] {
-            let mut clock = Clock::new(Instant(1_000), Instant(77), rate);
-            assert_eq!(clock.read(Instant(1_000)), Instant(77));
-            for reading in [77, 78, 1_000, 999_999_937] {
-                let at = clock.when(Instant(reading));
-                assert!(clock.read(at) >= Instant(reading));
-                assert!(at == Instant(1_000) || clock.read(Instant(at.0 - 1)) < Instant(reading));
-            }
-            let before = clock.read(Instant(5_000_000));
-            clock.set_rate(Instant(5_000_000), -rate);
-            assert_eq!(clock.read(Instant(5_000_000)), before);
-        }
-        let fast = Clock::new(Instant::ZERO, Instant::ZERO, 2_000);
-        assert_eq!(fast.read(Instant(1_000_000_000)), Instant(1_002_000_000));
-        assert_eq!(fast.when(Instant::MAX), Instant::MAX);
-    }
 
     fn job(sequence: u64, term: u64, ids: &[(u64, u64)]) -> AppendJob {
         let mut buffer = RecordBuffer::default();
@@ -561,13 +471,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_covers_what_waited_when_it_began() {
+    fn sync_covers_the_jobs_waiting_at_its_start() {
         let mut disk = Disk::default();
         assert!(!disk.begin_sync());
         disk.write(job(1, 1, &[(1, 1), (2, 1)]));
         assert!(disk.begin_sync());
         disk.write(job(2, 2, &[(2, 2)]));
-        assert!(!disk.begin_sync(), "one is under way");
+        assert!(!disk.begin_sync(), "a sync is in progress");
         assert_eq!(ended(&mut disk).map(|job| job.sequence), Some(JobSequence(1)));
         assert_eq!(ended(&mut disk), None);
         assert_eq!(ids(&disk), [(1, 1), (2, 1)]);
@@ -578,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_keeps_a_beginning_of_what_was_being_synced_and_nothing_else() {
+    fn crash_keeps_a_prefix_of_the_jobs_being_synced() {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..100 {
             let mut disk = Disk::default();

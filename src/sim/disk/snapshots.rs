@@ -1,7 +1,6 @@
-//! A simulated replica's snapshots: what it took itself, what it puts together from a leader's
-//! chunks, and what it reads for followers. The bytes are those of the server (`kv`). Their home is
-//! memory, where what is whole is durable; or in files (`files`), and then only what is durable is
-//! known here.
+//! The snapshots of a simulated replica: its own, a partly received one of the leader, and those
+//! being sent to followers. Their bytes are those of the server. They are in memory, or in the
+//! files of a folder if the machine has one.
 
 use std::collections::BTreeMap;
 
@@ -14,104 +13,104 @@ use crate::snapshot_check::snapshot_id;
 use crate::storage::StorageError;
 use crate::types::{EntryId, Index, NodeId};
 
-/// How a replica takes and sends snapshots.
+/// When replicas take snapshots, and how they send them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotPlan {
-    /// Entries applied between one and the next.
+    /// Entries applied from one snapshot to the next.
     pub every: u64,
-    /// Most bytes in a chunk.
+    /// Maximum bytes per chunk.
     pub chunk_bytes: usize,
 }
 
-/// A whole snapshot.
+/// A complete snapshot in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::sim) struct Snapshot {
     pub(in crate::sim) id: SnapshotId,
     pub(in crate::sim) bytes: Bytes,
 }
 
-/// All of one replica.
+/// The snapshots of one replica.
 #[derive(Debug, Default)]
 pub struct Snapshots {
-    /// When to take one; `None` for never.
+    /// The schedule; `None` if the replica takes no snapshots.
     pub plan: Option<SnapshotPlan>,
-    /// The latest that is durable.
+    /// The latest durable snapshot.
     pub(in crate::sim) latest: Option<SnapshotId>,
-    /// It, in memory.
+    /// Its content, without files.
     kept: Option<Snapshot>,
-    /// Taken, and durable in a while.
-    pub(in crate::sim) in_the_making: Option<Snapshot>,
-    /// A leader's, as far as it has come. Whole it is taken in, in a while.
+    /// The snapshot being written.
+    pub(in crate::sim) pending: Option<Snapshot>,
+    /// The partly received snapshot of the leader, without files.
     incoming: Option<(SnapshotId, Vec<u8>)>,
-    /// The latest is damaged: another is to be taken at once.
-    lost: bool,
-    /// Read for followers, whatever became the latest since.
+    /// Whether the latest snapshot is damaged, so that another one is due immediately.
+    damaged: bool,
+    /// The snapshots being sent to followers, without files.
     outgoing: BTreeMap<NodeId, Snapshot>,
 }
 
 impl Snapshots {
-    /// Takes one of `store`, which ends with the entry `last`, if it is time and none is in the
-    /// making. True if it did.
+    /// Starts writing a snapshot of `store`, whose last applied entry is `last`, if one is due and
+    /// none is being written. Returns whether it did.
     pub(in crate::sim) fn take(&mut self, store: &StateMachine, last: EntryId) -> bool {
         let Some(plan) = self.plan else { return false };
-        let due = self.lost || last.index.0 >= self.end().0 + plan.every;
-        if self.in_the_making.is_some() || !due {
+        let due = self.damaged || last.index.0 >= self.end().0 + plan.every;
+        if self.pending.is_some() || !due {
             return false;
         }
         let mut bytes = Vec::new();
         let id =
             snapshot_id(store.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece)));
-        self.in_the_making = Some(Snapshot { id, bytes: Bytes::from(bytes) });
+        self.pending = Some(Snapshot { id, bytes: Bytes::from(bytes) });
         true
     }
 
-    /// All of them are gone, with the disk.
+    /// Loses all snapshots with the disk.
     pub(in crate::sim) fn lose(&mut self) {
         *self = Snapshots { plan: self.plan, ..Snapshots::default() };
     }
 
-    /// Whether a snapshot that a follower threw away is damaged on this disk, too. Then it is time
-    /// for another.
-    pub(in crate::sim) fn is_lost(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
-        let lost = disk.files().is_some_and(|files| files.is_lost(id));
-        self.lost |= lost;
-        lost
+    /// Rechecks a snapshot that a follower rejected. Returns whether it is damaged on this disk, so
+    /// that another one is due.
+    pub(in crate::sim) fn recheck(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
+        let damaged = disk.files().is_some_and(|files| files.recheck(id));
+        self.damaged |= damaged;
+        damaged
     }
 
-    /// Whether it was found to be so, and none has taken its place yet: the one that was to may
-    /// have been given up.
-    pub(in crate::sim) fn is_lost_still(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
-        let lost = disk.files().is_some_and(|files| files.is_lost_still(id));
-        self.lost |= lost;
-        lost
+    /// Whether a damaged snapshot has not been replaced yet, for example because the replacement
+    /// was abandoned.
+    pub(in crate::sim) fn is_still_damaged(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
+        let damaged = disk.files().is_some_and(|files| files.is_still_damaged(id));
+        self.damaged |= damaged;
+        damaged
     }
 
-    /// The one in the making is durable now, unless it had to be given up.
+    /// Makes the snapshot being written durable. Returns `None` if it had to be abandoned.
     ///
     /// # Errors
-    /// If the process must end.
-    pub(in crate::sim) fn taken(
+    /// If the disk failed, so that the process must end.
+    pub(in crate::sim) fn finish_pending(
         &mut self,
         disk: &mut Disk,
     ) -> Result<Option<SnapshotId>, StorageError> {
-        let Some(made) = self.in_the_making.take() else { return Ok(None) };
+        let Some(pending) = self.pending.take() else { return Ok(None) };
         match disk.files() {
             Some(files) => {
-                if !files.save(&made)? {
+                if !files.write_snapshot(&pending)? {
                     return Ok(None);
                 }
-                self.is_durable(made.id);
+                self.set_durable(pending.id);
             }
-            None => self.keep(made.clone()),
+            None => self.keep(pending.clone()),
         }
-        Ok(Some(made.id))
+        Ok(Some(pending.id))
     }
 
-    /// Takes in a chunk. What to tell the core, and whether all are here now; `None` if it can't be
-    /// kept.
+    /// Stores a chunk of the leader's snapshot. Returns the message for the replica, and whether
+    /// the snapshot is complete now; `None` if it had to be abandoned.
     ///
     /// # Errors
-    /// If the process must end.
+    /// If the disk failed, so that the process must end.
     pub(in crate::sim) fn store_chunk(
         &mut self,
         disk: &mut Disk,
@@ -125,7 +124,7 @@ impl Snapshots {
         if !known {
             self.incoming = Some((snapshot, Vec::new()));
         }
-        let (_, bytes) = self.incoming.as_mut().expect("it was put there if it was not");
+        let (_, bytes) = self.incoming.as_mut().expect("it was created above");
         let whole_before = bytes.len() as u64 == snapshot.bytes;
         if bytes.len() as u64 == offset {
             bytes.extend_from_slice(chunk);
@@ -135,10 +134,10 @@ impl Snapshots {
         Ok(Some((ChunkStored { term, snapshot, round, received }, whole)))
     }
 
-    /// Reads the leader's snapshot that is whole, and keeps it.
+    /// Loads the leader's snapshot, which is complete, and keeps it.
     ///
     /// # Errors
-    /// If the process must end.
+    /// If the disk failed, so that the process must end.
     pub(in crate::sim) fn install(
         &mut self,
         disk: &mut Disk,
@@ -146,23 +145,24 @@ impl Snapshots {
         if let Some(files) = disk.files() {
             let installed = files.install()?;
             if let Some((id, _)) = &installed {
-                self.is_durable(*id);
+                self.set_durable(*id);
             }
             return Ok(installed);
         }
         let Some((id, bytes)) = self.incoming.take() else { return Ok(None) };
         if bytes.len() as u64 != id.bytes {
-            // Another one has begun meanwhile.
+            // Another snapshot has been started in the meantime.
             self.incoming = Some((id, bytes));
             return Ok(None);
         }
-        let (store, found) = read(&bytes).expect("nothing happens to it on its way");
-        assert_eq!(found, id, "a snapshot that is another than it was said to be");
+        let (store, found) = read(&bytes).expect("chunks in memory are not damaged");
+        assert_eq!(found, id, "the snapshot must match its id");
         self.keep(Snapshot { id, bytes: Bytes::from(bytes) });
         Ok(Some((id, store)))
     }
 
-    /// Puts the chunk into a message that lacks it, if this replica has that snapshot.
+    /// Fills in the chunk of an outgoing message. Returns false if this replica does not have the
+    /// snapshot.
     pub(in crate::sim) fn fill(&mut self, disk: &mut Disk, envelope: &mut Envelope) -> bool {
         let Some(plan) = self.plan else { return false };
         let PeerMsg::InstallSnapshot(install) = &mut envelope.message else { return false };
@@ -185,39 +185,41 @@ impl Snapshots {
         true
     }
 
-    /// Up to here the log is in a durable snapshot.
+    /// Last index covered by a durable snapshot.
     pub(in crate::sim) fn end(&self) -> Index {
         self.latest.map_or(Index::ZERO, |latest| latest.last.index)
     }
 
-    /// What only the memory held is gone.
+    /// Loses everything that is not durable.
     pub(in crate::sim) fn crash(&mut self) {
-        self.in_the_making = None;
-        self.lost = false;
+        self.pending = None;
+        self.damaged = false;
         self.incoming = None;
         self.outgoing.clear();
     }
 
-    /// The state in the latest, where that is in memory.
+    /// Loads the state of the latest snapshot, without files.
     pub(in crate::sim) fn load(&self) -> StateMachine {
-        let read = |snapshot: &Snapshot| read(&snapshot.bytes).expect("it was whole when kept").0;
+        let read = |snapshot: &Snapshot| {
+            read(&snapshot.bytes).expect("only complete snapshots are kept").0
+        };
         self.kept.as_ref().map_or_else(StateMachine::default, read)
     }
 
     fn keep(&mut self, snapshot: Snapshot) {
-        if self.is_durable(snapshot.id) {
+        if self.set_durable(snapshot.id) {
             self.kept = Some(snapshot);
         }
     }
 
-    /// True if it is the latest now.
-    fn is_durable(&mut self, id: SnapshotId) -> bool {
+    /// Records a durable snapshot. Returns whether it is the latest now.
+    fn set_durable(&mut self, id: SnapshotId) -> bool {
         let end = |latest: SnapshotId| latest.last.index;
         let is_latest = self.latest.is_none_or(|latest| {
-            end(latest) < id.last.index || self.lost && end(latest) == id.last.index
+            end(latest) < id.last.index || self.damaged && end(latest) == id.last.index
         });
         if is_latest {
-            (self.latest, self.lost) = (Some(id), false);
+            (self.latest, self.damaged) = (Some(id), false);
         }
         is_latest
     }

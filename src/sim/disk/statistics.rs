@@ -1,82 +1,82 @@
-//! What went wrong with disks in a run, by kind, and what each came to. A fault that was drawn and
-//! never hit anything shows nothing: so both are counted.
+//! Fault statistics of disks: how often each fault was injected, and which effects it had. Both are
+//! counted, as a fault that never has an effect tests nothing.
 
 use std::fmt::Write as _;
 
-/// A way in which a disk goes wrong, or its machine.
+/// A fault of a disk or of its machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskFault {
-    /// The power fails: what was not synced is there or not, sector by sector and name by name.
+    /// A power cut: each unsynced sector and file name is on the disk or is lost.
     PowerCut,
-    /// The process is killed, and its disk goes on.
+    /// The process is killed. Its writes stay.
     Kill,
-    /// A power cut leaves some sectors of a write.
+    /// A power cut keeps only some sectors of a write.
     TornWrite,
-    /// A power cut leaves nothing of a write.
+    /// A power cut loses a write.
     LostUnsynced,
-    /// A power cut undoes the making or renaming of a file.
+    /// A power cut undoes the creation or renaming of a file.
     NameLost,
     /// A power cut brings a deleted file back.
     NameBack,
-    /// A write fails, after a part of it.
+    /// A write fails after a part of it.
     FailedWrite,
-    /// A sync fails, and forgets what it was to sync.
+    /// A sync fails, and the data is dropped.
     FailedSync,
-    /// A file can't be made, renamed or deleted, or the folder not be synced.
+    /// Creating, renaming or deleting a file, or syncing the folder, fails.
     FailedNames,
-    /// There is no room, until there is again.
+    /// The disk is full for a while.
     FullDisk,
-    /// The power fails, or an operation, while the folder is opened.
+    /// A power cut or a failed operation while the folder is opened.
     CutOpening,
-    /// Every sync takes long.
+    /// All syncs are slow.
     SlowDisk,
-    /// One sync takes longer than any election.
+    /// A sync takes longer than any election.
     Stall,
-    /// A bit is another at the start than was written.
+    /// A bit of a file is flipped while the replica is down.
     FlippedBit,
-    /// A sector that was written and synced is zeros.
+    /// A synced sector reads as zeros.
     LostWrite,
-    /// A sector that was written and synced is at another place, of this or another file.
+    /// A synced sector is at the wrong position, in the same or another file.
     MisdirectedWrite,
-    /// A file is gone whose name was synced.
+    /// A file whose name was synced is gone.
     VanishedFile,
-    /// Bytes of a snapshot go wrong as they are written: flipped, lost, or at another place.
+    /// A write of a snapshot is silently wrong: flipped, lost, or misdirected.
     BadSnapshotWrite,
-    /// A snapshot is damaged while its replica runs, and may be sending it.
-    RottenSnapshot,
-    /// An older copy of the whole folder is put back.
+    /// A snapshot is corrupted while its replica runs, possibly while it is being sent.
+    CorruptSnapshot,
+    /// An old copy of the whole folder is put back.
     OldCopy,
-    /// Older copies of some of its files are put back.
+    /// Old copies of some files are put back.
     OldFiles,
 }
 
-/// What a fault came to.
+/// The effect of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultEffect {
-    /// The process ended itself, as nobody knew any more what its disk held.
+    /// The process stopped because the content of its disk was unknown.
     Stopped,
-    /// The folder was opened, and all was there.
-    Whole,
-    /// A torn tail was cut off when the folder was opened.
-    Cut,
-    /// The folder was not opened: the damage was named.
+    /// The folder was opened without any loss.
+    Intact,
+    /// A torn tail of the log was removed when the folder was opened.
+    TailRemoved,
+    /// The folder was refused with an error that names the damage.
     Refused,
-    /// What was refused was opened later: the files were restored, or there was room again.
+    /// A refused folder was opened after its files had been restored.
     Restored,
     /// The replica started from the snapshot before the latest.
-    Older,
-    /// A snapshot was not finished, or not taken in, and nothing else changed.
-    GivenUp,
-    /// A leader's snapshot that a follower threw away was found damaged, and another was taken.
+    OlderSnapshot,
+    /// A snapshot was abandoned or not installed, with no other change.
+    Abandoned,
+    /// A leader's snapshot that a follower rejected was found damaged, and another one was taken.
     Replaced,
-    /// The replica was sent a snapshot after its next start.
+    /// The replica installed a leader's snapshot after its next start.
     CaughtUp,
-    /// No peer believed the replica.
-    Denied,
+    /// All peers rejected the replica.
+    Rejected,
 }
 
 impl DiskFault {
-    /// All of them, in the order of the table.
+    /// All faults, in the order of the table.
     pub const ALL: [DiskFault; 21] = [
         DiskFault::PowerCut,
         DiskFault::Kill,
@@ -96,25 +96,25 @@ impl DiskFault {
         DiskFault::MisdirectedWrite,
         DiskFault::VanishedFile,
         DiskFault::BadSnapshotWrite,
-        DiskFault::RottenSnapshot,
+        DiskFault::CorruptSnapshot,
         DiskFault::OldCopy,
         DiskFault::OldFiles,
     ];
 
-    /// How the table calls it.
+    /// Name in the table.
     pub fn name(self) -> &'static str {
         match self {
             DiskFault::PowerCut => "power cuts",
             DiskFault::Kill => "kills",
             DiskFault::TornWrite => "torn writes",
             DiskFault::LostUnsynced => "unsynced writes lost",
-            DiskFault::NameLost => "unsynced names lost",
-            DiskFault::NameBack => "deleted files back",
+            DiskFault::NameLost => "file names lost",
+            DiskFault::NameBack => "deletions undone",
             DiskFault::FailedWrite => "failed writes",
             DiskFault::FailedSync => "failed syncs",
-            DiskFault::FailedNames => "failed names",
+            DiskFault::FailedNames => "failed renames",
             DiskFault::FullDisk => "full disks",
-            DiskFault::CutOpening => "cut openings",
+            DiskFault::CutOpening => "interrupted openings",
             DiskFault::SlowDisk => "slow disks",
             DiskFault::Stall => "stalled syncs",
             DiskFault::FlippedBit => "flipped bits",
@@ -122,100 +122,101 @@ impl DiskFault {
             DiskFault::MisdirectedWrite => "misdirected writes",
             DiskFault::VanishedFile => "vanished files",
             DiskFault::BadSnapshotWrite => "bad snapshot writes",
-            DiskFault::RottenSnapshot => "rotten snapshots",
+            DiskFault::CorruptSnapshot => "corrupt snapshots",
             DiskFault::OldCopy => "old folders",
             DiskFault::OldFiles => "old files",
         }
     }
 
-    /// Whether it makes of files what nobody had written.
+    /// Whether the fault damages files at rest.
     pub fn is_damage(self) -> bool {
         use DiskFault::{
-            FlippedBit, LostWrite, MisdirectedWrite, OldFiles, RottenSnapshot, VanishedFile,
+            CorruptSnapshot, FlippedBit, LostWrite, MisdirectedWrite, OldFiles, VanishedFile,
         };
         matches!(
             self,
-            FlippedBit | LostWrite | MisdirectedWrite | OldFiles | RottenSnapshot | VanishedFile
+            FlippedBit | LostWrite | MisdirectedWrite | OldFiles | CorruptSnapshot | VanishedFile
         )
     }
 }
 
 impl FaultEffect {
-    /// All of them, in the order of the table.
+    /// All effects, in the order of the table.
     pub const ALL: [FaultEffect; 10] = [
         FaultEffect::Stopped,
-        FaultEffect::Whole,
-        FaultEffect::Cut,
+        FaultEffect::Intact,
+        FaultEffect::TailRemoved,
         FaultEffect::Refused,
         FaultEffect::Restored,
-        FaultEffect::Older,
-        FaultEffect::GivenUp,
+        FaultEffect::OlderSnapshot,
+        FaultEffect::Abandoned,
         FaultEffect::Replaced,
         FaultEffect::CaughtUp,
-        FaultEffect::Denied,
+        FaultEffect::Rejected,
     ];
 
-    /// How the table calls it.
+    /// Name in the table.
     pub fn name(self) -> &'static str {
         match self {
             FaultEffect::Stopped => "stopped",
-            FaultEffect::Whole => "whole",
-            FaultEffect::Cut => "tail cut",
+            FaultEffect::Intact => "intact",
+            FaultEffect::TailRemoved => "torn tail",
             FaultEffect::Refused => "refused",
             FaultEffect::Restored => "restored",
-            FaultEffect::Older => "older one",
-            FaultEffect::GivenUp => "given up",
+            FaultEffect::OlderSnapshot => "older",
+            FaultEffect::Abandoned => "abandoned",
             FaultEffect::Replaced => "replaced",
             FaultEffect::CaughtUp => "caught up",
-            FaultEffect::Denied => "denied",
+            FaultEffect::Rejected => "rejected",
         }
     }
 }
 
-/// How often.
+/// Counters of faults and effects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultStatistics {
     injected: [u64; DiskFault::ALL.len()],
     effects: [[u64; FaultEffect::ALL.len()]; DiskFault::ALL.len()],
-    /// A log was being cut, or begun anew, or a snapshot made, when something went wrong.
-    pub cut_short: u64,
-    /// A log began anew behind a snapshot. Not a fault, but what faults are to hit.
+    /// Faults during a log restart, a compaction or a snapshot write.
+    pub interrupted_compactions: u64,
+    /// Log restarts after a snapshot. This and the next fields count no faults, but the operations
+    /// that faults must hit.
     pub restarts: u64,
-    /// A segment was deleted since a snapshot held its entries.
+    /// Segments deleted by compaction.
     pub segments_deleted: u64,
-    /// Snapshots in files: taken.
-    pub taken: u64,
-    /// And taken in from leaders.
-    pub taken_in: u64,
+    /// Snapshots taken, in files.
+    pub snapshots_taken: u64,
+    /// Snapshots installed from leaders, in files.
+    pub snapshots_installed: u64,
 }
 
 impl FaultStatistics {
-    /// Something went wrong, so often.
+    /// Counts injected faults.
     pub fn inject(&mut self, kind: DiskFault, count: u64) {
         self.injected[kind as usize] += count;
     }
 
-    /// It came to this.
+    /// Counts an effect of a fault.
     pub fn cause(&mut self, kind: DiskFault, effect: FaultEffect) {
         self.effects[kind as usize][effect as usize] += 1;
     }
 
-    /// How often it went wrong.
+    /// Number of times that a fault was injected.
     pub fn injected(&self, kind: DiskFault) -> u64 {
         self.injected[kind as usize]
     }
 
-    /// How often it came to this.
+    /// Number of times that a fault had an effect.
     pub fn caused(&self, kind: DiskFault, effect: FaultEffect) -> u64 {
         self.effects[kind as usize][effect as usize]
     }
 
-    /// Whether anything went wrong at all.
+    /// Whether no fault was injected.
     pub fn is_empty(&self) -> bool {
         self.injected.iter().all(|&count| count == 0)
     }
 
-    /// Adds what happened elsewhere.
+    /// Adds the counters of another disk or run.
     pub fn add(&mut self, other: &FaultStatistics) {
         for kind in DiskFault::ALL {
             self.injected[kind as usize] += other.injected(kind);
@@ -223,14 +224,14 @@ impl FaultStatistics {
                 self.effects[kind as usize][effect as usize] += other.caused(kind, effect);
             }
         }
-        self.cut_short += other.cut_short;
+        self.interrupted_compactions += other.interrupted_compactions;
         self.restarts += other.restarts;
         self.segments_deleted += other.segments_deleted;
-        self.taken += other.taken;
-        self.taken_in += other.taken_in;
+        self.snapshots_taken += other.snapshots_taken;
+        self.snapshots_installed += other.snapshots_installed;
     }
 
-    /// The table of all kinds, and a line about what they hit.
+    /// Formats a table of faults by effect, and a line about snapshots and compaction.
     pub fn table(&self) -> String {
         let mut text = format!("{:<22}{:>10}", "", "injected");
         for effect in FaultEffect::ALL {
@@ -249,9 +250,13 @@ impl FaultStatistics {
         }
         let _ = write!(
             text,
-            "\n{} snapshots taken and {} taken in, in files; {} logs begun anew, {} segments \
-             deleted, {} such things cut short",
-            self.taken, self.taken_in, self.restarts, self.segments_deleted, self.cut_short
+            "\n{} snapshots taken and {} installed in files; {} log restarts, {} segments deleted; \
+             {} of these interrupted by a fault",
+            self.snapshots_taken,
+            self.snapshots_installed,
+            self.restarts,
+            self.segments_deleted,
+            self.interrupted_compactions
         );
         text
     }

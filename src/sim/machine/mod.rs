@@ -1,5 +1,7 @@
-//! A replica with all that it runs on: core, state machine, clock, disk, and what waits for it.
+//! A simulated machine: a replica with its state machine, disk and clocks, and its waiting input.
 
+pub mod clock;
+pub(in crate::sim) mod replicated_clock;
 pub mod wall_clock;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -8,47 +10,52 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::kv::StateMachine;
 use crate::raft::{ApplyJob, Msg, Replica, SnapshotChunk};
+use crate::sim::disk::Disk;
 use crate::sim::disk::snapshots::Snapshots;
-use crate::sim::disk::{Clock, Disk, Pace};
-use crate::sim::machine::wall_clock::{ClockStage, Wall};
-use crate::sim::rng::Rng;
+use crate::sim::machine::clock::Clock;
+use crate::sim::machine::replicated_clock::ClockGate;
+use crate::sim::machine::wall_clock::WallClock;
+use crate::sim::rng::{DurationRange, Rng};
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
-/// How fast the parts of a replica's machine are.
+/// Durations of a machine's operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Paces {
-    /// From the beginning of a sync to its end.
-    pub sync: Pace,
-    /// From the handing over of an apply job to its end.
-    pub apply: Pace,
-    /// From the first waiting message to the step that handles all that wait by then.
-    pub batch: Pace,
+pub struct Delays {
+    /// Duration of a sync.
+    pub sync: DurationRange,
+    /// Duration of an apply job.
+    pub apply: DurationRange,
+    /// Time from the first waiting message to the step that handles all waiting messages.
+    pub batch: DurationRange,
 }
 
-impl Paces {
-    /// Everything at once, each message a batch of its own.
-    pub const AT_ONCE: Paces =
-        Paces { sync: Pace::AT_ONCE, apply: Pace::AT_ONCE, batch: Pace::AT_ONCE };
+impl Delays {
+    /// No delays: each message is a batch of its own.
+    pub const ZERO: Delays = Delays {
+        sync: DurationRange::ZERO,
+        apply: DurationRange::ZERO,
+        batch: DurationRange::ZERO,
+    };
 }
 
-/// What is held back of a replica's doings.
-#[allow(clippy::struct_excessive_bools, reason = "each for itself: what is held")]
+/// The activities of a replica that are held back.
+#[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Held {
-    /// All of them, for a pause: messages wait.
-    pub everything: bool,
-    /// Its time-outs (scripts).
+    /// All activities: the replica is paused, and messages wait.
+    pub all: bool,
+    /// Timeouts (scripts only).
     pub timeouts: bool,
-    /// The ends of its syncs, until they are let to come (scripts).
+    /// The ends of syncs (scripts only).
     pub syncs: bool,
-    /// The storing of chunks of a leader's snapshot, until it is let go on (scripts).
+    /// Storing chunks of a leader's snapshot (scripts only).
     pub chunks: bool,
 }
 
-/// What is in the queue for a replica already.
-#[allow(clippy::struct_excessive_bools, reason = "each for itself: what is in the queue")]
+/// The events that are already queued for a replica.
+#[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::sim) struct Due {
+pub(in crate::sim) struct Queued {
     pub(in crate::sim) step: bool,
     pub(in crate::sim) sync: bool,
     pub(in crate::sim) apply: bool,
@@ -57,64 +64,65 @@ pub(in crate::sim) struct Due {
     pub(in crate::sim) install: bool,
 }
 
-/// A replica and all that it runs on.
+/// A simulated machine with its replica.
 #[derive(Debug)]
 pub struct Machine {
-    /// Its number.
+    /// Id of the replica.
     pub id: NodeId,
-    /// Its place among the cluster's machines.
-    pub place: usize,
-    /// The core; `None` while it is down.
+    /// Position among the cluster's machines, from 0.
+    pub slot: usize,
+    /// The replica; `None` while it is down.
     pub replica: Option<Replica>,
-    /// Its state machine.
+    /// The state machine.
     pub store: StateMachine,
-    /// Its disk.
+    /// The disk.
     pub disk: Disk,
-    /// Its snapshots.
+    /// The snapshots.
     pub snapshots: Snapshots,
-    /// Its clock.
+    /// The monotonic clock.
     pub clock: Clock,
-    /// Its wall clock.
-    pub wall: Wall,
-    /// How long a jump of that must last to be believed; `None` if no key expires.
+    /// The wall clock.
+    pub wall: WallClock,
+    /// Time that a jump of the wall clock must last to be accepted; `None` if the run has no
+    /// expirations.
     pub confirm_after: Option<Duration>,
-    /// How fast its machine is.
-    pub paces: Paces,
-    /// What is held back of its doings.
+    /// Durations of its operations.
+    pub delays: Delays,
+    /// The activities that are held back.
     pub held: Held,
-    /// How long the next sync takes, if it is to stall.
+    /// Duration of the next sync if it stalls.
     pub stalled: Option<Duration>,
-    /// Each opening of its folder: in which incarnation, and what it says of itself.
+    /// The openings of its folder: incarnation, and the identity presented to peers.
     pub(in crate::sim) openings: Vec<(u64, (u64, Vec<u64>))>,
-    /// The incarnation of each peer that was heard last.
+    /// The last accepted incarnation of each peer.
     pub(in crate::sim) heard: BTreeMap<NodeId, u64>,
     pub(in crate::sim) peers: Vec<NodeId>,
     pub(in crate::sim) config: Config,
     pub(in crate::sim) rng: Rng,
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) inbox: VecDeque<Msg>,
-    /// Writes that came in here and may be answered here, how often each.
-    pub(in crate::sim) connections: BTreeMap<RequestKey, u32>,
-    /// Chunks of a leader's snapshot that are not stored yet, in the order in which they came.
+    /// Writes received from clients and not answered yet, with the number of times each arrived.
+    pub(in crate::sim) pending_writes: BTreeMap<RequestKey, u32>,
+    /// Received chunks of a leader's snapshot that are not stored yet, in order.
     pub(in crate::sim) storing: VecDeque<SnapshotChunk>,
-    /// Of a snapshot that it has received in part: the term of the last chunk, and where the
-    /// snapshot ends.
+    /// A partly received snapshot: the term of the last chunk, and the last index of the snapshot.
     pub(in crate::sim) receiving: Option<(Term, Index)>,
-    /// With each job what the replicated clock must show for its reads, and how often it had been
-    /// reset.
+    /// Apply jobs, each with the time that the replicated clock must have reached for its reads,
+    /// and the number of clock resets.
     pub(in crate::sim) applying: VecDeque<(ApplyJob, (u64, u64))>,
-    /// The replicated clock, while the replica runs and keys expire.
-    pub(in crate::sim) clock_stage: Option<Box<ClockStage>>,
-    pub(in crate::sim) due: Due,
-    /// The earliest time for which a timer event is in the queue.
+    /// The replicated clock while the replica runs; `None` if the run has no expirations.
+    pub(in crate::sim) clock_gate: Option<Box<ClockGate>>,
+    pub(in crate::sim) queued: Queued,
+    /// Time of the earliest queued timer event.
     pub(in crate::sim) timer_at: Instant,
+    /// The current time, and the number of steps at that time.
     pub(in crate::sim) steps_at_once: (Instant, u32),
 }
 
 impl Machine {
-    /// A machine that has never run.
+    /// Creates a machine that has never run.
     pub(in crate::sim) fn new(
-        place: usize,
+        slot: usize,
         id: NodeId,
         ids: &[NodeId],
         config: &Config,
@@ -122,15 +130,15 @@ impl Machine {
     ) -> Machine {
         Machine {
             id,
-            place,
+            slot,
             replica: None,
             store: StateMachine::default(),
             disk: Disk::default(),
             snapshots: Snapshots::default(),
             clock: Clock::new(Instant::ZERO, Instant::ZERO, 0),
-            wall: Wall::default(),
+            wall: WallClock::default(),
             confirm_after: None,
-            paces: Paces::AT_ONCE,
+            delays: Delays::ZERO,
             held: Held::default(),
             stalled: None,
             openings: Vec::new(),
@@ -140,36 +148,36 @@ impl Machine {
             rng: rng.split(),
             incarnation: 0,
             inbox: VecDeque::new(),
-            connections: BTreeMap::new(),
+            pending_writes: BTreeMap::new(),
             applying: VecDeque::new(),
             storing: VecDeque::new(),
             receiving: None,
-            clock_stage: None,
-            due: Due::default(),
+            clock_gate: None,
+            queued: Queued::default(),
             timer_at: Instant::MAX,
             steps_at_once: (Instant::ZERO, 0),
         }
     }
 
-    /// Takes one claim to an answer off the connections; true if there was one.
-    pub(in crate::sim) fn disconnect(&mut self, key: RequestKey) -> bool {
-        let Some(count) = self.connections.get_mut(&key) else { return false };
+    /// Removes one arrival of a write that is being answered. Returns whether there was one.
+    pub(in crate::sim) fn take_pending_write(&mut self, key: RequestKey) -> bool {
+        let Some(count) = self.pending_writes.get_mut(&key) else { return false };
         *count -= 1;
         if *count == 0 {
-            self.connections.remove(&key);
+            self.pending_writes.remove(&key);
         }
         true
     }
 
-    /// When the replica, which runs, has to do something by itself: by its clock.
+    /// Returns the next timeout of the running replica, by its clock.
     pub(in crate::sim) fn next_timeout(&self, now: Instant) -> Instant {
         let Some(replica) = &self.replica else { return Instant::MAX };
-        let stage = self.clock_stage.as_ref().filter(|_| replica.accepts_writes());
-        let due = stage.and_then(|stage| stage.next_due(self.clock.read(now)));
+        let gate = self.clock_gate.as_ref().filter(|_| replica.accepts_writes());
+        let due = gate.and_then(|gate| gate.next_due(self.clock.read(now)));
         due.map_or(replica.next_timeout(), |due| due.min(replica.next_timeout()))
     }
 
-    /// Counts starts and crashes: what was sent to another incarnation is lost.
+    /// Number of starts and crashes. Events of another incarnation are ignored.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }

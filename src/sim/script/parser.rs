@@ -1,29 +1,30 @@
-//! The language of golden traces: what happens to a cluster, one statement after the other.
+//! The language of golden traces: a list of statements that act on a simulated cluster.
 //!
 //! ```text
-//! # A comment says what the trace shows.
+//! # A comment; the first one says what the trace shows.
 //! cluster 3 leader=1 lease_reads=on
-//! cut 1 | 2 3             both ways;  cut 1 -> 2 3  one way;  heal  takes back all cuts
-//! put 1 a=1               also get 1 a, delete 1 a, transfer 1 a b 5; again 2: the last one, there
-//! hold 1->2 AppendReply   keeps what comes, until  release ; also drop, and copy (keeps a copy);
-//!                         * for any; a number behind: only so many; pass ends all of them
-//! timeout 2               time passes until 2 stands for election; from now on nobody else does
-//!                         by himself, until  impatient
-//! run                     until nothing is on its way
-//! run 300ms               so long, whatever happens
-//! crash 1; lose 1         it is down, and its disk is lost: it restarts with an empty one
-//! crash 1; restart 1      pause 1; resume 1; slow 1: its syncs end only by  sync 1 ; fast 1
-//! slow_chunks 1; store 1  does not store a snapshot's chunks until  store 1
+//! cut 1 | 2 3             cuts links in both directions; cut 1 -> 2 3: in one; heal: no cuts
+//! put 1 a=1               a client request at replica 1; also get 1 a, delete 1 a,
+//!                         transfer 1 a b 5; again 2: the last request once more, at replica 2
+//! hold 1->2 AppendReply   holds messages back until  release ; drop loses them; copy delivers them
+//!                         and keeps a copy; * stands for any replica or type; a number limits the
+//!                         count; pass ends all three
+//! timeout 2               runs until 2 campaigns; no other replica times out until  timeouts
+//! run                     runs until no message, request or disk operation is in flight
+//! run 300ms               runs for this time
+//! crash 1; lose 1         crashes, and loses the disk: it restarts with an empty one
+//! crash 1; restart 1      pause 1; resume 1; slow 1: syncs end only with  sync 1 , until  fast 1
+//! slow_chunks 1; store 1  holds back the storing of snapshot chunks until  store 1
 //! forge 2->3 AppendEntries term=9 round=1 prev=4@1 commit=5 entries=5@9,6@9
-//! forge 2->3 RequestVote term=9 last=5@8 [transfer]   a message that 2 never sent
-//! room 1 500              its disk is short of room, it can store so many bytes;  room 1  enough
-//! lag 1 20ms              its applying takes so long from now on
-//! clock 1 2000            goes so many ppm too fast from now on
-//! show; count             what each replica knows; what was sent since the last count
-//! quiet; loud             leaves messages out; times: shows the time of each event
+//! forge 2->3 RequestVote term=9 last=5@8 [transfer]   a message that 2 has not sent
+//! disk_space 1 500        reports low disk space, 500 bytes, to replica 1; disk_space 1: enough
+//! lag 1 20ms              applying takes 20 ms from now on
+//! clock 1 2000            the clock runs 2000 ppm fast from now on
+//! show; count             shows the state of all replicas; counts messages since the last count
+//! quiet; loud             traces no messages; traces them; times: traces the time of each event
 //! ```
 //!
-//! Statements stand on lines of their own or behind a semicolon.
+//! Statements are separated by line ends or semicolons.
 
 use std::time::Duration;
 
@@ -33,143 +34,143 @@ use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::sim::disk::snapshots::SnapshotPlan;
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
-/// What one statement does.
+/// A statement.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Statement {
-    /// Begins a cluster; nothing stands before it.
+    /// Creates the cluster. It is the first statement.
     Cluster(Box<ClusterOptions>),
-    /// A client asks a replica.
-    Ask(NodeId, Wish),
-    /// The last request once more, at this replica.
+    /// A client sends a request to a replica.
+    Request(NodeId, ClientOperation),
+    /// A client sends the last request again, to this replica.
     Again(NodeId),
     /// Cuts all links between the groups.
     Part(Vec<Vec<NodeId>>),
-    /// Cuts the links from the first to the others.
+    /// Cuts the links from the first replicas to the others.
     CutOneWay(Vec<NodeId>, Vec<NodeId>),
-    /// Takes back all cuts.
+    /// Heals all links.
     Heal,
-    /// Catches messages.
-    Catch(Catch, Which, usize),
-    /// Ends all catching.
+    /// Intercepts matching messages, up to this number.
+    Intercept(Interception, MessageFilter, usize),
+    /// Ends all interceptions.
     Pass,
-    /// Delivers what was kept, at most so many.
-    Release(Which, usize),
+    /// Delivers matching kept messages, up to this number.
+    Release(MessageFilter, usize),
     /// Crashes a replica.
     Crash(NodeId),
-    /// Its disk is lost while it is down.
+    /// Replaces the disk of a replica that is down by an empty one.
     Lose(NodeId),
-    /// Starts it again.
+    /// Restarts a replica.
     Restart(NodeId),
-    /// Stops it.
+    /// Pauses a replica.
     Pause(NodeId),
-    /// Lets it go on.
+    /// Resumes a replica.
     Resume(NodeId),
-    /// Keeps its syncs from ending.
+    /// Holds back the ends of a replica's syncs.
     Slow(NodeId),
-    /// Ends what its disk syncs.
+    /// Ends the sync that is held back.
     Sync(NodeId),
-    /// Lets its syncs end by themselves.
+    /// No longer holds back the ends of syncs.
     Fast(NodeId),
-    /// Keeps chunks of a leader's snapshot from being stored.
+    /// Holds back the storing of a leader's snapshot chunks.
     SlowChunks(NodeId),
-    /// Stores the chunks that were kept from it.
+    /// Stores the chunks that are held back.
     Store(NodeId),
-    /// Delivers a message that its sender never sent.
+    /// Delivers a message that its sender has not sent.
     Forge(Box<Envelope>),
-    /// Gives its disk so little room, or enough.
-    Room(NodeId, Option<u64>),
-    /// Makes its applying take so long.
+    /// Reports this many bytes of free disk space to a replica; `None` for enough.
+    DiskSpace(NodeId, Option<u64>),
+    /// Sets the duration of apply jobs.
     Lag(NodeId, Duration),
-    /// Sets the rate of its clock.
+    /// Sets the rate error of a replica's clock, in parts per million.
     Clock(NodeId, i64),
-    /// Lets its election timeout come, and nobody else's.
+    /// Runs until the replica's election timeout, and holds back those of the others.
     Timeout(NodeId),
-    /// Everybody may stand for election by himself again.
-    Impatient,
-    /// Until nothing is on its way.
+    /// No longer holds back election timeouts.
+    Timeouts,
+    /// Runs until no message, request or disk operation is in flight.
     Run,
-    /// So long.
+    /// Runs for this time.
     RunFor(Duration),
-    /// Writes down what each replica knows.
+    /// Traces the state of all replicas.
     Show,
-    /// Writes down what was sent since the last time.
+    /// Traces the number of messages sent since the last count.
     Count,
-    /// Messages are not written down.
+    /// Stops tracing messages.
     Quiet,
-    /// Messages are written down.
+    /// Traces messages again.
     Loud,
-    /// Times are written down.
+    /// Traces the times of events.
     Times,
 }
 
-/// What a client asks.
+/// A client's request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Wish {
-    /// A key's value.
+pub enum ClientOperation {
+    /// Reads a key.
     Get(String),
-    /// To set a key.
+    /// Sets a key.
     Put(String, String),
-    /// To remove a key.
+    /// Deletes a key.
     Delete(String),
-    /// To move an amount.
+    /// Transfers an amount between two accounts.
     Transfer(String, String, u64),
 }
 
-/// What is done to a message that is caught.
+/// How an intercepted message is handled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Catch {
-    /// It is lost.
+pub enum Interception {
+    /// The message is lost.
     Drop,
-    /// It is kept back.
+    /// The message is held back.
     Hold,
-    /// It arrives, and a copy is kept.
+    /// The message is delivered, and a copy is kept.
     Copy,
 }
 
-/// Which messages are meant; `None` is any.
+/// A filter for messages; `None` matches any.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Which {
+pub struct MessageFilter {
     /// Sender.
     pub from: Option<NodeId>,
-    /// Addressee.
+    /// Receiver.
     pub to: Option<NodeId>,
-    /// Name of the message.
+    /// Name of the message type.
     pub kind: Option<String>,
 }
 
-/// A cluster at the beginning of a script.
+/// Options of the cluster.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ClusterOptions {
-    /// How many replicas: 1 to this.
+    /// Number of replicas. Their ids start at 1.
     pub replicas: u16,
-    /// Who leads when the script begins, with everything settled.
+    /// Leader at the start of the script; `None` if there has been no election.
     pub leader: Option<NodeId>,
-    /// The course's protocol and configuration.
+    /// Whether to use the course's protocol and configuration.
     pub course: bool,
-    /// The configuration.
+    /// Configuration of the replicas.
     pub config: Config,
-    /// One way between replicas.
+    /// Delay of messages between replicas.
     pub hop: Duration,
-    /// How replicas take snapshots, if they do.
+    /// Schedule of snapshots; `None` if replicas take none.
     pub snapshots: Option<SnapshotPlan>,
-    /// For the replicas' own draws.
+    /// Random seed.
     pub seed: u64,
 }
 
-/// A statement that can't be understood, or that can't be done.
+/// An invalid statement, or one that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub struct ScriptError {
-    /// Counted from 1.
+    /// Line number, from 1.
     pub line: usize,
-    /// What is wrong.
+    /// The statement and the error.
     pub what: String,
 }
 
-/// Reads a script: statements with their lines and their own words.
+/// Parses a script. Returns the statements with their line numbers and their text.
 ///
 /// # Errors
-/// For the first statement that can't be understood.
+/// For the first invalid statement.
 pub fn parse(text: &str) -> Result<Vec<(usize, String, Statement)>, ScriptError> {
     let mut statements = Vec::new();
     for (place, line) in text.lines().enumerate() {
@@ -188,26 +189,30 @@ pub fn parse(text: &str) -> Result<Vec<(usize, String, Statement)>, ScriptError>
 }
 
 fn statement(words: &[&str]) -> Result<Statement, String> {
-    let (name, rest) = words.split_first().ok_or("nothing")?;
+    let (name, rest) = words.split_first().ok_or("empty statement")?;
     let one = || match rest {
         [id] => node(id),
-        _ => Err("name one replica".to_owned()),
+        _ => Err("expected one replica".to_owned()),
     };
-    let none = |statement| if rest.is_empty() { Ok(statement) } else { Err("too much".to_owned()) };
+    let none = |statement| {
+        if rest.is_empty() { Ok(statement) } else { Err("unexpected argument".to_owned()) }
+    };
     match *name {
         "cluster" => Ok(Statement::Cluster(Box::new(cluster(rest)?))),
-        "put" | "get" | "delete" | "transfer" => wish(name, rest),
+        "put" | "get" | "delete" | "transfer" => request(name, rest),
         "again" => Ok(Statement::Again(one()?)),
         "cut" => cut(rest),
         "heal" => none(Statement::Heal),
-        "drop" => caught(Catch::Drop, rest),
-        "hold" => caught(Catch::Hold, rest),
-        "copy" => caught(Catch::Copy, rest),
+        "drop" => interception(Interception::Drop, rest),
+        "hold" => interception(Interception::Hold, rest),
+        "copy" => interception(Interception::Copy, rest),
         "pass" => none(Statement::Pass),
-        "release" if rest.is_empty() => Ok(Statement::Release(Which::default(), usize::MAX)),
+        "release" if rest.is_empty() => {
+            Ok(Statement::Release(MessageFilter::default(), usize::MAX))
+        }
         "release" => {
-            let (which, count) = several(rest)?;
-            Ok(Statement::Release(which, count))
+            let (filter, count) = filter_and_count(rest)?;
+            Ok(Statement::Release(filter, count))
         }
         "crash" => Ok(Statement::Crash(one()?)),
         "lose" => Ok(Statement::Lose(one()?)),
@@ -220,34 +225,34 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         "slow_chunks" => Ok(Statement::SlowChunks(one()?)),
         "store" => Ok(Statement::Store(one()?)),
         "forge" => Ok(Statement::Forge(Box::new(forged(rest)?))),
-        "room" => match rest {
-            [id] => Ok(Statement::Room(node(id)?, None)),
-            [id, bytes] => Ok(Statement::Room(node(id)?, Some(number(bytes)?))),
-            _ => Err("write: room 1 500, or room 1".to_owned()),
+        "disk_space" => match rest {
+            [id] => Ok(Statement::DiskSpace(node(id)?, None)),
+            [id, bytes] => Ok(Statement::DiskSpace(node(id)?, Some(number(bytes)?))),
+            _ => Err("expected: disk_space 1 500, or disk_space 1".to_owned()),
         },
         "lag" => match rest {
-            [id, time] => Ok(Statement::Lag(node(id)?, span(time)?)),
-            _ => Err("write: lag 1 20ms".to_owned()),
+            [id, time] => Ok(Statement::Lag(node(id)?, duration(time)?)),
+            _ => Err("expected: lag 1 20ms".to_owned()),
         },
         "clock" => match rest {
             [id, ppm] => Ok(Statement::Clock(node(id)?, number(ppm)?)),
-            _ => Err("write: clock 1 2000".to_owned()),
+            _ => Err("expected: clock 1 2000".to_owned()),
         },
         "timeout" => Ok(Statement::Timeout(one()?)),
-        "impatient" => none(Statement::Impatient),
+        "timeouts" => none(Statement::Timeouts),
         "run" if rest.is_empty() => Ok(Statement::Run),
-        "run" => Ok(Statement::RunFor(span(&rest.join(""))?)),
+        "run" => Ok(Statement::RunFor(duration(&rest.join(""))?)),
         "show" => none(Statement::Show),
         "count" => none(Statement::Count),
         "quiet" => none(Statement::Quiet),
         "loud" => none(Statement::Loud),
         "times" => none(Statement::Times),
-        _ => Err(format!("{name} is no statement")),
+        _ => Err(format!("unknown statement {name}")),
     }
 }
 
 fn number<T: std::str::FromStr>(word: &str) -> Result<T, String> {
-    word.parse().map_err(|_| format!("{word} is no number"))
+    word.parse().map_err(|_| format!("{word} is not a number"))
 }
 
 fn node(word: &str) -> Result<NodeId, String> {
@@ -258,31 +263,31 @@ fn nodes(words: &[&str]) -> Result<Vec<NodeId>, String> {
     words.iter().map(|word| node(word)).collect()
 }
 
-fn span(word: &str) -> Result<Duration, String> {
+fn duration(word: &str) -> Result<Duration, String> {
     let digits = word.find(|char: char| !char.is_ascii_digit()).unwrap_or(word.len());
     let count: u64 = number(&word[..digits])?;
     match &word[digits..] {
         "us" => Ok(Duration::from_micros(count)),
         "ms" => Ok(Duration::from_millis(count)),
         "s" => Ok(Duration::from_secs(count)),
-        _ => Err(format!("{word} is no span; write 5us, 5ms or 5s")),
+        _ => Err(format!("{word} is not a duration such as 5us, 5ms or 5s")),
     }
 }
 
-fn wish(name: &str, rest: &[&str]) -> Result<Statement, String> {
-    let wish = match (name, rest) {
+fn request(name: &str, rest: &[&str]) -> Result<Statement, String> {
+    let operation = match (name, rest) {
         ("put", [_, pair]) => {
-            let (key, value) = pair.split_once('=').ok_or("write: put 1 key=value")?;
-            Wish::Put(key.to_owned(), value.to_owned())
+            let (key, value) = pair.split_once('=').ok_or("expected: put 1 key=value")?;
+            ClientOperation::Put(key.to_owned(), value.to_owned())
         }
-        ("get", [_, key]) => Wish::Get((*key).to_owned()),
-        ("delete", [_, key]) => Wish::Delete((*key).to_owned()),
+        ("get", [_, key]) => ClientOperation::Get((*key).to_owned()),
+        ("delete", [_, key]) => ClientOperation::Delete((*key).to_owned()),
         ("transfer", [_, from, to, amount]) => {
-            Wish::Transfer((*from).to_owned(), (*to).to_owned(), number(amount)?)
+            ClientOperation::Transfer((*from).to_owned(), (*to).to_owned(), number(amount)?)
         }
-        _ => return Err("name the replica, then what is asked".to_owned()),
+        _ => return Err("expected a replica and the arguments of the request".to_owned()),
     };
-    Ok(Statement::Ask(node(rest[0])?, wish))
+    Ok(Statement::Request(node(rest[0])?, operation))
 }
 
 fn cut(rest: &[&str]) -> Result<Statement, String> {
@@ -292,13 +297,13 @@ fn cut(rest: &[&str]) -> Result<Statement, String> {
     let groups: Vec<Vec<NodeId>> =
         rest.split(|word| *word == "|").map(nodes).collect::<Result<_, _>>()?;
     if groups.len() < 2 || groups.iter().any(Vec::is_empty) {
-        return Err("write: cut 1 | 2 3, or: cut 1 -> 2 3".to_owned());
+        return Err("expected: cut 1 | 2 3, or cut 1 -> 2 3".to_owned());
     }
     Ok(Statement::Part(groups))
 }
 
-/// Messages as traces name them.
-const KINDS: [&str; 11] = [
+/// Names of message types.
+const MESSAGE_TYPES: [&str; 11] = [
     "AppendEntries",
     "AppendReply",
     "RequestVote",
@@ -312,33 +317,36 @@ const KINDS: [&str; 11] = [
     "RejoinReply",
 ];
 
-fn which(words: &[&str]) -> Result<Which, String> {
+fn filter(words: &[&str]) -> Result<MessageFilter, String> {
     let end = |word: &str| if word == "*" { Ok(None) } else { node(word).map(Some) };
     let (link, kind) = match words {
         [link] | [link, "*"] => (link, None),
         [link, kind] => (link, Some((*kind).to_owned())),
-        _ => return Err("write: 1->2 AppendEntries".to_owned()),
+        _ => return Err("expected: 1->2 AppendEntries".to_owned()),
     };
     if let Some(kind) = &kind
-        && !KINDS.contains(&kind.as_str())
+        && !MESSAGE_TYPES.contains(&kind.as_str())
     {
-        return Err(format!("{kind} is none of {}", KINDS.join(", ")));
+        return Err(format!(
+            "unknown message type {kind}; the types are {}",
+            MESSAGE_TYPES.join(", ")
+        ));
     }
-    let (from, to) = link.split_once("->").ok_or("name a link: 1->2, or *->2")?;
-    Ok(Which { from: end(from)?, to: end(to)?, kind })
+    let (from, to) = link.split_once("->").ok_or("expected a link such as 1->2 or *->2")?;
+    Ok(MessageFilter { from: end(from)?, to: end(to)?, kind })
 }
 
-/// A message that its sender never sent.
+/// Parses a forged message.
 fn forged(rest: &[&str]) -> Result<Envelope, String> {
     let [link, kind, fields @ ..] = rest else {
-        return Err("write: forge 2->3 RequestVote term=9 last=5@8".to_owned());
+        return Err("expected: forge 2->3 RequestVote term=9 last=5@8".to_owned());
     };
-    let Which { from: Some(from), to: Some(to), .. } = which(&[link])? else {
-        return Err("name both ends of the link".to_owned());
+    let MessageFilter { from: Some(from), to: Some(to), .. } = filter(&[link])? else {
+        return Err("expected both ends of the link".to_owned());
     };
     let field =
         |name: &str| fields.iter().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
-    let term = Term(number(field("term").ok_or("say in which term")?)?);
+    let term = Term(number(field("term").ok_or("expected term=")?)?);
     let message = match *kind {
         "AppendEntries" => PeerMsg::AppendEntries(AppendEntries {
             term,
@@ -360,9 +368,9 @@ fn forged(rest: &[&str]) -> Result<Envelope, String> {
     Ok(Envelope { from, to, leader: None, message })
 }
 
-/// An entry as traces name it: `index@term`.
+/// Parses the id of an entry: `index@term`.
 fn entry_id(word: &str) -> Result<EntryId, String> {
-    let (index, term) = word.split_once('@').ok_or("name an entry as index@term")?;
+    let (index, term) = word.split_once('@').ok_or("expected an entry as index@term")?;
     Ok(EntryId::new(number(term)?, number(index)?))
 }
 
@@ -372,23 +380,23 @@ fn entries(words: &str) -> Result<Vec<Entry>, String> {
     words.split(',').map(encode).collect()
 }
 
-fn several(rest: &[&str]) -> Result<(Which, usize), String> {
+fn filter_and_count(rest: &[&str]) -> Result<(MessageFilter, usize), String> {
     match rest {
-        [link, kind, count] => Ok((which(&[link, kind])?, number(count)?)),
-        _ => Ok((which(rest)?, usize::MAX)),
+        [link, kind, count] => Ok((filter(&[link, kind])?, number(count)?)),
+        _ => Ok((filter(rest)?, usize::MAX)),
     }
 }
 
-fn caught(catch: Catch, rest: &[&str]) -> Result<Statement, String> {
-    let (which, count) = several(rest)?;
-    Ok(Statement::Catch(catch, which, count))
+fn interception(interception: Interception, rest: &[&str]) -> Result<Statement, String> {
+    let (filter, count) = filter_and_count(rest)?;
+    Ok(Statement::Intercept(interception, filter, count))
 }
 
 fn cluster(rest: &[&str]) -> Result<ClusterOptions, String> {
-    let (count, settings) = rest.split_first().ok_or("say how many replicas")?;
+    let (count, settings) = rest.split_first().ok_or("expected the number of replicas")?;
     let course = settings.contains(&"course");
-    // A notice of the commit index in every trace would drown what the trace is about: who wants
-    // it says so.
+    // Notices of the commit index would clutter every trace. A script enables them if it needs
+    // them.
     let base = if course { Config::course() } else { Config::server() };
     let config = Config { commit_notice_after: None, ..base };
     let mut cluster = ClusterOptions {
@@ -401,11 +409,11 @@ fn cluster(rest: &[&str]) -> Result<ClusterOptions, String> {
         seed: 1,
     };
     for setting in settings.iter().filter(|setting| **setting != "course") {
-        let (name, value) = setting.split_once('=').ok_or("settings are name=value")?;
+        let (name, value) = setting.split_once('=').ok_or("expected settings as name=value")?;
         set(&mut cluster, name, value)?;
     }
     if cluster.replicas == 0 || cluster.leader.is_some_and(|id| id.0 > cluster.replicas) {
-        return Err("replicas are numbered from 1".to_owned());
+        return Err("replica ids are from 1 to the number of replicas".to_owned());
     }
     cluster.config.validate().map_err(|error| error.to_string())?;
     Ok(cluster)
@@ -415,26 +423,26 @@ fn set(cluster: &mut ClusterOptions, name: &str, value: &str) -> Result<(), Stri
     let config = &mut cluster.config;
     match name {
         "leader" => cluster.leader = Some(node(value)?),
-        "hop" => cluster.hop = span(value)?,
+        "hop" => cluster.hop = duration(value)?,
         "seed" => cluster.seed = number(value)?,
         "fan_out" => {
             config.fan_out = match value {
                 "all" => FanOut::All,
                 "thrifty" => FanOut::Thrifty,
-                _ => return Err("fan_out is all or thrifty".to_owned()),
+                _ => return Err("fan_out must be all or thrifty".to_owned()),
             }
         }
         "lease_reads" => {
             config.lease_reads = match value {
                 "on" => true,
                 "off" => false,
-                _ => return Err("lease_reads is on or off".to_owned()),
+                _ => return Err("lease_reads must be on or off".to_owned()),
             }
         }
-        "heartbeat_interval" => config.heartbeat_interval = span(value)?,
-        "commit_notice_after" => config.commit_notice_after = Some(span(value)?),
+        "heartbeat_interval" => config.heartbeat_interval = duration(value)?,
+        "commit_notice_after" => config.commit_notice_after = Some(duration(value)?),
         "check_quorum_window" => {
-            config.check_quorum_window = span(value)?;
+            config.check_quorum_window = duration(value)?;
             config.check_quorum_window_lossy =
                 config.check_quorum_window_lossy.max(config.check_quorum_window);
         }
@@ -443,17 +451,17 @@ fn set(cluster: &mut ClusterOptions, name: &str, value: &str) -> Result<(), Stri
             config.log_bytes_kept = number(value)?;
             config.log_bytes_max = config.log_bytes_max.max(config.log_bytes_kept);
         }
-        // After so many entries, sent in chunks of so many bytes.
+        // Entries per snapshot, and bytes per chunk.
         "snapshots" => {
-            let (every, chunk) = value.split_once('/').ok_or("snapshots are entries/bytes")?;
+            let (every, chunk) = value.split_once('/').ok_or("snapshots must be entries/bytes")?;
             cluster.snapshots =
                 Some(SnapshotPlan { every: number(every)?, chunk_bytes: number(chunk)? });
         }
         "inflight_appends_max" => config.inflight_appends_max = number(value)?,
         "uncommitted_bytes_max" => config.uncommitted_bytes_max = number(value)?,
-        "request_wait" => config.request_wait = span(value)?,
+        "request_wait" => config.request_wait = duration(value)?,
         "waiting_requests_max" => config.waiting_requests_max = number(value)?,
-        _ => return Err(format!("{name} can't be set here")),
+        _ => return Err(format!("unknown setting {name}")),
     }
     Ok(())
 }
@@ -469,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn statements_are_read() {
+    fn statements_are_parsed() {
         assert_eq!(
             only("cut 1 | 2 3"),
             Statement::Part(vec![vec![NodeId(1)], vec![NodeId(2), NodeId(3)]])
@@ -480,38 +488,42 @@ mod tests {
         );
         assert_eq!(
             only("put 1 a=b=c"),
-            Statement::Ask(NodeId(1), Wish::Put("a".into(), "b=c".into()))
+            Statement::Request(NodeId(1), ClientOperation::Put("a".into(), "b=c".into()))
         );
         assert_eq!(only("run 1500us"), Statement::RunFor(Duration::from_micros(1_500)));
-        let which = Which { from: None, to: Some(NodeId(2)), kind: Some("AppendReply".into()) };
-        assert_eq!(only("hold *->2 AppendReply 3"), Statement::Catch(Catch::Hold, which, 3));
-        assert_eq!(only("release"), Statement::Release(Which::default(), usize::MAX));
+        let filter =
+            MessageFilter { from: None, to: Some(NodeId(2)), kind: Some("AppendReply".into()) };
+        assert_eq!(
+            only("hold *->2 AppendReply 3"),
+            Statement::Intercept(Interception::Hold, filter, 3)
+        );
+        assert_eq!(only("release"), Statement::Release(MessageFilter::default(), usize::MAX));
         let Statement::Cluster(cluster) = only("cluster 5 course leader=2 lease_reads=off") else {
-            panic!("no cluster")
+            panic!("not a cluster statement")
         };
         assert_eq!((cluster.replicas, cluster.leader), (5, Some(NodeId(2))));
         assert!(!cluster.config.lease_reads && cluster.config.fan_out == FanOut::Thrifty);
     }
 
     #[test]
-    fn a_line_may_hold_several() {
+    fn semicolons_separate_statements() {
         let statements = parse("# story\ncrash 1; restart 1\n\nrun").unwrap();
         let lines: Vec<usize> = statements.iter().map(|(line, ..)| *line).collect();
         assert_eq!(lines, [2, 2, 4]);
     }
 
     #[test]
-    fn what_is_not_understood_is_named_with_its_line() {
+    fn invalid_statements_are_reported_with_their_line() {
         for (text, part) in [
-            ("run\nfly 1", "line 2: fly 1: fly is no statement"),
+            ("run\nfly 1", "line 2: fly 1: unknown statement fly"),
             ("cut 1", "cut 1 | 2 3"),
             ("put 1 a", "put 1 key=value"),
-            ("hold 1->2 Append", "Append is none of"),
-            ("run 5", "5 is no span"),
-            ("cluster 3 leader=4", "numbered from 1"),
-            ("cluster 3 speed=4", "speed can't be set"),
-            ("crash", "name one replica"),
-            ("heal 1", "too much"),
+            ("hold 1->2 Append", "unknown message type Append"),
+            ("run 5", "5 is not a duration"),
+            ("cluster 3 leader=4", "replica ids are from 1"),
+            ("cluster 3 speed=4", "unknown setting speed"),
+            ("crash", "expected one replica"),
+            ("heal 1", "unexpected argument"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

@@ -1,33 +1,35 @@
-//! Performs scripts (`script.rs`) on a cluster and gives the trace: what golden traces are made of.
+//! The script runner: performs a script on a simulated cluster and returns the trace.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::kv::{Command, Operation};
+use crate::kv::{Command, CommandId, Operation};
 use crate::raft::{
     ClientRequest, DiskSpace, Envelope, PeerStatus, RejoinStatus, RequestKind, RoleName,
 };
-use crate::sim::checkers::safety::Violation;
 use crate::sim::cluster::network::{Fate, LinkQuality, Network};
 use crate::sim::cluster::trace::{Trace, message_text};
-use crate::sim::cluster::{ClientProtocol, Cluster, Happening};
-use crate::sim::disk::Pace;
+use crate::sim::cluster::{Advance, ClientProtocol, Cluster};
+use crate::sim::rng::DurationRange;
 use crate::sim::rng::Rng;
 use crate::sim::script::parser::{
-    Catch, ClusterOptions, ScriptError, Statement, Which, Wish, parse,
+    ClientOperation, ClusterOptions, Interception, MessageFilter, ScriptError, Statement, parse,
 };
+use crate::sim::violation::Violation;
 use crate::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey, Term};
 
-/// Events after which a `run` is given up: something talks without end.
+const TRANSFER: CommandId = CommandId::of("transfer");
+
+/// Maximum number of events of a `run` statement; more mean that messages trigger each other
+/// forever.
 const EVENTS_MAX: usize = 100_000;
-/// Longest wait for an election timeout.
+/// Maximum time to wait for an election timeout.
 const TIMEOUT_MAX: Duration = Duration::from_secs(20);
 
-/// Performs a script.
+/// Performs a script and returns its trace.
 ///
 /// # Errors
-/// If a statement can't be understood or done, or a rule was broken. The trace so far is in
-/// the error's text.
+/// If a statement is invalid or fails, or a rule is violated. The error contains the trace so far.
 pub fn run(text: &str) -> Result<Vec<String>, ScriptError> {
     let statements = parse(text)?;
     let mut statements = statements.into_iter();
@@ -37,14 +39,17 @@ pub fn run(text: &str) -> Result<Vec<String>, ScriptError> {
         }
         other => {
             let line = other.map_or(1, |(line, ..)| line);
-            Err(ScriptError { line, what: "a script begins with its cluster".to_owned() })
+            Err(ScriptError {
+                line,
+                what: "a script must begin with a cluster statement".to_owned(),
+            })
         }
     };
     let mut runner = runner?;
-    for (line, words, statement) in statements {
-        runner.perform(&words, &statement).map_err(|violation| {
+    for (line, text, statement) in statements {
+        runner.perform(&text, &statement).map_err(|violation| {
             let trace = runner.cluster.trace.take().join("\n");
-            ScriptError { line, what: format!("{words}: {violation}\nafter\n{trace}") }
+            ScriptError { line, what: format!("{text}: {violation}\ntrace so far:\n{trace}") }
         })?;
     }
     Ok(runner.cluster.trace.take())
@@ -55,13 +60,16 @@ struct Runner {
     cluster: Cluster,
     network: Network,
     ids: Vec<NodeId>,
-    catches: Vec<(Catch, Which, usize)>,
+    /// Active interceptions, each with the number of messages left.
+    interceptions: Vec<(Interception, MessageFilter, usize)>,
+    /// Messages held back, and copies.
     kept: Vec<Envelope>,
     last_request: Option<ClientRequest>,
     requests: u32,
+    /// Messages sent since the last count, by link and type.
     sent: BTreeMap<(NodeId, NodeId, &'static str), u32>,
-    /// Only who is told to stands for election.
-    patient: bool,
+    /// Whether the election timeouts of all but one replica are held back.
+    holds_timeouts: bool,
 }
 
 impl Runner {
@@ -74,12 +82,12 @@ impl Runner {
             cluster: Cluster::new(&ids, &options.config, protocol, &mut rng),
             network: Network::new(rng.split(), &ids, LinkQuality::perfect(options.hop)),
             ids,
-            catches: Vec::new(),
+            interceptions: Vec::new(),
             kept: Vec::new(),
             last_request: None,
             requests: 0,
             sent: BTreeMap::new(),
-            patient: false,
+            holds_timeouts: false,
         };
         for id in runner.ids.clone() {
             runner.cluster.machine_mut(id).snapshots.plan = options.snapshots;
@@ -93,7 +101,7 @@ impl Runner {
         Ok(runner)
     }
 
-    /// Makes a replica the leader, and lets everybody know what it committed.
+    /// Makes a replica the leader, and runs until all replicas have applied its first entry.
     fn elect(&mut self, leader: NodeId) -> Result<(), Violation> {
         self.timeout(leader)?;
         let end = self.cluster.now() + TIMEOUT_MAX;
@@ -104,49 +112,51 @@ impl Runner {
                 .iter()
                 .all(|machine| machine.store.applied_index() == Index(1))
         };
-        // On a slow network something is always on its way: there a while must do.
-        let mut calm = 0;
-        while self.cluster.now() < end && calm < 300 {
+        // On a slow network a message is always in flight: there, a settled period is enough.
+        let mut settled_steps = 0;
+        while self.cluster.now() < end && settled_steps < 300 {
             let next = self.cluster.now() + Duration::from_millis(1);
             self.events_until(next)?;
             self.cluster.skip_to(next);
-            calm += u32::from(settled(self));
-            if settled(self) && self.cluster.under_way() == 0 {
+            settled_steps += u32::from(settled(self));
+            if settled(self) && self.cluster.in_flight() == 0 {
                 break;
             }
         }
-        self.set_patient(None);
+        self.hold_timeouts(None);
         if self.cluster.leader() == Some(leader) && settled(self) {
             return Ok(());
         }
-        Err(Violation(format!("{leader} does not come to lead everybody")))
+        Err(Violation(format!("{leader} does not become leader of all replicas")))
     }
 
-    fn perform(&mut self, words: &str, statement: &Statement) -> Result<(), Violation> {
+    fn perform(&mut self, text: &str, statement: &Statement) -> Result<(), Violation> {
         let shown = !matches!(
             statement,
             Statement::Run
-                | Statement::Impatient
+                | Statement::Timeouts
                 | Statement::Quiet
                 | Statement::Loud
                 | Statement::Times
         );
         if shown {
-            self.note(format_args!("> {words}"));
+            self.note(format_args!("> {text}"));
         }
         match statement {
             Statement::Cluster(_) => {
-                return Err(Violation("a script has one cluster, at its beginning".to_owned()));
+                return Err(Violation(
+                    "only the first statement may be a cluster statement".to_owned(),
+                ));
             }
-            Statement::Ask(id, wish) => {
-                let request = self.request(wish);
+            Statement::Request(id, operation) => {
+                let request = self.request(operation);
                 self.last_request = Some(request.clone());
-                self.ask(*id, request)?;
+                self.send_request(*id, request)?;
             }
             Statement::Again(id) => {
                 let request = self.last_request.clone();
-                let request = request.ok_or(Violation("nothing was asked yet".to_owned()))?;
-                self.ask(*id, request)?;
+                let request = request.ok_or(Violation("no request was sent before".to_owned()))?;
+                self.send_request(*id, request)?;
             }
             Statement::Part(groups) => self.network.part(groups),
             Statement::CutOneWay(from, to) => {
@@ -157,11 +167,11 @@ impl Runner {
                 }
             }
             Statement::Heal => self.network.heal(),
-            Statement::Catch(catch, which, count) => {
-                self.catches.push((*catch, which.clone(), *count));
+            Statement::Intercept(interception, filter, count) => {
+                self.interceptions.push((*interception, filter.clone(), *count));
             }
-            Statement::Pass => self.catches.clear(),
-            Statement::Release(which, count) => self.release(which, *count)?,
+            Statement::Pass => self.interceptions.clear(),
+            Statement::Release(filter, count) => self.release(filter, *count)?,
             Statement::Crash(id) => {
                 let machine = self.cluster.machine_mut(*id);
                 machine.held.syncs = false;
@@ -170,19 +180,19 @@ impl Runner {
             }
             Statement::Lose(id) => {
                 if self.cluster.machine(*id).replica.is_some() {
-                    return Err(Violation(format!("{id} runs")));
+                    return Err(Violation(format!("{id} is running")));
                 }
                 self.cluster.lose_disk(*id);
             }
             Statement::Restart(id) => {
                 self.cluster.start(*id)?;
-                self.cluster.machine_mut(*id).held.timeouts = self.patient;
+                self.cluster.machine_mut(*id).held.timeouts = self.holds_timeouts;
             }
-            Statement::Impatient => self.set_patient(None),
-            Statement::Pause(id) => self.cluster.machine_mut(*id).held.everything = true,
+            Statement::Timeouts => self.hold_timeouts(None),
+            Statement::Pause(id) => self.cluster.machine_mut(*id).held.all = true,
             Statement::Resume(id) => self.cluster.resume(*id)?,
             Statement::Slow(id) => self.cluster.machine_mut(*id).held.syncs = true,
-            Statement::Sync(id) => self.cluster.sync(*id)?,
+            Statement::Sync(id) => self.cluster.end_held_sync(*id)?,
             Statement::SlowChunks(id) => self.cluster.machine_mut(*id).held.chunks = true,
             Statement::Store(id) => self.cluster.store_held_chunks(*id)?,
             Statement::Forge(envelope) => {
@@ -193,19 +203,19 @@ impl Runner {
             }
             Statement::Fast(id) => {
                 self.cluster.machine_mut(*id).held.syncs = false;
-                self.cluster.sync(*id)?;
+                self.cluster.end_held_sync(*id)?;
             }
-            Statement::Room(id, bytes) => {
-                let room = DiskSpace { low: bytes.is_some(), bytes: bytes.unwrap_or(0) };
-                self.cluster.room(*id, room)?;
+            Statement::DiskSpace(id, bytes) => {
+                let space = DiskSpace { low: bytes.is_some(), bytes: bytes.unwrap_or(0) };
+                self.cluster.set_disk_space(*id, space)?;
             }
             Statement::Lag(id, span) => {
-                self.cluster.machine_mut(*id).paces.apply = Pace::always(*span);
+                self.cluster.machine_mut(*id).delays.apply = DurationRange::always(*span);
             }
             Statement::Clock(id, ppm) => {
                 let now = self.cluster.now();
                 self.cluster.machine_mut(*id).clock.set_rate(now, *ppm);
-                self.cluster.set_timer_of(*id);
+                self.cluster.reset_timer(*id);
             }
             Statement::Timeout(id) => self.timeout(*id)?,
             Statement::Run => self.run()?,
@@ -216,7 +226,7 @@ impl Runner {
             Statement::Loud => self.cluster.trace.set_messages(true),
             Statement::Times => self.cluster.trace.set_times(true),
         }
-        self.carry();
+        self.route_messages();
         Ok(())
     }
 
@@ -224,36 +234,40 @@ impl Runner {
         self.cluster.trace.note(self.cluster.now(), text);
     }
 
-    fn request(&mut self, wish: &Wish) -> ClientRequest {
+    fn request(&mut self, operation: &ClientOperation) -> ClientRequest {
         self.requests += 1;
         let mut name = *b"request 00000000";
         let digits = format!("{:08}", self.requests);
         name[8..].copy_from_slice(digits.as_bytes());
         let key = RequestKey { client: ClientId(0x100), request: RequestId(name) };
-        let operation = match wish {
-            Wish::Get(key) => Operation::Get { key: key.as_bytes() },
-            Wish::Put(key, value) => {
-                Operation::Put { key: key.as_bytes(), value: value.as_bytes() }
-            }
-            Wish::Delete(key) => Operation::Delete { key: key.as_bytes() },
-            Wish::Transfer(from, to, amount) => {
-                Operation::Transfer { from: from.as_bytes(), to: to.as_bytes(), amount: *amount }
+        let amount = match operation {
+            ClientOperation::Transfer(_, _, amount) => amount.to_string(),
+            _ => String::new(),
+        };
+        let transfer;
+        let operation = match operation {
+            ClientOperation::Get(key) => Operation::get(key.as_bytes()),
+            ClientOperation::Put(key, value) => Operation::set(key.as_bytes(), value.as_bytes()),
+            ClientOperation::Delete(key) => Operation::del(key.as_bytes()),
+            ClientOperation::Transfer(from, to, _) => {
+                transfer = [from.as_bytes(), to.as_bytes(), amount.as_bytes()];
+                Operation::call(TRANSFER, &transfer)
             }
         };
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
         ClientRequest { key, kind, payload: Command { key, operation }.encode() }
     }
 
-    fn ask(&mut self, id: NodeId, request: ClientRequest) -> Result<(), Violation> {
-        self.cluster.trace.asked(&request);
+    fn send_request(&mut self, id: NodeId, request: ClientRequest) -> Result<(), Violation> {
+        self.cluster.trace.request_sent(&request);
         let now = self.cluster.now();
         self.cluster.request(now, id, request);
         self.events_until(now)
     }
 
-    fn release(&mut self, which: &Which, mut count: usize) -> Result<(), Violation> {
+    fn release(&mut self, filter: &MessageFilter, mut count: usize) -> Result<(), Violation> {
         let wanted = |sent: &Envelope| {
-            let wanted = count > 0 && which.means(sent);
+            let wanted = count > 0 && filter.matches(sent);
             count -= usize::from(wanted);
             wanted
         };
@@ -261,7 +275,7 @@ impl Runner {
             std::mem::take(&mut self.kept).into_iter().partition(wanted);
         self.kept = kept;
         if wanted.is_empty() {
-            return Err(Violation("nothing like that was kept".to_owned()));
+            return Err(Violation("no matching message was kept".to_owned()));
         }
         let now = self.cluster.now();
         for envelope in wanted {
@@ -274,18 +288,17 @@ impl Runner {
         Ok(())
     }
 
-    /// Keeps their own timeouts from all but `id` and leaders; from nobody if that is none.
-    fn set_patient(&mut self, id: Option<NodeId>) {
-        self.patient = id.is_some();
+    /// Holds back the timeouts of all replicas but `id` and leaders; of none if `id` is `None`.
+    fn hold_timeouts(&mut self, id: Option<NodeId>) {
+        self.holds_timeouts = id.is_some();
         for other in self.ids.clone() {
-            let held = self.patient && Some(other) != id && !self.leads(other);
+            let held = self.holds_timeouts && Some(other) != id && !self.leads(other);
             self.cluster.machine_mut(other).held.timeouts = held;
-            self.cluster.set_timer_of(other);
+            self.cluster.reset_timer(other);
         }
     }
 
-    /// Lets time pass until a replica stands for election, and keeps the others from it from now
-    /// on.
+    /// Runs until a replica campaigns, and holds back the timeouts of the others from now on.
     fn timeout(&mut self, id: NodeId) -> Result<(), Violation> {
         let end = self.cluster.now() + TIMEOUT_MAX;
         let campaigns = |runner: &Runner| {
@@ -293,10 +306,12 @@ impl Runner {
             replica.map(|replica| replica.status().counters.pre_votes)
         };
         let before = campaigns(self).ok_or(Violation(format!("{id} is down")))?;
-        self.set_patient(Some(id));
+        self.hold_timeouts(Some(id));
         while campaigns(self) == Some(before) {
             if self.cluster.next_at().is_none_or(|at| at > end) {
-                return Err(Violation(format!("{id} does not time out; does it hear a leader?")));
+                return Err(Violation(format!(
+                    "{id} does not time out; does it receive a leader's messages?"
+                )));
             }
             self.advance()?;
         }
@@ -308,15 +323,15 @@ impl Runner {
         replica.is_some_and(|replica| replica.status().role == RoleName::Leader)
     }
 
-    /// Until nothing is on its way.
+    /// Runs until no message, request or disk operation is in flight.
     fn run(&mut self) -> Result<(), Violation> {
         for _ in 0..EVENTS_MAX {
-            if self.cluster.under_way() == 0 {
+            if self.cluster.in_flight() == 0 {
                 return Ok(());
             }
             self.advance()?;
         }
-        Err(Violation("it never comes to rest".to_owned()))
+        Err(Violation("the cluster does not settle".to_owned()))
     }
 
     fn run_for(&mut self, span: Duration) -> Result<(), Violation> {
@@ -335,46 +350,50 @@ impl Runner {
 
     fn advance(&mut self) -> Result<(), Violation> {
         let happening = self.cluster.advance()?;
-        assert_ne!(happening, Happening::Nothing, "there was an event");
-        self.carry();
-        // The trace has them; nobody here waits for them.
+        assert_ne!(happening, Advance::Idle, "the queue must not be empty");
+        self.route_messages();
+        // The trace has the answers.
         self.cluster.answers.clear();
         Ok(())
     }
 
-    fn carry(&mut self) {
+    /// Decides the fate of the messages sent by the last event.
+    fn route_messages(&mut self) {
         let now = self.cluster.now();
         for envelope in std::mem::take(&mut self.cluster.sent) {
             let (from, to) = (envelope.from, envelope.to);
             *self.sent.entry((from, to, envelope.message.name())).or_default() += 1;
             let fate = self.network.fate(now, from, to);
-            let catch = if fate == Fate::Cut { None } else { self.caught(&envelope) };
-            let arrow = match (fate, catch) {
+            let interception = if fate == Fate::Cut { None } else { self.intercept(&envelope) };
+            let arrow = match (fate, interception) {
                 (Fate::Cut, _) => "x->",
-                (Fate::Lost, _) | (_, Some(Catch::Drop)) => "~->",
-                (_, Some(Catch::Hold)) => "=->",
-                (_, Some(Catch::Copy)) => "+->",
+                (Fate::Lost, _) | (_, Some(Interception::Drop)) => "~->",
+                (_, Some(Interception::Hold)) => "=->",
+                (_, Some(Interception::Copy)) => "+->",
                 (Fate::Arrives { .. }, None) => "->",
             };
             let replica = self.cluster.machine(from).replica.as_ref();
             let term = replica.map_or(Term(0), |replica| replica.status().term);
             self.cluster.trace.sent(now, term, &envelope, arrow);
-            if matches!(catch, Some(Catch::Hold | Catch::Copy)) {
+            if matches!(interception, Some(Interception::Hold | Interception::Copy)) {
                 self.kept.push(envelope.clone());
             }
             if let Fate::Arrives { at, .. } = fate
-                && matches!(catch, None | Some(Catch::Copy))
+                && matches!(interception, None | Some(Interception::Copy))
             {
                 self.cluster.deliver(at, envelope);
             }
         }
     }
 
-    fn caught(&mut self, envelope: &Envelope) -> Option<Catch> {
-        let (catch, _, left) =
-            self.catches.iter_mut().find(|(_, which, left)| *left > 0 && which.means(envelope))?;
+    /// Returns the interception that applies to a message, and counts it.
+    fn intercept(&mut self, envelope: &Envelope) -> Option<Interception> {
+        let (interception, _, left) = self
+            .interceptions
+            .iter_mut()
+            .find(|(_, filter, left)| *left > 0 && filter.matches(envelope))?;
         *left -= 1;
-        Some(*catch)
+        Some(*interception)
     }
 
     fn show(&mut self) {
@@ -414,7 +433,7 @@ impl Runner {
     }
 }
 
-/// What a leader knows of its peers.
+/// Formats what a leader knows of its peers.
 fn peers_text(peers: &[PeerStatus]) -> String {
     let one = |peer: &PeerStatus| {
         let probing = if peer.probing { " probing" } else { "" };
@@ -426,7 +445,7 @@ fn peers_text(peers: &[PeerStatus]) -> String {
     format!(" match=[{}]", peers.iter().map(one).collect::<Vec<_>>().join(" "))
 }
 
-/// How far a replica has come that lost its disk.
+/// Formats the progress of a rejoining replica.
 fn rejoin_text(rejoining: Option<&RejoinStatus>) -> String {
     match rejoining {
         None => String::new(),
@@ -439,8 +458,8 @@ fn rejoin_text(rejoining: Option<&RejoinStatus>) -> String {
     }
 }
 
-impl Which {
-    fn means(&self, envelope: &Envelope) -> bool {
+impl MessageFilter {
+    fn matches(&self, envelope: &Envelope) -> bool {
         self.from.is_none_or(|from| from == envelope.from)
             && self.to.is_none_or(|to| to == envelope.to)
             && self.kind.as_ref().is_none_or(|kind| kind == envelope.message.name())
@@ -452,18 +471,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_put_goes_through() {
+    fn put_is_committed_and_answered() {
         let trace = run("cluster 3 leader=1\nput 1 a=1\nrun").unwrap();
         assert!(trace.contains(&"1 answers put a=1: done".to_owned()), "{trace:#?}");
     }
 
     #[test]
-    fn what_cannot_be_done_is_named() {
+    fn failing_statements_are_reported() {
         for (script, part) in [
-            ("put 1 a=1", "begins with its cluster"),
-            ("cluster 3 leader=1\ntimeout 2", "does it hear a leader?"),
-            ("cluster 3 leader=1\nrelease", "nothing like that"),
-            ("cluster 3\nagain 1", "nothing was asked"),
+            ("put 1 a=1", "begin with a cluster statement"),
+            ("cluster 3 leader=1\ntimeout 2", "does it receive a leader"),
+            ("cluster 3 leader=1\nrelease", "no matching message"),
+            ("cluster 3\nagain 1", "no request was sent"),
         ] {
             let error = run(script).unwrap_err().to_string();
             assert!(error.contains(part), "{script}: {error}");

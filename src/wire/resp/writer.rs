@@ -1,5 +1,5 @@
-//! Replies to bytes, in the version that the connection speaks. What only RESP3 has comes out in
-//! RESP2 as Redis writes it there: maps as flat arrays, truth as 1 and 0, doubles as strings.
+//! Encoding replies in the connection's protocol version. RESP3 types are written in RESP2 as Redis
+//! does: maps as flat arrays, booleans as 1 and 0, doubles as strings.
 
 use std::io::Write as _;
 
@@ -7,18 +7,18 @@ use bytes::{BufMut, BytesMut};
 
 use crate::kv::write_double;
 
-/// Which version of the protocol a connection speaks.
+/// The protocol version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Version {
-    /// RESP2, with which every connection begins.
+    /// RESP2, the version of a new connection.
     #[default]
     Two,
     /// RESP3, after `HELLO 3`.
     Three,
 }
 
-/// Writes replies behind what is in a buffer. Whoever begins an array, map or set of `n` writes
-/// its `n` items (`2 n` for a map) next; nothing checks that.
+/// Appends replies to a buffer. After the header of an array, map or set of `n` the caller has to
+/// write `n` items (`2 n` for a map); this is not checked.
 #[derive(Debug)]
 pub struct Writer<'a> {
     out: &'a mut BytesMut,
@@ -26,7 +26,7 @@ pub struct Writer<'a> {
 }
 
 impl Version {
-    /// Its number, as in `HELLO`.
+    /// The number, as in `HELLO`.
     pub fn number(self) -> i64 {
         match self {
             Version::Two => 2,
@@ -36,52 +36,52 @@ impl Version {
 }
 
 impl<'a> Writer<'a> {
-    /// Writes to `out` in `version`.
+    /// A writer that appends to `out` in `version`.
     pub fn new(out: &'a mut BytesMut, version: Version) -> Writer<'a> {
         Writer { out, version }
     }
 
-    /// In which version it writes.
+    /// The protocol version.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Writes in another version from here on.
+    /// Changes the protocol version of what is written from now on.
     pub fn set_version(&mut self, version: Version) {
         self.version = version;
     }
 
-    /// What it writes to, for bytes that are no reply; whoever adds some takes them off again.
+    /// The buffer, for use as scratch space: the caller has to remove what it appends.
     pub fn buffer(&mut self) -> &mut BytesMut {
         self.out
     }
 
-    /// `+text`; without line ends in it.
+    /// Writes `+text`, a simple string. `text` has no line ends.
     pub fn simple(&mut self, text: &str) {
         debug_assert!(!text.contains(['\r', '\n']), "{text:?} would end the reply");
         self.line(b'+', text.as_bytes());
     }
 
-    /// `+OK`.
+    /// Writes `+OK`.
     pub fn ok(&mut self) {
         self.out.put_slice(b"+OK\r\n");
     }
 
-    /// `-text`, which begins with the error's code, as in `ERR no such key`. What of a request is
-    /// quoted in it may hold line ends; they become blanks, as in Redis.
+    /// Writes `-text`, an error, which begins with a code as in `ERR no such key`. Line ends in a
+    /// quoted argument become spaces, as in Redis.
     pub fn error(&mut self, text: &[u8]) {
         self.out.put_u8(b'-');
-        let blank = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
-        self.out.extend(text.iter().map(blank));
+        let escape = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
+        self.out.extend(text.iter().map(escape));
         self.out.put_slice(b"\r\n");
     }
 
-    /// `:number`.
+    /// Writes `:number`, an integer.
     pub fn integer(&mut self, number: i64) {
         self.number(b':', number);
     }
 
-    /// A string of any bytes.
+    /// Writes a bulk string, which may have any bytes.
     pub fn bulk(&mut self, bytes: &[u8]) {
         self.out.reserve(bytes.len() + 16);
         self.count(b'$', bytes.len());
@@ -89,7 +89,7 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"\r\n");
     }
 
-    /// A string of any bytes, or null.
+    /// Writes a bulk string, or null for `None`.
     pub fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => self.bulk(bytes),
@@ -97,7 +97,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Null where a string could be.
+    /// Writes null in place of a string.
     pub fn null(&mut self) {
         self.out.put_slice(match self.version {
             Version::Two => b"$-1\r\n",
@@ -105,7 +105,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Null where an array could be.
+    /// Writes null in place of an array.
     pub fn null_array(&mut self) {
         self.out.put_slice(match self.version {
             Version::Two => b"*-1\r\n",
@@ -113,12 +113,12 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Begins an array of so many items.
+    /// Writes the header of an array of `count` items.
     pub fn array(&mut self, count: usize) {
         self.count(b'*', count);
     }
 
-    /// Begins a map of so many pairs.
+    /// Writes the header of a map of `count` keys and values.
     pub fn map(&mut self, count: usize) {
         match self.version {
             Version::Two => self.count(b'*', 2 * count),
@@ -126,25 +126,25 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Begins a set of so many items.
+    /// Writes the header of a set of `count` items.
     pub fn set(&mut self, count: usize) {
         self.count(if self.version == Version::Two { b'*' } else { b'~' }, count);
     }
 
-    /// Begins a message that nobody asked for, between replies, of so many items.
+    /// Writes the header of a push message of `count` items: one that is not a reply.
     pub fn push(&mut self, count: usize) {
         self.count(if self.version == Version::Two { b'*' } else { b'>' }, count);
     }
 
-    /// True or false.
-    pub fn boolean(&mut self, truth: bool) {
+    /// Writes a boolean.
+    pub fn boolean(&mut self, value: bool) {
         match self.version {
-            Version::Two => self.integer(truth.into()),
-            Version::Three => self.line(b'#', if truth { b"t" } else { b"f" }),
+            Version::Two => self.integer(value.into()),
+            Version::Three => self.line(b'#', if value { b"t" } else { b"f" }),
         }
     }
 
-    /// A number with a fraction, in as many digits as Redis 7.0 writes.
+    /// Writes a floating-point number with as many digits as Redis 7.0.
     pub fn double(&mut self, number: f64) {
         let text = write_double(number);
         match self.version {
@@ -153,7 +153,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A whole number of any length, in digits.
+    /// Writes an integer of any length, given in digits.
     pub fn big_number(&mut self, digits: &str) {
         match self.version {
             Version::Two => self.bulk(digits.as_bytes()),
@@ -161,7 +161,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Plain text for people, as `INFO` gives it.
+    /// Writes text for people, such as `INFO`.
     pub fn verbatim(&mut self, text: &str) {
         match self.version {
             Version::Two => self.bulk(text.as_bytes()),
@@ -187,10 +187,10 @@ impl<'a> Writer<'a> {
     }
 
     fn number(&mut self, kind: u8, number: i64) {
-        // Room for the longest number, so that no part of it is appended by itself.
+        // Formatted on the stack, so that the buffer is extended once and not for every part.
         let mut line = [0; 24];
         let mut rest = &mut line[..];
-        write!(rest, "{}{number}\r\n", char::from(kind)).expect("it has 21 characters at most");
+        write!(rest, "{}{number}\r\n", char::from(kind)).expect("an i64 has at most 20 characters");
         let unused = rest.len();
         let length = line.len() - unused;
         self.out.put_slice(&line[..length]);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_in_both_versions() {
+    fn every_type_is_written_in_both_versions() {
         check(|writer| writer.simple("PONG"), "+PONG\r\n", "+PONG\r\n");
         check(|writer| writer.error(b"ERR a\r\nb"), "-ERR a  b\r\n", "-ERR a  b\r\n");
         check(

@@ -1,23 +1,23 @@
-//! Commands that make one sorted set of several. A plain set counts as one whose scores are all 1.
+//! Commands that combine several sorted sets. The scores of a plain set are all 1.
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use indexmap::IndexMap;
 
-use super::{put, told};
+use super::{members_reply, put};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::registry::Answer;
+use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
-use crate::kv::state_machine::StateMachine;
+use crate::kv::values::collection::Collection;
 use crate::kv::values::double::parse_double;
 use crate::kv::values::number::parse_integer;
-use crate::kv::values::object::Object;
-use crate::kv::values::order::Scored;
+use crate::kv::values::score_tree::Scored;
 use crate::kv::values::set::Set;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// What several sets are made into.
+/// A set operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Join {
     Union,
@@ -25,15 +25,15 @@ enum Join {
     Diff,
 }
 
-/// What a command does with it.
+/// What is done with the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Tell,
-    StateMachine,
+    Keyspace,
     Count,
 }
 
-/// How the scores of one member become one.
+/// How the scores of one member are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Aggregate {
     Sum,
@@ -41,7 +41,7 @@ enum Aggregate {
     Max,
 }
 
-/// One of the sets.
+/// An input: a set, a sorted set, or a key that does not exist.
 #[derive(Debug, Clone, Copy)]
 enum Source<'s> {
     Sorted(&'s SortedSet),
@@ -55,17 +55,17 @@ struct Input<'s> {
     weight: f64,
 }
 
-/// What a command asks for.
+/// The parsed arguments.
 #[derive(Debug)]
-struct Asked<'s> {
+struct Query<'s> {
     inputs: Vec<Input<'s>>,
     aggregate: Aggregate,
     with_scores: bool,
-    /// How many are counted at most; 0 for all.
+    /// Limit of `ZINTERCARD`; 0 for none.
     limit: usize,
 }
 
-/// No number is 0, as where something infinite is taken no time at all.
+/// Replaces NaN with 0, as Redis does for the sum of infinities of opposite signs.
 fn number_or_0(score: f64) -> f64 {
     if score.is_nan() { 0.0 } else { score }
 }
@@ -74,7 +74,7 @@ impl Aggregate {
     fn of(self, one: f64, other: f64) -> f64 {
         match self {
             Aggregate::Sum => number_or_0(one + other),
-            // Not `min`: what is "not a number" is left out, and of -0 and 0 the first stays.
+            // Not `f64::min`, which does not say which of -0 and 0 it returns: the first one stays.
             Aggregate::Min => {
                 if other < one {
                     other
@@ -94,11 +94,11 @@ impl Aggregate {
 }
 
 impl<'s> Source<'s> {
-    fn at(store: &'s StateMachine, key: &[u8]) -> Result<Source<'s>, Refusal> {
-        match store.pair(key).map(KeyEntry::object) {
+    fn at(keyspace: &'s Keyspace, key: &[u8]) -> Result<Source<'s>, Refusal> {
+        match keyspace.entry(key).map(KeyEntry::collection) {
             None => Ok(Source::Nothing),
-            Some(Some(Object::SortedSet(set))) => Ok(Source::Sorted(set)),
-            Some(Some(Object::Set(set))) => Ok(Source::Plain(set)),
+            Some(Some(Collection::SortedSet(set))) => Ok(Source::Sorted(set)),
+            Some(Some(Collection::Set(set))) => Ok(Source::Plain(set)),
             Some(_) => Err(Refusal::WrongType),
         }
     }
@@ -130,17 +130,17 @@ impl<'s> Source<'s> {
     }
 }
 
-impl<'s> Asked<'s> {
-    /// From the words from `numkeys` on. What is wrong is found in Redis's order: the keys are
-    /// looked at before the options.
+impl<'s> Query<'s> {
+    /// Parses the arguments from `numkeys` on. Errors are found in Redis's order: keys are checked
+    /// before options.
     fn read(
-        store: &'s StateMachine,
-        words: &[&[u8]],
+        keyspace: &'s Keyspace,
+        args: &[&[u8]],
         join: Join,
         purpose: Purpose,
         name: &str,
-    ) -> Result<Asked<'s>, Outcome> {
-        let [count, behind @ ..] = words else { return Err(Refusal::Syntax.into()) };
+    ) -> Result<Query<'s>, Outcome> {
+        let [count, behind @ ..] = args else { return Err(Refusal::Syntax.into()) };
         let count = parse_integer(count).ok_or(Refusal::NotAnInteger)?;
         if count < 1 {
             let text = format!("ERR at least 1 input key is needed for '{name}' command");
@@ -150,7 +150,7 @@ impl<'s> Asked<'s> {
         let (keys, mut rest) = behind.split_at_checked(count).ok_or(Refusal::Syntax)?;
         let mut inputs = Vec::with_capacity(keys.len());
         for key in keys {
-            inputs.push(Input { source: Source::at(store, key)?, weight: 1.0 });
+            inputs.push(Input { source: Source::at(keyspace, key)?, weight: 1.0 });
         }
         let (mut aggregate, mut with_scores, mut limit) = (Aggregate::Sum, false, 0);
         let weighs = join != Join::Diff && purpose != Purpose::Count;
@@ -188,10 +188,10 @@ impl<'s> Asked<'s> {
                 return Err(Refusal::Syntax.into());
             }
         }
-        Ok(Asked { inputs, aggregate, with_scores, limit })
+        Ok(Query { inputs, aggregate, with_scores, limit })
     }
 
-    /// What the sets make; each member once.
+    /// The result of the set operation, each member once.
     fn join(mut self, join: Join) -> Vec<Scored> {
         match join {
             Join::Union => self.union(),
@@ -200,7 +200,7 @@ impl<'s> Asked<'s> {
         }
     }
 
-    /// The smallest first. Sums of fractions depend on it, so it is done as Redis does it.
+    /// Sorts the smallest first. Sums of fractions depend on the order, so it must be Redis's.
     fn sort(&mut self) {
         self.inputs.sort_by_key(|input| input.source.len());
     }
@@ -223,7 +223,7 @@ impl<'s> Asked<'s> {
 
     fn inter(&mut self) -> impl Iterator<Item = Scored> {
         self.sort();
-        let (first, others) = self.inputs.split_first().expect("there is at least one");
+        let (first, others) = self.inputs.split_first().expect("at least one key was checked");
         let aggregate = self.aggregate;
         first.source.iter().filter_map(move |(member, score)| {
             let mut sum = number_or_0(first.weight * score);
@@ -235,7 +235,7 @@ impl<'s> Asked<'s> {
     }
 
     fn diff(&self) -> impl Iterator<Item = Scored> {
-        let (first, others) = self.inputs.split_first().expect("there is at least one");
+        let (first, others) = self.inputs.split_first().expect("at least one key was checked");
         let is_elsewhere =
             |member: &Bytes| others.iter().any(|other| other.source.score(member).is_some());
         let left = first.source.iter().filter(move |(member, _)| !is_elsewhere(member));
@@ -243,65 +243,65 @@ impl<'s> Asked<'s> {
     }
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "as all verbs")]
-fn tell(store: &StateMachine, words: &Args<'_>, join: Join, name: &str) -> Answer {
-    let asked = match Asked::read(store, words.rest(0), join, Purpose::Tell, name) {
-        Ok(asked) => asked,
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn reply(keyspace: &Keyspace, args: &Args<'_>, join: Join, name: &str) -> Answer {
+    let query = match Query::read(keyspace, args.rest(0), join, Purpose::Tell, name) {
+        Ok(query) => query,
         Err(outcome) => return Ok(outcome),
     };
-    let with_scores = asked.with_scores;
-    let mut members = asked.join(join);
+    let with_scores = query.with_scores;
+    let mut members = query.join(join);
     members.sort_unstable_by(|one, other| one.compare(other.score, &other.member));
-    Ok(told(members.iter(), with_scores))
+    Ok(members_reply(members.iter(), with_scores))
 }
 
-fn join_into(store: &mut StateMachine, words: &Args<'_>, join: Join, name: &'static str) -> Answer {
-    let to = words.get(0)?;
-    let set = match Asked::read(store, words.rest(1), join, Purpose::StateMachine, name) {
-        Ok(asked) => SortedSet::of(asked.join(join)),
+fn join_into(keyspace: &mut Keyspace, args: &Args<'_>, join: Join, name: &'static str) -> Answer {
+    let to = args.get(0)?;
+    let set = match Query::read(keyspace, args.rest(1), join, Purpose::Keyspace, name) {
+        Ok(query) => SortedSet::from_members(query.join(join)),
         Err(outcome) => return Ok(outcome),
     };
-    Ok(put(store, to, set, name))
+    Ok(put(keyspace, to, set, name))
 }
 
 /// `ZUNION numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX] [WITHSCORES]`
-pub(in crate::kv) fn zunion(store: &StateMachine, words: &Args<'_>) -> Answer {
-    tell(store, words, Join::Union, "zunion")
+pub(in crate::kv) fn zunion(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Join::Union, "zunion")
 }
 
 /// `ZINTER numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX] [WITHSCORES]`
-pub(in crate::kv) fn zinter(store: &StateMachine, words: &Args<'_>) -> Answer {
-    tell(store, words, Join::Inter, "zinter")
+pub(in crate::kv) fn zinter(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Join::Inter, "zinter")
 }
 
 /// `ZDIFF numkeys key [key ...] [WITHSCORES]`
-pub(in crate::kv) fn zdiff(store: &StateMachine, words: &Args<'_>) -> Answer {
-    tell(store, words, Join::Diff, "zdiff")
+pub(in crate::kv) fn zdiff(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Join::Diff, "zdiff")
 }
 
 /// `ZUNIONSTORE destination numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX]`
-pub(in crate::kv) fn zunionstore(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    join_into(store, words, Join::Union, "zunionstore")
+pub(in crate::kv) fn zunionstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    join_into(keyspace, args, Join::Union, "zunionstore")
 }
 
 /// `ZINTERSTORE destination numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX]`
-pub(in crate::kv) fn zinterstore(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    join_into(store, words, Join::Inter, "zinterstore")
+pub(in crate::kv) fn zinterstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    join_into(keyspace, args, Join::Inter, "zinterstore")
 }
 
 /// `ZDIFFSTORE destination numkeys key [key ...]`
-pub(in crate::kv) fn zdiffstore(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    join_into(store, words, Join::Diff, "zdiffstore")
+pub(in crate::kv) fn zdiffstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    join_into(keyspace, args, Join::Diff, "zdiffstore")
 }
 
 /// `ZINTERCARD numkeys key [key ...] [LIMIT limit]`
-#[allow(clippy::unnecessary_wraps, reason = "as all verbs")]
-pub(in crate::kv) fn zintercard(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let asked = Asked::read(store, words.rest(0), Join::Inter, Purpose::Count, "zintercard");
-    match asked {
-        Ok(mut asked) => {
-            let most = if asked.limit == 0 { usize::MAX } else { asked.limit };
-            Ok(Outcome::count(asked.inter().take(most).count()))
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+pub(in crate::kv) fn zintercard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let query = Query::read(keyspace, args.rest(0), Join::Inter, Purpose::Count, "zintercard");
+    match query {
+        Ok(mut query) => {
+            let most = if query.limit == 0 { usize::MAX } else { query.limit };
+            Ok(Outcome::count(query.inter().take(most).count()))
         }
         Err(outcome) => Ok(outcome),
     }
@@ -321,14 +321,14 @@ mod tests {
     }
 
     #[test]
-    fn several_sets_become_one() {
+    fn unions_intersections_and_differences_combine_scores() {
         let mut feeder = Feeder::new();
         feeder.call("zadd", &["x", "1", "a", "2", "b", "inf", "c"]);
         feeder.call("zadd", &["y", "10", "b", "-inf", "c", "5", "d", "0", "e"]);
         feeder.call("sadd", &["s", "b", "e"]);
         let mut ask = |request: &str| {
-            let (verb, words) = request.split_once(' ').unwrap();
-            feeder.call(verb, &words.split(' ').collect::<Vec<_>>())
+            let (command, args) = request.split_once(' ').unwrap();
+            feeder.call(command, &args.split(' ').collect::<Vec<_>>())
         };
         assert_eq!(
             ask("zunion 3 x y s WITHSCORES"),

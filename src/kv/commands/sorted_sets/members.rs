@@ -1,43 +1,43 @@
-//! Commands on single members of a sorted set, and those that take or tell some of them.
+//! Commands on single members of a sorted set, and those that pop, sample or scan members.
 
-use super::{text, text_and_score, told};
+use super::{members_reply, text, text_and_score};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Double, Outcome, Refusal};
 use crate::kv::commands::registry::Answer;
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::commands::sets::{places, scanned};
-use crate::kv::state_machine::StateMachine;
+use crate::kv::keyspace::Keyspace;
 use crate::kv::values::double::{parse_double, write_double};
 use crate::kv::values::number::parse_integer;
-use crate::kv::values::order::Scored;
+use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::{Change, SortedSet};
 
 /// `ZADD key [NX | XX] [GT | LT] [CH] [INCR] score member [score member ...]`
-pub(in crate::kv) fn zadd(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    add(store, words, false)
+pub(in crate::kv) fn zadd(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    add(keyspace, args, false)
 }
 
-/// `ZINCRBY key amount member`, which is `ZADD` with `INCR`; so what looks like another option of
-/// that is taken for one.
-pub(in crate::kv) fn zincrby(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    add(store, words, true)
+/// `ZINCRBY key increment member`: `ZADD` with `INCR`, so an argument that looks like another
+/// option of `ZADD` is parsed as one.
+pub(in crate::kv) fn zincrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    add(keyspace, args, true)
 }
 
-/// The options of `ZADD`.
-#[allow(clippy::struct_excessive_bools, reason = "they are so many words, each there or not")]
+/// Options of `ZADD`.
+#[allow(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
 #[derive(Debug, Clone, Copy, Default)]
 struct Rules {
     if_absent: bool,
     if_present: bool,
     if_greater: bool,
     if_less: bool,
-    /// Tells also how many were moved.
+    /// `CH`: the reply also counts members whose score changed.
     counts_moved: bool,
     adds_up: bool,
 }
 
 impl Rules {
-    /// Takes in a word; whether it is an option.
+    /// Parses an argument; false if it is not an option.
     fn take(&mut self, word: &[u8]) -> bool {
         let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
         let option = if is("NX") {
@@ -59,10 +59,10 @@ impl Rules {
         true
     }
 
-    /// What becomes of a score; `None` if it stays.
+    /// The new score; `None` if it stays.
     ///
     /// # Errors
-    /// If the sum is no number.
+    /// If the sum is NaN.
     fn new_score(self, old: Option<f64>, score: f64) -> Result<Option<f64>, Refusal> {
         let Some(old) = old else { return Ok(Some(score).filter(|_| !self.if_present)) };
         if self.if_absent {
@@ -77,14 +77,14 @@ impl Rules {
     }
 }
 
-fn add(store: &mut StateMachine, words: &Args<'_>, adds_up: bool) -> Answer {
-    let key = words.get(0)?;
+fn add(keyspace: &mut Keyspace, args: &Args<'_>, adds_up: bool) -> Answer {
+    let key = args.get(0)?;
     let mut rules = Rules { adds_up, ..Rules::default() };
     let mut at = 1;
-    while words.rest(at).first().is_some_and(|word| rules.take(word)) {
+    while args.rest(at).first().is_some_and(|word| rules.take(word)) {
         at += 1;
     }
-    let (pairs, left_over) = words.rest(at).as_chunks::<2>();
+    let (pairs, left_over) = args.rest(at).as_chunks::<2>();
     if pairs.is_empty() || !left_over.is_empty() {
         return Err(Refusal::Syntax);
     }
@@ -100,9 +100,9 @@ fn add(store: &mut StateMachine, words: &Args<'_>, adds_up: bool) -> Answer {
     }
     let scores: Option<Vec<f64>> = pairs.iter().map(|[score, _]| parse_double(score)).collect();
     let scores = scores.ok_or(Refusal::NotAFloat)?;
-    let set = store.content::<SortedSet>(key)?;
+    let set = keyspace.collection::<SortedSet>(key)?;
     let is_there = set.is_some();
-    // The only sum there may be is tried first: a refusal must change nothing.
+    // `INCR` is tried first: a refused command must not change anything.
     let tried = match (rules.adds_up, pairs) {
         (true, [[_, member]]) => {
             rules.new_score(set.and_then(|set| set.score(member)), scores[0])?
@@ -111,7 +111,7 @@ fn add(store: &mut StateMachine, words: &Args<'_>, adds_up: bool) -> Answer {
     };
     let (mut added, mut moved) = (0, 0);
     if is_there || !rules.if_present {
-        store.change(key, |set: &mut SortedSet| {
+        keyspace.update(key, |set: &mut SortedSet| {
             for ([_, member], given) in pairs.iter().zip(scores) {
                 let Ok(Some(new)) = rules.new_score(set.score(member), given) else { continue };
                 match set.set(member, new) {
@@ -124,7 +124,7 @@ fn add(store: &mut StateMachine, words: &Args<'_>, adds_up: bool) -> Answer {
         })?;
     }
     if added + moved > 0 {
-        store.note(if rules.adds_up { "zincr" } else { "zadd" }, key);
+        keyspace.notify(if rules.adds_up { "zincr" } else { "zadd" }, key);
     }
     Ok(if rules.adds_up {
         tried.map_or(Outcome::Value(None), |score| Outcome::Double(Double(score)))
@@ -134,23 +134,23 @@ fn add(store: &mut StateMachine, words: &Args<'_>, adds_up: bool) -> Answer {
 }
 
 /// `ZREM key member [member ...]`
-pub(in crate::kv) fn zrem(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let key = words.get(0)?;
-    let removed = store.change_there(key, |set: &mut SortedSet| {
-        let removed = words.rest(1).iter().filter(|member| set.remove(member)).count();
+pub(in crate::kv) fn zrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let removed = keyspace.update_existing(key, |set: &mut SortedSet| {
+        let removed = args.rest(1).iter().filter(|member| set.remove(member)).count();
         (removed, removed > 0)
     })?;
     let removed = removed.unwrap_or(0);
     if removed > 0 {
-        store.note("zrem", key);
-        store.note_if_gone(key);
+        keyspace.notify("zrem", key);
+        keyspace.notify_if_removed(key);
     }
     Ok(Outcome::count(removed))
 }
 
 /// `ZCARD key`
-pub(in crate::kv) fn zcard(store: &StateMachine, words: &Args<'_>) -> Answer {
-    Ok(Outcome::count(store.content::<SortedSet>(words.get(0)?)?.map_or(0, SortedSet::len)))
+pub(in crate::kv) fn zcard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(keyspace.collection::<SortedSet>(args.get(0)?)?.map_or(0, SortedSet::len)))
 }
 
 fn score_or_nothing(score: Option<f64>) -> Outcome {
@@ -158,49 +158,49 @@ fn score_or_nothing(score: Option<f64>) -> Outcome {
 }
 
 /// `ZSCORE key member`
-pub(in crate::kv) fn zscore(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let set = store.content::<SortedSet>(words.get(0)?)?;
-    let member = words.get(1)?;
+pub(in crate::kv) fn zscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
+    let member = args.get(1)?;
     Ok(score_or_nothing(set.and_then(|set| set.score(member))))
 }
 
 /// `ZMSCORE key member [member ...]`
-pub(in crate::kv) fn zmscore(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let set = store.content::<SortedSet>(words.get(0)?)?;
+pub(in crate::kv) fn zmscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let tell = |member: &&[u8]| score_or_nothing(set.and_then(|set| set.score(member)));
-    Ok(Outcome::List(words.rest(1).iter().map(tell).collect()))
+    Ok(Outcome::List(args.rest(1).iter().map(tell).collect()))
 }
 
 /// `ZRANK key member`
-pub(in crate::kv) fn zrank(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let set = store.content::<SortedSet>(words.get(0)?)?;
-    let member = words.get(1)?;
-    Ok(set.and_then(|set| set.place(member)).map_or(Outcome::Value(None), Outcome::count))
+pub(in crate::kv) fn zrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
+    let member = args.get(1)?;
+    Ok(set.and_then(|set| set.rank(member)).map_or(Outcome::Value(None), Outcome::count))
 }
 
 /// `ZREVRANK key member`
-pub(in crate::kv) fn zrevrank(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let set = store.content::<SortedSet>(words.get(0)?)?;
-    let member = words.get(1)?;
-    let place = set.and_then(|set| Some(set.len() - 1 - set.place(member)?));
+pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
+    let member = args.get(1)?;
+    let place = set.and_then(|set| Some(set.len() - 1 - set.rank(member)?));
     Ok(place.map_or(Outcome::Value(None), Outcome::count))
 }
 
-/// At which end members are taken.
+/// The end that members are popped from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Min,
     Max,
 }
 
-/// Takes so many members at one end, if there are so many.
+/// Pops up to `count` members from an end.
 fn pop(
-    store: &mut StateMachine,
+    keyspace: &mut Keyspace,
     key: &[u8],
     end: End,
     count: usize,
 ) -> Result<Vec<Scored>, Refusal> {
-    let taken = store.change_there(key, |set: &mut SortedSet| {
+    let taken = keyspace.update_existing(key, |set: &mut SortedSet| {
         let length = set.len();
         let count = count.min(length);
         let taken = match end {
@@ -215,33 +215,33 @@ fn pop(
     })?;
     let taken = taken.unwrap_or_default();
     if !taken.is_empty() {
-        store.note(if end == End::Min { "zpopmin" } else { "zpopmax" }, key);
-        store.note_if_gone(key);
+        keyspace.notify(if end == End::Min { "zpopmin" } else { "zpopmax" }, key);
+        keyspace.notify_if_removed(key);
     }
     Ok(taken)
 }
 
 /// `ZPOPMIN key [count]`
-pub(in crate::kv) fn zpopmin(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    pop_some(store, words, End::Min)
+pub(in crate::kv) fn zpopmin(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    pop_some(keyspace, args, End::Min)
 }
 
 /// `ZPOPMAX key [count]`
-pub(in crate::kv) fn zpopmax(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    pop_some(store, words, End::Max)
+pub(in crate::kv) fn zpopmax(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    pop_some(keyspace, args, End::Max)
 }
 
-fn pop_some(store: &mut StateMachine, words: &Args<'_>, end: End) -> Answer {
-    let key = words.get(0)?;
-    match words.rest(1) {
+fn pop_some(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
+    let key = args.get(0)?;
+    match args.rest(1) {
         [] => {
-            let taken = pop(store, key, end, 1)?;
+            let taken = pop(keyspace, key, end, 1)?;
             let flat = taken.iter().map(text_and_score);
             Ok(Outcome::List(flat.flat_map(|(member, score)| [member, score]).collect()))
         }
         [count] => {
             let count = parse_integer(count).and_then(|count| usize::try_from(count).ok());
-            let taken = pop(store, key, end, count.ok_or(Refusal::NotPositive)?)?;
+            let taken = pop(keyspace, key, end, count.ok_or(Refusal::NotPositive)?)?;
             Ok(Outcome::Pairs(taken.iter().map(text_and_score).collect()))
         }
         _ => Err(Refusal::Syntax),
@@ -249,13 +249,13 @@ fn pop_some(store: &mut StateMachine, words: &Args<'_>, end: End) -> Answer {
 }
 
 /// `ZMPOP numkeys key [key ...] <MIN | MAX> [COUNT count]`
-pub(in crate::kv) fn zmpop(store: &mut StateMachine, words: &Args<'_>) -> Answer {
+pub(in crate::kv) fn zmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let above_0 = |word: &[u8]| {
         let number = parse_integer(word).and_then(|number| usize::try_from(number).ok());
         number.filter(|number| *number > 0)
     };
-    let number = above_0(words.get(0)?).ok_or(Refusal::NoKeys)?;
-    let behind = words.rest(1);
+    let number = above_0(args.get(0)?).ok_or(Refusal::NoKeys)?;
+    let behind = args.rest(1);
     let (keys, options) = behind.split_at_checked(number).ok_or(Refusal::Syntax)?;
     let [end, options @ ..] = options else { return Err(Refusal::Syntax) };
     let end = if end.eq_ignore_ascii_case(b"MIN") {
@@ -277,7 +277,7 @@ pub(in crate::kv) fn zmpop(store: &mut StateMachine, words: &Args<'_>) -> Answer
         _ => return Err(Refusal::Syntax),
     };
     for key in keys {
-        let taken = pop(store, key, end, count)?;
+        let taken = pop(keyspace, key, end, count)?;
         if taken.is_empty() {
             continue;
         }
@@ -291,20 +291,20 @@ pub(in crate::kv) fn zmpop(store: &mut StateMachine, words: &Args<'_>) -> Answer
     Ok(Outcome::NoList)
 }
 
-/// `ZRANDMEMBER key [count [WITHSCORES]]`: as many different members as there are and `count` says;
-/// if that is negative, so many, and a member may come again.
-pub(in crate::kv) fn zrandmember(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let set = |key| store.content::<SortedSet>(key);
-    let Some(count) = words.rest(1).first() else {
-        let set = set(words.get(0)?)?;
-        let some = set.and_then(|set| set.order.get(words.below(0, set.len())));
+/// `ZRANDMEMBER key [count [WITHSCORES]]`: up to `count` different members; if `count` is negative,
+/// exactly `-count` members with possible repetitions.
+pub(in crate::kv) fn zrandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let set = |key| keyspace.collection::<SortedSet>(key);
+    let Some(count) = args.rest(1).first() else {
+        let set = set(args.get(0)?)?;
+        let some = set.and_then(|set| set.by_rank().get(args.below(0, set.len())));
         return Ok(some.map_or(Outcome::Value(None), text));
     };
     let count = parse_integer(count).ok_or(Refusal::NotAnInteger)?;
     if count == i64::MIN {
         return Err(Refusal::NotAbsolute);
     }
-    let with_scores = match words.rest(2) {
+    let with_scores = match args.rest(2) {
         [] => false,
         [word] if word.eq_ignore_ascii_case(b"WITHSCORES") => true,
         _ => return Err(Refusal::Syntax),
@@ -312,35 +312,35 @@ pub(in crate::kv) fn zrandmember(store: &StateMachine, words: &Args<'_>) -> Answ
     if with_scores && count.unsigned_abs() > i64::MAX.unsigned_abs() / 2 {
         return Err(Refusal::OutOfRange);
     }
-    let Some(set) = set(words.get(0)?)? else { return Ok(Outcome::List(Vec::new())) };
-    let places = places(words, count, set.len())?;
-    Ok(told(places.iter().filter_map(|place| set.order.get(*place)), with_scores))
+    let Some(set) = set(args.get(0)?)? else { return Ok(Outcome::List(Vec::new())) };
+    let places = places(args, count, set.len())?;
+    Ok(members_reply(places.iter().filter_map(|place| set.by_rank().get(*place)), with_scores))
 }
 
-/// `ZSCAN key cursor [MATCH pattern] [COUNT count]`: in the table's order, as `SSCAN` does it.
-pub(in crate::kv) fn zscan(store: &StateMachine, words: &Args<'_>) -> Answer {
-    let cursor = match scan::cursor(words.get(1)?) {
+/// `ZSCAN key cursor [MATCH pattern] [COUNT count]`: in insertion order, like `SSCAN`.
+pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
         Err(error) => return Ok(error),
     };
-    let Some(set) = store.content::<SortedSet>(words.get(0)?)? else {
+    let Some(set) = keyspace.collection::<SortedSet>(args.get(0)?)? else {
         return Ok(scan::reply(0, Vec::new()));
     };
-    let options = Options::read(words, 2)?;
+    let options = Options::read(args, 2)?;
     if set.len() <= crate::kv::values::set::SCANNED_AT_ONCE_MAX {
-        // In order and, if no member is long, with whole numbers in full, as Redis does it.
+        // Redis scans small sets in order of scores, and prints integers in full if no member is
+        // long.
         let write = if set.is_packed() { write_whole } else { write_double };
-        let all = set.order.range(0..set.len()).map(|scored| (&scored.member, &scored.score));
+        let all = set.by_rank().range(0..set.len()).map(|scored| (&scored.member, scored.score));
         return Ok(scan_reply(0, all, &options, write));
     }
     let (from, to) = scanned(cursor, options.count, set.len());
-    let part = set.scores.get_range(from..to).expect("it is within the members");
-    Ok(scan_reply(from as u64, part.iter(), &options, write_double))
+    Ok(scan_reply(from as u64, set.range(from..to), &options, write_double))
 }
 
-/// A score in all its digits if it is a whole number that is not too large.
+/// Prints a score, an integer with all its digits if it is small enough.
 fn write_whole(score: f64) -> String {
-    #[allow(clippy::cast_possible_truncation, reason = "it is in range")]
+    #[allow(clippy::cast_possible_truncation, reason = "the range was checked")]
     if score.fract() == 0.0 && score.abs() <= (i64::MAX / 2) as f64 {
         return (score as i64).to_string();
     }
@@ -349,13 +349,12 @@ fn write_whole(score: f64) -> String {
 
 fn scan_reply<'s>(
     cursor: u64,
-    part: impl Iterator<Item = (&'s bytes::Bytes, &'s f64)>,
+    part: impl Iterator<Item = (&'s bytes::Bytes, f64)>,
     options: &Options<'_>,
     write: fn(f64) -> String,
 ) -> Outcome {
     let fitting = part.filter(|(member, _)| options.fits(member));
-    let texts =
-        fitting.flat_map(|(member, score)| [member.clone(), write(*score).into()].map(Some));
+    let texts = fitting.flat_map(|(member, score)| [member.clone(), write(score).into()].map(Some));
     scan::reply(cursor, texts.collect())
 }
 
@@ -369,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_set_under_conditions() {
+    fn zadd_options_decide_which_scores_are_set() {
         let mut feeder = Feeder::new();
         let nothing = Outcome::Value(None);
         assert_eq!(feeder.call("zadd", &["z", "XX", "1", "a"]), Outcome::Integer(0));
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_told_from_both_ends_and_members_taken_there() {
+    fn ranks_and_pops_work_from_both_ends() {
         let mut feeder = Feeder::new();
         feeder.call("zadd", &["z", "2", "c", "1", "b", "1", "a", "-inf", "d"]);
         assert_eq!(feeder.call("zrank", &["z", "b"]), Outcome::Integer(2));

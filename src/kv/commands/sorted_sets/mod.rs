@@ -1,5 +1,4 @@
-//! Sorted sets: members with scores, in the order of these. Here is what they are; the commands
-//! are in files of their own.
+//! Commands on sorted sets.
 
 mod combine;
 mod members;
@@ -8,56 +7,57 @@ mod ranges;
 use std::sync::Arc;
 
 use crate::kv::commands::outcome::{Double, Outcome};
-use crate::kv::commands::registry::{Row, Run};
-use crate::kv::state_machine::StateMachine;
-use crate::kv::values::object::Content as _;
-use crate::kv::values::order::Scored;
+use crate::kv::commands::registry::{NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::collection::CollectionType as _;
+use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-pub(in crate::kv) const COMMANDS: Row = &[
-    ("zadd", Run::Write(members::zadd)),
-    ("zincrby", Run::Write(members::zincrby)),
-    ("zrem", Run::Write(members::zrem)),
-    ("zcard", Run::Read(members::zcard)),
-    ("zscore", Run::Read(members::zscore)),
-    ("zmscore", Run::Read(members::zmscore)),
-    ("zrank", Run::Read(members::zrank)),
-    ("zrevrank", Run::Read(members::zrevrank)),
-    ("zpopmin", Run::Write(members::zpopmin)),
-    ("zpopmax", Run::Write(members::zpopmax)),
-    ("zmpop", Run::Write(members::zmpop)),
-    ("zrandmember", Run::Read(members::zrandmember)),
-    ("zscan", Run::Read(members::zscan)),
-    ("zcount", Run::Read(ranges::zcount)),
-    ("zlexcount", Run::Read(ranges::zlexcount)),
-    ("zrange", Run::Read(ranges::zrange)),
-    ("zrangestore", Run::Write(ranges::zrangestore)),
-    ("zrangebyscore", Run::Read(ranges::zrangebyscore)),
-    ("zrevrangebyscore", Run::Read(ranges::zrevrangebyscore)),
-    ("zrangebylex", Run::Read(ranges::zrangebylex)),
-    ("zrevrangebylex", Run::Read(ranges::zrevrangebylex)),
-    ("zrevrange", Run::Read(ranges::zrevrange)),
-    ("zremrangebyrank", Run::Write(ranges::zremrangebyrank)),
-    ("zremrangebyscore", Run::Write(ranges::zremrangebyscore)),
-    ("zremrangebylex", Run::Write(ranges::zremrangebylex)),
-    ("zunion", Run::Read(combine::zunion)),
-    ("zinter", Run::Read(combine::zinter)),
-    ("zdiff", Run::Read(combine::zdiff)),
-    ("zunionstore", Run::Write(combine::zunionstore)),
-    ("zinterstore", Run::Write(combine::zinterstore)),
-    ("zdiffstore", Run::Write(combine::zdiffstore)),
-    ("zintercard", Run::Read(combine::zintercard)),
+/// New rows go to the end, with the next number.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(224, "zadd", ONE_KEY, members::zadd),
+    write(225, "zincrby", ONE_KEY, members::zincrby),
+    write(226, "zrem", ONE_KEY, members::zrem),
+    read(227, "zcard", ONE_KEY, members::zcard),
+    read(228, "zscore", ONE_KEY, members::zscore),
+    read(229, "zmscore", ONE_KEY, members::zmscore),
+    read(230, "zrank", ONE_KEY, members::zrank),
+    read(231, "zrevrank", ONE_KEY, members::zrevrank),
+    write(232, "zpopmin", ONE_KEY, members::zpopmin),
+    write(233, "zpopmax", ONE_KEY, members::zpopmax),
+    write(234, "zmpop", NO_KEYS.and_counted_at(0), members::zmpop),
+    read(235, "zrandmember", ONE_KEY, members::zrandmember),
+    read(236, "zscan", ONE_KEY, members::zscan),
+    read(237, "zcount", ONE_KEY, ranges::zcount),
+    read(238, "zlexcount", ONE_KEY, ranges::zlexcount),
+    read(239, "zrange", ONE_KEY, ranges::zrange),
+    write(240, "zrangestore", TWO_KEYS, ranges::zrangestore),
+    read(241, "zrangebyscore", ONE_KEY, ranges::zrangebyscore),
+    read(242, "zrevrangebyscore", ONE_KEY, ranges::zrevrangebyscore),
+    read(243, "zrangebylex", ONE_KEY, ranges::zrangebylex),
+    read(244, "zrevrangebylex", ONE_KEY, ranges::zrevrangebylex),
+    read(245, "zrevrange", ONE_KEY, ranges::zrevrange),
+    write(246, "zremrangebyrank", ONE_KEY, ranges::zremrangebyrank),
+    write(247, "zremrangebyscore", ONE_KEY, ranges::zremrangebyscore),
+    write(248, "zremrangebylex", ONE_KEY, ranges::zremrangebylex),
+    read(249, "zunion", NO_KEYS.and_counted_at(0), combine::zunion),
+    read(250, "zinter", NO_KEYS.and_counted_at(0), combine::zinter),
+    read(251, "zdiff", NO_KEYS.and_counted_at(0), combine::zdiff),
+    write(252, "zunionstore", ONE_KEY.and_counted_at(1), combine::zunionstore),
+    write(253, "zinterstore", ONE_KEY.and_counted_at(1), combine::zinterstore),
+    write(254, "zdiffstore", ONE_KEY.and_counted_at(1), combine::zdiffstore),
+    read(255, "zintercard", NO_KEYS.and_counted_at(0), combine::zintercard),
 ];
 
-/// Puts a set in the place of a key, or removes it if there is nothing in it; how many members it
-/// has. `event` is what is told of it.
-fn put(store: &mut StateMachine, key: &[u8], set: SortedSet, event: &'static str) -> Outcome {
+/// Replaces a key's value with a set, or removes the key if the set is empty. Returns the number of
+/// members. `event` is the name of the notification.
+fn put(keyspace: &mut Keyspace, key: &[u8], set: SortedSet, event: &'static str) -> Outcome {
     let count = set.len();
     if count == 0 {
-        store.delete(key);
+        keyspace.delete(key);
     } else {
-        store.begin(key, SortedSet::wrap(Arc::new(set)));
-        store.note(event, key);
+        keyspace.put_collection(key, SortedSet::wrap(Arc::new(set)));
+        keyspace.notify(event, key);
     }
     Outcome::count(count)
 }
@@ -70,8 +70,8 @@ fn text_and_score(scored: &Scored) -> (Outcome, Outcome) {
     (text(scored), Outcome::Double(Double(scored.score)))
 }
 
-/// Members as a reply, maybe with their scores.
-fn told<'s>(members: impl Iterator<Item = &'s Scored>, with_scores: bool) -> Outcome {
+/// The reply with members, and their scores if wanted.
+fn members_reply<'s>(members: impl Iterator<Item = &'s Scored>, with_scores: bool) -> Outcome {
     if with_scores {
         Outcome::Pairs(members.map(text_and_score).collect())
     } else {
@@ -84,7 +84,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn sets_that_were_made_in_other_ways_have_the_same_digest() {
+    fn digest_of_sorted_set_is_independent_of_its_history() {
         let mut one = Feeder::new();
         one.call("zadd", &["z", "1", "a", "2", "b"]);
         one.call("zincrby", &["z", "1.5", "b"]);

@@ -1,53 +1,53 @@
-//! Commands on ranges of a sorted set: by place, by score and by bytes.
+//! Commands on ranges of a sorted set: by rank, by score and by member.
 
 use std::ops::Range;
 
-use super::{put, told};
+use super::{members_reply, put};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::registry::Answer;
-use crate::kv::state_machine::StateMachine;
-use crate::kv::values::double::parse_end;
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::double::parse_bound;
 use crate::kv::values::number::parse_integer;
-use crate::kv::values::order::Scored;
+use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// By what a range is given.
+/// What a range refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
-    Place,
+    Rank,
     Score,
-    /// By bytes, which means something only where all scores are equal.
+    /// By the bytes of members, which requires that all scores are equal.
     Lex,
 }
 
-/// A range. One that ends before it begins has nothing in it.
+/// A range; empty if its maximum is below its minimum.
 #[derive(Debug, Clone, Copy)]
 enum Ends<'w> {
-    /// Counted from the last if below 0.
+    /// Ranks, counted from the last if negative.
     Places(i64, i64),
     Scores(Score, Score),
     Lex(Lex<'w>, Lex<'w>),
 }
 
-/// An end of a range of scores.
+/// Minimum or maximum score.
 #[derive(Debug, Clone, Copy)]
 struct Score {
     score: f64,
-    /// The score itself is out of range.
+    /// Whether the score itself is outside of the range.
     open: bool,
 }
 
-/// An end of a range of members.
+/// Minimum or maximum member.
 #[derive(Debug, Clone, Copy)]
 enum Lex<'w> {
-    /// Before all.
+    /// `-`: before all members.
     Least,
-    /// Behind all.
+    /// `+`: behind all members.
     Most,
     At {
         member: &'w [u8],
-        /// The member itself is out of range.
+        /// Whether the member itself is outside of the range.
         open: bool,
     },
 }
@@ -55,7 +55,7 @@ enum Lex<'w> {
 impl Score {
     fn read(word: &[u8]) -> Result<Score, Refusal> {
         let (open, score) = word.strip_prefix(b"(").map_or((false, word), |score| (true, score));
-        let score = parse_end(score).ok_or(Refusal::EndNotAFloat)?;
+        let score = parse_bound(score).ok_or(Refusal::EndNotAFloat)?;
         Ok(Score { score, open })
     }
 }
@@ -63,7 +63,7 @@ impl Score {
 impl<'w> Lex<'w> {
     fn read(word: &'w [u8]) -> Result<Lex<'w>, Refusal> {
         match word {
-            // To Redis, which is written in C, a NUL ends the word.
+            // As in Redis, a NUL ends the argument.
             [b'-'] | [b'-', 0, ..] => Ok(Lex::Least),
             [b'+'] | [b'+', 0, ..] => Ok(Lex::Most),
             [b'(', member @ ..] => Ok(Lex::At { member, open: true }),
@@ -72,7 +72,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Whether a member is before this, as the lower end of a range.
+    /// As minimum: whether a member is before the range.
     fn excludes_below(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -81,7 +81,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Whether a member is not behind this, as the upper end of a range.
+    /// As maximum: whether a member is not behind the range.
     fn includes(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -95,19 +95,20 @@ impl<'w> Ends<'w> {
     fn read(by: By, min: &'w [u8], max: &'w [u8]) -> Result<Ends<'w>, Refusal> {
         let place = |word| parse_integer(word).ok_or(Refusal::NotAnInteger);
         Ok(match by {
-            By::Place => Ends::Places(place(min)?, place(max)?),
+            By::Rank => Ends::Places(place(min)?, place(max)?),
             By::Score => Ends::Scores(Score::read(min)?, Score::read(max)?),
             By::Lex => Ends::Lex(Lex::read(min)?, Lex::read(max)?),
         })
     }
 
-    /// Which places of a set are in it. With `rev` places are counted from the last on.
-    #[allow(clippy::float_cmp, reason = "an end is that very number")]
+    /// The ranks of a set that are in the range. With `rev`, the range's ranks count from the last
+    /// member.
+    #[allow(clippy::float_cmp, reason = "bounds are compared exactly")]
     fn places(self, set: &SortedSet, rev: bool) -> Range<usize> {
-        let order = &set.order;
+        let order = set.by_rank();
         let (start, end) = match self {
             Ends::Places(first, last) => {
-                let length = i64::try_from(set.len()).expect("there are fewer bytes than 2^63");
+                let length = i64::try_from(set.len()).expect("lengths are below 2^63");
                 let counted =
                     |place: i64| if place < 0 { place.saturating_add(length) } else { place };
                 let (first, last) = (counted(first).max(0), counted(last).min(length - 1));
@@ -116,7 +117,7 @@ impl<'w> Ends<'w> {
                 }
                 let (start, end) =
                     if rev { (length - 1 - last, length - first) } else { (first, last + 1) };
-                let place = |place| usize::try_from(place).expect("it is within the set");
+                let place = |place| usize::try_from(place).expect("a rank within the set");
                 (place(start), place(end))
             }
             Ends::Scores(min, max) => {
@@ -138,28 +139,29 @@ impl<'w> Ends<'w> {
     }
 }
 
-/// What a command asks for.
+/// The parsed arguments of a range command.
 #[derive(Debug, Clone, Copy)]
-struct Asked<'w> {
+struct Query<'w> {
     ends: Ends<'w>,
-    /// From the last to the first.
+    /// From the last member to the first.
     rev: bool,
     with_scores: bool,
-    /// How many are left out.
+    /// Offset of `LIMIT`: members skipped.
     offset: i64,
-    /// How many there are then; all of them if it is below 0.
+    /// Count of `LIMIT`; negative for no limit.
     limit: i64,
 }
 
-impl<'w> Asked<'w> {
-    /// From the words behind the key. What the command's name does not say, options may.
+impl<'w> Query<'w> {
+    /// Parses the arguments behind the key. What the command's name does not imply, options may
+    /// set.
     fn read(
-        words: &[&'w [u8]],
+        args: &[&'w [u8]],
         by: Option<By>,
         rev: Option<bool>,
         stores: bool,
-    ) -> Result<Asked<'w>, Refusal> {
-        let [min, max, options @ ..] = words else { return Err(Refusal::Syntax) };
+    ) -> Result<Query<'w>, Refusal> {
+        let [min, max, options @ ..] = args else { return Err(Refusal::Syntax) };
         let (mut chosen_by, mut chosen_rev) = (by, rev);
         let (mut with_scores, mut offset, mut limit) = (false, 0, -1);
         let mut rest = options;
@@ -184,23 +186,23 @@ impl<'w> Asked<'w> {
                 return Err(Refusal::Syntax);
             }
         }
-        let (by, rev) = (chosen_by.unwrap_or(By::Place), chosen_rev.unwrap_or(false));
-        if limit != -1 && by == By::Place {
+        let (by, rev) = (chosen_by.unwrap_or(By::Rank), chosen_rev.unwrap_or(false));
+        if limit != -1 && by == By::Rank {
             return Err(Refusal::LimitOfPlaces);
         }
-        if by == By::Place {
-            // All of them were asked for, so Redis does not look at it.
+        if by == By::Rank {
+            // All members are wanted, so Redis does not check this.
             offset = 0;
         }
         if with_scores && by == By::Lex {
             return Err(Refusal::ScoresOfLex);
         }
-        // Then the greater end comes first.
-        let (min, max) = if rev && by != By::Place { (max, min) } else { (min, max) };
-        Ok(Asked { ends: Ends::read(by, min, max)?, rev, with_scores, offset, limit })
+        // With `REV`, the maximum comes first.
+        let (min, max) = if rev && by != By::Rank { (max, min) } else { (min, max) };
+        Ok(Query { ends: Ends::read(by, min, max)?, rev, with_scores, offset, limit })
     }
 
-    /// The places in a set, without those that the limit leaves out.
+    /// The ranks of a set that are in the range and within the limit.
     fn places(&self, set: &SortedSet) -> Range<usize> {
         let Range { start, end } = self.ends.places(set, self.rev);
         let Ok(offset) = usize::try_from(self.offset) else { return start..start };
@@ -214,106 +216,106 @@ impl<'w> Asked<'w> {
     }
 }
 
-/// Tells what a command asks for.
-fn tell(store: &StateMachine, words: &Args<'_>, by: Option<By>, rev: Option<bool>) -> Answer {
-    let key = words.get(0)?;
-    let asked = Asked::read(words.rest(1), by, rev, false)?;
-    let Some(set) = store.content::<SortedSet>(key)? else {
+/// The reply of a range command.
+fn reply(keyspace: &Keyspace, args: &Args<'_>, by: Option<By>, rev: Option<bool>) -> Answer {
+    let key = args.get(0)?;
+    let query = Query::read(args.rest(1), by, rev, false)?;
+    let Some(set) = keyspace.collection::<SortedSet>(key)? else {
         return Ok(Outcome::List(Vec::new()));
     };
-    let members = set.order.range(asked.places(set));
-    Ok(if asked.rev {
-        told(members.rev(), asked.with_scores)
+    let members = set.by_rank().range(query.places(set));
+    Ok(if query.rev {
+        members_reply(members.rev(), query.with_scores)
     } else {
-        told(members, asked.with_scores)
+        members_reply(members, query.with_scores)
     })
 }
 
 /// `ZRANGE key start stop [BYSCORE | BYLEX] [REV] [LIMIT offset count] [WITHSCORES]`
-pub(in crate::kv) fn zrange(store: &StateMachine, words: &Args<'_>) -> Answer {
-    tell(store, words, None, None)
+pub(in crate::kv) fn zrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, None, None)
 }
 
 /// `ZREVRANGE key start stop [WITHSCORES]`
-pub(in crate::kv) fn zrevrange(store: &StateMachine, words: &Args<'_>) -> Answer {
-    tell(store, words, Some(By::Place), Some(true))
+pub(in crate::kv) fn zrevrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Rank), Some(true))
 }
 
 /// `ZRANGEBYSCORE key min max [WITHSCORES] [LIMIT offset count]`
-pub(in crate::kv) fn zrangebyscore(store: &StateMachine, words: &Args<'_>) -> Answer {
-    tell(store, words, Some(By::Score), Some(false))
+pub(in crate::kv) fn zrangebyscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Score), Some(false))
 }
 
 /// `ZREVRANGEBYSCORE key max min [WITHSCORES] [LIMIT offset count]`
-pub(in crate::kv) fn zrevrangebyscore(store: &StateMachine, words: &Args<'_>) -> Answer {
-    tell(store, words, Some(By::Score), Some(true))
+pub(in crate::kv) fn zrevrangebyscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Score), Some(true))
 }
 
 /// `ZRANGEBYLEX key min max [LIMIT offset count]`
-pub(in crate::kv) fn zrangebylex(store: &StateMachine, words: &Args<'_>) -> Answer {
-    tell(store, words, Some(By::Lex), Some(false))
+pub(in crate::kv) fn zrangebylex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Lex), Some(false))
 }
 
 /// `ZREVRANGEBYLEX key max min [LIMIT offset count]`
-pub(in crate::kv) fn zrevrangebylex(store: &StateMachine, words: &Args<'_>) -> Answer {
-    tell(store, words, Some(By::Lex), Some(true))
+pub(in crate::kv) fn zrevrangebylex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Lex), Some(true))
 }
 
 /// `ZRANGESTORE destination source min max [BYSCORE | BYLEX] [REV] [LIMIT offset count]`
-pub(in crate::kv) fn zrangestore(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    let (to, from) = (words.get(0)?, words.get(1)?);
-    let asked = Asked::read(words.rest(2), None, None, true)?;
-    let set = match store.content::<SortedSet>(from)? {
-        Some(set) => SortedSet::of(set.order.range(asked.places(set)).cloned()),
+pub(in crate::kv) fn zrangestore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (to, from) = (args.get(0)?, args.get(1)?);
+    let query = Query::read(args.rest(2), None, None, true)?;
+    let set = match keyspace.collection::<SortedSet>(from)? {
+        Some(set) => SortedSet::from_members(set.by_rank().range(query.places(set)).cloned()),
         None => SortedSet::default(),
     };
-    Ok(put(store, to, set, "zrangestore"))
+    Ok(put(keyspace, to, set, "zrangestore"))
 }
 
-fn count(store: &StateMachine, words: &Args<'_>, by: By) -> Answer {
-    let ends = Ends::read(by, words.get(1)?, words.get(2)?)?;
-    let set = store.content::<SortedSet>(words.get(0)?)?;
+fn count(keyspace: &Keyspace, args: &Args<'_>, by: By) -> Answer {
+    let ends = Ends::read(by, args.get(1)?, args.get(2)?)?;
+    let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     Ok(Outcome::count(set.map_or(0, |set| ends.places(set, false).len())))
 }
 
 /// `ZCOUNT key min max`
-pub(in crate::kv) fn zcount(store: &StateMachine, words: &Args<'_>) -> Answer {
-    count(store, words, By::Score)
+pub(in crate::kv) fn zcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    count(keyspace, args, By::Score)
 }
 
 /// `ZLEXCOUNT key min max`
-pub(in crate::kv) fn zlexcount(store: &StateMachine, words: &Args<'_>) -> Answer {
-    count(store, words, By::Lex)
+pub(in crate::kv) fn zlexcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    count(keyspace, args, By::Lex)
 }
 
-fn remove(store: &mut StateMachine, words: &Args<'_>, by: By, event: &'static str) -> Answer {
-    let key = words.get(0)?;
-    let ends = Ends::read(by, words.get(1)?, words.get(2)?)?;
-    let removed = store.change_there(key, |set: &mut SortedSet| {
+fn remove(keyspace: &mut Keyspace, args: &Args<'_>, by: By, event: &'static str) -> Answer {
+    let key = args.get(0)?;
+    let ends = Ends::read(by, args.get(1)?, args.get(2)?)?;
+    let removed = keyspace.update_existing(key, |set: &mut SortedSet| {
         let removed = set.take(ends.places(set, false)).len();
         (removed, removed > 0)
     })?;
     let removed = removed.unwrap_or(0);
     if removed > 0 {
-        store.note(event, key);
-        store.note_if_gone(key);
+        keyspace.notify(event, key);
+        keyspace.notify_if_removed(key);
     }
     Ok(Outcome::count(removed))
 }
 
 /// `ZREMRANGEBYRANK key start stop`
-pub(in crate::kv) fn zremrangebyrank(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    remove(store, words, By::Place, "zremrangebyrank")
+pub(in crate::kv) fn zremrangebyrank(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    remove(keyspace, args, By::Rank, "zremrangebyrank")
 }
 
 /// `ZREMRANGEBYSCORE key min max`
-pub(in crate::kv) fn zremrangebyscore(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    remove(store, words, By::Score, "zremrangebyscore")
+pub(in crate::kv) fn zremrangebyscore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    remove(keyspace, args, By::Score, "zremrangebyscore")
 }
 
 /// `ZREMRANGEBYLEX key min max`
-pub(in crate::kv) fn zremrangebylex(store: &mut StateMachine, words: &Args<'_>) -> Answer {
-    remove(store, words, By::Lex, "zremrangebylex")
+pub(in crate::kv) fn zremrangebylex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    remove(keyspace, args, By::Lex, "zremrangebylex")
 }
 
 #[cfg(test)]
@@ -321,14 +323,14 @@ mod tests {
     use super::*;
     use crate::kv::state_machine::tests::Feeder;
 
-    /// What a command tells, as words.
+    /// The reply as text.
     fn ask(feeder: &mut Feeder, request: &str) -> String {
-        let mut words = request.split(' ');
-        let verb = words.next().unwrap();
+        let mut args = request.split(' ');
+        let verb = args.next().unwrap();
         let text = |value: &Option<bytes::Bytes>| {
             String::from_utf8(value.as_ref().unwrap().to_vec()).unwrap()
         };
-        match feeder.call(verb, &words.collect::<Vec<_>>()) {
+        match feeder.call(verb, &args.collect::<Vec<_>>()) {
             Outcome::Values(values) => values.iter().map(text).collect::<Vec<_>>().join(" "),
             Outcome::Integer(number) => number.to_string(),
             Outcome::Refused(refusal) => format!("{refusal:?}"),
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_those_of_their_ends() {
+    fn ranges_include_and_exclude_their_bounds() {
         let mut feeder = Feeder::new();
         feeder.call("zadd", &["z", "1", "a", "2", "b", "2", "c", "3", "d", "inf", "e"]);
         feeder.call("zadd", &["l", "0", "a", "0", "b", "0", "c", "0", "d"]);

@@ -1,31 +1,35 @@
-//! One pass of the core under a clock that the test moves: what it takes, what it leaves, and from
-//! which instants promises count.
+//! Single passes of the core under a clock that the test moves: what a pass takes, what it leaves,
+//! and from which instants promises count.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam::channel::Sender;
+use parking_lot::Mutex;
 
-use super::tests::{append, leading_core, quiet_core};
-use super::*;
 use crate::config::Config;
-use crate::raft::{Durable, HardState, RequestVote};
-use crate::runtime::channels::{Ends, NetworkEnds, channels};
+use crate::raft::{
+    ClientRequest, Durable, Envelope, HardState, PeerMsg, Replica, RequestKind, RequestVote,
+};
+use crate::runtime::channels::{Applied, CoreItem, Ends, NetworkEnds, Requests, channels};
 use crate::runtime::clock::TestClock;
 use crate::runtime::wake::tests::unused_wake;
-use crate::types::{ClientId, EntryId, NodeId, RequestId, Term};
+use crate::types::{ClientId, EntryId, NodeId, RequestId, RequestKey, Term};
+
+use super::test_support::{append, leading_core, quiet_core};
+use super::*;
 
 /// Requests in a flood.
 const FLOOD: u64 = 8 * PASS_REQUESTS_MAX as u64;
 
-/// A clock that a test moves, and that moves by itself behind each reading.
+/// A clock that a test moves. It may also move by itself after each reading.
 #[derive(Debug, Default)]
 struct ManualClock {
     nanos: AtomicU64,
     step: AtomicU64,
-    /// Arrives behind the next reading, which is followed by a pause.
+    /// An item that arrives right after the next reading, and a pause before that.
     late: Mutex<Option<(Sender<CoreItem>, CoreItem, Duration)>>,
 }
 
@@ -40,7 +44,7 @@ impl TestClock for ManualClock {
     fn read(&self) -> Instant {
         let step = self.step.load(Ordering::Relaxed);
         let now = Instant(self.nanos.fetch_add(step, Ordering::Relaxed));
-        if let Some((to_core, item, pause)) = self.late.lock().unwrap().take() {
+        if let Some((to_core, item, pause)) = self.late.lock().take() {
             self.advance(pause);
             to_core.try_send(item).unwrap();
         }
@@ -48,7 +52,7 @@ impl TestClock for ManualClock {
     }
 }
 
-/// A follower with leases in its first term, and its clock.
+/// A follower in its first term, with a clock that the test moves.
 fn follower() -> (Core, NetworkEnds, &'static ManualClock) {
     let Ends { network, core: ends, .. } = channels(&unused_wake(), false);
     let time: &ManualClock = Box::leak(Box::default());
@@ -57,39 +61,39 @@ fn follower() -> (Core, NetworkEnds, &'static ManualClock) {
     let hard_state = HardState { term: Term(1), voted_for: None };
     let durable = Durable { hard_state, ..Durable::default() };
     let replica = Replica::new(NodeId(0), &peers, Config::server(), 7, durable, clock.now());
-    let refuse = NonLeaderPolicy::Refuse;
-    (Core::new(replica, clock, ends, refuse, Arc::default(), Arc::default()), network, time)
+    let policy = NonLeaderPolicy::Refuse;
+    (Core::new(replica, clock, ends, policy, Arc::default(), Arc::default()), network, time)
 }
 
 #[test]
-fn items_beyond_a_full_pass_are_handled_by_the_next() {
+fn items_beyond_a_full_pass_wait_for_the_next() {
     let (mut core, network, ..) = quiet_core();
-    core.under_way = 1_000;
+    core.in_flight.start_apply(1_000);
     let applied = || CoreItem::Applied(Applied { bytes: 1, ..Applied::default() });
     for _ in 0..QUEUE_LEN {
         network.to_core.try_send(applied()).unwrap();
     }
     core.run_once(Some(applied()));
-    assert_eq!(core.under_way, 1_000 - QUEUE_LEN);
-    assert!(core.has_mail());
+    assert_eq!(core.in_flight.bytes(), 1_000 - QUEUE_LEN);
+    assert!(core.has_items());
     core.run_once(None);
-    assert_eq!(core.under_way, 1_000 - QUEUE_LEN - 1, "an item was dropped");
+    assert_eq!(core.in_flight.bytes(), 1_000 - QUEUE_LEN - 1, "an item was dropped");
 }
 
 #[test]
-fn a_promise_counts_from_after_its_message_was_received() {
+fn promise_counts_from_after_the_receipt_of_its_message() {
     let (mut core, network, time) = follower();
     core.run_once(Some(CoreItem::Peers(vec![append(0)])));
-    // This thread is put aside behind a reading, and a heartbeat comes meanwhile.
+    // This thread is paused right after a reading, and a heartbeat arrives meanwhile.
     let sent_after = Duration::from_millis(180);
     let item = CoreItem::Peers(vec![append(0)]);
-    *time.late.lock().unwrap() = Some((network.to_core.clone(), item, sent_after));
+    *time.late.lock() = Some((network.to_core.clone(), item, sent_after));
     core.run_once(None);
-    assert!(!core.has_mail(), "the heartbeat was taken in this pass");
+    assert!(!core.has_items(), "the heartbeat was handled in this pass");
     let replies = network.outbound.try_iter().flat_map(|batch| batch.peers);
     let is_reply = |it: &Envelope| matches!(it.message, PeerMsg::AppendReply(_));
     assert_eq!(replies.filter(is_reply).count(), 2);
-    // The leader's lease begins when it sent that heartbeat.
+    // The leader's lease began when it sent that heartbeat.
     time.advance(Config::server().lease_length() * 99 / 100);
     let last = EntryId::new(1, 9);
     let request = RequestVote { term: Term(2), pre: false, transfer: false, last };
@@ -100,7 +104,7 @@ fn a_promise_counts_from_after_its_message_was_received() {
 }
 
 #[test]
-fn a_pass_takes_a_slice_of_a_flood_and_peers_come_first() {
+fn pass_takes_a_slice_of_a_flood_after_the_peers() {
     let (mut core, network, _log_writer, applier) = leading_core(3);
     let time: &ManualClock = Box::leak(Box::default());
     core.clock = Clock::for_test(time);
@@ -120,39 +124,39 @@ fn a_pass_takes_a_slice_of_a_flood_and_peers_come_first() {
     let slice = core.replica.log().last().index.0 - begin;
     assert_eq!(slice, PASS_REQUESTS_MAX as u64);
     assert_eq!(core.poll_timeout(), Duration::ZERO);
-    // Where time passes quickly a slice is smaller.
+    // With slow requests the slice is smaller.
     time.step.store(1_000_000, Ordering::Relaxed);
     core.run_once(None);
     let small = core.replica.log().last().index.0 - begin - slice;
     assert!(small > 0 && small < slice / 4, "{small} in one pass");
-    // What peers say is handled in the next pass, whatever clients have asked before.
+    // An item is handled in the next pass, however many requests are waiting.
     network.to_core.try_send(CoreItem::TakeSnapshot).unwrap();
     core.run_once(None);
     assert!(core.has_work());
-    assert!(applier.jobs.try_iter().any(|batch| batch.save), "it waits behind the flood");
+    assert!(applier.jobs.try_iter().any(|batch| batch.take_snapshot), "it waited behind the flood");
     time.step.store(0, Ordering::Relaxed);
     while core.has_work() {
         core.run_once(None);
     }
     let all = core.replica.log().last().index.0 - begin;
-    // With some entries of the log's clock.
+    // With some clock entries among them.
     assert!((FLOOD..FLOOD + 100).contains(&all), "{all} of {FLOOD}");
 }
 
 #[test]
-fn silence_counts_only_when_everything_that_arrived_was_read() {
+fn silence_counts_only_after_all_sockets_were_read() {
     let (mut core, network, time) = follower();
     core.run_once(Some(CoreItem::Peers(vec![append(0)])));
-    // The process was stopped: what peers sent meanwhile lies in its sockets.
+    // The process was paused: what peers sent meanwhile is in its sockets.
     time.advance(Duration::from_secs(3));
     core.run_once(None);
     assert_eq!(core.replica.status().counters.pre_votes, 0);
-    assert!(core.poll_timeout() <= RETRY, "it looks again soon");
+    assert!(core.poll_timeout() <= RETRY, "it checks again soon");
     network.peers_read.note(core.clock.now());
     network.to_core.try_send(CoreItem::Peers(vec![append(0)])).unwrap();
     core.run_once(None);
     assert_eq!((core.replica.leader(), core.waits_for_peers), (Some(NodeId(1)), false));
-    // Nothing came, and all that came was read.
+    // Nothing arrived, and everything that had arrived was read.
     time.advance(Duration::from_secs(3));
     network.peers_read.note(core.clock.now());
     core.run_once(None);

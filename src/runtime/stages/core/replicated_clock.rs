@@ -1,94 +1,73 @@
-//! The replicated clock in the server: the core observes the wall clock, hears what peers report of
-//! theirs, and has the log say what [`crate::clock`] decides. Beside it the board by which network
-//! and core tell each other of clocks.
+//! The core's side of the replicated clock: it reads the wall clock, takes in what peers report of
+//! theirs, and proposes the log entries that [`crate::clock`] asks for.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{AppliedClock, CONFIRM_AFTER, Jump, ReplicatedClock};
-use crate::kv::{Command, Operation, StateMachine};
+use crate::kv::{Command, Operation};
 use crate::raft::{ClientRequest, Msg, RequestKind};
-use crate::types::{Instant, NodeId, RequestKey, Term};
-
-use crate::runtime::boards::{ClockBoard, write_offset};
+use crate::runtime::boards::{ClockBoard, ClockReadings};
 use crate::runtime::channels::{ForwardedWrite, ReadTimestamp};
 use crate::runtime::clock::Clock;
+use crate::types::{Instant, NodeId, RequestKey, Term};
 
-/// How often the wall clock is looked at, while there are passes.
+/// Least time between two readings of the wall clock.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(10);
-/// How often the board is brought up to date for INFO and the log.
+/// Least time between two updates of the board.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-/// Most requests that wait for the clocks of a quorum; more are refused.
+/// Most requests, and most forwarded writes, that wait for the clocks of a quorum. More are
+/// refused.
 const HELD_MAX: usize = 4_096;
-/// By how many milliseconds the agreed time must differ from the own wall clock, or the replicated
-/// clock from the agreed time, to be worth a warning.
+/// A warning is logged when the own wall clock differs from the agreed time by this many
+/// milliseconds, or when the replicated clock is this far ahead of it.
 const WARN_MILLIS: i64 = 1_000;
-/// A clock that is less far ahead is not reset.
-const RESET_MIN: u64 = 1_000;
-/// The core's replicated clock, with the requests that must wait for it.
+/// `CLOCK RESET` leaves a clock as it is that is less than this many milliseconds ahead.
+const RESET_MIN_MILLIS: u64 = 1_000;
+
+/// The core's replicated clock, with the requests that wait for it.
 #[derive(Debug)]
 pub(crate) struct CoreClock {
     clock: ReplicatedClock,
-    peers: Vec<NodeId>,
     board: Arc<ClockBoard>,
     observed_at: Option<Instant>,
     published_at: Option<Instant>,
-    /// What was said of it in the log: whether it differs much from the own wall clock.
-    told: bool,
+    /// The clocks differ so much that it was logged.
+    warned: bool,
     /// Requests that came before the clocks of a quorum were known, in order.
     held: Vec<Msg>,
     held_forwarded: Vec<ForwardedWrite>,
 }
 
 impl CoreClock {
-    /// The same with a board of its own.
-    pub(crate) fn with_board(
-        peers: &[NodeId],
-        store: &StateMachine,
-        clock: &Clock,
-    ) -> (Arc<ClockBoard>, CoreClock) {
-        let board = Arc::<ClockBoard>::default();
-        (Arc::clone(&board), CoreClock::new(peers, board, store, clock))
-    }
-
-    /// The clock of a replica with these peers that has found this state on its disk.
+    /// The clock of a replica with these peers, whose state has this replicated clock.
     pub(crate) fn new(
         peers: &[NodeId],
         board: Arc<ClockBoard>,
-        store: &StateMachine,
+        applied: AppliedClock,
         clock: &Clock,
     ) -> CoreClock {
         let mut this = CoreClock {
             clock: ReplicatedClock::new(peers, CONFIRM_AFTER),
-            peers: peers.to_vec(),
             board,
             observed_at: None,
             published_at: None,
-            told: false,
+            warned: false,
             held: Vec::new(),
             held_forwarded: Vec::new(),
         };
         let now = clock.now();
-        this.note(now, shown_by(store));
-        // Peers are told of it before the core's first pass.
+        this.note_applied(now, applied);
+        // The network reports this clock to peers before the core's first pass.
         this.tick(now, clock);
         this
     }
 
-    /// Takes in a peer's report of its wall clock.
-    #[cfg(test)]
-    pub(crate) fn hear(&mut self, from: NodeId, now: Instant, millis: u64) {
-        self.board.hear(from, now, millis);
-    }
-
-    /// Looks at clocks, at the beginning of a pass.
-    pub(crate) fn tick(&mut self, now: Instant, clock: &Clock) {
-        if self.board.has_reports.swap(false, Ordering::Acquire) {
-            let mut reports = self.board.reports.lock().unwrap_or_else(PoisonError::into_inner);
-            for (from, at, millis) in reports.drain(..) {
-                self.clock.note_report(from, at, millis);
-            }
+    /// Takes in reports of peers, reads the wall clock and publishes, each if it is due. To be
+    /// called at the beginning of a pass.
+    pub(super) fn tick(&mut self, now: Instant, clock: &Clock) {
+        while let Some((from, at, millis)) = self.board.next_report() {
+            self.clock.note_report(from, at, millis);
         }
         if self.observed_at.is_none_or(|at| now >= at + OBSERVE_INTERVAL)
             && let Some((at, wall)) = clock.wall_millis()
@@ -97,13 +76,13 @@ impl CoreClock {
             match self.clock.observe(at, wall) {
                 Some(Jump::Seen(by)) => tracing::warn!(
                     by_ms = by,
-                    "the wall clock jumped; it is not believed until the jump has lasted {} s",
+                    "wall clock jumped; the jump counts once it has lasted {} s",
                     CONFIRM_AFTER.as_secs()
                 ),
                 Some(Jump::Accepted(by)) => {
-                    tracing::warn!(by_ms = by, "the wall clock's jump has lasted and is believed");
+                    tracing::warn!(by_ms = by, "wall clock jump accepted: it has lasted");
                 }
-                Some(Jump::Undone) => tracing::info!("the wall clock's jump was undone"),
+                Some(Jump::Undone) => tracing::info!("wall clock jump undone"),
                 None => {}
             }
         }
@@ -115,22 +94,18 @@ impl CoreClock {
 
     fn publish(&mut self, now: Instant) {
         let (own, agreed) = (self.clock.wall().read(now), self.clock.agreed(now));
-        let time = self.clock.advance(now);
-        write_offset(&self.board.own, now, own);
-        write_offset(&self.board.agreed, now, agreed);
-        write_offset(&self.board.replicated, now, Some(time));
-        self.board.jumps.store(self.clock.wall().jumps(), Ordering::Relaxed);
-        // After the clock: a reader that sees this flag sees no older clock.
-        self.board.resets.store(self.clock.applied().resets, Ordering::Release);
-        let ahead = self.peers.iter().map(|&peer| (peer, self.clock.ahead_of_own(peer, now)));
-        *self.board.peers.lock().unwrap_or_else(PoisonError::into_inner) = ahead.collect();
+        let replicated = self.clock.advance(now);
+        let jumps = self.clock.wall().jumps();
+        let resets = self.clock.applied().resets;
+        let readings = ClockReadings { own, agreed, replicated, jumps, resets };
+        self.board.publish(now, readings, |peer| self.clock.ahead_of_own(peer, now));
         let difference = |one: u64, other: u64| {
             i64::try_from(one).unwrap_or(i64::MAX) - i64::try_from(other).unwrap_or(i64::MAX)
         };
         let Some((own, agreed)) = own.zip(agreed) else { return };
-        let (own_ahead, ahead) = (difference(own, agreed), difference(time, agreed));
+        let (own_ahead, ahead) = (difference(own, agreed), difference(replicated, agreed));
         let differs = own_ahead.abs() >= WARN_MILLIS || ahead >= WARN_MILLIS;
-        if differs && !self.told {
+        if differs && !self.warned {
             tracing::warn!(
                 wall_clock_ahead_ms = own_ahead,
                 replicated_clock_ahead_ms = ahead,
@@ -138,80 +113,82 @@ impl CoreClock {
                  machine's clock, or use CLOCK RESET if it is the replicated clock"
             );
         }
-        self.told = differs;
+        self.warned = differs;
     }
 
-    /// Takes in what the state shows.
-    pub(crate) fn note(&mut self, now: Instant, shown: AppliedClock) {
-        self.clock.note_applied(now, shown);
+    /// Notes the replicated clock in the state.
+    pub(super) fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
+        self.clock.note_applied(now, applied);
     }
 
-    /// Reads wait in the applier until the clock shows so much.
-    pub(crate) fn want(&mut self, millis: Option<u64>) {
+    /// Notes what the clock must show for reads that wait in the applier, in milliseconds since
+    /// 1970; `None` if none wait.
+    pub(super) fn set_read_target(&mut self, millis: Option<u64>) {
         self.clock.set_read_target(millis);
     }
 
-    /// The log did not take in what was proposed last.
-    pub(crate) fn proposal_refused(&mut self) {
+    /// Notes that the log did not accept the entry that was proposed last.
+    pub(super) fn proposal_refused(&mut self) {
         self.clock.proposal_refused();
     }
 
-    /// Another replica leads now, or this one has just begun to.
-    pub(crate) fn leader_changed(&mut self) {
+    /// Notes that another replica leads, or that this one has just begun to.
+    pub(super) fn leader_changed(&mut self) {
         self.clock.leader_changed();
     }
 
-    /// What a state must show from which reads are answered that were let go now.
-    pub(crate) fn for_reads(&mut self, now: Instant) -> ReadTimestamp {
+    /// What the clock must show in the state before it answers reads that were confirmed now.
+    pub(super) fn for_reads(&mut self, now: Instant) -> ReadTimestamp {
         ReadTimestamp { millis: self.clock.advance(now), resets: self.clock.applied().resets }
     }
 
-    /// What goes to the log before a write that has come now.
-    pub(crate) fn before_write(&mut self, now: Instant) -> Option<ClientRequest> {
+    /// The clock entry to be proposed before a write that has arrived now; `None` if none is
+    /// needed.
+    pub(super) fn before_write(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_before_write(now)?;
         Some(self.entry(millis))
     }
 
-    /// What goes to the log because a key has expired, or because reads wait for it.
-    pub(crate) fn due(&mut self, now: Instant) -> Option<ClientRequest> {
+    /// The clock entry to be proposed because a key has expired, or because reads wait for it.
+    pub(super) fn due(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_at_expiry(now).or_else(|| self.clock.entry_for_reads(now))?;
         Some(self.entry(millis))
     }
 
-    /// When [`CoreClock::due`] may have something.
-    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
+    /// When [`CoreClock::due`] may return an entry next.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         self.clock.next_due(now)
     }
 
     fn entry(&self, millis: u64) -> ClientRequest {
-        // Nobody's request: no client waits for it.
+        // No client waits for it, so it has the key of no request.
         let key = RequestKey::default();
         let operation = Operation::Clock { millis, resets: self.clock.applied().resets };
         let payload = Command { key, operation }.encode();
         ClientRequest { key, kind: RequestKind::Write, payload }
     }
 
-    /// Fills the agreed time into a request that resets the clock; 0 if that is not known, and the
-    /// time that the clock shows if it is not ahead.
-    pub(crate) fn fill_reset(&mut self, now: Instant, request: &mut ClientRequest) {
+    /// Completes a request that resets the clock with the time to set: the agreed time, or 0 if it
+    /// is not known, or the time that the clock shows if that is not ahead.
+    pub(super) fn fill_reset(&mut self, now: Instant, request: &mut ClientRequest) {
         let time = self.clock.advance(now);
         let agreed = self.clock.agreed(now).unwrap_or(0);
-        let is_ahead = time.saturating_sub(agreed) >= RESET_MIN;
+        let is_ahead = time.saturating_sub(agreed) >= RESET_MIN_MILLIS;
         let operation = Operation::ResetClock { millis: if is_ahead { agreed } else { time } };
         request.payload = Command { key: request.key, operation }.encode();
         if is_ahead && agreed > 0 {
-            tracing::warn!(ahead_ms = time - agreed, "the replicated clock is reset");
+            tracing::warn!(ahead_ms = time - agreed, "replicated clock reset");
         }
     }
 
     /// Whether requests must wait at this replica, which leads `term`, until it knows the clocks of
     /// a quorum.
-    pub(crate) fn must_wait(&mut self, now: Instant, term: Term) -> bool {
+    pub(super) fn must_wait(&mut self, now: Instant, term: Term) -> bool {
         !self.clock.is_ready(now, term)
     }
 
-    /// Holds a request; gives it back if too many are held.
-    pub(crate) fn hold(&mut self, message: Msg) -> Result<(), Msg> {
+    /// Holds a request; returns it if too many are held.
+    pub(super) fn hold(&mut self, message: Msg) -> Result<(), Msg> {
         if self.held.len() >= HELD_MAX {
             return Err(message);
         }
@@ -219,8 +196,8 @@ impl CoreClock {
         Ok(())
     }
 
-    /// The same for one that was passed on.
-    pub(crate) fn hold_forwarded(&mut self, write: ForwardedWrite) -> Result<(), ForwardedWrite> {
+    /// Holds a forwarded write; returns it if too many are held.
+    pub(super) fn hold_forwarded(&mut self, write: ForwardedWrite) -> Result<(), ForwardedWrite> {
         if self.held_forwarded.len() >= HELD_MAX {
             return Err(write);
         }
@@ -229,52 +206,33 @@ impl CoreClock {
     }
 
     /// Whether requests are held.
-    pub(crate) fn holds(&self) -> bool {
+    pub(super) fn holds(&self) -> bool {
         !self.held.is_empty() || !self.held_forwarded.is_empty()
     }
 
-    /// All requests that are held.
-    pub(crate) fn release(&mut self) -> (Vec<ForwardedWrite>, Vec<Msg>) {
+    /// Takes all requests that are held.
+    pub(super) fn release(&mut self) -> (Vec<ForwardedWrite>, Vec<Msg>) {
         (std::mem::take(&mut self.held_forwarded), std::mem::take(&mut self.held))
     }
-}
 
-/// The replicated clock as a state has it.
-pub(crate) fn shown_by(store: &StateMachine) -> AppliedClock {
-    let (millis, resets, next_expiry) = store.shown();
-    AppliedClock { millis, resets, next_expiry }
+    /// Takes in a peer's report of its wall clock.
+    #[cfg(test)]
+    pub(super) fn report(&mut self, from: NodeId, now: Instant, millis: u64) {
+        self.board.report(from, now, millis);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::boards::REPORTS_MAX;
     use crate::types::{ClientId, RequestId};
 
-    fn at(millis: u64) -> Instant {
-        Instant(millis * 1_000_000)
-    }
-
     #[test]
-    fn a_board_translates_offsets_and_knows_what_it_does_not_know() {
-        let board = ClockBoard::default();
-        assert_eq!((board.own(at(5)), board.agreed(at(5))), (None, None));
-        write_offset(&board.own, at(5), Some(1_005));
-        assert_eq!(board.own(at(7)), Some(1_007));
-        write_offset(&board.own, at(5), None);
-        assert_eq!(board.own(at(7)), None);
-        for number in 0..2 * REPORTS_MAX {
-            board.hear(NodeId(2), at(number as u64), 7);
-        }
-        assert_eq!(board.reports.lock().unwrap().len(), REPORTS_MAX);
-    }
-
-    #[test]
-    fn a_reset_gets_the_agreed_time_and_only_where_the_clock_is_ahead() {
-        let board = Arc::<ClockBoard>::default();
+    fn reset_sets_the_agreed_time_only_if_the_clock_is_ahead() {
+        let board = Arc::new(ClockBoard::new(&[NodeId(2)]));
         let clock = Clock::start();
-        let mut core =
-            CoreClock::new(&[NodeId(2)], Arc::clone(&board), &StateMachine::default(), &clock);
+        let applied = AppliedClock::default();
+        let mut core = CoreClock::new(&[NodeId(2)], Arc::clone(&board), applied, &clock);
         let key = RequestKey { client: ClientId(1), request: RequestId([1; 16]) };
         let filled = |core: &mut CoreClock, now| {
             let payload = Command { key, operation: Operation::ResetClock { millis: 0 } }.encode();
@@ -288,14 +246,14 @@ mod tests {
         };
         let now = clock.now();
         let ahead = 1 << 50;
-        core.note(now, AppliedClock { millis: ahead, resets: 0, next_expiry: None });
+        core.note_applied(now, AppliedClock { millis: ahead, resets: 0, next_expiry: None });
         assert_eq!(filled(&mut core, now), 0, "the peer's clock is not known");
-        let (_, wall) = clock.wall_millis().expect("two readings that lie close together");
-        board.hear(NodeId(2), now, wall);
+        let (_, wall) = clock.wall_millis().expect("two readings close together");
+        board.report(NodeId(2), now, wall);
         core.tick(clock.now(), &clock);
         let agreed = filled(&mut core, now);
         assert!(agreed > 0 && agreed <= wall + 1_000, "{agreed} at {wall}");
-        core.note(now, AppliedClock { millis: agreed, resets: 1, next_expiry: None });
+        core.note_applied(now, AppliedClock { millis: agreed, resets: 1, next_expiry: None });
         assert!(filled(&mut core, now) >= agreed);
     }
 }

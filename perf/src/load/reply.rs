@@ -1,0 +1,42 @@
+//! A server's reply, independent of the protocol.
+
+/// A reply, reduced to what a run needs of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reply<'a> {
+    /// Success without a value, or a number.
+    Done,
+    /// A value; `None` if the key does not exist.
+    Value(Option<&'a [u8]>),
+    /// An array, in the protocol's encoding.
+    List(&'a [u8]),
+    /// A reply that cannot be decoded.
+    Damaged,
+    /// An error message; its first word is the error code.
+    Error(&'a [u8]),
+}
+
+/// The error code: the first word of an error message. Anything that does not look like a code
+/// becomes `ERROR`, so that a misbehaving server cannot fill the results with arbitrary codes.
+pub(crate) fn error_code(text: &[u8]) -> &str {
+    const LENGTH_MAX: usize = 24;
+    let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
+    match std::str::from_utf8(word) {
+        Ok(code) if (1..=LENGTH_MAX).contains(&word.len()) && word.iter().all(plain) => code,
+        _ => "ERROR",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_code_is_the_first_word_of_the_message() {
+        assert_eq!(error_code(b"MOVED 12 127.0.0.1:7002"), "MOVED");
+        assert_eq!(error_code(b"UNCERTAIN"), "UNCERTAIN");
+        assert_eq!(error_code(b""), "ERROR");
+        assert_eq!(error_code(b"something went wrong"), "ERROR");
+        assert_eq!(error_code(&[b'A'; 99]), "ERROR");
+    }
+}

@@ -1,0 +1,239 @@
+//! Reads and validates snapshots. The bytes come from a disk or a peer: no input makes this panic,
+//! and memory grows with the bytes received, not with the lengths they claim.
+
+use bytes::{Buf as _, BytesMut};
+
+use crate::kv::client_sessions::ClientSession;
+use crate::kv::dedup::decode_request;
+use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::entry::REVISION_MAX;
+use crate::kv::keyspace::restore::RestoredEntry;
+use crate::kv::snapshot::{
+    BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC, REQUESTS,
+    SnapshotError, SnapshotMark, VERSION,
+};
+use crate::kv::state_machine::{StateMachine, digest_of};
+use crate::kv::values::digest::Digest;
+use crate::types::{EntryId, Index};
+
+/// Reads a snapshot from pieces of any size.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    buffer: BytesMut,
+    /// Bytes removed from the buffer so far.
+    consumed: u64,
+    /// Checksum of everything consumed so far.
+    checksum: u32,
+    header: Option<Header>,
+    /// The state so far; `None` if the snapshot is only checked.
+    state: Option<StateMachine>,
+    /// Digest of the items so far, if there is no state.
+    digest: Digest,
+    /// Number of entries so far.
+    entries: u64,
+    /// Kind of the last block.
+    kind: u8,
+    ended: bool,
+    /// Skips all checks of checksums and digest.
+    #[cfg(feature = "mutants")]
+    trusting: bool,
+}
+
+impl Default for SnapshotReader {
+    fn default() -> SnapshotReader {
+        SnapshotReader { state: Some(StateMachine::default()), ..SnapshotReader::checking() }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    last: EntryId,
+    digest: u64,
+    entries: u64,
+    clock: ReplicatedClock,
+}
+
+impl SnapshotReader {
+    /// A reader that builds no state, so that it needs little memory: it only checks that the
+    /// snapshot is intact and matches its header.
+    pub fn checking() -> SnapshotReader {
+        SnapshotReader {
+            buffer: BytesMut::new(),
+            consumed: 0,
+            checksum: 0,
+            header: None,
+            state: None,
+            digest: Digest::default(),
+            entries: 0,
+            kind: 0,
+            ended: false,
+            #[cfg(feature = "mutants")]
+            trusting: false,
+        }
+    }
+
+    /// Skips all checks of checksums and digest from now on (a mutant of the simulator).
+    #[cfg(feature = "mutants")]
+    pub fn trust(&mut self) {
+        self.trusting = true;
+    }
+
+    #[cfg(feature = "mutants")]
+    fn is_trusting(&self) -> bool {
+        self.trusting
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "the same signature with and without the feature")]
+    const fn is_trusting(&self) -> bool {
+        false
+    }
+
+    /// Reads the next piece.
+    ///
+    /// # Errors
+    /// If it is not part of a valid snapshot. The reader must not be fed again then.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), SnapshotError> {
+        self.buffer.extend_from_slice(piece);
+        if self.header.is_none() && !self.read_header()? {
+            return Ok(());
+        }
+        while self.read_block()? {}
+        Ok(())
+    }
+
+    /// The state, and the mark of the snapshot.
+    ///
+    /// # Errors
+    /// If the snapshot is incomplete or does not match its header.
+    ///
+    /// # Panics
+    /// If the reader only checks.
+    pub fn finish(mut self) -> Result<(StateMachine, SnapshotMark), SnapshotError> {
+        let mark = self.mark()?;
+        let mut state = self.state.take().expect("not called on a reader that only checks");
+        let clock = self.header.map(|header| header.clock).unwrap_or_default();
+        state.move_to(mark.last.index, clock);
+        Ok((state, mark))
+    }
+
+    /// The mark of the snapshot, once all of it was fed.
+    ///
+    /// # Errors
+    /// If the snapshot is incomplete or does not match its header.
+    pub fn mark(&self) -> Result<SnapshotMark, SnapshotError> {
+        let bytes = self.consumed + self.buffer.len() as u64;
+        let Some(header) = self.header.filter(|_| self.ended) else {
+            return Err(SnapshotError::Short { bytes });
+        };
+        if !self.buffer.is_empty() {
+            return Err(self.damaged("bytes after the end"));
+        }
+        let digest = match &self.state {
+            Some(state) => state.digest_as(header.last.index, header.clock),
+            None => digest_of(self.digest, header.last.index, header.clock),
+        };
+        let differs = self.entries != header.entries || digest != header.digest;
+        if differs && !self.is_trusting() {
+            return Err(SnapshotError::Contents { keys: self.entries });
+        }
+        Ok(SnapshotMark { last: header.last, bytes, checksum: self.checksum })
+    }
+
+    fn damaged(&self, what: &'static str) -> SnapshotError {
+        SnapshotError::Damaged { offset: self.consumed, what }
+    }
+
+    /// Reads the header. Returns false if it is incomplete.
+    fn read_header(&mut self) -> Result<bool, SnapshotError> {
+        let known = self.buffer.len().min(MAGIC.len());
+        if self.buffer[..known] != MAGIC[..known] {
+            return Err(SnapshotError::Magic);
+        }
+        if self.buffer.len() < HEADER_BYTES {
+            return Ok(false);
+        }
+        let mut bytes = self.buffer.split_to(HEADER_BYTES);
+        self.checksum = crc32c::crc32c(&bytes);
+        self.consumed += HEADER_BYTES as u64;
+        bytes.advance(MAGIC.len());
+        let found = bytes.get_u32_le();
+        if found != VERSION {
+            return Err(SnapshotError::Version { found });
+        }
+        let last = EntryId::new(bytes.get_u64_le(), bytes.get_u64_le());
+        if last.index > REVISION_MAX {
+            return Err(self.damaged("log index out of range"));
+        }
+        let (digest, entries) = (bytes.get_u64_le(), bytes.get_u64_le());
+        let clock = ReplicatedClock { millis: bytes.get_u64_le(), resets: bytes.get_u64_le() };
+        self.header = Some(Header { last, digest, entries, clock });
+        Ok(true)
+    }
+
+    /// Reads a block. Returns false if it is incomplete.
+    fn read_block(&mut self) -> Result<bool, SnapshotError> {
+        let Some(head) = self.buffer.first_chunk::<BLOCK_HEAD_BYTES>() else { return Ok(false) };
+        let mut fields = &head[..];
+        let (kind, count) = (fields.get_u8(), fields.get_u32_le());
+        let length = fields.get_u64_le();
+        if self.ended || kind < self.kind || kind > END {
+            return Err(self.damaged("unexpected kind of block"));
+        }
+        // Nothing is allocated for the claimed length: if it is wrong, the input ends too early.
+        let around = (BLOCK_HEAD_BYTES + CHECKSUM_BYTES) as u64;
+        let whole = length.checked_add(around).and_then(|whole| usize::try_from(whole).ok());
+        let Some(whole) = whole.filter(|whole| *whole <= self.buffer.len()) else {
+            return Ok(false);
+        };
+        let (body, checksum) = self.buffer[..whole].split_at(whole - CHECKSUM_BYTES);
+        self.checksum = crc32c::crc32c_append(self.checksum, body);
+        if self.is_trusting() {
+            self.checksum = u32::from_le_bytes(checksum.try_into().expect("four bytes"));
+        } else if checksum != self.checksum.to_le_bytes() {
+            return Err(self.damaged("wrong checksum"));
+        }
+        let block = self.buffer.split_to(whole);
+        let mut items = &block[BLOCK_HEAD_BYTES..whole - CHECKSUM_BYTES];
+        let all_valid = (0..count).all(|_| self.read_item(kind, &mut items).is_some());
+        if !all_valid || !items.is_empty() {
+            return Err(self.damaged("invalid item"));
+        }
+        self.kind = kind;
+        self.ended = kind == END;
+        self.consumed += whole as u64;
+        Ok(true)
+    }
+
+    /// Reads an item of a block of this kind; `None` if it is invalid or a duplicate.
+    fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
+        let last = self.header.map_or(Index::ZERO, |header| header.last.index);
+        let is_new = match (kind, &mut self.state) {
+            (ENTRIES, state) => {
+                let entry = RestoredEntry::decode(items, last)?;
+                self.entries += 1;
+                if let Some(state) = state {
+                    state.keyspace.restore(entry)
+                } else {
+                    self.digest.add(entry.fingerprint());
+                    true
+                }
+            }
+            (REQUESTS, state) => {
+                let (key, outcome) = decode_request(items)?;
+                state.as_mut().is_none_or(|state| state.restore_request(key, outcome))
+            }
+            (CLIENT_SESSIONS, state) => {
+                let (id, session) = ClientSession::decode(items)?;
+                if let Some(state) = state {
+                    state.client_sessions.insert(id, session)
+                } else {
+                    self.digest.add(session.hash(id));
+                    true
+                }
+            }
+            _ => false,
+        };
+        is_new.then_some(())
+    }
+}

@@ -1,0 +1,159 @@
+//! The lookup of a request's command, and the errors for requests that have none.
+
+use crate::kv::slot_of;
+use crate::types::Instant;
+use crate::wire::resp::{Request, Writer};
+
+use super::action::Action;
+use super::session::connection::Connection;
+use super::spec::{CommandSpec, CommandTable, NAME_BYTES_MAX};
+
+/// Most bytes that an error quotes of a name, and of all arguments together.
+const QUOTED_BYTES_MAX: usize = 128;
+
+/// A name in lower case, on the stack.
+struct LowerCase {
+    bytes: [u8; NAME_BYTES_MAX],
+    length: usize,
+}
+
+impl LowerCase {
+    /// `None` for a name that is longer than that of any command.
+    fn new(name: &[u8]) -> Option<LowerCase> {
+        let mut bytes = [0; NAME_BYTES_MAX];
+        let lower = bytes.get_mut(..name.len())?;
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        Some(LowerCase { bytes, length: name.len() })
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl CommandTable {
+    /// The command or subcommand of a request, with the number of its arguments checked. Notes it
+    /// in the connection.
+    ///
+    /// # Errors
+    /// If there is no such command, or the number of arguments is wrong. The error reply is written
+    /// then, and the action has to be performed.
+    pub(super) fn resolve(
+        &self,
+        connection: &mut Connection,
+        request: Request<'_>,
+        now: Instant,
+        writer: &mut Writer<'_>,
+    ) -> Result<&'static CommandSpec, Action> {
+        let Some(spec) = self.find_near(request.name(), &mut connection.last_position) else {
+            return Err(unknown_command(request, writer));
+        };
+        let spec = match request.get(1).filter(|_| !spec.subcommands.is_empty()) {
+            None => spec,
+            Some(name) => match subcommand(spec, name) {
+                Some(found) => found,
+                None => return Err(unknown_subcommand(spec, name, writer)),
+            },
+        };
+        connection.last_command = spec.full_name;
+        connection.last_command_at = now;
+        if spec.accepts(request.len()) {
+            return Ok(spec);
+        }
+        let name = spec.full_name;
+        let mut text = format!("wrong number of arguments for '{name}' command");
+        if name == "exec" {
+            connection.transaction.discard();
+            text.insert_str(0, "EXECABORT Transaction discarded because of: ");
+        } else {
+            text.insert_str(0, "ERR ");
+        }
+        writer.error(text.as_bytes());
+        Err(Action::Reply)
+    }
+
+    /// The command or subcommand of a request that was resolved before.
+    ///
+    /// # Panics
+    /// If it was not.
+    pub(super) fn resolved(&self, request: Request<'_>) -> &'static CommandSpec {
+        let name = LowerCase::new(request.name());
+        let spec = name.and_then(|name| self.find(name.as_bytes())).expect("it was resolved");
+        let name = request.get(1).filter(|_| !spec.subcommands.is_empty());
+        name.map_or(spec, |name| subcommand(spec, name).expect("it was resolved"))
+    }
+
+    /// The command of that name. Looks first at `position`, that of the connection's last command:
+    /// clients tend to repeat a command.
+    fn find_near(&self, name: &[u8], position: &mut usize) -> Option<&'static CommandSpec> {
+        let name = LowerCase::new(name)?;
+        let last = self.all()[*position];
+        if last.name.as_bytes() == name.as_bytes() {
+            return Some(last);
+        }
+        *position = self.position(name.as_bytes())?;
+        Some(self.all()[*position])
+    }
+}
+
+/// The slot of the request's first key if the client has to be redirected to the leader; `None` if
+/// its request is to be forwarded, or served here as a read after `READONLY`. Such a read is not
+/// stale: the replica asks the leader for a read index.
+pub(super) fn redirect_slot(
+    connection: &Connection,
+    spec: &CommandSpec,
+    request: Request<'_>,
+) -> Option<u16> {
+    let is_served_here = connection.reads_from_followers && spec.has_flag("readonly");
+    if !connection.follows_redirects || is_served_here {
+        return None;
+    }
+    let first = spec.keys(request.len(), &|index| request.get(index))?.next()?;
+    Some(slot_of(request.get(first)?))
+}
+
+fn subcommand(spec: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
+    spec.subcommand(LowerCase::new(name)?.as_bytes())
+}
+
+/// Writes the error for an unknown command, with Redis's text.
+fn unknown_command(request: Request<'_>, writer: &mut Writer<'_>) -> Action {
+    let name = request.name();
+    // An HTTP request, which a browser can be tricked into sending: close without a reply, and
+    // never run a line of its body as a command.
+    if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+        return Action::Close;
+    }
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(quoted(name, QUOTED_BYTES_MAX));
+    text.extend_from_slice(b"', with args beginning with: ");
+    let start = text.len();
+    for argument in request.rest(1) {
+        let remaining = QUOTED_BYTES_MAX.saturating_sub(text.len() - start);
+        if remaining == 0 {
+            break;
+        }
+        text.push(b'\'');
+        text.extend_from_slice(quoted(argument, remaining));
+        text.extend_from_slice(b"' ");
+    }
+    writer.error(&text);
+    Action::Reply
+}
+
+/// Writes the error for an unknown subcommand, with Redis's text.
+fn unknown_subcommand(spec: &CommandSpec, name: &[u8], writer: &mut Writer<'_>) -> Action {
+    let mut text = b"ERR unknown subcommand '".to_vec();
+    text.extend_from_slice(quoted(name, QUOTED_BYTES_MAX));
+    text.extend_from_slice(format!("'. Try {} HELP.", spec.name.to_uppercase()).as_bytes());
+    writer.error(&text);
+    Action::Reply
+}
+
+/// The part of an argument that Redis's errors show: up to the first NUL, because Redis handles it
+/// as a C string, and at most `bytes_max` bytes.
+fn quoted(argument: &[u8], bytes_max: usize) -> &[u8] {
+    let end = argument.iter().position(|byte| *byte == 0).unwrap_or(argument.len());
+    &argument[..end.min(bytes_max)]
+}

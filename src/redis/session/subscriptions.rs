@@ -1,0 +1,180 @@
+//! Pub/Sub subscriptions: those of one connection, and those of all clients of a replica.
+//!
+//! A published message goes through the log, so subscribers on every replica receive messages in
+//! the same order. A client that is not connected when a message is applied misses it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use crate::kv::glob;
+use crate::wire::resp::Writer;
+
+/// Memory of one subscription besides the name of its channel or pattern, in bytes (estimate).
+const SUBSCRIPTION_BYTES: usize = 160;
+
+/// Identifies a subscriber. The server chooses one number per connection.
+pub type SubscriberId = u64;
+
+/// A channel or pattern that a connection subscribes to or unsubscribes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriptionChange {
+    /// Whether `name` is a pattern.
+    pub is_pattern: bool,
+    /// The channel's name, or the pattern.
+    pub name: Bytes,
+    /// True to subscribe, false to unsubscribe.
+    pub subscribes: bool,
+}
+
+/// The subscriptions of all clients of one replica.
+#[derive(Debug, Clone, Default)]
+pub struct Subscriptions {
+    channels: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
+    patterns: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
+}
+
+/// The subscriptions of one connection.
+#[derive(Debug, Clone, Default)]
+pub(in crate::redis) struct ClientSubscriptions {
+    channels: BTreeSet<Bytes>,
+    patterns: BTreeSet<Bytes>,
+}
+
+impl ClientSubscriptions {
+    /// Whether the connection subscribes to nothing.
+    pub(in crate::redis) fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    /// The number of channels and patterns together.
+    pub(in crate::redis) fn count(&self) -> usize {
+        self.channels.len() + self.patterns.len()
+    }
+
+    pub(in crate::redis) fn channel_count(&self) -> usize {
+        self.channels.len()
+    }
+
+    pub(in crate::redis) fn pattern_count(&self) -> usize {
+        self.patterns.len()
+    }
+
+    /// Bytes of memory that the subscriptions take here and in [`Subscriptions`] (estimate).
+    pub(in crate::redis) fn held_bytes(&self) -> usize {
+        let names = self.channels.iter().chain(&self.patterns);
+        names.map(|name| 2 * name.len() + SUBSCRIPTION_BYTES).sum()
+    }
+
+    /// The patterns, or the channels.
+    pub(in crate::redis) fn names(&mut self, is_pattern: bool) -> &mut BTreeSet<Bytes> {
+        if is_pattern { &mut self.patterns } else { &mut self.channels }
+    }
+
+    /// Removes all subscriptions and returns the changes that tell the replica so.
+    pub(super) fn clear(&mut self) -> Vec<SubscriptionChange> {
+        let remove =
+            |is_pattern| move |name| SubscriptionChange { is_pattern, name, subscribes: false };
+        let ClientSubscriptions { channels, patterns } = std::mem::take(self);
+        let channels = channels.into_iter().map(remove(false));
+        channels.chain(patterns.into_iter().map(remove(true))).collect()
+    }
+}
+
+impl Subscriptions {
+    /// Applies the changes of one subscriber.
+    pub fn apply(&mut self, subscriber: SubscriberId, changes: &[SubscriptionChange]) {
+        for SubscriptionChange { is_pattern, name, subscribes } in changes {
+            let names = if *is_pattern { &mut self.patterns } else { &mut self.channels };
+            if *subscribes {
+                names.entry(name.clone()).or_default().insert(subscriber);
+            } else if let Some(subscribers) = names.get_mut(name) {
+                subscribers.remove(&subscriber);
+                if subscribers.is_empty() {
+                    names.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Whether no client of this replica subscribes to anything.
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.patterns.is_empty()
+    }
+
+    /// The subscribers that receive a message on `channel`, each with the pattern that matched, or
+    /// `None` if it subscribes to the channel by name. A subscriber with several matching
+    /// subscriptions appears once for each, and receives the message as often.
+    pub fn subscribers(
+        &self,
+        channel: &[u8],
+    ) -> impl Iterator<Item = (Option<&Bytes>, SubscriberId)> {
+        let by_name = self.channels.get(channel).into_iter().flatten();
+        let matching = self.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel));
+        let by_pattern = matching.flat_map(|(pattern, subscribers)| {
+            subscribers.iter().map(move |subscriber| (Some(pattern), *subscriber))
+        });
+        by_name.map(|subscriber| (None, *subscriber)).chain(by_pattern)
+    }
+
+    /// The channels with at least one subscriber.
+    pub(in crate::redis) fn channels(&self) -> impl Iterator<Item = &Bytes> + Clone {
+        self.channels.keys()
+    }
+
+    /// The number of clients that subscribe to `channel` by name.
+    pub(in crate::redis) fn subscriber_count(&self, channel: &[u8]) -> usize {
+        self.channels.get(channel).map_or(0, BTreeSet::len)
+    }
+
+    /// The number of distinct patterns.
+    pub(in crate::redis) fn pattern_count(&self) -> usize {
+        self.patterns.len()
+    }
+}
+
+/// Writes a published message in the form in which a subscriber receives it. `pattern` is the one
+/// that matched, `None` for a subscription by name.
+pub fn write_message(
+    pattern: Option<&Bytes>,
+    channel: &[u8],
+    message: &[u8],
+    writer: &mut Writer<'_>,
+) {
+    if let Some(pattern) = pattern {
+        writer.push(4);
+        writer.bulk(b"pmessage");
+        writer.bulk(pattern);
+    } else {
+        writer.push(3);
+        writer.bulk(b"message");
+    }
+    writer.bulk(channel);
+    writer.bulk(message);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscribers_are_found_by_name_and_by_pattern() {
+        let mut subscriptions = Subscriptions::default();
+        let change = |is_pattern, name: &'static str, subscribes| SubscriptionChange {
+            is_pattern,
+            name: Bytes::from_static(name.as_bytes()),
+            subscribes,
+        };
+        let found = |subscriptions: &Subscriptions, channel: &str| {
+            let subscribers = subscriptions.subscribers(channel.as_bytes());
+            subscribers.map(|(pattern, id)| (pattern.is_some(), id)).collect::<Vec<_>>()
+        };
+        subscriptions.apply(1, &[change(false, "news", true), change(true, "n*", true)]);
+        subscriptions.apply(2, &[change(false, "news", true)]);
+        assert_eq!(found(&subscriptions, "news"), [(false, 1), (false, 2), (true, 1)]);
+        assert_eq!(found(&subscriptions, "none"), [(true, 1)]);
+        subscriptions.apply(1, &[change(false, "news", false), change(true, "n*", false)]);
+        subscriptions.apply(2, &[change(false, "news", false)]);
+        assert!(subscriptions.is_empty());
+    }
+}

@@ -1,0 +1,494 @@
+//! Safety rules of the consensus core, checked after every step over all replicas: what they send,
+//! write, commit and apply must be consistent. Each violation starts with the name of its rule; the
+//! guide's page on guarantees lists most of them.
+//!
+//! The checks are incremental: the cost of a step is proportional to what it changed. For log
+//! matching, one table maps the id of each entry to its bytes and to the id of the entry before it.
+//! If every log agrees with the table, two logs with the same id at an index are equal up to that
+//! index.
+//!
+//! A replica that lost its disk must keep what it promised before as far as rejoining guarantees
+//! it: until it has rejoined, it grants no votes, and it acknowledges nothing to the leader of an
+//! earlier term than one in which it voted for another candidate. Once it has rejoined, its disk
+//! holds all entries that were committed when the disk was lost, or were committed later by
+//! counting the copy on the lost disk.
+
+mod log_writes;
+mod messages;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashSet};
+
+use crate::config::Config;
+use crate::raft::{HardState, Replica, RoleName, Status};
+use crate::sim::machine::Machine;
+use crate::sim::violation::{Violation, ensure};
+use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
+
+/// The safety checker: the observations so far of all replicas.
+#[derive(Debug)]
+pub struct SafetyChecker {
+    /// Replicas may send a commit index only after replying to its requests (course protocol).
+    commit_index_after_replies: bool,
+    election_timeout_min: Duration,
+    quorum: usize,
+    /// The leader of each term.
+    leaders: BTreeMap<Term, NodeId>,
+    /// Leadership transfers: the term of the old leader, and the target.
+    transfers: BTreeSet<(Term, NodeId)>,
+    /// The candidate that got a vote, by term and voter, as seen in messages or on disk.
+    votes: BTreeMap<(Term, NodeId), NodeId>,
+    /// Every entry that was in some log.
+    entries: HashMap<EntryId, KnownEntry, FixedState>,
+    /// The committed entries. The entry of index 1 is at position 0.
+    committed: Vec<Committed>,
+    /// Rounds that leaders began, by term, round and follower.
+    rounds_begun: HashSet<(Term, Round, NodeId), FixedState>,
+    views: Vec<View>,
+    /// Number of replicas that rejoined after losing their disks.
+    rejoined: u64,
+}
+
+/// An entry that was in some log.
+#[derive(Debug)]
+struct KnownEntry {
+    /// Id of the entry before it.
+    previous: EntryId,
+    record: Bytes,
+}
+
+/// A committed entry.
+#[derive(Debug)]
+struct Committed {
+    id: EntryId,
+    /// Term of the leader that committed it first.
+    by_term: Term,
+    /// Digest of the state after it; `None` until a replica has applied it.
+    digest: Option<u64>,
+}
+
+/// The last observations of a replica since its last start.
+#[derive(Debug)]
+struct View {
+    role: RoleName,
+    term: Term,
+    commit_index: Index,
+    /// The commit index before the last step. Entries received in that step may replace entries
+    /// above it.
+    commit_before: Index,
+    applied_index: Index,
+    /// The log as handed to the log writer.
+    written: Vec<EntryId>,
+    hard_state: HardState,
+    /// Term of the last leader that an append was received from, and the time by the replica's
+    /// clock.
+    leader_heard: Option<(Term, Instant)>,
+    /// The last index acknowledged to a leader, with the term of that leader.
+    acknowledged: (Term, Index),
+    /// Term in which the replica voted for itself while rejoining, so that it cannot vote for
+    /// another.
+    spent_vote: Option<Term>,
+    /// The lost disk, from its loss until the replica has rejoined.
+    lost_disk: Option<LostDisk>,
+    /// Rounds received from leaders.
+    rounds_received: HashSet<(Term, Round), FixedState>,
+}
+
+/// The disk that a replica lost.
+#[derive(Clone, Debug)]
+struct LostDisk {
+    /// The durable log on it.
+    log: Vec<EntryId>,
+    /// The replica must have all entries up to this index before it may vote again.
+    required: Index,
+}
+
+impl LostDisk {
+    fn holds(&self, id: EntryId) -> bool {
+        id.index > Index::ZERO && self.log.get(position(id.index)) == Some(&id)
+    }
+}
+
+impl View {
+    fn new() -> View {
+        View {
+            role: RoleName::Follower,
+            term: Term::default(),
+            commit_index: Index::ZERO,
+            commit_before: Index::ZERO,
+            applied_index: Index::ZERO,
+            written: Vec::new(),
+            hard_state: HardState::default(),
+            leader_heard: None,
+            acknowledged: (Term::default(), Index::ZERO),
+            spent_vote: None,
+            lost_disk: None,
+            rounds_received: HashSet::default(),
+        }
+    }
+}
+
+fn position(index: Index) -> usize {
+    usize::try_from(index.0 - 1).expect("fits in memory")
+}
+
+impl SafetyChecker {
+    /// Creates a checker for a cluster of this size.
+    pub fn new(replicas: usize, config: &Config) -> SafetyChecker {
+        SafetyChecker {
+            commit_index_after_replies: config.commit_index_after_replies,
+            election_timeout_min: config.election_timeout_min,
+            quorum: replicas / 2 + 1,
+            leaders: BTreeMap::new(),
+            transfers: BTreeSet::new(),
+            votes: BTreeMap::new(),
+            entries: HashMap::default(),
+            committed: Vec::new(),
+            rounds_begun: HashSet::default(),
+            views: (0..replicas).map(|_| View::new()).collect(),
+            rejoined: 0,
+        }
+    }
+
+    /// The last index that any leader has committed.
+    pub fn commit_index(&self) -> Index {
+        Index(self.committed.len() as u64)
+    }
+
+    /// Number of leadership transfers.
+    pub fn transfer_count(&self) -> usize {
+        self.transfers.len()
+    }
+
+    /// Number of replicas that rejoined after losing their disks.
+    pub fn rejoined(&self) -> u64 {
+        self.rejoined
+    }
+
+    /// Number of terms that had a leader.
+    pub fn leader_count(&self) -> usize {
+        self.leaders.len()
+    }
+
+    /// Records that a replica, which is down, loses its disk. Its votes for itself are void unless
+    /// they elected it.
+    pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) {
+        let base = usize::try_from(machine.disk.base().index.0).expect("fits in memory");
+        let mut log: Vec<EntryId> = self.committed[..base].iter().map(|there| there.id).collect();
+        log.extend(machine.disk.image().entries.iter().map(crate::record::Entry::id));
+        // A log without the last entry of the snapshot would have restarted after the snapshot.
+        let end = usize::try_from(machine.snapshots.end().0).expect("fits in memory");
+        let known = self.committed[..end].iter().map(|there| there.id);
+        if log.get(..end).and_then(<[EntryId]>::last) != known.clone().next_back().as_ref() {
+            log = known.collect();
+        }
+        let required = self.commit_index();
+        let view = &mut self.views[machine.slot];
+        assert!(view.lost_disk.is_none(), "replica {} lost its disk while rejoining", machine.id);
+        view.lost_disk = Some(LostDisk { log, required });
+        view.hard_state = HardState::default();
+        let leaders = &self.leaders;
+        self.votes.retain(|&(term, voter), candidate| {
+            voter != machine.id
+                || *candidate != machine.id
+                || leaders.get(&term) == Some(&machine.id)
+        });
+    }
+
+    /// Checks a replica that has started from its disk.
+    pub(in crate::sim) fn on_start(&mut self, machine: &Machine) -> Result<(), Violation> {
+        let view = &mut self.views[machine.slot];
+        let image = machine.disk.image();
+        let durable = view.hard_state;
+        ensure!(
+            image.hard_state.term >= durable.term,
+            "durable hard state: replica {} restarted in term {}, but term {} was durable",
+            machine.id,
+            image.hard_state.term,
+            durable.term
+        );
+        // Acknowledgements sent before the restart may still be in flight, and stay valid.
+        *view = View {
+            acknowledged: view.acknowledged,
+            spent_vote: view.spent_vote,
+            lost_disk: view.lost_disk.take(),
+            ..View::new()
+        };
+        view.hard_state = image.hard_state;
+        let base = usize::try_from(machine.disk.base().index.0).expect("fits in memory");
+        view.written.extend(self.committed[..base].iter().map(|there| there.id));
+        view.written.extend(image.entries.iter().map(crate::record::Entry::id));
+        // All entries in its snapshot are committed and applied.
+        let snapshot = machine.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
+        (view.commit_index, view.commit_before, view.applied_index) =
+            (snapshot, snapshot, snapshot);
+        if view.lost_disk.is_some() && image.hard_state.voted_for == Some(machine.id) {
+            view.spent_vote = Some(image.hard_state.term);
+        }
+        self.note_rejoined(machine)
+    }
+
+    /// Records that a replica accepted an append of the leader of `term`, at `now` by its clock.
+    pub(in crate::sim) fn on_append_accepted(&mut self, slot: usize, now: Instant, term: Term) {
+        self.views[slot].leader_heard = Some((term, now));
+    }
+
+    /// Checks a replica after a step.
+    pub(in crate::sim) fn after_step(
+        &mut self,
+        machines: &[Machine],
+        slot: usize,
+        status: &Status,
+    ) -> Result<(), Violation> {
+        let machine = &machines[slot];
+        let replica = machine.replica.as_ref().expect("a replica that took a step");
+        let id = machine.id;
+        let (was_role, was_term, was_commit, was_applied) = {
+            let view = &self.views[slot];
+            (view.role, view.term, view.commit_index, view.applied_index)
+        };
+        ensure!(
+            status.term >= was_term,
+            "durable hard state: replica {id} went back from term {was_term} to term {}",
+            status.term
+        );
+        ensure!(
+            status.commit_index >= was_commit && status.applied_index >= was_applied,
+            "log indexes: replica {id} went back from commit index {was_commit} and applied index \
+             {was_applied} to {} and {}",
+            status.commit_index,
+            status.applied_index
+        );
+        ensure!(
+            status.counters.malformed == 0,
+            "well-formed messages: replica {id} rejected a message as malformed"
+        );
+        ensure!(
+            status.applied_index <= status.commit_index
+                && status.commit_index <= status.last.index
+                && status.durable_index <= status.last.index,
+            "log indexes: applied <= commit <= last index or durable <= last index does not hold \
+             at replica {id}: {status:?}"
+        );
+        let durable_there = machine.disk.id_at(status.durable_index);
+        // The snapshot may cover the durable index before the log on disk is restarted after it.
+        let in_snapshot = status.durable_index <= machine.snapshots.end();
+        ensure!(
+            in_snapshot
+                || durable_there
+                    .is_some_and(|there| replica.log().term_at(there.index) == Some(there.term)),
+            "durable acknowledgement: replica {id} has durable index {}, but its disk has \
+             {durable_there:?} there",
+            status.durable_index
+        );
+        if status.role == RoleName::Leader {
+            if was_role != RoleName::Leader || status.term != was_term {
+                self.on_elected(machines, slot, status)?;
+            }
+            self.check_progress(machines, slot, status)?;
+        }
+        if status.commit_index > was_commit {
+            self.on_commit(machines, slot, status)?;
+        }
+        let view = &mut self.views[slot];
+        view.role = status.role;
+        view.term = status.term;
+        view.commit_before = view.commit_index;
+        view.commit_index = status.commit_index;
+        view.applied_index = status.applied_index;
+        Ok(())
+    }
+
+    /// Checks a replica that has become leader.
+    fn on_elected(
+        &mut self,
+        machines: &[Machine],
+        slot: usize,
+        status: &Status,
+    ) -> Result<(), Violation> {
+        let (id, term) = (status.id, status.term);
+        let first = *self.leaders.entry(term).or_insert(id);
+        ensure!(
+            first == id,
+            "one leader per term: both {first} and {id} are leaders of term {term}"
+        );
+        let votes = machines.iter().filter(|n| self.votes.get(&(term, n.id)) == Some(&id)).count();
+        // A single replica elects itself while its vote is still being written.
+        ensure!(
+            votes >= self.quorum || self.quorum == 1,
+            "majority quorum: replica {id} became leader of term {term} with {votes} votes, {} are \
+             needed",
+            self.quorum
+        );
+        // Entries committed by leaders of later terms may be missing.
+        let length = self.committed.partition_point(|entry| entry.by_term < term);
+        if let Some(last) = self.committed[..length].last() {
+            let log = machines[slot].replica.as_ref().expect("the leader runs").log();
+            let there = log.term_at(last.id.index);
+            ensure!(
+                there == Some(last.id.term) || last.id.index < log.base().index,
+                "election restriction: replica {id} became leader of term {term} without the \
+                 committed entry {} (it has term {there:?} at that index)",
+                last.id
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks a leader's match indexes: a peer must have acknowledged that much in the leader's
+    /// term, and have it on disk as long as it is in that term.
+    fn check_progress(
+        &self,
+        machines: &[Machine],
+        slot: usize,
+        status: &Status,
+    ) -> Result<(), Violation> {
+        let log = machines[slot].replica.as_ref().expect("the leader runs").log();
+        for peer in &status.peers {
+            ensure!(
+                peer.match_index < peer.next_index && peer.match_index <= status.last.index,
+                "log indexes: match < next index and match <= last index do not hold at leader {} \
+                 for peer {}: {peer:?}",
+                status.id,
+                peer.id
+            );
+            let Some(machine) = machines.iter().find(|machine| machine.id == peer.id) else {
+                continue;
+            };
+            let (term, index) = self.views[machine.slot].acknowledged;
+            let acknowledged = if term < status.term { Index::ZERO } else { index };
+            ensure!(
+                term > status.term || peer.match_index <= acknowledged,
+                "durable acknowledgement: leader {} of term {} has match index {3} for peer {2}, \
+                 which acknowledged only {acknowledged} in this term",
+                status.id,
+                status.term,
+                peer.id,
+                peer.match_index
+            );
+            // Up to here the entries are committed, in a snapshot, and the same everywhere.
+            let known = machine.snapshots.end().max(status.base.index);
+            // What was on a lost disk is missing until the replica has rejoined.
+            let is_lost = self.views[machine.slot].lost_disk.as_ref().is_some_and(|lost_disk| {
+                log.term_at(peer.match_index)
+                    .is_some_and(|term| lost_disk.holds(EntryId { term, index: peer.match_index }))
+            });
+            if !is_lost
+                && machine.disk.image().hard_state.term <= status.term
+                && peer.match_index > known
+            {
+                let there = machine.disk.id_at(peer.match_index).map(|id| id.term);
+                ensure!(
+                    there == log.term_at(peer.match_index),
+                    "durable acknowledgement: leader {} of term {} has match index {3} for peer \
+                     {2}, whose disk has term {there:?} there",
+                    status.id,
+                    status.term,
+                    peer.id,
+                    peer.match_index
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks an advanced commit index, and records newly committed entries.
+    fn on_commit(
+        &mut self,
+        machines: &[Machine],
+        slot: usize,
+        status: &Status,
+    ) -> Result<(), Violation> {
+        let view = &self.views[slot];
+        let log = machines[slot].replica.as_ref().expect("a replica that took a step").log();
+        let id = status.id;
+        let id_at = |index: Index| log.term_at(index).map(|term| EntryId { term, index });
+        let known_before = self.commit_index();
+        let mut index = view.commit_index;
+        while index < status.commit_index.min(known_before) {
+            index = index.next();
+            let canonical = self.committed[position(index)].id;
+            ensure!(
+                id_at(index) == Some(canonical) || index < log.base().index,
+                "log matching: replica {id} committed {:?} where {canonical} was committed before",
+                id_at(index)
+            );
+        }
+        if status.commit_index <= known_before {
+            return Ok(());
+        }
+        // Newly committed: only a leader may decide that, by counting durable copies. It may have
+        // stepped down within the same step.
+        let term = if status.role == RoleName::Leader { status.term } else { view.term };
+        let was_leader = status.role == RoleName::Leader || view.role == RoleName::Leader;
+        ensure!(
+            was_leader,
+            "log indexes: {} {id} committed up to {}, but no leader has committed beyond \
+             {known_before}",
+            format!("{:?}", status.role).to_lowercase(),
+            status.commit_index
+        );
+        let Some(last) = id_at(status.commit_index) else {
+            return Err(Violation(format!(
+                "log indexes: replica {id} committed beyond its log: {status:?}"
+            )));
+        };
+        ensure!(
+            last.term == term,
+            "commit by current term: leader {id} of term {term} committed {last}, an entry of \
+             another term, by counting copies"
+        );
+        let holds =
+            |machine: &&Machine| last.index <= machine.snapshots.end() || machine.disk.holds(last);
+        let mut copies = machines.iter().filter(holds).count();
+        // A copy on a disk that was lost after its acknowledgement counts, and the replica must
+        // have the entry again before it may vote.
+        for machine in machines.iter().filter(|machine| !holds(machine)) {
+            if let Some(lost_disk) = self.views[machine.slot].lost_disk.as_mut()
+                && lost_disk.holds(last)
+            {
+                lost_disk.required = lost_disk.required.max(last.index);
+                copies += 1;
+            }
+        }
+        ensure!(
+            copies >= self.quorum,
+            "majority quorum: leader {id} of term {term} committed {last} with {copies} durable \
+             copies, {} are needed",
+            self.quorum
+        );
+        while index < status.commit_index {
+            index = index.next();
+            let id = id_at(index).expect("a log without gaps");
+            self.committed.push(Committed { id, by_term: term, digest: None });
+        }
+        Ok(())
+    }
+
+    /// Checks a replica that has applied the entries up to `index`, with this digest of its state.
+    pub(in crate::sim) fn applied(
+        &mut self,
+        id: NodeId,
+        index: Index,
+        digest: u64,
+    ) -> Result<(), Violation> {
+        let known = self.commit_index();
+        ensure!(
+            index <= known,
+            "log indexes: replica {id} applied index {index}, but only {known} is committed"
+        );
+        let committed = &mut self.committed[position(index)];
+        let first = *committed.digest.get_or_insert(digest);
+        ensure!(
+            first == digest,
+            "deterministic apply: replica {id} has state {digest:016x} after {}, another replica \
+             had {first:016x}",
+            committed.id
+        );
+        Ok(())
+    }
+}
