@@ -6,10 +6,11 @@ use std::time::Duration;
 /// Which followers a leader sends new entries to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FanOut {
-    /// All followers at once.
+    /// The leader sends new entries to all followers at once.
     All,
-    /// Just enough followers for a quorum, the least recently used first, so that the set rotates
-    /// and every follower gets entries often.
+    /// The leader sends new entries to only as many followers as a quorum needs, first to those
+    /// that it sent to least recently. So the choice rotates, and every follower gets entries
+    /// often.
     Thrifty,
 }
 
@@ -20,110 +21,123 @@ pub struct Config {
     /// Heartbeat interval: a follower that was sent nothing for this long gets an empty
     /// `AppendEntries`.
     pub heartbeat_interval: Duration,
-    /// Heartbeat interval for a follower that does not answer, so that a dead one costs little.
+    /// Heartbeat interval for a follower that does not answer: longer than `heartbeat_interval`, to
+    /// send fewer messages to a follower that may be down.
     pub heartbeat_interval_silent: Duration,
-    /// Lowest election timeout. Replicas do not vote for this long after they heard from a leader.
-    /// The same on all replicas, because leases rely on it.
+    /// Lowest election timeout. A replica votes for no other leader for this long after it has
+    /// heard from one. Must be equal on all replicas, because leases rely on it.
     pub election_timeout_min: Duration,
     /// Highest election timeout without message loss.
     pub election_timeout_max: Duration,
-    /// Extension of the election timeout: proportional to the measured loss, all of it from 30 %.
+    /// Extra time added to the election timeout in proportion to the measured message loss: nothing
+    /// without loss, all of it from 30 % on.
     pub election_timeout_lossy_extra: Duration,
-    /// Number of times a candidate requests each vote within one election, for 20 % to 40 % of
-    /// message loss. Half of it below 20 %, twice as many from 40 %.
+    /// Number of times a candidate requests each vote within one campaign while 20 % to 40 % of the
+    /// messages are lost. Half as many times below 20 %, and twice as many from 40 % on.
     pub vote_attempts: u32,
     /// How long a candidate with a majority of pre-votes waits for the other replies, so that a
     /// replica with a longer log can object.
     pub pre_vote_delay: Duration,
     /// Check-quorum window: a leader that heard from no quorum for this long steps down.
     pub check_quorum_window: Duration,
-    /// The check-quorum window from 30 % of message loss; proportional in between.
+    /// Check-quorum window while 30 % or more of the messages are lost. Below 30 % the window grows
+    /// with the loss, from `check_quorum_window` to this value.
     pub check_quorum_window_lossy: Duration,
-    /// Interval at which a leader probes all followers when most of the check-quorum window has
-    /// passed without replies. Doubles with each probe, up to four times this.
+    /// Interval at which a leader sends to all followers when most of the check-quorum window has
+    /// passed without replies from a quorum. Doubles after each probe, up to four times this value.
     pub quorum_probe_interval: Duration,
-    /// Which followers new entries are sent to.
+    /// Which followers a leader sends new entries to: all of them, or only as many as a quorum
+    /// needs.
     pub fan_out: FanOut,
-    /// Whether a leader serves reads on its lease, without asking a quorum.
+    /// Whether a leader serves reads under its lease, without asking a quorum.
     pub lease_reads: bool,
     /// Bound on the relative drift of any two monotonic clocks, in parts per million.
     pub clock_drift_ppm: u32,
-    /// Safety margin subtracted from the lease, in addition to the drift.
+    /// Safety margin that shortens the lease, in addition to the clock drift.
     pub lease_margin: Duration,
-    /// Maximum entries in one `AppendEntries`.
+    /// Maximum number of entries in one `AppendEntries`.
     pub append_entries_max: usize,
-    /// Maximum bytes of records in one `AppendEntries`. A single larger record is sent alone.
+    /// Maximum total bytes of encoded entries in one `AppendEntries`. A single larger entry is sent
+    /// alone.
     pub append_bytes_max: usize,
-    /// Maximum `AppendEntries` with entries in flight to one follower.
+    /// Maximum number of `AppendEntries` with entries in flight to one follower.
     pub inflight_appends_max: usize,
-    /// Maximum bytes of records in flight to one follower.
+    /// Maximum bytes of encoded entries in flight to one follower. The last append sent may exceed
+    /// it.
     pub inflight_bytes_max: usize,
-    /// Maximum bytes of uncommitted records on a leader. Above it, the leader refuses writes as
+    /// Maximum bytes of uncommitted entries on a leader. A write that would exceed it is refused as
     /// busy.
     pub uncommitted_bytes_max: usize,
-    /// Lower bound of the retransmission timeout. Where each message has a cost, it is long enough
-    /// for the next entry to replace the lost message.
+    /// Lower bound of the retransmission timeout. The course's simulator counts messages; there the
+    /// bound is so long that the next append usually carries the lost entries too.
     pub retransmit_timeout_min: Duration,
-    /// The same for the first retransmissions where so many messages are lost that most entries
-    /// need one.
+    /// Lower bound of the retransmission timeout, instead of `retransmit_timeout_min`, while
+    /// message loss is high; applies only to the first few retransmissions to a peer.
     pub retransmit_timeout_min_lossy: Duration,
     /// Upper bound of the retransmission timeout.
     pub retransmit_timeout_max: Duration,
-    /// Retransmission timeout before the first round trip is measured.
+    /// Retransmission timeout for a peer whose round-trip time has not been measured yet.
     pub retransmit_timeout_initial: Duration,
-    /// How long a replica sends nothing after its start.
+    /// Time after its start in which a replica neither sends nor accepts peer messages.
     pub silence_after_start: Duration,
-    /// Delay of the first election of a new replica, after that silence and before the random part
-    /// of its election timeout. A client's request ends it.
+    /// Delay of the first election of a new replica: added after `silence_after_start` to the
+    /// random part of its election timeout. A client's request ends the delay.
     pub first_election_delay: Duration,
-    /// How long a request waits while no leader is known.
+    /// How long a client's request waits at a replica while no leader is known, before it is
+    /// refused.
     pub request_wait: Duration,
-    /// The same at a replica that reached no quorum in a whole election.
+    /// How long a client's request waits for a leader at a replica that reached no quorum in its
+    /// last campaign.
     pub request_wait_isolated: Duration,
-    /// Maximum requests that wait for a leader. Further ones are refused.
+    /// Maximum number of client requests that wait at a replica for a leader. Further ones are
+    /// refused as busy.
     pub waiting_requests_max: usize,
-    /// Maximum reads that wait for a read index. Further ones are refused as busy.
+    /// Maximum number of reads that wait at a leader until a quorum confirms its leadership (read
+    /// index). Further reads are refused as busy.
     pub waiting_reads_max: usize,
-    /// Whether a leader limits the commit index in its messages to what it has applied and
-    /// answered, so that the next leader answers what this one may not have (course only).
+    /// Whether a leader limits the commit index in its messages to the entries that it has applied
+    /// and answered. The next leader then answers the clients that this leader may not have
+    /// answered (course only).
     pub commit_index_after_replies: bool,
-    /// How long a leader waits before it sends a new commit index to a follower in a message of
-    /// its own, so that the follower can answer its clients. `None`: only with the next append or
-    /// heartbeat, where each message has a cost.
+    /// How long a leader waits for a message that can carry a new commit index to a follower,
+    /// before it sends one without entries, so that the follower can answer its clients. `None`:
+    /// the commit index is sent only with the next entries or heartbeat, which needs fewer
+    /// messages.
     pub commit_notice_after: Option<Duration>,
-    /// Bytes of the log kept after compaction, so that a follower that lags a little needs no
-    /// snapshot. Entries after the latest snapshot count as well.
+    /// Bytes of entries kept in memory after log compaction, so that a follower that lags a little
+    /// needs no snapshot. Entries after the latest snapshot count as well.
     pub log_bytes_kept: usize,
-    /// Bytes of the log above which entries covered by a snapshot are removed even if a follower
-    /// needs them.
+    /// Bytes of entries in memory above which those covered by a snapshot are removed even if a
+    /// follower needs them.
     pub log_bytes_max: usize,
-    /// Minimum interval between two snapshot chunks to one follower. With the chunk size, which
-    /// the driver chooses, it bounds the rate of a transfer.
+    /// Minimum interval between two snapshot chunks to one follower. Together with the chunk size,
+    /// which the driver chooses, it limits the rate of a transfer.
     pub snapshot_chunk_interval: Duration,
-    /// A disk that completes nothing for this long while work waits for it is stalled: a leader
-    /// transfers its leadership, a follower does not campaign. `None`: never, where no work waits
-    /// for a disk.
+    /// Time after which a disk counts as stalled if work waits for it and it completes nothing. A
+    /// leader with a stalled disk transfers its leadership; a follower does not campaign. `None`: a
+    /// disk never counts as stalled.
     pub disk_stall_timeout: Option<Duration>,
-    /// How long a leader waits for the target of a leadership transfer. It accepts no requests
-    /// meanwhile.
+    /// How long a leader waits for the target of a leadership transfer to become leader. Meanwhile
+    /// the old leader accepts no client requests.
     pub leadership_transfer_timeout: Duration,
-    /// Interval between attempts to transfer the leadership.
+    /// Time after an unsuccessful leadership transfer before the leader may try again.
     pub leadership_transfer_interval: Duration,
-    /// The safety rule that this replica breaks; `None` for none.
+    /// The safety rule that this replica breaks on purpose (mutation testing); `None` for no rule.
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
 }
 
-/// An invalid configuration, and what to change.
+/// The reason why a [`Config`] is invalid; its text says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// A value is out of range, or two values contradict each other.
+    /// A value is out of range, or two values contradict each other. The text names them and says
+    /// what to change.
     #[error("{0}")]
     Relation(String),
 }
 
 impl Config {
-    /// The configuration of the server.
+    /// Returns the configuration of the server.
     #[must_use]
     pub fn server() -> Config {
         Config {
@@ -169,8 +183,9 @@ impl Config {
         }
     }
 
-    /// Adapts the log's limits to a snapshot every `log_bytes` of log: a quarter of that is kept
-    /// after compaction, and at least half more is kept for followers that need it.
+    /// Sets the limits of the log in memory for a replica that takes a snapshot after every
+    /// `log_bytes` bytes of entries: `log_bytes_kept` becomes a quarter of `log_bytes`, and
+    /// `log_bytes_max` at least one and a half times `log_bytes`.
     #[must_use]
     pub fn with_snapshots_after(self, log_bytes: u64) -> Config {
         let log_bytes = usize::try_from(log_bytes).unwrap_or(usize::MAX);
@@ -181,8 +196,9 @@ impl Config {
         }
     }
 
-    /// Limits the log in memory to a quarter of `bytes`, the memory limit of the process; 0 for no
-    /// limit. The log exceeds it while no snapshot can be taken.
+    /// Lowers the limits of the log in memory if the process has a memory limit of `bytes` bytes
+    /// (0: no limit): `log_bytes_max` to at most a quarter of it, `log_bytes_kept` to at most a
+    /// sixteenth. The log exceeds its limits while no snapshot can be taken.
     #[must_use]
     pub fn within_memory(self, bytes: u64) -> Config {
         if bytes == 0 {
@@ -196,8 +212,8 @@ impl Config {
         }
     }
 
-    /// The configuration under the course's simulators, which count every message between replicas
-    /// and lose up to half of them.
+    /// Returns the configuration for the course's simulators, which count every message between
+    /// replicas and lose up to half of them.
     #[must_use]
     pub fn course() -> Config {
         Config {
@@ -243,10 +259,12 @@ impl Config {
         }
     }
 
-    /// Checks that the values fit together.
+    /// Checks that each value of the configuration is in its range and that no two values
+    /// contradict each other.
     ///
     /// # Errors
-    /// If two values contradict each other, with their names and what to change.
+    /// If a value is out of range or two values contradict each other. The error names the values
+    /// and says what to change.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let invalid = |text: String| Err(ConfigError::Relation(text));
         if self.heartbeat_interval.is_zero()
@@ -311,22 +329,24 @@ impl Config {
         Ok(())
     }
 
-    /// The length of the lease, from the start of a round that a quorum confirmed: the lowest
-    /// election timeout minus the drift of two clocks and a margin (thesis 6.4.1). Zero if nothing
-    /// is left.
+    /// Returns the length of the lease, counted from the start of a round that a quorum has
+    /// answered: the lowest election timeout minus the drift of two clocks and a margin (thesis
+    /// 6.4.1). Zero if nothing is left.
     #[must_use]
     pub fn lease_length(&self) -> Duration {
         let drift = self.election_timeout_min * 2 * self.clock_drift_ppm / 1_000_000;
         self.election_timeout_min.saturating_sub(drift).saturating_sub(self.lease_margin)
     }
 
-    /// Whether this replica breaks the rule of `mutant`. Always false without the feature.
+    /// Returns whether this replica breaks the rule of `mutant` on purpose (mutation testing).
+    /// Always false in a build without the feature `mutants`.
     #[cfg(feature = "mutants")]
     pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }
 
-    /// Whether this replica breaks the rule of `mutant`. Always false without the feature.
+    /// Returns whether this replica breaks the rule of `mutant` on purpose (mutation testing).
+    /// Always false in a build without the feature `mutants`.
     #[cfg(not(feature = "mutants"))]
     #[expect(clippy::unused_self, reason = "the same signature with and without the feature")]
     pub(crate) const fn breaks(&self, _mutant: Mutant) -> bool {
@@ -334,97 +354,129 @@ impl Config {
     }
 }
 
-/// A safety rule that a build with the feature `mutants` can break, to show that the tests notice.
-/// Each rule is described by its name in `src/guide/guarantees.md`.
+/// A safety rule broken on purpose, in a build with the feature `mutants`, to show that the tests
+/// notice (mutation testing). Each variant says what a replica then does wrong. The rules are
+/// described in `src/guide/guarantees.md`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
-    /// A replica votes again when it sees the term of its vote again.
+    /// Deliberate bug: a replica ignores that it has already voted in a term, so it may vote for
+    /// two candidates.
     VoteTwice,
-    /// Votes are sent before they are durable.
+    /// Deliberate bug: a replica sends a vote before the vote is durable.
     VoteBeforeSync,
-    /// A follower acknowledges entries before they are durable.
+    /// Deliberate bug: a follower acknowledges entries before they are durable.
     AcknowledgeBeforeSync,
-    /// A follower acknowledges its own last index instead of the last one that the message proves.
+    /// Deliberate bug: a follower acknowledges all entries of its log, although the leader's
+    /// messages prove only some of them equal to the leader's.
     AcknowledgeOwnLast,
-    /// A leader counts itself before the entry is durable on its own disk.
+    /// Deliberate bug: a leader counts itself towards the majority before the entry is durable on
+    /// its own disk.
     CountSelfEarly,
-    /// A leader commits entries of earlier terms by counting replicas.
+    /// Deliberate bug: a leader commits entries of earlier terms because a majority holds them
+    /// (Figure 8 of the Raft paper).
     CommitOldTerms,
-    /// A replica votes without comparing the candidate's log with its own.
+    /// Deliberate bug: a replica votes for a candidate without checking that the candidate's log is
+    /// at least as up to date as its own.
     VoteForShorterLog,
-    /// Half of the replicas count as a quorum.
+    /// Deliberate bug: half of the replicas count as a quorum, instead of more than half.
     HalfIsQuorum,
-    /// A duplicate of an earlier append truncates the entries after it.
+    /// Deliberate bug: a follower truncates its log after every append, so a late duplicate of an
+    /// earlier append removes the entries after it.
     TruncateAlways,
-    /// A follower keeps entries that conflict with the leader's.
+    /// Deliberate bug: a follower keeps its own entries that conflict with the leader's.
     KeepConflicts,
-    /// A reply of an earlier term changes the match index.
+    /// Deliberate bug: a leader accepts a reply of an earlier term, which changes the follower's
+    /// match index.
     ReplyOfOldTerm,
-    /// A chunk of an earlier leader's snapshot is acknowledged to the current leader.
+    /// Deliberate bug: a follower acknowledges a snapshot chunk of an earlier term's leader to the
+    /// current leader.
     ChunkReplyOfOldTerm,
-    /// A follower takes the leader's commit index without limiting it to the proven entries.
+    /// Deliberate bug: a follower adopts the leader's commit index without limiting it to the
+    /// entries that are proven equal to the leader's.
     CommitUnclamped,
-    /// A leader serves reads before it has committed an entry of its own term.
+    /// Deliberate bug: a leader serves reads before it has committed an entry of its own term.
     ReadBeforeOwnTerm,
-    /// A read index is confirmed by a round that began before the read arrived.
+    /// Deliberate bug: a read index counts as confirmed by a round of messages that began before
+    /// the read arrived.
     ReadOnOldRound,
-    /// The lease lasts for two election timeouts.
+    /// Deliberate bug: a leader's lease lasts twice as long as it may.
     LeaseTooLong,
-    /// A replica votes although it heard from a leader within the lowest election timeout.
+    /// Deliberate bug: a replica votes for another candidate although it heard from a leader within
+    /// the lowest election timeout.
     VoteUnderLease,
-    /// A replica that lost its disk votes before it has rejoined.
+    /// Deliberate bug: a replica that has lost its disk votes before it has rejoined.
     VoteWhileRejoining,
-    /// A replica that lost its disk acknowledges entries once a majority, not all, has answered.
+    /// Deliberate bug: a replica that has lost its disk acknowledges entries after a majority of
+    /// the members, not all of them, have told it their terms.
     RejoinWithoutAll,
-    /// A replica that lost its disk is a full member again before it has caught up.
+    /// Deliberate bug: a replica that has lost its disk is a full member again before its log has
+    /// reached the leader's last entry.
     RejoinBeforeCaughtUp,
-    /// The lease promise to a leader counts from before its message was received.
+    /// Deliberate bug: a follower's promise to vote for no other leader for a while counts from a
+    /// time before the leader's message was received.
     PromiseBeforeReceipt,
-    /// Requests that are sent again are applied again.
+    /// Deliberate bug: a client's write that a replica forwards to the leader twice, for example
+    /// because the first reply got lost, is applied twice.
     ApplyTwice,
-    /// A state installed from a snapshot has an empty deduplication table.
+    /// Deliberate bug: a replica that installs a snapshot loses the deduplication table, so a
+    /// repeated request is applied again.
     SnapshotWithoutSessions,
-    /// A completed sync counts for an entry that was replaced meanwhile.
+    /// Deliberate bug: a completed sync counts for an entry that was replaced while the sync was
+    /// running.
     SyncOfReplacedEntry,
-    /// A failed sync counts as completed.
+    /// Deliberate bug: a failed sync of the disk counts as completed.
     IgnoreFailedSync,
-    /// The last block is not written again at a start, although its sync may have failed.
+    /// Deliberate bug: when a replica starts, it does not write the last block of log records
+    /// again, although an earlier sync of that block may have failed.
     TrustLastBlock,
-    /// The directory is not synced after a segment is created.
+    /// Deliberate bug: the directory is not synced after a log segment is created, so a power cut
+    /// can lose the segment's name.
     UnsyncedSegmentName,
-    /// The directory is not synced after the meta record is replaced.
+    /// Deliberate bug: the directory is not synced after the file `meta` (members, segments,
+    /// history of starts) is replaced, so a power cut can restore the old one.
     UnsyncedRecordName,
-    /// The directory is not synced after a snapshot is renamed into place.
+    /// Deliberate bug: the directory is not synced after a snapshot gets its final name, so a power
+    /// cut can lose the name.
     UnsyncedSnapshotName,
-    /// A start deletes files before the directory entries that make them obsolete are synced.
+    /// Deliberate bug: a replica that starts deletes obsolete files before the directory entries of
+    /// the files that replace them are synced.
     DeleteBeforeSync,
-    /// The checksum of a sector is not verified.
+    /// Deliberate bug: the checksums of log sectors are not verified when the log is read.
     IgnoreSectorChecksum,
-    /// The links from each block and segment to the one before are not verified.
+    /// Deliberate bug: when the log is read, the link from each block and segment to the previous
+    /// one is not verified.
     IgnoreChain,
-    /// A missing sector counts as a torn tail even if there is data after it.
+    /// Deliberate bug: a sector without data counts as the torn end of the log even if data follows
+    /// it.
     TruncateDamage,
-    /// A damaged sector counts as a torn tail.
+    /// Deliberate bug: a damaged sector counts as the torn end of the log, so entries after it are
+    /// lost silently.
     TruncateDamagedSector,
-    /// A leader sets the replicated clock to its own wall clock, without a majority.
+    /// Deliberate bug: a leader sets the replicated clock to its own wall clock, without the
+    /// agreement of a majority.
     FollowWallClock,
-    /// A read is served from a state whose replicated clock has not reached the time of the read.
+    /// Deliberate bug: a read is served from a state whose replicated clock has not reached the
+    /// time at which the read was confirmed.
     ReadBeforeClock,
-    /// A replica does not remember which openings of a peer's log it has seen.
+    /// Deliberate bug: a replica does not remember the starts that each peer has announced, so a
+    /// peer that was restored from an older copy of its disk is accepted.
     AcceptOldCopy,
-    /// A peer is accepted although its list of openings does not reach back to the last one seen.
+    /// Deliberate bug: a peer is accepted although the list of its recent starts lacks the start
+    /// that was seen last, so a wiped and newly bootstrapped peer is accepted.
     ForgetOldOpenings,
-    /// The log is compacted when a snapshot begins.
+    /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
+    /// complete and durable.
     CompactLogEarly,
-    /// A snapshot counts before it is synced.
+    /// Deliberate bug: a snapshot counts as durable before it is synced to disk.
     UnsyncedSnapshot,
-    /// The latest snapshot is deleted when the next one begins.
+    /// Deliberate bug: the latest snapshot is deleted when the next one is begun, before the next
+    /// one is complete.
     RemoveLatestSnapshotEarly,
-    /// A leader's snapshot replaces a newer state.
+    /// Deliberate bug: a replica installs a leader's snapshot although its own state is newer.
     InstallOlderSnapshot,
-    /// Chunks of different snapshots are combined.
+    /// Deliberate bug: a replica combines chunks of different snapshots into one.
     MixChunks,
-    /// The checksums of a snapshot are not verified.
+    /// Deliberate bug: the checksums of a snapshot are not verified when it is read or installed.
     IgnoreSnapshotChecksum,
 }
 

@@ -15,23 +15,24 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::types::{EntryId, Index, Term};
 
-/// Length of a record's header, which precedes the payload.
+/// Length in bytes of the header of an encoded log entry (record). The payload follows the header.
 pub const HEADER_BYTES: usize = 25;
-/// Largest record that [`Entry::decode`] accepts: a header and 64 MiB of payload.
+/// Largest length in bytes of an encoded log entry (record) that [`Entry::decode`] accepts: a
+/// header and 64 MiB of payload.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + (64 << 20);
-/// Smallest allocation of a [`RecordBuffer`].
+/// Smallest allocation, in bytes, of a [`RecordBuffer`], in which a leader encodes new entries.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// The purpose of an entry.
+/// The kind of a log entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
-    /// A new leader's first entry; applying it has no effect (§8).
+    /// An empty entry, the first one of each new leader (§8). Applying it has no effect.
     NoOp,
-    /// A command for the state machine.
+    /// An entry that carries a command for the state machine.
     Command,
 }
 
-/// A log entry with its encoded record. Clones share the bytes.
+/// A log entry with its encoded record. Clones share the record's bytes.
 ///
 /// Invariant: `record` is a complete, valid record with this id and kind.
 #[derive(Clone, PartialEq, Eq)]
@@ -44,32 +45,35 @@ pub struct Entry {
 /// The reason why bytes were not decoded as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// The bytes end before the header or the record does.
+    /// There are fewer bytes than the header or the record needs.
     #[error("truncated log record: {have} bytes of {need}")]
     Short {
-        /// Bytes present.
+        /// Number of bytes that are present.
         have: usize,
-        /// Bytes needed.
+        /// Number of bytes that the header or the whole record needs.
         need: usize,
     },
     /// The length field is below [`HEADER_BYTES`] or above [`RECORD_BYTES_MAX`].
-    #[error("log record with length {length}, not within {HEADER_BYTES}..={RECORD_BYTES_MAX}")]
+    #[error(
+        "invalid log record: its length field is {length} bytes, it must be {HEADER_BYTES} to \
+             {RECORD_BYTES_MAX}"
+    )]
     Length {
         /// Value of the length field, in bytes.
         length: usize,
     },
-    /// The checksum does not match.
+    /// The checksum in the header does not match the record's bytes.
     #[error("damaged log record: checksum {computed:08x}, expected {stored:08x}")]
     Checksum {
-        /// Checksum of the bytes.
+        /// CRC-32C checksum computed from the record's bytes.
         computed: u32,
-        /// Checksum in the header.
+        /// CRC-32C checksum stored in the record's header.
         stored: u32,
     },
-    /// The kind is unknown to this version.
+    /// The kind of the entry is unknown to this version of the program.
     #[error("log record with unknown kind {0}; was it written by a newer version?")]
     Kind(u8),
-    /// The term or the index is zero.
+    /// The entry's term or index is zero.
     #[error("log record with invalid id {0}: term and index start at 1")]
     Id(EntryId),
 }
@@ -107,12 +111,12 @@ impl Entry {
         self.id.index
     }
 
-    /// Returns the entry's purpose.
+    /// Returns the kind of the entry.
     pub fn kind(&self) -> EntryKind {
         self.kind
     }
 
-    /// Returns the encoded record, as on the wire and on disk.
+    /// Returns the entry's encoded record, as it is sent to peers and written to disk.
     pub fn record(&self) -> &Bytes {
         &self.record
     }
@@ -122,7 +126,8 @@ impl Entry {
         &self.record[HEADER_BYTES..]
     }
 
-    /// Removes the first record from `bytes` and validates it. The entry shares their memory.
+    /// Removes the first record from `bytes`, validates it, and returns its entry. The entry shares
+    /// the memory of `bytes`.
     ///
     /// # Errors
     /// If `bytes` does not start with a complete, valid record. `bytes` is then unchanged.
@@ -160,15 +165,15 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// The buffer in which a leader encodes entries: many small entries share one allocation.
+/// Buffer in which a leader encodes entries, so that many small entries share one allocation.
 #[derive(Debug, Default)]
 pub struct RecordBuffer {
     buffer: BytesMut,
 }
 
 impl RecordBuffer {
-    /// Encodes an entry, copying the payload. The record must not exceed [`RECORD_BYTES_MAX`]:
-    /// callers reject larger requests.
+    /// Returns an entry with this id, kind and payload, encoded into the buffer. Panics if the
+    /// record would exceed [`RECORD_BYTES_MAX`]: callers must reject larger requests.
     pub fn encode(&mut self, id: EntryId, kind: EntryKind, payload: &[u8]) -> Entry {
         let length = HEADER_BYTES + payload.len();
         assert!(
@@ -197,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn encoded_entries_decode_to_themselves() {
+    fn log_entries_round_trip_through_their_encoding() {
         let mut buffer = RecordBuffer::default();
         let first = buffer.encode(EntryId::new(3, 7), EntryKind::Command, b"payload");
         let second = buffer.encode(EntryId::new(3, 8), EntryKind::NoOp, b"");

@@ -5,11 +5,12 @@ use crate::kv::{SnapshotMark, SnapshotReader, StateMachine};
 use crate::raft::SnapshotId;
 use crate::storage::SnapshotCheck;
 
-/// Decodes a snapshot into a state machine.
+/// Decodes a snapshot file into a state machine, verifying its checksums.
 #[derive(Debug, Default)]
 pub struct SnapshotLoader(SnapshotReader);
 
-/// Verifies a snapshot without building a state machine, which would need as much memory again.
+/// Verifies a snapshot file without building a second state machine, and so without needing the
+/// memory of one.
 #[derive(Debug)]
 pub struct SnapshotVerifier(SnapshotReader);
 
@@ -21,7 +22,7 @@ impl Default for SnapshotVerifier {
 
 #[cfg(feature = "mutants")]
 impl SnapshotLoader {
-    /// Returns a loader that ignores checksums, for a mutant.
+    /// Returns a loader that does not verify checksums, for mutation testing.
     pub fn trusting() -> SnapshotLoader {
         let mut reader = SnapshotReader::default();
         reader.trust();
@@ -31,7 +32,7 @@ impl SnapshotLoader {
 
 #[cfg(feature = "mutants")]
 impl SnapshotVerifier {
-    /// Returns a verifier that ignores checksums, for a mutant.
+    /// Returns a verifier that does not verify checksums, for mutation testing.
     pub fn trusting() -> SnapshotVerifier {
         let mut reader = SnapshotReader::checking();
         reader.trust();
@@ -65,7 +66,8 @@ impl SnapshotCheck for SnapshotVerifier {
     }
 }
 
-/// Returns the id under which replicas exchange the snapshot that `mark` describes.
+/// Returns the snapshot's id in Raft messages for `mark`, its id in the state machine: both hold
+/// the last entry, the length and the checksum.
 pub fn snapshot_id(mark: SnapshotMark) -> SnapshotId {
     SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
 }

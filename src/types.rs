@@ -12,24 +12,25 @@ pub struct NodeId(pub u16);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Term(pub u64);
 
-/// A position in the log. The first entry has index 1; [`Index::ZERO`] precedes it.
+/// The index of a log entry. The first entry has index 1; [`Index::ZERO`] precedes it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Index(pub u64);
 
-/// The identity of a log entry. Two logs that contain the same id are identical up to that entry
-/// (Log Matching, §5.3).
+/// The id of a log entry: its term and index. Two logs that contain the same id are identical up to
+/// that entry (Log Matching, §5.3).
 ///
 /// Ordered by term and then index, as votes compare logs (§5.4.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EntryId {
     /// The term of the leader that created the entry.
     pub term: Term,
-    /// The entry's position.
+    /// The entry's index in the log.
     pub index: Index,
 }
 
-/// The number of a leader's round of messages. It increases within a term, and replies echo it.
-/// Leases, read indexes and round-trip times are based on it.
+/// The number of a leader's round: the messages that the leader sends at the end of one batch of
+/// inputs. Round numbers increase within a term, and replies echo them. Leases, read indexes and
+/// round-trip times are based on rounds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Round(pub u64);
 
@@ -37,22 +38,22 @@ pub struct Round(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct JobSequence(pub u64);
 
-/// The sender of a request: a connection of the server, or a client of the course's simulator,
-/// which names itself with four hexadecimal digits.
+/// The id of the sender of a client request: a connection of the server, or a client of the
+/// course's simulator, whose id is written as four hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClientId(pub u32);
 
-/// The id of a client's request. A request that is sent again keeps its id. The bytes are opaque;
-/// the course's simulator puts its message id here.
+/// The id of a client's request, chosen by the sender. A request that is sent again keeps its id.
+/// The core does not interpret the bytes; the course's simulator puts its message id here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestId(pub [u8; 16]);
 
-/// The id of a request, unique in the cluster.
+/// The id of a request, unique in the cluster: the client and the client's own id for the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestKey {
     /// The client that sent the request.
     pub client: ClientId,
-    /// The request's id, unique for this client.
+    /// The request's id, unique among the requests of this client.
     pub request: RequestId,
 }
 
@@ -64,34 +65,34 @@ pub struct Instant(pub u64);
 /// The role of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RoleName {
-    /// Follows a leader, or waits for one.
+    /// The replica follows a leader, or waits for one.
     Follower,
-    /// Asks for pre-votes.
+    /// The replica campaigns, and asks for pre-votes.
     PreCandidate,
-    /// Asks for votes.
+    /// The replica campaigns in a new term, and asks for votes.
     Candidate,
-    /// Leads its term.
+    /// The replica is the leader of its term.
     Leader,
 }
 
-/// The condition of a replica's disk, as reported to the leader.
+/// The condition of a replica's disk, as followers report it to the leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskState {
-    /// Writes complete, and there is free space.
+    /// Writes complete, and free space is above the reserve.
     #[default]
     Healthy,
-    /// Free space is below the reserve.
+    /// Free disk space is below the reserve.
     Low,
-    /// Jobs are waiting, and none has completed for `Config::disk_stall_timeout`.
+    /// The disk is stalled: writes wait, and none has completed for `Config::disk_stall_timeout`.
     Stalled,
 }
 
-/// Whether a request changes the state.
+/// Whether a client's request changes the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestKind {
-    /// Becomes a log entry.
+    /// A write: the request becomes a log entry.
     Write,
-    /// Is answered linearizably without a log entry (§8).
+    /// A read: the request is answered linearizably without a log entry (§8).
     Read,
 }
 
@@ -101,13 +102,13 @@ impl Index {
     /// An upper bound on indexes, which no log reaches. A message with a larger index is malformed.
     pub const MAX: Index = Index(1 << 62);
 
-    /// Returns the next index.
+    /// Returns the index after this one.
     #[must_use]
     pub const fn next(self) -> Index {
         Index(self.0 + 1)
     }
 
-    /// Returns the previous index, or [`Index::ZERO`] if this is zero.
+    /// Returns the index before this one; [`Index::ZERO`] for index 0.
     #[must_use]
     pub const fn previous(self) -> Index {
         Index(self.0.saturating_sub(1))
@@ -115,10 +116,10 @@ impl Index {
 }
 
 impl Term {
-    /// The largest term. Encodings reserve the highest bit.
+    /// The largest valid term, 2^63 - 1: encodings reserve the highest bit of the 64-bit integer.
     pub const MAX: Term = Term(u64::MAX >> 1);
 
-    /// Returns the next term, or [`Term::MAX`] if this is the largest.
+    /// Returns the term after this one; [`Term::MAX`] for the largest term.
     #[must_use]
     pub const fn next(self) -> Term {
         if self.0 < Term::MAX.0 { Term(self.0 + 1) } else { Term::MAX }
@@ -126,7 +127,7 @@ impl Term {
 }
 
 impl Round {
-    /// Returns the next round.
+    /// Returns the round number after this one.
     #[must_use]
     pub const fn next(self) -> Round {
         Round(self.0 + 1)
@@ -134,7 +135,7 @@ impl Round {
 }
 
 impl JobSequence {
-    /// Returns the number of the next job.
+    /// Returns the job number after this one.
     #[must_use]
     pub const fn next(self) -> JobSequence {
         JobSequence(self.0 + 1)
@@ -145,7 +146,7 @@ impl EntryId {
     /// The id that precedes the first entry of every log.
     pub const ZERO: EntryId = EntryId { term: Term(0), index: Index(0) };
 
-    /// Builds an id from numbers, for decoders and tests.
+    /// Returns the entry id with this term and index, given as plain numbers.
     #[must_use]
     pub const fn new(term: u64, index: u64) -> EntryId {
         EntryId { term: Term(term), index: Index(index) }
@@ -153,12 +154,13 @@ impl EntryId {
 }
 
 impl Instant {
-    /// The clock's origin.
+    /// The origin of the monotonic clock.
     pub const ZERO: Instant = Instant(0);
-    /// An instant after every reading: it never comes.
+    /// An instant after every reading of the clock; stands for "never".
     pub const MAX: Instant = Instant(u64::MAX);
 
-    /// Returns the time since `earlier`, or zero if that is later.
+    /// Returns the time that has passed from `earlier` to this instant, or zero if `earlier` is
+    /// later.
     #[must_use]
     pub const fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -264,7 +264,7 @@ fn start_alone(folder: &std::path::Path) -> Command {
 }
 
 #[test]
-fn bad_bytes_close_at_most_their_own_connection() {
+fn malformed_input_closes_only_its_own_connection() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let mut good = Client::connect(cluster.address(0)).unwrap();

@@ -174,7 +174,7 @@ fn full_disk_is_reported_and_loses_nothing() {
 }
 
 #[test]
-fn folder_is_bootstrapped_once_and_opened_by_its_owner() {
+fn folder_is_bootstrapped_once_and_opened_only_by_its_owner() {
     let mut disk = MemDisk::default();
     let open = |disk: &mut MemDisk, cluster, replica| {
         Log::open(disk, cluster, replica, OPTIONS, None).map(|(log, ..)| drop(log)).unwrap_err()

@@ -173,7 +173,10 @@ fn fail_and_come_back(failures: &[(&str, &str, usize, &str)], bytes: usize) {
         let status = cluster.end_of(0);
         assert_eq!(status.code(), Some(EXIT_DISK), "{case}\n{}", cluster.logs());
         let logs = cluster.logs();
-        assert!(logs.contains("this replica ends here") && logs.contains(words), "{case}: {logs}");
+        assert!(
+            logs.contains("disk write failed, shutting down") && logs.contains(words),
+            "{case}: {logs}"
+        );
         let log = cluster.folder.path().join("replica-1.log");
         fs::remove_file(log).unwrap();
         cluster.restart();

@@ -21,13 +21,13 @@
 //! Two are not, because other rules mask them: the chain of blocks, which has its own test here,
 //! and that a snapshot which ends before the latest is not kept. For the latter the core requests
 //! no chunks, and a start uses the snapshot with the latest end; the rule itself is tested by
-//! `crash::snapshots::invalid_snapshot_changes_nothing`. The checksum of a record protects it on
-//! the network; on disk it is covered by the checksums of its sectors and by the chain
-//! (`record::tests::every_flipped_bit_and_truncation_is_detected`).
+//! `crash::snapshots::invalid_incoming_snapshot_changes_nothing`.
+//! The checksum of a record protects it on the network; on disk it is covered by the checksums of
+//! its sectors and by the chain (`record::tests::every_flipped_bit_and_truncation_is_detected`).
 //!
 //! [`Mutant::PromiseBeforeReceipt`] is a rule of the runtime's core stage, which the simulator does
 //! not run: the seeded driver of the stages notices it
-//! (`runtime::stages::seeded_tests::promise_before_receipt_is_noticed`).
+//! (`runtime::stages::seeded_tests::lease_granted_from_before_receipt_is_detected`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -155,7 +155,7 @@ mutants! {
 /// history of the same folder: two copies were both written to, and then a file of one is found
 /// among those of the other.
 #[test]
-fn chain_alone_detects_a_segment_of_an_earlier_folder() {
+fn only_chain_check_detects_segment_of_diverged_copy() {
     let options = LogOptions::with_segment_bytes(4 << 10);
     let open = |disk: &mut MemDisk| Log::open(disk, None, NodeId(1), options, None).map(|_| ());
     let mut first = MemDisk::default();

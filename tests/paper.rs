@@ -64,7 +64,7 @@ fn entries_are_durable_before_acknowledgement() {
 /// Persistent state: the completion of a write does not count for entries that have replaced the
 /// written ones in the meantime.
 #[test]
-fn completion_counts_only_for_the_entry_it_names() {
+fn sync_of_a_replaced_entry_does_not_make_it_durable() {
     let mut subject = Subject::restarted(3, 1, &[]);
     subject.receive(2, append(1, (0, 0), &[1, 1], 0));
     subject.receive(3, append(2, (1, 1), &[2], 0));
@@ -100,7 +100,7 @@ fn vote_request_of_an_old_term_is_denied() {
 /// Rule 2, first half: one vote per term, repeated if the same candidate asks again, because
 /// replies get lost (§5.2).
 #[test]
-fn one_vote_per_term() {
+fn replica_grants_at_most_one_vote_per_term() {
     let mut subject = Subject::with_vote(5, 3, Some(NodeId(2)), &[]);
     let mut votes = |from| {
         subject.receive(from, request(3, (0, 0)));
@@ -211,7 +211,7 @@ fn only_new_entries_are_appended() {
 /// Rule 5: the commit index follows the leader's, up to the last entry that the message proves
 /// equal to the leader's log, and never falls (§5.3).
 #[test]
-fn commit_index_is_limited_to_proven_entries() {
+fn follower_commits_only_entries_matching_the_leader() {
     let mut subject = Subject::restarted(3, 2, &[1, 1, 2]);
     subject.receive(2, append(3, (1, 1), &[], 9));
     assert_eq!(subject.status().commit_index, Index(1), "2@1 and 3@2 may still be replaced");
@@ -241,7 +241,7 @@ fn committed_entries_are_applied_once_in_order() {
 /// A higher term in any message is adopted and makes a follower of every role (§5.1). But a vote
 /// request is ignored while a leader may hold a lease (§6).
 #[test]
-fn higher_term_makes_a_follower() {
+fn higher_term_steps_down_to_follower() {
     let rejected = |term| {
         let outcome = AppendOutcome::Reject { refused: Index(0), hint: EntryId::ZERO };
         PeerMsg::AppendReply(AppendReply {
@@ -312,7 +312,7 @@ fn election_timeout_without_heartbeats_starts_campaign() {
 /// Only a granted vote restarts the election timeout; a denied one does not, nor does an append of
 /// a deposed leader.
 #[test]
-fn only_granted_vote_restarts_election_timeout() {
+fn granted_but_not_denied_vote_restarts_election_timeout() {
     let config = Config::server();
     let at_half = |message| {
         let mut subject = Subject::restarted(3, 4, &[4]);
@@ -334,7 +334,7 @@ fn only_granted_vote_restarts_election_timeout() {
 /// A replica that has heard a leader within the lowest election timeout grants no vote and no
 /// pre-vote (§6).
 #[test]
-fn recently_heard_leader_is_protected() {
+fn no_vote_is_granted_soon_after_hearing_from_leader() {
     let config = Config::server();
     let mut subject = Subject::restarted(3, 1, &[]);
     subject.wait(config.election_timeout_min);
@@ -373,7 +373,7 @@ fn election_raises_term_votes_for_self_and_asks_all() {
 
 /// Votes are requested when the candidate's own vote is durable, which does not count before.
 #[test]
-fn candidate_asks_when_its_vote_is_durable() {
+fn candidate_requests_votes_after_its_own_vote_is_durable() {
     let mut subject = Subject::restarted(3, 3, &[]);
     subject.wait(subject.until_timeout());
     let granted = VoteReply { term: Term(4), pre: true, granted: true };
@@ -460,7 +460,7 @@ fn election_without_winner_is_repeated() {
 /// A new leader sends to all peers at once, and again at each heartbeat interval, to prevent
 /// elections (§5.2). The first appends carry the new term's no-op (§8).
 #[test]
-fn leader_sends_at_once_and_heartbeats() {
+fn new_leader_appends_at_once_and_then_heartbeats() {
     let config = Config::server();
     let (mut subject, mut step) = Subject::leader(3, 2, &[1]);
     let peers = [2, 3];
@@ -546,7 +546,7 @@ fn rejection_lowers_next_index_to_the_hint() {
 
 /// A useless hint still lowers the next index by one, and never below the match index.
 #[test]
-fn useless_hint_lowers_next_index_by_one() {
+fn rejection_without_usable_hint_lowers_next_index_by_one() {
     let (mut subject, first) = Subject::leader(3, 5, &[1, 1, 1]);
     let mut append = first.append_to(2).unwrap();
     for expected in [2, 1, 0] {
@@ -571,7 +571,7 @@ fn reply_of_an_earlier_term_is_ignored() {
 /// An entry that a majority of all replicas holds is committed; the leader counts itself when its
 /// own disk has the entry (§5.3).
 #[test]
-fn durable_majority_commits() {
+fn entry_durable_on_a_majority_is_committed() {
     let (mut subject, first) = Subject::leader(5, 1, &[]);
     for peer in [2, 3] {
         assert_eq!(subject.status().commit_index, Index(0));

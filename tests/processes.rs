@@ -240,7 +240,7 @@ fn unexecutable_program_is_named_in_the_error() {
 }
 
 #[test]
-fn early_exit_is_reported_with_its_output() {
+fn replica_exit_at_start_is_reported_with_its_output() {
     let stage = Stage::with_script("echo 'ModuleNotFoundError: raft' >&2; exit 3");
     let run = stage.run_short("[]", &[]);
     run.assert_failed(
@@ -251,7 +251,7 @@ fn early_exit_is_reported_with_its_output() {
 }
 
 #[test]
-fn later_exit_is_reported() {
+fn replica_exit_during_the_run_is_reported() {
     let stage = Stage::with_habit(Habit::QuitsLater);
     for protocol in ["udp", "stream"] {
         let run = stage.run_short("[]", &["--protocol", protocol]);
@@ -264,7 +264,7 @@ fn later_exit_is_reported() {
 fn message_flood_ends_the_run() {
     let stage = Stage::with_habit(Habit::Floods);
     let run = stage.run_short("[]", &["--json"]);
-    run.assert_failed(1, &["max_packets", "a message that answers itself"]);
+    run.assert_failed(1, &["max_packets", "messages that trigger each other"]);
     let report = run.report();
     // Up to five broadcasts are counted before the limit is checked.
     assert!((2_000..2_020).contains(&report["total_msgs"].as_u64().unwrap()), "{report}");
@@ -287,7 +287,7 @@ fn wrong_values_and_duplicate_replies_are_incorrect() {
     stage.run_short("[]", &[]).assert_failed(1, &["with the value `a lie`, but the client's last"]);
     stage.assert_no_process_left(5);
     let stage = Stage::with_habit(Habit::AnswersTwice);
-    stage.run_short("[]", &[]).assert_failed(1, &["a second answer after a redirect"]);
+    stage.run_short("[]", &[]).assert_failed(1, &["already answered with redirect or fail"]);
     stage.assert_no_process_left(5);
 }
 
@@ -339,7 +339,7 @@ fn invalid_scenario_is_refused_before_replicas_start() {
     let stage = Stage::with_habit(Habit::Sound);
     for (argument, parts) in [
         ("simple-9", ["there is no scenario `simple-9`", "advanced-4"]),
-        ("missing.json", ["can't read the scenario file missing.json", "path"]),
+        ("missing.json", ["cannot read the scenario file missing.json", "path"]),
         (r#"{"lifetime": 3}"#, ["`lifetime` is 3", "from 5"]),
         ("{", ["not JSON", "line 1"]),
     ] {

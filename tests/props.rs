@@ -150,7 +150,7 @@ impl Wish {
             Wish::Delete(at) => Operation::del(key(at)),
             Wish::Transfer(from, to, amount) => {
                 *args = [key(from), key(to), amount.as_bytes()];
-                Operation::call(CommandId::of("transfer"), &*args)
+                Operation::call(CommandId::of("transfer"), &args[..])
             }
         }
     }
@@ -213,7 +213,7 @@ impl Model {
             }
             ("del", [key]) => Outcome::Integer(self.pairs.remove(*key).is_some().into()),
             ("transfer", [from, to, amount]) => {
-                let amount = str::from_utf8(amount).unwrap().parse().unwrap();
+                let amount = str::from_utf8(amount).expect("digits").parse().expect("a number");
                 Outcome::Integer(self.transfer(from, to, amount).is_some().into())
             }
             other => unreachable!("no wish is {other:?}"),
@@ -241,7 +241,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_048))]
 
     #[test]
-    fn records_round_trip(prev in place(), shape in shape(1..5)) {
+    fn entry_records_round_trip(prev in place(), shape in shape(1..5)) {
         let entries = entries_after(prev, &shape);
         let records: Vec<u8> = entries.iter().flat_map(|entry| entry.record().to_vec()).collect();
         let mut bytes = Bytes::from(records);
@@ -259,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn peer_messages_round_trip_as_course_json(
+    fn peer_messages_round_trip_as_json(
         message in message(),
         from: u16,
         leader: Option<u16>,
@@ -279,7 +279,7 @@ proptest! {
     }
 
     #[test]
-    fn course_requests_with_any_strings_are_parsed(
+    fn json_client_requests_with_any_strings_are_parsed(
         key in text(),
         value in text(),
         mid in "[ -~]{16}",
@@ -309,7 +309,7 @@ proptest! {
     }
 
     #[test]
-    fn course_replies_are_encoded_as_expected(
+    fn course_ok_replies_encode_request_id_leader_and_value(
         value in prop::option::of(text()),
         mid in "[ -~]{16}",
         leader: Option<u16>,
@@ -370,7 +370,7 @@ proptest! {
 
     /// Few clients and few request ids, so that retries are common, also with another operation.
     #[test]
-    fn store_agrees_with_the_model(wishes in vec((0_u32..3, 0_u8..12, wish()), 0..60)) {
+    fn state_machine_matches_a_reference_model(wishes in vec((0_u32..3, 0_u8..12, wish()), 0..60)) {
         let (mut store, mut model) = (StateMachine::default(), Model::default());
         for (client, request, wish) in &wishes {
             let key = request_key(*client, *request);
@@ -413,7 +413,7 @@ struct LogModel {
 }
 
 impl LogModel {
-    /// Rules 3 and 4 for receivers of AppendEntries (§5.3), literally. Returns whether something
+    /// Rules 3 and 4 for receivers of `AppendEntries` (§5.3), literally. Returns whether something
     /// changed.
     fn splice(&mut self, prev: usize, sent: &[u64]) -> bool {
         let mut changed = false;

@@ -84,7 +84,7 @@ proptest! {
     }
 
     #[test]
-    fn split_input_gets_the_same_replies(
+    fn parsed_requests_do_not_depend_on_input_splits(
         bytes in protocol_like(),
         cuts in vec(any::<prop::sample::Index>(), 0..4),
     ) {
@@ -97,7 +97,7 @@ proptest! {
     }
 
     #[test]
-    fn any_command_gets_exactly_one_reply(wanted in vec(request(), 0..12)) {
+    fn any_request_gets_a_complete_reply(wanted in vec(request(), 0..12)) {
         let mut server = LocalServer::new(Limits::default());
         for request in &wanted {
             let mut bytes = Vec::new();

@@ -76,35 +76,35 @@ fn assert_all_rejoined(coverage: &Coverage) {
 }
 
 #[test]
-fn mixed_faults_break_no_rule() {
+fn mixed_faults_violate_no_invariant() {
     let reached = [&[Situation::Resend, Situation::VoterDiskLoss][..], &EXPIRATION].concat();
     assert_all_rejoined(&hold(Profile::Mixed, 800, &reached).1);
 }
 
 #[test]
-fn fault_free_cluster_breaks_no_rule() {
+fn fault_free_cluster_violates_no_invariant() {
     hold(Profile::Quiet, 30, &[]);
 }
 
 #[test]
-fn lossy_network_breaks_no_rule() {
+fn lossy_network_violates_no_invariant() {
     hold(Profile::Network, 120, &[Situation::Resend]);
 }
 
 #[test]
-fn partitions_break_no_rule() {
+fn partitions_violate_no_invariant() {
     hold(Profile::Partitions, 120, &[Situation::Resend]);
 }
 
 #[test]
-fn crashes_and_slow_disks_break_no_rule() {
+fn crashes_and_slow_disks_violate_no_invariant() {
     assert_all_rejoined(&hold(Profile::Crashes, 200, &[Situation::Resend]).1);
 }
 
 /// Storage code and protocol together. Every kind of disk fault must occur and have its expected
 /// effect.
 #[test]
-fn torn_failed_full_and_corrupt_disks_break_no_rule() {
+fn torn_failed_full_and_corrupt_disks_violate_no_invariant() {
     let reached = [Situation::Resend, Situation::Install];
     let (disks, _) = hold(Profile::Storage, 500, &reached);
     for kind in DiskFault::ALL {
@@ -138,7 +138,7 @@ fn torn_failed_full_and_corrupt_disks_break_no_rule() {
 /// Seeds beyond the sample that once failed. A change of the random draws turns them into other
 /// runs; new ones are added where they are found.
 #[test]
-fn seeds_of_fixed_bugs_break_no_rule() {
+fn seeds_of_fixed_bugs_violate_no_invariant() {
     for (profile, seed) in [
         // A leader outside the majority sent a snapshot in chunks so small that on a bad link it
         // took longer than any timeout.
@@ -179,7 +179,7 @@ fn seeds_of_fixed_bugs_break_no_rule() {
 }
 
 #[test]
-fn snapshots_and_log_compaction_break_no_rule() {
+fn snapshots_and_log_compaction_violate_no_invariant() {
     let (disks, coverage) =
         hold(Profile::Snapshots, 200, &[Situation::Resend, Situation::InterruptedInstall]);
     assert_all_rejoined(&coverage);
@@ -193,7 +193,7 @@ fn snapshots_and_log_compaction_break_no_rule() {
 }
 
 #[test]
-fn clock_skew_and_pauses_break_no_rule() {
+fn clock_skew_and_pauses_violate_no_invariant() {
     hold(Profile::Clocks, 80, &[&[Situation::Resend][..], &EXPIRATION].concat());
 }
 

@@ -169,7 +169,7 @@ fn imports_follow_the_layers() {
 }
 
 #[test]
-fn imports_of_files_make_no_circle() {
+fn file_imports_have_no_cycles() {
     let sources: Vec<(String, Source)> =
         rust_files().map(|(path, text)| (path, Source::split(&text))).collect();
     let graph = file_graph::Graph::new(&sources);
@@ -185,7 +185,7 @@ fn dependencies_have_a_purpose_comment() {
 }
 
 #[test]
-fn source_files_follow_the_house_rules() {
+fn source_files_follow_the_style_rules() {
     let complaints: Vec<String> = rust_files()
         .flat_map(|(path, text)| check_rust(&path, &text, &Source::split(&text)))
         .collect();
@@ -200,7 +200,7 @@ fn code_uses_standard_terms() {
 }
 
 #[test]
-fn no_machine_specific_paths_or_hosts() {
+fn files_contain_no_machine_specific_paths_or_hosts() {
     let texts = files::files().into_iter().filter_map(|path| read(&path).map(|text| (path, text)));
     let complaints: Vec<String> =
         texts.flat_map(|(path, text)| check_portable(&path, &text)).collect();
@@ -233,7 +233,7 @@ fn readmes_are_short_and_name_every_folder() {
 }
 
 #[test]
-fn links_and_paths_of_pages_resolve() {
+fn links_and_paths_in_documentation_resolve() {
     let files = files::files();
     let complaints: Vec<String> = pages()
         .flat_map(|(path, text)| {
@@ -246,7 +246,7 @@ fn links_and_paths_of_pages_resolve() {
 }
 
 #[test]
-fn commands_of_pages_name_what_exists() {
+fn commands_in_documentation_are_valid() {
     let (files, settings) = (files::files(), read(".cargo/config.toml").expect("it is UTF-8"));
     let complaints: Vec<String> = pages()
         .flat_map(|(path, text)| documents::check_commands(&path, &text, &files, &settings))
@@ -255,7 +255,7 @@ fn commands_of_pages_name_what_exists() {
 }
 
 #[test]
-fn pages_use_standard_terms() {
+fn documentation_uses_standard_terms() {
     let complaints: Vec<String> =
         pages().flat_map(|(path, text)| documents::check_words(&path, &text)).collect();
     assert_tidy(&complaints);
@@ -284,7 +284,7 @@ mod samples {
     }
 
     #[test]
-    fn file_starts_with_module_docs() {
+    fn missing_module_docs_are_reported() {
         assert!(rust("//! A sample.\nfn f() {}\n").is_empty());
         for headless in ["", "fn f() {}\n", "// Plain.\n", "//!\n", "\n//! Late.\n"] {
             assert_eq!(rust(headless).len(), 1, "{headless:?}");
@@ -292,7 +292,7 @@ mod samples {
     }
 
     #[test]
-    fn long_lines_are_counted_in_characters() {
+    fn line_length_is_counted_in_characters() {
         assert!(rust(&format!("//! {}\n", "ä".repeat(96))).is_empty());
         assert_eq!(
             rust(&format!("//! {}\n", "ä".repeat(97))),
@@ -301,7 +301,7 @@ mod samples {
     }
 
     #[test]
-    fn leftover_macros_and_notes_are_found() {
+    fn debug_macros_ignored_tests_and_todos_are_reported() {
         let bad = ["dbg!(1);", "todo!()", "unimplemented!()", "#[ignore]", "#[ignore = \"slow\"]"];
         for line in bad.into_iter().chain(["// TODO: more", "/* FIXME */", "/// XXX"]) {
             let complaints = rust(&format!("//! A sample.\n{line}\n"));

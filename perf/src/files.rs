@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-/// Unfinished files. Dropped without [`Files::finish`], they are deleted.
+/// Output files under temporary names. [`Files::finish`] gives them their final names; if the value
+/// is dropped without it, the files are deleted.
 #[derive(Debug)]
 pub(crate) struct Files {
     folder: PathBuf,
@@ -41,13 +42,14 @@ impl Files {
         Ok(files)
     }
 
-    /// The file with this ending, for writing.
+    /// Returns the open temporary file for the file-name ending `ending`, for writing.
     pub(crate) fn get(&mut self, ending: &str) -> &mut BufWriter<File> {
         let open = self.open.iter_mut().find(|open| open.ending == ending);
         &mut open.expect("the ending was passed to `create`").file
     }
 
-    /// Moves all files into place, and returns their paths.
+    /// Flushes all files, renames them from their temporary to their final names, and returns their
+    /// paths.
     pub(crate) fn finish(mut self) -> anyhow::Result<Vec<PathBuf>> {
         for open in &mut self.open {
             open.file.flush().with_context(|| cannot_write(&self.folder))?;
@@ -60,6 +62,12 @@ impl Files {
             paths.push(path);
         }
         Ok(paths)
+    }
+
+    /// Returns the error message for a failure to write the output file with the file-name ending
+    /// `ending`.
+    pub(crate) fn cannot_write(&self, ending: &str) -> String {
+        cannot_write(&self.folder.join(format!("{}.{ending}", self.name)))
     }
 
     fn unfinished(&self, ending: &str) -> PathBuf {
@@ -77,5 +85,8 @@ impl Drop for Files {
 }
 
 fn cannot_write(path: &Path) -> String {
-    format!("cannot write {}; make it writable or give another --out", path.display())
+    format!(
+        "cannot write {}; check free space and permissions, or give another --out",
+        path.display()
+    )
 }

@@ -1,5 +1,5 @@
-//! JSON of `perf sim`. Described in `perf/formats.md`; changing the meaning of a field increments
-//! [`SCHEMA`].
+//! The JSON that `perf sim` writes, described in `perf/formats.md`. Changing the meaning of a field
+//! increments [`SCHEMA`].
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -9,76 +9,80 @@ use bowline::course::report::{Latency, Report, Unavailability};
 use bowline::types::Instant;
 use serde::Serialize;
 
-/// Version of the schema.
+/// Version of the format of the JSON.
 const SCHEMA: u32 = 1;
 
-/// A run, with everything needed to repeat and compare it.
+/// The results of a run in JSON, with everything needed to repeat and compare it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Record {
     schema: u32,
-    /// Name of the run and its files.
+    /// Name of the run and of its files.
     name: String,
-    /// `virtual` or `processes`.
+    /// How the replicas ran: in `virtual` time, or as `processes`.
     mode: &'static str,
-    /// The command line.
+    /// The command line of the run, as a list of arguments.
     command: Vec<String>,
-    /// Commit of the source, with `-dirty` if there were changes; `None` if git is not available.
+    /// Commit of the source, followed by `-dirty` if there were uncommitted changes; `None` if git
+    /// is not available.
     revision: Option<String>,
-    /// Processors that the run could use.
+    /// Number of processors that the run could use.
     cores: usize,
-    /// Operating system and architecture.
+    /// Operating system and architecture, as in `linux x86_64`.
     system: String,
-    /// Start time, in seconds since 1970.
+    /// Start time of the run, in seconds since 1970.
     began_unix_s: f64,
-    /// Duration by the wall clock in seconds. In virtual time it measures the simulator's speed.
+    /// Duration of the run by the wall clock, in seconds. In virtual time it measures the
+    /// simulator's speed.
     wall_s: f64,
-    /// Requests per second of the scenario.
+    /// Requests per second that the scenario asks for.
     rate_intended: f64,
-    /// Requests per second with an `ok` reply, over the same window.
+    /// Requests per second that got an `ok` reply, over the window in which requests are sent.
     rate_answered: f64,
-    /// Each second with replies.
+    /// Figures of each second in which a reply arrived.
     per_second: Vec<Second>,
-    /// Faults that the scenario injected.
+    /// The events that the scenario injected, such as the kill of a leader, which charts mark.
     marks: Vec<Mark>,
-    /// The report, as `bowline sim --json` prints it.
+    /// The report on the run, as `bowline sim --json` prints it.
     report: Report,
 }
 
-/// The replies of one second, gets and puts together.
+/// The replies of one second of a run, to gets and puts together.
 #[derive(Debug, Serialize)]
 struct Second {
-    /// Seconds since the start of the run, including the wait before the first request.
+    /// Start of this second: whole seconds since the start of the run, which begins with a wait
+    /// before the first request.
     second: u64,
-    /// Latencies of whole operations, including redirects.
+    /// Latencies of whole operations, from the first request to the final reply, including
+    /// redirects.
     latency: Latency,
 }
 
-/// An event, for charts.
+/// An event during a run that charts mark.
 #[derive(Debug, Serialize)]
 struct Mark {
-    /// Seconds since the start of the run, as in [`Second`].
+    /// Time of the event, in seconds since the start of the run (before the first request).
     at_s: f64,
-    /// Short description.
+    /// Short description of the event.
     what: String,
 }
 
-/// Circumstances of a run.
+/// How and when a run took place: its mode, start time and durations, for the JSON record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances {
-    /// `virtual` or `processes`.
+    /// How the replicas ran: in `virtual` time, or as `processes`.
     pub(crate) mode: &'static str,
-    /// Start time.
+    /// Start time of the run by the wall clock.
     pub(crate) began: SystemTime,
-    /// Duration by the wall clock.
+    /// Duration of the run by the wall clock.
     pub(crate) duration: Duration,
-    /// Length of the window in which requests are sent, in the run's time.
+    /// Length of the window in which requests are sent, in the run's own (real or virtual) time.
     pub(crate) window: Duration,
-    /// Wait before the first request.
+    /// Time from the start of the run to the first request.
     pub(crate) start_wait: Duration,
 }
 
 impl Record {
-    /// The record of a run whose clock started at `start`.
+    /// Creates the JSON record of a run whose own clock showed `start` at its beginning.
     pub(crate) fn new(
         name: &str,
         circumstances: Circumstances,
@@ -131,7 +135,8 @@ fn marks(report: &Report, start_wait: Duration) -> Vec<Mark> {
     report.unavailability.iter().map(mark).collect()
 }
 
-/// The commit of the source in the current folder; `None` if git is not available.
+/// Returns the commit of the source in the current folder, followed by `-dirty` if there are
+/// uncommitted changes; `None` if git is not available.
 pub(crate) fn revision() -> Option<String> {
     let arguments = ["describe", "--always", "--dirty", "--exclude=*"];
     let output = Command::new("git").args(arguments).output().ok()?;

@@ -32,7 +32,8 @@ pub(crate) struct Arguments {
     /// Total number of requests, instead of the scenario's.
     #[arg(long, value_name = "N")]
     requests: Option<u32>,
-    /// Seconds of requests, instead of the scenario's; events scale with it.
+    /// Length in seconds of the window in which requests are sent, instead of the scenario's; the
+    /// times of events scale with it.
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seconds: Option<f64>,
     /// Number of replicas, instead of the scenario's.
@@ -47,13 +48,13 @@ pub(crate) struct Arguments {
     /// Run real replica programs over UDP, in real time.
     #[arg(long, requires = "replica")]
     processes: bool,
-    /// Replica program.
+    /// Replica program to run with --processes.
     #[arg(long, value_name = "PROGRAM", requires = "processes")]
     replica: Option<PathBuf>,
     /// Name of the run and its files. Default: the scenario's name.
     #[arg(long)]
     name: Option<String>,
-    /// Folder for the files.
+    /// Folder for the files with the results.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out")]
     out: PathBuf,
     /// Print JSON instead of a table.
@@ -65,7 +66,8 @@ const JSON: &str = "json";
 const INTERVALS: &str = "hlog";
 const PERCENTILES: [&str; 3] = ["hgrm", "put.hgrm", "get.hgrm"];
 
-/// Runs the scenario and writes the results. The exit code is 0 only if the run was correct.
+/// Runs `perf sim`: runs the scenario and writes the results. The exit code is 1 if the verdict on
+/// the run is `Failed`, otherwise 0.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let scenario = load(arguments)?;
     let name = arguments.name.clone().unwrap_or_else(|| stem(&scenario.name));
@@ -89,7 +91,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let record = Record::new(&name, circumstances, report.clone(), scenario_run.start(), &answered);
     let json = serde_json::to_string_pretty(&record)?;
     write_latencies(&mut files, began, &scenario_run, [&answered, &counts.puts, &counts.gets])?;
-    serde_json::to_writer_pretty(files.get(JSON), &record)?;
+    serde_json::to_writer_pretty(files.get(JSON), &record)
+        .with_context(|| files.cannot_write(JSON))?;
     let paths = files.finish()?;
 
     if arguments.json {
@@ -104,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The scenario with the overrides of the command line.
+/// Loads the scenario and applies the overrides of the command line.
 fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
     let given = &arguments.scenario;
     let path = Path::new(given);
@@ -127,7 +130,7 @@ fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
     Ok(scenario.with(&overrides)?)
 }
 
-/// The name of a scenario without the path and the extension of its file.
+/// Returns the name of a scenario file without its folder and its extension.
 fn stem(name: &str) -> String {
     let path = Path::new(name);
     path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned())
@@ -160,7 +163,7 @@ fn execute(
     Ok((scenario_run, report))
 }
 
-/// A progress bar in this style on stderr, hidden if that is not a terminal.
+/// Gives a progress bar this style on stderr; hides it if stderr is not a terminal.
 fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -168,7 +171,8 @@ fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
-/// Writes the histograms: percentiles of all operations, of puts and of gets, and the interval log.
+/// Writes the histogram files: percentiles of all operations, of puts and of gets, and a histogram
+/// per second.
 fn write_latencies(
     files: &mut Files,
     began: SystemTime,
@@ -178,7 +182,7 @@ fn write_latencies(
     for (ending, samples) in PERCENTILES.into_iter().zip([all, puts, gets]) {
         let histogram = histogram(samples.iter().map(|sample| sample.operation_latency));
         write_percentiles(files.get(ending), &histogram)
-            .with_context(|| format!("cannot write the .{ending} file"))?;
+            .with_context(|| files.cannot_write(ending))?;
     }
     let series = [Series { tag: "put", samples: puts }, Series { tag: "get", samples: gets }];
     write_intervals(
@@ -188,5 +192,5 @@ fn write_latencies(
         Duration::from_secs(1),
         &series,
     )
-    .context("cannot write the interval log")
+    .with_context(|| files.cannot_write(INTERVALS))
 }

@@ -193,7 +193,10 @@ fn only_open_loop_response_times_show_a_stall() {
 fn errors_are_counted_by_kind_not_as_successes() {
     let folder = folder("errors");
     let server = Server::start(|number, _| match number % 10 {
-        1 => Reply::Text("-UNCERTAIN may or may not have been applied\r\n"),
+        1 => Reply::Text(
+            "-UNCERTAIN the deadline passed or the leader changed; the command may or may not \
+             have been applied, check before retrying\r\n",
+        ),
         2 => Reply::Text("-TRYAGAIN nothing was done\r\n"),
         3 => Reply::Text("$1\r\nx\r\n"),
         _ => Reply::Execute,
@@ -317,7 +320,7 @@ fn full_disk_is_reported_and_other_outputs_are_kept() {
 }
 
 #[test]
-fn histories_are_checked() {
+fn check_detects_non_linearizable_histories() {
     let folder = folder("history");
     let run = |server: &Server, file: &str| {
         let load = format!("load --target {} -w f --keys 20 -c 8", server.url());
@@ -397,7 +400,7 @@ fn assert_measurable(folder: &Path, url: &str, server: &str) {
 }
 
 #[test]
-fn bowline_is_measured_until_it_is_killed() {
+fn bowline_run_completes_and_kill_gives_partial_result() {
     let folder = folder("bowline");
     let Some(mut bowline) = programs::bowline(&folder) else { return };
     assert_measurable(&folder, &bowline.url, "");

@@ -150,7 +150,7 @@ fn near(a: f64, b: f64) {
 }
 
 #[test]
-fn values_are_drawn_according_to_the_axes() {
+fn chart_curves_and_marks_match_the_axis_scales() {
     let folder = folder("report_values");
     write(&folder, "steady.json", &load("steady", &[1_000, 1_000, 500], 0.001, 0.01));
     report(&folder, &["steady.json", "--name", "one"]);

@@ -10,10 +10,11 @@ use anyhow::Context;
 use bowline::config::Config;
 use bowline::runtime::{CourseArguments, RuntimeCounters, Threads, run_course};
 
-/// Exit code for a wrong command line, the same as `clap`'s.
+/// Exit code after a wrong command line, the one that `clap` uses too.
 const EXIT_USAGE: u8 = 2;
 
-/// Environment variable with the default of `--threads`, for simulators that pass no options.
+/// Name of the environment variable with the default of `--threads`, for simulators that pass no
+/// options.
 const THREADS_VARIABLE: &str = "BOWLINE_THREADS";
 
 const USAGE: &str =
@@ -39,8 +40,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Parses the command line. By hand and not with `clap`, because the simulator's clock runs while
-/// this program starts, and there is only one option.
+/// Parses the command line, by hand instead of with `clap`: there is only one option, and the
+/// simulator's clock runs while this program starts.
 fn parse(
     mut arguments: impl Iterator<Item = String>,
 ) -> anyhow::Result<(CourseArguments, Threads)> {

@@ -6,58 +6,64 @@ use crate::types::{Instant, NodeId, Term};
 
 use super::wall::{Jump, WallClock, millis_of};
 
-/// How far the clock in the state may be behind when a write arrives. Writes alone cause at most
-/// one clock entry in this time.
+/// How far the replicated clock in the state machine may lag when a write arrives. If the leader
+/// proposed the last clock entry (a log entry that sets the clock) longer ago than this, it
+/// proposes one before the write. So writes cause at most one clock entry per interval.
 const ENTRY_INTERVAL: Duration = Duration::from_millis(10);
-/// A report of a peer's wall clock counts for this long.
+/// Maximum age of a peer's wall clock report that is still used.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
-/// How long a new leader waits for the wall clocks of all members if those of the quorum that it
-/// knows differ by more than [`DIFFERENCE_MAX`]: one of these may be behind.
+/// How long a new leader waits for the wall clocks of all members if the clocks that it knows
+/// differ by more than [`DIFFERENCE_MAX`]. After this time the known clocks of a quorum are enough.
 const DIFFERENCE_WAIT: Duration = Duration::from_secs(1);
-/// Wall clocks that differ by at most this many milliseconds count as equal.
+/// Largest difference in milliseconds between wall clocks that count as equal.
 const DIFFERENCE_MAX: u64 = 500;
-/// How many reports of a peer are kept. The least delayed of them counts.
+/// Number of wall clock reports kept per peer. Only the recent one with the least network delay is
+/// used.
 const REPORTS: usize = 4;
-/// A clock that is ahead of the agreed time runs this much slower (parts per million).
+/// Rate in parts per million by which the replicated clock runs slower than the monotonic clock
+/// while it is ahead of the agreed time.
 const SLEW_PPM: u128 = 1_000;
-/// Nanoseconds in a millisecond.
+/// Number of nanoseconds in a millisecond.
 const NANOS: u128 = 1_000_000;
 
-/// The replicated clock in the state machine, after the entries applied so far.
+/// The state of the replicated clock in the state machine, after the entries applied so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AppliedClock {
-    /// The time in milliseconds since 1970; 0 before the first clock entry.
+    /// The replicated clock's time in milliseconds since 1970; 0 before the first clock entry is
+    /// applied.
     pub millis: u64,
-    /// How often the clock was reset.
+    /// Number of times that the replicated clock was reset with `CLOCK RESET`.
     pub resets: u64,
     /// When the next key expires, in milliseconds since 1970; `None` if no key has an expiration.
     pub next_expiry: Option<u64>,
 }
 
-/// A report of a peer's wall clock.
+/// One report of a peer's wall clock, relative to this replica's monotonic clock.
 #[derive(Clone, Copy, Debug)]
 struct Report {
-    /// The peer's wall clock less our monotonic clock when the report arrived, in milliseconds.
-    /// Delay makes it smaller.
+    /// The peer's wall clock minus this replica's monotonic clock when the report arrived, in
+    /// milliseconds. The longer the network delay of the report, the smaller the difference.
     offset: i64,
     at: Instant,
 }
 
-/// A peer and its latest [`REPORTS`] reports, newest first.
+/// A peer and its latest [`REPORTS`] wall clock reports, newest first.
 #[derive(Clone, Debug)]
 struct Peer {
     id: NodeId,
     reports: Vec<Report>,
 }
 
-/// The clock entry that this replica proposed last.
+/// A clock entry (a log entry that sets the replicated clock) that this replica proposed: its time
+/// in milliseconds since 1970, and when it was proposed.
 #[derive(Clone, Copy, Debug)]
 struct Proposed {
     millis: u64,
     at: Instant,
 }
 
-/// The replicated clock as one replica knows it.
+/// The replicated clock as this replica knows it: its time, the members' wall clocks, and the
+/// proposed clock entries.
 ///
 /// Invariant: the time in `base`, extrapolated by the monotonic clock, only decreases by a reset.
 #[derive(Clone, Debug)]
@@ -66,25 +72,29 @@ pub struct ReplicatedClock {
     wall: WallClock,
     peers: Vec<Peer>,
     applied: AppliedClock,
-    /// The time in nanoseconds since 1970, and the monotonic reading at which it was that; `None`
-    /// before the first entry was applied or proposed.
+    /// The replicated time in nanoseconds since 1970, and the reading of the monotonic clock at
+    /// that time; `None` until a first time is known.
     base: Option<(u128, Instant)>,
     proposed: Option<Proposed>,
-    /// The latest term in which this replica, as the leader, knew the clocks of a quorum.
+    /// The latest term in which this replica led and knew the wall clocks of a quorum.
     ready: Option<Term>,
-    /// The term in which it waits for them, and since when.
+    /// The term in which this replica, as leader, waits for the wall clocks of a quorum, and the
+    /// time at which it began to wait; `None` if it never waited.
     waiting: Option<(Term, Instant)>,
-    /// The time that waiting reads need, in milliseconds since 1970.
+    /// The earliest replicated time that waiting reads need, in milliseconds since 1970; `None` if
+    /// no read waits.
     read_target: Option<u64>,
-    /// For a mutant of the simulator: the own wall clock counts as it is, and alone.
+    /// Whether this replica uses its own wall clock alone, jumps included, as the replicated clock.
+    /// Only in mutation tests.
     follows_wall_clock: bool,
-    /// The last observation less the monotonic clock, for that mutant.
+    /// The own wall clock minus the monotonic clock at the last reading, in milliseconds. Used only
+    /// in mutation tests.
     raw_offset: i64,
 }
 
 impl ReplicatedClock {
-    /// The clock of a replica with these peers. A jump of its wall clock counts after
-    /// `confirm_after`.
+    /// Returns the clock of a replica with these peers, before any reading. A jump of this
+    /// replica's wall clock is accepted after it has lasted `confirm_after`.
     pub fn new(peers: &[NodeId], confirm_after: Duration) -> ReplicatedClock {
         ReplicatedClock {
             quorum: peers.len().div_ceil(2) + 1,
@@ -101,24 +111,27 @@ impl ReplicatedClock {
         }
     }
 
-    /// Makes the clock follow the own wall clock, with its jumps and without a quorum (a mutant of
-    /// the simulator).
+    /// Makes the replicated clock follow this replica's own wall clock, with its jumps and without
+    /// a quorum (mutation testing in the simulator).
     pub fn follow_wall_clock(&mut self) {
         self.follows_wall_clock = true;
     }
 
-    /// Notes that the own wall clock showed `wall`, in milliseconds since 1970, at `now`.
+    /// Records that this replica's wall clock showed `wall`, in milliseconds since 1970, at the
+    /// reading `now` of the monotonic clock. Returns the jump of the wall clock that this reading
+    /// shows, if any.
     pub fn observe(&mut self, now: Instant, wall: u64) -> Option<Jump> {
         self.raw_offset = i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
         self.wall.observe(now, wall)
     }
 
-    /// The own wall clock without its jumps, as it is reported to peers.
+    /// Returns this replica's own wall clock without jumps that have not lasted long enough to be
+    /// accepted; this clock is reported to peers.
     pub fn wall(&self) -> &WallClock {
         &self.wall
     }
 
-    /// Notes a peer's report of its wall clock, in milliseconds since 1970. `now` must have been
+    /// Records a peer's report of its wall clock, in milliseconds since 1970. `now` must have been
     /// read after the report arrived. A report of a replica that is not a peer is ignored.
     pub fn note_report(&mut self, from: NodeId, now: Instant, millis: u64) {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
@@ -127,16 +140,17 @@ impl ReplicatedClock {
         peer.reports.insert(0, Report { offset, at: now });
     }
 
-    /// By how many milliseconds a peer's wall clock is ahead of the own one; `None` without a
-    /// recent report.
+    /// Returns by how many milliseconds a peer's wall clock is ahead of this replica's; negative if
+    /// it is behind, `None` without a recent report.
     pub fn ahead_of_own(&self, peer: NodeId, now: Instant) -> Option<i64> {
         let peer = self.peers.iter().find(|there| there.id == peer)?;
         let own = i64::try_from(self.wall.read(now)?).ok()?;
         Some(peer.offset(now)?.saturating_add(millis_of(now)).saturating_sub(own))
     }
 
-    /// Notes the clock in the state. `now` must have been read after that state was reached: an
-    /// earlier reading would put the clock ahead.
+    /// Records the state of the replicated clock in the state machine after entries were applied.
+    /// `now`, a reading of the monotonic clock, must have been taken after that: an earlier reading
+    /// would make the extrapolated clock run ahead.
     pub fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
         debug_assert!(
             applied.resets >= self.applied.resets,
@@ -156,26 +170,28 @@ impl ReplicatedClock {
         self.read_target = self.read_target.filter(|target| *target > applied.millis);
     }
 
-    /// The clock in the state, as last noted.
+    /// Returns the state of the replicated clock in the state machine, as
+    /// [`ReplicatedClock::note_applied`] last recorded it.
     pub fn applied(&self) -> AppliedClock {
         self.applied
     }
 
-    /// Notes that the log refused the entry that was proposed last, so that the next write needs an
-    /// entry of its own.
+    /// Records that the last proposed clock entry was refused and not appended to the log, so that
+    /// the next write needs a new clock entry.
     pub fn proposal_refused(&mut self) {
         self.proposed = None;
     }
 
-    /// Notes a leader change: the entry that was proposed last may be lost.
+    /// Records a leader change: the last proposed clock entry may be lost.
     pub fn leader_changed(&mut self) {
         self.proposed = None;
     }
 
-    /// Whether this replica, which leads `term`, may admit requests: it has known the wall clocks
-    /// of a quorum in this term. Before that, the clock in the state may be far behind, and keys
-    /// that are set by it would expire too early when it catches up. For the same reason the leader
-    /// waits a little for the clocks of the other members if those that it knows differ.
+    /// Returns whether this replica, the leader of `term`, may accept client requests: it has known
+    /// the wall clocks of a quorum in this term. Before that, the replicated clock may lag far;
+    /// keys whose expiration was computed from it would expire too early when it catches up. For
+    /// the same reason the leader waits up to one second for the other members' clocks if the known
+    /// ones differ.
     pub fn is_ready(&mut self, now: Instant, term: Term) -> bool {
         if self.ready == Some(term) {
             return true;
@@ -194,7 +210,8 @@ impl ReplicatedClock {
         self.ready == Some(term)
     }
 
-    /// The known wall clocks of all members, in milliseconds since 1970.
+    /// Returns the wall clocks at `now` of those members whose clock is known, this replica
+    /// included, in milliseconds since 1970.
     fn clocks(&self, now: Instant) -> impl Iterator<Item = u64> {
         let own = millis_of(now);
         let peers = self.peers.iter().filter_map(move |peer| peer.offset(now));
@@ -203,9 +220,9 @@ impl ReplicatedClock {
             .chain(self.wall.read(now))
     }
 
-    /// The agreed time in milliseconds since 1970: the latest that the wall clocks of a quorum have
-    /// reached. `None` if too few are known. Message delay makes a peer's clock look earlier, never
-    /// later.
+    /// Returns the agreed time in milliseconds since 1970: the latest time that the wall clocks of
+    /// a quorum of members have reached. `None` if too few clocks are known. Message delay makes a
+    /// peer's clock look earlier, never later.
     pub fn agreed(&self, now: Instant) -> Option<u64> {
         if self.follows_wall_clock {
             return Some(
@@ -218,15 +235,15 @@ impl ReplicatedClock {
         self.clocks(now).filter(reached).max()
     }
 
-    /// Advances the clock to `now` and returns its time in milliseconds since 1970: the last time
-    /// and the monotonic time since then, or the agreed time if that is later.
+    /// Advances the replicated clock to `now` and returns its time in milliseconds since 1970: the
+    /// last known time plus the monotonic time since then, or the agreed time if that is later.
     pub fn advance(&mut self, now: Instant) -> u64 {
         let nanos = self.extrapolate(now);
         self.base = Some((nanos, self.base.map_or(now, |(_, at)| at.max(now))));
         u64::try_from(nanos / NANOS).unwrap_or(u64::MAX)
     }
 
-    /// The time at `now` in nanoseconds since 1970.
+    /// Returns the replicated time at `now`, in nanoseconds since 1970.
     fn extrapolate(&self, now: Instant) -> u128 {
         let agreed = self.agreed(now).map(|millis| u128::from(millis) * NANOS);
         let mut nanos = 0;
@@ -240,8 +257,9 @@ impl ReplicatedClock {
         nanos.max(agreed.unwrap_or(0))
     }
 
-    /// The time of a clock entry to be proposed before a write that arrives now; `None` if none is
-    /// needed.
+    /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed before a write
+    /// that arrives at `now`; `None` if none is needed, because one was proposed recently and no
+    /// key has expired since.
     pub fn entry_before_write(&mut self, now: Instant) -> Option<u64> {
         let due = self.proposed.is_none_or(|proposed| now >= proposed.at + ENTRY_INTERVAL);
         if due {
@@ -251,26 +269,30 @@ impl ReplicatedClock {
         self.entry_at_expiry(now)
     }
 
-    /// The time of a clock entry to be proposed because a key has expired; `None` if none is
-    /// needed.
+    /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed because a key
+    /// has expired; `None` if none has, or if a clock entry for it is pending.
     pub fn entry_at_expiry(&mut self, now: Instant) -> Option<u64> {
         let expiry = self.applied.next_expiry?;
         self.propose_if_reached(now, expiry)
     }
 
-    /// The time of a clock entry to be proposed for waiting reads; `None` if none wait, if their
-    /// time has not come, or if an entry for them is on its way.
+    /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed for waiting
+    /// reads; `None` if none wait, if the time that they need has not come, or if a clock entry for
+    /// them is pending.
     pub fn entry_for_reads(&mut self, now: Instant) -> Option<u64> {
         let target = self.read_target?;
         self.propose_if_reached(now, target)
     }
 
-    /// Notes which time waiting reads need, in milliseconds since 1970; `None` if none wait.
+    /// Sets the replicated time, in milliseconds since 1970, that the applied clock must reach
+    /// before waiting reads can be served; `None` if no read waits.
     pub fn set_read_target(&mut self, millis: Option<u64>) {
         self.read_target = millis.filter(|millis| *millis > self.applied.millis);
     }
 
-    /// Proposes an entry if the time has reached `millis` and no entry on its way shows that.
+    /// Proposes a clock entry if the replicated time has reached `millis`, and returns the entry's
+    /// time in milliseconds since 1970. Returns `None` if the time has not been reached, or if a
+    /// proposal is pending; one older than [`ENTRY_INTERVAL`] may be lost and does not count.
     fn propose_if_reached(&mut self, now: Instant, millis: u64) -> Option<u64> {
         if !self.may_propose(now, millis) {
             return None;
@@ -279,8 +301,9 @@ impl ReplicatedClock {
         (millis <= time).then(|| self.propose(now, time))
     }
 
-    /// Whether an entry may be proposed for `millis`: only one is on its way at a time, unless it
-    /// was proposed so long ago that it may be lost.
+    /// Returns whether a clock entry may be proposed for the time `millis`. A pending proposal
+    /// prevents it, unless it is older than [`ENTRY_INTERVAL`] and may be lost. A proposal that was
+    /// applied prevents it only if its time has reached `millis`.
     fn may_propose(&self, now: Instant, millis: u64) -> bool {
         self.proposed.is_none_or(|proposed| {
             now >= proposed.at + ENTRY_INTERVAL
@@ -293,8 +316,8 @@ impl ReplicatedClock {
         millis
     }
 
-    /// When [`ReplicatedClock::entry_at_expiry`] or [`ReplicatedClock::entry_for_reads`] may return
-    /// an entry; `None` for not before the state changes.
+    /// Returns when [`ReplicatedClock::entry_at_expiry`] or [`ReplicatedClock::entry_for_reads`]
+    /// may next return an entry; `None` if no key has an expiration and no read waits.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
         let millis = [self.applied.next_expiry, self.read_target].into_iter().flatten().min()?;
         let time = u64::try_from(self.extrapolate(now) / NANOS).unwrap_or(u64::MAX);
@@ -306,15 +329,15 @@ impl ReplicatedClock {
 }
 
 impl Peer {
-    /// The peer's wall clock less our monotonic clock in milliseconds, by the least delayed of the
-    /// recent reports; `None` without one.
+    /// Returns the peer's wall clock minus this replica's monotonic clock in milliseconds, from the
+    /// recent report with the least network delay; `None` without a recent report.
     fn offset(&self, now: Instant) -> Option<i64> {
         let recent = self.reports.iter().filter(|report| now.since(report.at) <= REPORT_AGE_MAX);
         recent.map(|report| report.offset).max()
     }
 }
 
-/// Nanoseconds from one reading to a later one.
+/// Returns the nanoseconds from one monotonic reading to a later one.
 fn since(from: Instant, to: Instant) -> u128 {
     to.since(from).as_nanos()
 }
@@ -348,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_clock_of_three_does_not_count() {
+    fn one_faulty_clock_of_three_is_outvoted() {
         for wrong in [EPOCH + 5 * HOUR, EPOCH - 5 * HOUR, u64::MAX, 0] {
             let mut clock = clock(2);
             clock.observe(at(0), wrong);
@@ -366,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn new_leader_waits_for_all_clocks_if_known_ones_differ() {
+    fn new_leader_waits_briefly_for_missing_clock_if_others_differ() {
         let mut clock = clock(2);
         clock.observe(at(0), EPOCH);
         clock.note_report(NodeId(2), at(0), EPOCH - HOUR);
@@ -380,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn agreed_time_of_four_members_needs_three() {
+    fn agreed_time_of_four_members_needs_three_clocks() {
         let mut clock = clock(3);
         clock.observe(at(0), EPOCH + HOUR);
         clock.note_report(NodeId(2), at(0), EPOCH + HOUR);
@@ -407,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn expirations_and_reads_share_one_entry_in_flight() {
+    fn expirations_and_reads_share_one_clock_entry_in_flight() {
         let mut clock = single();
         assert_eq!((clock.entry_at_expiry(at(1)), clock.next_due(at(1))), (None, None));
         clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));
@@ -424,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_propose_one_entry_per_interval() {
+    fn writes_propose_one_clock_entry_per_interval() {
         let mut clock = single();
         assert_eq!(clock.entry_before_write(at(5)), Some(EPOCH + 5));
         assert_eq!(clock.entry_before_write(at(14)), None);

@@ -4,56 +4,64 @@ use std::time::Duration;
 
 use crate::types::Instant;
 
-/// A clock that is slewed, not set, moves against the monotonic clock by at most this many
-/// milliseconds at once, and by this rate (in parts per million) over time.
+/// Largest number of milliseconds by which a wall clock may move against the monotonic clock, in
+/// addition to the drift of [`DRIFT_PPM`], without counting as a jump. A clock that is adjusted
+/// gradually (slewed) stays within this bound.
 const STEP_MAX: u64 = 500;
+/// Rate in parts per million by which a wall clock may drift from the monotonic clock over time
+/// without counting as a jump.
 const DRIFT_PPM: u64 = 2_000;
-/// How long a jump must last before it counts, in the server.
+/// How long a jump of the wall clock must last in the server before it is accepted.
 pub const CONFIRM_AFTER: Duration = Duration::from_secs(30);
 
-/// What an observation of the wall clock showed.
+/// A sudden change of the wall clock relative to the monotonic clock, or the end of one, as a new
+/// reading of both clocks shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Jump {
-    /// The wall clock jumped by this many milliseconds. The jump does not count yet.
+    /// The wall clock has jumped by this many milliseconds. The jump is not accepted yet.
     Seen(i64),
-    /// A jump by this many milliseconds has lasted, and counts from now on.
+    /// A jump of the wall clock by this many milliseconds has lasted long enough, and is accepted
+    /// from now on.
     Accepted(i64),
-    /// A jump was undone before it counted.
+    /// The wall clock has jumped back before the jump was accepted.
     Undone,
 }
 
-/// The wall clock less the monotonic clock in milliseconds, at one reading of the latter.
+/// The wall clock minus the monotonic clock in milliseconds, at one reading of the monotonic clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Offset {
     millis: i64,
     at: Instant,
 }
 
-/// The wall clock as this replica reports it to its peers.
+/// This replica's wall clock with its jumps filtered out, as it is reported to peers.
 ///
-/// The first observation counts as it is, because the replica may have been down for long. A later
-/// one counts at once only if a slewed clock can have got there; a jump must last first.
+/// The first reading is accepted as it is. A later reading is accepted at once only if a clock that
+/// is adjusted gradually (slewed) can have reached it; a jump must first last for `confirm_after`.
 #[derive(Clone, Debug)]
 pub struct WallClock {
     confirm_after: Duration,
-    /// Later observations are compared with this one. It is replaced no sooner than a jump counts,
-    /// so that many small steps do not add up to a jump.
+    /// The accepted reading that later ones are compared with; `None` before the first. It is
+    /// replaced at most once per `confirm_after`, so that many small steps do not pass for a
+    /// gradual adjustment (slewing).
     anchor: Option<Offset>,
-    /// The wall clock less the monotonic clock, as it counts.
+    /// The wall clock minus the monotonic clock in milliseconds, as last accepted.
     accepted_millis: i64,
-    /// A jump that does not count yet, when it was first seen.
+    /// A jump that is not accepted yet, at the reading that first showed it; `None` if there is
+    /// none.
     candidate: Option<Offset>,
     jumps: u64,
 }
 
 impl WallClock {
-    /// A clock before its first observation. A jump counts once it has lasted `confirm_after`.
+    /// Returns a clock before its first reading. A jump is accepted when it has lasted
+    /// `confirm_after`.
     pub fn new(confirm_after: Duration) -> WallClock {
         WallClock { confirm_after, anchor: None, accepted_millis: 0, candidate: None, jumps: 0 }
     }
 
-    /// Notes that the wall clock showed `wall`, in milliseconds since 1970, at the reading `now` of
-    /// the monotonic clock.
+    /// Records that the wall clock showed `wall`, in milliseconds since 1970, at the reading `now`
+    /// of the monotonic clock. Returns the jump that this reading shows, if any.
     pub fn observe(&mut self, now: Instant, wall: u64) -> Option<Jump> {
         let millis = i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
         let seen = Offset { millis, at: now };
@@ -83,19 +91,21 @@ impl WallClock {
         }
     }
 
-    /// The wall clock at `now` in milliseconds since 1970; `None` before the first observation.
+    /// Returns the filtered wall clock at `now`, in milliseconds since 1970; `None` before the
+    /// first reading.
     pub fn read(&self, now: Instant) -> Option<u64> {
         self.anchor?;
         Some(u64::try_from(millis_of(now).saturating_add(self.accepted_millis)).unwrap_or(0))
     }
 
-    /// How many jumps were seen, whether they lasted or not.
+    /// Returns how many jumps of the wall clock were seen, whether they lasted or not.
     pub fn jumps(&self) -> u64 {
         self.jumps
     }
 }
 
-/// Whether a slewed clock can have come from one offset to the other.
+/// Returns whether a wall clock that is adjusted only gradually (slewed) can have moved from one
+/// offset to the other.
 fn is_near(from: Offset, to: Offset) -> bool {
     let passed = u64::try_from(to.at.since(from.at).as_millis()).unwrap_or(u64::MAX);
     let bound = STEP_MAX.saturating_add(passed / 1_000_000 * DRIFT_PPM)
@@ -103,7 +113,7 @@ fn is_near(from: Offset, to: Offset) -> bool {
     from.millis.abs_diff(to.millis) <= bound
 }
 
-/// A monotonic reading in milliseconds.
+/// Returns a reading of the monotonic clock in whole milliseconds since its origin.
 pub(super) fn millis_of(now: Instant) -> i64 {
     i64::try_from(now.0 / 1_000_000).expect("2^64 nanoseconds are 2^44 milliseconds")
 }
@@ -125,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn short_jump_does_not_count() {
+    fn wall_clock_ignores_a_jump_that_is_undone() {
         let mut clock = clock();
         assert_eq!(clock.observe(at(2_000), 417 * DAY), Some(Jump::Seen(416 * 86_400_000 - 1_000)));
         assert_eq!(clock.observe(at(2_250), 417 * DAY + 250), None);
@@ -135,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn lasting_jump_counts_in_both_directions() {
+    fn lasting_wall_clock_jump_is_accepted_in_both_directions() {
         for target in [9 * DAY, 7_000] {
             let mut clock = clock();
             for second in 2..32 {
@@ -149,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn slewed_clock_counts_at_once_within_its_rate() {
+    fn wall_clock_slew_is_followed_up_to_its_rate_limit() {
         let mut clock = clock();
         assert_eq!(clock.observe(at(2_000), DAY + 1_400), None);
         assert_eq!(clock.read(at(2_000)), Some(DAY + 1_400));

@@ -13,23 +13,23 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::types::{ClientId, Instant, NodeId, RequestId};
 
-/// Number of clients.
+/// Number of clients in every run of a scenario.
 pub const CLIENT_COUNT: u16 = 8;
 
-/// A key or a value: 32 printable characters.
+/// A key or a value of the course's clients: 32 printable characters.
 pub type Text32 = [u8; 32];
 
-/// An operation of a client.
+/// An operation of a client on one key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
-    /// Reads a key.
+    /// Reads the value of a key.
     Get {
-        /// A key whose put was acknowledged to this client before.
+        /// The key to read, for which this client has an acknowledged put.
         key: Text32,
     },
-    /// Sets a key.
+    /// Sets the value of a key.
     Put {
-        /// The key.
+        /// The key to set.
         key: Text32,
         /// The new value.
         value: Text32,
@@ -39,148 +39,151 @@ pub enum Operation {
 /// A request from a client to a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// The client that sends it.
+    /// Id of the client that sends the request.
     pub client: ClientId,
-    /// The replica that receives it.
+    /// Id of the replica that receives the request.
     pub replica: NodeId,
-    /// The leader as far as the client knows.
+    /// The leader as far as the client knows; `None` if it knows none.
     pub leader: Option<NodeId>,
-    /// The message id, new for every attempt: 16 letters and digits.
+    /// Message id of the request, 16 letters and digits; each attempt of an operation has its own.
     pub mid: RequestId,
     /// The requested operation.
     pub operation: Operation,
 }
 
-/// The type of an answer.
+/// The type of a replica's answer to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AnswerKind {
     /// The operation was executed; the answer to a get carries the value.
     Ok,
-    /// The client must retry at the named leader.
+    /// The client must retry the operation at the leader that the answer names.
     Redirect,
-    /// The operation failed, and the client must retry.
+    /// The operation failed, and the client must retry it.
     Fail,
 }
 
 /// A replica's answer as it arrives at a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answer<'a> {
-    /// The replica that answers. It need not be the one that received the request.
+    /// Id of the replica that answers. It need not be the replica that received the request.
     pub src: NodeId,
-    /// The client that the answer is addressed to.
+    /// Id of the client that the answer is addressed to.
     pub client: ClientId,
-    /// The leader as far as the replica knows.
+    /// The leader as far as the replica knows; `None` if it knows none.
     pub leader: Option<NodeId>,
-    /// The message id of the request.
+    /// The message id of the request that is answered.
     pub mid: RequestId,
     /// The type of the answer.
     pub kind: AnswerKind,
-    /// The value, if the answer carries one.
+    /// The value of the key, if the answer has one.
     pub value: Option<&'a [u8]>,
 }
 
-/// How a client handles an answer.
+/// What a client does when it receives an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Received {
-    /// The operation is complete.
+    /// The client's operation is complete.
     Done,
-    /// The client retries with this request; `None` if no replica is alive.
+    /// The client retries the operation with this request; `None` if no replica is alive to send it
+    /// to.
     Retry(Option<Request>),
-    /// The request had been answered with `ok` before.
+    /// The client ignores the answer, because its request was answered with `ok` before.
     Duplicate,
-    /// The answer violates the rules; the text says how.
+    /// The answer violates the course's rules; the text says how.
     Incorrect(String),
 }
 
-/// Latency of an operation that was answered with `ok`.
+/// The latencies of one operation that was answered with `ok`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sample {
-    /// When the answer arrived.
+    /// Time at which the answer arrived at the client.
     pub answered: Instant,
-    /// Time since the attempt that was answered.
+    /// Time from the attempt that was answered with `ok` to the answer.
     pub latency: Duration,
-    /// Time since the first attempt, including all retries.
+    /// Time from the first attempt of the operation to the `ok`, including all retries.
     pub operation_latency: Duration,
 }
 
-/// Counters of all clients.
+/// Counters and latency samples, summed over all clients of a run.
 #[derive(Clone, Debug, Default)]
 pub struct ClientCounts {
-    /// Attempts of gets.
+    /// Attempts of gets, each retry included.
     pub gets_sent: u64,
-    /// Attempts of puts.
+    /// Attempts of puts, each retry included.
     pub puts_sent: u64,
-    /// Gets that became puts because the client had no acknowledged key.
+    /// Planned gets that became puts because the client had no acknowledged key to read.
     pub gets_not_generated: u64,
-    /// The part of `gets_not_generated` that no replica could have prevented: the client had not
-    /// sent any put before.
+    /// The part of `gets_not_generated` that no replica could have prevented, because the client
+    /// had not sent any put before.
     pub gets_not_generated_by_luck: u64,
-    /// `fail` answers to gets.
+    /// Number of `fail` answers to gets.
     pub gets_failed: u64,
-    /// `fail` answers to puts.
+    /// Number of `fail` answers to puts.
     pub puts_failed: u64,
-    /// `redirect` and `fail` answers.
+    /// Number of `redirect` and `fail` answers to gets and puts.
     pub redirects: u64,
     /// The largest number of `redirect` and `fail` answers to one operation.
     pub redirects_max: u32,
-    /// Answers to requests that had been answered with `ok` before.
+    /// Number of answers to requests that had been answered with `ok` before.
     pub duplicates: u64,
-    /// Latency of every answered attempt, `redirect` and `fail` included. The course's median
-    /// latency is the median of these.
+    /// Latency of every answered request, `redirect` and `fail` answers included. The course's
+    /// median latency is the median of these.
     pub latencies: Vec<Duration>,
-    /// Gets answered with `ok`.
+    /// Latencies of each get that was answered with `ok`.
     pub gets: Vec<Sample>,
-    /// Puts answered with `ok`.
+    /// Latencies of each put that was answered with `ok`.
     pub puts: Vec<Sample>,
 }
 
-/// An operation that is not complete, over all its attempts.
+/// An operation of a client that is not complete yet, with all its attempts.
 #[derive(Clone, Copy, Debug)]
 struct Ongoing {
     operation: Operation,
-    /// Position among all operations of the run, from 0.
+    /// Position of the operation among all operations of the run, from 0.
     number: u64,
     started: Instant,
     redirects: u32,
 }
 
-/// A request without an answer.
+/// An attempt of an operation that is not answered yet.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     ongoing: Ongoing,
     sent: Instant,
-    /// The replica it was sent to; `None` if no replica was alive.
+    /// Id of the replica that the request was sent to; `None` if no replica was alive.
     replica: Option<NodeId>,
 }
 
 #[derive(Debug, Default)]
 struct Client {
     leader: Option<NodeId>,
-    /// Attempts without an answer.
+    /// Attempts that are not answered yet, by message id.
     open: BTreeMap<RequestId, Attempt>,
-    /// Acknowledged keys in the order of their first acknowledgement, for a uniform draw.
+    /// Keys of acknowledged puts, in the order of each key's first acknowledgement. Gets draw from
+    /// them uniformly.
     keys: Vec<Text32>,
-    /// The last acknowledged value of each key.
+    /// The last acknowledged value of each key in `keys`.
     values: BTreeMap<Text32, Text32>,
-    /// Whether the client has sent any put.
+    /// Whether the client has sent any put, acknowledged or not.
     has_put: bool,
 }
 
-/// All clients of a run.
+/// The eight clients of a run, their requests and their counters.
 #[derive(Debug)]
 pub struct Clients {
     first: u16,
     each: Vec<Client>,
     generator: ChaCha8Rng,
     operations: u64,
-    /// Requests of all clients that were answered with `ok`.
+    /// Message ids of the requests of all clients that were answered with `ok`.
     completed: BTreeSet<RequestId>,
-    /// Counters so far.
+    /// Counters and latency samples of the run so far.
     pub counts: ClientCounts,
 }
 
 impl Clients {
-    /// Creates the clients of a run. Their ids start at `replicas + 16`.
+    /// Creates the clients of a run. Their ids start at `replicas + 16`; `generator` draws all
+    /// their random numbers.
     #[must_use]
     pub fn new(replicas: u16, generator: ChaCha8Rng) -> Clients {
         Clients {
@@ -204,19 +207,19 @@ impl Clients {
         (place < self.each.len()).then_some(place)
     }
 
-    /// Whether a client has this id.
+    /// Returns whether a client of this run has the id.
     #[must_use]
     pub fn has(&self, id: ClientId) -> bool {
         self.place(id).is_some()
     }
 
-    /// Number of operations started so far.
+    /// Returns the number of operations that all clients have started so far.
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.operations
     }
 
-    /// Returns the number of unanswered gets and of unanswered puts.
+    /// Returns the number of unanswered gets and the number of unanswered puts, in this order.
     #[must_use]
     pub fn unanswered(&self) -> (u64, u64) {
         let open = self.each.iter().flat_map(|client| client.open.values());
@@ -226,7 +229,8 @@ impl Clients {
         })
     }
 
-    /// Iterates over the unanswered attempts: message id, replica, operation.
+    /// Returns an iterator over the unanswered requests: message id, replica that the request was
+    /// sent to (`None` if none was alive), operation.
     pub fn open(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.each
             .iter()
@@ -234,22 +238,23 @@ impl Clients {
             .map(|(mid, attempt)| (*mid, attempt.replica, attempt.ongoing.operation))
     }
 
-    /// Number of keys with an acknowledged put, summed over the clients.
+    /// Returns the number of keys with an acknowledged put, summed over the clients.
     #[must_use]
     pub fn acknowledged_keys(&self) -> usize {
         self.each.iter().map(|client| client.keys.len()).sum()
     }
 
-    /// Makes all clients forget the leader.
+    /// Makes all clients forget the leader, so that they send requests to random replicas until an
+    /// answer names the leader.
     pub fn forget_leader(&mut self) {
         for client in &mut self.each {
             client.leader = None;
         }
     }
 
-    /// Starts an operation of the client at `place`: a get if `get` is set and the client has an
-    /// acknowledged key, else a put. Returns the request to send, or `None` if no replica is alive;
-    /// the operation then counts as unanswered.
+    /// Starts an operation of the client at `place` (0 to 7): a get if `get` is set and the client
+    /// has an acknowledged key, else a put. Returns the request to send, or `None` if no replica in
+    /// `living` is alive; the operation then counts as unanswered.
     pub fn start(
         &mut self,
         now: Instant,
@@ -311,8 +316,9 @@ impl Clients {
         replica.map(|replica| Request { client: id, replica, leader, mid, operation })
     }
 
-    /// Handles an answer. The second value is set when the answer acknowledges a put: the position
-    /// of that put among all operations, from 0.
+    /// Handles an answer: counts it, and returns what the client does. The second value is set if
+    /// the answer acknowledges a put: it is the position of that put among all operations of the
+    /// run, from 0.
     ///
     /// # Panics
     /// If no client has the id in the answer.
@@ -372,7 +378,8 @@ impl Clients {
     }
 }
 
-/// Checks the value in the answer to a get: it must be the client's last acknowledged one.
+/// Checks the value in the answer to a get, which must be `expected`, the last value that was
+/// acknowledged to the client.
 fn check_value(answer: &Answer<'_>, expected: &Text32) -> Received {
     match answer.value {
         Some(value) if value == expected => Received::Done,
@@ -396,10 +403,10 @@ fn letters_and_digits<const N: usize>(generator: &mut ChaCha8Rng) -> [u8; N] {
     std::array::from_fn(|_| ALPHABET[generator.random_range(..ALPHABET.len())])
 }
 
-/// Returns the value that a put writes over `before` (a value, or the key if it had none): 32
-/// pseudo-random hexadecimal digits. The course uses MD5. Any function of `before` will do: two
-/// concurrent puts over the same old value write the same new value, so the client accepts either
-/// order.
+/// Returns the value that a put writes if the key has the value `before` (for a new key, `before`
+/// is the key): 32 pseudo-random hexadecimal digits. The course uses MD5, but any function of
+/// `before` will do: two concurrent puts over the same old value write the same new value, so the
+/// client accepts either order.
 #[must_use]
 pub fn successor(before: &Text32) -> Text32 {
     let mut digest = [0_u8; 16];
@@ -412,7 +419,7 @@ pub fn successor(before: &Text32) -> Text32 {
 }
 
 impl Operation {
-    /// The key that is read or written.
+    /// Returns the key that the operation reads or writes.
     #[must_use]
     pub const fn key(&self) -> &Text32 {
         match self {
@@ -422,8 +429,8 @@ impl Operation {
 }
 
 impl Request {
-    /// Appends the request as JSON, byte for byte like the course's simulator: with the spaces and
-    /// the field order of Python's `json.dumps`.
+    /// Appends the request to `out` as JSON, byte for byte like the course's simulator: with the
+    /// spaces and the field order of Python's `json.dumps`.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         use std::io::Write as _;
         let leader = self.leader.map_or(0xFFFF, |leader| leader.0);

@@ -16,25 +16,27 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use super::clients::Sample;
 use crate::types::Instant;
 
-/// Significant decimal digits of a histogram.
+/// Number of significant decimal digits that a histogram preserves of each latency.
 const DIGITS: u8 = 3;
-/// Longest latency that can be recorded, in nanoseconds: an hour.
+/// Longest latency that a histogram can record, in nanoseconds: one hour.
 const NANOSECONDS_MAX: u64 = 3_600_000_000_000;
-/// Nanoseconds per unit of the written values: a millisecond.
+/// Nanoseconds per unit of the values in the files: one millisecond.
 const SHOWN_UNIT: f64 = 1e6;
-/// Rows per halving of the distance to 100 %, as in HdrHistogram's tools.
+/// Rows of a percentile distribution per halving of the distance to 100 %, as in HdrHistogram's
+/// tools.
 const TICKS_PER_HALF_DISTANCE: f64 = 5.0;
 
-/// The samples of one type of operation.
+/// The latency samples of one type of operation, for a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Series<'a> {
-    /// Name of the series, without blanks and commas.
+    /// Name of the series in the file, without blanks and commas.
     pub tag: &'a str,
-    /// The samples, in any order.
+    /// The samples of the series, in any order.
     pub samples: &'a [Sample],
 }
 
-/// Records latencies in a histogram. Values above one hour count as one hour, zero as 1 ns.
+/// Returns a histogram of `latencies`, in nanoseconds. Values above one hour count as one hour,
+/// zero as 1 ns.
 pub fn histogram(latencies: impl IntoIterator<Item = Duration>) -> Histogram<u64> {
     let mut histogram =
         Histogram::new_with_bounds(1, NANOSECONDS_MAX, DIGITS).expect("these bounds are in order");
@@ -44,7 +46,7 @@ pub fn histogram(latencies: impl IntoIterator<Item = Duration>) -> Histogram<u64
     histogram
 }
 
-/// Writes the percentile distribution (`.hgrm`).
+/// Writes the percentile distribution of a histogram as a `.hgrm` file, in milliseconds.
 ///
 /// # Errors
 /// If writing fails.
@@ -80,7 +82,7 @@ pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
 struct Row {
     percent: f64,
     value: u64,
-    /// Number of samples up to `value`.
+    /// Number of samples of at most `value`.
     count: u64,
 }
 
@@ -106,12 +108,12 @@ fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
     rows
 }
 
-/// Writes an interval log (`.hlog`, version 1.3): one line per `interval` and series with samples
-/// in it, with the histogram of the operations' latencies, redirects included. The run started at
-/// `start` by its own clock and at `began` by the wall clock.
+/// Writes an interval log (`.hlog`, version 1.3): for each `interval` and each series with samples
+/// in it, one line with the histogram of the operations' latencies, redirects included. The run
+/// started at `start` by the simulator's clock and at `began` by the wall clock.
 ///
 /// # Errors
-/// If writing fails, or a tag is not a word.
+/// If writing fails, or the tag of a series has a blank or a comma.
 pub fn write_intervals(
     out: &mut dyn Write,
     began: SystemTime,
@@ -143,8 +145,8 @@ pub fn write_intervals(
     Ok(())
 }
 
-/// Writes the header of an interval log that starts at `began`. [`write_interval`] writes the
-/// lines.
+/// Writes the header of an interval log (`.hlog`) that starts at `began` by the wall clock.
+/// [`write_interval`] writes the lines.
 ///
 /// # Errors
 /// If writing fails.
@@ -164,7 +166,7 @@ pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()>
 /// starts at `offset`. Readers expect the lines in order of time.
 ///
 /// # Errors
-/// If writing fails, or the tag is not a word.
+/// If writing fails, or the tag has a blank or a comma.
 pub fn write_interval(
     out: &mut dyn Write,
     offset: Duration,
@@ -194,7 +196,8 @@ fn word(tag: &str) -> io::Result<Tag<'_>> {
     Tag::new(tag).ok_or_else(|| invalid(&format!("the tag `{tag}` is not a word")))
 }
 
-/// Returns the distance to the next row: a fifth of the current halving of the distance to 100 %.
+/// Returns the distance from the percentage `percent` to that of the next row: a fifth of the
+/// current halving of the distance to 100 %.
 fn percent_step(percent: f64) -> f64 {
     let halvings = (100.0 / (100.0 - percent)).log2().floor();
     100.0 / (TICKS_PER_HALF_DISTANCE * (halvings + 1.0).exp2())

@@ -27,24 +27,26 @@ pub mod table;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-/// The purpose of a stream of random numbers. Each purpose has its own stream, so that a replica
+/// What a sequence of random numbers is used for. Each use has its own sequence, so that a replica
 /// that sends one message more changes which messages are lost but not what the clients request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// When each request is due, from which client, and whether it is a get or a put.
+    /// Random numbers that choose the time of each request, its client, and whether it is a get or
+    /// a put.
     Plan = 1,
-    /// Keys, values, message ids, and the replica that a client sends to.
+    /// Random numbers that choose the keys, values and message ids of requests, and the replica
+    /// that a client sends to.
     Clients = 2,
-    /// Which messages are lost.
+    /// Random numbers that decide which messages between replicas are lost.
     Drops = 3,
-    /// Which replicas are killed or partitioned.
+    /// Random numbers that choose the replicas that events kill or partition.
     Events = 4,
-    /// The order of the other replicas' ids on each replica's command line.
+    /// Random numbers that order the other replicas' ids on each replica's command line.
     Order = 5,
 }
 
-/// Returns the generator of one stream of a run. The algorithm is fixed: a seed gives the same run
-/// in every build.
+/// Returns the random number generator for the seed of a run and one purpose (`stream`). The
+/// algorithm is fixed: a seed gives the same run in every build.
 #[must_use]
 pub fn generator(seed: u64, stream: Stream) -> ChaCha8Rng {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);

@@ -12,80 +12,83 @@ use rand_chacha::ChaCha8Rng;
 use super::scenario::EventKind;
 use crate::types::NodeId;
 
-/// Maximum number of leaders kept for the report.
+/// Maximum number of leaders listed in the report of a run. Later leaders are not listed.
 const LEADERS_MAX: usize = 64;
 
-/// Destination of a message between replicas.
+/// The destination of a message between replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// One replica, possibly the sender itself.
+    /// One replica, by its id; possibly the sender itself.
     Replica(NodeId),
     /// All replicas but the sender.
     Broadcast,
 }
 
-/// The death of a replica that the simulator did not kill.
+/// The death of a replica that the scenario's events did not kill.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Death {
-    /// The replica.
+    /// Id of the replica that died.
     pub replica: NodeId,
-    /// The cause, for the report.
+    /// Why the replica died, for the report.
     pub reason: String,
 }
 
-/// The effect of an event.
+/// What an event of the scenario requires of the simulator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EventEffect {
-    /// The replica to kill.
+    /// Id of the replica to kill; `None` if the event kills none.
     pub killed: Option<NodeId>,
-    /// Whether the clients forget the leader.
+    /// Whether all clients must forget which replica they believe to be the leader.
     pub leader_forgotten: bool,
 }
 
-/// Message counters.
+/// Counters of the messages between replicas in a run.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
-    /// Messages sent between replicas; a broadcast counts once per addressee.
+    /// Messages sent between replicas, delivered or not; a broadcast counts once per addressee.
     pub total_msgs: u64,
-    /// Messages dropped at random.
+    /// Messages dropped at random, as the scenario's probability of message loss requires.
     pub dropped: u64,
-    /// Messages cut off by a partition.
+    /// Messages not delivered because of a network partition.
     pub cut: u64,
-    /// Messages to dead replicas.
+    /// Messages not delivered because their addressee was dead.
     pub to_dead: u64,
     /// Messages that the simulator could not deliver because a socket was full.
     pub blocked: u64,
-    /// Messages and answers that violate the rules.
+    /// Messages between replicas and answers to clients that violate the course's rules.
     pub incorrect: u64,
-    /// Description of the first incorrect message.
+    /// Description of the first message that violates the rules; `None` if there is none.
     pub first_incorrect: Option<String>,
-    /// Replicas killed by events.
+    /// Number of replicas killed by events of the scenario.
     pub killed: u64,
-    /// Replicas that died without an event.
+    /// Replicas that died although no event killed them.
     pub deaths: Vec<Death>,
-    /// The leaders that messages named, in order, without consecutive repetitions and without
-    /// "unknown".
+    /// The leaders that messages named in their field `leader`, in order, without consecutive
+    /// repetitions and without "unknown".
     pub leaders: Vec<NodeId>,
 }
 
-/// The referee of one run.
+/// The referee of one run: counts messages, decides which are delivered, and applies events.
 #[derive(Debug)]
 pub struct Referee {
     replicas: u16,
     living: BTreeSet<NodeId>,
-    /// The leader named by the last message. It may be dead, or not exist at all.
+    /// The leader that the last message named; `None` if it named none. The leader may be dead, or
+    /// not exist at all.
     leader: Option<NodeId>,
-    /// One side of the partition: a bare majority. `None` while there is no partition.
+    /// The replicas on the majority side of the network partition, a bare majority. `None` while
+    /// there is no partition.
     side: Option<BTreeSet<NodeId>>,
     drops: f64,
     drop_generator: ChaCha8Rng,
     event_generator: ChaCha8Rng,
-    /// Counters so far.
+    /// Counters of the run so far.
     pub traffic: Traffic,
 }
 
 impl Referee {
-    /// Creates a referee with `replicas` living replicas and no partition.
+    /// Creates a referee with `replicas` living replicas and no partition. `drops` is the
+    /// probability that a message is lost.
     #[must_use]
     pub fn new(
         replicas: u16,
@@ -105,31 +108,33 @@ impl Referee {
         }
     }
 
-    /// The living replicas.
+    /// Returns the ids of the living replicas.
     #[must_use]
     pub fn living(&self) -> &BTreeSet<NodeId> {
         &self.living
     }
 
-    /// The leader named by the last message; `None` if it named none.
+    /// Returns the leader that the last message named; `None` if it named none.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.leader
     }
 
-    /// The majority side of the partition, if there is one.
+    /// Returns the replicas on the majority side of the network partition; `None` if there is no
+    /// partition.
     #[must_use]
     pub fn side(&self) -> Option<&BTreeSet<NodeId>> {
         self.side.as_ref()
     }
 
-    /// Changes the probability that a message is dropped.
+    /// Sets the probability, 0 to 1, that a message between replicas is dropped.
     pub fn set_drops(&mut self, drops: f64) {
         self.drops = drops;
     }
 
-    /// Records the `leader` field of a message of any type but hello. During a partition only
-    /// messages from the majority side count.
+    /// Records the leader that a message from `src` names; `None` if it names none. Called for
+    /// messages of all types but hello. During a partition, messages from the minority side are
+    /// ignored.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
         if self.side.as_ref().is_some_and(|side| !side.contains(&src)) {
             return;
@@ -143,8 +148,9 @@ impl Referee {
         }
     }
 
-    /// Counts a message between replicas, and adds the replicas it must be delivered to to
-    /// `deliver`. `src` is the field of the message and is not checked against the true sender.
+    /// Counts a message between replicas, and adds to `deliver` the replicas that receive it:
+    /// living ones that no partition separates from the sender, except where the message is lost at
+    /// random. `src` is the sender's id as the message states it.
     pub fn route(&mut self, src: NodeId, destination: Destination, deliver: &mut Vec<NodeId>) {
         match destination {
             Destination::Replica(replica) => {
@@ -176,13 +182,14 @@ impl Referee {
         self.side.as_ref().is_some_and(|side| side.contains(&first) != side.contains(&second))
     }
 
-    /// Counts a message or an answer that violates the rules.
+    /// Counts a message or an answer that violates the course's rules; `what` describes it.
     pub fn incorrect(&mut self, what: String) {
         self.traffic.incorrect += 1;
         self.traffic.first_incorrect.get_or_insert(what);
     }
 
-    /// Records the death of a replica without an event. Returns whether it was alive.
+    /// Records that a replica died although no event killed it. Returns whether it was alive until
+    /// now.
     pub fn died(&mut self, replica: NodeId, reason: String) -> bool {
         let lived = self.living.remove(&replica);
         if lived {
@@ -191,7 +198,7 @@ impl Referee {
         lived
     }
 
-    /// Applies an event of the scenario.
+    /// Applies an event of the scenario, and returns what the simulator must do.
     pub fn apply_event(&mut self, kind: EventKind) -> EventEffect {
         match kind {
             EventKind::KillLeader => self.kill_leader(),
@@ -231,8 +238,8 @@ impl Referee {
         lived.then_some(replica)
     }
 
-    /// Partitions off a bare majority that includes `keep`. It is drawn from all replicas, also the
-    /// dead ones.
+    /// Starts a partition of the network, with a bare majority that includes `keep` on one side.
+    /// The other members of the majority are drawn from all replicas, also from dead ones.
     fn part(&mut self, keep: Option<NodeId>) -> EventEffect {
         let mut others: Vec<NodeId> = (0..self.replicas).map(NodeId).collect();
         let mut side = BTreeSet::new();
@@ -373,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_death_is_counted_once() {
+    fn replica_death_is_counted_once() {
         let mut referee = referee(0.0, 1);
         assert!(referee.died(ONE, "it exited".to_owned()));
         assert!(!referee.died(ONE, "again".to_owned()));

@@ -12,164 +12,172 @@ use super::run::{Ending, ScenarioRun};
 use super::scenario::Scenario;
 use crate::types::NodeId;
 
-/// The verdict on a run.
+/// The overall result of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The run is correct.
+    /// The run meets all rules of the course.
     Passed,
-    /// The course's rules fail the run, but a perfect replica could have failed it as well: the
-    /// generator drew too many gets before the clients had any key (see
+    /// The run fails by the course's rules because too many planned gets became puts, but the
+    /// replicas are not to blame: either the random generator drew too many gets before their
+    /// clients had sent a put, or the scenario file allows that many but sets the field
+    /// `gets_not_generated` outside of `tests`, where the course ignores it (see
     /// [`Report::unlucky_because`]).
     Unlucky,
-    /// The run is not correct.
+    /// The run breaks a rule of the course.
     Failed,
 }
 
-/// The grade of a metric.
+/// The grade of one metric, by its three thresholds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
-    /// Below the first threshold.
+    /// The highest grade: the metric's value is below the first of its three thresholds.
     Bonus,
-    /// Below the second threshold.
+    /// Full credit: the metric's value is below the second of its three thresholds, but not below
+    /// the first.
     Full,
-    /// Below the third threshold.
+    /// Partial credit: the metric's value is below the third of its three thresholds, but not below
+    /// the second.
     Partial,
-    /// No credit.
+    /// No credit: the metric's value is not below any of its three thresholds.
     None,
 }
 
-/// The grades of the four metrics.
+/// The grades of the four metrics of a correct run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Tiers {
-    /// Messages between replicas.
+    /// Grade of the number of messages between replicas.
     pub total_msgs: Tier,
-    /// `fail` answers and unanswered requests.
+    /// Grade of the number of `fail` answers and unanswered requests.
     pub failures: Tier,
-    /// Answers to requests that had been answered with `ok`.
+    /// Grade of the number of answers to requests that had been answered with `ok` before.
     pub duplicates: Tier,
-    /// Median latency over all answers.
+    /// Grade of the median latency over all answers.
     pub median_latency: Tier,
 }
 
-/// Latency percentiles in seconds. All are zero if there are no samples.
+/// Latency statistics of one type of operation, in seconds. All are zero if there are no samples.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct Latency {
-    /// Number of samples.
+    /// Number of latency samples.
     pub count: usize,
-    /// Mean.
+    /// Mean latency in seconds.
     pub mean_s: f64,
-    /// Median: half of the samples are at most this long. The other percentiles likewise.
+    /// Median latency in seconds: half of the samples are at most this long.
     pub p50_s: f64,
-    /// 90th percentile.
+    /// 90th percentile of the latency in seconds.
     pub p90_s: f64,
-    /// 99th percentile.
+    /// 99th percentile of the latency in seconds.
     pub p99_s: f64,
-    /// 99.9th percentile.
+    /// 99.9th percentile of the latency in seconds.
     pub p999_s: f64,
-    /// 99.99th percentile.
+    /// 99.99th percentile of the latency in seconds.
     pub p9999_s: f64,
-    /// Maximum.
+    /// Maximum latency in seconds.
     pub max_s: f64,
 }
 
-/// Unavailability for puts after an event.
+/// How long puts were unavailable after an event of the scenario.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Unavailability {
-    /// Name of the event.
+    /// Name of the event, as in scenario files.
     pub event: &'static str,
-    /// Time of the event in seconds since the first request.
+    /// Time of the event in seconds since the first request was due.
     pub at_s: f64,
-    /// Id of the replica that the event killed.
+    /// Id of the replica that the event killed; `None` if it killed none.
     pub killed: Option<String>,
-    /// Seconds until the first `ok` of a put that was started after the event; `None` if there was
-    /// none.
+    /// Seconds from the event to the first `ok` of a put that was started after the event; `None`
+    /// if there was no such `ok`.
     pub seconds: Option<f64>,
 }
 
-/// The report on a run. Serialized as JSON, its field names are part of the interface.
+/// The report on a run of a scenario. It is serialized as JSON, so its field names are part of the
+/// interface.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
     /// Name of the scenario.
     pub scenario: String,
-    /// Changes to the scenario as `name=value`: see [`Scenario::with`].
+    /// Changes to the scenario from the command line, as `name=value`: see [`Scenario::with`].
     pub overrides: Vec<String>,
     /// Random seed of the run.
     pub seed: u64,
-    /// Whether the run is correct by the course's rules.
+    /// Whether the run meets all rules of the course.
     pub passed: bool,
-    /// The verdict, which distinguishes unlucky runs from failed ones.
+    /// The result of the run, which distinguishes unlucky runs from failed ones.
     pub verdict: Verdict,
-    /// Why the run is not correct; empty if it passed.
+    /// The rules that the run breaks, one text each; empty if the run passed.
     pub reasons: Vec<String>,
-    /// Why an unlucky run is not graded as failed.
+    /// Why an unlucky run does not count as failed; `None` for other runs.
     pub unlucky_because: Option<String>,
-    /// The grades, if the run is correct.
+    /// The grades of the four metrics; `None` if the run did not pass.
     pub tiers: Option<Tiers>,
-    /// Messages between replicas.
+    /// Messages sent between replicas, delivered or not.
     pub total_msgs: u64,
-    /// `fail` answers and requests unanswered at the end.
+    /// Number of `fail` answers and of requests that were unanswered at the end of the run.
     pub failures: u64,
-    /// The part of `failures` that is unanswered requests.
+    /// Number of requests that were unanswered at the end of the run. They are included in
+    /// `failures`.
     pub unanswered: u64,
-    /// Answers to requests that had been answered with `ok`.
+    /// Number of answers to requests that had been answered with `ok` before.
     pub duplicates: u64,
     /// Median latency in seconds over all answers, `redirect` and `fail` included, as the course
     /// measures it.
     pub median_latency_s: f64,
-    /// `redirect` and `fail` answers.
+    /// Number of `redirect` and `fail` answers.
     pub redirects: u64,
     /// The largest number of `redirect` and `fail` answers to one operation.
     pub redirects_per_operation_max: u32,
-    /// Requests planned by the scenario.
+    /// Number of requests planned by the scenario.
     pub requests: u64,
-    /// Gets that became puts because the client had no acknowledged key.
+    /// Planned gets that became puts because the client had no acknowledged key to read.
     pub gets_not_generated: u64,
-    /// The part of `gets_not_generated` that no replica could have prevented.
+    /// The part of `gets_not_generated` that no replica could have prevented, because the client
+    /// had not sent any put before.
     pub gets_not_generated_by_luck: u64,
-    /// Messages between replicas per acknowledged put; `None` without such puts.
+    /// Messages between replicas per acknowledged put; `None` if no put was acknowledged.
     pub messages_per_put: Option<f64>,
-    /// Latency of gets, from the last attempt to its `ok`.
+    /// Latency of gets from the last attempt, which was answered with `ok`, to the answer.
     pub get_latency: Latency,
-    /// Latency of puts, from the last attempt to its `ok`.
+    /// Latency of puts from the last attempt, which was answered with `ok`, to the answer.
     pub put_latency: Latency,
     /// Latency of gets, from the first attempt to the `ok`, redirects included.
     pub get_operation_latency: Latency,
     /// Latency of puts, from the first attempt to the `ok`, redirects included.
     pub put_operation_latency: Latency,
-    /// Fraction of the acknowledged puts that took at most 10 ms, that is, without any message
-    /// being resent.
+    /// Fraction of the acknowledged puts whose last attempt took at most 10 ms, that is, for which
+    /// no message was resent; `None` if no put was acknowledged.
     pub put_quick_share: Option<f64>,
-    /// Median latency of those puts, in seconds.
+    /// Median latency in seconds of the acknowledged puts that took at most 10 ms.
     pub put_quick_p50_s: f64,
     /// Number of elections; `None` where the simulator cannot observe them.
     pub elections: Option<u64>,
-    /// The leaders that messages named, in order.
+    /// The ids of the leaders that messages named, in order, without consecutive repetitions.
     pub leaders: Vec<String>,
-    /// Unavailability after each event.
+    /// How long puts were unavailable after each event of the scenario, in order.
     pub unavailability: Vec<Unavailability>,
-    /// Messages dropped at random.
+    /// Messages between replicas that were dropped at random.
     pub dropped: u64,
-    /// Messages cut off by a partition.
+    /// Messages between replicas that were not delivered because of a partition.
     pub cut: u64,
     /// Messages lost because a socket of the simulator was full.
     pub blocked: u64,
-    /// Messages and answers that violate the rules.
+    /// Messages between replicas and answers to clients that violate the course's rules.
     pub incorrect: u64,
-    /// Replicas killed by events.
+    /// Number of replicas killed by events of the scenario.
     pub killed: u64,
-    /// Replicas that died without an event.
+    /// Number of replicas that died although no event killed them.
     pub died: u64,
-    /// Duration of the run in seconds, by the driver's clock.
+    /// Duration of the run in seconds: virtual time in the simulator, real time with processes.
     pub seconds: f64,
 }
 
-/// Longest latency of a put of which no message was resent.
+/// Latency up to which a put counts as quick. A put this fast had no message resent, because a
+/// resend takes longer.
 const QUICK: Duration = Duration::from_millis(10);
 
 impl ScenarioRun {
-    /// Returns the report on the run so far. Meant to be called at the end.
+    /// Returns the report on the run so far. Meant to be called once the run has ended.
     #[must_use]
     pub fn report(&self) -> Report {
         let traffic = &self.referee.traffic;
@@ -236,8 +244,9 @@ impl ScenarioRun {
             .collect()
     }
 
-    /// Applies the course's seven checks in its order, then the check of the message limit, for
-    /// which the course only prints a warning.
+    /// Determines the verdict, the reasons and the grades of `report`: applies the course's seven
+    /// checks in the course's order, then the check of the message limit, for which the course only
+    /// prints a warning. `gets_open` and `puts_open` are the numbers of unanswered gets and puts.
     fn grade(&self, report: &mut Report, gets_open: u64, puts_open: u64) {
         let (traffic, scenario) = (&self.referee.traffic, &self.scenario);
         let (gets, puts) = self.planned();
@@ -307,7 +316,9 @@ impl ScenarioRun {
         report.reasons = reasons;
     }
 
-    /// Returns why no replica is to blame for too few gets, or `None` if one may be.
+    /// Returns why the replicas are not to blame for `missing` gets that became puts, which are
+    /// more than `allowed`; `None` if the replicas may be to blame. `gets` is the number of planned
+    /// gets.
     fn bad_luck(&self, missing: u64, allowed: f64, gets: u64) -> Option<String> {
         let luck = self.clients.counts.gets_not_generated_by_luck;
         if luck as f64 > allowed {
@@ -330,7 +341,8 @@ fn message_count(incorrect: u64) -> String {
     if incorrect == 1 { "1 message".to_owned() } else { format!("{incorrect} messages") }
 }
 
-/// Returns the smallest number of messages that can have replicated the scenario's puts.
+/// Returns the smallest number of messages between replicas of a correct run: one message per
+/// planned put and replica, less the fraction that batching may save.
 fn minimum_messages(scenario: &Scenario) -> f64 {
     f64::from(scenario.requests)
         * f64::from(scenario.replicas)
@@ -352,8 +364,8 @@ fn operation_latency(samples: &[Sample]) -> Latency {
     Latency::of(samples.iter().map(|sample| sample.operation_latency))
 }
 
-/// Returns the smallest latency, in seconds, that a fraction of at least `share` of the sorted ones
-/// do not exceed.
+/// Returns the smallest of the sorted latencies, in seconds, that a fraction of at least `share` (0
+/// to 1) of them does not exceed; 0 if there are none.
 fn percentile(sorted: &[Duration], share: f64) -> f64 {
     #[expect(
         clippy::cast_possible_truncation,
@@ -365,7 +377,7 @@ fn percentile(sorted: &[Duration], share: f64) -> f64 {
 }
 
 impl Latency {
-    /// Computes the percentiles of `latencies`.
+    /// Computes count, mean, percentiles and maximum of `latencies`.
     pub fn of(latencies: impl Iterator<Item = Duration>) -> Latency {
         let mut sorted: Vec<Duration> = latencies.collect();
         sorted.sort_unstable();
@@ -384,7 +396,8 @@ impl Latency {
 }
 
 impl Tier {
-    /// Grades `value`. All comparisons are strict, so a threshold of 0 is never met.
+    /// Returns the grade of `value`. All comparisons with the thresholds are strict, so no value is
+    /// below a threshold of 0.
     #[must_use]
     pub fn of(value: f64, thresholds: [f64; 3]) -> Tier {
         let [bonus, full, partial] = thresholds;
@@ -396,7 +409,7 @@ impl Tier {
         }
     }
 
-    /// The first letter of the grade in tables.
+    /// Returns the letter that stands for the grade in tables.
     #[must_use]
     pub const fn letter(self) -> char {
         match self {
@@ -491,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_requests_fail_for_several_reasons() {
+    fn run_without_replies_fails_with_every_reason() {
         let report = run("simple-2", 1, Behavior { answer_from: 99.0, ..CORRECT }).report();
         assert_eq!((report.verdict, report.passed), (Verdict::Failed, false));
         assert_eq!((report.failures, report.unanswered), (500, 500));
@@ -523,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn fail_answers_are_failures_but_redirects_are_not() {
+    fn fail_replies_count_as_failures_but_redirects_do_not() {
         let failing = run("simple-1", 1, Behavior { kind: AnswerKind::Fail, ..CORRECT }).report();
         // Every request failed once, and its retry was not answered.
         assert_eq!((failing.failures, failing.unanswered), (1_000, 500));
@@ -536,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn no_scenario_is_unlucky_with_the_default_seed() {
+    fn correct_run_passes_every_scenario_with_default_seed() {
         for name in super::super::scenario::names() {
             assert_eq!(run(name, 1, CORRECT).report().verdict, Verdict::Passed, "{name}");
         }
@@ -544,7 +557,7 @@ mod tests {
 
     /// The request generator alone fails about one advanced-3 run in forty.
     #[test]
-    fn unlucky_runs_are_not_graded_as_failed() {
+    fn correct_run_with_too_few_gets_is_not_graded_failed() {
         let mut unlucky = 0;
         for seed in 0..300 {
             let report = run("advanced-3", seed, CORRECT).report();

@@ -17,53 +17,56 @@ use super::scenario::{EventKind, Scenario};
 use super::{Stream, generator};
 use crate::types::{ClientId, Instant, NodeId, RequestId};
 
-/// An action for the driver. Actions are carried out in order.
+/// An action that a run requests from the simulator, which must carry out all actions in the order
+/// in which it gets them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Deliver this request to its replica. Client traffic is never lost or partitioned.
+    /// Deliver this request to its replica. Messages of clients are never lost or affected by
+    /// partitions.
     Send(Request),
-    /// Kill this replica immediately; ignore everything it sends from now on.
+    /// Kill this replica immediately, and ignore everything that it sends from now on.
     Kill(NodeId),
 }
 
 /// Why a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// The scenario's lifetime is over.
+    /// The time of the scenario is over: both waits and the window of requests.
     Time,
-    /// The replicas sent `max_packets` messages.
+    /// The replicas have sent the scenario's limit of messages, `max_packets`.
     TooManyMessages,
-    /// No replica is alive.
+    /// The last living replica died.
     NoReplicaAlive,
 }
 
-/// An event that has occurred, and how long puts were unavailable after it.
+/// An event of the scenario that has occurred, and how long puts were unavailable after it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Outage {
-    /// The event.
+    /// The type of the event.
     pub kind: EventKind,
-    /// Time of the event since the first request.
+    /// Time from the first request of the run to the event.
     pub at: Duration,
-    /// The replica that the event killed.
+    /// Id of the replica that the event killed; `None` if it killed none.
     pub killed: Option<NodeId>,
-    /// Time from the event to the first `ok` of a put that was started after it.
+    /// Time from the event to the first `ok` of a put that was started after the event; `None` if
+    /// there is none yet.
     pub until_first_put: Option<Duration>,
     began: Instant,
-    /// Operations started before the event.
+    /// Number of operations that the clients had started before the event.
     operations_before: u64,
 }
 
-/// A planned request.
+/// A request that the scenario plans.
 #[derive(Clone, Copy, Debug)]
 struct Planned {
-    /// Time since the first request.
+    /// Time from the first request of the run to this request.
     at: Duration,
-    /// Position of the client, from 0.
+    /// Position of the client that sends the request, from 0.
     client: u16,
     get: bool,
 }
 
-/// One run of a scenario.
+/// One run of a scenario: the clients, the referee, and the schedule of requests and events.
 #[derive(Debug)]
 pub struct ScenarioRun {
     pub(super) scenario: Scenario,
@@ -79,8 +82,8 @@ pub struct ScenarioRun {
 }
 
 impl ScenarioRun {
-    /// Creates a run of `scenario` that starts at `start`. The first request is due `start_wait`
-    /// later. `seed` determines everything random in the run.
+    /// Creates a run of `scenario` that starts at `start` by the simulator's clock. The first
+    /// request is due `scenario.start_wait` later. `seed` determines everything random in the run.
     #[must_use]
     pub fn new(scenario: &Scenario, seed: u64, start: Instant) -> ScenarioRun {
         ScenarioRun {
@@ -102,7 +105,7 @@ impl ScenarioRun {
         }
     }
 
-    /// The start of the run, by the driver's clock.
+    /// Returns the time at which the run started, by the simulator's clock.
     #[must_use]
     pub fn start(&self) -> Instant {
         self.start
@@ -122,8 +125,8 @@ impl ScenarioRun {
         due.unwrap_or(Instant::MAX).min(self.start + self.scenario.lifetime())
     }
 
-    /// Performs everything that is due: requests, events, the end of the run. Does nothing if
-    /// called too early.
+    /// Performs everything that is due at `now`: requests, events, the end of the run. Adds the
+    /// actions for the simulator to `out`. Does nothing if nothing is due.
     pub fn poll(&mut self, now: Instant, out: &mut Vec<Action>) {
         loop {
             self.check_end(now);
@@ -189,8 +192,9 @@ impl ScenarioRun {
         self.ended.map(|(ending, _)| ending)
     }
 
-    /// Routes a message between replicas: counts it, and adds the replicas it must be delivered to
-    /// to `deliver`. `src` and `leader` are the fields of the message.
+    /// Counts a message between replicas, records the leader that it names, and adds the replicas
+    /// that receive it to `deliver`. `src` and `leader` are the message's fields: the id of its
+    /// sender, and the leader that the sender knows.
     pub fn route(
         &mut self,
         src: NodeId,
@@ -202,7 +206,8 @@ impl ScenarioRun {
         self.referee.route(src, destination, deliver);
     }
 
-    /// Handles an answer to a client. A redirected request is retried immediately.
+    /// Handles an answer to a client. If the client retries the request, adds the new request to
+    /// `out` at once.
     pub fn answer(&mut self, now: Instant, answer: &Answer<'_>, out: &mut Vec<Action>) {
         self.referee.note_leader(answer.src, answer.leader);
         if !self.clients.has(answer.client) {
@@ -228,19 +233,19 @@ impl ScenarioRun {
         }
     }
 
-    /// Records the `leader` field of a message that is otherwise incorrect: like the course's
-    /// simulator, which reads it before it checks the destination.
+    /// Records the field `leader` of a message that is otherwise incorrect, like the course's
+    /// simulator, which reads this field before it checks the destination.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
         self.referee.note_leader(src, leader);
     }
 
-    /// Counts an incorrect message; `what` describes it in the report.
+    /// Counts a message that violates the course's rules; `what` describes it in the report.
     pub fn incorrect(&mut self, what: String) {
         self.referee.incorrect(what);
     }
 
-    /// Records that a replica exited, or has to be given up, without having been killed by an
-    /// event.
+    /// Records that a replica died although no event killed it: its process exited, or the
+    /// simulator gave up on it. `reason` is for the report.
     pub fn died(&mut self, replica: NodeId, reason: String) {
         self.referee.died(replica, reason);
     }
@@ -250,42 +255,43 @@ impl ScenarioRun {
         self.referee.traffic.blocked += 1;
     }
 
-    /// Whether a replica is alive: neither killed nor reported dead.
+    /// Returns whether a replica is alive: neither killed nor reported dead.
     #[must_use]
     pub fn is_alive(&self, replica: NodeId) -> bool {
         self.referee.living().contains(&replica)
     }
 
-    /// Whether this is a client's id.
+    /// Returns whether the id is that of a client of this run.
     #[must_use]
     pub fn is_client(&self, id: ClientId) -> bool {
         self.clients.has(id)
     }
 
-    /// Changes the probability that a message between replicas is lost.
+    /// Sets the probability, 0 to 1, that a message between replicas is lost.
     pub fn set_drops(&mut self, drops: f64) {
         self.referee.set_drops(drops);
     }
 
-    /// The referee: current leader, partition, message counts.
+    /// Returns the referee of the run: current leader, partition, message counts.
     #[must_use]
     pub fn referee(&self) -> &Referee {
         &self.referee
     }
 
-    /// The clients: their counters and latency samples.
+    /// Returns the clients of the run: their counters and latency samples.
     #[must_use]
     pub fn clients(&self) -> &Clients {
         &self.clients
     }
 
-    /// Iterates over the unanswered requests: message id, replica, operation.
+    /// Returns an iterator over the unanswered requests: message id, replica that the request was
+    /// sent to (`None` if none was alive), operation.
     pub fn open_requests(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.clients.open()
     }
 
-    /// Returns the ids of the other replicas in the order of replica `id`'s command line. The order
-    /// is random, so that no replica derives a role from it.
+    /// Returns the ids of the other replicas in the order in which replica `id` gets them on its
+    /// command line. The order is random, so that no replica derives a role from its position.
     #[must_use]
     pub fn others(&self, id: NodeId) -> Vec<NodeId> {
         let mut others: Vec<NodeId> =
@@ -296,7 +302,7 @@ impl ScenarioRun {
         others
     }
 
-    /// Returns the number of planned gets and of planned puts.
+    /// Returns the number of planned gets and the number of planned puts, in this order.
     #[must_use]
     pub fn planned(&self) -> (u64, u64) {
         let gets = self.plan.iter().filter(|planned| planned.get).count() as u64;
@@ -304,8 +310,8 @@ impl ScenarioRun {
     }
 }
 
-/// Spaces the requests evenly over the window. Each comes from a random client, and is a get with
-/// probability `mix`.
+/// Returns the scenario's requests, evenly spaced over the window. Each has a random client, and is
+/// a get with probability `scenario.mix`.
 fn plan(scenario: &Scenario, seed: u64) -> Vec<Planned> {
     let mut generator = generator(seed, Stream::Plan);
     let window = scenario.window.as_nanos();
@@ -396,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn request_due_with_a_kill_reaches_the_leader_first() {
+    fn request_due_at_the_kill_time_is_sent_before_the_kill() {
         let mut run = run("crash-4");
         play(&mut run, at(12.9));
         assert_eq!(run.next_event(), at(13.0));

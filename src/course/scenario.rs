@@ -5,66 +5,68 @@
 
 use std::time::Duration;
 
-/// A validated scenario.
+/// A validated scenario: number of replicas, load, faults, and limits for grading.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Scenario {
     /// Name of a built-in scenario, or path of the file.
     pub name: String,
     /// One-line description. The course's simulator ignores it.
     pub description: String,
-    /// Duration of the requests. The run lasts longer by `start_wait` and `end_wait`.
+    /// Duration in which the clients send requests. The run is longer by `start_wait` and
+    /// `end_wait`.
     pub window: Duration,
     /// Number of replicas, 3 to 21.
     pub replicas: u16,
-    /// Number of requests, evenly spaced over the window.
+    /// Number of requests of all clients together, evenly spaced over the window.
     pub requests: u32,
-    /// Random seed given in the file.
+    /// Random seed given in the scenario file; `None` if it has none.
     pub seed: Option<u64>,
     /// Fraction of requests that are gets, 0 to 1.
     pub mix: f64,
     /// Time from the start of the run to the first request.
     pub start_wait: Duration,
-    /// Time from the end of the window to the end of the run.
+    /// Time from the end of `window`, in which the clients send requests, to the end of the run.
     pub end_wait: Duration,
     /// Probability that a message between replicas is lost, 0 to 1.
     pub drops: f64,
-    /// Number of messages between replicas that ends the run.
+    /// Number of messages between replicas at which the run is ended.
     pub max_packets: u64,
-    /// Faults, in order of time.
+    /// Scheduled faults and their ends, in order of time.
     pub events: Vec<Event>,
-    /// Limits within which a run is correct.
+    /// Limits that a correct run must keep.
     pub limits: Limits,
-    /// Grading of a correct run.
+    /// Thresholds for the grades of a correct run.
     pub benchmarks: Benchmarks,
-    /// Fields changed by [`Scenario::with`] as `name=value`, for the report.
+    /// Changes made by [`Scenario::with`], as `name=value`, for the report.
     pub overridden: Vec<String>,
 }
 
-/// A scheduled fault, or its end.
+/// A scheduled fault of a scenario, or the end of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// Time since the first request (not since the start of the run).
+    /// Time from the first request (not from the start of the run) to the event.
     pub at: Duration,
-    /// The type of event.
+    /// What happens at the event.
     pub kind: EventKind,
 }
 
-/// The type of an event.
+/// The type of a scenario's event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventKind {
-    /// Kills the replica that messages name as leader.
+    /// Kills the replica that the last message named as the leader.
     KillLeader,
-    /// Kills a random other replica.
+    /// Kills a random replica other than the leader that the last message named.
     KillNonLeader,
-    /// Partitions the network; one side is a bare majority that includes the leader.
+    /// Partitions the network. One side is a bare majority that includes the leader named last, if
+    /// any; its other members are random.
     PartEasy,
-    /// Partitions the network; one side is a random bare majority.
+    /// Partitions the network. One side is a bare majority of random replicas.
     PartHard,
-    /// Ends the partition.
+    /// Ends the partition of the network.
     PartEnd,
 }
 
-/// Limits within which a run is correct. All are fractions, 0 to 1.
+/// Limits that a correct run must keep. All are fractions, 0 to 1.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Limits {
     /// Fraction of the planned gets that may stay unanswered.
@@ -74,86 +76,89 @@ pub struct Limits {
     /// Fraction of the planned gets that may become puts because the client has no acknowledged key
     /// yet.
     pub gets_not_generated: f64,
-    /// The value of `gets_not_generated` that a file specifies outside of `tests`. The course's
-    /// simulator reads that field inside `tests` only and else applies its default. So do we, but
-    /// a run that fails because of the difference is graded as unlucky instead of failed.
+    /// The value of `gets_not_generated` that a file gives outside of `tests`; `None` if it gives
+    /// none there. The course's simulator reads the field only inside `tests`, else it applies the
+    /// default, and so does this program. But a run that fails because of the difference is graded
+    /// as unlucky instead of failed.
     pub gets_not_generated_misplaced: Option<f64>,
-    /// Fraction of the appends that batching may save before the run has too few messages.
+    /// Fraction of the messages for replication, one per put and replica, that batching may save. A
+    /// run with fewer messages between replicas than the remaining fraction is not correct.
     pub appends_batched: f64,
 }
 
-/// Three thresholds per metric: bonus below the first, full credit below the second, partial credit
-/// below the third.
+/// Three thresholds for each metric of a correct run: bonus below the first, full credit below the
+/// second, partial credit below the third.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Benchmarks {
-    /// Messages between replicas.
+    /// Thresholds for the number of messages between replicas.
     pub total_msgs: [f64; 3],
-    /// `fail` answers and unanswered requests.
+    /// Thresholds for the number of `fail` answers and unanswered requests.
     pub failures: [f64; 3],
-    /// Answers to requests that had been answered with `ok`.
+    /// Thresholds for the number of answers to requests that had been answered with `ok` before.
     pub duplicates: [f64; 3],
-    /// Median latency over all answers, redirects included, in seconds.
+    /// Thresholds in seconds for the median latency over all answers, redirects included.
     pub median_latency: [f64; 3],
 }
 
-/// Changes to a scenario from the command line; `None` keeps the scenario's value.
+/// Changes to a scenario from the command line. A field that is `None` keeps the scenario's value.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Overrides {
-    /// Requests per second.
+    /// Requests per second of all clients together; `None` keeps the scenario's value.
     pub rate: Option<f64>,
-    /// Total number of requests.
+    /// Total number of requests of all clients; `None` keeps the scenario's value.
     pub requests: Option<u32>,
-    /// Duration of the window in seconds.
+    /// Duration in seconds in which the clients send requests; `None` keeps the scenario's value.
     pub seconds: Option<f64>,
-    /// Number of replicas.
+    /// Number of replicas in the cluster; `None` keeps the scenario's value.
     pub replicas: Option<u16>,
-    /// Probability that a message between replicas is lost.
+    /// Probability, 0 to 1, that a message between replicas is lost; `None` keeps the scenario's
+    /// value.
     pub drops: Option<f64>,
 }
 
-/// An invalid scenario, with the correction.
+/// Why a scenario is invalid, and how to correct it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ScenarioError {
-    /// The text is not JSON.
+    /// The text of a scenario is not JSON.
     #[error(
         "{file}: not JSON ({problem}); a scenario is a JSON object, see src/course/scenarios for \
          examples"
     )]
     NotJson {
-        /// Path of the file.
+        /// Path of the scenario file, or `command line`.
         file: String,
-        /// The parser's message, with line and column.
+        /// The message of the JSON parser, with line and column.
         problem: String,
     },
-    /// A required field is missing.
+    /// A required field of a scenario is missing.
     #[error("{file}: `{field}` is missing; {advice}")]
     Missing {
-        /// Path of the file.
+        /// Path of the scenario file, or `command line`.
         file: String,
-        /// Name of the field.
+        /// Name of the missing field.
         field: String,
-        /// The correction.
+        /// Text that says what the missing field must contain.
         advice: String,
     },
-    /// A field has an invalid value.
+    /// A field of a scenario, or an option that changes it, has an invalid value.
     #[error("{file}: `{field}` is {value}; {advice}")]
     Invalid {
-        /// Path of the file, or `command line`.
+        /// Path of the scenario file, or `command line`.
         file: String,
-        /// Name of the field.
+        /// Name of the field or option.
         field: String,
-        /// The value.
+        /// The invalid value.
         value: String,
-        /// The correction.
+        /// Text that says which values of the field are valid.
         advice: String,
     },
-    /// No built-in scenario has this name.
+    /// No built-in scenario has the given name.
     #[error(
         "there is no scenario `{name}`: give a file, or one of {}, or `all`",
         names().collect::<Vec<_>>().join(", ")
     )]
     UnknownName {
-        /// The unknown name.
+        /// The name that was given, which no built-in scenario has.
         name: String,
     },
 }
@@ -164,7 +169,7 @@ macro_rules! built_in {
     };
 }
 
-/// The 17 scenarios of the course, in its order.
+/// Name and JSON text of the 17 scenarios of the course, in the course's order.
 static BUILT_IN: [(&str, &str); 17] = built_in![
     "simple-1",
     "simple-2",
@@ -191,7 +196,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 impl EventKind {
-    /// Name of the event in scenario files.
+    /// Returns the name of the event in scenario files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -224,7 +229,7 @@ impl Scenario {
         Scenario::parse(name, text)
     }
 
-    /// Duration of a whole run: both waits and the window.
+    /// Returns the duration of a whole run: both waits and the window of requests.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         self.start_wait + self.window + self.end_wait
@@ -315,7 +320,7 @@ impl Scenario {
 }
 
 impl Overrides {
-    /// Returns each change as `name=value`.
+    /// Returns each changed field as `name=value`.
     fn list(&self) -> Vec<String> {
         let changes = [
             ("rate", self.rate.map(|value| value.to_string())),

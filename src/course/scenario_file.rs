@@ -76,15 +76,17 @@ impl Scenario {
     }
 }
 
-/// Whether a field is required.
+/// Whether a field of a scenario file is required, or has a default.
 enum Need {
-    /// Required; the text is its meaning.
+    /// The field is required. The text says what the field means, for the error message if it is
+    /// missing.
     Required(&'static str),
-    /// Optional, with this default.
+    /// The field is optional. The number is its value if it is missing.
     Default(u64),
 }
 
-/// One JSON object of a scenario file, with its location for errors.
+/// A reader of the fields of one JSON object in a scenario file. `file` and `path` say in error
+/// messages which object it is.
 struct Reader<'a> {
     file: &'a str,
     path: String,
@@ -205,8 +207,9 @@ impl<'a> Reader<'a> {
         self.fields.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
-    /// The course's simulator accepts almost any JSON value as a seed. An integer is used as it is,
-    /// any other value is hashed (FNV-1a: short, and stable).
+    /// Returns the random seed in the scenario file, if any. The course's simulator accepts almost
+    /// any JSON value. An integer is used as it is; any other value is hashed with FNV-1a, which is
+    /// short and gives the same seed in every version.
     fn seed(&self) -> Option<u64> {
         match self.fields.get("seed")? {
             Value::Null => None,

@@ -100,7 +100,8 @@ fn spread(latency: &Latency) -> String {
     format!("{}/{}", millis(latency.p50_s), millis(latency.p99_s))
 }
 
-/// Returns the longest outage in seconds, or `never` if no put was acknowledged after an event.
+/// Formats the longest outage in seconds. Returns `never` if no put was acknowledged after one of
+/// the events.
 fn longest(outages: impl Iterator<Item = Option<f64>>) -> String {
     let mut longest: Option<f64> = None;
     for outage in outages {

@@ -3,7 +3,7 @@
 //!
 //! A session's id is the log index at which it was opened, so it is unique. Its requests are
 //! numbered from 1, and a request is executed if its number is the next one. A repeated request
-//! gets its stored outcome; if that is not available, a distinct error, but it is never executed
+//! gets its stored outcome, or a distinct error if none is stored, but it is never executed
 //! again. Sessions expire by the replicated clock, and the least recently used one is closed when
 //! there are too many; requests of a closed session are rejected.
 //!
@@ -21,26 +21,30 @@ use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
 use crate::kv::values::digest::{Digest, fingerprint, mix};
 
-/// A session expires after this time without use: one day.
+/// A client session expires when no request has used it for this many milliseconds: one day.
 const LIFETIME: Millis = 24 * 60 * 60 * 1_000;
-/// Number of outcomes kept per session.
+/// Number of latest requests whose outcomes a client session stores for retries.
 const OUTCOMES_MAX: usize = 64;
-/// Maximum encoded length of an outcome that is kept, in bytes.
+/// Maximum encoded length in bytes of an outcome that a session stores for retries. For a longer
+/// one, only the fact that the request was applied is stored.
 const ENCODED_OUTCOME_BYTES_MAX: usize = 1 << 10;
-/// Maximum number of sessions, and maximum memory of all sessions in bytes.
+/// Maximum number of client sessions; above it, the least recently used ones are closed.
 const SESSIONS_MAX: usize = 16_384;
+/// Maximum memory of all client sessions in bytes; above it, the least recently used ones are
+/// closed.
 const BYTES_MAX: usize = 64 << 20;
-/// Approximate memory overhead of a session, and of an outcome, in bytes.
+/// Approximate memory overhead in bytes of a client session.
 const SESSION_BYTES: usize = 256;
+/// Approximate memory overhead in bytes of a stored outcome.
 const OUTCOME_BYTES: usize = 64;
 
-/// All client sessions.
+/// All client sessions, ordered by id.
 ///
-/// Invariant: `digest` is the sum of the sessions' hashes, `bytes` of their memory; `by_use` has
-/// the id of each session by the index of the entry that used it last.
+/// Invariant: `digest` is the sum of the hashes of all sessions, `bytes` the sum of their memory in
+/// bytes; `by_use` maps the index of the log entry that used a session last to the session's id.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSessions {
-    /// By id; the sessions are shared with snapshots.
+    /// Client sessions by id; snapshots share them.
     by_id: BTreeMap<u64, Arc<ClientSession>>,
     by_use: BTreeMap<u64, u64>,
     digest: Digest,
@@ -50,39 +54,43 @@ pub(super) struct ClientSessions {
 /// A client session.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSession {
-    /// Number of the latest request; 0 if there was none.
+    /// Number of the session's latest request; 0 if there was none.
     last_sequence: u64,
-    /// Index of the log entry that used the session last, and the replicated clock at that entry.
+    /// Index of the log entry that used the session last.
     last_used: u64,
+    /// Reading of the replicated clock, in milliseconds since 1970, when the session was used last.
     last_used_at: Millis,
-    /// Outcomes of the latest requests; the last one belongs to request `last_sequence`.
+    /// Outcomes of the session's latest requests, oldest first; the last element belongs to request
+    /// `last_sequence`.
     outcomes: VecDeque<StoredOutcome>,
-    /// Sum of the hashes of `outcomes`, and their memory.
+    /// Sum of the hashes of the session's stored outcomes.
     digest: Digest,
+    /// Memory of the session's stored outcomes in bytes.
     bytes: usize,
 }
 
-/// The stored outcome of a request.
+/// The stored outcome of a request, returned when the client sends the request again.
 #[derive(Debug, Clone)]
 struct StoredOutcome {
-    /// Hash of the request, to detect another request with the same number.
+    /// Hash of the request, to detect a different request that reuses its sequence number.
     request_hash: u64,
-    /// The encoded outcome; `None` if it is too long to be kept.
+    /// The encoded outcome; `None` if it is too long to be stored.
     outcome: Option<Bytes>,
 }
 
-/// Decision about a request in a session.
+/// What to do with a request of a client session.
 pub(super) enum Decision {
-    /// It is the next one: execute it and store its outcome.
+    /// The request has the session's next number: execute it and store its outcome.
     Execute,
-    /// It is not: reply with this stored outcome or error.
+    /// The request does not have the session's next number: do not execute it, reply with the
+    /// stored outcome or an error.
     Reply(Outcome),
 }
 
 impl StoredOutcome {
     fn new(hash: u64, outcome: &Outcome) -> StoredOutcome {
         let mut bytes = Vec::new();
-        // A much longer outcome is not even encoded.
+        // A much longer outcome need not be encoded to see that it is too long.
         let fits = outcome.value_bytes() <= 8 * ENCODED_OUTCOME_BYTES_MAX;
         if fits {
             outcome.encode(&mut bytes);
@@ -95,18 +103,20 @@ impl StoredOutcome {
         OUTCOME_BYTES + self.outcome.as_ref().map_or(0, Bytes::len)
     }
 
-    /// Its hash in the digest, for the request with this number.
+    /// Returns the hash of this stored outcome and of the number `sequence` of its request. The
+    /// session's digest is the sum of these hashes.
     fn hash_at(&self, sequence: u64) -> u64 {
         let outcome =
             self.outcome.as_ref().map_or(0, |bytes| fingerprint(self.request_hash, bytes));
         mix(mix(sequence, self.request_hash), outcome)
     }
 
-    /// The reply to a repeated request with this hash.
+    /// Returns the reply to a repeated request: the stored outcome, or an error if the request's
+    /// `hash` differs from the first one's, or the outcome was too long to be stored.
     fn reply(&self, hash: u64) -> Outcome {
         if hash != self.request_hash {
             return Outcome::error(
-                "REUSEDSEQ another request was executed under this number; nothing was applied now",
+                "REUSEDSEQ a different request has used this number; nothing was applied now",
             );
         }
         let Some(bytes) = &self.outcome else {
@@ -124,14 +134,16 @@ impl ClientSession {
         SESSION_BYTES + self.bytes
     }
 
-    /// Its hash in the digest.
+    /// Returns the hash of the session and its `id`. The digest of all sessions is the sum of these
+    /// hashes.
     pub(super) fn hash(&self, id: u64) -> u64 {
         [self.last_sequence, self.last_used, self.last_used_at, self.digest.salted(0)]
             .into_iter()
             .fold(id, mix)
     }
 
-    /// Number of the oldest request whose outcome is kept.
+    /// Returns the number of the oldest request whose outcome is stored; the next request's number
+    /// if none is.
     fn oldest(&self) -> u64 {
         self.last_sequence + 1 - self.outcomes.len() as u64
     }
@@ -143,11 +155,12 @@ impl ClientSession {
         Decision::Reply(if sequence > self.last_sequence {
             let next = self.last_sequence.wrapping_add(1);
             Outcome::error(format!(
-                "SEQGAP the session's next number is {next}; nothing was applied"
+                "SEQGAP the session expects request number {next}; nothing was applied"
             ))
         } else if sequence < self.oldest() || sequence == 0 {
             Outcome::error(format!(
-                "STALESEQ this session only has stored replies from number {} on",
+                "STALESEQ the session stores replies from request number {} on; \
+                 nothing was applied now",
                 self.oldest()
             ))
         } else {
@@ -184,7 +197,7 @@ impl ClientSession {
         }
     }
 
-    /// Decodes what [`ClientSession::encode`] wrote: the id and the session. `None` if it is
+    /// Decodes the id and the session that [`ClientSession::encode`] wrote. `None` if the bytes are
     /// malformed.
     pub(super) fn decode(from: &mut &[u8]) -> Option<(u64, ClientSession)> {
         let mut number = || from.try_get_u64_le().ok();
@@ -194,7 +207,7 @@ impl ClientSession {
         if usize::from(count) > OUTCOMES_MAX {
             return None;
         }
-        // Storing the outcomes counts the sequence up again.
+        // `store` increments the sequence number for each outcome.
         let last_sequence = last_sequence.checked_sub(u64::from(count))?;
         let mut session =
             ClientSession { last_sequence, last_used, last_used_at, ..Default::default() };
@@ -214,7 +227,7 @@ impl ClientSession {
 }
 
 impl ClientSessions {
-    /// Sum of the sessions' hashes.
+    /// Returns the sum of the hashes of all sessions.
     pub(super) fn digest(&self) -> Digest {
         self.digest
     }
@@ -224,17 +237,17 @@ impl ClientSessions {
         self.by_id.len()
     }
 
-    /// Approximate memory of all sessions in bytes.
+    /// Returns the approximate memory of all sessions in bytes. O(1).
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// All sessions with their ids, as an immutable view.
+    /// Returns an immutable view of all sessions with their ids, ordered by id.
     pub(super) fn share(&self) -> Vec<(u64, Arc<ClientSession>)> {
         self.by_id.iter().map(|(id, session)| (*id, Arc::clone(session))).collect()
     }
 
-    /// Opens a session by the log entry at `index`, which becomes its id.
+    /// Opens a client session. Its id is `index`, the index of the log entry that opens it.
     pub(super) fn open(&mut self, index: u64, clock: Millis) {
         let session = ClientSession { last_used: index, last_used_at: clock, ..Default::default() };
         let is_new = self.insert(index, session);
@@ -242,17 +255,21 @@ impl ClientSessions {
         self.evict(clock);
     }
 
-    /// Decides about a request by its hash; `None` if the session does not exist.
+    /// Decides whether request number `sequence` of the session `id` is executed or answered from
+    /// the stored outcomes. `request_hash` tells a repetition from another request with the same
+    /// number. `None` if the session does not exist.
     pub(super) fn decide(&self, id: u64, sequence: u64, request_hash: u64) -> Option<Decision> {
         self.by_id.get(&id).map(|session| session.decide(sequence, request_hash))
     }
 
-    /// Marks a session as used by the log entry at `index`.
+    /// Records that the log entry at `index` used the session, at the reading `clock` of the
+    /// replicated clock.
     pub(super) fn touch(&mut self, id: u64, index: u64, clock: Millis) {
         self.change(id, index, clock, |_| ());
     }
 
-    /// Stores the outcome of a session's next request, which the log entry at `index` executed.
+    /// Stores the outcome of the session's next request, which the log entry at `index` executed at
+    /// the reading `clock` of the replicated clock.
     pub(super) fn store(
         &mut self,
         id: u64,
@@ -266,7 +283,8 @@ impl ClientSessions {
         self.evict(clock);
     }
 
-    /// Adds a session. Returns false if its id, or the entry that used it last, is taken.
+    /// Adds a session. Returns false, and adds nothing, if a session with this id exists, or if the
+    /// log entry that used the new session last also used another session last.
     pub(super) fn insert(&mut self, id: u64, session: ClientSession) -> bool {
         if self.by_id.contains_key(&id) || self.by_use.contains_key(&session.last_used) {
             return false;
@@ -289,13 +307,14 @@ impl ClientSessions {
         }
     }
 
-    /// The least recently used session.
+    /// Returns the least recently used session and its id; `None` if there are no sessions.
     fn oldest(&self) -> Option<(u64, &ClientSession)> {
         let (_, id) = self.by_use.first_key_value()?;
         Some((*id, &self.by_id[id]))
     }
 
-    /// Removes expired sessions, and the least recently used ones while a limit is exceeded.
+    /// Removes sessions that have expired at the replicated time `clock`, then the least recently
+    /// used ones while there are too many or they use too much memory.
     pub(super) fn evict(&mut self, clock: Millis) {
         while let Some((id, session)) = self.oldest()
             && (session.last_used_at.saturating_add(LIFETIME) <= clock
@@ -306,7 +325,8 @@ impl ClientSessions {
         }
     }
 
-    /// Changes a session, which the log entry at `index` uses.
+    /// Applies `change` to a session, which must exist, and marks the session as used by the log
+    /// entry at `index`, at the reading `clock` of the replicated clock.
     fn change(
         &mut self,
         id: u64,
@@ -375,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn rejected_request_uses_up_its_number() {
+    fn failed_command_consumes_its_sequence_number() {
         let mut feeder = Feeder::new();
         let session = open(&mut feeder);
         feeder.apply(Operation::set(b"n", b"text"));
@@ -387,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn request_without_stored_outcome_is_not_executed_again() {
+    fn retry_without_cached_reply_is_not_executed_again() {
         let mut feeder = Feeder::new();
         let session = open(&mut feeder);
         for sequence in 1..=100 {

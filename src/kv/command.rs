@@ -1,8 +1,8 @@
-//! The payload of a log entry and of a read: which request of which client, and what it asks for.
+//! The payload of a log entry or a read: the ids of client and request, and the operation.
 //!
-//! The bytes are one rkyv archive of exactly their length: no byte in them is unaccounted for. The
-//! archive is flat (no recursion, nothing shared) and is only ever read through rkyv's checked
-//! access; the meaning of its fields is checked after its layout.
+//! A command is encoded as one rkyv archive without unused bytes. The archive is flat (no
+//! recursion, no shared pointers) and is only read through rkyv's checked access, which validates
+//! its layout; then the values of its fields are validated.
 
 use bytes::{Bytes, BytesMut};
 use rkyv::api::low;
@@ -18,93 +18,99 @@ use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::registry::CommandId;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-/// One request of a client. Borrows its arguments from the bytes that it was decoded from.
+/// One request of a client, as it is stored in a log entry. Borrows its arguments from the bytes
+/// that it was decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command<'a> {
-    /// Identifies the request: a write that arrives again under this key is not applied again.
+    /// Identifies the request: a write that arrives again with an equal key is not applied again.
     pub key: RequestKey,
-    /// What to do.
+    /// The operation that the client requests.
     pub operation: Operation<'a>,
 }
 
-/// What a request asks the state machine for. The result is an [`Outcome`](super::Outcome).
+/// The operation that a request asks the state machine to execute. The result is an
+/// [`Outcome`](super::Outcome).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation<'a> {
     /// Calls a registered command.
     Call {
-        /// Which command.
+        /// The registered command to call.
         command: CommandId,
-        /// Its arguments, without its name.
+        /// Arguments of the call, without the command's name.
         args: Arguments<'a>,
     },
-    /// Moves the replicated clock forward, if it is behind `millis` and was not reset since.
-    /// Proposed by leaders; no client sends it.
+    /// Advances the replicated clock to `millis`. Has no effect if the clock already shows that
+    /// time or a later one, or if it was reset since the leader proposed this operation. Only
+    /// leaders propose it; clients cannot send it.
     Clock {
-        /// The new reading, in milliseconds since 1970.
+        /// The new reading of the replicated clock, in milliseconds since 1970.
         millis: u64,
-        /// How often the clock was reset, as far as the leader knew.
+        /// Number of times that the replicated clock had been reset when the leader proposed this;
+        /// on a mismatch the operation has no effect.
         resets: u64,
     },
-    /// Runs several calls with nothing between them, if no watched key has changed. The outcome is
-    /// a `List` of their outcomes, or `NoList` if a watched key has changed.
+    /// Runs several calls atomically (`MULTI`/`EXEC`), if no watched key has changed. The outcome
+    /// is a `List` of the calls' outcomes, or `NoList` if a watched key has changed.
     Transaction {
-        /// Keys and their revisions (8 bytes, little-endian), alternating.
+        /// Watched keys and their revisions (8 bytes each, little-endian), alternating: key,
+        /// revision, key, revision.
         watched: Items<'a>,
-        /// The calls, as written by [`Operation::encode`].
+        /// The calls of the transaction, each as written by [`Operation::encode`].
         operations: Items<'a>,
     },
-    /// Opens a client session. The outcome is its number, an `Integer`.
+    /// Opens a client session. The outcome is the session's id, an `Integer`.
     OpenSession,
-    /// A request of a client session, which is applied once however often it is sent.
+    /// A request of a client session, which is applied only once even if the client sends it
+    /// several times.
     Once {
-        /// The session's number.
+        /// Id of the client session.
         session: u64,
-        /// The request's number within the session, from 1.
+        /// Sequence number of the request within its client session, from 1.
         sequence: u64,
-        /// A call or a transaction, as written by [`Operation::encode`].
+        /// The call or transaction to run, as written by [`Operation::encode`].
         operation: &'a [u8],
     },
-    /// Sets the replicated clock back, and the expiration of every key with it, so that each key
-    /// keeps its remaining TTL. The outcome is by how many milliseconds, an `Integer`; 0 if the
-    /// clock was not ahead.
+    /// Sets the replicated clock back, and the expiration of every key by the same amount, so that
+    /// each key keeps its remaining TTL. The outcome is an `Integer`: the number of milliseconds by
+    /// which the clock was set back, 0 if it was not ahead.
     ResetClock {
-        /// The new reading, in milliseconds since 1970: the time that a quorum's wall clocks agree
-        /// on, filled in by the leader. 0 in a client's request, and where there is no agreement:
-        /// then the command is refused.
+        /// The new reading of the replicated clock, in milliseconds since 1970: the time that the
+        /// wall clocks of a quorum agree on, filled in by the leader. 0 in a client's request, and
+        /// if there is no agreement: the command is then refused.
         millis: u64,
     },
 }
 
-/// Why bytes are not a command, or not one that may be used this way.
+/// Why a payload was rejected: it is not a valid command, or it is a write that was sent as a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// The archive is inconsistent.
+    /// The encoding (an rkyv archive) is corrupt or has an unknown format version.
     #[error("command of {length} bytes is damaged or of an unknown format version")]
     Damaged {
-        /// Length of the payload in bytes.
+        /// Length in bytes of the payload that could not be decoded.
         length: usize,
     },
-    /// There are bytes that belong to no field.
+    /// The payload is longer or shorter than the encoding of the decoded command.
     #[error("command has {length} bytes, but its fields take {expected}")]
     Length {
-        /// Length of the payload in bytes.
+        /// Actual length of the payload in bytes.
         length: usize,
-        /// Length of the command that was decoded from it.
+        /// Length in bytes that the encoding of the decoded command has.
         expected: usize,
     },
-    /// The archive is consistent, but a list is malformed, a command is unknown, or operations are
-    /// nested too deeply.
-    #[error("command of {length} bytes is well-formed, but has no meaning")]
+    /// The rkyv archive is intact, but its content is invalid: a list is malformed, a command is
+    /// unknown, or operations are nested too deeply.
+    #[error("command of {length} bytes is invalid: unknown command, malformed list or bad nesting")]
     Meaningless {
-        /// Length of the payload in bytes.
+        /// Length in bytes of the payload that was rejected.
         length: usize,
     },
-    /// The command may change the state, so it must go through the log.
+    /// A command that may change the state was sent as a read; it must go through the log.
     #[error("a command that changes the state was sent as a read")]
     NotARead,
 }
 
-/// The archived form of a command.
+/// The encoded (archived) form of a command.
 #[derive(Archive, Serialize)]
 struct Record<'a> {
     client: u32,
@@ -112,7 +118,8 @@ struct Record<'a> {
     operation: OperationRecord<'a>,
 }
 
-/// The archived form of an operation. New kinds go to the end: the position is the tag byte.
+/// The encoded form of an operation. Append new kinds of operations at the end: a variant's
+/// position is its tag byte in the log.
 #[derive(Archive, Serialize)]
 enum OperationRecord<'a> {
     Call {
@@ -142,7 +149,7 @@ enum OperationRecord<'a> {
     },
 }
 
-/// Archives arguments as the bytes of [`Items`], without building these first.
+/// Encodes [`Arguments`] in the format of [`Items`], without building an intermediate list.
 struct AsItems;
 
 impl ArchiveWith<Arguments<'_>> for AsItems {
@@ -165,16 +172,18 @@ impl<S: Fallible + Positional + Writer<S::Error> + ?Sized> SerializeWith<Argumen
     }
 }
 
-/// Size of the chunks in which [`Command::encode_in`] reserves memory.
+/// Minimum number of bytes by which [`Command::encode_in`] grows a buffer.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Bytes of a command besides its arguments.
+/// Encoded length in bytes of a command without its variable-length fields (arguments, watched
+/// keys, nested operations).
 const RECORD_BYTES: usize = size_of::<Archived<Record<'static>>>();
-/// The same for an operation by itself.
+/// Encoded length in bytes of an operation without its variable-length fields (arguments, watched
+/// keys, nested operations).
 const OPERATION_BYTES: usize = size_of::<Archived<OperationRecord<'static>>>();
 
 impl<'a> Operation<'a> {
-    /// A call of a command.
+    /// Returns an operation that calls a command with these arguments.
     pub fn call(command: CommandId, args: impl Into<Arguments<'a>>) -> Operation<'a> {
         Operation::Call { command, args: args.into() }
     }
@@ -194,7 +203,8 @@ impl<'a> Operation<'a> {
         Operation::call(CommandId::DEL, [key])
     }
 
-    /// The name of the command that is called and its arguments; `None` if it is no call.
+    /// Returns the name of the called command and its arguments; `None` if the operation is not a
+    /// call.
     pub fn as_call(&self) -> Option<(&'static str, Vec<&'a [u8]>)> {
         match self {
             Operation::Call { command, args } => Some((command.name(), args.iter().collect())),
@@ -202,7 +212,7 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Whether it leaves the state as it is, so that no log entry is needed.
+    /// Returns whether the operation leaves the state unchanged, so that it needs no log entry.
     pub fn is_read(&self) -> bool {
         match self {
             Operation::Call { command, .. } => command.is_read(),
@@ -216,7 +226,8 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Bytes of its lists and strings.
+    /// Returns the encoded length in bytes of the operation's variable-length fields: its
+    /// arguments, watched keys or nested operations.
     fn content_bytes(&self) -> usize {
         match self {
             Operation::Call { args, .. } => args.encoded_len(),
@@ -247,7 +258,8 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// The operation that a record stands for; `None` if it is not a valid one here.
+/// Converts the decoded record into an operation; `None` if the operation is invalid, or may not be
+/// nested in `within`, such as a transaction in a transaction.
 fn validate<'a>(
     record: &'a Archived<OperationRecord<'_>>,
     within: Within,
@@ -291,8 +303,9 @@ fn validate<'a>(
     })
 }
 
-/// What an operation is part of. Nesting is limited to a call in a transaction in a session's
-/// request, so that bytes from outside cannot choose the depth of a recursion.
+/// What an operation is nested in: nothing, a session's request (`Once`) or a transaction. The
+/// deepest nesting is a call in a transaction in a session's request, so untrusted bytes cannot
+/// cause deep recursion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
     Nothing,
@@ -301,7 +314,8 @@ enum Within {
 }
 
 impl<'a> Operation<'a> {
-    /// The operation's own bytes, to be part of another.
+    /// Returns the encoding of the operation, to be embedded in a transaction or in a session's
+    /// request.
     pub fn encode(&self) -> Vec<u8> {
         let record = self.record();
         let length = OPERATION_BYTES + self.content_bytes();
@@ -313,10 +327,10 @@ impl<'a> Operation<'a> {
         bytes
     }
 
-    /// Decodes what [`Operation::encode`] wrote.
+    /// Decodes an operation from the bytes that [`Operation::encode`] wrote.
     ///
     /// # Errors
-    /// If the bytes are not exactly one operation that may be part of another.
+    /// If the bytes are not exactly one call or one transaction. Other operations cannot be nested.
     pub fn decode(bytes: &'a [u8]) -> Result<Operation<'a>, CommandError> {
         Operation::decode_in(bytes, Within::Once)
     }
@@ -343,20 +357,21 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Whether these are the bytes of an [`Operation::ResetClock`], whose time the leader fills in.
-    /// Costs one comparison for every command with arguments.
+    /// Returns whether these bytes encode an [`Operation::ResetClock`], whose time the leader fills
+    /// in before it proposes the command. Cheap for a command with arguments: its length already
+    /// differs, so it is not decoded.
     pub fn resets_clock(bytes: &[u8]) -> bool {
         bytes.len() == RECORD_BYTES
             && Command::decode(bytes)
                 .is_ok_and(|command| matches!(command.operation, Operation::ResetClock { .. }))
     }
 
-    /// Length of the bytes that [`Command::encode`] returns.
+    /// Returns the length in bytes of what [`Command::encode`] returns.
     pub fn encoded_len(&self) -> usize {
         RECORD_BYTES + self.operation.content_bytes()
     }
 
-    /// The command's bytes, in one allocation of their exact size.
+    /// Returns the encoded command, in an allocation of exactly its length.
     pub fn encode(&self) -> Bytes {
         let record = self.record();
         let buffer = Vec::with_capacity(self.encoded_len());
@@ -368,8 +383,9 @@ impl<'a> Command<'a> {
         Bytes::from(bytes)
     }
 
-    /// Encodes the command behind the contents of `buffer`, which stay. Small commands share the
-    /// buffer's memory, so only a few of them cost an allocation.
+    /// Encodes the command into the spare capacity of `buffer`, and splits the encoded bytes off
+    /// and returns them; earlier contents of `buffer` stay. Consecutive small commands share one
+    /// allocation.
     pub fn encode_in(&self, buffer: &mut BytesMut) -> Bytes {
         let (start, length) = (buffer.len(), self.encoded_len());
         if buffer.capacity() - start < length {
@@ -387,7 +403,7 @@ impl<'a> Command<'a> {
         if start == 0 { buffer.split() } else { buffer.split_off(start) }.freeze()
     }
 
-    /// Decodes a command.
+    /// Decodes a command from the payload of a log entry or a read.
     ///
     /// # Errors
     /// If the bytes are not exactly one command.
@@ -402,8 +418,8 @@ impl<'a> Command<'a> {
             request: RequestId(record.request),
         };
         let command = Command { key, operation };
-        // rkyv finds the root at the end and does not care what else lies before it. Bytes that
-        // nobody reads must not be replicated and stored.
+        // rkyv finds the root at the end and ignores other bytes before it. Unused bytes must not
+        // be replicated and stored.
         let expected = command.encoded_len();
         if length != expected {
             return Err(CommandError::Length { length, expected });
@@ -418,7 +434,7 @@ mod tests {
     use crate::kv::commands::items::ItemsBuffer;
 
     #[test]
-    fn commands_in_one_buffer_equal_those_on_their_own() {
+    fn command_encoding_in_shared_buffer_equals_standalone() {
         let mut buffer = BytesMut::new();
         for before in [&b""[..], b"before"] {
             for command in samples() {
@@ -514,36 +530,26 @@ mod tests {
     #[test]
     fn operations_nest_no_deeper_than_call_in_transaction_in_session() {
         let key = RequestKey::default();
-        let nested = |operation: Operation<'_>, inner: &Operation<'_>| {
-            let mut list = ItemsBuffer::default();
+        let encodings =
+            |operation: Operation<'_>| (operation.encode(), Command { key, operation }.encode());
+        let in_session = |inner: &Operation<'_>| {
+            let operation = &inner.encode();
+            encodings(Operation::Once { session: 1, sequence: 1, operation })
+        };
+        let in_transaction = |inner: &Operation<'_>| {
+            let (watched, mut list) = (ItemsBuffer::default(), ItemsBuffer::default());
             list.push(&inner.encode());
-            let encoded = inner.encode();
-            let operation = match operation {
-                Operation::OpenSession => {
-                    Operation::Once { session: 1, sequence: 1, operation: &encoded }
-                }
-                _ => {
-                    let watched = ItemsBuffer::default();
-                    let transaction = Operation::Transaction {
-                        watched: watched.items(),
-                        operations: list.items(),
-                    };
-                    return (
-                        transaction.encode(),
-                        Command { key, operation: transaction }.encode(),
-                    );
-                }
-            };
-            (operation.encode(), Command { key, operation }.encode())
+            let (watched, operations) = (watched.items(), list.items());
+            encodings(Operation::Transaction { watched, operations })
         };
         let get = Operation::get(b"k");
-        let (transaction, alone) = nested(get, &get);
+        let (transaction, alone) = in_transaction(&get);
         assert!(Command::decode(&alone).is_ok());
         let transaction = Operation::decode(&transaction).unwrap();
-        let (once, alone) = nested(Operation::OpenSession, &transaction);
+        let (once, alone) = in_session(&transaction);
         assert!(Command::decode(&alone).is_ok());
         assert!(Operation::decode(&once).is_err(), "a session's request is part of nothing");
-        let (_, alone) = nested(get, &transaction);
+        let (_, alone) = in_transaction(&transaction);
         assert!(Command::decode(&alone).is_err(), "a transaction in a transaction");
     }
 

@@ -28,26 +28,32 @@ use crate::kv::values::copy_on_write::CopyOnWrite;
 use crate::kv::values::digest::mix;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-/// Number of requests in the table.
+/// Capacity of the deduplication table: number of latest requests whose outcomes it stores.
 pub const DEDUP_ENTRIES_MAX: usize = 65_536;
 
-/// Maximum total bytes of values in outcomes; a single value above this is never kept.
+/// Maximum total size in bytes of the values (byte strings) in the outcomes of the deduplication
+/// table. Above it, the oldest outcomes lose their values; an outcome that exceeds it alone is
+/// stored without its values.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 
-/// Initial number of chains, and minimum number of chains per entry.
+/// Initial number of hash chains of the deduplication table.
 const CHAINS_MIN: usize = 64;
+/// Minimum number of hash chains per entry of the deduplication table.
 const CHAINS_PER_ENTRY: usize = 2;
-/// Requests with consecutive ids whose chains are side by side, as a power of two.
+/// Number of low bits of a request id that do not go through the hash function but select a hash
+/// chain in a group of adjacent ones (64 chains). So requests with consecutive ids use adjacent
+/// memory.
 const ADJACENT_BITS: u32 = 6;
 
-/// Entries per chunk of the queue. A power of two.
+/// Number of entries per copy-on-write chunk of the deduplication table's queue. A power of two.
 const CHUNK_LEN: usize = 1_024;
 
-/// Number of an entry in log order, from 1. Wraps around after 2^32, far beyond the size of the
-/// table.
+/// Sequence number of an entry of the table in log order, from 1. Wraps around after 2^32, far
+/// beyond the size of the table.
 type EntryNumber = u32;
 
-/// The deduplication table.
+/// The deduplication table: the outcomes of the latest requests, so that a request that is in the
+/// log twice is applied only once.
 ///
 /// Invariant: `queue` has at most `capacity` entries in log order, and `first` is the number of its
 /// first entry. `chains` has the number of the youngest entry of each chain, and each entry that of
@@ -67,12 +73,13 @@ pub(super) struct DedupTable {
 #[derive(Clone)]
 pub(super) struct DedupEntry {
     key: RequestKey,
-    /// The next older entry of its chain.
+    /// Number of the next older entry in the same hash chain. The chain ends if the queue does not
+    /// contain an entry with that number.
     older: EntryNumber,
     outcome: Outcome,
 }
 
-/// The entries, oldest first.
+/// The entries of the deduplication table, oldest first, in copy-on-write chunks.
 ///
 /// Invariant: every chunk but the last has [`CHUNK_LEN`] entries; the first `dropped` entries of
 /// the first chunk, fewer than `CHUNK_LEN`, are not in the queue any more.
@@ -103,7 +110,7 @@ impl Queue {
         self.len += 1;
     }
 
-    /// Drops the first entry. Its memory is freed with its chunk.
+    /// Drops the oldest entry. Its memory is freed with its chunk.
     fn pop(&mut self) {
         self.len -= 1;
         self.dropped += 1;
@@ -114,14 +121,14 @@ impl Queue {
     }
 }
 
-/// An immutable view of the table.
+/// An immutable view of the deduplication table, for a snapshot.
 pub(super) struct DedupView {
     chunks: Vec<Arc<Vec<DedupEntry>>>,
     dropped: usize,
 }
 
 impl DedupView {
-    /// All entries, oldest first.
+    /// Iterates over all requests with their outcomes, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
         let all = self.chunks.iter().flat_map(|chunk| chunk.iter());
         all.skip(self.dropped).map(|entry| (&entry.key, &entry.outcome))
@@ -129,14 +136,15 @@ impl DedupView {
 }
 
 impl DedupTable {
-    /// A table for `capacity` requests; with 0, no request is ever recognised.
+    /// Returns an empty table for `capacity` requests. With capacity 0, no repeated request is ever
+    /// recognised.
     pub(super) fn new(capacity: usize) -> DedupTable {
         let queue = Queue::default();
         let (chains, with_values) = (vec![0; CHAINS_MIN], VecDeque::new());
         DedupTable { queue, first: 1, chains, capacity, with_values, value_bytes: 0 }
     }
 
-    /// The outcome of a request; `None` if it is not in the table.
+    /// Returns the outcome of a request; `None` if the request is not in the table.
     pub(super) fn outcome(&self, key: &RequestKey) -> Option<&Outcome> {
         let mut number = self.chains[self.chain_of(key)];
         // Bounded by the length of the queue, even if numbers that wrapped around form a cycle.
@@ -150,8 +158,8 @@ impl DedupTable {
         None
     }
 
-    /// Adds a request that was just applied and was not in the table. Drops the oldest entry if the
-    /// table is full.
+    /// Adds a request that was just applied, which must not be in the table yet, with its outcome.
+    /// Drops the oldest request if the table is full.
     pub(super) fn insert(&mut self, key: RequestKey, outcome: Outcome) {
         if self.capacity == 0 {
             return;
@@ -184,7 +192,8 @@ impl DedupTable {
         }
     }
 
-    /// Drops the values of the oldest outcome that has any.
+    /// Drops the values of the oldest outcome that still has its values; a repetition of its
+    /// request then gets [`Outcome::Forgotten`].
     fn forget_oldest_values(&mut self) {
         let number = self.with_values.pop_front().expect("called only if `value_bytes` is above 0");
         let position = self.position(number);
@@ -195,13 +204,13 @@ impl DedupTable {
         assert_eq!(self.value_bytes == 0, self.with_values.is_empty(), "accounting of values");
     }
 
-    /// All entries, oldest first.
+    /// Iterates over all requests with their outcomes, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
         let all = self.queue.chunks.iter().flat_map(CopyOnWrite::get);
         all.skip(self.queue.dropped).map(|entry| (&entry.key, &entry.outcome))
     }
 
-    /// An immutable view of all entries.
+    /// Returns an immutable view of all entries, which shares their memory.
     pub(super) fn share(&mut self) -> DedupView {
         let Queue { chunks, dropped, .. } = &mut self.queue;
         DedupView { chunks: chunks.iter_mut().map(CopyOnWrite::share).collect(), dropped: *dropped }
@@ -212,14 +221,14 @@ impl DedupTable {
         self.queue.len
     }
 
-    /// Memory of the table in bytes.
+    /// Returns the approximate memory of the table in bytes. O(1).
     pub(super) fn memory(&self) -> usize {
         let queue = self.queue.chunks.len() * CHUNK_LEN * size_of::<DedupEntry>();
         let numbers = (self.chains.len() + self.with_values.capacity()) * size_of::<EntryNumber>();
         queue + numbers + self.value_bytes
     }
 
-    /// Doubles the number of chains, and rebuilds them.
+    /// Doubles the number of hash chains, and rebuilds them.
     fn grow_chains(&mut self) {
         self.chains = vec![self.first.wrapping_sub(1); self.chains.len() * 2];
         for position in 0..self.queue.len {
@@ -237,7 +246,8 @@ impl DedupTable {
         self.first.wrapping_add(position)
     }
 
-    /// Position of a number in the queue; beyond its end if the entry was dropped.
+    /// Returns the position in the queue of the entry with this number; beyond the queue's end if
+    /// the entry was dropped.
     fn position(&self, number: EntryNumber) -> usize {
         number.wrapping_sub(self.first) as usize
     }
@@ -257,14 +267,15 @@ impl DedupTable {
     }
 }
 
-/// Encodes an entry of the table for a snapshot.
+/// Encodes a request of the table and its outcome for a snapshot.
 pub(super) fn encode_request(key: &RequestKey, outcome: &Outcome, out: &mut Vec<u8>) {
     out.put_u32_le(key.client.0);
     out.put_slice(&key.request.0);
     outcome.encode(out);
 }
 
-/// Decodes what [`encode_request`] wrote; `None` if it is malformed.
+/// Decodes a request and its outcome that [`encode_request`] wrote; `None` if the bytes are
+/// malformed.
 pub(super) fn decode_request(from: &mut &[u8]) -> Option<(RequestKey, Outcome)> {
     let client = ClientId(from.try_get_u32_le().ok()?);
     let mut request = [0; 16];
@@ -297,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_dropped_before_requests() {
+    fn dedup_table_drops_reply_values_before_request_ids() {
         let mut table = DedupTable::new(4);
         let value = |bytes| Outcome::Value(Some(bytes::Bytes::from(vec![0; bytes])));
         table.insert(key(0), value(VALUE_BYTES_MAX - 1));

@@ -1,10 +1,10 @@
-//! The state machine: committed commands in, outcomes out; pure and the same on every replica.
+//! The state machine: committed commands in, outcomes out; deterministic, equal on all replicas.
 //!
 //! It reads no clock and no random numbers, nothing in it depends on the iteration order of a hash
 //! table, and it knows nothing of Raft: to the log a command is bytes, and to the state machine the
-//! log is a sequence of indexes. Four floors, which import only downwards:
+//! log is a sequence of indexes. Four layers, each of which imports only from those below:
 //!
-//! | floor | files |
+//! | layer | files |
 //! |---|---|
 //! | state machine | `state_machine`, `command` (a log entry's payload), `transactions`, the rest |
 //! | commands | `commands/`: a file for each group, the registry, arguments, outcomes |
@@ -26,7 +26,8 @@ mod view;
 pub use command::{Command, CommandError, Operation};
 pub use commands::items::{Arguments, Items, ItemsBuffer};
 pub use commands::outcome::{Double, Outcome, Refusal};
-pub use commands::registry::{CommandId, KeyPositions};
+pub use commands::registry::CommandId;
+pub use commands::row::KeyPositions;
 pub use commands::strings::VALUE_BYTES_MAX;
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use keyspace::events::Event;

@@ -17,30 +17,32 @@ use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
 use crate::types::{EntryId, Index, RequestKey};
 
-/// Most commands per call of [`StateMachine::prefetch`]: about as many memory accesses as a
-/// processor keeps in flight.
+/// Maximum number of commands per call of [`StateMachine::prefetch`]: about as many memory accesses
+/// as a processor keeps in flight.
 pub const PREFETCH_MAX: usize = 16;
 
 /// The result of applying a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// The request; all zero if the payload was not a command.
+    /// Identifies the request in the log entry; all zero if the payload was not a command.
     pub key: RequestKey,
-    /// Its outcome, from now or from when it was first applied.
+    /// The request's outcome; for a repeated request, the one stored when it was first applied.
     pub outcome: Outcome,
-    /// Whether the request had been applied before: then the outcome is the stored one, and nothing
-    /// was changed.
+    /// Whether the request had been applied before: the outcome is then the stored one, and nothing
+    /// was changed now.
     pub repeated: bool,
 }
 
-/// The state machine: the replicated state. Equal on every replica after the same log entry.
+/// The state machine: applies log entries to the replicated state. Replicas that have applied the
+/// same log entries have equal states.
 pub struct StateMachine {
     pub(super) keyspace: Keyspace,
     dedup: DedupTable,
     pub(super) client_sessions: ClientSessions,
 }
 
-/// Digest of a state, from the digest of its entries and sessions, its log index and its clock.
+/// Returns the digest of a state. `content` is the digest of its entries and client sessions,
+/// `index` the last applied log index, `clock` its replicated clock.
 pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -> u64 {
     [clock.millis, clock.resets]
         .into_iter()
@@ -48,7 +50,8 @@ pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -
         .fold(content.salted(index.0), mix)
 }
 
-/// Random seed of a request's command, different for every request.
+/// Returns the random seed for the commands of a request: different for every request, equal on
+/// every replica.
 fn seed_of(key: &RequestKey) -> u64 {
     let (halves, _) = key.request.0.as_chunks::<8>();
     halves.iter().fold(key.client.0.into(), |state, half| mix(state, u64::from_le_bytes(*half)))
@@ -61,7 +64,7 @@ impl Default for StateMachine {
 }
 
 impl StateMachine {
-    /// An empty state whose deduplication table holds this many requests.
+    /// Returns an empty state whose deduplication table has this capacity in requests.
     fn with_dedup_capacity(capacity: usize) -> StateMachine {
         StateMachine {
             keyspace: Keyspace::default(),
@@ -70,26 +73,28 @@ impl StateMachine {
         }
     }
 
-    /// An empty state that breaks rule C6: without a deduplication table it applies retries again.
+    /// Returns an empty state without a deduplication table, which applies retried requests again:
+    /// a fault for testing the checkers (mutation testing).
     #[cfg(feature = "mutants")]
     pub fn forgetful() -> StateMachine {
         StateMachine::with_dedup_capacity(0)
     }
 
-    /// Breaks rule C6: loses all client sessions, like a snapshot without them would.
+    /// Drops all client sessions, like a snapshot without them would: a fault for testing the
+    /// checkers (mutation testing).
     #[cfg(feature = "mutants")]
     pub fn forget_sessions(&mut self) {
         self.client_sessions = ClientSessions::default();
     }
 
-    /// Applies the command entry at `index`, which must follow the last one.
-    ///
-    /// A payload that is not a command is skipped: every replica skips it.
+    /// Applies the log entry at `index`, which must follow the last applied one. A payload that is
+    /// not a command only advances the applied index, on every replica.
     pub fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
         self.apply_decoded(index, Command::decode(payload).ok().as_ref())
     }
 
-    /// Applies a decoded command; `None` if the payload was not one.
+    /// Applies the decoded command of the log entry at `index`; `None` if the payload was not a
+    /// command.
     pub fn apply_decoded(&mut self, index: Index, command: Option<&Command<'_>>) -> Applied {
         self.advance(index);
         let Some(&Command { key, operation }) = command else {
@@ -103,8 +108,8 @@ impl StateMachine {
         }
         self.keyspace.remove_expired();
         let seed = seed_of(&key);
-        // A read that came through the log changes nothing: repeating it is as good as storing its
-        // outcome, and values do not pile up in memory. The clock belongs to no request.
+        // A read that came through the log changes nothing, so a retry may run it again, and its
+        // outcome is not stored. Clock entries do not belong to a request.
         if let Some(outcome) = self.answer(&operation, seed) {
             return Applied { key, outcome, repeated: false };
         }
@@ -116,9 +121,8 @@ impl StateMachine {
         Applied { key, outcome, repeated: false }
     }
 
-    /// Prefetches the memory that the commands are about to access, up to [`PREFETCH_MAX`] of them.
-    /// Changes nothing. The cache misses then overlap; one after the other they would take most of
-    /// the time.
+    /// Loads the memory that `commands` will access into the processor's cache, for at most
+    /// [`PREFETCH_MAX`] commands, so that their cache misses overlap. Does not change the state.
     pub fn prefetch(&self, commands: &[Option<Command<'_>>]) {
         // In short loops, so that out-of-order execution overlaps several iterations.
         let mut hashes = [None; PREFETCH_MAX];
@@ -138,12 +142,12 @@ impl StateMachine {
         entries.into_iter().flatten().for_each(KeyEntry::fetch);
     }
 
-    /// Skips the entry at `index`, which is not a command.
+    /// Advances the applied index over the log entry at `index`, which is not a command.
     pub fn skip(&mut self, index: Index) {
         self.advance(index);
     }
 
-    /// Answers a read from the current state.
+    /// Decodes a read and answers it from the current state.
     ///
     /// # Errors
     /// If the payload is not a command, or may change the state.
@@ -151,7 +155,7 @@ impl StateMachine {
         self.read_decoded(&Command::decode(payload)?)
     }
 
-    /// Answers a decoded read.
+    /// Answers a decoded read from the current state.
     ///
     /// # Errors
     /// If the command may change the state.
@@ -161,7 +165,7 @@ impl StateMachine {
     ) -> Result<(RequestKey, Outcome), CommandError> {
         let Command { key, operation } = command;
         let outcome = match operation {
-            // It changes nothing here, but is not a read.
+            // A clock entry leaves the keys unchanged, but is not a read.
             Operation::Clock { .. } => None,
             Operation::Transaction { watched, operations } => {
                 transactions::read(&self.keyspace, *watched, *operations, seed_of(key))
@@ -171,18 +175,19 @@ impl StateMachine {
         Ok((*key, outcome.ok_or(CommandError::NotARead)?))
     }
 
-    /// Index of the last entry that was applied.
+    /// Returns the index of the last applied log entry.
     pub fn applied_index(&self) -> Index {
         self.keyspace.applied_index()
     }
 
-    /// Digest of the state: equal states at the same applied index have equal digests on every
-    /// replica, and different ones have different digests in all likelihood. O(1).
+    /// Returns the digest of the state. At the same applied index, equal states have equal digests
+    /// on every replica, and different states in all likelihood different ones. O(1).
     pub fn digest(&self) -> u64 {
         self.digest_as(self.applied_index(), self.keyspace.replicated_clock())
     }
 
-    /// The digest, if the state were that at `index` with this replicated clock.
+    /// Returns the digest that the state would have at the applied index `index` with this
+    /// replicated clock.
     pub(super) fn digest_as(&self, index: Index, clock: ReplicatedClock) -> u64 {
         digest_of(self.keyspace.digest().union(self.client_sessions.digest()), index, clock)
     }
@@ -192,18 +197,20 @@ impl StateMachine {
         self.keyspace.len()
     }
 
-    /// Approximate memory in bytes. O(1).
+    /// Returns the approximate memory of the state in bytes. O(1).
     pub fn memory(&self) -> usize {
         self.keyspace.memory() + self.dedup.memory() + self.client_sessions.bytes()
     }
 
-    /// The outcome of a request; `None` if it was not applied, or too long ago.
+    /// Returns the stored outcome of a request; `None` if the request was not applied, or so long
+    /// ago that it left the deduplication table.
     pub fn outcome_of(&self, key: &RequestKey) -> Option<&Outcome> {
         self.dedup.outcome(key)
     }
 
-    /// A copy-on-write view of the state after the entry `last`. Taking it costs the same for large
-    /// and small states; the first write to each shared part afterwards copies that part.
+    /// Returns an immutable copy-on-write view of the state. `last` is the log entry that was
+    /// applied last. Cheap even for a large state, because nothing is copied: a later write copies
+    /// only the part that it changes, such as one hash table.
     pub fn view(&mut self, last: EntryId) -> View {
         assert_eq!(last.index, self.applied_index(), "a view is of the current state");
         let (digest, key_count) = (self.digest(), self.key_count());
@@ -213,12 +220,13 @@ impl StateMachine {
         View { last, digest, clock, key_count, tables, dedup, client_sessions }
     }
 
-    /// The requests of the deduplication table with their outcomes, oldest first.
+    /// Iterates over the requests in the deduplication table with their outcomes, oldest first.
     pub(super) fn remembered(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
         self.dedup.iter()
     }
 
-    /// Restores a request of a snapshot. False if it is already there.
+    /// Adds a request from a snapshot to the deduplication table. Returns false if it is already
+    /// there.
     pub(super) fn restore_request(&mut self, key: RequestKey, outcome: Outcome) -> bool {
         let fresh = self.dedup.outcome(&key).is_none();
         if fresh {
@@ -227,8 +235,8 @@ impl StateMachine {
         fresh
     }
 
-    /// Declares that the restored state is that after the entry at `index`, with this replicated
-    /// clock.
+    /// Sets the applied index and the replicated clock of a state that was restored from a
+    /// snapshot.
     pub(super) fn move_to(&mut self, index: Index, clock: ReplicatedClock) {
         self.keyspace.set_applied_index(index);
         self.keyspace.restore_clock(clock);
@@ -240,7 +248,8 @@ impl StateMachine {
         self.keyspace.set_applied_index(next);
     }
 
-    /// The outcome of a read; `None` for what may change the state.
+    /// Returns the outcome of a call of a read-only command, or of a `Clock` operation; `None` for
+    /// any other operation.
     pub(super) fn answer(&self, operation: &Operation<'_>, seed: u64) -> Option<Outcome> {
         match operation {
             Operation::Call { command, args } if command.is_read() => {
@@ -251,7 +260,7 @@ impl StateMachine {
         }
     }
 
-    /// Runs what may change the state.
+    /// Runs an operation that may change the state.
     pub(super) fn perform(&mut self, operation: &Operation<'_>, seed: u64) -> Outcome {
         match *operation {
             Operation::Call { command, args } => {
@@ -269,36 +278,38 @@ impl StateMachine {
         }
     }
 
-    /// The replicated clock in milliseconds since 1970.
+    /// Returns the reading of the replicated clock, in milliseconds since 1970.
     pub fn clock(&self) -> Millis {
         self.keyspace.clock()
     }
 
-    /// How often the replicated clock was set back.
+    /// Returns the number of times that the replicated clock was set back.
     pub fn clock_resets(&self) -> u64 {
         self.keyspace.replicated_clock().resets
     }
 
-    /// Earliest expiration time of a key, in milliseconds since 1970; it may be in the past. The
-    /// leader then advances the replicated clock. `None` if no key expires.
+    /// Returns the earliest expiration time of all keys, in milliseconds since 1970; `None` if no
+    /// key expires. When this time has come, the leader advances the replicated clock; it may
+    /// already have passed.
     pub fn next_expiry(&self) -> Option<u64> {
         self.keyspace.next_expiry()
     }
 
-    /// Number of keys that expire.
+    /// Returns the number of keys that expire.
     pub fn expires_count(&self) -> usize {
         self.keyspace.expires_count()
     }
 
-    /// The replicated clock, the number of its resets, and the next expiration time, for the
-    /// leader.
+    /// Returns the replicated clock in milliseconds since 1970, the number of clock resets, and the
+    /// earliest expiration time of all keys (`None`: no key expires).
     pub fn shown(&self) -> (u64, u64, Option<u64>) {
         (self.clock(), self.clock_resets(), self.next_expiry())
     }
 
-    /// Whether the state is too old for a read that arrived when the replicated clock showed
-    /// `millis` after `resets` resets: a key that it may read had expired by then, but still exists
-    /// by the clock of the state. `None` stands for a read by another replica.
+    /// Returns whether the state is too old for a read that arrived when the replicated clock
+    /// showed `millis` after `resets` resets: a key that the command may access had expired by
+    /// then, but still exists at the state's own clock. A `command` of `None` stands for a read
+    /// that may access any key.
     pub fn is_behind(&self, command: Option<&Command<'_>>, millis: u64, resets: u64) -> bool {
         if self.clock() >= millis
             || self.clock_resets() != resets
@@ -316,32 +327,35 @@ impl StateMachine {
         command.keys_in(args).is_none_or(|keys| keys.into_iter().any(is_expired))
     }
 
-    /// Sets the replicated clock back to the time that a quorum agreed on, see
-    /// [`Keyspace::set_back_clock`]. The outcome is the number of milliseconds.
+    /// Sets the replicated clock back to `millis`, in milliseconds since 1970: the time that the
+    /// wall clocks of a quorum agree on. The outcome is the number of milliseconds by which the
+    /// clock was set back, or an error if `millis` is 0 (no agreement).
     fn reset_clock(&mut self, millis: Millis) -> Outcome {
         if millis == 0 {
-            return Outcome::error("ERR the wall clocks of a quorum are not known; try again");
+            return Outcome::error(
+                "ERR cannot reset the clock: too few wall clocks of voters are known; try again",
+            );
         }
         let back = self.keyspace.set_back_clock(millis);
         Outcome::Integer(i64::try_from(back).unwrap_or(i64::MAX))
     }
 
-    /// Opens a client session. The outcome is its id.
+    /// Opens a client session. The outcome is the session's id.
     fn open_session(&mut self) -> Outcome {
         let index = self.applied_index().0;
         self.client_sessions.open(index, self.keyspace.clock());
         Outcome::Integer(i64::try_from(index).expect("log indexes are far below 2^63"))
     }
 
-    /// Executes an encoded operation if it is the session's next request, else returns its stored
-    /// outcome or an error.
+    /// Executes an encoded operation if `sequence` is the session's next request number; otherwise
+    /// returns the stored outcome of the request with this number, or an error.
     fn execute_once(&mut self, session: u64, sequence: u64, bytes: &[u8], seed: u64) -> Outcome {
         let (index, clock) = (self.applied_index().0, self.clock());
         self.client_sessions.evict(clock);
         let request_hash = fingerprint(key_hash(&[]), bytes);
         match self.client_sessions.decide(session, sequence, request_hash) {
             None => Outcome::error(
-                "NOSESSION no such session, or it has expired; nothing was applied now",
+                "NOSESSION the session does not exist or has expired; nothing was applied now",
             ),
             Some(Decision::Reply(outcome)) => {
                 self.client_sessions.touch(session, index, clock);
@@ -357,18 +371,18 @@ impl StateMachine {
         }
     }
 
-    /// Number of open client sessions.
+    /// Returns the number of open client sessions.
     pub fn session_count(&self) -> usize {
         self.client_sessions.len()
     }
 
-    /// Sets which events are recorded for this replica's subscribers: messages, keyspace
-    /// notifications.
+    /// Sets which events are recorded for subscribers connected to this replica: published messages
+    /// if `messages`, keyspace notifications if `keys`.
     pub fn listen(&mut self, messages: bool, keys: bool) {
         self.keyspace.record_events(messages, keys);
     }
 
-    /// Takes the recorded events.
+    /// Returns the recorded events, oldest first, and clears the list of recorded events.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.keyspace.take_events()
     }
@@ -489,7 +503,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn transfers_are_atomic() {
+    fn transfer_moves_the_full_amount_or_nothing() {
         let mut feeder = Feeder::new();
         feeder.call("mset", &["a", "10", "b", "5", "full", &u64::MAX.to_string(), "text", "much"]);
         for (from, to, amount, moved) in [
@@ -564,7 +578,7 @@ pub(super) mod tests {
 
     #[test]
     #[should_panic(expected = "applied in order")]
-    fn a_gap_in_the_log_panics() {
+    fn applying_past_a_log_index_gap_panics() {
         StateMachine::default().skip(Index(2));
     }
 }

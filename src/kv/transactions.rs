@@ -1,4 +1,4 @@
-//! Transactions: several calls with nothing between them, if no watched key has changed.
+//! Transactions (`MULTI`/`EXEC`): several calls, run atomically if no watched key has changed.
 
 use crate::kv::command::Operation;
 use crate::kv::commands::args::Args;
@@ -8,7 +8,8 @@ use crate::kv::commands::registry::CommandId;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::digest::mix;
 
-/// Runs all calls, if no watched key has changed.
+/// Runs all calls of a transaction, unless a watched key has changed. The outcome is a `List` of
+/// the calls' outcomes, or `NoList` if a watched key has changed.
 pub(super) fn run(
     keyspace: &mut Keyspace,
     watched: Items<'_>,
@@ -22,7 +23,8 @@ pub(super) fn run(
     Outcome::List(calls(operations, seed).map(run).collect())
 }
 
-/// Like [`run`] for calls that are all reads; `None` if one is not.
+/// Runs a transaction of read-only calls, like [`run`]; `None` if one of the calls may change the
+/// state.
 pub(super) fn read(
     keyspace: &Keyspace,
     watched: Items<'_>,
@@ -34,11 +36,8 @@ pub(super) fn read(
     Some(if has_changed(keyspace, watched) { Outcome::NoList } else { Outcome::List(outcomes) })
 }
 
-/// The calls of a transaction, each with a random seed of its own.
-fn calls<'a>(
-    operations: Items<'a>,
-    seed: u64,
-) -> impl Iterator<Item = (CommandId, Args<'a>)> + use<'a> {
+/// Iterates over the calls of a transaction, each with its own random seed.
+fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = (CommandId, Args<'_>)> {
     (0..).zip(operations.iter()).map(move |(position, bytes)| {
         let (command, args) = call(bytes);
         (command, Args::new(args, mix(seed, position)))
@@ -52,7 +51,7 @@ fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
     }
 }
 
-/// Whether a key has another revision than it was watched with.
+/// Returns whether the revision of a watched key differs from the one that the client watched.
 fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
     watched.pairs().any(|(key, revision)| revision != keyspace.revision(key).to_le_bytes())
 }
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn transactions_of_reads_need_no_log_entry() {
+    fn read_only_transactions_need_no_log_entry() {
         let mut feeder = Feeder::new();
         feeder.apply(Operation::set(b"a", b"1"));
         let before = watched(&mut feeder, &["a"]);
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_call_does_not_stop_the_transaction() {
+    fn failed_command_does_not_abort_the_transaction() {
         let mut feeder = Feeder::new();
         feeder.apply(Operation::set(b"text", b"x"));
         let none = ItemsBuffer::default();

@@ -1,4 +1,4 @@
-//! Copy-on-write views of the state, for writing snapshots while the state machine goes on.
+//! Copy-on-write views of the state, for writing snapshots while more log entries are applied.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::shards::Table;
 use crate::types::EntryId;
 
-/// An immutable copy-on-write view of the state. It pins the memory that it shares with the state
-/// machine, so its owner should release it part by part.
+/// An immutable copy-on-write view of the state, from which a snapshot is written. Memory that the
+/// view shares with the state machine stays allocated until the view releases it, even if the state
+/// changes.
 pub struct View {
-    /// The last log entry in the view.
+    /// The last log entry whose effects the view contains.
     pub(super) last: EntryId,
     pub(super) digest: u64,
     pub(super) clock: ReplicatedClock,
@@ -20,12 +21,12 @@ pub struct View {
     pub(super) tables: Vec<Arc<Table>>,
     /// The deduplication table.
     pub(super) dedup: DedupView,
-    /// Client sessions by id.
+    /// Client sessions with their ids.
     pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
 }
 
 impl View {
-    /// The last log entry in the view.
+    /// Returns the last log entry whose effects the view contains.
     pub fn last(&self) -> EntryId {
         self.last
     }

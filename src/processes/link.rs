@@ -12,57 +12,62 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::Protocol;
 
-/// Size of the receive buffer; the largest datagram fits.
+/// Size in bytes of the receive buffer; the largest datagram fits.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 16;
-/// Bytes that the original reads of a packet; it drops the rest.
+/// Maximum bytes of a SEQPACKET packet that the simulator of the university course reads; it drops
+/// the rest of a longer packet.
 const PACKET_BYTES_MAX: usize = 16_384;
-/// Requested size of the socket buffers; the system may grant less.
+/// Size in bytes requested for each socket buffer; the system may grant less.
 const BUFFER_BYTES: usize = 4 << 20;
-/// How long a send waits for a full socket.
+/// Maximum time that a send waits for a full socket before it drops the message.
 const FULL_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-/// Maximum bytes of a message on a stream.
+/// Maximum bytes of a message on a stream socket; a longer one ends the connection.
 const LINE_BYTES_MAX: usize = 8 << 20;
 
-/// The outcome of a receive.
+/// The outcome of one receive from a replica's socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// No message for now.
+    /// No message has arrived yet.
     Nothing,
-    /// A message of this many bytes is in the buffer.
+    /// A message of this many bytes was received into the buffer.
     Message(usize),
-    /// A packet of this many bytes, more than the original reads.
+    /// A packet of this many bytes, more than the course's simulator reads.
     TooLong(usize),
-    /// The connection has ended, for this reason.
+    /// The connection has ended; the text says why.
     Over(String),
 }
 
-/// The outcome of a send.
+/// The outcome of sending a message to a replica.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// The socket has the message.
+    /// The operating system has accepted the message.
     Done,
-    /// The socket stayed full, and the message was dropped.
+    /// The socket's send buffer stayed full for 10 milliseconds ([`FULL_WAIT`]), so the message was
+    /// dropped.
     Full,
-    /// The replica has sent no hello yet, or has not connected.
+    /// The replica has not sent a hello message yet, or has not connected.
     NotConnected,
-    /// The connection has ended, for this reason.
+    /// The connection has ended; the text says why.
     Over(String),
 }
 
-/// The connection to one replica.
+/// The simulator's end of the connection to one replica.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// A socket on 127.0.0.1. `replica` is the sender of the hello, `last` of the latest datagram.
+    /// A UDP socket on 127.0.0.1. `replica` is the address from which the replica sent its hello
+    /// message, `last` the sender's address of the latest datagram; both are `None` before.
     Udp { socket: UdpSocket, replica: Option<SocketAddr>, last: Option<SocketAddr> },
-    /// A socket file named after the replica's id, to which the replica connects.
+    /// A SEQPACKET socket with a file named after the replica's id, to which the replica connects;
+    /// `connection` is `None` before.
     Packet { listener: Socket, connection: Option<Socket> },
-    /// The same, with one message per line. `unsent` is the rest of a line that did not fit into
-    /// the socket.
+    /// A stream socket with a file named after the replica's id, and one message per line. `unsent`
+    /// is the rest of a line that did not fit into the socket.
     Stream { listener: Socket, connection: Option<Socket>, lines: LineBuffer, unsent: Vec<u8> },
 }
 
 impl Link {
-    /// Opens the simulator's end. `file` is the path of a UNIX socket.
+    /// Opens the simulator's end of the connection. `file` is the path of the UNIX socket to
+    /// create; UDP does not use it.
     pub(super) fn open(protocol: Protocol, file: &Path) -> io::Result<Link> {
         match protocol {
             Protocol::Udp => {
@@ -84,7 +89,8 @@ impl Link {
         }
     }
 
-    /// The UDP port for the replica's command line; `None` for other transports.
+    /// Returns the UDP port that the replica is given on its command line; `None` for other
+    /// transports.
     pub(super) fn port(&self) -> Option<u16> {
         match self {
             Link::Udp { socket, .. } => socket.local_addr().ok().map(|address| address.port()),
@@ -92,7 +98,7 @@ impl Link {
         }
     }
 
-    /// Whether the replica has sent its hello, or has connected.
+    /// Returns whether the replica has sent its hello (UDP) or has connected (UNIX sockets).
     pub(super) fn is_connected(&self) -> bool {
         match self {
             Link::Udp { replica, .. } => replica.is_some(),
@@ -102,14 +108,15 @@ impl Link {
         }
     }
 
-    /// The latest datagram was a hello: its sender is the replica.
+    /// Records that the latest UDP datagram was the replica's hello message, so that the datagram's
+    /// sender address is the replica's. Does nothing for UNIX sockets.
     pub(super) fn on_hello(&mut self) {
         if let Link::Udp { replica, last, .. } = self {
             *replica = *last;
         }
     }
 
-    /// The socket and the events to poll for.
+    /// Returns the file descriptor to poll, and the events to poll for.
     pub(super) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         match self {
             Link::Udp { socket, .. } => (socket.as_fd(), PollFlags::IN),
@@ -123,8 +130,9 @@ impl Link {
         }
     }
 
-    /// Receives one message, or accepts the connection. The buffer holds [`MESSAGE_BYTES_MAX`]
-    /// bytes and grows for longer lines.
+    /// Receives one message into `buffer`, or accepts the replica's connection. The length of
+    /// `buffer` must be at least [`MESSAGE_BYTES_MAX`]; a stream socket's message (a line) that is
+    /// longer enlarges it.
     pub(super) fn receive(&mut self, buffer: &mut Vec<u8>) -> Received {
         let result = match self {
             Link::Udp { socket, last, .. } => socket.recv_from(buffer).map(|(length, from)| {
@@ -154,7 +162,9 @@ impl Link {
         }
     }
 
-    /// Returns another line that was received with an earlier one. Only streams have any.
+    /// Returns the next complete message that a stream socket received together with an earlier
+    /// one, without reading from the socket. Returns [`Received::Nothing`] if there is none, and
+    /// for all other sockets.
     pub(super) fn buffered(&mut self, buffer: &mut Vec<u8>) -> Received {
         match self {
             Link::Stream { lines, .. } => lines.next(buffer),
@@ -162,7 +172,7 @@ impl Link {
         }
     }
 
-    /// Sends a message to the replica.
+    /// Sends a message to the replica; waits at most [`FULL_WAIT`] for a full socket.
     pub(super) fn send(&mut self, message: &[u8]) -> Sent {
         for attempt in 0..2 {
             match self.try_send(message) {
@@ -239,7 +249,7 @@ fn accept(listener: &Socket, connection: &mut Option<Socket>) -> io::Result<Rece
     Ok(Received::Nothing)
 }
 
-/// Writes as much of `unsent` as the socket accepts.
+/// Writes as much of `unsent` as the socket accepts, and removes it from `unsent`.
 fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
     let mut written = 0;
     let result = loop {
@@ -256,11 +266,12 @@ fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
     result
 }
 
-/// Splits a stream into messages, at each `}` before a newline, as the original does.
+/// Splits the bytes of a stream into messages, at each `}` before a newline, as the course's
+/// simulator does.
 #[derive(Debug, Default)]
 pub(super) struct LineBuffer {
     bytes: Vec<u8>,
-    /// No message ends within this many bytes.
+    /// Number of bytes from the start that were searched already and contain no end of a message.
     searched: usize,
 }
 

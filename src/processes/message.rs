@@ -14,43 +14,48 @@ use crate::types::{ClientId, NodeId, RequestId};
 /// Maximum bytes of a message that an error quotes.
 const QUOTE_BYTES_MAX: usize = 120;
 
-/// A message of a replica.
+/// A message that a replica sent, with the fields that routing needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
-    /// For the simulator: tells the replica's address.
+    /// A hello message, with which a replica tells the simulator its UDP address (that of the
+    /// datagram's sender).
     Hello,
-    /// For one or all other replicas.
+    /// A message from replica `src` for one other replica or for all; `leader` is the leader that
+    /// it names, if any.
     Peer { src: NodeId, leader: Option<NodeId>, destination: Destination },
-    /// For a client.
+    /// A replica's answer to a client's request.
     Answer { answer: Answer<'a> },
 }
 
-/// An invalid message.
+/// Why a message of a replica is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Not UTF-8: the replica is stopped.
+    /// The message is not UTF-8, so the replica is stopped. The text quotes the message.
     NotText(String),
-    /// Counts as incorrect.
+    /// The message is not in the course's message format, or has an unknown destination; the run's
+    /// report counts it as incorrect.
     Incorrect {
-        /// What is wrong, with the message quoted.
+        /// Description of the fault, with the message quoted.
         what: String,
-        /// Sender and leader; `None` if the message is invalid before these fields.
+        /// The fields `src` and `leader` of the message; `None` if the fault was found before these
+        /// fields were parsed.
         leader: Option<(NodeId, Option<NodeId>)>,
     },
 }
 
-/// The valid addresses.
+/// The range of valid ids, for checking the addresses of messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addresses {
     /// Number of replicas, with ids from 0.
     pub(super) replicas: u16,
     /// Number of clients, with ids from `replicas` + 16.
     pub(super) clients: u16,
-    /// Whether a hello is for the simulator. Over UNIX sockets it is an ordinary message.
+    /// Whether a hello is for the simulator (UDP). Over UNIX sockets a hello is an ordinary
+    /// message.
     pub(super) hello: bool,
 }
 
-/// Parses one message.
+/// Parses and checks one message of a replica.
 pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>, Fault> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Err(Fault::NotText(format!("sent bytes that are not UTF-8: {}", quote(bytes))));
@@ -117,7 +122,7 @@ pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>,
     }
 }
 
-/// Quotes a message for an error: one line of bounded length.
+/// Quotes a message for an error: on one line, and at most [`QUOTE_BYTES_MAX`] bytes of it.
 fn quote(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTE_BYTES_MAX)]);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -128,11 +133,12 @@ fn quote(bytes: &[u8]) -> String {
     }
 }
 
-/// An address: four hexadecimal digits.
+/// An id in a message: four hexadecimal digits.
 struct Address {
     number: u16,
-    /// Whether its letters are upper case, as the simulator writes them: the original compares
-    /// destinations as text.
+    /// Whether the letters among the digits are upper case, as the simulator writes them. The
+    /// course's simulator compares destinations as text, so an address in lower case matches no
+    /// replica.
     exact: bool,
 }
 
@@ -164,8 +170,8 @@ struct Fields<'a> {
     value: Option<Loose<'a>>,
 }
 
-/// The value of a field: a string, or any other JSON value, which is valid in fields that are not
-/// parsed.
+/// The value of a JSON field: a string, or any other value. The latter is valid only in fields that
+/// are not parsed.
 enum Loose<'a> {
     Text(Cow<'a, str>),
     Other,
@@ -275,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_is_parsed() {
+    fn reply_to_client_is_parsed() {
         let written = |dst: &str, leader: &str, kind: &str, value: &str| {
             let mid = "ABCDEFGHIJKLMNOP";
             format!(
@@ -315,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn message_to_an_unknown_address_still_names_the_leader() {
+    fn unknown_destination_is_rejected_but_leader_field_is_kept() {
         for dst in ["0005", "0014", "001D", "001c", "ffff"] {
             let text = format!(r#"{{"src":"0001","dst":"{dst}","leader":"0003","type":"ok"}}"#);
             let (error, leader) = incorrect(&text);

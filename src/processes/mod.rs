@@ -44,41 +44,42 @@ pub enum Protocol {
     Stream,
 }
 
-/// What to do with the output of the replicas.
+/// What the simulator does with the output of the replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Output {
-    /// Keep the last lines, and quote them if the replica dies.
+    /// Keep the last lines of each replica, and quote them if it dies.
     #[default]
     Keep,
-    /// Print it on stderr, each line with the replica's id, and keep the last lines.
+    /// Print the output on stderr, each line with the replica's id, and keep the last lines.
     Show,
-    /// Discard it.
+    /// Discard the output.
     Discard,
 }
 
-/// How to run the replicas.
+/// How the simulator runs the replicas.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// The replica program.
+    /// Path of the replica program.
     pub program: PathBuf,
-    /// The transport.
+    /// Transport between the simulator and the replicas.
     pub protocol: Protocol,
-    /// What to do with its output.
+    /// What to do with the output of the replicas.
     pub output: Output,
 }
 
-/// Why a run could not be started or finished. Faults of the replicas are in the report instead.
+/// Why a run could not be started or finished. Faults of the replicas are reported in the run's
+/// report instead.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// The program cannot be started.
+    /// The replica program is missing, or is not an executable file.
     #[error("cannot run the replica program `{}`: {problem}", program.display())]
     Program {
-        /// The path as given.
+        /// Path of the program as given by the user.
         program: PathBuf,
-        /// What is wrong and what to do.
+        /// What is wrong with the program, and what to do.
         problem: String,
     },
-    /// The operating system cannot start the program.
+    /// The operating system failed to start the replica program.
     #[error(
         "cannot start the replica program `{}`: {source}; a script needs a first line such as \
          `#!/usr/bin/env python3` with an existing interpreter, a binary must be built for this \
@@ -86,22 +87,22 @@ pub enum ProcessError {
         program.display()
     )]
     Start {
-        /// The path as given.
+        /// Path of the program as given by the user.
         program: PathBuf,
         /// The error of the operating system.
         source: io::Error,
     },
-    /// A socket cannot be created.
+    /// A socket for a replica cannot be created.
     #[error(
         "cannot create a socket for replica {replica}: {source}; check the limits with `ulimit -a`"
     )]
     Socket {
-        /// The replica that it was for.
+        /// Id of the replica that the socket was for.
         replica: NodeId,
         /// The error of the operating system.
         source: io::Error,
     },
-    /// Polling the sockets failed.
+    /// Polling the sockets of the replicas failed.
     #[error("cannot wait for messages of the replicas: {0}")]
     Wait(io::Error),
     /// A signal such as Ctrl-C ended the run.
@@ -122,12 +123,12 @@ pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
-/// Runs one scenario; the result has its report and latencies. Calls `progress` about 20 times a
-/// second with the seconds since the start. Ends early once `interrupted` is set. No replica runs
-/// when it returns.
+/// Runs one scenario with real processes and returns the finished run, with its report and
+/// latencies. Calls `progress` about 20 times a second with the seconds since the start. Ends early
+/// once `interrupted` is set. No replica runs any more when it returns.
 ///
 /// # Errors
-/// If the program or a socket cannot be started, or the run is interrupted.
+/// If the program cannot be started, a socket cannot be created, or the run is interrupted.
 pub fn run(
     scenario: &Scenario,
     seed: u64,

@@ -11,16 +11,16 @@ use parking_lot::Mutex;
 
 use crate::types::NodeId;
 
-/// Number of last lines kept.
+/// Number of lines kept from the end of a replica's output.
 const LINES_MAX: usize = 5;
-/// Part of the first line of a Rust panic.
+/// Text in the first line of a Rust panic, by which a panic is recognized.
 const PANIC: &str = "panicked at";
-/// Number of lines kept of a panic, from the first one; a long backtrace follows.
+/// Number of lines kept of a Rust panic, from its first line on; a long backtrace follows them.
 const PANIC_LINES: usize = 2;
-/// Maximum bytes of a line; longer lines are split.
+/// Maximum bytes of a line of output; longer lines are split.
 const LINE_BYTES_MAX: usize = 300;
 
-/// The last lines that a replica printed.
+/// The last lines that a replica printed, shared with the thread that reads them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OutputTail(Arc<Mutex<Kept>>);
 
@@ -31,7 +31,7 @@ struct Kept {
 }
 
 impl OutputTail {
-    /// The lines joined by ` | `; `None` if there are none.
+    /// Returns the kept lines joined by ` | `; `None` if the replica printed nothing.
     pub(super) fn quote(&self) -> Option<String> {
         let lines = self.0.lock();
         let lines: Vec<&str> = lines.panic.iter().chain(&lines.last).map(String::as_str).collect();
@@ -52,8 +52,9 @@ impl OutputTail {
     }
 }
 
-/// Starts a thread that reads the pipe until all writers have closed it. Prints each line on stderr
-/// too if `show` is set.
+/// Starts a thread that reads a replica's output until all writers have closed the pipe. The thread
+/// also prints each line on stderr if `show` is set. Returns a handle to the last lines read, which
+/// the thread updates.
 pub(super) fn drain(replica: NodeId, mut pipe: PipeReader, show: bool) -> OutputTail {
     let tail = OutputTail::default();
     let sink = tail.clone();
@@ -74,7 +75,7 @@ pub(super) fn drain(replica: NodeId, mut pipe: PipeReader, show: bool) -> Output
     tail
 }
 
-/// Splits bytes into lines of at most [`LINE_BYTES_MAX`] bytes.
+/// Splits a replica's output into lines of at most [`LINE_BYTES_MAX`] bytes.
 #[derive(Default)]
 struct LineSplitter {
     partial: Vec<u8>,

@@ -20,13 +20,13 @@ use super::output::{OutputTail, drain};
 use super::{Output, ProcessError};
 use crate::types::NodeId;
 
-/// Time for a replica to exit after SIGTERM before SIGKILL.
+/// Time that a replica has to exit after SIGTERM before it gets SIGKILL.
 const TERM_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The process groups of all running replicas.
+/// Ids of the process groups of all running replicas, for the panic hook that kills them.
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// Returns the absolute path of the program, after a check that it is an executable file.
+/// Returns the absolute path of the replica program; fails if it is not an executable file.
 pub(super) fn resolve(program: &Path) -> Result<PathBuf, ProcessError> {
     let invalid = |problem: &str| ProcessError::Program {
         program: program.to_owned(),
@@ -51,21 +51,22 @@ pub(super) fn resolve(program: &Path) -> Result<PathBuf, ProcessError> {
     Ok(path)
 }
 
-/// A replica's process and what it prints.
+/// The process of a replica, and the last lines of its output.
 #[derive(Debug)]
 pub(super) struct Replica {
     process: Child,
     group: Pid,
     output: OutputTail,
     started: Instant,
-    /// When SIGTERM was sent; `None` if it was not.
+    /// Time at which SIGTERM was sent; `None` if it was not sent.
     terminated_at: Option<Instant>,
-    /// `None` while the process runs.
+    /// How the process exited; `None` while it runs.
     exit_status: Option<ExitStatus>,
 }
 
 impl Replica {
-    /// Starts the program in the working directory `folder`; `None` for the simulator's own.
+    /// Starts the program with the working directory `folder`, or in the simulator's own working
+    /// directory if `folder` is `None`.
     pub(super) fn start(
         id: NodeId,
         program: &Path,
@@ -102,7 +103,8 @@ impl Replica {
         })
     }
 
-    /// Sends SIGTERM to the group. [`Replica::check`] sends SIGKILL if that does not end it.
+    /// Sends SIGTERM to the replica's process group. [`Replica::check`] sends SIGKILL if that does
+    /// not end it.
     pub(super) fn terminate(&mut self) {
         if self.terminated_at.is_none() && self.exit_status.is_none() {
             self.signal(Signal::TERM);
@@ -110,8 +112,8 @@ impl Replica {
         }
     }
 
-    /// Checks whether the process has exited, and kills it [`TERM_TIMEOUT`] after SIGTERM. Must be
-    /// called regularly.
+    /// Checks whether the process has exited, and kills it if it still runs [`TERM_TIMEOUT`] after
+    /// SIGTERM. Must be called regularly.
     pub(super) fn check(&mut self) {
         if self.exit_status.is_some() {
             return;
@@ -127,12 +129,12 @@ impl Replica {
         }
     }
 
-    /// Whether the process has exited and was reaped.
+    /// Returns whether the process has exited and its exit status was read.
     pub(super) fn has_exited(&self) -> bool {
         self.exit_status.is_some()
     }
 
-    /// Describes an exit that the simulator did not ask for; `None` if there was none.
+    /// Describes an exit that the simulator did not cause; `None` if there was none.
     pub(super) fn unexpected_exit(&self) -> Option<String> {
         let status = self.exit_status.filter(|_| self.terminated_at.is_none())?;
         let how = match (status.code(), status.signal()) {
@@ -163,7 +165,7 @@ impl Drop for Replica {
     }
 }
 
-/// Terminates all replicas at the same time, and returns when they have exited.
+/// Terminates all these replicas at the same time, and returns when they have exited.
 pub(super) fn stop_all<'a>(replicas: impl Iterator<Item = &'a mut Replica>) {
     let mut replicas: Vec<&mut Replica> = replicas.collect();
     for replica in &mut replicas {

@@ -19,30 +19,31 @@ use crate::course::run::{Action, ScenarioRun};
 use crate::course::scenario::Scenario;
 use crate::types::{self, NodeId};
 
-/// Interval between checks of the processes.
+/// Interval between two checks for exited processes.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// How long to wait for the exit of a replica whose connection has ended, to report its exit code.
+/// Maximum time to wait for the exit of a replica whose connection has ended, so that its exit code
+/// can be reported.
 const EXIT_WAIT: Duration = Duration::from_millis(100);
 
-/// One run with real processes.
+/// One run of a scenario with real processes: the sockets, the processes and the clock.
 #[derive(Debug)]
 pub(super) struct Router {
     scenario_run: ScenarioRun,
-    /// By replica id. `None` once the connection has ended.
+    /// Connection to each replica, by replica id; `None` once it has ended.
     links: Vec<Option<Link>>,
     replicas: Replicas,
     protocol: Protocol,
     addresses: Addresses,
-    /// The run's origin of time.
+    /// Time at which the run started: the zero of its clock.
     origin: Instant,
     buffer: Vec<u8>,
     actions: Vec<Action>,
     deliver: Vec<NodeId>,
-    /// Holds the socket files; removed at the end.
+    /// Temporary folder with the socket files, which is removed when the run ends; `None` for UDP.
     _folder: Option<TempDir>,
 }
 
-/// The processes of a run. Stopped together when dropped, however the run ends.
+/// The processes of a run. They are stopped together when this is dropped, however the run ends.
 #[derive(Debug)]
 struct Replicas(Vec<Replica>);
 
@@ -53,7 +54,7 @@ impl Drop for Replicas {
 }
 
 impl Router {
-    /// Opens the sockets, starts all replicas one after the other, and then starts the clock.
+    /// Opens the sockets, starts all replicas one after the other, and then starts the run's clock.
     pub(super) fn start(
         scenario: &Scenario,
         seed: u64,
@@ -110,7 +111,7 @@ impl Router {
         types::Instant::ZERO + self.origin.elapsed()
     }
 
-    /// Runs until the run is over.
+    /// Routes messages and performs the scenario's events until the run ends.
     pub(super) fn run(
         &mut self,
         interrupted: &AtomicBool,
@@ -142,7 +143,8 @@ impl Router {
         }
     }
 
-    /// Waits for messages, and adds the replicas that sent some to `ready`.
+    /// Waits at most `timeout` for messages, and adds the index of each replica that sent some to
+    /// `ready`.
     fn wait(&self, timeout: Duration, ready: &mut Vec<usize>) -> Result<(), ProcessError> {
         let (mut indexes, mut fds) = (Vec::new(), Vec::new());
         for (index, link) in self.links.iter().enumerate() {
@@ -164,7 +166,7 @@ impl Router {
         Ok(())
     }
 
-    /// Receives once from a replica's socket, and routes all messages that came with it.
+    /// Receives once from the socket of the replica at `index`, and routes all messages received.
     fn receive(&mut self, index: usize) {
         let mut buffered = false;
         // Each message may end the connection.
@@ -266,7 +268,8 @@ impl Router {
         }
     }
 
-    /// Stops a replica whose connection has ended, and counts it as dead.
+    /// Stops the replica at `index`, whose connection has ended, and counts it as dead. `what`
+    /// describes the reason.
     fn lose(&mut self, index: usize, what: &str) {
         self.links[index] = None;
         let wait_until = Instant::now() + EXIT_WAIT;
@@ -278,15 +281,15 @@ impl Router {
         self.replicas.0[index].terminate();
     }
 
-    /// Counts a replica as dead, because of its exit if its process has exited, else because of
-    /// `what`.
+    /// Counts a replica as dead. The reason in the report is the exit of its process if that has
+    /// exited, else `what`.
     fn died(&mut self, id: NodeId, what: &str) {
         let exit = self.replicas.0[usize::from(id.0)].unexpected_exit();
         self.scenario_run.died(id, exit.unwrap_or_else(|| what.to_owned()));
     }
 
-    /// Checks the processes: kills those that ignore SIGTERM, and counts those that exited on their
-    /// own as dead.
+    /// Checks all processes: kills those that ignore SIGTERM, and counts replicas that exited on
+    /// their own as dead.
     fn check_processes(&mut self) {
         for (index, replica) in self.replicas.0.iter_mut().enumerate() {
             replica.check();
@@ -300,7 +303,7 @@ impl Router {
         }
     }
 
-    /// Stops all replicas and returns the finished run.
+    /// Stops all replicas, and returns the finished run.
     pub(super) fn finish(mut self) -> ScenarioRun {
         self.check_processes();
         for index in 0..self.links.len() {

@@ -10,27 +10,32 @@ use super::log::LogTail;
 use super::message::{Envelope, PeerMsg};
 use super::rejoin::Rejoining;
 
-/// The log writer's jobs.
+/// The log writer's jobs: those that are not done yet, and what the next job must contain. A job
+/// makes log entries, the term or the vote durable.
 ///
 /// Invariant: `done <= last`; jobs are handed out and done in order, without gaps.
 #[derive(Debug)]
 pub(super) struct AppendJobs {
-    /// The last job handed out; 0 before the first.
+    /// Number of the last job handed to the log writer; 0 before the first.
     last: JobSequence,
-    /// The last job done; 0 before the first.
+    /// Number of the last job that the log writer has done; 0 before the first.
     done: JobSequence,
-    /// Index of the first entry that no job has written; `None` if all are written.
+    /// Index of the first log entry that no job contains yet; `None` if jobs were handed out for
+    /// all entries.
     unwritten_from: Option<Index>,
-    /// The log restarts behind this entry, which no job has told the log writer yet.
+    /// If set, the next job must first replace the log on disk by an empty log that starts after
+    /// this entry, the last one of an installed snapshot. `None` if the log on disk stays.
     restart_after: Option<EntryId>,
-    /// The index up to which the log writer may remove entries, as the last job told it.
+    /// Highest index up to which the jobs so far have allowed the log writer to remove entries from
+    /// disk.
     compacted_to: Index,
-    /// Messages that leave when the next job is done.
+    /// Messages to peers that are sent when the next job is done.
     release: Vec<Envelope>,
 }
 
 impl AppendJobs {
-    /// Starts without jobs, for a log on disk that begins behind `base`.
+    /// Returns the state before the first job, for a log on disk whose first entry follows index
+    /// `base`.
     pub(super) fn new(base: Index) -> AppendJobs {
         AppendJobs {
             last: JobSequence(0),
@@ -42,22 +47,23 @@ impl AppendJobs {
         }
     }
 
-    /// Returns the last job done.
+    /// Returns the number of the last job that the log writer has done; 0 before the first.
     pub(super) fn done(&self) -> JobSequence {
         self.done
     }
 
-    /// Returns whether a job is not done yet.
+    /// Returns whether the log writer has a job that it has not reported done.
     pub(super) fn is_busy(&self) -> bool {
         self.done < self.last
     }
 
-    /// Records that entries from `from` on are new.
+    /// Records that the entries from index `from` on must be written by the next job.
     pub(super) fn write_from(&mut self, from: Index) {
         self.unwritten_from = Some(self.unwritten_from.map_or(from, |before| before.min(from)));
     }
 
-    /// Records that the log restarts behind `last`.
+    /// Records that the log on disk must be replaced by an empty one that starts after `last`, the
+    /// end of an installed snapshot.
     pub(super) fn restart_log(&mut self, last: EntryId) {
         assert!(
             last.index > self.compacted_to,
@@ -70,18 +76,18 @@ impl AppendJobs {
         self.drop_append_replies();
     }
 
-    /// Keeps a message until the next job is done.
+    /// Keeps a message to a peer; it is sent when the next job is done.
     pub(super) fn release_when_done(&mut self, envelope: Envelope) {
         self.release.push(envelope);
     }
 
-    /// Drops acknowledgements that wait for the next job: the entries that they are about may never
-    /// be written. Losing an acknowledgement is always safe.
+    /// Drops the `AppendEntries` acknowledgements that wait for the next job, because the entries
+    /// that they acknowledge may never be written. Losing an acknowledgement is always safe.
     pub(super) fn drop_append_replies(&mut self) {
         self.release.retain(|envelope| !matches!(envelope.message, PeerMsg::AppendReply(_)));
     }
 
-    /// Records that `job` is done: the oldest one that was not.
+    /// Records that the log writer has done `job`, which must be the oldest unfinished job.
     pub(super) fn complete(&mut self, job: JobSequence) {
         assert!(
             job == self.done.next() && job <= self.last,
@@ -92,8 +98,9 @@ impl AppendJobs {
         self.done = job;
     }
 
-    /// Builds the next job, or `None` if nothing has to become durable. `compact_to` is the index
-    /// up to which the log on disk is not needed; it makes no job of its own unless `space_is_low`.
+    /// Returns the next job for the log writer; `None` if nothing has to become durable.
+    /// `compact_to` is the index up to which the log on disk is not needed any more. Compaction
+    /// alone causes a job only if `space_is_low`; otherwise it waits for a job with other work.
     pub(super) fn next_job(
         &mut self,
         log: &LogTail,

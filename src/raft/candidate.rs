@@ -12,37 +12,39 @@ use super::role::Transition;
 use super::shared::Shared;
 use super::timing;
 
-/// What a candidate asks for.
+/// The phase of a campaign: pre-votes first, then votes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum VotePhase {
-    /// Whether it would get a vote in the next term. Pre-votes are no promise and raise no term.
+    /// The candidate asks whether peers would vote for it in the next term. A pre-vote does not
+    /// raise the term, and a peer that grants one may grant others too.
     PreVote,
-    /// A vote in the term that it has started.
+    /// The candidate has started a new term, voted for itself, and asks for votes.
     Vote,
 }
 
-/// A replica that campaigns.
+/// The state of a replica that campaigns for leadership.
 ///
 /// Invariant: in [`VotePhase::Vote`] the replica has voted for itself in the current term.
 #[derive(Debug)]
 pub(super) struct Candidate {
     phase: VotePhase,
-    /// Whether the previous term's leader asked for this election.
+    /// Whether this election is a leadership transfer: the previous term's leader asked for it.
     transfer: bool,
     /// Peers that have granted their vote. A repeated reply counts once.
     granted: Vec<NodeId>,
-    /// Peers that have sent any message.
+    /// Peers that have sent any message during this campaign.
     heard: Vec<NodeId>,
-    /// When to start the election; set when a quorum has granted pre-votes. A little later than at
-    /// once, so that a replica with a longer log can object: an election would lose the entries
-    /// that only it has.
+    /// When to start the election; set when a quorum has granted pre-votes. The short delay lets a
+    /// replica with a longer log object: otherwise the election could lose the entries that only it
+    /// has.
     stand_at: Option<Instant>,
-    /// Whether it leaves this campaign to another candidate. Only in [`VotePhase::PreVote`].
+    /// Whether this replica has yielded to another candidate, and so will not win this campaign.
+    /// Only in [`VotePhase::PreVote`].
     has_yielded: bool,
     attempts_left: u32,
     retry_interval: Duration,
     next_attempt_at: Instant,
-    /// When the campaign ends without a winner.
+    /// When the campaign ends if no candidate has won.
     deadline: Instant,
 }
 
@@ -76,7 +78,7 @@ impl Candidate {
         self.phase
     }
 
-    /// Returns when the campaign ends without a winner.
+    /// Returns when the campaign ends if no candidate has won.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -87,16 +89,17 @@ impl Candidate {
         attempt.min(self.deadline).min(stand)
     }
 
-    /// Records that messages of this peer arrive.
+    /// Records that the peer `from` has sent a message during this campaign.
     pub(super) fn record_heard(&mut self, from: NodeId) {
         if !self.heard.contains(&from) {
             self.heard.push(from);
         }
     }
 
-    /// Yields to another candidate with a longer log, or with an equal log and a higher id: this
-    /// replica still grants pre-votes, but asks for none in this campaign. So one candidate remains
-    /// of those that hear each other.
+    /// Yields to the pre-candidate `other`, whose log ends with `last`, if that log is more up to
+    /// date than this replica's, or equally up to date and `other` has the higher id. After
+    /// yielding, this replica still grants pre-votes, but requests none in this campaign. So only
+    /// one of the candidates that hear each other goes on.
     pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
         if self.phase == VotePhase::PreVote && (last, other) > (shared.log.last(), shared.id) {
             self.attempts_left = 0;
@@ -145,7 +148,7 @@ impl Candidate {
         self.count_votes(shared)
     }
 
-    /// Asks all peers that have not granted their vote.
+    /// Sends a vote or pre-vote request to all peers that have not granted theirs.
     pub(super) fn ask(&mut self, shared: &mut Shared, out: &mut Effects) {
         assert!(self.attempts_left > 0, "a candidate asks more often than planned");
         self.attempts_left -= 1;
@@ -161,11 +164,11 @@ impl Candidate {
         }
     }
 
-    /// Returns the transition if a quorum has granted votes.
+    /// Returns the role change if a quorum has granted votes or pre-votes, else
+    /// [`Transition::Stay`].
     ///
-    /// The replica's own vote counts when it is durable, as every vote does: no replica leads a
-    /// term before that. The requests were sent then, but replies may arrive before the log
-    /// writer's report.
+    /// The replica's own vote counts only when it is durable, so no replica leads a term before
+    /// that. Votes of peers may arrive earlier than the log writer's report.
     pub(super) fn count_votes(&mut self, shared: &Shared) -> Transition {
         let votes = self.granted.len() + 1;
         assert!(votes <= shared.replicas(), "{votes} votes of {} replicas", shared.replicas());
@@ -199,7 +202,7 @@ impl Candidate {
         self.count_votes(shared)
     }
 
-    /// Asserts the invariant.
+    /// Panics if the invariant of [`Candidate`] is violated.
     pub(super) fn check(&self, shared: &Shared) {
         assert!(
             self.phase == VotePhase::PreVote || shared.voted_for() == Some(shared.id),

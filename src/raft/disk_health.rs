@@ -15,17 +15,18 @@ use crate::types::Instant;
 use super::log::LogTail;
 use super::message::{DiskSpace, DiskState};
 
-/// The condition of this replica's disk.
+/// The condition of this replica's disk: stalled or not, low on space or not.
 ///
-/// Invariant: it is stalled only while a job waits.
+/// Invariant: the disk is stalled only while the log writer has an unfinished job.
 #[derive(Debug)]
 pub(super) struct DiskHealth {
-    /// When the log writer last finished a job, or got its first one; `None` if none is waiting.
+    /// When the log writer last finished a job, or was handed its first one; `None` if it has no
+    /// job.
     waiting_since: Option<Instant>,
-    /// When [`DiskHealth::watch`] last ran.
+    /// When [`DiskHealth::watch`] last checked for a stall.
     watched_at: Instant,
     is_stalled: bool,
-    /// Bytes of entries that can still be stored; `None` if free space is not low.
+    /// Bytes of log entries that the disk can still store; `None` if free space is not low.
     low_space: Option<u64>,
 }
 
@@ -39,8 +40,8 @@ impl DiskHealth {
         self.waiting_since.get_or_insert(now);
     }
 
-    /// Records that a job is done; `more` tells whether others wait. A disk that makes progress is
-    /// slow, not stalled.
+    /// Records that the log writer has done a job; `more` tells whether other jobs wait. Ends a
+    /// stall: a disk that makes progress is slow, not stalled.
     pub(super) fn job_done(&mut self, now: Instant, more: bool) {
         assert!(self.waiting_since.is_some(), "a job is done that the log writer never got");
         self.waiting_since = more.then_some(now);
@@ -69,7 +70,8 @@ impl DiskHealth {
         self.low_space = space.low.then_some(space.bytes);
     }
 
-    /// Returns when [`DiskHealth::watch`] must run next.
+    /// Returns when [`DiskHealth::watch`] must check next; [`Instant::MAX`] if no job waits, a
+    /// stall is already known, or stalls are not detected.
     pub(super) fn watch_at(&self, config: &Config) -> Instant {
         match (config.disk_stall_timeout, self.waiting_since) {
             (Some(timeout), Some(since)) if !self.is_stalled => {
@@ -79,9 +81,9 @@ impl DiskHealth {
         }
     }
 
-    /// Checks for a stall; returns whether one has begun. Time during which this did not run,
-    /// because the process or its machine was stopped, does not count: completions may be waiting
-    /// to be read.
+    /// Checks for a stall; returns whether one has begun. Time during which this check did not run,
+    /// because the process or its machine was stopped, does not count: the log writer's reports may
+    /// be waiting to be read.
     pub(super) fn watch(&mut self, now: Instant, config: &Config) -> bool {
         let Some(timeout) = config.disk_stall_timeout else { return false };
         assert!(
@@ -99,8 +101,10 @@ impl DiskHealth {
         stalls
     }
 
-    /// Returns those of `entries` that the log already contains or the disk has space for. They
-    /// must follow an entry of the log.
+    /// Returns the longest prefix of a leader's `entries` that this replica may store: all of them
+    /// if the new ones fit on the disk, otherwise only those that the log already contains.
+    /// `entries` must follow an entry of the log. While free space is low, the length of the new
+    /// entries is subtracted from it.
     pub(super) fn storable<'e>(&mut self, entries: &'e [Entry], log: &LogTail) -> &'e [Entry] {
         let Some(space) = &mut self.low_space else { return entries };
         assert!(

@@ -6,10 +6,11 @@ use std::collections::VecDeque;
 
 use crate::record::Entry;
 
-/// Entries per chunk.
+/// Number of log entries in a full chunk of [`Entries`]; small in tests, so that they fill many
+/// chunks.
 const CHUNK_LEN: usize = if cfg!(test) { 4 } else { 1_024 };
 
-/// A queue of entries.
+/// A queue of log entries in chunks, which never moves an entry when it grows or shrinks.
 ///
 /// Invariant: no chunk is empty; all but the first and the last contain [`CHUNK_LEN`] entries.
 #[derive(Debug, Default)]
@@ -27,7 +28,8 @@ impl Entries {
         self.chunks.get(chunk)?.get(offset)
     }
 
-    /// Returns all entries from `position` on.
+    /// Returns an iterator over the entries from `position` on, counted from 0 at the front of the
+    /// queue.
     pub(super) fn iter_from(&self, position: usize) -> impl Iterator<Item = &Entry> {
         let (chunk, offset) = self.locate(position);
         let chunk = chunk.min(self.chunks.len());
@@ -35,8 +37,9 @@ impl Entries {
         self.chunks.range(chunk..).flatten().skip(first)
     }
 
-    /// Returns the position of the first entry for which `predicate` is false. The predicate must
-    /// be true for a prefix of the queue and false for the rest.
+    /// Returns the position of the first entry for which `predicate` is false, or the queue's
+    /// length if there is none. The predicate must be true for a prefix of the queue and false for
+    /// the rest.
     pub(super) fn partition_point(&self, predicate: impl Fn(&Entry) -> bool) -> usize {
         let full = self.chunks.partition_point(|chunk| chunk.back().is_none_or(&predicate));
         let inside = self.chunks.get(full).map_or(0, |chunk| chunk.partition_point(&predicate));
@@ -89,7 +92,8 @@ impl Entries {
         }
     }
 
-    /// Returns the chunk that contains `position`, or would, and the offset in it.
+    /// Returns the number of the chunk that contains `position`, and the offset in that chunk. For
+    /// a position past the end, both say where the entry would be.
     fn locate(&self, position: usize) -> (usize, usize) {
         let first = self.chunks.front().map_or(0, VecDeque::len);
         match position.checked_sub(first) {
@@ -98,8 +102,8 @@ impl Entries {
         }
     }
 
-    /// Asserts the invariant for the chunk before the last, the one that stays when a chunk is
-    /// added. The first chunk may be shorter.
+    /// Panics if the next-to-last chunk of the queue is not full, unless it is also the first one:
+    /// only the first and the last chunk may be shorter than [`CHUNK_LEN`].
     fn check_full_before_last(&self) {
         if let Some(before) = self.chunks.len().checked_sub(2).filter(|&chunk| chunk > 0) {
             let len = self.chunks[before].len();

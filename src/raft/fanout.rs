@@ -19,22 +19,28 @@ use super::quorum::quorum;
 use super::shared::Shared;
 use super::timing;
 
-/// Loss in permille from which thrifty sending starts with one peer more than needed: with two of
-/// four, both replies arrive at the first attempt in less than a third of the cases.
+/// Message loss in permille from which [`FanOut::Thrifty`] sends to one peer more than a quorum
+/// needs at the first attempt. At this loss a leader that sends to two of four peers gets both
+/// replies at the first attempt in less than half of the cases.
 const SPARE_LOSS_PERMILLE: u16 = 200;
-/// Messages whose fate must be known before the measured loss replaces the last leader's.
+/// Number of messages, each answered or counted as lost, that the leader must have sent before its
+/// own estimate of the loss replaces the one of the previous leader.
 const MEASURED_MIN: f64 = 12.0;
-/// A peer that lacks more entries than this, or than an append holds, gets appends out of turn.
+/// Number of entries that a peer may lack before the leader sends it appends at once, even if it is
+/// not one of the peers that the leader chose for the newest entries. If `append_entries_max`, the
+/// maximum number of entries of one append, is lower, that is the limit.
 const CATCH_UP_ENTRIES: usize = 64;
 
-/// What the leader wants peers to acknowledge.
+/// What the leader waits for: a number of peers that have acknowledged an entry and answered a
+/// round of messages.
 #[derive(Clone, Copy, Debug)]
 struct Goal {
     index: Index,
     round: Round,
-    /// Number of peers that are to reach it.
+    /// Number of peers that must acknowledge the entry at `index` and answer `round`.
     peers: usize,
-    /// Number of additional peers at the first attempt, in case messages get lost.
+    /// Number of peers, in addition to `peers`, that the leader sends to at the first attempt, in
+    /// case messages get lost.
     spare: usize,
 }
 
@@ -43,7 +49,9 @@ impl Goal {
         progress.match_index() >= self.index && progress.answered_round >= self.round
     }
 
-    /// Returns whether the messages in flight to a peer can let it reach the goal.
+    /// Returns whether the messages in flight to the peer suffice for the goal: if it answers them,
+    /// it has acknowledged the entry and answered the round. False if one of its replies is
+    /// overdue.
     fn is_pending_at(self, progress: &Progress, shared: &Shared) -> bool {
         progress.is_awaiting_reply(shared.now, &shared.config)
             && progress.covers(self.index)
@@ -52,8 +60,9 @@ impl Goal {
 }
 
 impl Leader {
-    /// Sends what is due. Called once at the end of a batch, so that one message carries everything
-    /// that the batch produced. All messages of a batch belong to one round.
+    /// Sends all messages to peers that are due: entries, retransmissions, heartbeats, probes, the
+    /// commit index and snapshot chunks. Called once at the end of a batch of inputs, so that one
+    /// message carries everything that the batch produced.
     pub(super) fn replicate(&mut self, shared: &mut Shared, out: &mut Effects) {
         self.measure_loss(shared);
         for progress in &mut self.progress {
@@ -93,8 +102,10 @@ impl Leader {
         );
     }
 
-    /// Sends the commit index to peers that no other message has told it within
-    /// [`Config::commit_notice_after`](crate::config::Config).
+    /// Sends the commit index, in a message without entries, to each peer that has not received it
+    /// with other messages within [`Config::commit_notice_after`](crate::config::Config). Skips
+    /// peers that do not answer or are receiving a snapshot. `round_before` is the last round of
+    /// earlier batches of inputs.
     fn send_commit_index(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
@@ -119,7 +130,8 @@ impl Leader {
         }
     }
 
-    /// Returns when [`Leader::replicate`] has something to do without a message.
+    /// Returns the next time at which the leader must act although no message arrives: it
+    /// retransmits, sends a heartbeat, chunk or commit index, or steps down.
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         let mut next = self.steps_down_at(shared).min(self.quorum_probe_at(shared));
         next = next.min(self.next_chunk_at(shared)).min(self.transfer.next_timeout(shared));
@@ -156,7 +168,9 @@ impl Leader {
         }
     }
 
-    /// Sends to as many peers as the goal lacks.
+    /// Sends the newest entries and the round that reads wait for to as many peers as must still
+    /// acknowledge them, first to the peers that the leader sent to least recently. `round_before`
+    /// is the last round of earlier batches of inputs.
     fn pursue_goal(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|peer| goal.is_reached_by(peer)).count();
@@ -204,8 +218,10 @@ impl Leader {
         self.send_order = order;
     }
 
-    /// Sends entries to each peer that lacks more than one append of them. Its turn in the
-    /// rotation, or a heartbeat, would bring it only one append at a time.
+    /// Sends entries to each peer that lacks many and answers, as far as the limit of entries in
+    /// flight to it allows. Otherwise a lagging peer would get only one append each time that the
+    /// leader chooses it for new entries or sends it a heartbeat. `round_before` is the last round
+    /// of earlier batches of inputs.
     fn catch_up(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let threshold = shared.config.append_entries_max.min(CATCH_UP_ENTRIES) as u64;
         let last = shared.log.last().index;
@@ -229,8 +245,10 @@ impl Leader {
         }
     }
 
-    /// Sends a peer what it needs to reach the goal, as far as its window allows. Returns whether
-    /// the goal is pending at that peer then.
+    /// Sends the peer at `position` the entries and the round that it lacks to reach `goal`, as far
+    /// as the limit of entries in flight to it allows. Returns whether the peer will reach the goal
+    /// if it answers the messages in flight. `round_before` is the last round of earlier batches of
+    /// inputs.
     fn send_towards(
         &mut self,
         position: usize,
@@ -260,9 +278,11 @@ impl Leader {
         goal.is_pending_at(&self.progress[position], shared)
     }
 
-    /// Sends one message: entries from the next index on, if `with_entries` is set, there are any
-    /// and the window has space; else a heartbeat. A heartbeat is omitted if the peer was sent a
-    /// message in this batch.
+    /// Sends one `AppendEntries` to the peer at `position`. It contains entries from the peer's
+    /// next index on if `with_entries` is set, there are any, and the limit of entries in flight to
+    /// the peer is not reached; otherwise it is a heartbeat. A heartbeat is omitted if the peer was
+    /// already sent a message in this batch of inputs. `round_before` is the last round of earlier
+    /// batches.
     fn send(
         &mut self,
         position: usize,
@@ -339,8 +359,9 @@ impl Leader {
         progress.last_sent_at.map_or(shared.now, |at| at + interval)
     }
 
-    /// Returns when 5/8 of the check-quorum window have passed without replies from a quorum. From
-    /// then on nothing can be committed, and only the probes to all peers carry new entries.
+    /// Returns when 5/8 of the check-quorum window will have passed without replies from a quorum;
+    /// [`Instant::MAX`] without peers. After that nothing can be committed, and only the probes to
+    /// all peers carry new entries.
     fn quorum_silent_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -351,7 +372,8 @@ impl Leader {
 
     /// Returns when to send to all peers because a quorum has not answered. Otherwise a leader that
     /// sends to a rotating subset could step down because of lost messages although all replicas
-    /// are healthy. The interval doubles twice.
+    /// are healthy. Successive probes are one, two and then four times `quorum_probe_interval`
+    /// apart.
     fn quorum_probe_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -366,8 +388,9 @@ impl Leader {
         }
     }
 
-    /// Measures the loss in one direction from the share of answered messages, assuming the same
-    /// loss in both directions. Peers that seem to be down are left out.
+    /// Measures the message loss in one direction from the share of messages that peers have
+    /// answered, assuming the same loss in both directions. Peers that seem to be down are left
+    /// out.
     fn measure_loss(&mut self, shared: &mut Shared) {
         let alive = self.progress.iter().filter(|peer| !peer.is_silent(shared.loss_permille));
         let (answered, samples) =

@@ -17,16 +17,18 @@ use super::transfer;
 /// appends and this replica truncates only what differs from the leader's log.
 #[derive(Debug)]
 pub(super) struct Follower {
-    /// When it campaigns, unless it hears a leader or votes before.
+    /// When the follower campaigns, unless it hears from a leader or grants a vote before.
     election_at: Instant,
-    /// The index up to which the log is known to be equal to that of this term's leader.
+    /// Index up to which this replica's log is known to be equal to the log of the current term's
+    /// leader.
     pub(super) matched_index: Index,
-    /// The round of the last snapshot chunk in this term; 0 before the first.
+    /// Round number of the last snapshot chunk of the current term that was passed to the driver; 0
+    /// if there was none. The reply that reports the installed snapshot echoes it.
     pub(super) install_round: Round,
 }
 
 impl Follower {
-    /// Returns a follower with a new election timeout that knows nothing of this term's leader.
+    /// Returns a follower with a new random election timeout, whose `matched_index` is zero.
     pub(super) fn new(shared: &mut Shared) -> Follower {
         let timeout = shared.draw_election_timeout();
         Follower::with_timeout_at(shared.now + timeout)
@@ -36,7 +38,8 @@ impl Follower {
         Follower { election_at, matched_index: Index::ZERO, install_round: Round(0) }
     }
 
-    /// Returns the follower that a replica starts as.
+    /// Returns the state of a replica at its start: a follower whose election timeout is counted
+    /// from the time at which it first accepts peer messages.
     pub(super) fn at_start(shared: &mut Shared) -> Follower {
         // A new replica has had no leader to wait for: it waits as configured.
         let timeout = if shared.leader_heard_at.is_none() {
@@ -47,8 +50,9 @@ impl Follower {
         Follower::with_timeout_at(shared.silent_until + timeout)
     }
 
-    /// Shortens the first election timeout because a client waits. A random part remains, so that
-    /// not all replicas campaign at once.
+    /// Shortens the election timeout of a new replica, which has heard no leader and is in term 0,
+    /// because a client's request waits. The timeout keeps a random part, so that not all replicas
+    /// campaign at once.
     pub(super) fn hurry_first_election(&mut self, shared: &mut Shared) {
         if shared.leader_heard_at.is_none() && shared.term() == Term(0) {
             let random_part = shared.draw_first_election_timeout();
@@ -57,8 +61,8 @@ impl Follower {
         }
     }
 
-    /// Returns the follower in a new term. A higher term alone is no sign of a leader, so the
-    /// election timeout stays.
+    /// Returns this follower after its term was raised. The election timeout stays, because a
+    /// higher term alone is no sign of a leader.
     pub(super) fn at_new_term(self) -> Follower {
         Follower::with_timeout_at(self.election_at)
     }
@@ -111,13 +115,14 @@ impl Follower {
         self.election_at = shared.now + shared.draw_election_timeout();
     }
 
-    /// Returns the index up to which the log is final: committed, or equal to the log of this
-    /// term's leader, which only appends.
+    /// Returns the index up to which this replica's log is final: committed, or equal to the log of
+    /// the current term's leader, which only appends.
     pub(super) fn settled_index(&self, shared: &Shared) -> Index {
         shared.commit_index().max(self.matched_index)
     }
 
-    /// Returns the first entry of an append that differs from the final part of the log.
+    /// Returns the id of the first entry of an append, `prev` included, that differs from the final
+    /// part of this replica's log; `None` if no entry does.
     fn find_contradiction(&self, shared: &Shared, append: &AppendEntries) -> Option<EntryId> {
         let settled = self.settled_index(shared);
         std::iter::once(append.prev)
@@ -126,7 +131,8 @@ impl Follower {
             .find(|&id| shared.contradicts(id))
     }
 
-    /// Receiver rules 2 to 5 of `AppendEntries` (Figure 2). Rule 1 is in `replica/admission.rs`.
+    /// Handles an `AppendEntries` of the current term's leader: receiver rules 2 to 5 (Figure 2).
+    /// Rule 1, about the term, is in `replica/admission.rs`.
     fn on_append_entries(
         &mut self,
         shared: &mut Shared,
@@ -174,7 +180,8 @@ impl Follower {
         self.acknowledge(shared, from, append, out);
     }
 
-    /// Replies up to where the log is durable and equal to the leader's.
+    /// Acknowledges the entries that are durable and equal to the leader's log: at once for a
+    /// heartbeat, and when the new entries are durable for an append with entries.
     fn acknowledge(
         &self,
         shared: &mut Shared,
@@ -201,8 +208,9 @@ impl Follower {
         }
     }
 
-    /// Receiver rule 2 of `RequestVote` (Figure 2); the request's term is the current one by now. A
-    /// refused vote gets no reply, because the candidate counts granted votes only.
+    /// Grants a vote if receiver rule 2 of `RequestVote` (Figure 2) allows it; the request's term
+    /// must be the current one. A refused vote gets no reply, because the candidate counts granted
+    /// votes only.
     fn on_request_vote(
         &mut self,
         shared: &mut Shared,
@@ -234,7 +242,7 @@ impl Follower {
         shared.send(from, PeerMsg::VoteReply(reply), out);
     }
 
-    /// Asserts the invariant.
+    /// Panics if the invariant of [`Follower`] is violated.
     pub(super) fn check(&self, shared: &Shared) {
         assert!(
             self.matched_index <= shared.log.last().index,

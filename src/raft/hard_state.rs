@@ -7,7 +7,7 @@ use crate::types::{JobSequence, NodeId, Term};
 use super::effects::HardState;
 use super::rules;
 
-/// The current term and vote, and the job of the log writer that makes them durable.
+/// The current term and vote, and the number of the log writer's job that makes them durable.
 ///
 /// Invariant: the term never falls; within a term the vote changes at most once, from none to a
 /// replica.
@@ -16,15 +16,17 @@ pub(super) struct TermAndVote {
     current: HardState,
     /// Whether `current` has not been handed to the log writer yet.
     is_unwritten: bool,
-    /// The last job that wrote a hard state; 0 before the first.
+    /// Number of the last job that wrote a hard state; 0 before the first.
     job: JobSequence,
 }
 
 impl TermAndVote {
-    /// Starts from the state on disk, in a term of at least `term_min`.
+    /// Returns the term and vote after a start: those on disk, or the term `term_min` without a
+    /// vote if the term on disk is lower.
     ///
-    /// A snapshot can be on disk before the term of its last entry is. The replica has not voted in
-    /// that term then: a vote is shown only when it is durable.
+    /// The term on disk is lower if a snapshot became durable before the term of its last entry
+    /// did. The replica cannot have voted in that term, because it reveals a vote only when the
+    /// vote is durable.
     pub(super) fn recovered(durable: HardState, term_min: Term) -> TermAndVote {
         let is_unwritten = term_min > durable.term;
         let current =
@@ -41,7 +43,8 @@ impl TermAndVote {
         self.current.voted_for
     }
 
-    /// Starts a higher term, with a vote if this replica campaigns in it.
+    /// Starts the higher term `term`. `voted_for` is this replica if it campaigns in that term,
+    /// else `None`.
     pub(super) fn start_term(&mut self, term: Term, voted_for: Option<NodeId>) {
         assert!(
             self.current.term < term && term <= Term::MAX,
@@ -52,7 +55,8 @@ impl TermAndVote {
         self.is_unwritten = true;
     }
 
-    /// Votes in the current term, once (§5.2).
+    /// Records the vote for `candidate` in the current term. A replica votes once per term (§5.2),
+    /// so a vote for another candidate panics; a repeated vote changes nothing.
     pub(super) fn vote_for(&mut self, candidate: NodeId, config: &Config) {
         let before = self.current.voted_for;
         if before == Some(candidate) {
@@ -67,7 +71,8 @@ impl TermAndVote {
         self.is_unwritten = true;
     }
 
-    /// Returns whether the current term and vote are durable when all jobs up to `done` are.
+    /// Returns whether the current term and vote are durable, given that the log writer has done
+    /// all jobs up to `done`.
     pub(super) fn is_durable(&self, done: JobSequence) -> bool {
         !self.is_unwritten && self.job <= done
     }
@@ -76,7 +81,8 @@ impl TermAndVote {
         self.is_unwritten
     }
 
-    /// Returns the hard state that `job` has to write, if it has changed since the last job.
+    /// Returns the hard state that `job` must write, and marks it as handed out; `None` if it has
+    /// not changed since the previous job.
     pub(super) fn take_unwritten(&mut self, job: JobSequence) -> Option<HardState> {
         assert!(self.job < job, "job {job} after {}", self.job);
         if !self.is_unwritten {

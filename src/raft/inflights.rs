@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::config::Config;
 use crate::types::Index;
 
-/// Appends with entries that were sent and not acknowledged.
+/// The `AppendEntries` messages with entries that were sent to one follower and not acknowledged.
 ///
 /// Invariant: ordered by last index; `bytes` is the sum of their lengths.
 #[derive(Debug, Default)]
@@ -14,12 +14,12 @@ pub(super) struct Inflights {
     bytes: usize,
 }
 
-/// One append in flight.
+/// One `AppendEntries` message in flight.
 #[derive(Clone, Copy, Debug)]
 struct Inflight {
-    /// Index of its last entry.
+    /// Index of the last entry in the message.
     last: Index,
-    /// Total length of its records.
+    /// Total length in bytes of the message's entries.
     bytes: usize,
 }
 
@@ -36,17 +36,19 @@ impl Inflights {
         self.bytes
     }
 
-    /// Returns the index of the last entry in flight.
+    /// Returns the index of the last entry in flight; `None` if no entries are in flight.
     pub(super) fn last(&self) -> Option<Index> {
         self.appends.back().map(|append| append.last)
     }
 
-    /// Returns whether another append has to wait. The last append sent may exceed the byte limit.
+    /// Returns whether the appends in flight have reached the limit in number or in bytes, so that
+    /// no further append with entries may be sent. The last append may exceed the limit in bytes.
     pub(super) fn is_full(&self, config: &Config) -> bool {
         self.appends.len() >= config.inflight_appends_max || self.bytes >= config.inflight_bytes_max
     }
 
-    /// Adds an append that ends with `last`.
+    /// Adds an append that was sent. Its last entry has index `last`; its entries have `bytes`
+    /// bytes.
     pub(super) fn push(&mut self, last: Index, bytes: usize) {
         assert!(
             self.last().is_none_or(|before| before < last),
@@ -57,7 +59,7 @@ impl Inflights {
         self.bytes += bytes;
     }
 
-    /// Removes the appends that an acknowledgement up to `acked` covers.
+    /// Removes the appends whose entries are all acknowledged: those that end at or before `acked`.
     pub(super) fn acknowledge(&mut self, acked: Index) {
         while let Some(append) = self.appends.pop_front_if(|append| append.last <= acked) {
             assert!(append.bytes <= self.bytes, "{} bytes of {}", append.bytes, self.bytes);
@@ -70,13 +72,13 @@ impl Inflights {
         );
     }
 
-    /// Removes all appends: they are taken for lost.
+    /// Removes all appends, because they are considered lost.
     pub(super) fn clear(&mut self) {
         self.appends.clear();
         self.bytes = 0;
     }
 
-    /// Asserts the invariant.
+    /// Panics in debug builds if the invariant of [`Inflights`] is violated.
     pub(super) fn check(&self) {
         debug_assert!(self.appends.iter().is_sorted_by_key(|append| append.last), "{self:?}");
         debug_assert_eq!(

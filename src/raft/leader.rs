@@ -19,45 +19,54 @@ use super::shared::Shared;
 use super::timing;
 use super::transfer::LeadershipTransfer;
 
-/// Rounds whose start is remembered. A reply to an older round still counts as a reply.
+/// Maximum number of recent rounds of messages whose start time is kept. A reply to an older round
+/// still proves that the peer is alive, but confirms no lease and measures no round trip.
 const ROUNDS_MAX: usize = 1 << 16;
 
-/// The replica that leads its term.
+/// The state of the replica that leads its term.
 ///
 /// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered, and `round` is the
-/// last round begun. The log only grows: nothing here truncates it.
+/// last round begun. The log only grows: a leader never truncates it.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) progress: Vec<Progress>,
-    /// The no-op that started this leadership. Until it is committed the leader does not know what
-    /// earlier terms committed (§8), and serves no reads.
+    /// Index of the no-op that this leader appended first. Until the no-op is committed, the leader
+    /// does not know what earlier terms committed (§8), and serves no reads.
     first_index: Index,
-    /// The last round begun; 0 before the first.
+    /// Number of the last round of messages begun; 0 before the first.
     pub(super) round: Round,
-    /// When the latest rounds began, by this replica's clock before they were sent.
+    /// The latest rounds with their start times, each read from this replica's clock before the
+    /// first message of the round was sent.
     rounds: VecDeque<(Round, Instant)>,
     pub(super) reads: Reads,
     pub(super) transfer: LeadershipTransfer,
-    /// When it last sent to all peers because a quorum did not answer.
+    /// When this leader last sent a probe to all peers because a quorum did not answer; `None` if
+    /// never.
     pub(super) quorum_probed_at: Option<Instant>,
-    /// How often it has done so since a quorum last answered, minus 1.
+    /// Number of probes to all peers since a quorum last answered, minus 1.
     pub(super) quorum_probes: u32,
-    /// Index of the last entry that has been sent at least once.
+    /// Index of the log's last entry when the leader last tried to send its entries to the peers
+    /// that it needs for a quorum. Entries after this index have not been part of an attempt yet.
     pub(super) attempted_index: Index,
-    /// The last round that has been sent for reads.
+    /// Number of the round that the oldest waiting read needed when the leader last tried to send
+    /// to the peers that it needs for a quorum; 0 if no read waited.
     pub(super) attempted_round: Round,
-    /// Peers that get a message at the next flush: they asked for votes or rejected an append.
+    /// Peers that get a message at the next flush in any case, for example because they asked for
+    /// votes or rejected an append.
     pub(super) urgent: Vec<NodeId>,
-    /// Since when a peer that answers does not know the commit index; `None` if all know it.
+    /// Time since which some peer that answers has not been sent the current commit index; `None`
+    /// if all of them have.
     pub(super) commit_unsent_since: Option<Instant>,
-    /// Snapshots that a peer has received and discarded, to be reported to the driver.
+    /// Snapshots that a peer received completely and then discarded; reported to the driver at the
+    /// next flush.
     pub(super) suspect_snapshots: Vec<SnapshotId>,
-    /// Positions of peers in the order of sending. Kept between batches for its memory.
+    /// Scratch space of `pursue_goal`: positions of peers in the order of sending. Kept between
+    /// batches to reuse the allocation.
     pub(super) send_order: Vec<usize>,
 }
 
 impl Leader {
-    /// Starts a leadership with a no-op of the new term (§8).
+    /// Returns the state of a new leader, whose first entry is a no-op of the new term (§8).
     pub(super) fn new(shared: &mut Shared) -> Leader {
         assert!(
             shared.log.last().term < shared.term(),
@@ -120,8 +129,8 @@ impl Leader {
         Transition::Follow { term: shared.term(), leader: None }
     }
 
-    /// Accepts or refuses a client's request (§8). When this returns, an accepted write is in the
-    /// log.
+    /// Accepts or refuses a client's request (§8). An accepted write is in the log when this
+    /// function returns; an accepted read waits for its confirmation.
     pub(super) fn on_client(
         &mut self,
         shared: &mut Shared,
@@ -150,25 +159,26 @@ impl Leader {
         }
     }
 
-    /// Answers a pre-vote with a message at the next flush: that peer has not heard this leader.
+    /// Schedules a message to a peer that asked for a pre-vote: the peer has not heard from this
+    /// leader.
     pub(super) fn on_pre_vote(&mut self, from: NodeId) {
         self.mark_urgent(from);
     }
 
-    /// Schedules a message to every peer for the next flush.
+    /// Schedules a message to every peer for the next flush, even if none is due.
     pub(super) fn mark_all_urgent(&mut self) {
         self.urgent.clear();
         self.urgent.extend(self.progress.iter().map(|peer| peer.id));
     }
 
-    /// Schedules a message to a peer for the next flush.
+    /// Schedules a message to `peer` for the next flush, even if none is due.
     pub(super) fn mark_urgent(&mut self, peer: NodeId) {
         if !self.urgent.contains(&peer) {
             self.urgent.push(peer);
         }
     }
 
-    /// Returns the progress of a peer whose message was admitted.
+    /// Returns the progress of the peer with this id. Panics if the id is not that of a peer.
     pub(super) fn progress_of(&mut self, peer: NodeId) -> &mut Progress {
         self.progress.iter_mut().find(|progress| progress.id == peer).expect("admitted peers only")
     }
@@ -209,8 +219,8 @@ impl Leader {
         }
     }
 
-    /// Advances the commit index to what a quorum holds durably, if that entry is of this term
-    /// (§5.4.2). This replica counts for its durable entries only.
+    /// Advances the commit index to the last entry that a quorum holds durably, if that entry is of
+    /// the current term (§5.4.2). This replica counts only up to its own last durable entry.
     pub(super) fn advance_commit(&self, shared: &mut Shared) {
         let (durable, last) = (shared.log.durable_index(), shared.log.last().index);
         let own = rules::own_match_index(durable, last, &shared.config);
@@ -223,7 +233,8 @@ impl Leader {
         }
     }
 
-    /// Releases the reads that are confirmed.
+    /// Hands those waiting reads to the applier that a quorum has confirmed, or all of them while
+    /// the lease is valid. None is handed over before the leader's no-op is committed.
     pub(super) fn release_reads(&mut self, shared: &mut Shared) {
         let confirmed = self.confirmed_round(shared);
         assert!(confirmed <= self.round.next(), "{confirmed:?} is confirmed of {:?}", self.round);
@@ -235,13 +246,14 @@ impl Leader {
         self.reads.release(shared, confirmed, lease_is_valid);
     }
 
-    /// Records that a peer lost its disk and that its log now ends with `rejoin.last`: everything
-    /// after it is sent again.
+    /// Records that the peer `from` lost its disk and that its log now ends with `rejoin.last`:
+    /// entries after that are sent again.
     ///
-    /// Its acknowledgements counted rightly: it had those entries then, so what was committed with
-    /// them stays committed. Until it has them again it does not vote, and no replica without them
-    /// is elected without its vote. A late acknowledgement may raise the match index again; the
-    /// peer asks until it has caught up, and each question resets the match index.
+    /// The peer's earlier acknowledgements remain valid: it had those entries then, so what was
+    /// committed with them stays committed. Until the peer has those entries again it does not
+    /// vote, and no replica without them is elected without its vote. A late acknowledgement may
+    /// raise the match index again; the peer asks until it has caught up, and each request resets
+    /// the match index.
     pub(super) fn on_rejoin(&mut self, shared: &Shared, from: NodeId, rejoin: Rejoin) {
         let progress = self.progress_of(from);
         progress.asked_to_rejoin_at = Some(shared.now);
@@ -266,13 +278,14 @@ impl Leader {
             && (!self.progress.iter().any(is_low) || self.quorum_has_disk_space(shared))
     }
 
-    /// Returns whether a follower gets no entries because its disk is full and a quorum can store
-    /// them without it.
+    /// Returns whether the follower at `position` gets no entries, because its disk is almost full
+    /// and a quorum can store them without it.
     pub(super) fn spares(&self, position: usize, shared: &Shared) -> bool {
         self.progress[position].disk == DiskState::Low && self.quorum_has_disk_space(shared)
     }
 
-    /// Returns whether the replicas that answer and have disk space are a quorum.
+    /// Returns whether the replicas with enough disk space, not counting peers that do not answer,
+    /// form a quorum.
     fn quorum_has_disk_space(&self, shared: &Shared) -> bool {
         let can_store = |peer: &&Progress| {
             peer.disk == DiskState::Healthy && !peer.is_silent(shared.loss_permille)
@@ -283,7 +296,8 @@ impl Leader {
 
     // Rounds.
 
-    /// Begins a round, before its first message is sent.
+    /// Begins a round: draws the next round number and records its start time. Must be called
+    /// before the round's first message is sent.
     pub(super) fn begin_round(&mut self, shared: &Shared) {
         self.round = self.round.next();
         assert!(
@@ -302,13 +316,14 @@ impl Leader {
         }
     }
 
-    /// Returns when a round began; `None` if it is too old or was never begun.
+    /// Returns when `round` began; `None` if it is too old to be remembered or was never begun.
     pub(super) fn round_began_at(&self, round: Round) -> Option<Instant> {
         let position = self.rounds.binary_search_by_key(&round, |&(begun, _)| begun).ok()?;
         Some(self.rounds[position].1)
     }
 
-    /// Returns the last round that a quorum has answered.
+    /// Returns the number of the last round that a quorum has answered. A replica without peers is
+    /// a quorum: even its next round is confirmed.
     fn confirmed_round(&self, shared: &Shared) -> Round {
         if self.progress.is_empty() {
             // A lone replica is a quorum: even its next round is confirmed.
@@ -317,7 +332,8 @@ impl Leader {
         self.reached(shared, self.round, |peer| peer.answered_round)
     }
 
-    /// Returns when the last round began that a quorum has answered; now, if this replica is alone.
+    /// Returns the start time of the last round that a quorum has answered, or the current time if
+    /// this replica has no peers; `None` if the round is too old to be remembered.
     pub(super) fn confirmed_at(&self, shared: &Shared) -> Option<Instant> {
         if self.progress.is_empty() {
             return Some(shared.now);
@@ -325,13 +341,15 @@ impl Leader {
         self.round_began_at(self.confirmed_round(shared))
     }
 
-    /// Returns the latest instant since which every replica of some quorum has answered.
+    /// Returns the latest time since which each member of some quorum has answered; this replica
+    /// counts as answering now.
     pub(super) fn quorum_heard_at(&self, shared: &Shared) -> Instant {
         self.reached(shared, shared.now, |peer| peer.last_reply_at)
     }
 
-    /// Returns the highest value that a quorum has reached, this replica with `own` included. The
-    /// values are on the stack because this runs several times per batch.
+    /// Returns the highest value that a quorum of the replicas has reached. `own` is this replica's
+    /// value; `of` returns the value of a peer. The values are kept on the stack because this runs
+    /// several times per batch.
     fn reached<T: Ord + Copy>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
         assert!(
             self.progress.len() + 1 == shared.replicas(),
@@ -346,7 +364,8 @@ impl Leader {
         reached_by_quorum(&mut values[..shared.replicas()], &shared.config)
     }
 
-    /// Returns when this leader steps down unless a quorum answers before.
+    /// Returns when this leader steps down if no quorum answers before; [`Instant::MAX`] without
+    /// peers.
     pub(super) fn steps_down_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -355,7 +374,7 @@ impl Leader {
         self.quorum_heard_at(shared) + window
     }
 
-    /// Asserts the invariant.
+    /// Panics if the invariant of [`Leader`] is violated.
     pub(super) fn check(&self, shared: &Shared) {
         assert!(shared.leader == Some(shared.id), "a leader that follows {:?}", shared.leader);
         assert!(

@@ -7,27 +7,29 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::types::{Instant, Round};
 
-/// Messages whose replies are awaited for the estimate of loss.
+/// Maximum number of recent messages to a peer that are neither answered nor counted as lost; only
+/// these are used to estimate the loss.
 const UNDECIDED_MAX: usize = 16;
-/// A peer that did not answer for this many heartbeat intervals was down or partitioned. Messages
-/// sent to it meanwhile say nothing about loss.
+/// Number of heartbeat intervals without a reply after which a peer is assumed to have been down or
+/// partitioned. Messages that were sent to it in that time do not count as lost.
 const ABSENT_HEARTBEATS: u32 = 3;
-/// The estimate of loss is a mean over about this many messages.
+/// Approximate number of recent messages over which the share of answered messages is averaged.
 const SAMPLES_MAX: f64 = 32.0;
 
-/// Estimates for the link to one peer.
+/// Estimates of the round-trip time and the message loss to one peer.
 #[derive(Debug)]
 pub(super) struct LinkEstimate {
     round_trip: Option<RoundTrip>,
-    /// Rounds that were neither answered nor counted as lost, with the time of sending.
+    /// Rounds of messages to the peer that were neither answered nor counted as lost, with the time
+    /// of sending.
     undecided: VecDeque<(Round, Instant)>,
-    /// Mean share of messages that were answered.
+    /// Mean share of messages that the peer answered, from 0 to 1.
     answered_mean: f64,
-    /// Messages that the mean is based on, at most [`SAMPLES_MAX`].
+    /// Number of messages that `answered_mean` is based on, at most [`SAMPLES_MAX`].
     samples: f64,
 }
 
-/// Smoothed round-trip time, as in TCP (RFC 6298).
+/// Round-trip time of messages to the peer and its variation, both smoothed as in TCP (RFC 6298).
 #[derive(Clone, Copy, Debug)]
 struct RoundTrip {
     smoothed: Duration,
@@ -35,7 +37,7 @@ struct RoundTrip {
 }
 
 impl LinkEstimate {
-    /// Returns an estimate without samples: no message is lost.
+    /// Returns the estimate before the first sample: no round-trip time, and no message lost.
     pub(super) fn new() -> LinkEstimate {
         LinkEstimate {
             round_trip: None,
@@ -45,18 +47,19 @@ impl LinkEstimate {
         }
     }
 
-    /// Returns how long a reply may take; `None` before the first reply.
+    /// Returns how long a reply of the peer may take: the smoothed round-trip time plus four times
+    /// its variation. `None` before the first reply.
     pub(super) fn reply_timeout(&self) -> Option<Duration> {
         self.round_trip.map(|round_trip| round_trip.smoothed + round_trip.variation * 4)
     }
 
-    /// Returns the mean share of messages that were answered, and the number of messages that it is
-    /// based on.
+    /// Returns the mean share of messages that the peer answered, from 0 to 1, and the number of
+    /// messages that this mean is based on.
     pub(super) fn answered_share(&self) -> (f64, f64) {
         (self.answered_mean, self.samples)
     }
 
-    /// Records a message of `round`.
+    /// Records that a message of round `round` was sent to the peer at `now`.
     pub(super) fn record_sent(&mut self, round: Round, now: Instant) {
         if self.undecided.len() >= UNDECIDED_MAX {
             self.undecided.pop_front();
@@ -69,9 +72,10 @@ impl LinkEstimate {
         self.undecided.push_back((round, now));
     }
 
-    /// Records the reply to `answered` from a peer that had last replied at `last_reply_at`, and
-    /// counts earlier messages as lost whose replies are overdue. The limit is fixed and not the
-    /// retransmission timeout, because a late reply is no loss.
+    /// Records that the peer has answered the round `answered`, and counts earlier messages as lost
+    /// if their replies are overdue. `last_reply_at` is the time of the peer's previous reply. A
+    /// reply is overdue after `retransmit_timeout_initial`, not after the shorter retransmission
+    /// timeout, because a late reply is no loss.
     pub(super) fn record_reply(
         &mut self,
         answered: Round,
@@ -97,7 +101,7 @@ impl LinkEstimate {
         debug_assert!((0.0..=1.0).contains(&share), "{share} of {samples} messages were answered");
     }
 
-    /// Adds a measured round-trip time.
+    /// Adds a measured round-trip time to the smoothed one.
     pub(super) fn add_round_trip(&mut self, took: Duration) {
         let Some(RoundTrip { smoothed, variation }) = &mut self.round_trip else {
             self.round_trip = Some(RoundTrip { smoothed: took, variation: took / 2 });

@@ -11,7 +11,8 @@ use crate::types::{EntryId, Index, Term};
 use super::entries::Entries;
 use super::rules;
 
-/// A replica's log behind its base, the last entry that was compacted away.
+/// The part of a replica's log that is in memory: the entries after the base. The base is the last
+/// entry that was compacted away.
 ///
 /// Invariant: `entries[i]` has index `base.index + 1 + i`; terms never decrease from the base on;
 /// `base.index <= durable_index <= last index`; `bytes` is the sum of the record lengths.
@@ -24,7 +25,7 @@ pub struct LogTail {
     buffer: RecordBuffer,
 }
 
-/// The result of [`LogTail::splice`].
+/// The changes that a call of [`LogTail::splice`] has made to the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spliced {
     /// Index of the first new entry; `None` if the log has not changed.
@@ -34,7 +35,8 @@ pub struct Spliced {
 }
 
 impl LogTail {
-    /// Builds the log that a replica found on its disk behind `base`. All of it is durable.
+    /// Returns the log that a replica found on its disk: `entries` follow `base`, the last entry of
+    /// its snapshot. All entries are durable.
     pub fn recovered(base: EntryId, entries: Vec<Entry>) -> LogTail {
         let count = entries.len() as u64;
         let mut log = LogTail { base, durable_index: base.index, ..LogTail::default() };
@@ -50,18 +52,18 @@ impl LogTail {
         log
     }
 
-    /// Returns the id of the last entry, or the base if there is none.
+    /// Returns the id of the last entry, or of the base if the log has no entries.
     pub fn last(&self) -> EntryId {
         self.entries.back().map_or(self.base, Entry::id)
     }
 
-    /// Returns the entry before the first one; [`EntryId::ZERO`] if the log was never compacted.
-    /// All entries up to it are committed and in a snapshot.
+    /// Returns the id of the base, the entry before the first one in this log; [`EntryId::ZERO`] if
+    /// the log was never compacted. All entries up to the base are committed and in a snapshot.
     pub fn base(&self) -> EntryId {
         self.base
     }
 
-    /// Returns the total length of the records in bytes.
+    /// Returns the total length in bytes of the encoded entries in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -76,13 +78,14 @@ impl LogTail {
         self.entries.get(self.position(index)?)
     }
 
-    /// Returns the position of `index` in `entries`, or where it would be; `None` at or before the
-    /// base.
+    /// Returns the position in `entries` of the entry with this index, or where it would be if it
+    /// is past the last entry; `None` at or before the base.
     fn position(&self, index: Index) -> Option<usize> {
         usize::try_from(index.0.checked_sub(self.base.index.0 + 1)?).ok()
     }
 
-    /// Returns the term at `index`; `None` before the base and past the last entry.
+    /// Returns the term of the entry at `index`, which may be the base; `None` before the base and
+    /// past the last entry.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             Some(self.base.term)
@@ -91,7 +94,8 @@ impl LogTail {
         }
     }
 
-    /// Returns the id at `index`, which must be the base or in the log.
+    /// Returns the id of the entry at `index`. Panics if the index is before the base or past the
+    /// last entry.
     pub fn id_at(&self, index: Index) -> EntryId {
         let Some(term) = self.term_at(index) else {
             panic!("index {index} is not in the log from {} to {}", self.base, self.last())
@@ -104,9 +108,9 @@ impl LogTail {
         self.term_at(id.index) == Some(id.term)
     }
 
-    /// Returns the last entry up to `hint.index` with a term of at most `hint.term`: a log that
-    /// contains `hint` cannot agree with this one past it. Returns [`EntryId::ZERO`] if that entry
-    /// is before the base.
+    /// Returns the last entry at which this log may agree with a log that contains `hint`: the last
+    /// one with an index of at most `hint.index` and a term of at most `hint.term`. Returns
+    /// [`EntryId::ZERO`] if that entry is before the base.
     pub fn last_agreement(&self, hint: EntryId) -> EntryId {
         let may_agree = |id: EntryId| id.index <= hint.index && id.term <= hint.term;
         // Terms never decrease, so a binary search finds it.
@@ -120,8 +124,8 @@ impl LogTail {
         agreement
     }
 
-    /// Returns entries from `from` on: at most `count_max`, and at most `bytes_max` bytes unless
-    /// the first one alone is larger.
+    /// Returns entries from index `from` on: at most `count_max`, and at most `bytes_max` bytes
+    /// unless the first entry alone is larger.
     pub fn slice(&self, from: Index, count_max: usize, bytes_max: usize) -> Vec<Entry> {
         assert!(count_max > 0, "a slice of no entries");
         let start = self.position(from).unwrap_or(0);
@@ -138,12 +142,12 @@ impl LogTail {
             .collect()
     }
 
-    /// Returns all entries from `from` on.
+    /// Returns all entries from index `from` on.
     pub fn tail(&self, from: Index) -> Vec<Entry> {
         self.slice(from, usize::MAX, usize::MAX)
     }
 
-    /// Encodes and appends an entry of a leader.
+    /// Encodes a new entry of this replica, the leader of `term`, and appends it to the log.
     pub fn append(&mut self, term: Term, kind: EntryKind, payload: &[u8]) -> &Entry {
         assert!(term > Term(0), "a leader of term 0");
         let id = EntryId { term, index: self.last().index.next() };
@@ -152,9 +156,9 @@ impl LogTail {
         self.entries.back().expect("just pushed")
     }
 
-    /// Merges a leader's `entries`, which follow an entry of this log (§5.3, receiver rules 3 and
-    /// 4). Entries that the log already contains stay, also those past the end of `entries`: a late
-    /// or repeated message changes nothing.
+    /// Merges a leader's `entries` into the log (§5.3, receiver rules 3 and 4). They must follow an
+    /// entry of this log. Entries that the log already contains stay, and so do those after them
+    /// unless an entry conflicts: a late or repeated message changes nothing.
     pub fn splice(&mut self, entries: &[Entry], commit_index: Index, config: &Config) -> Spliced {
         let Some(first) = entries.first() else { return Spliced::default() };
         assert!(
@@ -189,8 +193,9 @@ impl LogTail {
         done
     }
 
-    /// Records that the disk contains `synced` and all entries before it, unless `synced` has been
-    /// replaced since. Returns whether the durable index has advanced.
+    /// Records that the disk contains the entry `synced` and all entries before it. If `synced` has
+    /// been replaced in the log since it was written, nothing changes. Returns whether the durable
+    /// index has advanced.
     pub fn mark_durable(&mut self, synced: EntryId, config: &Config) -> bool {
         let counts = rules::sync_counts(self.holds(synced), synced, self.last(), config);
         if counts && synced.index > self.durable_index {
@@ -201,9 +206,9 @@ impl LogTail {
         false
     }
 
-    /// Removes entries up to `index`, oldest first, until at most `bytes_kept` bytes remain; at
-    /// most `count_max` of them, because freeing memory takes time. They must be committed and in a
-    /// snapshot. Entries that are not durable stay.
+    /// Removes entries up to `index` from memory, oldest first, until at most `bytes_kept` bytes
+    /// remain. Removes at most `count_max` entries, because freeing memory takes time. The entries
+    /// must be committed and in a snapshot. Entries that are not durable stay.
     pub fn compact(&mut self, index: Index, bytes_kept: usize, count_max: usize) {
         let index = index.min(self.durable_index);
         for _ in 0..count_max {
@@ -223,8 +228,8 @@ impl LogTail {
         self.check_durable();
     }
 
-    /// Replaces the log by an empty one behind `last`, the end of a snapshot. The old entries
-    /// cannot be told from ones that contradict the snapshot.
+    /// Replaces the log by an empty one that starts after `last`, the last entry of an installed
+    /// snapshot. The old entries are dropped because they may contradict the snapshot.
     pub fn restart(&mut self, last: EntryId) {
         assert!(last.index > self.base.index, "the log restarts at {last}, before {}", self.base);
         self.entries = Entries::default();
@@ -266,7 +271,7 @@ impl LogTail {
         );
     }
 
-    /// Asserts the order of base, durable index and last index.
+    /// Panics unless base <= durable index <= last index.
     fn check_durable(&self) {
         let (base, last) = (self.base.index, self.last().index);
         assert!(
@@ -295,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn late_append_changes_nothing_and_conflict_truncates() {
+    fn stale_append_is_a_noop_and_conflict_truncates_the_log() {
         let config = Config::server();
         let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 2, 2]));
         assert_eq!(log.splice(&entries(2, &[1]), Index(1), &config), Spliced::default());
@@ -313,13 +318,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "committed entry")]
-    fn committed_entry_is_never_replaced() {
+    fn replacing_a_committed_entry_panics() {
         let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1]));
         log.splice(&entries(2, &[2]), Index(2), &Config::server());
     }
 
     #[test]
-    fn slices_obey_both_limits_with_at_least_one_entry() {
+    fn slice_limits_entries_and_bytes_after_the_first_entry() {
         let log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 1, 1]));
         assert_eq!(log.slice(Index(2), 2, usize::MAX).len(), 2);
         assert_eq!(log.slice(Index(1), 9, 1).len(), 1);
@@ -356,7 +361,7 @@ mod tests {
     proptest! {
         /// Compares with the rule of the paper on plain vectors.
         #[test]
-        fn splice_agrees_with_the_paper(
+        fn splice_follows_the_append_entries_rule_of_raft(
             own in proptest::collection::vec(1_u64..4, 0..12),
             sent in proptest::collection::vec(1_u64..4, 0..12),
             prev in 0_usize..12,
@@ -389,7 +394,7 @@ mod tests {
 
         /// Compares with a search backwards through the log.
         #[test]
-        fn agreement_equals_a_linear_search(
+        fn last_agreement_matches_a_linear_search(
             own in proptest::collection::vec(1_u64..6, 0..20),
             term in 0_u64..7,
             index in 0_u64..25,

@@ -17,63 +17,66 @@ pub enum Msg {
     Client(ClientRequest),
     /// The log writer has made a job durable.
     Persisted(Persisted),
-    /// The applier has applied all entries up to `index` and has passed their replies on.
+    /// The applier has applied all entries up to `index` and has handed over their replies.
     Applied {
         /// Index of the last applied entry.
         index: Index,
     },
-    /// A snapshot of this replica's own state is durable and has been read back.
+    /// A snapshot of this replica's own state is durable and was verified by reading it back.
     SnapshotTaken(SnapshotId),
     /// A chunk of a leader's snapshot was stored: the reply to a chunk in
     /// [`Effects::received_chunks`](super::Effects::received_chunks).
     ChunkStored(ChunkStored),
     /// A leader's snapshot is complete and durable, and the state machine has installed it.
     Installed(SnapshotId),
-    /// Free disk space of this replica: sent when it falls below the reserve, now and then while
-    /// it is below, and when it is above again.
+    /// The free disk space of this replica. The driver sends it when free space falls below the
+    /// configured reserve, from time to time while it is below, and when it is above the reserve
+    /// again.
     DiskSpace(DiskSpace),
 }
 
 /// Free space on a replica's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
-    /// Whether the disk has less free space than the reserve.
+    /// Whether the disk's free space is below the reserve, the free space that the configuration
+    /// wants to preserve.
     pub low: bool,
-    /// Bytes of entries that can certainly be stored. Meaningful only if `low`.
+    /// Bytes of log entries that can certainly be stored. Meaningful only if `low`.
     pub bytes: u64,
 }
 
-/// Progress of receiving a leader's snapshot.
+/// The driver's report that it has stored a chunk of a leader's snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkStored {
     /// The term of the leader that sent the chunk.
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// The round of that term in which the chunk was sent.
+    /// Number of the leader's round of messages in which the chunk was sent.
     pub round: Round,
-    /// Bytes received from the start without a gap: the offset of the next chunk.
+    /// Bytes of the snapshot received from its start without a gap: the offset of the next chunk.
     pub received: u64,
 }
 
-/// Identifies a snapshot.
+/// Identifies a snapshot by its last entry, length and checksum.
 ///
 /// Two replicas' snapshots with the same last entry hold the same state, but their bytes may
-/// differ. So all chunks of a transfer come from one snapshot.
+/// differ. So all chunks of a transfer must come from one snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotId {
-    /// The last entry that the snapshot covers.
+    /// Id of the last entry that the snapshot covers.
     pub last: EntryId,
-    /// Length in bytes.
+    /// Length of the snapshot in bytes.
     pub bytes: u64,
-    /// Checksum of all bytes.
+    /// Checksum (CRC-32C) of the snapshot's content: its header and blocks, without the blocks' own
+    /// checksum fields.
     pub checksum: u32,
 }
 
-/// A message between replicas with its addresses.
+/// A message between replicas with its sender and receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// The sender, as the message states it.
+    /// Id of the sending replica, as the message states it.
     pub from: NodeId,
     /// The receiver.
     pub to: NodeId,
@@ -90,50 +93,52 @@ pub struct Envelope {
 pub enum PeerMsg {
     /// Entries of a leader; a heartbeat if there are none.
     AppendEntries(AppendEntries),
-    /// The reply to [`AppendEntries`].
+    /// The reply to [`AppendEntries`]: whether the follower's log matches.
     AppendReply(AppendReply),
     /// A candidate's request for a vote or a pre-vote.
     RequestVote(RequestVote),
-    /// The reply to [`RequestVote`].
+    /// The reply to [`RequestVote`]: whether the vote is granted.
     VoteReply(VoteReply),
     /// A chunk of a leader's snapshot, for a follower that lacks compacted entries (§7).
     InstallSnapshot(InstallSnapshot),
-    /// The reply to [`InstallSnapshot`] until the snapshot is installed, which an [`AppendReply`]
-    /// reports.
+    /// The reply to [`InstallSnapshot`]: how much of the snapshot is stored. When the snapshot is
+    /// installed, the follower replies with an [`AppendReply`] instead.
     InstallReply(InstallReply),
     /// A leader's request to campaign at once: leadership transfer (thesis 3.10).
     TimeoutNow(TimeoutNow),
-    /// The question of a member that has lost its disk, see `rejoin.rs`.
+    /// A request of a member that has lost its disk, sent to all other members; see `rejoin.rs`.
     Rejoin(Rejoin),
-    /// The reply to [`Rejoin`].
+    /// The reply to [`Rejoin`]: the member's term and last log entry.
     RejoinReply(RejoinReply),
 }
 
-/// Asks another member for what the sender may have forgotten with its disk.
+/// Request of a member that has lost its disk: asks another member for its term and its last log
+/// entry, because the sender has forgotten its own votes and acknowledgements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejoin {
-    /// A random number for each start of the sender's process; the reply echoes it.
+    /// Random number that the sender draws at each start of its process; the reply echoes it.
     pub nonce: u64,
-    /// The sender's term; 0 or an old one until all members have answered.
+    /// The sender's term. Until all members have answered, it may be lower than before the loss of
+    /// the disk, or 0.
     pub term: Term,
-    /// The last entry of the sender's log.
+    /// Id of the last entry in the sender's log.
     pub last: EntryId,
 }
 
-/// The reply to [`Rejoin`].
+/// The reply to [`Rejoin`]: the term and the last entry of the member that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejoinReply {
-    /// The nonce of the question.
+    /// The nonce of the [`Rejoin`] request that this answers.
     pub nonce: u64,
     /// The sender's term; 0 if it has seen no election.
     pub term: Term,
-    /// Whether the sender leads that term.
+    /// Whether the sender is the leader of `term`.
     pub leads: bool,
-    /// The last entry of the sender's log.
+    /// Id of the last entry in the sender's log.
     pub last: EntryId,
 }
 
-/// Asks a follower to campaign at once.
+/// A leader's request to a follower to campaign at once (leadership transfer).
 ///
 /// From this message to the end of its term the leader serves no reads under a lease, so voters may
 /// elect its successor although they have heard from the leader recently.
@@ -145,65 +150,71 @@ pub struct TimeoutNow {
     pub last: EntryId,
 }
 
-/// A chunk of a leader's snapshot (§7).
+/// A chunk of a leader's snapshot, sent to a follower that lacks compacted entries (§7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstallSnapshot {
     /// The leader's term.
     pub term: Term,
-    /// The round in which the chunk was sent; the reply echoes it.
+    /// Number of the leader's round of messages in which the chunk was sent; the reply echoes it.
     pub round: Round,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
     /// Position of the chunk in the snapshot, in bytes.
     pub offset: u64,
-    /// The chunk. Empty in what the core emits: the driver reads it from the snapshot file.
+    /// The bytes of the chunk. Empty in the core's output: the driver reads the chunk from the
+    /// snapshot file before it sends the message.
     pub chunk: Bytes,
 }
 
-/// The reply to [`InstallSnapshot`].
+/// The reply to [`InstallSnapshot`]: how much of the snapshot the follower has stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstallReply {
     /// The follower's term.
     pub term: Term,
-    /// The round of the message that this answers.
+    /// Round number of the [`InstallSnapshot`] that this answers.
     pub round: Round,
-    /// The snapshot that is being received.
+    /// The snapshot that the follower is receiving.
     pub snapshot: SnapshotId,
-    /// Bytes received from the start without a gap: the offset of the next chunk.
+    /// Bytes of the snapshot received from its start without a gap: the offset of the next chunk.
     pub received: u64,
 }
 
-/// A leader's entries (§5.3).
+/// A leader's entries for a follower's log, or a heartbeat (§5.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppendEntries {
     /// The leader's term.
     pub term: Term,
-    /// The round in which the message was sent; the reply echoes it.
+    /// Number of the leader's round of messages in which this was sent; the reply echoes it.
     pub round: Round,
-    /// The entry that precedes `entries`; [`EntryId::ZERO`] before the first one.
+    /// Id of the entry that precedes `entries` in the leader's log; [`EntryId::ZERO`] if they start
+    /// at index 1.
     pub prev: EntryId,
-    /// The leader's commit index; may be past the entries that this message proves.
+    /// The leader's commit index. It may be past the last entry up to which this message proves the
+    /// logs equal; the follower then commits only up to that entry.
     pub commit_index: Index,
-    /// Message loss in one direction, in permille, as the leader measures it over all peers that
+    /// Message loss in one direction in permille, measured by the leader over all peers that
     /// answer.
     pub loss_permille: u16,
-    /// The target of a leadership transfer, from before its [`TimeoutNow`] to the end of the term.
-    /// Voters elect it although they have heard from the leader recently.
+    /// The follower that the leader transfers its leadership to, or `None`. Announced before the
+    /// leader sends [`TimeoutNow`] and until its term ends. Voters may elect this follower although
+    /// they have heard from the leader recently.
     pub transfer_to: Option<NodeId>,
     /// Entries without gaps, the first at `prev.index + 1`. Empty in a heartbeat.
     pub entries: Vec<Entry>,
 }
 
-/// The reply to [`AppendEntries`].
+/// The reply to [`AppendEntries`]: whether the follower's log matches the leader's, and up to
+/// where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendReply {
-    /// The follower's term: the leader's, or a higher one that deposes the leader.
+    /// The follower's term: equal to the leader's, or a higher one that makes the leader step down.
     pub term: Term,
-    /// The round of the message that this answers; 0 if that was of an earlier term.
+    /// Round number of the message that this answers; 0 if that message was from the leader of an
+    /// earlier term.
     pub round: Round,
     /// The condition of the follower's disk.
     pub disk: DiskState,
-    /// Whether the logs match.
+    /// Whether the follower's log matches the leader's.
     pub outcome: AppendOutcome,
 }
 
@@ -212,15 +223,17 @@ pub struct AppendReply {
 pub enum AppendOutcome {
     /// The follower's log is durable and equal to the leader's up to an index.
     Match {
-        /// That index; covers all earlier messages of this leader. [`Index::ZERO`] promises
-        /// nothing.
+        /// Index up to which the logs are equal and durable. It acknowledges all earlier messages
+        /// of this leader too. [`Index::ZERO`] acknowledges nothing.
         index: Index,
     },
-    /// The follower's log does not contain `prev`, or the message was of an earlier term.
+    /// The follower's log does not contain the message's `prev`, or the message was from the leader
+    /// of an earlier term.
     Reject {
-        /// Index of the `prev` that was rejected; tells a late reply from a current one.
+        /// Index of the `prev` that was rejected. The leader recognises late replies by it.
         refused: Index,
-        /// The last entry of the follower's log that may be equal to the leader's.
+        /// The last entry of the follower's log that may be equal to the leader's entry at its
+        /// index.
         hint: EntryId,
     },
 }
@@ -230,27 +243,29 @@ pub enum AppendOutcome {
 pub struct RequestVote {
     /// The term of the election; for a pre-vote, the term that the sender would start.
     pub term: Term,
-    /// Whether this is a pre-vote: it asks for the vote without taking it.
+    /// Whether this is a pre-vote: asks whether the receiver would vote for the sender, without
+    /// starting the term.
     pub pre: bool,
-    /// Whether the previous term's leader asked for this election and has given up its lease.
+    /// Whether this election is a leadership transfer: the previous term's leader asked for it and
+    /// has given up its lease.
     pub transfer: bool,
-    /// The last entry of the candidate's log.
+    /// Id of the last entry in the candidate's log.
     pub last: EntryId,
 }
 
-/// The reply to [`RequestVote`].
+/// The reply to [`RequestVote`], for a vote or a pre-vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteReply {
     /// The term of the request if the vote is granted, else the voter's own term.
     pub term: Term,
-    /// Whether this answers a pre-vote.
+    /// Whether this answers a pre-vote request; false for a vote request.
     pub pre: bool,
     /// Whether the vote is granted.
     pub granted: bool,
 }
 
 impl PeerMsg {
-    /// Returns the message's name in traces and counters.
+    /// Returns the name of the message type, as shown in traces and counters.
     pub fn name(&self) -> &'static str {
         match self {
             PeerMsg::AppendEntries(_) => "AppendEntries",
@@ -288,7 +303,8 @@ impl AppendEntries {
 }
 
 impl InstallSnapshot {
-    /// Returns whether the snapshot's last entry is possible in a message of this term.
+    /// Returns whether the id of the snapshot's last entry is valid: its term is at most the
+    /// message's term, and its index within the allowed range.
     pub(super) fn is_well_formed(&self) -> bool {
         self.snapshot.last.index <= Index::MAX && self.snapshot.last.term <= self.term
     }
@@ -297,20 +313,21 @@ impl InstallSnapshot {
 /// A client's request. The core never reads the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRequest {
-    /// The request's id, which the reply carries too.
+    /// The id of the request; the reply carries the same id.
     pub key: RequestKey,
-    /// Whether the request becomes a log entry.
+    /// Whether this is a write, which becomes a log entry, or a read.
     pub kind: RequestKind,
-    /// A command for the state machine.
+    /// The encoded command for the state machine.
     pub payload: Bytes,
 }
 
-/// The log writer's report that a job, and all jobs before it, are durable.
+/// The log writer's report that a job and all earlier jobs are durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Persisted {
-    /// The job's number.
+    /// Number of the job.
     pub sequence: JobSequence,
-    /// The job's last entry, `None` if the job had no entries. It includes the term, so that the
-    /// sync of an entry that has been replaced since does not count for its replacement.
+    /// The last entry that the job wrote; `None` if the job had no entries. The id includes the
+    /// term, so that the sync of an entry that has been replaced since does not count for its
+    /// replacement.
     pub last: Option<EntryId>,
 }

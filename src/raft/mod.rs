@@ -141,12 +141,12 @@
 //!
 //! # Snapshots (§7)
 //!
-//! The driver takes snapshots of the applied state. When one is durable, the log is compacted
-//! behind it: some bytes are kept for followers that are only a little behind, and entries that a
+//! The driver takes snapshots of the applied state. When one is durable, the log is compacted up to
+//! its end: some bytes are kept for followers that are only a little behind, and entries that a
 //! follower still needs are kept as long as the log is within its maximal size. Chunks of a
 //! snapshot are sent at a limited rate, each after the one before is acknowledged. When a follower
 //! has stored and installed the snapshot, its log stays if it contains the snapshot's last entry,
-//! and otherwise restarts behind it (Figure 13).
+//! and otherwise restarts after it (Figure 13).
 //!
 //! # Rejoining after the loss of a disk
 //!

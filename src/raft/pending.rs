@@ -8,18 +8,18 @@ use crate::types::{ClientId, EntryId, Index, Instant, RequestKey};
 use super::log::LogTail;
 use super::message::ClientRequest;
 
-/// Clients remembered as redirected; while there are more, requests wait for the leader's next
-/// message.
+/// Maximum number of clients that a follower redirects to the leader between two messages of the
+/// leader. Requests of further clients wait for the leader's next message.
 const REDIRECTED_MAX: usize = 1024;
 
-/// Requests that wait until a leader is known.
+/// Client requests that wait until a leader is known.
 ///
 /// Invariant: ordered by deadline.
 #[derive(Debug, Default)]
 pub(super) struct WaitingRequests {
     queue: VecDeque<Waiting>,
-    /// Clients that were redirected to the leader since its last message. One that comes back did
-    /// not find it, so its request waits here for that message.
+    /// Clients that were redirected to the leader since its last message. If such a client comes
+    /// back, it did not reach the leader, so its next request waits for the leader's next message.
     redirected: Vec<ClientId>,
 }
 
@@ -34,13 +34,16 @@ impl WaitingRequests {
         self.queue.len()
     }
 
-    /// Adds a request that is refused at `deadline`, or when those before it are if that is later.
+    /// Adds a request to the end of the queue. It is refused at `deadline`, but no earlier than the
+    /// requests before it.
     pub(super) fn push(&mut self, request: ClientRequest, deadline: Instant) {
         let deadline = self.queue.back().map_or(deadline, |last| last.deadline.max(deadline));
         self.queue.push_back(Waiting { deadline, request });
     }
 
-    /// Returns whether this client may be redirected to the leader, and remembers it if so.
+    /// Returns whether `client` may be redirected to the leader, and remembers the redirect if so.
+    /// Returns false if it was already redirected since the leader's last message, or too many
+    /// clients were.
     pub(super) fn may_redirect(&mut self, client: ClientId) -> bool {
         if self.redirected.len() >= REDIRECTED_MAX || self.redirected.contains(&client) {
             return false;
@@ -50,56 +53,60 @@ impl WaitingRequests {
         true
     }
 
-    /// Removes the first request, whose client is to be redirected.
+    /// Removes the first waiting request and returns its key; `None` if none waits. The caller
+    /// redirects the client to the leader, and this is remembered.
     pub(super) fn pop_redirected(&mut self) -> Option<RequestKey> {
         let request = self.queue.pop_front()?.request;
         self.redirected.push(request.key.client);
         Some(request.key)
     }
 
-    /// Forgets which clients were redirected: the leader has sent a message.
+    /// Forgets which clients were redirected, because a message of the leader has arrived.
     pub(super) fn forget_redirected(&mut self) {
         self.redirected.clear();
     }
 
-    /// Removes the first request if its deadline has passed.
+    /// Removes the first waiting request if its deadline has passed, and returns its key.
     pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<RequestKey> {
         let waiting = self.queue.pop_front_if(|waiting| waiting.deadline <= now)?;
         Some(waiting.request.key)
     }
 
-    /// Moves later deadlines forward to `latest`.
+    /// Shortens the deadlines of all waiting requests to at most `latest`.
     pub(super) fn limit_deadlines(&mut self, latest: Instant) {
         for waiting in &mut self.queue {
             waiting.deadline = waiting.deadline.min(latest);
         }
     }
 
-    /// Returns the first deadline, or [`Instant::MAX`] if no request waits.
+    /// Returns the earliest deadline of a waiting request, or [`Instant::MAX`] if no request waits.
     pub(super) fn next_deadline(&self) -> Instant {
         self.queue.front().map_or(Instant::MAX, |waiting| waiting.deadline)
     }
 
-    /// Removes all requests.
+    /// Removes and returns all waiting requests.
     pub(super) fn take(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
         std::mem::take(&mut self.queue).into_iter().map(|waiting| waiting.request)
     }
 
-    /// Asserts the invariant.
+    /// Panics in debug builds if the requests are not ordered by deadline.
     pub(super) fn check(&self) {
         debug_assert!(self.queue.iter().is_sorted_by_key(|waiting| waiting.deadline), "deadlines");
     }
 }
 
-/// Requests that this replica appended to its log as leader and whose fate is not known here.
+/// Client requests that this replica appended to its log as leader, and whose entries are neither
+/// known to be committed nor known to be replaced.
 ///
 /// Invariant: `current` is ordered by index; `uncommitted_bytes` is the length of the entries past
 /// the commit index while this replica leads, else 0.
 #[derive(Debug, Default)]
 pub(super) struct AppendedRequests {
-    /// Requests of the current leadership.
+    /// Uncommitted requests that this replica has appended since it became leader, each with the id
+    /// of its entry.
     current: VecDeque<(EntryId, RequestKey)>,
-    /// Requests of earlier leaderships that are neither committed nor replaced.
+    /// Requests that this replica appended when it led in earlier terms, and whose entries are
+    /// neither known to be committed nor known to be replaced. Each with the id of its entry.
     earlier: Vec<(EntryId, RequestKey)>,
     uncommitted_bytes: usize,
 }
@@ -109,7 +116,8 @@ impl AppendedRequests {
         self.uncommitted_bytes
     }
 
-    /// Starts a leadership, with the entries that it inherits uncommitted.
+    /// Records that this replica has become leader: the uncommitted entries that its log already
+    /// contains count towards `uncommitted_bytes`.
     pub(super) fn start_leadership(&mut self, log: &LogTail, commit_index: Index) {
         assert!(
             self.current.is_empty() && self.uncommitted_bytes == 0,
@@ -121,13 +129,14 @@ impl AppendedRequests {
         self.uncommitted_bytes = inherited.iter().map(|entry| entry.record().len()).sum();
     }
 
-    /// Ends a leadership: its unanswered requests wait for what later leaders commit.
+    /// Records that this replica has ceased to lead: the outcome of its uncommitted requests stays
+    /// unknown until a later leader commits or replaces their entries.
     pub(super) fn end_leadership(&mut self) {
         self.earlier.extend(self.current.drain(..));
         self.uncommitted_bytes = 0;
     }
 
-    /// Adds the request of an entry that was just appended.
+    /// Adds the request `key`, whose entry `id` was just appended to the log.
     pub(super) fn push(&mut self, id: EntryId, key: RequestKey) {
         assert!(
             self.current.back().is_none_or(|(last, _)| last.index < id.index),
@@ -137,12 +146,13 @@ impl AppendedRequests {
         self.current.push_back((id, key));
     }
 
-    /// Counts an entry of the current leadership as uncommitted.
+    /// Adds the length of an entry that was just appended to the uncommitted bytes.
     pub(super) fn add_bytes(&mut self, bytes: usize) {
         self.uncommitted_bytes += bytes;
     }
 
-    /// Counts an entry as committed by the current leadership.
+    /// Subtracts the length of an entry that the leader has just committed from the uncommitted
+    /// bytes.
     pub(super) fn subtract_bytes(&mut self, bytes: usize) {
         assert!(
             bytes <= self.uncommitted_bytes,
@@ -152,12 +162,14 @@ impl AppendedRequests {
         self.uncommitted_bytes -= bytes;
     }
 
-    /// Removes the requests of the current leadership that are committed up to `index`.
+    /// Removes those requests of this leader whose entries are committed: the entries up to
+    /// `index`.
     pub(super) fn commit(&mut self, index: Index) {
         while self.current.pop_front_if(|(id, _)| id.index <= index).is_some() {}
     }
 
-    /// Asserts the invariant.
+    /// Panics if requests or bytes are left while this replica does not lead, or if a committed
+    /// request was not removed.
     pub(super) fn check(&self, is_leader: bool, commit_index: Index) {
         assert!(
             is_leader || self.current.is_empty() && self.uncommitted_bytes == 0,
@@ -172,16 +184,18 @@ impl AppendedRequests {
         );
     }
 
-    /// Returns whether no request of the current leadership is uncommitted.
+    /// Returns whether this replica has appended no client requests as leader that are still
+    /// uncommitted.
     pub(super) fn is_empty(&self) -> bool {
         self.current.is_empty()
     }
 
-    /// Removes requests of earlier leaderships that will never be committed, and passes them to
-    /// `replaced`: another entry is committed at their index, or an entry of a later term before
-    /// it. Terms never decrease within a log, so no leader's log can contain them any more.
+    /// Removes the requests that this replica appended when it led in earlier terms and whose
+    /// outcome is now known. A request that will never be committed is passed to `replaced`:
+    /// another entry is committed at its index, or an entry of a later term before it. Terms never
+    /// decrease within a log, so no leader's log can contain such a request any more.
     ///
-    /// Also removes those that are committed: the applier answers them.
+    /// Committed requests are removed too: the applier answers them.
     pub(super) fn retain_undecided(
         &mut self,
         log: &LogTail,

@@ -10,60 +10,68 @@ use super::inflights::Inflights;
 use super::link::LinkEstimate;
 use super::message::{DiskState, SnapshotId};
 
-/// From this loss on, in permille, half of what a leader sends to a bare quorum fails at the first
-/// attempt. It then retransmits soon, instead of waiting for the next entry to carry what was lost.
+/// Message loss in permille from which a leader retransmits soon. At this loss entries that are
+/// sent to just enough peers for a quorum often fail at the first attempt (four in ten in a group
+/// of five), so waiting for the next entry to carry what was lost would be too slow.
 const LOSSY_PERMILLE: u16 = 130;
-/// Fast retransmissions before backing off, where loss is at least [`LOSSY_PERMILLE`].
+/// Number of fast retransmissions before the timeout doubles, where loss is at least
+/// [`LOSSY_PERMILLE`].
 const FAST_RETRANSMISSIONS: u32 = 3;
-/// Timeouts in a row after which a peer is probed with one append at a time. Sending its whole
-/// window again each time would cost the other peers bandwidth, and a hanging peer cannot use it.
+/// Number of timeouts in a row after which a peer is sent only one append at a time (probing).
+/// Sending all entries in flight again after each timeout would cost bandwidth, and a hanging peer
+/// cannot use them.
 const PROBE_AFTER_TIMEOUTS: u32 = 3;
-/// Entries of more than this many bytes that are not acknowledged although the peer answers other
-/// messages are probably waiting for its slow disk: the retransmission timeout doubles.
+/// Unacknowledged bytes of entries above which a timeout suggests a slow disk: the peer answers
+/// other messages, but its entries are not durable yet. The retransmission timeout then doubles.
 const BULK_BYTES: usize = 256 << 10;
-/// Timeouts in a row after which a snapshot transfer starts again with the latest snapshot.
+/// Number of timeouts in a row after which a snapshot transfer starts again with the latest
+/// snapshot.
 const CHUNK_TIMEOUTS_MAX: u32 = 8;
 
-/// How entries are sent to a peer.
+/// The state of replication to a peer, which determines how entries are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// The last matching entry is unknown: one append at a time, until one is acknowledged.
+    /// Probe: the last matching entry is unknown. One append is sent at a time, until one is
+    /// acknowledged.
     Probe,
-    /// The logs match up to `match_index`: appends are pipelined within a window.
+    /// Replicate: the logs match up to `match_index`. Appends are pipelined, up to a limit of
+    /// messages and bytes in flight.
     Replicate,
-    /// The peer lacks compacted entries: it gets the chunks of a snapshot, and heartbeats.
+    /// Snapshot: the peer lacks entries that were compacted away. It is sent the chunks of a
+    /// snapshot, and heartbeats.
     Snapshot(SnapshotTransfer),
 }
 
-/// A snapshot on its way to a peer.
+/// A snapshot that is being sent to a peer.
 ///
 /// Invariant: `received <= snapshot.bytes`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct SnapshotTransfer {
     snapshot: SnapshotId,
-    /// Bytes that the peer has received, by its last reply.
+    /// Bytes of the snapshot that the peer has received, according to its last reply.
     received: u64,
-    /// Earliest time for the next chunk.
+    /// Earliest time at which the next chunk may be sent.
     next_at: Instant,
-    /// Timeouts in a row in which no chunk was acknowledged.
+    /// Number of timeouts in a row in which no chunk was acknowledged.
     timeouts: u32,
 }
 
-/// What a peer's reply to a chunk means.
+/// How a peer's reply to a snapshot chunk relates to the transfer in progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ChunkReply {
-    /// The peer has received a part of the snapshot that it is being sent.
+    /// The peer reports how much it has received of the snapshot that the leader is sending.
     Received,
-    /// The peer had received all of it and has discarded it.
+    /// The peer had received the whole snapshot and has discarded it, as it does with a damaged
+    /// one. The transfer has ended.
     Discarded,
-    /// The reply is about another snapshot.
+    /// The reply is about a snapshot that the leader is not sending to this peer now.
     OtherSnapshot,
 }
 
 /// The leader's view of one peer.
 ///
-/// Invariant: `match_index < next_index`. Entries in between are in flight; while probing that is
-/// at most one append. `inflights` end below `next_index` and are empty unless replicating.
+/// Invariant: `match_index < next_index`. Entries in between are in flight; while probing, at most
+/// one append is. `inflights` ends below `next_index` and is empty unless replicating.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) id: NodeId,
@@ -72,39 +80,41 @@ pub(super) struct Progress {
     state: State,
     inflights: Inflights,
     link: LinkEstimate,
-    /// When the oldest message was sent that a reply is awaited for; `None` if none is.
+    /// When the oldest message that the leader awaits a reply to was sent; `None` if no reply is
+    /// awaited.
     awaiting_since: Option<Instant>,
     pub(super) last_sent_at: Option<Instant>,
-    /// The round of the last message sent.
+    /// Round number of the last message sent to the peer; 0 before the first.
     pub(super) sent_round: Round,
-    /// The highest round answered.
+    /// Highest round number that the peer has answered; 0 before the first reply.
     pub(super) answered_round: Round,
-    /// The commit index in the last message sent.
+    /// Commit index in the last `AppendEntries` sent to the peer.
     pub(super) sent_commit_index: Index,
-    /// When the last reply arrived; initially the start of the leadership.
+    /// When the peer's last reply arrived; before the first reply, the start of the leadership.
     pub(super) last_reply_at: Instant,
-    /// The condition of the peer's disk in its last reply.
+    /// The condition of the peer's disk, according to its last reply.
     pub(super) disk: DiskState,
-    /// When the peer last asked to rejoin after losing its disk.
+    /// When the peer last asked to rejoin after losing its disk; `None` if it never did.
     pub(super) asked_to_rejoin_at: Option<Instant>,
-    /// Until then the peer gets no entries: it has just replied that its disk is full.
+    /// Time until which the peer gets no entries, because it has replied that its disk is almost
+    /// full; `None` if it may get entries.
     paused_until: Option<Instant>,
-    /// Messages sent since the last reply.
+    /// Number of messages sent to the peer since its last reply.
     unanswered: u32,
-    /// Timeouts in a row without any reply.
+    /// Number of retransmission timeouts in a row without any reply.
     timeouts: u32,
-    /// Bytes of entries sent since the last acknowledgement or timeout.
+    /// Bytes of entries sent to the peer since its last acknowledgement or the last timeout.
     unacknowledged_bytes: usize,
-    /// Timeouts in a row with more than [`BULK_BYTES`] unacknowledged, whatever else was answered.
+    /// Number of timeouts in a row in which more than [`BULK_BYTES`] of entries were
+    /// unacknowledged. Replies to other messages do not reset it.
     bulk_timeouts: u32,
-    /// Message loss in one direction, in permille, over all peers that answer. Decides how eagerly
-    /// to retransmit.
+    /// Message loss in one direction in permille, averaged over all peers that answer. While it is
+    /// at least [`LOSSY_PERMILLE`], the leader retransmits sooner.
     pub(super) loss_permille: u16,
 }
 
 impl Progress {
-    /// Returns the view of a peer at the start of a leadership: probing from the leader's last
-    /// entry, `last`.
+    /// Returns a new leader's view of a peer: probing starts after `last`, the leader's last entry.
     pub(super) fn new(id: NodeId, last: Index, now: Instant) -> Progress {
         Progress {
             id,
@@ -146,22 +156,24 @@ impl Progress {
         matches!(self.state, State::Snapshot(_))
     }
 
-    /// Returns whether the peer has left so many messages unanswered that it is probably down. It
-    /// then gets fewer messages, and neither the state of its disk nor the entries that it lacks
-    /// are considered. Safety does not depend on it.
+    /// Returns whether the peer has left so many messages unanswered that it is probably down. The
+    /// leader then sends it fewer messages, and ignores the state of its disk and the entries that
+    /// it lacks. Only efficiency depends on this, not safety.
     pub(super) fn is_silent(&self, loss_permille: u16) -> bool {
         self.unanswered >= 3 + u32::from(loss_permille) / 80
     }
 
-    /// Returns the share of messages that were answered, and the number of messages that it is
-    /// based on.
+    /// Returns the mean share of messages that the peer answered, from 0 to 1, and the number of
+    /// messages that this mean is based on.
     pub(super) fn answered_share(&self) -> (f64, f64) {
         self.link.answered_share()
     }
 
     // Timeouts.
 
-    /// Returns how long to wait for a reply before sending again.
+    /// Returns the retransmission timeout: how long to wait for a reply before sending again. It
+    /// follows the measured round-trip time, within the configured bounds, and doubles with each
+    /// timeout.
     pub(super) fn retransmit_timeout(&self, config: &Config) -> Duration {
         let measured = self.link.reply_timeout().unwrap_or(config.retransmit_timeout_initial);
         let fast = self.loss_permille >= LOSSY_PERMILLE && self.timeouts < FAST_RETRANSMISSIONS;
@@ -172,18 +184,19 @@ impl Progress {
         (clamped * (1 << doublings)).min(config.retransmit_timeout_max)
     }
 
-    /// Returns when the awaited reply is overdue; `None` if no reply is awaited.
+    /// Returns when the reply that the leader awaits from the peer becomes overdue; `None` if no
+    /// reply is awaited.
     pub(super) fn retransmit_at(&self, config: &Config) -> Option<Instant> {
         self.awaiting_since.map(|since| since + self.retransmit_timeout(config))
     }
 
-    /// Returns whether a reply is awaited and not overdue.
+    /// Returns whether the leader awaits a reply from the peer that is not overdue.
     pub(super) fn is_awaiting_reply(&self, now: Instant, config: &Config) -> bool {
         self.retransmit_at(config).is_some_and(|at| now < at)
     }
 
-    /// If the awaited reply is overdue, takes everything in flight for lost, so that it is sent
-    /// again from the match index on.
+    /// If the awaited reply is overdue, records a timeout and considers everything in flight lost,
+    /// so that entries after the match index are sent again.
     pub(super) fn expire(&mut self, now: Instant, config: &Config) {
         if self.retransmit_at(config).is_none_or(|at| now < at) {
             return;
@@ -222,7 +235,7 @@ impl Progress {
     // Sending.
 
     /// Returns whether all entries up to `last` are acknowledged or in flight. While probing, an
-    /// append in flight counts as all of them.
+    /// append in flight counts as if it had all of them.
     pub(super) fn covers(&self, last: Index) -> bool {
         match self.state {
             State::Probe => self.next_index > last || self.awaiting_since.is_some(),
@@ -231,7 +244,7 @@ impl Progress {
         }
     }
 
-    /// Returns whether another append with entries may be sent.
+    /// Returns whether another append with entries may be sent to the peer now.
     pub(super) fn can_send_entries(&self, config: &Config) -> bool {
         if self.paused_until.is_some() {
             return false;
@@ -243,8 +256,8 @@ impl Progress {
         }
     }
 
-    /// Records a message of `round`; `entries` are the last index and the total bytes of its
-    /// entries, if it has any.
+    /// Records that a message of round `round` was sent to the peer. `entries` holds the index of
+    /// its last entry and the total bytes of its entries; `None` for a message without entries.
     pub(super) fn record_sent(
         &mut self,
         now: Instant,
@@ -276,14 +289,15 @@ impl Progress {
         self.check();
     }
 
-    /// Awaits a reply to the last message although it has no entries: a read depends on it.
+    /// Records that a reply to the last message is awaited, so that the message is sent again if
+    /// there is none. Used for messages without entries that a read depends on.
     pub(super) fn await_reply(&mut self, now: Instant) {
         self.awaiting_since.get_or_insert(now);
     }
 
-    /// Records the condition of the peer's disk; `advanced` tells that the same reply acknowledged
-    /// more entries. A peer whose full disk stored nothing is paused for a heartbeat interval: it
-    /// would reply the same at once.
+    /// Records the condition of the peer's disk from a reply; `advanced` tells that this reply also
+    /// acknowledged more entries. If the disk is almost full and stored nothing, the peer gets no
+    /// entries for a heartbeat interval: its reply would be the same.
     pub(super) fn record_disk(
         &mut self,
         disk: DiskState,
@@ -299,15 +313,15 @@ impl Progress {
         }
     }
 
-    /// Ends the pause of a peer with a full disk if it is over.
+    /// Lets a peer with an almost full disk get entries again if its pause is over.
     pub(super) fn end_pause(&mut self, now: Instant) {
         self.paused_until = self.paused_until.filter(|until| now < *until);
     }
 
     // Replies.
 
-    /// Records that a reply to `round` has arrived, whatever it says. `round_sent_at` is when that
-    /// round began, if that is still known.
+    /// Records that the peer has answered round `round`, whatever the reply says. `round_sent_at`
+    /// is when the leader began that round; `None` if this is no longer known.
     pub(super) fn record_reply(
         &mut self,
         now: Instant,
@@ -335,8 +349,8 @@ impl Progress {
         }
     }
 
-    /// Records that the peer's log is durable and equal up to `acked`. Returns whether the match
-    /// index has advanced.
+    /// Records that the peer's log is durable and equal to the leader's up to `acked`. Returns
+    /// whether the match index has advanced.
     pub(super) fn acknowledge(&mut self, acked: Index, now: Instant) -> bool {
         let advanced = acked > self.match_index;
         self.match_index = self.match_index.max(acked);
@@ -375,8 +389,9 @@ impl Progress {
         advanced
     }
 
-    /// Records that the peer's log does not contain the entry at `refused`; `agreement` is the last
-    /// entry that may be equal. Returns false for a stale reply, which changes nothing.
+    /// Records that the peer's log does not contain the leader's entry at index `refused`;
+    /// `agreement` is the last entry at which the two logs may be equal. The peer is probed from
+    /// there. Returns false for a stale reply, which changes nothing.
     pub(super) fn reject(&mut self, refused: Index, agreement: EntryId) -> bool {
         let is_stale = match self.state {
             State::Probe => refused.next() != self.next_index,
@@ -401,9 +416,10 @@ impl Progress {
         true
     }
 
-    /// Records that the peer lost its disk and now holds nothing past `last`: it is probed from
-    /// there. This is the only way in which a match index falls. A snapshot transfer continues,
-    /// because the peer's replies tell how much of the snapshot it has.
+    /// Records that the peer lost its disk and now holds nothing after `last`: the match index
+    /// falls to zero and the peer is probed from `last` on. This is the only way in which a match
+    /// index falls. A snapshot transfer continues, because the peer's replies tell how much of the
+    /// snapshot it has.
     pub(super) fn reset(&mut self, last: Index) {
         assert!(
             last < self.match_index,
@@ -426,7 +442,8 @@ impl Progress {
 
     // Snapshots.
 
-    /// Returns whether the peer needs entries that a log with this base no longer has.
+    /// Returns whether the peer needs entries that the leader has compacted away: those up to index
+    /// `base`.
     pub(super) fn lacks_compacted(&self, base: Index) -> bool {
         match self.state {
             State::Probe => self.next_index <= base,
@@ -435,7 +452,8 @@ impl Progress {
         }
     }
 
-    /// Returns the index behind which the log is needed for this peer.
+    /// Returns the index of the last entry that the leader need not keep for this peer; it may have
+    /// to send the peer all later ones.
     pub(super) fn needs_log_after(&self) -> Index {
         match self.state {
             State::Probe => self.next_index.previous(),
@@ -444,7 +462,7 @@ impl Progress {
         }
     }
 
-    /// Starts sending a snapshot.
+    /// Starts a transfer of `snapshot` to the peer; entries in flight are considered lost.
     pub(super) fn begin_snapshot(&mut self, snapshot: SnapshotId, now: Instant) {
         assert!(
             self.match_index < snapshot.last.index,
@@ -460,8 +478,9 @@ impl Progress {
         self.check();
     }
 
-    /// Returns the snapshot and the offset of the next chunk, if one may be sent now. A chunk at
-    /// the end of the snapshot is empty: it asks whether the snapshot is installed.
+    /// Returns the snapshot and the offset in bytes of the next chunk to be sent; `None` if no
+    /// chunk may be sent now. At the end of the snapshot the chunk is empty: it asks whether the
+    /// peer has installed the snapshot.
     pub(super) fn next_chunk(&self, now: Instant) -> Option<(SnapshotId, u64)> {
         match self.state {
             State::Snapshot(transfer)
@@ -473,7 +492,8 @@ impl Progress {
         }
     }
 
-    /// Returns when the next chunk may be sent, or the last one counts as lost.
+    /// Returns when the next chunk may be sent or, if one is in flight, when it counts as lost;
+    /// `None` if the peer is not receiving a snapshot.
     pub(super) fn next_chunk_at(&self, config: &Config) -> Option<Instant> {
         match self.state {
             State::Snapshot(transfer) => {
@@ -483,7 +503,7 @@ impl Progress {
         }
     }
 
-    /// Records a chunk sent in `round`.
+    /// Records that a snapshot chunk was sent in round `round`, and when the next one may follow.
     pub(super) fn record_chunk_sent(&mut self, now: Instant, round: Round, config: &Config) {
         self.record_sent(now, round, None);
         self.await_reply(now);
@@ -500,8 +520,10 @@ impl Progress {
         transfer.next_at = now + pause;
     }
 
-    /// Records how many bytes of a snapshot the peer has received. If it had all of them and has
-    /// none now, the transfer ends, so that it starts again with the latest snapshot.
+    /// Records the peer's reply that it has received `received` bytes of `snapshot`, and returns
+    /// whether the reply is about the current transfer. If the peer had all bytes before and now
+    /// has none, it has discarded the snapshot: the transfer ends, so that it starts again with the
+    /// latest snapshot.
     pub(super) fn record_chunk_reply(&mut self, snapshot: SnapshotId, received: u64) -> ChunkReply {
         assert!(received <= snapshot.bytes, "{received} bytes of {snapshot:?}");
         match &mut self.state {
@@ -522,7 +544,8 @@ impl Progress {
         }
     }
 
-    /// Ends a transfer of which nothing has arrived if `latest` is another snapshot.
+    /// Ends the snapshot transfer to the peer if the peer has acknowledged no bytes of it and
+    /// `latest` is a different snapshot, so that `latest` is sent instead.
     pub(super) fn prefer_snapshot(&mut self, latest: SnapshotId) {
         if let State::Snapshot(SnapshotTransfer { snapshot, received: 0, .. }) = self.state
             && snapshot != latest
@@ -538,7 +561,7 @@ impl Progress {
         self.check();
     }
 
-    /// Asserts the invariant.
+    /// Panics if the invariant of [`Progress`] is violated.
     pub(super) fn check(&self) {
         assert!(
             self.match_index < self.next_index,

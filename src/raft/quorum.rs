@@ -2,10 +2,10 @@
 
 use crate::config::{Config, Mutant};
 
-/// Largest number of replicas in a group. The course's simulator starts up to 21.
+/// Largest number of replicas that a cluster may have.
 pub const REPLICAS_MAX: usize = 31;
 
-/// Returns the size of a quorum of `replicas`.
+/// Returns how many of `replicas` are a quorum: more than half of them.
 pub fn quorum(replicas: usize, config: &Config) -> usize {
     assert!((1..=REPLICAS_MAX).contains(&replicas), "a group of {replicas} replicas");
     if config.breaks(Mutant::HalfIsQuorum) {
@@ -14,8 +14,8 @@ pub fn quorum(replicas: usize, config: &Config) -> usize {
     replicas / 2 + 1
 }
 
-/// Returns the highest value that a quorum has reached. `values` holds one value for each replica,
-/// this one included; it is sorted in place.
+/// Returns the highest value that at least a quorum of the replicas has reached. `values` holds one
+/// value for each replica of the group; it is sorted in place.
 pub fn reached_by_quorum<T: Ord + Copy>(values: &mut [T], config: &Config) -> T {
     let needed = quorum(values.len(), config);
     values.sort_unstable_by(|a, b| b.cmp(a));

@@ -9,14 +9,15 @@ use super::message::ClientRequest;
 use super::rules;
 use super::shared::Shared;
 
-/// A read and the round whose replies prove that the leader still led when the read arrived.
+/// A read that waits, and the round of messages that must be answered by a quorum to prove that the
+/// leader still led when the read arrived.
 #[derive(Debug)]
 struct WaitingRead {
     round: Round,
     request: ClientRequest,
 }
 
-/// A leader's unconfirmed reads.
+/// The reads that wait at a leader until a quorum confirms its leadership.
 ///
 /// Invariant: ordered by round.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ impl Reads {
         self.waiting.len()
     }
 
-    /// Adds a read; `current` is the last round begun.
+    /// Adds a read, to be confirmed by the round after `current`, the last round begun.
     pub(super) fn push(&mut self, shared: &Shared, current: Round, request: ClientRequest) {
         let round = rules::confirming_round(current, &shared.config);
         assert!(
@@ -40,15 +41,17 @@ impl Reads {
         self.waiting.push_back(WaitingRead { round, request });
     }
 
-    /// Returns the round that the oldest read waits for. Later reads wait for a later confirmation,
-    /// which serves all reads that have arrived by then.
+    /// Returns the round that must be answered to confirm the oldest waiting read; `None` if no
+    /// read waits. Later reads wait for a later round, which then confirms all reads that have
+    /// arrived by its start.
     pub(super) fn wanted_round(&self) -> Option<Round> {
         self.waiting.front().map(|read| read.round)
     }
 
-    /// Releases the reads that `confirmed` proves, or all of them under a valid lease. They are
-    /// answered from the state after everything that is committed now, which is no older than what
-    /// was committed when they arrived.
+    /// Releases the waiting reads whose round is at most `confirmed`, the last round that a quorum
+    /// has answered, or all of them under a valid lease. Released reads are answered from the state
+    /// after everything that is committed now, which is no older than what was committed when they
+    /// arrived.
     pub(super) fn release(&mut self, shared: &mut Shared, confirmed: Round, lease_is_valid: bool) {
         let releases = |read: &mut WaitingRead| lease_is_valid || read.round <= confirmed;
         while let Some(read) = self.waiting.pop_front_if(releases) {
@@ -66,15 +69,15 @@ impl Reads {
         );
     }
 
-    /// Removes all reads: the leader has stepped down.
+    /// Removes and returns all waiting reads, because the leader has stepped down.
     pub(super) fn take(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
         std::mem::take(&mut self.waiting).into_iter().map(|read| read.request)
     }
 }
 
-/// Returns whether a leader may serve reads alone: a quorum has answered rounds that began at
-/// `confirmed_at` or later, by this replica's clock before they were sent, so recently that none of
-/// them may vote for another leader yet.
+/// Returns whether a leader may serve reads under its lease. `confirmed_at` is when the last round
+/// began that a quorum has answered, by this replica's clock; `None` if unknown. The lease is valid
+/// while no member of that quorum may vote for another leader yet.
 pub(super) fn lease_is_valid(shared: &Shared, confirmed_at: Option<Instant>) -> bool {
     shared.config.lease_reads
         && confirmed_at.is_some_and(|at| rules::lease_is_valid(at, shared.now, &shared.config))

@@ -62,39 +62,43 @@ use super::message::{PeerMsg, Rejoin, RejoinReply};
 use super::rules;
 use super::status::RejoinStatus;
 
-/// Heartbeat intervals between two questions.
+/// Number of heartbeat intervals between two [`Rejoin`] requests to the same member.
 const ASK_HEARTBEATS: u32 = 2;
-/// A peer that asked to rejoin within this many heartbeat intervals counts as still rejoining.
+/// Number of heartbeat intervals after its last [`Rejoin`] request for which a peer counts as still
+/// rejoining.
 pub(super) const REJOINING_HEARTBEATS: u32 = 3 * ASK_HEARTBEATS;
 
-/// The state of a rejoining replica.
+/// The state of a replica that has lost its disk and is rejoining its group.
 #[derive(Debug)]
 pub(super) struct Rejoining {
-    /// A random number by which replies to this start of the process are told from replies to an
-    /// earlier one.
+    /// Random number drawn at each start of the process. Replies echo it, so replies to an earlier
+    /// start are recognised.
     nonce: u64,
-    /// The members that have answered, with their highest terms.
+    /// The members that have answered the [`Rejoin`] request, each with the highest term in its
+    /// answers.
     terms: BTreeMap<NodeId, Term>,
     phase: Phase,
-    /// When to ask again.
+    /// When to send the next [`Rejoin`] request.
     ask_at: Instant,
 }
 
-/// The steps of the protocol.
+/// The steps of the rejoin protocol: ask all members, catch up with the leader, finish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Ask,
     CatchUp {
-        /// `None` until a leader has named one.
+        /// The leader's last entry, up to which the log must be durable; `None` until a leader has
+        /// named its last entry.
         target: Option<Target>,
     },
     Finish {
-        /// The job that ends rejoining; `None` until it is handed out.
+        /// The log writer's job that ends rejoining; `None` until the job is handed out.
         job: Option<JobSequence>,
     },
 }
 
-/// The last entry of a leader, as it named it.
+/// The entry that a rejoining replica's log must contain before rejoining ends: the last entry of
+/// the leader when it answered the [`Rejoin`] request; with that leader's id and term.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Target {
     leader: NodeId,
@@ -102,58 +106,63 @@ struct Target {
     last: EntryId,
 }
 
-/// What follows from a reply to the question.
+/// What a rejoining replica must do after a reply to its [`Rejoin`] request.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Answered {
-    /// The reply is to another start of the process, or R is a full member.
+    /// Nothing: the reply is to an earlier start of the process, or this replica is a full member
+    /// again.
     Stale,
-    /// Nothing else to do.
+    /// Nothing: the reply was recorded.
     Recorded,
-    /// All members have answered: adopt this term, which may be the current one, and spend the
-    /// vote.
+    /// Adopt this term, the highest that a member has named, and cast no vote in it: all members
+    /// have answered. The term may be the current one.
     Adopt(Term),
-    /// The sender is in this later term: follow it.
+    /// Follow the sender to this term, which is higher than the replica's own.
     Newer(Term),
 }
 
-/// What follows from a comparison of the log with the target.
+/// Whether a rejoining replica's log has reached the entry that the leader named (the target).
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CaughtUp {
-    /// The log is durable up to the target.
+    /// The log is durable up to the target, and equal to the leader's.
     Yes,
-    /// There is no target in this term, or the log is not durable up to it.
+    /// No leader of the current term has named a target, or the log is not yet durable up to it and
+    /// known to be equal to that leader's.
     NotYet,
-    /// The log has another entry at the target's index, which no leader of this term can have
-    /// named.
+    /// The log is equal to the leader's past the target's index, but has a different entry there.
+    /// So the named target was wrong: no correct leader of this term can have named it.
     Contradiction,
 }
 
 impl Rejoining {
-    /// Starts to rejoin. The first question is due at `ask_at`.
+    /// Returns the state of a replica that starts to rejoin. Its first [`Rejoin`] request is due at
+    /// `ask_at`.
     pub(super) fn new(rng: &mut impl Rng, ask_at: Instant) -> Rejoining {
         Rejoining { nonce: rng.next_u64(), terms: BTreeMap::new(), phase: Phase::Ask, ask_at }
     }
 
-    /// Returns when the next question is due.
+    /// Returns when the next [`Rejoin`] request is due; [`Instant::MAX`] once the log has caught
+    /// up.
     pub(super) fn ask_at(&self) -> Instant {
         if matches!(self.phase, Phase::Finish { .. }) { Instant::MAX } else { self.ask_at }
     }
 
-    /// Returns whether the log has reached the target and the job that ends rejoining is not handed
-    /// out yet.
+    /// Returns whether the log has caught up with the leader, but the log writer's job that ends
+    /// rejoining is not handed out yet.
     pub(super) fn has_caught_up(&self) -> bool {
         self.phase == Phase::Finish { job: None }
     }
 
-    /// Records that `job` ends rejoining.
+    /// Records that rejoining ends when the log writer has done `job`.
     pub(super) fn finish_with(&mut self, job: JobSequence) {
         assert!(self.has_caught_up(), "job {job} ends rejoining in {:?}", self.phase);
         self.phase = Phase::Finish { job: Some(job) };
     }
 
-    /// Returns whether rejoining is over when all jobs up to `done` are done.
+    /// Returns whether the job that ends rejoining is among those up to `done`, which the log
+    /// writer has done.
     pub(super) fn is_finished(&self, done: JobSequence) -> bool {
         matches!(self.phase, Phase::Finish { job: Some(job) } if job <= done)
     }
@@ -171,7 +180,7 @@ impl Rejoining {
         }
     }
 
-    /// Returns whether a rejoining replica ignores this message.
+    /// Returns whether the replica ignores this message because it is rejoining.
     pub(super) fn ignores(&self, message: &PeerMsg, config: &Config) -> bool {
         match message {
             PeerMsg::RejoinReply(_) => false,
@@ -186,10 +195,11 @@ impl Rejoining {
         }
     }
 
-    /// Returns the question and its receivers if it is due: first the members that have not
-    /// answered, then the leader, or all members while no leader is known. It is repeated until
-    /// rejoining is over, because messages get lost, and because late acknowledgements of old R may
-    /// reach the leader between two questions.
+    /// Returns the [`Rejoin`] request to be sent and its receivers; `None` if it is not due. The
+    /// receivers are first the members that have not answered, and then the leader, or all members
+    /// while no leader is known. The request is repeated until rejoining is over, because messages
+    /// get lost, and because late acknowledgements from before the loss of the disk may reach the
+    /// leader in between. `own` is the replica's term and its last log entry.
     pub(super) fn question(
         &mut self,
         now: Instant,
@@ -213,7 +223,8 @@ impl Rejoining {
         Some((Rejoin { nonce: self.nonce, term, last }, receivers))
     }
 
-    /// Records a reply to the question. `peers` is the number of other members.
+    /// Records a reply to the [`Rejoin`] request, and returns what the replica must do. `peers` is
+    /// the number of other members.
     pub(super) fn record_reply(
         &mut self,
         from: NodeId,
@@ -258,8 +269,9 @@ impl Rejoining {
         }
     }
 
-    /// Compares the log with the target. `matched` is the index up to which it is equal to the log
-    /// of `leader`, which leads the current term.
+    /// Returns whether the log has reached the entry that the leader named (the target). `matched`
+    /// is the index up to which the log is equal to the log of `leader`, the leader of the current
+    /// term.
     pub(super) fn compare_with_target(
         &mut self,
         own_term: Term,

@@ -58,7 +58,8 @@ impl Replica {
         Replica { shared, role }
     }
 
-    /// Handles one input. A `now` before the last one counts as the last one.
+    /// Handles one input at time `now`. If `now` is before the time of an earlier call, the earlier
+    /// call's time is used.
     pub fn handle_msg(&mut self, now: Instant, msg: Msg, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
         match msg {
@@ -107,9 +108,9 @@ impl Replica {
         self.shared.check_cursors();
     }
 
-    /// Ends a batch: emits at most one job for the log writer, one for the applier, and the
-    /// messages that bring the peers what the batch produced. The driver must have taken the jobs
-    /// of the last flush.
+    /// Ends a batch of inputs: emits at most one job for the log writer and one for the applier,
+    /// and the messages to peers that the batch requires. The driver must have taken the jobs of
+    /// the previous flush.
     pub fn flush(&mut self, now: Instant, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
         self.shared.watch_disk();
@@ -139,9 +140,10 @@ impl Replica {
         role.min(self.shared.next_waiting_deadline()).min(disk).min(rejoin)
     }
 
-    /// Returns when `handle_timeout` takes peers for silent: a follower campaigns, a candidate
-    /// gives up its campaign, a leader steps down. Before it calls `handle_timeout` at or after
-    /// this time, a driver must have passed in all peer messages that had arrived by then.
+    /// Returns when `handle_timeout` next assumes that peers are silent: a follower then campaigns,
+    /// a candidate gives up its campaign, a leader steps down. Before the driver calls
+    /// `handle_timeout` at or after this time, it must have passed in all peer messages that had
+    /// arrived by then.
     pub fn silence_deadline(&self) -> Instant {
         match &self.role {
             Role::Follower(follower) => follower.election_at(),
@@ -150,15 +152,16 @@ impl Replica {
         }
     }
 
-    /// Returns until when it votes for no replica because a leader may hold a lease; `None` if it
-    /// has heard no leader.
+    /// Returns the time until which this replica votes for no other, because the leader that it
+    /// last heard from may hold a lease; `None` if it has heard from no leader.
     #[cfg(test)]
     pub(crate) fn may_vote_at(&self) -> Option<Instant> {
         let heard_at = self.shared.leader_heard_at?;
         Some(heard_at + self.shared.config.election_timeout_min)
     }
 
-    /// Returns whether `mutant` is active, for drivers that implement a rule too.
+    /// Returns whether the safety rule of `mutant` is broken on purpose in this replica (mutation
+    /// testing). For drivers, which implement some of the rules.
     pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
         self.shared.config.breaks(mutant)
     }
@@ -168,17 +171,19 @@ impl Replica {
         self.shared.leader
     }
 
-    /// Returns the last leader that was known, in any term. For reports only.
+    /// Returns the last leader that was known, in any term; `None` if there was none. Used in
+    /// reports only.
     pub fn last_known_leader(&self) -> Option<NodeId> {
         self.shared.last_known_leader
     }
 
-    /// Returns whether this replica leads its term. It may have been deposed without knowing it.
+    /// Returns whether this replica leads its term. Another replica may lead a higher term already.
     pub fn is_leader(&self) -> bool {
         matches!(self.role, Role::Leader(_))
     }
 
-    /// Returns the target of a leadership transfer in progress: this leader refuses requests.
+    /// Returns the follower that this leader is transferring its leadership to, or `None`. During a
+    /// transfer the leader refuses client requests.
     pub fn transfer_target(&self) -> Option<NodeId> {
         match &self.role {
             Role::Leader(leader) => leader.transfer.target(),
@@ -186,8 +191,8 @@ impl Replica {
         }
     }
 
-    /// Returns whether this replica leads, transfers its leadership to no other, and has the disk
-    /// space for writes.
+    /// Returns whether a client's write would be accepted as far as role and disk decide: this
+    /// replica leads, is not transferring its leadership, and a quorum has free disk space.
     pub fn accepts_writes(&self) -> bool {
         match &self.role {
             Role::Leader(leader) => {
@@ -197,7 +202,7 @@ impl Replica {
         }
     }
 
-    /// Returns the condition of the disk.
+    /// Returns the condition of this replica's disk.
     pub fn disk(&self) -> DiskState {
         self.shared.disk.state()
     }
@@ -207,7 +212,7 @@ impl Replica {
         self.shared.term()
     }
 
-    /// Returns the log.
+    /// Returns the part of the log that is in memory.
     pub fn log(&self) -> &LogTail {
         &self.shared.log
     }
@@ -217,7 +222,7 @@ impl Replica {
         self.shared.commit_index()
     }
 
-    /// Returns a view of the replica's state.
+    /// Returns a copy of the replica's state, for traces, metrics and tests.
     pub fn status(&self) -> Status {
         let shared = &self.shared;
         let role = match &self.role {
@@ -257,7 +262,7 @@ impl Replica {
         }
     }
 
-    /// Asserts what must hold between any two steps.
+    /// Panics if an invariant of the replica is violated; to be called between any two inputs.
     pub fn check(&self) {
         self.shared.check();
         assert!(
@@ -272,7 +277,7 @@ impl Replica {
         }
     }
 
-    /// Gives tests of single parts access to the state.
+    /// Returns the state that all roles share, for unit tests.
     #[cfg(test)]
     pub(super) fn shared_mut(&mut self) -> &mut Shared {
         &mut self.shared
@@ -326,8 +331,8 @@ impl Replica {
         self.enter(transition, out);
     }
 
-    /// Handles the installation of a leader's snapshot. The term in which it was sent does not
-    /// matter: its last entry is committed.
+    /// Handles the driver's report that a leader's snapshot is installed. The term in which the
+    /// snapshot was sent does not matter, because the snapshot's last entry is committed.
     fn on_installed(&mut self, snapshot: SnapshotId, out: &mut Effects) {
         let last = snapshot.last;
         let is_leader = self.is_leader();
@@ -353,8 +358,8 @@ impl Replica {
 
     // Rejoining.
 
-    /// Answers a peer that lost its disk with this replica's term and last entry. A leader forgets
-    /// which entries the peer had.
+    /// Answers a [`Rejoin`] request of a peer that lost its disk with this replica's term and last
+    /// entry. If this replica leads, it resets the peer's match index.
     fn on_rejoin(&mut self, from: NodeId, rejoin: Rejoin, out: &mut Effects) {
         assert!(!self.shared.is_rejoining(), "a rejoining replica would answer {from}");
         if let Role::Leader(leader) = &mut self.role {
@@ -393,7 +398,8 @@ impl Replica {
         }
     }
 
-    /// Asks the other members if this replica is rejoining and the question is due.
+    /// Sends a [`Rejoin`] request to other members if this replica is rejoining and the request is
+    /// due.
     fn ask_to_rejoin(&mut self, out: &mut Effects) {
         let own = (self.shared.term(), self.shared.log.last());
         let Shared { rejoining, peers, now, config, leader, .. } = &mut self.shared;
@@ -408,7 +414,8 @@ impl Replica {
         }
     }
 
-    /// Lets a rejoining replica finish if its log has reached the target.
+    /// Checks whether a rejoining replica's log has reached the entry that the leader named; if so,
+    /// the next job of the log writer ends rejoining.
     fn finish_rejoining(&mut self) {
         let Role::Follower(follower) = &self.role else { return };
         let (own, leader) = (self.shared.term(), self.shared.leader);
@@ -422,7 +429,7 @@ impl Replica {
 
     // Role changes.
 
-    /// Performs a role change, and those that follow from it at once.
+    /// Performs a role change and the further role changes that immediately follow from it.
     fn enter(&mut self, mut transition: Transition, out: &mut Effects) {
         loop {
             transition = match transition {

@@ -9,39 +9,41 @@ use super::message::SnapshotId;
 
 pub use crate::types::RoleName;
 
-/// The state on a replica's disk at start. The default is an empty disk.
+/// The state that a replica finds on its disk at start. The default is that of an empty disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durable {
-    /// Term and vote.
+    /// The highest term seen and the vote in that term.
     pub hard_state: HardState,
     /// The latest complete snapshot; `None` if there is none.
     pub snapshot: Option<SnapshotId>,
-    /// The log without gaps: from the entry after the snapshot's last one, or from index 1.
+    /// The entries of the log without gaps: from the entry after the snapshot's last one, or from
+    /// index 1 if there is no snapshot.
     pub entries: Vec<Entry>,
     /// Whether the replica lost its disk and has not rejoined since. It has then forgotten votes
     /// and acknowledgements.
     pub rejoining: bool,
 }
 
-/// The change of role that a step results in.
+/// The role change that results from a message or a timeout.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Transition {
-    /// Keep the role.
+    /// Stay in the current role.
     Stay,
-    /// Become a follower, or stay one, in `term`.
+    /// Become a follower in `term`, or stay one.
     Follow {
-        /// The replica's term or a higher one.
+        /// The replica's current term or a higher one.
         term: Term,
-        /// The leader of that term, if known.
+        /// The leader of `term`, if known.
         leader: Option<NodeId>,
     },
-    /// Ask for pre-votes.
+    /// Become a candidate that asks for pre-votes.
     Campaign,
-    /// Start an election in the next term.
+    /// Start an election in the next term: a quorum has granted pre-votes.
     Stand,
-    /// Start an election in the next term because this term's leader asked for it.
+    /// Start an election in the next term, without pre-votes, because the current leader transfers
+    /// its leadership to this replica.
     TakeOver,
-    /// Lead the current term.
+    /// Become the leader of the current term.
     Lead,
 }

@@ -27,10 +27,11 @@ use super::status::Counters;
 use super::term_budget::TermBudget;
 use super::timing;
 
-/// Rejected messages that one batch reports for the log; all of them are counted.
+/// Maximum number of rejected messages that one batch of inputs reports to the driver for logging.
+/// The counters count all of them.
 const REJECTED_MAX: usize = 16;
 
-/// The state that all roles share.
+/// The state of a replica that all roles share.
 ///
 /// Invariant: `applied_index <= commit_index <= log.last()`; `commit_index` never falls;
 /// `log.base()` is at most the end of `snapshot`; no entry has a term above the current one.
@@ -41,40 +42,44 @@ pub(super) struct Shared {
     pub(super) peers: Vec<NodeId>,
     pub(super) config: Config,
     pub(super) rng: ChaCha8Rng,
-    /// The time of the current step, set once when it starts.
+    /// The time of the input that is being handled. It never decreases.
     pub(super) now: Instant,
-    /// Until then the replica neither sends nor accepts peer messages.
+    /// End of the silence after the replica's start: before this time it neither sends nor accepts
+    /// peer messages.
     pub(super) silent_until: Instant,
     pub(super) log: LogTail,
-    /// The latest durable snapshot.
+    /// The latest durable snapshot; `None` if there is none.
     pub(super) snapshot: Option<SnapshotId>,
-    /// The leader of the current term, if it is known and has not been given up.
+    /// The leader of the current term; `None` if it is unknown, or this replica no longer follows
+    /// it because it seems to have failed.
     pub(super) leader: Option<NodeId>,
-    /// The leader of the current term, if known. It stays when `leader` is given up, because a term
-    /// has only one.
+    /// The leader of the current term, if known. Kept when `leader` is cleared, because a term has
+    /// only one leader.
     pub(super) leader_of_term: Option<NodeId>,
     /// The last leader that was known, in any term. Used in reports only.
     pub(super) last_known_leader: Option<NodeId>,
-    /// When a leader was last heard.
+    /// When this replica last heard from a leader. A restarted replica counts as having heard one
+    /// at its start; `None` for a new replica that has heard none.
     pub(super) leader_heard_at: Option<Instant>,
-    /// The last leadership transfer that a leader announced: its term and its target.
+    /// The last leadership transfer that a leader announced: the leader's term and the follower
+    /// that is to become leader. `None` if none was announced.
     pub(super) announced_transfer: Option<(Term, NodeId)>,
-    /// Message loss in one direction, in permille, as the last leader measured it.
+    /// Message loss in one direction in permille, as the latest leader has measured it.
     pub(super) loss_permille: u16,
-    /// Campaigns in a row in which this replica did not hear from a quorum.
+    /// Number of campaigns in a row in which this replica did not hear from a quorum.
     pub(super) isolated_campaigns: u32,
     pub(super) counters: Counters,
     pub(super) disk: DiskHealth,
-    /// The progress of rejoining after the loss of the disk; `None` for a full member.
+    /// The state of rejoining after the loss of the disk; `None` for a full member.
     pub(super) rejoining: Option<Rejoining>,
-    /// Reads to be answered when everything committed so far is applied.
+    /// Confirmed reads, to be answered by the applier after all entries committed so far.
     pub(super) ready_reads: Vec<ClientRequest>,
     hard_state: TermAndVote,
     term_budget: TermBudget,
     jobs: AppendJobs,
     commit_index: Index,
     applied_index: Index,
-    /// Committed entries that no job for the applier contains yet.
+    /// Committed entries that have not been handed to the applier yet.
     committed: Vec<Committed>,
     waiting: WaitingRequests,
     appended: AppendedRequests,
@@ -158,19 +163,20 @@ impl Shared {
         self.applied_index
     }
 
-    /// Returns the number of replicas, this one included.
+    /// Returns the number of replicas in the group, this one included.
     pub(super) fn replicas(&self) -> usize {
         self.peers.len() + 1
     }
 
-    /// Returns whether this replica lost its disk and is not a full member yet.
+    /// Returns whether this replica has lost its disk and is not a full member of the group again.
     pub(super) fn is_rejoining(&self) -> bool {
         self.rejoining.is_some()
     }
 
     // Term and vote.
 
-    /// Starts a higher term, with a vote if this replica campaigns in it.
+    /// Starts the higher term `term`. `voted_for` is this replica if it campaigns in that term,
+    /// else `None`.
     pub(super) fn start_term(&mut self, term: Term, voted_for: Option<NodeId>) {
         assert!(
             voted_for.is_none_or(|voted| voted == self.id),
@@ -183,18 +189,21 @@ impl Shared {
         self.jobs.drop_append_replies();
     }
 
-    /// Returns whether a message may raise the term to this higher one.
+    /// Returns whether a message may raise this replica's term to `term`: the raise is within the
+    /// budget that bounds forged terms.
     pub(super) fn may_raise_term(&mut self, term: Term) -> bool {
         self.term_budget.covers(self.term(), term, self.now)
     }
 
-    /// Starts the higher term of a message, which [`Shared::may_raise_term`] has allowed.
+    /// Starts the higher term of a message and charges the raise to the term budget.
+    /// [`Shared::may_raise_term`] must have allowed it.
     pub(super) fn raise_term(&mut self, term: Term) {
         self.term_budget.pay(self.term(), term);
         self.start_term(term, None);
     }
 
-    /// Votes in the current term, once (§5.2).
+    /// Records this replica's vote for `candidate` in the current term. A replica votes once per
+    /// term (§5.2).
     pub(super) fn vote_for(&mut self, candidate: NodeId) {
         self.hard_state.vote_for(candidate, &self.config);
     }
@@ -206,7 +215,7 @@ impl Shared {
 
     // The leader.
 
-    /// Records that the leader of the current term is alive.
+    /// Records that a message of `leader`, the current term's leader, has arrived.
     pub(super) fn heard_leader(&mut self, leader: NodeId) {
         assert!(
             self.leader_of_term.is_none_or(|known| known == leader),
@@ -221,14 +230,15 @@ impl Shared {
         self.waiting.forget_redirected();
     }
 
-    /// Returns whether a leader was heard so recently that it may hold a lease. This replica then
-    /// votes for no other (§6, last paragraph; thesis 6.4.1).
+    /// Returns whether this replica heard from a leader so recently that the leader may hold a
+    /// lease. The replica then votes for no other (§6, last paragraph; thesis 6.4.1).
     pub(super) fn leader_may_hold_lease(&self) -> bool {
         rules::leader_is_protected(self.leader_heard_at, self.now, &self.config)
     }
 
-    /// Returns whether the leader of the previous term has itself announced the transfer that this
-    /// vote request claims. The candidate's claim alone would let it depose any leader.
+    /// Returns whether the previous term's leader has itself announced the leadership transfer that
+    /// this vote request claims. Believing the claim alone would let any candidate depose the
+    /// leader.
     pub(super) fn is_announced_transfer(&self, from: NodeId, request: &RequestVote) -> bool {
         request.transfer
             && self
@@ -236,7 +246,8 @@ impl Shared {
                 .is_some_and(|(term, target)| target == from && term.next() == request.term)
     }
 
-    /// Returns whether a candidate's log is at least as up to date as this one (§5.4.1).
+    /// Returns whether a candidate's log, which ends with `last`, is at least as up to date as this
+    /// replica's log (§5.4.1).
     pub(super) fn is_up_to_date(&self, last: EntryId) -> bool {
         rules::is_up_to_date(last, self.log.last(), &self.config)
     }
@@ -245,7 +256,8 @@ impl Shared {
         timing::first_election_timeout(&self.config, &mut self.rng)
     }
 
-    /// Draws an election timeout: longer where messages are lost, but only while a leader is known.
+    /// Returns a random election timeout. It is longer where messages are lost, but only while a
+    /// leader is known.
     pub(super) fn draw_election_timeout(&mut self) -> Duration {
         let loss_permille = if self.leader.is_some() { self.loss_permille } else { 0 };
         timing::election_timeout(&self.config, loss_permille, &mut self.rng)
@@ -253,7 +265,8 @@ impl Shared {
 
     // Messages.
 
-    /// Sends a message as soon as the term and the vote that it shows are durable (Figure 2).
+    /// Sends a message to the peer `to` as soon as this replica's term and vote, which the message
+    /// reveals, are durable (Figure 2).
     pub(super) fn send(&mut self, to: NodeId, message: PeerMsg, out: &mut Effects) {
         if rules::may_show_hard_state(self.hard_state_is_durable(), &self.config) {
             let envelope = self.envelope(to, message);
@@ -263,7 +276,7 @@ impl Shared {
         }
     }
 
-    /// Sends a message when everything that the log contains now is durable.
+    /// Sends a message to the peer `to` when everything that the log contains now is durable.
     pub(super) fn send_when_durable(&mut self, to: NodeId, message: PeerMsg) {
         let envelope = self.envelope(to, message);
         self.jobs.release_when_done(envelope);
@@ -274,7 +287,7 @@ impl Shared {
         Envelope { from: self.id, to, leader: self.last_known_leader, message }
     }
 
-    /// Counts and reports a message that no correct peer sends.
+    /// Counts a message that no correct peer sends, and reports it to the driver for logging.
     pub(super) fn reject(&mut self, from: NodeId, reason: RejectReason, out: &mut Effects) {
         match reason {
             RejectReason::Term { .. } => self.counters.terms_rejected += 1,
@@ -287,14 +300,15 @@ impl Shared {
         }
     }
 
-    /// Returns whether the log has another entry at the index of this one.
+    /// Returns whether the log has a different entry at the index of `entry`. Returns false if the
+    /// log has no entry there.
     pub(super) fn contradicts(&self, entry: EntryId) -> bool {
         self.log.term_at(entry.index).is_some_and(|term| term != entry.term)
     }
 
     // Log and commit index.
 
-    /// Appends an entry as leader.
+    /// Appends a new entry of the current term as leader, and returns its id.
     pub(super) fn append(&mut self, kind: EntryKind, payload: &[u8]) -> EntryId {
         let term = self.term();
         let entry = self.log.append(term, kind, payload);
@@ -304,13 +318,15 @@ impl Shared {
         id
     }
 
-    /// Appends a client's write as leader, and remembers the request.
+    /// Appends a client's write to the log as leader, and remembers the request until its entry is
+    /// committed or replaced.
     pub(super) fn append_request(&mut self, request: &ClientRequest) {
         let id = self.append(EntryKind::Command, &request.payload);
         self.appended.push(id, request.key);
     }
 
-    /// Merges a leader's entries, which follow an entry of this log.
+    /// Merges a leader's entries into the log and lets the next job write the new ones. The entries
+    /// must follow an entry of this log.
     pub(super) fn splice(&mut self, entries: &[Entry]) {
         let spliced = self.log.splice(entries, self.commit_index, &self.config);
         if let Some(from) = spliced.changed_from {
@@ -318,8 +334,9 @@ impl Shared {
         }
     }
 
-    /// Commits the entries up to `index` if they are not yet. Each goes to the applier once, in
-    /// order.
+    /// Raises the commit index to `index` and queues the newly committed entries for the applier,
+    /// each once and in order. A lower `index` changes nothing. `as_leader` tells whether this
+    /// replica commits them as leader.
     pub(super) fn commit_to(&mut self, index: Index, as_leader: bool) {
         if index <= self.commit_index {
             return;
@@ -346,7 +363,8 @@ impl Shared {
         self.appended.commit(index);
     }
 
-    /// Returns the commit index that peers are told.
+    /// Returns the commit index that this leader puts into its messages to peers: its own, or the
+    /// lower applied index if [`Config::commit_index_after_replies`] is set.
     pub(super) fn shown_commit_index(&self) -> Index {
         if self.config.commit_index_after_replies { self.applied_index } else { self.commit_index }
     }
@@ -361,7 +379,7 @@ impl Shared {
         self.applied_index = index;
     }
 
-    /// Records that the state machine has reached `index` by installing a snapshot.
+    /// Records that the state machine has reached the entry at `index` by installing a snapshot.
     pub(super) fn applied_by_snapshot(&mut self, index: Index) {
         assert!(
             index <= self.commit_index,
@@ -371,7 +389,8 @@ impl Shared {
         self.applied_index = self.applied_index.max(index);
     }
 
-    /// Replaces the log by an empty one behind `last`, the end of an installed snapshot.
+    /// Replaces the log by an empty one that starts after `last`, the last entry of an installed
+    /// snapshot.
     pub(super) fn restart_log(&mut self, last: EntryId) {
         assert!(
             last.index > self.commit_index && self.appended.is_empty(),
@@ -386,7 +405,8 @@ impl Shared {
         self.applied_index = last.index;
     }
 
-    /// Records that the log writer has done a job.
+    /// Records that the log writer has done a job: its entries are durable, and rejoining ends if
+    /// this job ends it.
     pub(super) fn on_persisted(&mut self, persisted: Persisted) {
         self.jobs.complete(persisted.sequence);
         self.disk.job_done(self.now, self.jobs.is_busy());
@@ -399,7 +419,7 @@ impl Shared {
         }
     }
 
-    /// Checks whether the disk is stalled.
+    /// Checks whether the disk has stalled, and counts the stall if so.
     pub(super) fn watch_disk(&mut self) {
         if self.disk.watch(self.now, &self.config) {
             self.counters.disk_stalls += 1;
@@ -408,23 +428,27 @@ impl Shared {
 
     // Client requests.
 
-    /// Starts a leadership: the entries that it inherits uncommitted count against its limit.
+    /// Records that this replica starts to lead: uncommitted entries of earlier terms count towards
+    /// the limit of uncommitted bytes.
     pub(super) fn start_leadership(&mut self) {
         self.appended.start_leadership(&self.log, self.commit_index);
     }
 
-    /// Ends a leadership.
+    /// Records that this replica has ceased to lead. The outcome of its uncommitted requests is
+    /// decided by later leaders.
     pub(super) fn end_leadership(&mut self) {
         self.leader = None;
         self.appended.end_leadership();
     }
 
-    /// Returns the length of the entries past the commit index while this replica leads.
+    /// Returns the total length in bytes of the entries after the commit index while this replica
+    /// leads; 0 in other roles.
     pub(super) fn uncommitted_bytes(&self) -> usize {
         self.appended.uncommitted_bytes()
     }
 
-    /// Refuses requests of earlier leaderships whose entries have been replaced.
+    /// Refuses client requests that this replica appended as an earlier leader and whose entries
+    /// have been replaced by another leader's.
     pub(super) fn refuse_replaced(&mut self, out: &mut Effects) {
         let leader = self.leader;
         self.appended.retain_undecided(&self.log, self.commit_index, |key| {
@@ -432,9 +456,10 @@ impl Shared {
         });
     }
 
-    /// Redirects a client to the leader if the leader is alive; otherwise the request waits for the
-    /// leader's next message or for another leader. Without this, the clients of a leader that has
-    /// just died would be sent back and forth between it and the followers.
+    /// Redirects a client's request to the leader if the leader has been heard recently; otherwise
+    /// the request waits for the leader's next message or for another leader. Without the wait, the
+    /// clients of a leader that has just died would be sent back and forth between it and the
+    /// followers.
     pub(super) fn redirect(&mut self, request: ClientRequest, out: &mut Effects) {
         let age_max = self.config.heartbeat_interval * 5 / 4;
         let is_alive = self.leader_heard_at.is_some_and(|at| self.now.since(at) <= age_max);
@@ -445,14 +470,16 @@ impl Shared {
         }
     }
 
-    /// Redirects all waiting requests to the leader, which has just sent a message.
+    /// Redirects all client requests that wait for a leader to the current leader, which has just
+    /// sent a message.
     pub(super) fn redirect_waiting(&mut self, out: &mut Effects) {
         while let Some(key) = self.waiting.pop_redirected() {
             self.refuse(key, RefusalReason::NotLeader, out);
         }
     }
 
-    /// Keeps a request until a leader is known, for a little longer than an election takes.
+    /// Keeps a client's request until a leader is known, for a little longer than an election
+    /// takes. Refuses it as busy if too many requests wait.
     pub(super) fn wait_for_leader(&mut self, request: ClientRequest, out: &mut Effects) {
         if self.waiting.len() >= self.config.waiting_requests_max {
             self.refuse(request.key, RefusalReason::Busy, out);
@@ -469,26 +496,28 @@ impl Shared {
         }
     }
 
-    /// Records a campaign in which this replica did not hear from a quorum: clients that wait here
-    /// may do better elsewhere, so they wait less long.
+    /// Records a campaign in which this replica did not hear from a quorum. Waiting requests are
+    /// then refused sooner, because their clients may reach a leader through another replica.
     pub(super) fn record_isolated_campaign(&mut self) {
         self.isolated_campaigns += 1;
         self.waiting.limit_deadlines(self.now + self.request_wait());
     }
 
-    /// Removes all waiting requests.
+    /// Removes and returns all client requests that wait for a leader.
     pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
         self.waiting.take()
     }
 
-    /// Refuses requests that have waited too long. They were never appended.
+    /// Refuses client requests that have waited too long for a leader. They were never appended to
+    /// the log.
     pub(super) fn refuse_overdue(&mut self, out: &mut Effects) {
         while let Some(key) = self.waiting.pop_overdue(self.now) {
             self.refuse(key, RefusalReason::NotLeader, out);
         }
     }
 
-    /// Returns when the first waiting request is refused.
+    /// Returns when the first waiting client request is to be refused; [`Instant::MAX`] if none
+    /// waits.
     pub(super) fn next_waiting_deadline(&self) -> Instant {
         self.waiting.next_deadline()
     }
@@ -502,7 +531,8 @@ impl Shared {
 
     // The end of a batch.
 
-    /// Emits what the batch produced: at most one job for the log writer and one for the applier.
+    /// Emits the results of a batch of inputs: at most one job for the log writer and one for the
+    /// applier.
     pub(super) fn flush(&mut self, out: &mut Effects) {
         assert!(out.append.is_none(), "the driver has not taken the job of the last flush");
         out.apply.entries.append(&mut self.committed);
@@ -529,7 +559,8 @@ impl Shared {
         );
     }
 
-    /// Asserts the order of the log's cursors.
+    /// Panics if the applied, commit, durable and last index are not in their order, or an entry
+    /// has a term above the current one.
     pub(super) fn check_cursors(&self) {
         let (base, last) = (self.log.base().index, self.log.last());
         let snapshot = self.snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -552,7 +583,7 @@ impl Shared {
         assert!(last.term <= self.term(), "the log ends with {last} in term {}", self.term());
     }
 
-    /// Asserts all invariants.
+    /// Panics if an invariant of the shared state is violated.
     pub(super) fn check(&self) {
         self.check_cursors();
         assert!(

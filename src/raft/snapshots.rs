@@ -18,12 +18,13 @@ use super::progress::{ChunkReply, Progress};
 use super::rules;
 use super::shared::Shared;
 
-/// Largest number of entries removed at the end of a batch. Freeing a long log at once would block
-/// the core for milliseconds.
+/// Maximum number of entries removed from memory at the end of a batch. Freeing a long log at once
+/// would block the core for milliseconds.
 const COMPACTED_MAX: usize = 8_192;
 
 impl Shared {
-    /// Records a durable snapshot of this replica's own state.
+    /// Records that a snapshot of this replica's own state, or of a leader's, is durable. It
+    /// becomes the latest snapshot unless a later one exists.
     pub(super) fn on_snapshot_taken(&mut self, snapshot: SnapshotId) {
         assert!(
             snapshot.last.index <= self.applied_index(),
@@ -42,9 +43,10 @@ impl Shared {
         }
     }
 
-    /// Removes entries that the snapshot covers: those up to `needed` down to the size kept for
-    /// slow followers, and the others only while the log exceeds its maximal size. While disk space
-    /// is low nothing is kept.
+    /// Removes entries that the latest snapshot covers from the log in memory. Entries up to
+    /// `needed`, which no follower needs, are removed until `log_bytes_kept` remain, or all of them
+    /// while disk space is low. Entries after `needed` are removed only while the log exceeds
+    /// `log_bytes_max`.
     pub(super) fn compact(&mut self, needed: Index) {
         let Some(snapshot) = self.snapshot else { return };
         let (log, config) = (&mut self.log, &self.config);
@@ -58,9 +60,9 @@ impl Shared {
         );
     }
 
-    /// Records that a leader's snapshot is durable and installed. A log that contains its last
-    /// entry stays; otherwise nothing in the log can be told from what contradicts the snapshot,
-    /// and the log restarts behind it (Figure 13, rules 6 and 7).
+    /// Records that a leader's snapshot is durable and installed. If the log contains the
+    /// snapshot's last entry, the log stays. Otherwise its entries may contradict the snapshot, so
+    /// it is replaced by an empty log that starts after the snapshot (Figure 13, rules 6 and 7).
     pub(super) fn install(&mut self, snapshot: SnapshotId, is_leader: bool) {
         let last = snapshot.last;
         if self.log.holds(last) {
@@ -80,8 +82,9 @@ impl Shared {
 }
 
 impl Follower {
-    /// Passes a chunk of the leader's snapshot to the driver. If this log is committed up to the
-    /// snapshot's end, the snapshot is not needed: the logs match up to there.
+    /// Handles a chunk of the leader's snapshot: passes it to the driver. If this replica has
+    /// committed all entries that the snapshot covers, the chunk is not needed, and the leader is
+    /// told that the logs match up to the snapshot's end.
     pub(super) fn on_install_snapshot(
         &mut self,
         shared: &mut Shared,
@@ -107,9 +110,9 @@ impl Follower {
         }
     }
 
-    /// Tells the leader how much of its snapshot is stored. A chunk of an earlier term's leader
-    /// gets no reply: with its round number, this term's leader could confirm reads that arrived
-    /// after the round. This leader learns it with its own next chunk.
+    /// Tells the current leader how much of its snapshot this replica has stored. A chunk that the
+    /// leader of an earlier term sent gets no reply: the current leader would take the chunk's
+    /// round number for its own, and could confirm reads that arrived after that round began.
     pub(super) fn on_chunk_stored(shared: &mut Shared, stored: ChunkStored, out: &mut Effects) {
         let ChunkStored { term, snapshot, round, received } = stored;
         if !rules::chunk_is_current(term, shared.term(), &shared.config) {
@@ -123,8 +126,9 @@ impl Follower {
         }
     }
 
-    /// Tells the leader that the log matches up to the snapshot's end: everything up to there is
-    /// committed, so every leader of this or a later term has the same.
+    /// Tells the leader that this replica's log matches up to the end of an installed snapshot.
+    /// Everything up to there is committed, so every leader of the current or a later term has the
+    /// same entries. `round` is the round number to echo; `None` for that of the last stored chunk.
     pub(super) fn on_installed(
         &mut self,
         shared: &mut Shared,
@@ -148,8 +152,9 @@ impl Follower {
 }
 
 impl Leader {
-    /// Returns the index behind which a follower that answers needs the log. Compaction stops there
-    /// while the log is within its maximal size.
+    /// Returns the index of the last entry that no peer needs from this leader's log any more,
+    /// peers that do not answer left out; `Index(u64::MAX)` if no peer answers. Later entries are
+    /// kept while the log is within its maximum size.
     pub(super) fn log_needed_after(&self, shared: &Shared) -> Index {
         self.progress
             .iter()
@@ -159,8 +164,8 @@ impl Leader {
             .unwrap_or(Index(u64::MAX))
     }
 
-    /// Starts sending the latest snapshot to peers that lack compacted entries, and sends the
-    /// chunks that are due.
+    /// Starts a transfer of the latest snapshot to each peer that lacks compacted entries, and
+    /// sends the chunks that are due.
     pub(super) fn send_snapshots(&mut self, shared: &mut Shared, out: &mut Effects) {
         let base = shared.log.base().index;
         out.suspect_snapshots.append(&mut self.suspect_snapshots);
@@ -211,7 +216,8 @@ impl Leader {
         }
     }
 
-    /// Returns when the next chunk is due.
+    /// Returns when the next snapshot chunk to any peer is due or counts as lost; [`Instant::MAX`]
+    /// if no peer is being sent a snapshot.
     pub(super) fn next_chunk_at(&self, shared: &Shared) -> Instant {
         let due = |progress: &Progress| progress.next_chunk_at(&shared.config);
         self.progress.iter().filter_map(due).min().unwrap_or(Instant::MAX)

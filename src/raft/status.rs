@@ -10,45 +10,46 @@ use super::role::RoleName;
 pub struct Status {
     /// The replica's id.
     pub id: NodeId,
-    /// Its role.
+    /// The replica's role.
     pub role: RoleName,
-    /// Its term.
+    /// The replica's current term.
     pub term: Term,
-    /// Its vote in that term.
+    /// The replica's vote in its current term; `None` if it has not voted.
     pub voted_for: Option<NodeId>,
-    /// The leader of that term, if known.
+    /// The leader of the current term, if known.
     pub leader: Option<NodeId>,
-    /// The entry before the first one in the log; a snapshot covers everything up to it.
+    /// The entry before the first one of the log in memory; a snapshot covers everything up to it.
     pub base: EntryId,
     /// The last entry of the log.
     pub last: EntryId,
-    /// Index of the last durable entry.
+    /// Index of the last entry that is on this replica's disk.
     pub durable_index: Index,
     /// Index of the last entry that is known to be committed.
     pub commit_index: Index,
-    /// Index of the last applied entry.
+    /// Index of the last entry that the state machine has applied.
     pub applied_index: Index,
-    /// The condition of its disk.
+    /// The condition of the replica's disk.
     pub disk: DiskState,
-    /// The target of a leadership transfer in progress.
+    /// The follower that this leader is transferring its leadership to; `None` if no transfer is in
+    /// progress.
     pub transfer_target: Option<NodeId>,
     /// Progress of rejoining after the loss of the disk; `None` for a full member.
     pub rejoining: Option<RejoinStatus>,
-    /// A leader's view of its peers, ordered by id; empty in other roles.
+    /// The leader's view of each peer, ordered by id; empty if this replica does not lead.
     pub peers: Vec<PeerStatus>,
-    /// Event counts since the start.
+    /// Event counts since the replica's process started.
     pub counters: Counters,
 }
 
-/// Progress of a member that has lost its disk. If it waits for no answer and has no target, it
-/// waits for a leader.
+/// Progress of a member that has lost its disk and is rejoining. If `waiting_for` is empty and
+/// `target` is `None`, the member waits for a leader.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RejoinStatus {
-    /// Members that have not answered yet, ordered by id. A member that is itself rejoining does
-    /// not answer.
+    /// Members that have not answered the rejoining member yet, ordered by id. A member that is
+    /// itself rejoining does not answer.
     pub waiting_for: Vec<NodeId>,
-    /// Index up to which the log must be durable before the member rejoins; `None` until a leader
-    /// has named it.
+    /// Index up to which the log must be durable before the member becomes a full member; `None`
+    /// until a leader has named this index.
     pub target: Option<Index>,
 }
 
@@ -59,47 +60,56 @@ pub struct PeerStatus {
     pub id: NodeId,
     /// Index up to which the peer's log is durable and equal to the leader's.
     pub match_index: Index,
-    /// Index of the next entry to send.
+    /// Index of the next entry that the leader will send to the peer.
     pub next_index: Index,
-    /// Whether the leader is still looking for the last matching entry.
+    /// Whether the leader is still looking for the last entry at which the peer's log matches its
+    /// own.
     pub probing: bool,
-    /// The condition of the peer's disk in its last reply.
+    /// The condition of the peer's disk, according to its last reply.
     pub disk: DiskState,
 }
 
-/// Event counts since the replica started.
+/// Event counts since the replica's process started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Messages to another replica, from an unknown one, or during the silence after the start.
+    /// Peer messages dropped because they were addressed to another replica, came from an unknown
+    /// one, or arrived during `silence_after_start`, the time after the start in which the replica
+    /// accepts no messages.
     pub misdirected: u64,
-    /// Messages of an earlier term, and replies that nothing waits for.
+    /// Peer messages dropped because they were of an earlier term, or were replies that are no
+    /// longer awaited.
     pub stale: u64,
-    /// Messages whose fields contradict each other or what this replica sent.
+    /// Peer messages dropped because their fields contradict each other or what this replica has
+    /// sent.
     pub malformed: u64,
-    /// Messages rejected for a term that elections cannot have reached.
+    /// Peer messages rejected because their term is so high that elections cannot have reached it.
     pub terms_rejected: u64,
-    /// Messages rejected because they contradict a committed entry or the leader of their term.
+    /// Peer messages rejected because they contradict a committed entry or the known leader of
+    /// their term.
     pub conflicts_rejected: u64,
-    /// Client requests refused because too much was in flight.
+    /// Client requests refused because too many requests or uncommitted bytes were in flight.
     pub busy: u64,
-    /// Pre-vote rounds started.
+    /// Campaigns for pre-votes that this replica has started.
     pub pre_votes: u64,
-    /// Elections started.
+    /// Elections that this replica has started.
     pub elections: u64,
-    /// Elections won.
+    /// Elections that this replica has won.
     pub leaderships: u64,
-    /// Times it stepped down because a quorum did not answer.
+    /// Number of times that this replica stepped down as leader because a quorum did not answer.
     pub quorum_losses: u64,
-    /// Leadership transfers started.
+    /// Leadership transfers that this replica has started as leader.
     pub leadership_transfers: u64,
-    /// Times its disk stalled.
+    /// Number of times that this replica's disk stalled.
     pub disk_stalls: u64,
-    /// Messages ignored while rejoining, vote requests among them.
+    /// Peer messages ignored because this replica was rejoining after the loss of its disk, vote
+    /// requests among them.
     pub ignored_while_rejoining: u64,
-    /// Times it rejoined after the loss of its disk: 0 or 1.
+    /// Number of times that this replica became a full member again after the loss of its disk: 0
+    /// or 1.
     pub rejoined: u64,
-    /// Reads served under the lease before a quorum had confirmed their round.
+    /// Reads that were served under the leader's lease, without waiting for a quorum to confirm
+    /// their round.
     pub lease_reads: u64,
-    /// Reads served after a quorum had confirmed their round.
+    /// Reads that were served after a quorum had confirmed their round (read index).
     pub read_index_reads: u64,
 }

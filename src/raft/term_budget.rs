@@ -10,14 +10,16 @@
 
 use crate::types::{Instant, Term};
 
-/// The largest raise at once, in terms.
+/// Maximum of the term budget: the largest number of terms by which messages can raise the
+/// replica's term within a moment.
 const CAPACITY: u64 = 1 << 20;
-/// Terms that the budget gains per second, up to the capacity.
+/// Number of terms per second by which the term budget refills, up to its capacity.
 const REFILL_PER_SECOND: u128 = 1_024;
 const SECOND: u128 = 1_000_000_000;
-/// The highest term that a replica without any state accepts from a message, whatever its budget:
-/// it may join a cluster with forged terms in its past. Versions without a budget accepted terms
-/// below 2^62. From this bound on, 2^61 terms are left for elections.
+/// The highest term that a new replica, which has neither a term nor a log, accepts from its first
+/// message without regard to the budget: the cluster that it joins may have accepted forged terms,
+/// which were limited to 2^62 in versions without a budget. Between this bound and the largest
+/// term, 2^61 terms are left for elections.
 const FIRST_TERM_MAX: Term = Term((1 << 62) + (1 << 61));
 
 /// The number of terms by which messages may still raise the replica's term.
@@ -26,20 +28,21 @@ const FIRST_TERM_MAX: Term = Term((1 << 62) + (1 << 61));
 #[derive(Debug)]
 pub(super) struct TermBudget {
     available: u64,
-    /// The refill is accounted for up to this instant of the replica's own clock.
+    /// Time, by the replica's own clock, up to which the refill has been added to `available`.
     refilled_at: Instant,
-    /// Whether the replica has no state yet: its first term is free.
+    /// Whether the replica has neither a term nor a log yet: the first raise of its term is not
+    /// limited by the budget.
     first_is_free: bool,
 }
 
 impl TermBudget {
-    /// Returns a full budget. `is_new` tells that the replica has neither a term nor a log.
+    /// Returns a full budget. `is_new` tells whether the replica has neither a term nor a log.
     pub(super) fn new(now: Instant, is_new: bool) -> TermBudget {
         TermBudget { available: CAPACITY, refilled_at: now, first_is_free: is_new }
     }
 
-    /// Returns whether a message may raise the term from `own` to the higher `term`, without paying
-    /// for it.
+    /// Returns whether a message may raise the term from `own` to the higher `term`. Does not
+    /// subtract the raise from the budget.
     pub(super) fn covers(&mut self, own: Term, term: Term, now: Instant) -> bool {
         assert!(own < term, "a raise from term {own} to {term}");
         self.refill(now);
@@ -49,7 +52,8 @@ impl TermBudget {
                 || self.first_is_free && own == Term(0) && term <= FIRST_TERM_MAX)
     }
 
-    /// Pays for a raise that [`TermBudget::covers`] allows.
+    /// Subtracts a raise of the term from `own` to `term` from the budget. [`TermBudget::covers`]
+    /// must have allowed the raise.
     pub(super) fn pay(&mut self, own: Term, term: Term) {
         assert!(own < term, "a raise from term {own} to {term}");
         let raise = term.0 - own.0;
@@ -113,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn frequent_checks_lose_no_refill() {
+    fn term_budget_refills_fully_despite_frequent_checks() {
         let mut budget = TermBudget::new(Instant::ZERO, false);
         assert!(raise(&mut budget, 0, CAPACITY, Instant::ZERO));
         for millis in 1..=1_000 {
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn first_term_of_a_new_replica_is_free() {
+    fn first_term_raise_of_new_replica_uses_no_budget() {
         let far = (1 << 62) + 9;
         let mut budget = TermBudget::new(Instant::ZERO, true);
         assert!(!budget.covers(Term(0), Term::MAX, Instant::ZERO));

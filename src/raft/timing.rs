@@ -7,20 +7,23 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::Config;
 
-/// Loss in permille above which timeouts grow no further.
+/// Message loss in permille above which timeouts grow no further.
 const LOSS_FULL_PERMILLE: u32 = 300;
-/// The loss assumed before it is measured. Assuming a lossy network costs little; an unnecessary
-/// leader change, or a candidate that asks too rarely, costs an election.
+/// Message loss in permille that a replica assumes before a leader has measured it. Assuming too
+/// much loss costs little; assuming too little costs an unnecessary leader change, or an election
+/// in which the candidate asks too rarely.
 pub(super) const LOSS_UNKNOWN_PERMILLE: u16 = 300;
 
-/// Returns `extra` in proportion to the loss, all of it from 30 % on.
+/// Returns the part of `extra` that is proportional to the message loss: none of it without loss,
+/// all of it from 30 % on.
 fn by_loss(extra: Duration, loss_permille: u16) -> Duration {
     let scaled = extra * u32::from(loss_permille).min(LOSS_FULL_PERMILLE) / LOSS_FULL_PERMILLE;
     assert!(scaled <= extra, "{scaled:?} of {extra:?} at {loss_permille} permille");
     scaled
 }
 
-/// Draws an election timeout (§5.2): how long a follower waits for its leader.
+/// Returns a random election timeout (§5.2): how long a follower waits for its leader. It grows
+/// with the message loss.
 pub(super) fn election_timeout(
     config: &Config,
     loss_permille: u16,
@@ -36,20 +39,22 @@ pub(super) fn election_timeout(
     timeout
 }
 
-/// Draws the random part of an election timeout alone, for a replica that has had no leader.
+/// Returns the random part of an election timeout alone, for a new replica that has not heard from
+/// any leader.
 pub(super) fn first_election_timeout(config: &Config, rng: &mut ChaCha8Rng) -> Duration {
     election_timeout(config, 0, rng).saturating_sub(config.election_timeout_min)
 }
 
-/// Returns after how long without a quorum a leader steps down.
+/// Returns the check-quorum window: a leader that has not heard from a quorum for this long steps
+/// down. It grows with the message loss.
 pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Duration {
     let extra = config.check_quorum_window_lossy.saturating_sub(config.check_quorum_window);
     config.check_quorum_window + by_loss(extra, loss_permille)
 }
 
-/// Returns how many times a candidate asks for votes within one campaign: more often where requests
-/// are likely to be lost, and rarely after campaigns that did not reach a quorum although little
-/// is lost, because the replica is then isolated.
+/// Returns how many times a candidate requests each vote within one campaign: more often where
+/// requests are likely to be lost, and less often after campaigns that reached no quorum although
+/// few messages are lost, because the replica is then isolated.
 pub(super) fn vote_attempts(config: &Config, loss_permille: u16, isolated_campaigns: u32) -> u32 {
     let attempts = match loss_permille {
         0..200 if isolated_campaigns > 0 => config.vote_attempts.div_ceil(4),
@@ -61,17 +66,18 @@ pub(super) fn vote_attempts(config: &Config, loss_permille: u16, isolated_campai
     attempts
 }
 
-/// Returns how long a candidate waits before it asks again the replicas that have not answered.
-/// Repeating a request is much cheaper than a new election. All attempts take half of the lowest
-/// election timeout. In that time replicas that heard the old leader a little later than this one
-/// become free to vote.
+/// Returns how long a candidate waits before it repeats its request to the replicas that have not
+/// answered. Repeating a request is much cheaper than a new election. All attempts together take
+/// half of the lowest election timeout; in that time replicas that heard from the old leader a
+/// little later than this one become free to vote.
 pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
     assert!(attempts > 0, "a campaign without requests");
     config.election_timeout_min / 2 / attempts
 }
 
-/// Draws how long a campaign lasts before the next one: all attempts, and then a random pause. The
-/// pause grows while the replica is isolated, up to the highest election timeout.
+/// Returns a random time after which a campaign without a winner is followed by the next one: the
+/// time of all attempts and a random pause. The pause grows with the number of campaigns in which
+/// the replica was isolated, up to the highest election timeout.
 pub(super) fn campaign_timeout(
     config: &Config,
     isolated_campaigns: u32,
@@ -88,7 +94,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     #[test]
-    fn timeouts_are_bounded_and_grow_with_loss() {
+    fn election_timeout_is_bounded_and_grows_with_loss() {
         let config = Config::course();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..1000 {

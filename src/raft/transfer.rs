@@ -24,59 +24,66 @@ use super::rejoin::REJOINING_HEARTBEATS;
 use super::role::Transition;
 use super::shared::Shared;
 
-/// A follower that has not replied for this many heartbeat intervals cannot be the target.
+/// Maximum age, in heartbeat intervals, of a follower's last reply for the follower to become the
+/// target of a leadership transfer.
 const REPLIED_HEARTBEATS: u32 = 3;
 
-/// A leader's transfers.
+/// The leadership transfers of one leader.
 ///
 /// Invariant: `is_lease_given_up` is set when the first [`TimeoutNow`] is sent, and stays set.
 #[derive(Debug, Default)]
 pub(super) struct LeadershipTransfer {
-    /// The transfer in progress.
+    /// The leadership transfer in progress; `None` if there is none.
     current: Option<TransferTarget>,
-    /// The target of the last transfer, also if it has ended.
+    /// The target of the leader's latest transfer, in progress or ended; `None` if it has started
+    /// none.
     last_target: Option<NodeId>,
-    /// Earliest time for the next transfer.
+    /// Earliest time at which the next transfer may start.
     next_at: Instant,
-    /// Whether a [`TimeoutNow`] was sent in this term. Its receiver may start an election whenever
-    /// it arrives.
+    /// Whether this leader has sent a [`TimeoutNow`] in its term. From then on it serves no reads
+    /// under a lease, because the receiver may start an election at any time.
     is_lease_given_up: bool,
 }
 
-/// The target of a transfer in progress.
+/// The target of the leadership transfer in progress: the follower that is to become leader.
 #[derive(Debug)]
 struct TransferTarget {
     id: NodeId,
-    /// When the transfer fails.
+    /// Time at which the leader abandons the leadership transfer if it still leads.
     deadline: Instant,
-    /// Whether [`TimeoutNow`] was sent.
+    /// Whether the leader has sent [`TimeoutNow`], the request to campaign, to the target of the
+    /// transfer.
     is_asked: bool,
 }
 
 impl LeadershipTransfer {
-    /// Returns whether a transfer is in progress: the leader refuses requests.
+    /// Returns whether a leadership transfer is in progress. The leader then refuses client
+    /// requests.
     pub(super) fn is_in_progress(&self) -> bool {
         self.current.is_some()
     }
 
-    /// Returns the target of the transfer in progress.
+    /// Returns the target of the transfer in progress; `None` if there is none.
     pub(super) fn target(&self) -> Option<NodeId> {
         self.current.as_ref().map(|target| target.id)
     }
 
-    /// Returns the target that appends announce: that of the transfer in progress, or the last one
-    /// that [`TimeoutNow`] was sent to, because it may still start an election.
+    /// Returns the transfer target that `AppendEntries` messages announce: that of the transfer in
+    /// progress, or else the last one if a [`TimeoutNow`] was sent, because its receiver may still
+    /// start an election.
     pub(super) fn announced_target(&self) -> Option<NodeId> {
         self.target().or(self.last_target.filter(|_| self.is_lease_given_up))
     }
 
-    /// Returns whether another replica may be elected although it heard this leader recently.
+    /// Returns whether this leader has given up its lease for the rest of its term, so that another
+    /// replica may be elected although voters have heard from this leader recently.
     pub(super) fn is_lease_given_up(&self) -> bool {
         self.is_lease_given_up
     }
 
-    /// Starts a transfer if the disk requires one, sends [`TimeoutNow`] when the target is ready,
-    /// and ends an overdue transfer. Returns whether a new target must be announced to all peers.
+    /// Starts a transfer if the disk is stalled or almost full, sends [`TimeoutNow`] when the
+    /// target has the whole log, and ends an overdue transfer. Returns whether a new target must be
+    /// announced to all peers.
     pub(super) fn advance(
         &mut self,
         progress: &[Progress],
@@ -124,7 +131,8 @@ impl LeadershipTransfer {
         is_new
     }
 
-    /// Returns when [`LeadershipTransfer::advance`] has something to do without a message.
+    /// Returns when [`LeadershipTransfer::advance`] must be called next although no message
+    /// arrives; [`Instant::MAX`] if it need not be.
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         match &self.current {
             Some(target) => target.deadline,
@@ -135,9 +143,10 @@ impl LeadershipTransfer {
         }
     }
 
-    /// Chooses the follower with the highest match index among those that answer, may vote, and
-    /// have a healthy disk; preferably not the last target. Returns `None` if they are no quorum
-    /// without this replica: they could not commit anything, or not even elect a leader.
+    /// Returns the follower with the highest match index among those that answer, are neither
+    /// rejoining nor receiving a snapshot, and have a healthy disk. The target of the previous
+    /// transfer is chosen only if there is no other. Returns `None` if the followers to choose from
+    /// are fewer than a quorum, because they could not elect a leader without this replica.
     fn choose_target(&self, progress: &[Progress], shared: &Shared) -> Option<NodeId> {
         let reply_age_max = shared.config.heartbeat_interval * REPLIED_HEARTBEATS;
         let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
@@ -166,7 +175,9 @@ fn match_index_of(progress: &[Progress], id: NodeId) -> Index {
     peer.match_index()
 }
 
-/// A follower's reaction to [`TimeoutNow`]. A late or repeated one costs an election at most.
+/// Handles [`TimeoutNow`] at a follower: returns the transition that starts an election if the
+/// follower has the leader's whole log and its disk is healthy. A late or repeated message costs at
+/// most an election.
 pub(super) fn on_timeout_now(shared: &mut Shared, from: NodeId, now: TimeoutNow) -> Transition {
     shared.heard_leader(from);
     // That entry is durable: the leader knows it from this replica. This core may not know it yet,

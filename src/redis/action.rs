@@ -1,4 +1,4 @@
-//! What the server does after a command's function has run.
+//! The actions that the server performs for a request after the command's function has run.
 
 use std::time::Duration;
 
@@ -10,47 +10,52 @@ use super::session::client_info::{ClientKill, ClientQuery};
 use super::session::reply_format::ReplyFormat;
 use super::session::subscriptions::SubscriptionChange;
 
-/// What the server does with a request.
+/// What the server has to do for a request after the command's function has run.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
-    /// Sends the reply, which is in the buffer. Nothing else.
+    /// Sends the reply, which the command's function has already written to the output buffer.
     Reply,
-    /// Submits the request to the consensus core. There is no reply yet.
+    /// Submits the request to the consensus core. The reply is written later, from the outcome.
     Submit {
-        /// Whether the request goes through the log.
+        /// Whether the request is a write, which goes through the log, or a read, which does not.
         kind: RequestKind,
-        /// An encoded [`Command`](crate::kv::Command) under the request's key.
+        /// The request's operation, encoded as a [`Command`](crate::kv::Command).
         payload: Bytes,
-        /// Converts the outcome into the reply.
+        /// How the reply is written when the outcome of the request is known.
         reply_format: ReplyFormat,
-        /// The slot of the request's first key if the client follows redirects: the reply is
-        /// [`Failure::Moved`](super::Failure::Moved) if another replica leads by the time the
-        /// request can be submitted. `None` to forward the request instead.
+        /// Redis Cluster hash slot of the request's first key, for a client that follows
+        /// redirections: if another replica leads when the request can be submitted, the reply is
+        /// [`Failure::Moved`](super::Failure::Moved) with the slot. `None` if the request is
+        /// forwarded to the leader instead.
         redirect_slot: Option<u16>,
-        /// Whether the connection is blocked until the outcome is known: no later request of it may
-        /// be looked at before [`Connection::complete_blocked`](super::Connection) or
-        /// `cancel_blocked`.
+        /// Whether the connection is blocked until the outcome is known: the server must not
+        /// execute a later request of the connection before it has called
+        /// [`Connection::complete_blocked`](super::Connection) or `cancel_blocked`.
         blocks: bool,
     },
-    /// Collects a [`ClientList`](super::ClientList) over all connections and sends it.
+    /// Describes all connections that match the query in a [`ClientList`](super::ClientList) and
+    /// sends the list as the reply (`CLIENT LIST`).
     ListClients(ClientQuery),
-    /// Updates the replica's subscriptions, then sends the reply.
+    /// Adds the connection's subscriptions to the replica's subscriptions or removes them, then
+    /// sends the reply.
     UpdateSubscriptions(Vec<SubscriptionChange>),
-    /// Closes the connections that [`ClientKill::matches`], then sends the reply that
-    /// [`ClientKill::finish`] writes.
+    /// Closes every connection for which [`ClientKill::matches`] returns true, then sends the reply
+    /// that [`ClientKill::finish`] writes.
     KillClients(Box<ClientKill>),
-    /// Resets statistics, then sends the reply.
+    /// Resets the given statistics of the replica, then sends the reply (`SLOWLOG RESET`, `LATENCY
+    /// RESET`, `CONFIG RESETSTAT`).
     ResetStatistics(Statistics),
-    /// Stops the whole replica for this time, then sends the reply.
+    /// Blocks the whole replica for the given time, then sends the reply (`DEBUG SLEEP`).
     Sleep(Duration),
-    /// Starts a snapshot and sends the reply.
+    /// Starts a snapshot in the background and sends the reply without waiting for it.
     TakeSnapshot,
-    /// Applies changed settings. There is no reply.
+    /// Makes settings that `CONFIG SET` changed inside `EXEC` take effect. Sends no reply.
     ApplySettings,
-    /// Performs several actions in order. Only the last one has a reply.
+    /// Performs several actions in order. Only the last action sends a reply.
     Sequence(Vec<Action>),
-    /// Sends what is in the buffer, closes the connection, and ignores its later requests.
+    /// Sends the replies in the output buffer, closes the connection, and ignores all later
+    /// requests of the connection.
     Close,
 }
 
@@ -61,6 +66,6 @@ pub enum Statistics {
     SlowLog,
     /// Latency samples (`LATENCY RESET`).
     Latency,
-    /// Counts of connections, commands and bytes (`CONFIG RESETSTAT`).
+    /// Counters of connections, commands and bytes (`CONFIG RESETSTAT`).
     Traffic,
 }

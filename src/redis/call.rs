@@ -1,4 +1,4 @@
-//! One request on its way through its command's function.
+//! The arguments of a command's function: a request and the state that its reply depends on.
 
 use std::fmt::Display;
 
@@ -14,32 +14,36 @@ use super::session::connection::Connection;
 use super::session::reply_format::{ReplyFormat, ReplyKind};
 use super::settings::Settings;
 
-/// A request on its way through its command's function.
+/// Input and output of the function that runs a command: the request, its connection, the state
+/// that replies depend on, and the writer of the reply.
 #[derive(Debug)]
 pub(super) struct Call<'c> {
     pub(super) connection: &'c mut Connection,
-    /// The command of the state machine that runs the request, if the table of commands names one.
+    /// The state machine's command that the command table assigns to the request's command; `None`
+    /// if the table assigns none.
     pub(super) command: Option<CommandId>,
     pub(super) request: Request<'c>,
     pub(super) key: RequestKey,
     pub(super) context: &'c Context,
     pub(super) settings: &'c mut Settings,
     pub(super) writer: Writer<'c>,
-    /// Collects operations instead of submitting them, for a request inside `EXEC` or `ONCE`.
+    /// Buffer that collects the encoded operations of commands inside `EXEC` or `ONCE`, which are
+    /// not submitted to the consensus core one by one; `None` for any other request.
     pub(super) batch: Option<&'c mut ItemsBuffer>,
 }
 
 impl<'c> Call<'c> {
-    /// The argument at `index`, counted from the command's name at 0.
+    /// Returns the argument at `index`; index 0 is the command's name.
     ///
     /// # Panics
-    /// If there is none: only for arguments that the command's arity guarantees.
+    /// If the request has no argument at `index`. Call it only for arguments that the command's
+    /// arity guarantees.
     pub(super) fn argument(&self, index: usize) -> &'c [u8] {
         self.request.get(index).expect("the arity was checked")
     }
 
-    /// Submits an operation, or adds it to the batch inside `EXEC` and `ONCE`. `kind` converts its
-    /// outcome into the reply.
+    /// Submits an operation to the state machine, or adds it to the batch inside `EXEC` and `ONCE`.
+    /// `kind` says how the operation's outcome becomes the reply.
     pub(super) fn submit(&mut self, operation: Operation<'_>, kind: ReplyKind) -> Action {
         let reply_format = ReplyFormat { kind, version: self.writer.version(), muted: false };
         if let Some(batch) = &mut self.batch {
@@ -61,7 +65,8 @@ impl<'c> Call<'c> {
         Action::Submit { kind, payload, reply_format, redirect_slot: None, blocks: false }
     }
 
-    /// The reason if an operation is larger than a log entry may be; `None` if it fits.
+    /// Returns why an operation is too large for a log entry, as text for an error; `None` if it
+    /// fits.
     pub(super) fn too_large(&self, operation: Operation<'_>) -> Option<String> {
         let length = Command { key: self.key, operation }.encoded_len();
         let max = self.context.payload_bytes_max;
@@ -69,7 +74,7 @@ impl<'c> Call<'c> {
             .then(|| format!("it takes {length} bytes in the log, at most {max} are allowed"))
     }
 
-    /// Replies with an error. `text` begins with the error's code, such as `ERR`.
+    /// Writes an error reply. `text` begins with the error code, such as `ERR`.
     pub(super) fn error(&mut self, text: &dyn Display) -> Action {
         self.writer.error(text.to_string().as_bytes());
         Action::Reply
@@ -81,13 +86,13 @@ impl<'c> Call<'c> {
         Action::Reply
     }
 
-    /// Replies with an integer, `i64::MAX` if the number is larger.
+    /// Writes an integer reply; `i64::MAX` if `number` does not fit in an `i64`.
     pub(super) fn integer(&mut self, number: impl TryInto<i64>) -> Action {
         self.writer.integer(number.try_into().unwrap_or(i64::MAX));
         Action::Reply
     }
 
-    /// Changes the protocol version of this reply and all later ones.
+    /// Changes the protocol version of this reply and of all later replies on the connection.
     pub(super) fn set_version(&mut self, version: Version) {
         self.connection.version = version;
         self.writer.set_version(version);

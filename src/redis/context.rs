@@ -1,5 +1,5 @@
-//! What replies say about a replica and its cluster. The server fills it in and keeps it up to
-//! date; commands only read it.
+//! The state of a replica and its cluster that replies depend on. The server keeps it up to date;
+//! commands only read it.
 
 use std::time::Duration;
 
@@ -9,188 +9,208 @@ use super::failure::Failure;
 use super::session::subscriptions::Subscriptions;
 use super::slow_log::SlowLog;
 
-/// The state of a replica and of its cluster, as far as replies depend on it.
+/// The part of a replica's and its cluster's state that replies depend on. The server keeps it up
+/// to date; commands only read it.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// This replica.
+    /// The id of this replica.
     pub me: NodeId,
-    /// A fingerprint of the cluster's id, from which the id can't be computed.
+    /// A hash of the cluster's id, from which the id can't be computed. Part of the ids in
+    /// `CLUSTER` replies.
     pub cluster_fingerprint: u128,
-    /// All replicas, this one included, sorted by id.
+    /// All replicas of the cluster, including this one, sorted by id.
     pub nodes: Vec<ReplicaInfo>,
-    /// The replica that this one believes to be leader, if any.
+    /// Id of the replica that this one believes to be leader; `None` if no leader is known.
     pub leader: Option<NodeId>,
     /// This replica's role.
     pub role: RoleName,
     /// This replica's term.
     pub term: Term,
-    /// The last entry of this replica's log.
+    /// Index of the last entry of this replica's log.
     pub last_index: Index,
-    /// The first entry of the log that has not been truncated behind a snapshot.
+    /// Index of the first entry of this replica's log; a snapshot covers all earlier entries.
     pub first_index: Index,
-    /// The last entry of the log that is on disk.
+    /// Index up to which this replica's log is synced to disk.
     pub durable_index: Index,
-    /// The last entry that this replica knows to be committed.
+    /// Index of the last entry that this replica knows to be committed.
     pub commit_index: Index,
-    /// The last entry that this replica has applied.
+    /// Index of the last entry that this replica has applied to its state machine.
     pub applied_index: Index,
-    /// The number of keys at `applied_index` or shortly before.
+    /// Number of keys in the store, when `applied_index` or a slightly earlier entry had been
+    /// applied.
     pub key_count: u64,
-    /// The number of keys that have an expiration.
+    /// Number of keys that have an expiration.
     pub expires_count: u64,
-    /// The digest of the state at `applied_index`; equal on replicas with equal states.
+    /// Digest of the state machine's state at `applied_index`. Replicas with equal states have
+    /// equal digests.
     pub state_digest: u64,
-    /// The monotonic clock at the start of the current batch of requests.
+    /// Reading of the monotonic clock at the start of the current batch of requests.
     pub now: Instant,
-    /// The monotonic clock when the replica started.
+    /// Reading of the monotonic clock when the replica started.
     pub started: Instant,
-    /// The wall clock, since 1970. Only shown (`TIME`), never decided upon.
+    /// Wall clock of this replica as time since 1970. Only reported (`TIME`, slow log); no decision
+    /// depends on it.
     pub wall_clock: Duration,
-    /// The replicated clock and the clocks it follows.
+    /// The replicated clock, by which keys expire, and the wall clocks of the replicas.
     pub clocks: ClockStatus,
-    /// The operating system's id of this process.
+    /// Process id of this replica in the operating system.
     pub process_id: u32,
-    /// A random number drawn at each start, from which tools see that a server has restarted.
+    /// Random number drawn when the process starts. Tools compare it to detect a restart.
     pub run_id: u128,
-    /// Bytes of memory that all clients together hold, a short time ago.
+    /// Bytes of memory that all clients together take. Refreshed at intervals, so slightly out of
+    /// date.
     pub clients_bytes: u64,
-    /// Bytes of memory that keys and values take.
+    /// Bytes of memory that the keys and values of the store take.
     pub dataset_bytes: u64,
-    /// Bytes of memory that the log takes.
+    /// Bytes of memory that the log's entries in memory take.
     pub log_bytes: u64,
-    /// The sum of `dataset_bytes`, `log_bytes` and `clients_bytes`.
+    /// Memory in use, in bytes: the sum of `dataset_bytes`, `log_bytes` and `clients_bytes`.
     pub used_memory: u64,
-    /// Resident memory of the process in bytes; 0 if unknown.
+    /// Resident memory of the process in bytes, as reported by the operating system; 0 if unknown.
     pub resident_bytes: u64,
     /// Whether `used_memory` is above `maxmemory`, so that commands that add data are refused.
     pub is_full: bool,
-    /// This replica's snapshots, a short time ago.
+    /// State of this replica's snapshots. Refreshed at intervals, so slightly out of date.
     pub snapshot: SnapshotInfo,
-    /// The state of this replica's disk.
+    /// Whether this replica's disk is healthy, low on space, or stalled.
     pub disk: DiskState,
-    /// Bytes of free disk space, a short time ago.
+    /// Bytes of free disk space. Refreshed at intervals, so slightly out of date.
     pub disk_free: u64,
     /// Bytes of free disk space below which writes are refused.
     pub disk_reserve: u64,
-    /// Writes of this replica's clients that were refused because disk space was short.
+    /// Number of writes of this replica's clients, since the process started, that were refused
+    /// because disk space was short.
     pub disk_refused: u64,
-    /// Counts of the consensus core since the start.
+    /// Counters of the consensus core (Raft) since the process started.
     pub counters: RaftCounters,
-    /// The progress of rejoining after the loss of the disk; `None` for a full member.
+    /// Progress of this replica in rejoining the cluster after it lost its disk; `None` for a full
+    /// member.
     pub rejoining: Option<RejoinProgress>,
-    /// Syncs of the log since the start.
+    /// Number of times the log was synced to disk since the process started.
     pub log_syncs: u64,
-    /// Connections, commands and bytes since the start.
+    /// Counters of connections, commands and bytes since the process started or `CONFIG RESETSTAT`.
     pub traffic: Traffic,
-    /// Whether `DEBUG` is allowed.
+    /// Whether the operator allows the command `DEBUG` (`--enable-debug-command`).
     pub debug: bool,
-    /// Requests that took long.
+    /// The slow log and the latency samples of this replica.
     pub slow_log: SlowLog,
-    /// The name of this cluster for Sentinel clients.
+    /// The name under which Sentinel clients ask for this cluster's master.
     pub sentinel_name: String,
-    /// The subscriptions of this replica's clients.
+    /// Pub/Sub subscriptions of all clients that are connected to this replica.
     pub subscriptions: Subscriptions,
-    /// Most bytes of an encoded command. A larger one would not fit in a log entry.
+    /// Largest encoded command, in bytes, that fits in a log entry.
     pub payload_bytes_max: usize,
 }
 
-/// A replica, as clients see it.
+/// A replica of the cluster, as replies to clients describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaInfo {
-    /// Its id.
+    /// The replica's id.
     pub id: NodeId,
-    /// The host that clients should connect to: a name, or an address without brackets.
+    /// Host that clients connect to: a name, or an IP address without brackets.
     pub host: String,
-    /// The port for clients.
+    /// TCP port for clients.
     pub port: u16,
-    /// The port for peers.
+    /// TCP port for the other replicas.
     pub peer_port: u16,
-    /// Whether a message of it arrived lately; true for this replica.
+    /// Whether the outgoing connections to the described replica are established; always true for
+    /// the replica that writes the reply.
     pub connected: bool,
-    /// Its match index, which only the leader knows; `None` elsewhere.
+    /// Match index of the described replica. `None` if the replica that writes the reply is not
+    /// leader, or does not know the index yet.
     pub match_index: Option<Index>,
-    /// The state of its disk, which only the leader knows; `Healthy` elsewhere.
+    /// State of the described replica's disk. Known only while the replica that writes the reply is
+    /// leader; otherwise `Healthy`.
     pub disk: DiskState,
 }
 
-/// The replicated clock, by which keys expire, and the clocks it follows. Times are in milliseconds
-/// since 1970.
+/// The replicated clock, by which keys expire, and the wall clocks of the replicas, which it
+/// follows. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClockStatus {
-    /// The replicated clock now, as far as this replica knows.
+    /// Current value of the replicated clock in milliseconds since 1970, as far as this replica
+    /// knows; 0 if unknown.
     pub replicated: u64,
-    /// The time that the wall clocks of a quorum have reached; `None` if too few are known.
+    /// Latest time, in milliseconds since 1970, that the wall clocks of a quorum have reached;
+    /// `None` if the clocks of fewer replicas are known.
     pub agreed: Option<u64>,
-    /// Jumps of this replica's wall clock since the start, whether they were followed or not.
+    /// Number of jumps of this replica's wall clock since the process started, including jumps that
+    /// the replicated clock did not follow.
     pub jumps: u64,
-    /// How often the replicated clock was reset.
+    /// Number of times the replicated clock was reset (`CLOCK RESET`).
     pub resets: u64,
-    /// Milliseconds by which each peer's wall clock is ahead of this replica's; `None` if the peer
-    /// has not reported it lately.
+    /// For each peer, the milliseconds by which its wall clock is ahead of this replica's
+    /// (negative: behind); `None` if the peer has not reported its clock recently.
     pub peers: Vec<(NodeId, Option<i64>)>,
 }
 
-/// A replica's snapshots.
+/// The state of a replica's snapshots, for `INFO persistence`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SnapshotInfo {
-    /// The last entry in the latest snapshot; zero if there is no snapshot.
+    /// Index of the last entry in the latest snapshot; zero if there is no snapshot.
     pub index: Index,
-    /// The size of the latest snapshot.
+    /// Size of the latest snapshot in bytes.
     pub bytes: u64,
-    /// Unix time in seconds when the latest snapshot was taken, or found at the start.
+    /// Unix time in seconds when the latest snapshot was completed, or loaded when the replica
+    /// started; 0 if there is no snapshot.
     pub saved_at: u64,
-    /// Whether a snapshot is being taken.
+    /// Whether a snapshot is being taken at the moment.
     pub taking: bool,
-    /// Whether the last attempt failed.
+    /// Whether the latest attempt to take a snapshot failed.
     pub failed: bool,
 }
 
-/// Counts of what passed between this replica and its clients since the start.
+/// Counters of the traffic between this replica and its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// Clients connected now.
+    /// Number of clients that are connected at the moment.
     pub clients: u64,
-    /// Connections accepted.
+    /// Number of client connections accepted since the process started or since `CONFIG RESETSTAT`.
     pub connections: u64,
-    /// Connections refused because there were too many.
+    /// Number of connections refused because the maximum number of clients was connected.
     pub connections_refused: u64,
-    /// Requests received.
+    /// Number of requests received from clients since the process started or since `CONFIG
+    /// RESETSTAT`.
     pub commands: u64,
-    /// Bytes received from clients.
+    /// Number of bytes received from clients since the process started or since `CONFIG RESETSTAT`.
     pub bytes_in: u64,
-    /// Bytes sent to clients.
+    /// Number of bytes sent to clients since the process started or since `CONFIG RESETSTAT`.
     pub bytes_out: u64,
 }
 
-/// Counts of the consensus core since the replica started, for `INFO`.
+/// Counters of the consensus core (Raft) since the process started, for `INFO`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RaftCounters {
-    /// Times a disk write took longer than the stall timeout.
+    /// Number of times, since the process started, that a disk write took longer than the stall
+    /// timeout.
     pub disk_stalls: u64,
-    /// Reads served under the leader's lease.
+    /// Number of reads, since the process started, that this replica served as leader under its
+    /// lease, without a round trip to a quorum.
     pub lease_reads: u64,
-    /// Reads served after a quorum had confirmed the leader.
+    /// Number of reads, since the process started, that this replica served as leader after a
+    /// quorum had confirmed its leadership.
     pub read_index_reads: u64,
-    /// Leadership transfers that this replica started.
+    /// Number of leadership transfers that this replica started as leader.
     pub leadership_transfers: u64,
-    /// Messages rejected because no election can have reached their term.
+    /// Number of messages rejected because their term is higher than elections can have reached.
     pub terms_rejected: u64,
-    /// Messages rejected because they contradict a committed entry or the leader of their term.
+    /// Number of messages rejected because they contradict a committed entry or the known leader of
+    /// their term.
     pub conflicts_rejected: u64,
 }
 
 /// The progress of a replica that rejoins after the loss of its disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RejoinProgress {
-    /// Members that have not answered yet, in order of their ids.
+    /// Ids of the members that have not yet answered this replica's rejoin request, ascending.
     pub waiting_for: Vec<NodeId>,
-    /// The replica is a full member again once its log is durable up to here; `None` until a leader
-    /// has named the index.
+    /// Index up to which the replica's log must be durable before the replica is a full member
+    /// again; `None` until a leader has named the index.
     pub target: Option<Index>,
 }
 
 impl Context {
-    /// The context of a replica that knows neither its peers nor a leader yet.
+    /// Returns the initial context of a replica that knows neither its peers nor a leader.
     pub fn alone(me: ReplicaInfo, cluster_fingerprint: u128, now: Instant) -> Context {
         Context {
             me: me.id,
@@ -236,49 +256,52 @@ impl Context {
         }
     }
 
-    /// Sets the applied index. Applied entries are committed and in the log, even if the last
-    /// report about these is older: `applied <= commit <= last` holds in every reply.
+    /// Sets the applied index. Also raises the commit index and the last index to at least the
+    /// applied index, because the latest report of them can be older. So every reply satisfies
+    /// `applied <= commit <= last`.
     pub fn note_applied(&mut self, applied: Index) {
         self.applied_index = applied;
         self.note_log(self.last_index, self.commit_index);
     }
 
-    /// Sets the last index and the commit index from a recent report.
+    /// Sets the last index and the commit index from a report of the consensus core, but never
+    /// below the applied index.
     pub fn note_log(&mut self, last: Index, commit: Index) {
         self.commit_index = commit.max(self.applied_index);
         self.last_index = last.max(self.commit_index);
     }
 
-    /// The replica with this id, if there is one.
+    /// Returns the replica with the given id; `None` if the cluster has no such replica.
     pub fn node(&self, id: NodeId) -> Option<&ReplicaInfo> {
         self.nodes.iter().find(|node| node.id == id)
     }
 
-    /// The replica that this one believes to be leader, if any.
+    /// Returns the replica that this one believes to be leader; `None` if no leader is known.
     pub fn leader(&self) -> Option<&ReplicaInfo> {
         self.node(self.leader?)
     }
 
-    /// The redirection for a request to `slot` if another replica leads; `None` without a slot.
+    /// Returns the `MOVED` error for a request to `slot`. `None` if this replica leads, no leader
+    /// is known, or `slot` is `None`.
     pub(super) fn moved(&self, slot: Option<u16>) -> Option<Failure<'_>> {
         let leader = self.leader().filter(|_| !self.leads())?;
         Some(Failure::Moved { slot: slot?, host: &leader.host, port: leader.port })
     }
 
-    /// Whether this replica is leader, as far as it knows.
+    /// Whether this replica believes itself to be leader.
     pub fn leads(&self) -> bool {
         self.leader == Some(self.me)
     }
 
-    /// The replication offset of a replica: its applied index for this replica, its match index for
-    /// others, 0 if unknown.
+    /// Returns the replication offset that replies report for a replica: this replica's applied
+    /// index, or another replica's match index (0 if unknown).
     pub(super) fn replication_offset(&self, node: &ReplicaInfo) -> u64 {
         let index = if node.id == self.me { Some(self.applied_index) } else { node.match_index };
         index.unwrap_or_default().0
     }
 
-    /// A replica's id in `CLUSTER` and `SENTINEL` replies, 40 hex digits as in Redis: the cluster's
-    /// fingerprint and the replica's number.
+    /// Returns a replica's id in `CLUSTER` and `SENTINEL` replies: 40 hex digits, as in Redis, made
+    /// of the cluster's fingerprint and the replica's id.
     pub(super) fn name_of(&self, id: NodeId) -> String {
         format!("{:032x}{:08x}", self.cluster_fingerprint, id.0)
     }
@@ -289,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reported_indexes_stay_in_order() {
+    fn applied_commit_and_last_index_stay_ordered() {
         let node = ReplicaInfo {
             id: NodeId(1),
             host: String::new(),

@@ -17,20 +17,21 @@ use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 
-/// Commands that run at once inside `MULTI` instead of being queued.
+/// Commands that run at once after `MULTI` instead of being queued.
 const NOT_QUEUED: &[&str] = &["exec", "discard", "multi", "watch", "quit", "reset"];
 
-/// Commands that a RESP2 client with subscriptions may send. It would take the reply to any other
-/// command for a message.
+/// Commands that a client with subscriptions may send in RESP2. Such a client would mistake the
+/// reply to any other command for a published message.
 const ALLOWED_WITH_SUBSCRIPTIONS: &[&str] =
     &["subscribe", "psubscribe", "unsubscribe", "punsubscribe", "ping", "quit", "reset"];
 
 impl Connection {
-    /// Executes a request as far as that is possible without the consensus core, and returns what
-    /// the server has to do next.
+    /// Executes a request as far as possible without the consensus core, and returns what the
+    /// server has to do next.
     ///
-    /// Appends the reply to `out` if it is known. `key` identifies the request in the cluster: it
-    /// is used up only by [`Action::Submit`].
+    /// Appends the reply to `out` unless it depends on the state machine. `key` identifies the
+    /// request within the cluster; it is used only if the returned action is, or contains,
+    /// [`Action::Submit`].
     pub fn execute<'c>(
         &'c mut self,
         request: Request<'c>,
@@ -76,7 +77,8 @@ impl Connection {
         action
     }
 
-    /// The error for a command that may not run now, whatever its arguments; `None` if it may.
+    /// Returns the error text for a command that the state of the connection or replica forbids
+    /// now, whatever its arguments are; `None` if the command may run.
     fn refusal(
         &self,
         spec: &CommandSpec,

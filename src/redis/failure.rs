@@ -1,6 +1,6 @@
-//! The errors for requests that were submitted and have no outcome. Clients decide by the first
-//! word: codes that make them retry are used only where the request was not and will not be
-//! applied.
+//! The errors for requests that were submitted to the consensus core and have no outcome. Clients
+//! decide by the error code, the first word: codes on which they retry are used only if the request
+//! was not applied and will not be.
 
 use std::fmt;
 
@@ -9,38 +9,41 @@ use bytes::BytesMut;
 use crate::types::Index;
 use crate::wire::resp::{Version, Writer};
 
-/// Why a submitted request has no outcome.
+/// Why a request that was submitted to the consensus core has no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure<'a> {
-    /// No leader was found in time; not applied.
+    /// No leader was found before the deadline. The request was not applied.
     NoLeader,
-    /// The leader has too many requests in flight; not applied.
+    /// The leader has too many requests in flight. The request was not applied.
     Busy,
-    /// The leader, or a majority of the replicas, is short of disk space; not applied.
+    /// The leader, or a majority of the replicas, is short of disk space. The request was not
+    /// applied.
     DiskFull,
-    /// The request adds data and `maxmemory` is reached; not applied.
+    /// The request would add data while memory in use exceeds `maxmemory`. It was not applied.
     OutOfMemory,
-    /// The leader changed and the request's log entry was replaced; not applied.
+    /// The leader changed and another entry replaced the request's log entry. The request was not
+    /// applied.
     Lost,
     /// The deadline passed, or the leader changed, while the request was in flight: it may have
-    /// been applied, or may still be.
+    /// been applied already, may be applied later, or may never be.
     Uncertain {
-        /// The index of the request's log entry, if known.
+        /// Index of the request's log entry; `None` if unknown.
         index: Option<Index>,
     },
-    /// Another replica leads, and the client follows redirects; not applied.
+    /// Another replica leads, and the client follows `MOVED` redirections. The request was not
+    /// applied.
     Moved {
-        /// The slot of the request's key.
+        /// Redis Cluster hash slot of the request's first key.
         slot: u16,
-        /// The leader's host.
+        /// Host of the leader, for clients.
         host: &'a str,
-        /// The leader's port for clients.
+        /// TCP port of the leader for clients.
         port: u16,
     },
 }
 
 impl Failure<'_> {
-    /// Appends the error reply to `out`.
+    /// Appends this failure as an error reply to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
         Writer::new(out, Version::Two).error(self.to_string().as_bytes());
     }
@@ -67,11 +70,16 @@ impl fmt::Display for Failure<'_> {
             }
             Failure::Lost => f.write_str("TRYAGAIN the leader changed; not applied, try again"),
             Failure::Uncertain { index: Some(index) } => {
-                write!(f, "UNCERTAIN may or may not have been applied, index={index}")
+                write!(
+                    f,
+                    "UNCERTAIN the deadline passed or the leader changed; the command may or may \
+                     not have been applied, check before retrying, index={index}"
+                )
             }
-            Failure::Uncertain { index: None } => {
-                f.write_str("UNCERTAIN may or may not have been applied")
-            }
+            Failure::Uncertain { index: None } => f.write_str(
+                "UNCERTAIN the deadline passed or the leader changed; the command may or may not \
+                 have been applied, check before retrying",
+            ),
             Failure::Moved { slot, host, port } => write!(f, "MOVED {slot} {host}:{port}"),
         }
     }
@@ -91,9 +99,14 @@ mod tests {
             (Failure::DiskFull, "-MISCONF "),
             (
                 Failure::Uncertain { index: Some(Index(7)) },
-                "-UNCERTAIN may or may not have been applied, index=7\r\n",
+                "-UNCERTAIN the deadline passed or the leader changed; the command may or may not \
+                 have been applied, check before retrying, index=7\r\n",
             ),
-            (Failure::Uncertain { index: None }, "-UNCERTAIN may or may not have been applied\r\n"),
+            (
+                Failure::Uncertain { index: None },
+                "-UNCERTAIN the deadline passed or the leader changed; the command may or may not \
+                 have been applied, check before retrying\r\n",
+            ),
             (
                 Failure::Moved { slot: 12182, host: "127.0.0.1", port: 7002 },
                 "-MOVED 12182 127.0.0.1:7002\r\n",

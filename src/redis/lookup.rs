@@ -8,17 +8,18 @@ use super::action::Action;
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, NAME_BYTES_MAX};
 
-/// Most bytes that an error quotes of a name, and of all arguments together.
+/// Maximum number of bytes of a command's name that an error for an unknown command quotes, and
+/// maximum number of bytes of all its arguments together.
 const QUOTED_BYTES_MAX: usize = 128;
 
-/// A name in lower case, on the stack.
+/// A command's name converted to lower case, stored on the stack.
 struct LowerCase {
     bytes: [u8; NAME_BYTES_MAX],
     length: usize,
 }
 
 impl LowerCase {
-    /// `None` for a name that is longer than that of any command.
+    /// Converts a name to lower case; `None` if it is longer than any command's name.
     fn new(name: &[u8]) -> Option<LowerCase> {
         let mut bytes = [0; NAME_BYTES_MAX];
         let lower = bytes.get_mut(..name.len())?;
@@ -33,12 +34,12 @@ impl LowerCase {
 }
 
 impl CommandTable {
-    /// The command or subcommand of a request, with the number of its arguments checked. Notes it
-    /// in the connection.
+    /// Finds the command or subcommand of a request and checks the number of its arguments. Stores
+    /// the command and `now` in the connection, for `CLIENT LIST`.
     ///
     /// # Errors
-    /// If there is no such command, or the number of arguments is wrong. The error reply is written
-    /// then, and the action has to be performed.
+    /// If there is no such command, or the number of arguments is wrong: the error reply has been
+    /// written to `writer`, and the caller must perform the returned action.
     pub(super) fn resolve(
         &self,
         connection: &mut Connection,
@@ -73,10 +74,11 @@ impl CommandTable {
         Err(Action::Reply)
     }
 
-    /// The command or subcommand of a request that was resolved before.
+    /// Returns the command or subcommand of a request for which [`CommandTable::resolve`]
+    /// succeeded.
     ///
     /// # Panics
-    /// If it was not.
+    /// If the request's command is unknown.
     pub(super) fn resolved(&self, request: Request<'_>) -> &'static CommandSpec {
         let name = LowerCase::new(request.name());
         let spec = name.and_then(|name| self.find(name.as_bytes())).expect("it was resolved");
@@ -84,8 +86,9 @@ impl CommandTable {
         name.map_or(spec, |name| subcommand(spec, name).expect("it was resolved"))
     }
 
-    /// The command of that name. Looks first at `position`, that of the connection's last command:
-    /// clients tend to repeat a command.
+    /// Returns the command with the given name; `None` if there is none. `position` is the position
+    /// in the command table of the connection's last command. It is tried first, because clients
+    /// tend to repeat a command, and is set to the position of the command found.
     fn find_near(&self, name: &[u8], position: &mut usize) -> Option<&'static CommandSpec> {
         let name = LowerCase::new(name)?;
         let last = self.all()[*position];
@@ -97,9 +100,10 @@ impl CommandTable {
     }
 }
 
-/// The slot of the request's first key if the client has to be redirected to the leader; `None` if
-/// its request is to be forwarded, or served here as a read after `READONLY`. Such a read is not
-/// stale: the replica asks the leader for a read index.
+/// Returns the Redis Cluster hash slot of the request's first key if the client is redirected while
+/// another replica leads. `None` if the request has no key, is forwarded to the leader instead, or
+/// is a read after `READONLY`, which this replica serves. The read is not stale, because the
+/// replica asks the leader for a read index.
 pub(super) fn redirect_slot(
     connection: &Connection,
     spec: &CommandSpec,
@@ -117,7 +121,7 @@ fn subcommand(spec: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
     spec.subcommand(LowerCase::new(name)?.as_bytes())
 }
 
-/// Writes the error for an unknown command, with Redis's text.
+/// Writes the error for an unknown command, with the same text as Redis.
 fn unknown_command(request: Request<'_>, writer: &mut Writer<'_>) -> Action {
     let name = request.name();
     // An HTTP request, which a browser can be tricked into sending: close without a reply, and
@@ -142,7 +146,7 @@ fn unknown_command(request: Request<'_>, writer: &mut Writer<'_>) -> Action {
     Action::Reply
 }
 
-/// Writes the error for an unknown subcommand, with Redis's text.
+/// Writes the error for an unknown subcommand, with the same text as Redis.
 fn unknown_subcommand(spec: &CommandSpec, name: &[u8], writer: &mut Writer<'_>) -> Action {
     let mut text = b"ERR unknown subcommand '".to_vec();
     text.extend_from_slice(quoted(name, QUOTED_BYTES_MAX));
@@ -151,8 +155,8 @@ fn unknown_subcommand(spec: &CommandSpec, name: &[u8], writer: &mut Writer<'_>) 
     Action::Reply
 }
 
-/// The part of an argument that Redis's errors show: up to the first NUL, because Redis handles it
-/// as a C string, and at most `bytes_max` bytes.
+/// Returns the part of an argument that Redis quotes in errors: up to the first NUL byte, because
+/// Redis handles it as a C string, and at most `bytes_max` bytes.
 fn quoted(argument: &[u8], bytes_max: usize) -> &[u8] {
     let end = argument.iter().position(|byte| *byte == 0).unwrap_or(argument.len());
     &argument[..end.min(bytes_max)]

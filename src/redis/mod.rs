@@ -1,5 +1,5 @@
-//! The Redis protocol's commands: which there are, what they reply, and which operation of the
-//! state machine they stand for. Pure: no socket, no clock, no thread. `runtime/server` calls it.
+//! The commands of the Redis protocol: their descriptions, their replies, and the operations of the
+//! state machine that they submit. Pure: no socket, no clock, no thread. `runtime/server` calls it.
 //!
 //! Each layer imports only from those above it:
 //!
@@ -8,9 +8,9 @@
 //! | `session/` | the state of one client's connection |
 //! | `action` | what the server does with a request |
 //! | `notifications`, `settings`, `slow_log`, `failure` | state of the replica, errors |
-//! | `context` | what replies say about the replica and its cluster |
-//! | `call` | one request on its way through its command's function |
-//! | `spec`, `lookup` | the description of a command; finding that of a request |
+//! | `context` | the state of the replica and its cluster that replies depend on |
+//! | `call` | the arguments of a command's function |
+//! | `spec`, `lookup` | the description of a command; finding the command of a request |
 //! | `commands/` | one file for each group of commands: rows and functions |
 //! | `registry` | the table of all commands |
 //! | `dispatch` | [`Connection::execute`] |
@@ -23,12 +23,12 @@
 //! a buffer for the reply, then performs the [`Action`].
 //!
 //! After [`Action::Submit`] the server keeps the [`ReplyFormat`]. When the outcome is known it
-//! calls [`ReplyFormat::encode`], or [`Failure::encode`] if there is none. If the request `blocks`,
-//! it executes no later request of the connection before, and calls
+//! calls [`ReplyFormat::encode`]; if there will be none, [`Failure::encode`]. If the request
+//! `blocks`, the server executes no later request of the connection until then, and calls
 //! [`Connection::complete_blocked`] or [`Connection::cancel_blocked`] instead.
 //!
 //! Replies are sent in the order of the requests. While an earlier request of a connection is in
-//! flight, the replies that `execute` writes have to wait, so it needs another buffer. The server
+//! flight, the replies that `execute` writes have to wait in another buffer. The server
 //! decides whether a later request may be submitted meanwhile: a read must see the writes before it
 //! on the same connection.
 //!

@@ -1,22 +1,24 @@
 //! Keyspace notifications: which events the setting `notify-keyspace-events` selects.
 
-/// The events that are published, and the channels they are published on.
+/// Which keyspace events are published, and on which of the two kinds of channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyspaceNotifications {
-    /// Publish on `__keyspace@0__:<key>` (`K`).
+    /// Whether events are published on `__keyspace@0__:<key>` (flag `K`).
     pub keyspace_channel: bool,
-    /// Publish on `__keyevent@0__:<event>` (`E`).
+    /// Whether events are published on `__keyevent@0__:<event>` (flag `E`).
     pub keyevent_channel: bool,
-    /// Selected classes, one bit for each letter of [`CLASSES`].
+    /// The selected event classes: bit i stands for letter i of [`CLASSES`].
     classes: u16,
 }
 
-/// Redis's letters for event classes. `A` selects all but the last two.
+/// Redis's letters for the classes of keyspace events. The letter `A`, which is not listed, selects
+/// all classes except the last two (`m` and `n`).
 const CLASSES: &[u8] = b"g$lshzxetdmn";
 const ALL_CLASSES: u16 = (1 << 10) - 1;
 
 impl KeyspaceNotifications {
-    /// Parses the setting's value; `None` if it has a letter that Redis does not know.
+    /// Parses the value of `notify-keyspace-events`; `None` if it has a letter that Redis does not
+    /// know.
     pub fn parse(text: &str) -> Option<KeyspaceNotifications> {
         let mut events = KeyspaceNotifications::default();
         for letter in text.bytes() {
@@ -32,12 +34,13 @@ impl KeyspaceNotifications {
         Some(events)
     }
 
-    /// Whether any event is published at all: a class and one of the channels are selected.
+    /// Whether any event can be published: at least one event class and one kind of channel are
+    /// selected.
     pub fn is_enabled(self) -> bool {
         (self.keyspace_channel || self.keyevent_channel) && self.classes != 0
     }
 
-    /// Whether the event of that name is published.
+    /// Whether the event with this name, such as `expired`, is published.
     pub fn includes(self, event: &str) -> bool {
         let class = class_of(event);
         let bit = CLASSES.iter().position(|known| *known == class);
@@ -45,7 +48,8 @@ impl KeyspaceNotifications {
     }
 }
 
-/// The class that an event belongs to.
+/// Returns the letter of the class that the event with the given name, such as `expired`, belongs
+/// to.
 fn class_of(event: &str) -> u8 {
     match event {
         "del" | "rename_from" | "rename_to" | "copy_to" | "move_from" | "move_to" | "expire"
@@ -69,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letters_select_event_classes() {
+    fn notify_keyspace_events_flags_select_event_classes() {
         let parse = |text| KeyspaceNotifications::parse(text).unwrap();
         let includes = |text, event| parse(text).includes(event);
         assert!(includes("KEA", "set") && includes("KEA", "hset") && includes("Kx", "expired"));

@@ -11,7 +11,8 @@ use super::commands::{
 };
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
 
-/// The commands of each group, sorted by name.
+/// The rows of the command table, one slice for each group of commands; each slice is sorted by
+/// name.
 const GROUPS: &[&[CommandSpec]] = &[
     bitmaps::COMMANDS,
     client::COMMANDS,
@@ -37,13 +38,13 @@ const GROUPS: &[&[CommandSpec]] = &[
 static TABLE: LazyLock<CommandTable> =
     LazyLock::new(|| CommandTable::new(GROUPS.iter().copied().flatten().collect()));
 
-/// The table of all commands.
+/// Returns the table of all commands.
 pub(super) fn table() -> &'static CommandTable {
     &TABLE
 }
 
 /// Whether an encoded [`Command`] can add data to memory, so that it has to be refused while memory
-/// is full. A payload that can't be decoded adds none.
+/// is full. False for a payload that can't be decoded.
 pub fn may_add_data(payload: &[u8]) -> bool {
     Command::decode(payload).is_ok_and(|command| adds_data(&command.operation))
 }

@@ -1,9 +1,9 @@
 //! The settings of one replica that `CONFIG GET` and `CONFIG SET` show, under Redis's names.
 //!
-//! Bowline's own settings are flags, file entries and environment variables, read before the start.
-//! Of the settings here, the limits and what is recorded have an effect as soon as they are set.
-//! Facts such as the port can't be changed. All others are accepted and stored without an effect,
-//! because tools set them. Changes last until the process exits.
+//! Bowline's own settings are flags, file entries and environment variables, read at startup. Of
+//! the settings here, limits, notifications, slow log and latency samples take effect as soon as
+//! they are set. Some, such as the port, can't be changed. All others are accepted and stored
+//! without an effect, because tools set them. Changes last until the process exits.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use crate::wire::resp::Limits;
 
 use super::notifications::KeyspaceNotifications;
 
-/// The settings of one replica.
+/// The settings of one replica that clients see, with their current values.
 #[derive(Debug, Clone)]
 pub struct Settings {
     settings: Vec<Setting>,
-    /// Names and values of what can't be changed.
+    /// Names and values of the settings that can't be changed, such as `port`.
     immutable: Vec<(&'static str, String)>,
 }
 
-/// What is recorded about slow requests.
+/// Which requests the slow log and the latency samples record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlowLogSettings {
-    /// Requests that take at least this long go to the slow log; `None` for no request.
+    /// Requests that take at least this long are added to the slow log; `None` if no request is.
     pub threshold: Option<Duration>,
-    /// Length of the slow log.
+    /// Maximum number of entries in the slow log.
     pub entries_max: usize,
-    /// Requests that take at least this long are latency samples; `None` for no request.
+    /// Requests that take at least this long are recorded as latency samples; `None` if none is.
     pub latency_threshold: Option<Duration>,
 }
 
-/// A setting that can be changed.
+/// A setting that can be changed with `CONFIG SET`, with its current value.
 #[derive(Debug, Clone)]
 struct Setting {
     name: &'static str,
@@ -39,24 +39,24 @@ struct Setting {
     value: String,
 }
 
-/// The values that a setting accepts.
+/// The kind of values that a setting accepts.
 #[derive(Debug, Clone, Copy)]
 enum ValueKind {
     Text,
-    /// Letters of [`KeyspaceNotifications`].
+    /// Letters of event classes, as in `notify-keyspace-events` (see [`KeyspaceNotifications`]).
     EventClasses,
-    /// One of these words.
+    /// One of the given words, such as `yes` or `notice`.
     Word(&'static [&'static str]),
-    /// An eviction policy; only `noeviction` is accepted.
+    /// An eviction policy. Only `noeviction` is accepted, because keys are never evicted.
     EvictionPolicy,
-    /// Pairs of seconds and changes.
+    /// Pairs of a number of seconds and a number of changes, as in Redis's setting `save`.
     SavePoints,
-    /// An integer, at least -1.
+    /// An integer that is at least -1.
     Integer,
-    /// An integer between two bounds, both included.
+    /// An integer between the two given bounds, both included.
     Between(u64, u64),
     Bytes,
-    /// A number of bytes, at least this one.
+    /// A number of bytes that is at least the given one, with an optional unit such as `mb`.
     BytesFrom(u64),
     YesOrNo,
 }
@@ -71,16 +71,17 @@ const SLOW_LOG_ENTRIES_MAX: &str = "slowlog-max-len";
 const LATENCY_MILLIS: &str = "latency-monitor-threshold";
 const NOTIFICATIONS: &str = "notify-keyspace-events";
 
-/// Smallest `maxmemory-clients`, in bytes: with less, clients would wait for each other's buffers.
+/// Smallest accepted `maxmemory-clients`, in bytes. With less memory, clients would wait for each
+/// other to release their buffers.
 pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
 
-/// Longest keep-alive time that every system accepts, in seconds.
+/// Longest TCP keep-alive time that all supported operating systems accept, in seconds.
 const KEEP_ALIVE_SECONDS_MAX: u64 = 32_000;
 
 const ANY_I64: ValueKind = ValueKind::Between(0, i64::MAX as u64);
 const ANY_I32: ValueKind = ValueKind::Between(0, i32::MAX as u64);
 
-/// Redis's eviction policies.
+/// Names of all eviction policies of Redis.
 const EVICTION_POLICIES: &[&str] = &[
     "volatile-lru",
     "volatile-lfu",
@@ -92,7 +93,7 @@ const EVICTION_POLICIES: &[&str] = &[
     "noeviction",
 ];
 
-/// Names, accepted values and defaults of the settings that can be changed.
+/// Name, kind of values and default value of each setting that can be changed.
 const SETTINGS: &[(&str, ValueKind, &str)] = &[
     ("save", ValueKind::SavePoints, ""),
     ("appendonly", ValueKind::YesOrNo, "yes"),
@@ -119,7 +120,8 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
 ];
 
 impl Settings {
-    /// The defaults. `port` is the port for clients, `folder` the replica's folder.
+    /// Returns the default settings. `limits` are those on the size of a request, clients connect
+    /// to `host` and `port`, and `folder` is the replica's data folder.
     pub fn new(limits: &Limits, host: &str, port: u16, folder: &str) -> Settings {
         let settings = SETTINGS.iter().map(|(name, kind, value)| Setting {
             name,
@@ -138,16 +140,17 @@ impl Settings {
         Settings { settings: settings.collect(), immutable }
     }
 
-    /// Sets the limits on clients: their number, bytes of memory for all of them together, and
-    /// seconds without traffic before one is disconnected (0 for no limit).
+    /// Sets the limits on clients: the maximum number of clients, the bytes of memory that all of
+    /// them together may take, and the seconds without traffic after which a client is disconnected
+    /// (0: never).
     pub fn set_client_limits(&mut self, count_max: u64, bytes_max: u64, idle_seconds_max: u64) {
         self.set_number(CLIENTS_MAX, count_max);
         self.set_number(CLIENTS_BYTES_MAX, bytes_max);
         self.set_number(IDLE_SECONDS_MAX, idle_seconds_max);
     }
 
-    /// Sets the bytes of memory in use above which commands that add data are refused; 0 for no
-    /// limit.
+    /// Sets `maxmemory`: while more bytes of memory are in use, commands that add data are refused.
+    /// 0 means no limit.
     pub fn set_memory_max(&mut self, bytes: u64) {
         self.set_number(MEMORY_MAX, bytes);
     }
@@ -157,7 +160,7 @@ impl Settings {
         setting.expect("only for names in SETTINGS").value = value.to_string();
     }
 
-    /// What is recorded about slow requests.
+    /// Returns which requests the slow log and the latency samples record.
     pub fn slow_log(&self) -> SlowLogSettings {
         let micros: i64 = self.value(SLOW_LOG_MICROS).parse().expect("checked when it was set");
         let latency_millis = self.number(LATENCY_MILLIS);
@@ -168,33 +171,34 @@ impl Settings {
         }
     }
 
-    /// The keyspace notifications that are published.
+    /// Returns which keyspace notifications are published.
     pub fn notifications(&self) -> KeyspaceNotifications {
         KeyspaceNotifications::parse(self.value(NOTIFICATIONS)).unwrap_or_default()
     }
 
-    /// Bytes of memory in use above which commands that add data are refused; 0 for no limit.
+    /// Returns `maxmemory`: while more bytes of memory are in use, commands that add data are
+    /// refused. 0 means no limit.
     pub fn memory_max(&self) -> u64 {
         self.number(MEMORY_MAX)
     }
 
-    /// Most clients at a time.
+    /// Returns the maximum number of clients that may be connected at the same time.
     pub fn clients_max(&self) -> u64 {
         self.number(CLIENTS_MAX)
     }
 
-    /// Most bytes of memory that all clients together may hold.
+    /// Returns the bytes of memory that all clients together may take.
     pub fn clients_bytes_max(&self) -> usize {
         usize::try_from(self.number(CLIENTS_BYTES_MAX)).unwrap_or(usize::MAX)
     }
 
-    /// How long a client may be idle before it is disconnected; `None` for no limit.
+    /// Returns how long a client may be idle before it is disconnected; `None` for no limit.
     pub fn idle_max(&self) -> Option<Duration> {
         let seconds = self.number(IDLE_SECONDS_MAX);
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
-    /// The TCP keep-alive time of client connections; `None` for no keep-alive.
+    /// Returns the TCP keep-alive time of client connections; `None` if keep-alive is off.
     pub fn keep_alive(&self) -> Option<Duration> {
         let seconds = self.number(KEEP_ALIVE_SECONDS);
         (seconds > 0).then(|| Duration::from_secs(seconds.min(KEEP_ALIVE_SECONDS_MAX)))
@@ -204,25 +208,26 @@ impl Settings {
         self.value(name).parse().expect("checked when it was set")
     }
 
-    /// The value of a setting that can be changed.
+    /// Returns the current value of a setting that can be changed.
     ///
     /// # Panics
-    /// If there is no setting of that name.
+    /// If no such setting has the given name.
     pub(super) fn value(&self, name: &str) -> &str {
         let setting = self.settings.iter().find(|setting| setting.name == name);
         &setting.expect("only for names in SETTINGS").value
     }
 
-    /// Names and values of all settings.
+    /// Returns names and current values of all settings, including the ones that can't be changed.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
         let mutable = self.settings.iter().map(|setting| (setting.name, &*setting.value));
         mutable.chain(self.immutable.iter().map(|(name, value)| (*name, &**value)))
     }
 
-    /// Changes a setting. `name` is in lower case.
+    /// Changes a setting. `name` must be in lower case.
     ///
     /// # Errors
-    /// Why the value is refused, as Redis's error text; `None` if there is no such setting.
+    /// Returns Redis's error text that says why the value is refused; `None` if there is no setting
+    /// with this name.
     pub(super) fn set(&mut self, name: &str, value: &[u8]) -> Result<(), Option<String>> {
         if let Some(setting) = self.settings.iter_mut().find(|setting| setting.name == name) {
             setting.value = setting.kind.parse(value)?;
@@ -234,10 +239,10 @@ impl Settings {
 }
 
 impl ValueKind {
-    /// The value as it is stored.
+    /// Checks a new value and returns it in the form in which it is stored.
     ///
     /// # Errors
-    /// Why it is refused, as Redis's error text.
+    /// Returns Redis's error text that says why the value is refused.
     fn parse(self, value: &[u8]) -> Result<String, String> {
         let text = std::str::from_utf8(value).map_err(|_| "argument must be text")?;
         let number = || {
@@ -304,8 +309,8 @@ impl ValueKind {
     }
 }
 
-/// Parses a number of bytes with a unit as Redis does: `100mb` is 100 * 2^20, `100m` is 10^8.
-/// `None` if it is malformed or 2^64 or more.
+/// Parses a number of bytes with an optional unit like Redis: `100mb` is 100 * 2^20, `100m` is
+/// 10^8. Returns `None` if the text is malformed or the number is 2^64 or more.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();
     let unit = match text[digits..].to_ascii_lowercase().as_str() {

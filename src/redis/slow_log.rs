@@ -1,8 +1,8 @@
 //! The slow log (`SLOWLOG`) and latency samples (`LATENCY`): requests that took long.
 //!
-//! The time of a request runs from when it could be submitted to its outcome, so it includes the
-//! sync of the log and the other replicas. That is what the client waits for. Redis measures the
-//! time on the processor instead.
+//! The duration of a request is the time from the moment when it could be submitted to its outcome.
+//! It includes syncing the log and waiting for the other replicas, because the client waits for
+//! them too. Redis records the time spent executing the command instead.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,54 +14,60 @@ use crate::kv::{Command, Operation};
 use super::action::Statistics;
 use super::session::connection::Connection;
 
-/// Arguments that an entry keeps, and bytes of each, as in Redis.
+/// Maximum number of arguments that an entry of the slow log keeps, as in Redis.
+/// [`ARGUMENT_BYTES_MAX`] is the maximum number of bytes kept of each.
 const ARGUMENTS_MAX: usize = 32;
 const ARGUMENT_BYTES_MAX: usize = 128;
-/// Latency samples that are kept, one a second at most.
+/// Maximum number of latency samples that are kept, at most one per second; the oldest is removed
+/// first.
 const SAMPLES_MAX: usize = 160;
 
-/// An entry of the slow log.
+/// An entry of the slow log: a request that took at least the time in the setting
+/// `slowlog-log-slower-than`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SlowLogEntry {
-    /// Unique within the process.
+    /// Id of the entry, unique within the process.
     pub(super) id: i64,
-    /// Unix time of the outcome, in seconds.
+    /// Unix time in seconds at which the request's outcome was known.
     pub(super) at: u64,
     pub(super) elapsed: Duration,
     pub(super) arguments: Vec<Bytes>,
-    /// The client's address, as `host:port`.
+    /// Address of the client that sent the request, as `host:port`.
     pub(super) address: String,
-    /// The connection's name; empty if unset.
+    /// Name of the client's connection; empty if unset.
     pub(super) client_name: Vec<u8>,
 }
 
-/// Requests that took long.
+/// The slow log and the latency samples of one replica.
 #[derive(Debug, Clone, Default)]
 pub struct SlowLog {
     next_id: i64,
-    /// The latest first.
+    /// Entries of the slow log, the latest first.
     entries: VecDeque<SlowLogEntry>,
-    /// Unix time in seconds, and the longest request of that second; the latest last.
+    /// Latency samples in order of time: Unix time in seconds, and the duration of the slowest
+    /// request of that second.
     samples: VecDeque<(u64, Duration)>,
-    /// The longest request since the samples were reset.
+    /// Duration of the slowest request since the latency samples were reset.
     longest: Duration,
 }
 
-/// A request whose outcome is known.
+/// A request whose outcome is known, for the slow log.
 #[derive(Debug)]
 pub struct CompletedRequest<'r> {
-    /// How long the request took.
+    /// Time from the moment when the request could be submitted to the consensus core until its
+    /// outcome was known.
     pub elapsed: Duration,
-    /// The wall clock now, since 1970.
+    /// Wall clock of the replica when the outcome was known, as time since 1970.
     pub wall_clock: Duration,
-    /// The encoded [`Command`].
+    /// The encoded [`Command`] of the request.
     pub payload: &'r [u8],
     /// The connection that sent the request.
     pub connection: &'r Connection,
 }
 
 impl SlowLog {
-    /// Adds a request to the slow log, and drops the oldest entries beyond `entries_max`.
+    /// Adds a request to the slow log, and removes the oldest entries if the log then has more than
+    /// `entries_max`.
     pub fn add(&mut self, request: &CompletedRequest<'_>, entries_max: usize) {
         let arguments =
             Command::decode(request.payload).map(|command| arguments_of(&command.operation));
@@ -77,7 +83,8 @@ impl SlowLog {
         self.entries.truncate(entries_max);
     }
 
-    /// Adds a latency sample. Of several in one second the longest is kept.
+    /// Records the duration of a request as a latency sample. Only the longest of each second is
+    /// kept. `wall_clock` is the time since 1970.
     pub fn add_latency_sample(&mut self, elapsed: Duration, wall_clock: Duration) {
         self.longest = self.longest.max(elapsed);
         let second = wall_clock.as_secs();
@@ -90,7 +97,8 @@ impl SlowLog {
         }
     }
 
-    /// Drops the entries of the slow log, or the latency samples.
+    /// Removes the entries of the slow log, or the latency samples, as `statistics` says. Does
+    /// nothing for `Statistics::Traffic`, which the slow log does not contain.
     pub fn reset(&mut self, statistics: Statistics) {
         match statistics {
             Statistics::SlowLog => self.entries.clear(),
@@ -102,24 +110,25 @@ impl SlowLog {
         }
     }
 
-    /// The entries of the slow log, the latest first.
+    /// Returns the entries of the slow log, the latest first.
     pub(super) fn entries(&self) -> &VecDeque<SlowLogEntry> {
         &self.entries
     }
 
-    /// The latency samples, the latest last: Unix time in seconds, and the longest request then.
+    /// Returns the latency samples in order of time: Unix time in seconds, and the duration of the
+    /// slowest request of that second.
     pub(super) fn samples(&self) -> &VecDeque<(u64, Duration)> {
         &self.samples
     }
 
-    /// The longest request since the samples were reset.
+    /// Returns the duration of the slowest request since the latency samples were reset.
     pub(super) fn longest(&self) -> Duration {
         self.longest
     }
 }
 
-/// The command and arguments of an operation, close to what its client sent, and
-/// shortened.
+/// Returns the name and arguments of an operation's command, shortened. They are close to what the
+/// client sent; transactions are shown as `exec` only.
 fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     let mut arguments: Vec<&[u8]> = Vec::new();
     match operation {
@@ -134,8 +143,8 @@ fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     shorten_all(&arguments)
 }
 
-/// At most [`ARGUMENTS_MAX`] arguments of at most [`ARGUMENT_BYTES_MAX`] bytes, with Redis's
-/// remarks about what was cut off.
+/// Returns at most [`ARGUMENTS_MAX`] arguments of at most [`ARGUMENT_BYTES_MAX`] bytes each. Like
+/// Redis it adds how many arguments or bytes were left out.
 fn shorten_all(arguments: &[&[u8]]) -> Vec<Bytes> {
     let count = arguments.len();
     let kept = if count > ARGUMENTS_MAX { ARGUMENTS_MAX - 1 } else { count };
@@ -162,7 +171,7 @@ mod tests {
     use crate::kv::CommandId;
 
     #[test]
-    fn long_requests_are_shortened() {
+    fn slow_log_truncates_long_requests() {
         let long = vec![b'x'; 300];
         let arguments = arguments_of(&Operation::set(b"k", &long));
         assert_eq!((&arguments[0][..], &arguments[1][..]), (&b"set"[..], &b"k"[..]));

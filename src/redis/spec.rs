@@ -10,49 +10,53 @@ use super::call::Call;
 /// Length of the longest name of a command or subcommand, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 24;
 
-/// A command or subcommand.
+/// The description of a command or subcommand: one row of the command table.
 #[derive(Debug)]
 pub(super) struct CommandSpec {
-    /// In lower case.
+    /// Name of the command or subcommand in lower case: `set` for `CONFIG SET`.
     pub(super) name: &'static str,
-    /// The same; `<command>|<subcommand>` for a subcommand.
+    /// Full name of the command or subcommand in lower case: `config|set` for `CONFIG SET`.
     pub(super) full_name: &'static str,
-    /// The number of arguments, names included. If negative, the minimum.
+    /// Number of arguments that a request must have, including the names of command and subcommand.
+    /// If negative, the absolute value is the minimum number.
     pub(super) arity: i8,
-    /// Redis's flags, such as `write` and `fast`.
+    /// Redis's command flags, such as `write` and `fast`.
     pub(super) flags: &'static [&'static str],
-    /// Redis's ACL categories, without those that follow from `flags`.
+    /// Redis's ACL categories, except for those that follow from `flags`.
     pub(super) categories: &'static [&'static str],
     keys: KeyRange,
-    /// Index of the argument that holds the number of keys, which follow it; 0 if there is none.
+    /// Index of the argument that holds the number of keys; the keys follow it. 0 if the command
+    /// has no such argument.
     key_count_index: u8,
     pub(super) group: &'static str,
     pub(super) since: &'static str,
     pub(super) complexity: &'static str,
     pub(super) summary: &'static str,
     pub(super) subcommands: &'static [CommandSpec],
-    /// The command of the state machine that takes the arguments as they are, if there is one.
+    /// The state machine's command that takes the client's arguments unchanged; `None` if the
+    /// command's function builds the operation itself or needs no state.
     command: Option<CommandId>,
     run: Run,
 }
 
-/// The function of a command.
+/// The function that runs a command.
 #[derive(Debug, Clone, Copy)]
 enum Run {
-    /// Needs the request only.
+    /// A function that needs only the request and the state in [`Call`].
     Call(fn(&mut Call<'_>) -> Action),
-    /// Looks up other commands as well.
+    /// A function that also needs the command table, because it looks up other commands.
     WithTable(fn(&mut Call<'_>, &'static CommandTable) -> Action),
 }
 
-/// All commands, sorted by name.
+/// The command table: the rows of all commands, sorted by name.
 #[derive(Debug)]
 pub(super) struct CommandTable {
     commands: Vec<&'static CommandSpec>,
 }
 
-/// The indexes of arguments that are keys: `first` to `last` in steps of `step`. A negative `last`
-/// counts from the end, -1 being the last argument. No keys if `first` is 0.
+/// Which arguments of a command are keys: the indexes from `first` to `last` in steps of `step`. A
+/// negative `last` counts from the end, -1 being the last argument. If `first` is 0, no argument is
+/// a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeyRange {
     pub(super) first: i8,
@@ -66,14 +70,14 @@ pub(super) const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
 pub(super) const ANYTIME: &[&str] = &["loading", "stale"];
 pub(super) const ANYTIME_FAST: &[&str] = &["loading", "stale", "fast"];
 
-/// The flag of commands that are refused while memory is full.
+/// The flag of commands that are refused while memory in use exceeds `maxmemory`.
 pub(super) const DENY_OOM: &str = "denyoom";
 
 pub(super) const NO_KEYS: KeyRange = KeyRange { first: 0, last: 0, step: 0 };
-/// All arguments.
+/// The key range of commands whose arguments are all keys.
 pub(super) const ALL_KEYS: KeyRange = KeyRange { first: 1, last: -1, step: 1 };
 
-/// A row for a command. Flags, keys and documentation are empty until set.
+/// Returns a row for a command, without flags, keys and documentation, which other functions add.
 pub(super) const fn command(
     name: &'static str,
     arity: i8,
@@ -82,7 +86,7 @@ pub(super) const fn command(
     subcommand(name, name, arity, run)
 }
 
-/// A row for a command whose function looks up other commands.
+/// Returns a row for a command whose function looks up other commands.
 pub(super) const fn command_with_table(
     name: &'static str,
     arity: i8,
@@ -91,7 +95,7 @@ pub(super) const fn command_with_table(
     subcommand_with_table(name, name, arity, run)
 }
 
-/// A row for a subcommand.
+/// Returns a row for a subcommand. `full_name` has the form `<command>|<subcommand>`.
 pub(super) const fn subcommand(
     name: &'static str,
     full_name: &'static str,
@@ -101,7 +105,8 @@ pub(super) const fn subcommand(
     row(name, full_name, arity, Run::Call(run))
 }
 
-/// A row for a subcommand whose function looks up other commands.
+/// Returns a row for a subcommand whose function looks up other commands. `full_name` has the form
+/// `<command>|<subcommand>`.
 pub(super) const fn subcommand_with_table(
     name: &'static str,
     full_name: &'static str,
@@ -146,27 +151,28 @@ impl CommandSpec {
         self
     }
 
-    /// The version of Redis that introduced the command, and its group in Redis's documentation.
+    /// Sets the version of Redis that introduced the command, and the command's group in Redis's
+    /// documentation.
     pub(super) const fn since(mut self, since: &'static str, group: &'static str) -> CommandSpec {
         self.since = since;
         self.group = group;
         self
     }
 
-    /// The time complexity.
+    /// Sets the time complexity that `COMMAND DOCS` reports.
     pub(super) const fn costs(mut self, complexity: &'static str) -> CommandSpec {
         self.complexity = complexity;
         self
     }
 
-    /// The summary for `COMMAND DOCS` and `HELP`.
+    /// Sets the summary that `COMMAND DOCS` and `HELP` show.
     pub(super) const fn about(mut self, summary: &'static str) -> CommandSpec {
         self.summary = summary;
         self
     }
 
-    /// The command of the state machine that takes the arguments as they are. It also says where
-    /// the keys are.
+    /// Sets the state machine's command that takes the client's arguments unchanged, and copies the
+    /// positions of the keys from it.
     pub(super) const fn runs(mut self, command: CommandId) -> CommandSpec {
         // `range` counts the command's name, `counted_at` does not. A subcommand has a second name.
         let offset = if self.name.len() == self.full_name.len() { 0 } else { 1 };
@@ -189,7 +195,8 @@ impl CommandSpec {
         self
     }
 
-    /// Whether a request may have `count` arguments, names included.
+    /// Whether the command accepts a request with `count` arguments, including the names of command
+    /// and subcommand.
     pub(super) fn accepts(&self, count: usize) -> bool {
         let min = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { count >= min } else { count == min }
@@ -199,18 +206,21 @@ impl CommandSpec {
         self.flags.contains(&flag)
     }
 
-    /// The positions of keys that do not depend on the request, for `COMMAND`.
+    /// Returns the positions of those keys that do not depend on the request, as `COMMAND INFO`
+    /// reports them: first key, last key and step.
     pub(super) fn key_range(&self) -> KeyRange {
         self.keys
     }
 
-    /// Whether the command can have keys.
+    /// Whether requests for the command can have keys.
     pub(super) fn has_keys(&self) -> bool {
         self.keys != NO_KEYS || self.key_count_index > 0
     }
 
-    /// The indexes of the keys among the `count` arguments that `argument` returns. `None` if the
-    /// request has fewer keys than its key count says.
+    /// Returns the indexes of those arguments of a request that are keys. `count` is the number of
+    /// arguments, and `argument` returns the argument at an index. `None` if the argument that
+    /// states the number of keys is missing, states 0, or states more keys than the arguments that
+    /// follow it.
     pub(super) fn keys<'w>(
         &self,
         count: usize,
@@ -239,12 +249,12 @@ impl CommandSpec {
         (usize::from(first.unsigned_abs())..end).step_by(step)
     }
 
-    /// The subcommand of that name, in lower case.
+    /// Returns the subcommand named `name`, which must be in lower case; `None` if there is none.
     pub(super) fn subcommand(&self, name: &[u8]) -> Option<&'static CommandSpec> {
         self.subcommands.iter().find(|spec| spec.name.as_bytes() == name)
     }
 
-    /// Runs the command.
+    /// Runs the command's function on a request whose number of arguments has been checked.
     pub(super) fn run(&self, call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         call.command = self.command;
         match self.run {
@@ -253,8 +263,8 @@ impl CommandSpec {
         }
     }
 
-    /// Runs the command for a request inside another one (`EXEC`, `ONCE`). Operations are added to
-    /// `batch` instead of being submitted, and `writer` takes the reply.
+    /// Runs the command for a request inside another one, `EXEC` or `ONCE`. Appends operations to
+    /// `batch` instead of submitting them, and writes the reply to `writer`.
     pub(super) fn run_within(
         &self,
         outer: &mut Call<'_>,
@@ -278,28 +288,30 @@ impl CommandSpec {
 }
 
 impl CommandTable {
-    /// The table of `commands`, which need not be sorted.
+    /// Creates the table of `commands`, which may be in any order.
     pub(super) fn new(mut commands: Vec<&'static CommandSpec>) -> CommandTable {
         commands.sort_unstable_by_key(|spec| spec.name);
         CommandTable { commands }
     }
 
-    /// All commands, sorted by name.
+    /// Returns the rows of all commands, sorted by name.
     pub(super) fn all(&self) -> &[&'static CommandSpec] {
         &self.commands
     }
 
-    /// The position of the command of that name, in lower case.
+    /// Returns the position in the table of the command named `name`, which must be in lower case;
+    /// `None` if there is none.
     pub(super) fn position(&self, name: &[u8]) -> Option<usize> {
         self.commands.binary_search_by(|spec| spec.name.as_bytes().cmp(name)).ok()
     }
 
-    /// The command of that name, in lower case.
+    /// Returns the command named `name`, which must be in lower case; `None` if there is none.
     pub(super) fn find(&self, name: &[u8]) -> Option<&'static CommandSpec> {
         self.position(name).map(|position| self.commands[position])
     }
 
-    /// The command, or the subcommand `<command>|<subcommand>`, of that name in any case.
+    /// Returns the command named `name`, or the subcommand if `name` has the form
+    /// `<command>|<subcommand>`; `None` if there is none. Upper and lower case are equal.
     pub(super) fn find_full(&self, name: &[u8]) -> Option<&'static CommandSpec> {
         let name = name.to_ascii_lowercase();
         match name.iter().position(|byte| *byte == b'|') {
@@ -309,8 +321,8 @@ impl CommandTable {
     }
 }
 
-/// The number at the start of an argument, as C's `atoi` reads it for Redis: what follows the
-/// digits is ignored, and no digits are 0.
+/// Returns the number at the start of an argument, parsed like C's `atoi`: anything after the
+/// digits is ignored, and without digits the number is 0.
 fn leading_digits(argument: &[u8]) -> usize {
     let text = argument.trim_ascii_start();
     let digits = text.strip_prefix(b"+").unwrap_or(text).iter().take_while(|b| b.is_ascii_digit());

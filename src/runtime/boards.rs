@@ -27,17 +27,20 @@ use crate::raft::{SnapshotId, Status};
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
 
-/// The log in memory may take this much, or as much as the latest snapshot, whichever is more.
+/// Maximum value, in bytes, of the limit on log entries in memory (1 GiB), unless the latest
+/// snapshot is larger: then the snapshot's size is the maximum.
 const LOG_BYTES_MAX: u64 = 1 << 30;
-/// The log's share of memory never falls below this: it must hold the jobs in flight.
+/// Minimum value, in bytes, of the limit on log entries in memory (64 MiB), however low
+/// `--maxmemory` is. The entries that wait to be written to disk must fit into it.
 const LOG_BYTES_MIN: u64 = 64 << 20;
-/// Wall clock reports of peers that may wait for the core. More are dropped: newer ones follow.
+/// Maximum number of reports in the queue of peers' wall clock reports for the core. While the
+/// queue is full, further reports are dropped; each peer sends a newer report soon.
 const REPORTS_MAX: usize = 256;
-/// Stands for an offset that is not known.
+/// Marks an unknown difference between two clocks, where a known one is stored in milliseconds.
 const UNKNOWN: i64 = i64::MIN;
 
-/// The latest status of the replica. The core writes it about every 100 ms, which is seldom enough
-/// for a lock.
+/// The latest status of the replica, shared with the other stages. The core publishes it about
+/// every 100 ms.
 #[derive(Debug, Default)]
 pub(super) struct StatusBoard(Mutex<Option<Status>>);
 
@@ -47,13 +50,13 @@ impl StatusBoard {
         *self.0.lock() = Some(status);
     }
 
-    /// The latest status; `None` before the core's first pass.
+    /// Returns the latest status; `None` before the core has published one.
     pub(super) fn read(&self) -> Option<Status> {
         self.0.lock().clone()
     }
 }
 
-/// A counter that any stage may raise. It starts at 0 and never falls.
+/// A counter that any stage may increment. Starts at 0 and never decreases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -63,12 +66,12 @@ impl Counter {
         self.add(1);
     }
 
-    /// Adds `count`.
+    /// Adds `count` to the counter.
     pub(super) fn add(&self, count: usize) {
         self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// The sum so far.
+    /// Returns the current count.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -78,87 +81,100 @@ impl Counter {
 /// [`Counters`](crate::raft::Counters).
 #[derive(Debug, Default)]
 pub struct RuntimeCounters {
-    /// Network: messages that could not be decoded: malformed, damaged or too long.
+    /// Number of received messages that the network stage could not decode: malformed, damaged or
+    /// too long.
     pub unreadable: Counter,
-    /// Network: messages that were decoded and ignored, such as those for another replica.
+    /// Number of received messages that the network stage decoded and then ignored, such as
+    /// messages for another replica.
     pub ignored: Counter,
-    /// Network: messages from peers dropped because the core's queue was full.
+    /// Number of messages from peers that the network stage dropped because the core's queue was
+    /// full.
     pub arrivals_dropped: Counter,
-    /// Core, log writer, snapshots: messages to peers dropped because the network's queue was full.
+    /// Number of messages to peers that the core, the log writer and the snapshots stage dropped
+    /// because the network stage's queue was full.
     pub outbound_dropped: Counter,
-    /// Network: messages to peers dropped because the socket's buffer was full.
+    /// Number of messages to peers that the network stage dropped, because the peer was not
+    /// connected or too many bytes were queued for the socket.
     pub unsent: Counter,
-    /// Network: messages too large for the socket, replies without an addressee, failed sends.
+    /// Number of messages under a simulator of the course that could not be sent: too large for the
+    /// socket, replies that its protocol cannot encode, and failed sends.
     pub send_failures: Counter,
-    /// Log writer: syncs of the log, each for all jobs that were waiting.
+    /// Number of syncs (fsync) of the log. Each sync makes all waiting append jobs durable
+    /// together.
     pub log_syncs: Counter,
-    /// Core: appends dropped because too many bytes were in flight, or the log in memory was full.
+    /// Number of `AppendEntries` messages from leaders that the core dropped, because too many
+    /// bytes of jobs were in flight or the log in memory was full.
     pub appends_dropped: Counter,
-    /// Core: requests refused with `TRYAGAIN` for the same reasons.
+    /// Number of clients' requests that the core refused with `TRYAGAIN`, because too many bytes of
+    /// jobs were in flight or the log in memory was full.
     pub requests_busy: Counter,
-    /// Core: batches of snapshot chunks dropped because the queue of the snapshots stage was full.
+    /// Number of batches of snapshot chunks that the core dropped because the queue of the
+    /// snapshots stage was full.
     pub chunks_dropped: Counter,
-    /// Core, network: repeated writes dropped because an earlier copy might not be recognised.
+    /// Number of repeated copies of forwarded writes that were dropped: the deduplication table
+    /// might not recognise an earlier copy in the log, this replica did not lead, or a queue was
+    /// full.
     pub repeats_dropped: Counter,
-    /// Network: connections from peers closed because of their hello, a damaged frame, or too many
-    /// of them.
+    /// Number of connections from peers that were closed because of an invalid hello (first
+    /// message), a damaged frame, or too many connections.
     pub peers_refused: Counter,
-    /// Network: client connections accepted.
+    /// Number of client connections accepted.
     pub clients_accepted: Counter,
-    /// Network: client connections refused because there were too many.
+    /// Number of client connections refused because too many clients were connected.
     pub clients_refused: Counter,
-    /// Network: client connections closed by the server.
+    /// Number of client connections closed by the server, not by the client.
     pub clients_closed: Counter,
-    /// Network: commands received from clients.
+    /// Number of commands received from clients.
     pub commands: Counter,
-    /// Network: commands answered with `UNCERTAIN`.
+    /// Number of clients' commands answered with `UNCERTAIN`: the write may have been applied.
     pub uncertain: Counter,
-    /// Network: commands answered with `CLUSTERDOWN`.
+    /// Number of clients' commands answered with the error `CLUSTERDOWN`.
     pub cluster_down: Counter,
-    /// Network: commands answered with `MISCONF` for want of disk space.
+    /// Number of clients' commands answered with the error `MISCONF` for want of disk space.
     pub disk_full: Counter,
 }
 
-/// How much memory the state and the log take, and how much the log may.
+/// Memory use of the keyspace and of the log, and the memory limit, shared between the stages.
 #[derive(Debug, Default)]
 pub(super) struct MemoryBoard {
     store_bytes: AtomicU64,
     log_bytes: AtomicU64,
-    /// `--maxmemory`; 0 for no limit.
+    /// `--maxmemory` in bytes; 0 for no limit.
     limit_bytes: AtomicU64,
     snapshots: Arc<SnapshotBoard>,
 }
 
 impl MemoryBoard {
-    /// A board with the operator's limit for everything together (0: none), and the size of the
-    /// latest snapshot.
+    /// Creates the shared record of memory use. `limit_bytes` is the limit for keyspace, log and
+    /// clients together, 0 for no limit; `snapshots` supplies the size of the latest snapshot.
     pub(super) fn new(limit_bytes: u64, snapshots: Arc<SnapshotBoard>) -> MemoryBoard {
         MemoryBoard { limit_bytes: limit_bytes.into(), snapshots, ..MemoryBoard::default() }
     }
 
-    /// Changes the limit for everything together; 0 for none.
+    /// Changes the memory limit in bytes for keyspace, log and clients together; 0 for no limit.
     pub(super) fn set_limit(&self, limit_bytes: u64) {
         self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
     }
 
-    /// Publishes the size of the state (the applier's side).
+    /// Publishes the memory use of the keyspace in bytes. Called by the applier.
     pub(super) fn note_store(&self, bytes: usize) {
         self.store_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Publishes the size of the log in memory (the core's side).
+    /// Publishes the bytes of log entries in memory. Called by the core.
     pub(super) fn note_log(&self, bytes: usize) {
         self.log_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// The bytes of the state and of the log in memory.
+    /// Returns the memory use of the keyspace, then that of the log entries, each in bytes.
     pub(super) fn store_and_log_bytes(&self) -> (u64, u64) {
         (self.store_bytes.load(Ordering::Relaxed), self.log_bytes.load(Ordering::Relaxed))
     }
 
-    /// Bytes of the log in memory at which a leader refuses writes: half of the operator's limit,
-    /// within the bounds above. Snapshots are due long before, so this is reached only when they
-    /// fail.
+    /// Returns the bytes of log entries in memory above which a leader refuses writes: half of
+    /// `--maxmemory`, but at least [`LOG_BYTES_MIN`] and at most [`LOG_BYTES_MAX`] or the size of
+    /// the latest snapshot. Reached only when snapshots fail, since otherwise the log is compacted
+    /// long before.
     pub(super) fn log_bytes_max(&self) -> u64 {
         let most = LOG_BYTES_MAX.max(self.snapshots.bytes());
         match self.limit_bytes.load(Ordering::Relaxed) {
@@ -167,45 +183,48 @@ impl MemoryBoard {
         }
     }
 
-    /// Bytes of the log in memory at which a follower drops appends: a quarter more than
-    /// [`MemoryBoard::log_bytes_max`]. Replicas compact their logs at different indexes, and a
-    /// leader that admits a write can't know that its followers would not, which would leave the
-    /// write's outcome open.
+    /// Returns the bytes of log entries in memory above which a follower drops the leader's
+    /// appends: a quarter more than [`MemoryBoard::log_bytes_max`], above which a leader refuses
+    /// writes. The difference allows for replicas that compact their logs at different indexes;
+    /// without it followers might drop a write that the leader has admitted, and its outcome would
+    /// stay unknown.
     pub(super) fn appended_bytes_max(&self) -> u64 {
         let most = self.log_bytes_max();
         most + most / 4
     }
 }
 
-/// How much disk space is free, as the log writer measured it at most 100 ms ago.
+/// Free disk space as the log writer last measured it, about every 100 ms.
 #[derive(Debug, Default)]
 pub(super) struct DiskSpaceBoard {
     free: AtomicU64,
     held: AtomicU64,
-    /// `--disk-reserve` in bytes; 0 for none. It never changes.
+    /// The option `--disk-reserve`, in bytes: free space below which disk space counts as low. 0
+    /// for no reserve. Never changes.
     pub(super) reserve: u64,
 }
 
 impl DiskSpaceBoard {
-    /// A board for a reserve of this many bytes, with no space free before the first measurement.
+    /// Creates the shared record of free disk space, for a disk reserve of `reserve` bytes. Free
+    /// space reads as 0 before the first measurement.
     pub(super) fn new(reserve: u64) -> DiskSpaceBoard {
         DiskSpaceBoard { reserve, ..DiskSpaceBoard::default() }
     }
 
-    /// Publishes a measurement.
+    /// Publishes a measurement of free disk space.
     pub(super) fn write(&self, space: FreeSpace) {
         self.free.store(space.free, Ordering::Relaxed);
         self.held.store(space.held, Ordering::Relaxed);
     }
 
-    /// The latest measurement.
+    /// Returns the latest measurement of free disk space.
     pub(super) fn read(&self) -> FreeSpace {
         let (free, held) = (&self.free, &self.held);
         FreeSpace { free: free.load(Ordering::Relaxed), held: held.load(Ordering::Relaxed) }
     }
 
-    /// Whether `bytes` of a snapshot may be written. A snapshot may use the part of the reserve
-    /// that the reserve file does not hold, except for its last eighth.
+    /// Returns whether a snapshot may write `bytes` more bytes to the disk. An eighth of the disk
+    /// reserve must stay free, besides the part of the reserve that the reserve file occupies.
     pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
         self.read().free >= bytes.saturating_add(self.reserve / 8)
     }
@@ -216,50 +235,53 @@ impl DiskSpaceBoard {
 pub(super) struct SnapshotBoard {
     index: AtomicU64,
     bytes: AtomicU64,
-    /// When the latest was taken, in seconds since 1970.
+    /// When the latest snapshot was completed or loaded, in seconds since 1970.
     saved_at: AtomicU64,
     taking: AtomicBool,
     failed: AtomicBool,
 }
 
-/// A reading of [`SnapshotBoard`].
+/// The status of this replica's snapshots at one time, as read from [`SnapshotBoard`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SnapshotStatus {
-    /// The last entry in the latest snapshot; 0 before the first snapshot.
+    /// The index of the last entry in the latest snapshot; 0 before the first snapshot.
     pub(super) index: u64,
-    /// Its size in bytes.
+    /// The size of the latest snapshot in bytes; 0 before the first snapshot.
     pub(super) bytes: u64,
-    /// When it was taken, in seconds since 1970.
+    /// When the latest snapshot was completed, or loaded at the start of the process, in seconds
+    /// since 1970; 0 before the first snapshot.
     pub(super) saved_at: u64,
     /// Whether a snapshot is being taken now.
     pub(super) taking: bool,
-    /// Whether the last attempt failed.
+    /// Whether the last attempt to take a snapshot failed.
     pub(super) failed: bool,
 }
 
 impl SnapshotBoard {
-    /// Notes that the applier has handed over a view of the state to be written.
+    /// Records that a snapshot has begun: the applier has sent an immutable view of the state to
+    /// the snapshots stage.
     pub(super) fn begin(&self) {
         self.taking.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a snapshot is being taken.
+    /// Returns whether a snapshot is being taken.
     pub(super) fn is_taking(&self) -> bool {
         self.taking.load(Ordering::Relaxed)
     }
 
-    /// The size of the latest snapshot in bytes; 0 before the first one.
+    /// Returns the size of the latest snapshot in bytes; 0 before the first snapshot.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Notes that no snapshot is being taken any more, and whether the last attempt failed.
+    /// Records that the running snapshot has ended, and whether it has `failed`.
     pub(super) fn end(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
         self.taking.store(false, Ordering::Relaxed);
     }
 
-    /// Publishes the latest snapshot, which was completed now.
+    /// Publishes the index and size of `latest`, now this replica's latest snapshot, with the
+    /// current time as the time of its completion.
     pub(super) fn note(&self, latest: SnapshotId) {
         self.index.store(latest.last.index.0, Ordering::Relaxed);
         self.bytes.store(latest.bytes, Ordering::Relaxed);
@@ -267,7 +289,8 @@ impl SnapshotBoard {
         self.saved_at.store(now.as_secs(), Ordering::Relaxed);
     }
 
-    /// All values, field by field: not all of them need be of the same snapshot.
+    /// Returns the status of the latest snapshot. Its fields are read one by one, so during an
+    /// update they may belong to different snapshots.
     pub(super) fn read(&self) -> SnapshotStatus {
         SnapshotStatus {
             index: self.index.load(Ordering::Relaxed),
@@ -279,8 +302,8 @@ impl SnapshotBoard {
     }
 }
 
-/// What the core knows of all clocks, and, in the other direction, the wall clocks that peers have
-/// reported.
+/// Clock readings that the core publishes for other stages, and the queue of peers' wall clock
+/// reports that the network passes to the core.
 #[derive(Debug)]
 pub(super) struct ClockBoard {
     own: Offset,
@@ -288,30 +311,34 @@ pub(super) struct ClockBoard {
     replicated: Offset,
     jumps: AtomicU64,
     resets: AtomicU64,
-    /// How many milliseconds each peer's wall clock is ahead of the own one; [`UNKNOWN`] without a
-    /// recent report.
+    /// By how many milliseconds each peer's wall clock is ahead of this replica's; [`UNKNOWN`]
+    /// without a recent report of the peer.
     peers: Box<[(NodeId, AtomicI64)]>,
-    /// Reports for the core: from whom, the monotonic clock when it came, the peer's wall clock.
+    /// Queue of reports for the core: the peer, this replica's monotonic clock on receipt, and the
+    /// peer's wall clock in milliseconds since 1970.
     reports: ArrayQueue<(NodeId, Instant, u64)>,
 }
 
-/// The core's clocks at one moment; wall clocks in milliseconds since 1970.
+/// Readings of the core's clocks at one instant, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockReadings {
-    /// The own wall clock without its jumps; `None` if it could not be read yet.
+    /// This replica's wall clock in milliseconds since 1970. A jump is ignored until it has lasted
+    /// for some time. `None` if the clock could not be read yet.
     pub(super) own: Option<u64>,
-    /// The latest time that the wall clocks of a quorum have reached; `None` if too few are known.
+    /// The latest time, in milliseconds since 1970, that the wall clocks of a quorum have reached;
+    /// `None` if the wall clocks of a quorum are not known.
     pub(super) agreed: Option<u64>,
-    /// The replicated clock.
+    /// The replicated clock (log entries advance it) in milliseconds since 1970.
     pub(super) replicated: u64,
-    /// How often the own wall clock has jumped.
+    /// Number of jumps of this replica's wall clock since the process started, including jumps that
+    /// were undone soon after.
     pub(super) jumps: u64,
-    /// How often the replicated clock was reset.
+    /// Number of times that the command `CLOCK RESET` has reset the replicated clock.
     pub(super) resets: u64,
 }
 
 impl ClockBoard {
-    /// A board of a replica with these peers, on which no clock is known yet.
+    /// Creates the shared clock readings of a replica with these peers. No clock is known yet.
     pub(super) fn new(peers: &[NodeId]) -> ClockBoard {
         ClockBoard {
             own: Offset::default(),
@@ -324,20 +351,22 @@ impl ClockBoard {
         }
     }
 
-    /// The network's side: a peer has reported its wall clock, `millis` since 1970. `now` was read
-    /// after the report was received.
+    /// Queues a peer's report of its wall clock for the core. Called by the network. `millis` is
+    /// the wall clock in milliseconds since 1970; `now` was read after the report was received.
     pub(super) fn report(&self, from: NodeId, now: Instant, millis: u64) {
         // A full queue drops the report: the core has enough of them.
         let _ = self.reports.push((from, now, millis));
     }
 
-    /// The core's side: the oldest report that it has not taken yet.
+    /// Removes and returns the oldest queued report of a peer's wall clock: the peer, a time read
+    /// after the report was received, and the peer's wall clock in milliseconds since 1970. `None`
+    /// if the queue is empty. Called by the core.
     pub(super) fn next_report(&self) -> Option<(NodeId, Instant, u64)> {
         self.reports.pop()
     }
 
-    /// The core's side: publishes the clocks at `now`, and for each peer by how many milliseconds
-    /// its wall clock is ahead of the own one.
+    /// Publishes the clock readings at `now`. Called by the core. `ahead_of_own` returns by how
+    /// many milliseconds a peer's wall clock is ahead of this replica's, `None` if unknown.
     pub(super) fn publish(
         &self,
         now: Instant,
@@ -355,28 +384,32 @@ impl ClockBoard {
         }
     }
 
-    /// The own wall clock without its jumps, in milliseconds since 1970; `None` if unknown.
+    /// Returns this replica's wall clock at `now`, in milliseconds since 1970; `None` if unknown. A
+    /// jump of the clock is ignored until it has lasted for some time.
     pub(super) fn own(&self, now: Instant) -> Option<u64> {
         self.own.read(now)
     }
 
-    /// The latest time that the wall clocks of a quorum have reached; `None` if too few are known.
+    /// Returns the latest time, in milliseconds since 1970, that the wall clocks of a quorum have
+    /// reached at `now`; `None` if the wall clocks of a quorum are not known.
     pub(super) fn agreed(&self, now: Instant) -> Option<u64> {
         self.agreed.read(now)
     }
 
-    /// The replicated clock in milliseconds since 1970; `None` before the core's first pass.
+    /// Returns the replicated clock at `now`, in milliseconds since 1970; `None` before the core
+    /// has published it.
     pub(super) fn replicated(&self, now: Instant) -> Option<u64> {
         self.replicated.read(now)
     }
 
-    /// How often the own wall clock has jumped, and how often the replicated clock was reset.
+    /// Returns the number of jumps of this replica's wall clock, then the number of resets of the
+    /// replicated clock.
     pub(super) fn jumps_and_resets(&self) -> (u64, u64) {
         (self.jumps.load(Ordering::Relaxed), self.resets.load(Ordering::Acquire))
     }
 
-    /// By how many milliseconds each peer's wall clock is ahead of the own one; `None` without a
-    /// recent report.
+    /// Returns, for each peer, its id and by how many milliseconds its wall clock is ahead of this
+    /// replica's (negative if behind); `None` without a recent report.
     pub(super) fn peers(&self) -> Vec<(NodeId, Option<i64>)> {
         let known = |ahead: &AtomicI64| {
             Some(ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)
@@ -385,8 +418,9 @@ impl ClockBoard {
     }
 }
 
-/// A wall clock as its difference to the monotonic clock in milliseconds, so that a reader gets the
-/// time of its own reading and not that of the last write.
+/// A clock, stored as its offset in milliseconds from the monotonic clock, so that a reader gets
+/// the time at the instant of reading and not at the last update. [`UNKNOWN`] if the clock is not
+/// known.
 #[derive(Debug)]
 struct Offset(AtomicI64);
 
@@ -412,8 +446,8 @@ fn millis_of(now: Instant) -> i64 {
     i64::try_from(now.0 / 1_000_000).expect("2^64 nanoseconds are 2^44 milliseconds")
 }
 
-/// Which events subscribers at this replica want. The applier collects no others.
-/// A change counts from the applier's next pass.
+/// Which events this replica's subscribers need: Pub/Sub messages, keyspace notifications, or
+/// neither. The applier collects no others. A change takes effect at its next turn.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberBoard {
     messages: AtomicBool,
@@ -421,14 +455,15 @@ pub(super) struct SubscriberBoard {
 }
 
 impl SubscriberBoard {
-    /// Publishes whether a client subscribes to anything, and whether keyspace notifications are
-    /// on.
+    /// Tells the applier what to collect: `messages` if any client of this replica has a
+    /// subscription, `key_events` if moreover keyspace notifications are enabled.
     pub(super) fn set(&self, messages: bool, key_events: bool) {
         self.messages.store(messages, Ordering::Relaxed);
         self.key_events.store(key_events, Ordering::Relaxed);
     }
 
-    /// Whether Pub/Sub messages, and whether keyspace notifications, are to be collected.
+    /// Returns two flags: whether the applier must collect Pub/Sub messages, and whether it must
+    /// collect keyspace notifications.
     pub(super) fn get(&self) -> (bool, bool) {
         (self.messages.load(Ordering::Relaxed), self.key_events.load(Ordering::Relaxed))
     }
@@ -439,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_share_is_half_of_the_limit_within_bounds() {
+    fn log_memory_share_is_half_of_the_limit_within_bounds() {
         let board = MemoryBoard::default();
         assert_eq!(board.log_bytes_max(), LOG_BYTES_MAX);
         for (limit, log) in [(1, LOG_BYTES_MIN), (400 << 20, 200 << 20), (9 << 30, 1 << 30)] {
@@ -465,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_beyond_the_queue_are_dropped() {
+    fn clock_reports_beyond_queue_capacity_are_dropped() {
         let board = ClockBoard::new(&[NodeId(2)]);
         for millis in 0..2 * REPORTS_MAX as u64 {
             board.report(NodeId(2), Instant(millis), millis);

@@ -73,62 +73,71 @@ use crate::wire::frame::Attempt;
 
 use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES, Wake};
 
-/// Most items in each channel.
+/// Capacity of each channel, in items. An item is a batch of messages or requests.
 pub(super) const QUEUE_LEN: usize = 64;
-/// Most messages that the course's network reads from its socket in one pass.
+/// Maximum number of messages that the network stage, under a simulator of the course, receives
+/// from its socket before it sends them to the core.
 pub(super) const BATCH_MESSAGES_MAX: usize = 64;
-/// The same in bytes. With [`QUEUE_LEN`] it bounds what can wait for the core.
+/// Maximum bytes of messages that the network stage, under a simulator of the course, sends to the
+/// core in one item. With [`QUEUE_LEN`] it bounds the bytes in the core's queue.
 pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
-/// Most requests that wait at the network for the core's queue.
+/// Maximum number of clients' requests that the network stage holds, under a simulator of the
+/// course, while the core's queue of requests is at least half full. At this number it stops
+/// receiving.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
-/// Bytes of jobs in flight at which the core admits nothing that makes more jobs.
+/// Limit in bytes on jobs in flight (sent to the log writer or the applier and not completed). At
+/// the limit the core drops `AppendEntries` messages and refuses clients' requests.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
-/// What the core receives besides clients' requests.
+/// Input of the core other than clients' requests.
 #[derive(Debug)]
 pub(super) enum CoreItem {
     /// From the network: messages from peers.
     Peers(Vec<Envelope>),
-    /// From the log writer: append jobs that are durable, in order.
+    /// From the log writer: append jobs whose entries are durable now, in order.
     Persisted {
-        /// One completion for each job.
+        /// One completion report for each append job that has become durable.
         completions: Vec<Persisted>,
-        /// The sum of [`AppendBatch::bytes`] of these jobs, in flight until now.
+        /// Total [`AppendBatch::bytes`] of the completed jobs, which are no longer in flight.
         bytes: usize,
     },
-    /// From the network: replies whose bytes the socket has accepted.
+    /// From the network: what the applier has completed, sent once the socket has accepted the
+    /// replies to clients.
     Applied(Applied),
     /// From the network: reads for which the leader has confirmed a read index.
     IndexedReads(IndexedReads),
     /// From the network: a client asks for a snapshot now (`BGSAVE`).
     TakeSnapshot,
-    /// From the snapshots stage.
+    /// From the snapshots stage: an event such as a completed snapshot or a stored chunk.
     Snapshot(SnapshotEvent),
-    /// From the log writer: a change of free disk space that matters.
+    /// From the log writer: a change of free disk space that the core must handle.
     DiskSpace(DiskSpaceReport),
     /// From the network: it has stopped, and all stages stop with it.
     Stop,
 }
 
-/// Requests for the core, in the order in which they arrived.
+/// Clients' requests for the core, in the order of their arrival at the network.
 #[derive(Debug)]
 pub(super) enum Requests {
-    /// Requests of this replica's clients, and peers' requests for a read index.
+    /// Requests of this replica's clients, and requests of peers for a read index (for their own
+    /// clients' reads).
     Clients(Vec<ClientRequest>),
     /// Writes that other replicas have forwarded to this one.
     Forwarded(Vec<ForwardedWrite>),
 }
 
-/// How much disk space there is.
+/// A measurement of free disk space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct DiskSpaceReport {
-    /// For the replica: whether space is low, and how many bytes of entries still fit.
+    /// Whether disk space is low, and how many bytes of log entries still fit on the disk: the
+    /// input of the consensus code.
     pub(super) space: DiskSpace,
-    /// Whether less than twice the reserve is left, so that a snapshot should be taken.
+    /// Whether less than twice the disk reserve is free, so that a snapshot should be taken to
+    /// compact the log.
     pub(super) is_scarce: bool,
-    /// Free bytes, for log lines.
+    /// Free bytes on the disk, for log lines.
     pub(super) free_bytes: u64,
-    /// How many segments the log has.
+    /// Number of segment files of the log.
     pub(super) segment_count: u64,
 }
 
@@ -137,7 +146,7 @@ pub(super) struct DiskSpaceReport {
 pub(super) enum SnapshotEvent {
     /// A snapshot of this replica's own state is durable.
     Taken(SnapshotId),
-    /// The latest snapshot is damaged: another one is needed.
+    /// The latest snapshot is damaged, so the replica must take another one.
     Lost,
     /// How much of a leader's snapshot has been stored.
     ChunkStored(ChunkStored),
@@ -148,153 +157,166 @@ pub(super) enum SnapshotEvent {
 /// A leader's snapshot, complete and verified.
 #[derive(Debug)]
 pub(super) struct ReceivedSnapshot {
-    /// Its last entry, size and checksum.
+    /// Identifies the snapshot by its last entry, size and checksum.
     pub(super) id: SnapshotId,
-    /// The state in it.
+    /// The state machine loaded from the snapshot.
     pub(super) store: StateMachine,
 }
 
 /// Work for the snapshots stage.
 #[derive(Debug)]
 pub(super) enum SnapshotJob {
-    /// From the core: messages to followers, to be sent with the chunks that they name.
+    /// From the core: snapshot messages to followers. The stage reads the chunk that each message
+    /// names, and sends both.
     SendChunks(Vec<Envelope>),
     /// From the core: chunks of a leader's snapshot, to be stored.
     StoreChunks(Vec<SnapshotChunk>),
-    /// From the core: snapshots to be verified, since followers found them damaged on arrival.
+    /// From the core: snapshots that followers found damaged on arrival, to be read and verified.
     Verify(Vec<SnapshotId>),
-    /// From the applier: the state as it is now, to be written as a snapshot.
+    /// From the applier: an immutable view of the current state, to be written as a snapshot.
     Write(Box<View>),
-    /// From the applier: a state that was replaced, to be freed. For a large one that takes longer
-    /// than clients should wait.
+    /// From the applier: a state that a leader's snapshot has replaced, to be freed here. Freeing a
+    /// large one on the applier's thread would delay clients.
     Drop(Box<StateMachine>),
 }
 
 /// A write that one replica forwards to another.
 #[derive(Debug)]
 pub(super) struct ForwardedWrite {
-    /// Whether an earlier copy of it may be in the log.
+    /// Whether this is the first copy of the write that was sent, with the leader's term, or a
+    /// repeated copy, so that an earlier copy may already be in the log.
     pub(super) attempt: Attempt,
-    /// The write.
+    /// The write, as the client sent it.
     pub(super) request: ClientRequest,
 }
 
-/// Reads that may be answered here once this replica has applied the log up to the read index that
-/// the leader confirmed after they arrived.
+/// Clients' reads with a read index, which the leader confirmed after the reads had arrived. This
+/// replica answers the reads once it has applied the log up to the read index.
 #[derive(Debug)]
 pub(super) struct IndexedReads {
-    /// The read index.
+    /// The commit index that the leader confirmed for these reads.
     pub(super) index: Index,
-    /// The reads.
+    /// Clients' reads that wait for the index to be applied.
     pub(super) reads: Vec<ClientRequest>,
 }
 
-/// The leader, as far as the core knows.
+/// The current Raft term and its leader, as far as this replica's core knows them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Leadership {
-    /// The core's term.
+    /// The Raft term of this replica's core.
     pub(super) term: Term,
-    /// The leader of that term; `None` while none is known, and during a leadership transfer.
+    /// The leader of the term; `None` while no leader is known, and during a leadership transfer.
     pub(super) leader: Option<NodeId>,
 }
 
-/// What the applier has done. The core learns of it once the socket has accepted the replies.
+/// Report of what the applier has completed. The network passes the report on to the core once the
+/// socket has accepted the replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Applied {
-    /// The last entry applied; `None` after reads only.
+    /// The index of the last log entry applied; `None` if no entry was applied, for example if only
+    /// reads were answered.
     pub(super) index: Option<Index>,
-    /// [`ApplyBatch::bytes`], in flight until now.
+    /// Total [`ApplyBatch::bytes`] of the completed batches, which are no longer in flight.
     pub(super) bytes: usize,
-    /// The leader's snapshot that was installed, if any. It counts after `index`.
+    /// The leader's snapshot that the applier has installed; `None` if it installed none. The core
+    /// handles `index` first.
     pub(super) installed: Option<SnapshotId>,
-    /// The replicated clock in the state.
+    /// The replicated clock in the applied state.
     pub(super) clock: AppliedClock,
-    /// What that clock must show for the reads that wait for it, in milliseconds since 1970; `None`
-    /// if none wait.
+    /// The time in milliseconds since 1970 that the replicated clock must reach before the applier
+    /// can answer the reads that wait for it; `None` if no reads wait.
     pub(super) clock_wanted: Option<u64>,
 }
 
-/// What the core sends at once, without waiting for the log.
+/// What the core sends to the network without waiting for an append job to become durable.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
-    /// Messages to peers.
+    /// Messages to peers. Dropped when the channel is full.
     pub(super) peers: Vec<Envelope>,
-    /// Requests that are refused.
+    /// Refusals of clients' requests. Kept for the next batch when the channel is full.
     pub(super) refusals: Vec<Refusal>,
-    /// The leader, if it has changed.
+    /// The new leadership; `None` if it has not changed since the last batch.
     pub(super) leadership: Option<Leadership>,
 }
 
 /// Jobs for the log writer, in order.
 #[derive(Debug, Default)]
 pub(super) struct AppendBatch {
-    /// The jobs.
+    /// Append jobs, to be made durable in this order.
     pub(super) jobs: Vec<AppendJob>,
-    /// Their size as the core counts it.
+    /// Bytes of the jobs as the core counts them towards [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
 }
 
 /// Work for the applier.
 #[derive(Debug, Default)]
 pub(super) struct ApplyBatch {
-    /// Committed entries, and reads to be answered after them.
+    /// Committed entries to be applied, and reads to be answered after them.
     pub(super) job: ApplyJob,
-    /// Reads with a read index, which may be beyond the job's entries.
+    /// Reads with a read index, which may be larger than the index of the last entry in `job`.
     pub(super) indexed_reads: Vec<IndexedReads>,
-    /// What the replicated clock must show in the state before it answers the job's reads.
+    /// The replicated clock that the state must have reached before the applier answers the reads
+    /// in `job`.
     pub(super) read_timestamp: ReadTimestamp,
-    /// The leader when the core sent this batch; replies of the course's protocol name it.
+    /// The leader known to the core when it sent this batch; `None` if unknown. Used only for
+    /// replies in the protocol of the course's simulators, which name the leader.
     pub(super) leader: Option<NodeId>,
-    /// Its size as the core counts it.
+    /// Bytes of this batch as the core counts them towards [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
-    /// A leader's snapshot, to be installed before the job.
+    /// A leader's snapshot to be installed before `job` is handled.
     pub(super) install: Option<Box<ReceivedSnapshot>>,
-    /// Whether a snapshot is to be taken now.
+    /// Whether the applier must start taking a snapshot of its state now.
     pub(super) take_snapshot: bool,
 }
 
-/// The replicated clock when reads were confirmed: they must not see a key that had expired by
-/// then. The default, zero, admits any state.
+/// The replicated clock at the time when the leader confirmed a read. The read is answered only
+/// from a state whose clock has reached it, so that the read sees no key that had expired by then.
+/// The default, zero, allows any state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct ReadTimestamp {
-    /// Milliseconds since 1970.
+    /// The replicated clock when the leader confirmed the read, in milliseconds since 1970.
     pub(super) millis: u64,
-    /// How often the clock had been reset.
+    /// How often the replicated clock had been reset by `CLOCK RESET` when the leader confirmed the
+    /// read.
     pub(super) resets: u64,
 }
 
-/// Replies to clients, with what the network publishes of the state.
+/// Replies to clients, with the key counts and the digest of the applied state.
 #[derive(Debug, Default)]
 pub(super) struct ReplyBatch {
-    /// Replies to writes in the order of the log, then replies to reads.
+    /// Replies to writes in log order, then replies to reads.
     pub(super) answers: Vec<Answer>,
-    /// Read indexes that peers asked for.
+    /// Replies to peers that requested a read index: the key of each peer's request, and the log
+    /// index that the peer must have applied before it answers its client's read.
     pub(super) read_indexes: Vec<(RequestKey, Index)>,
-    /// Pub/Sub messages and keyspace events for subscribers at this replica.
+    /// Pub/Sub messages and keyspace notifications for this replica's subscribers.
     pub(super) events: VecDeque<Event>,
-    /// [`ApplyBatch::leader`].
+    /// The leader that the replies to clients name, copied from [`ApplyBatch::leader`]; `None` if
+    /// unknown.
     pub(super) leader: Option<NodeId>,
-    /// How many keys there are.
+    /// Number of keys in the keyspace.
     pub(super) key_count: usize,
-    /// How many of them have an expiration.
+    /// Number of keys with an expiration.
     pub(super) expires_count: usize,
-    /// The digest of the state, for comparison with other replicas.
+    /// Digest (hash) of the applied state. Replicas that have applied the log up to the same index
+    /// have equal digests.
     pub(super) digest: u64,
-    /// For the core, once the socket has accepted these replies.
+    /// Report that the network sends to the core once the socket has accepted these replies.
     pub(super) applied: Applied,
 }
 
 /// The reply to one request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// The request.
+    /// The key of the request that is answered.
     pub(super) key: RequestKey,
-    /// Its outcome.
+    /// The result of the command.
     pub(super) outcome: Outcome,
 }
 
 impl Applied {
-    /// Adds what was done after this.
+    /// Adds to `self` the report `later`, on work that the applier completed after the work in
+    /// `self`.
     pub(super) fn merge(&mut self, later: Applied) {
         self.index = later.index.or(self.index);
         self.bytes += later.bytes;
@@ -305,7 +327,7 @@ impl Applied {
 }
 
 impl ApplyBatch {
-    /// Whether the batch has no work.
+    /// Returns whether the batch has no work for the applier.
     pub(super) fn is_empty(&self) -> bool {
         self.job.is_empty()
             && self.indexed_reads.is_empty()
@@ -314,11 +336,12 @@ impl ApplyBatch {
     }
 }
 
-/// The sending end of a channel to the network, which sleeps in `Poll` and must be woken.
+/// The sending end of a channel to the network stage. A send also wakes the network stage, which
+/// sleeps in `mio::Poll` and not in the channel.
 #[derive(Debug)]
 pub(super) struct ToNetwork<T> {
     sender: Sender<T>,
-    /// This channel's mark in `wake`.
+    /// The bit of this channel in `wake`, which tells the network that the channel has items.
     mark: u32,
     wake: Arc<Wake>,
 }
@@ -328,7 +351,7 @@ impl<T> ToNetwork<T> {
         ToNetwork { sender, mark, wake: Arc::clone(wake) }
     }
 
-    /// Sends `item`, unless the channel is full.
+    /// Sends `item` without waiting.
     pub(super) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         self.sender.try_send(item)?;
         self.notify();
@@ -342,12 +365,13 @@ impl<T> ToNetwork<T> {
         Ok(())
     }
 
-    /// Whether [`ToNetwork::send`] would wait.
+    /// Returns whether the channel is full, so that [`ToNetwork::send`] would wait.
     pub(super) fn is_full(&self) -> bool {
         self.sender.is_full()
     }
 
-    /// Asks the network to read its peers' sockets, and to note in [`PeersRead`] when it has.
+    /// Asks the network stage to read its peers' sockets, and to record in [`PeersRead`] when it
+    /// has read them.
     pub(super) fn read_peers(&self) {
         self.wake.notify(READ_PEERS).expect("a write to the waker's own descriptor");
     }
@@ -358,8 +382,8 @@ impl<T> ToNetwork<T> {
     }
 }
 
-/// The sending end of the channel to the core, for stages other than the network. A core that
-/// shares its thread with the network sleeps in `Poll` too, and must be woken.
+/// The sending end of the channel to the core, for the log writer and the snapshots stage. If core
+/// and network share a thread, a send also wakes that thread from `mio::Poll`.
 #[derive(Debug)]
 pub(super) struct ToCore {
     sender: Sender<CoreItem>,
@@ -376,34 +400,36 @@ impl ToCore {
         Ok(())
     }
 
-    /// Whether [`ToCore::send`] would wait.
+    /// Returns whether the channel is full, so that [`ToCore::send`] would wait.
     pub(super) fn is_full(&self) -> bool {
         self.sender.is_full()
     }
 }
 
-/// When the network last found nothing more to read from peers: everything that had arrived by then
-/// is in the core's queue, or was dropped.
+/// The latest instant at which the network had read everything from its peers' sockets: messages
+/// that had arrived by then are in the core's queue, or were dropped.
 ///
-/// The core checks it before it acts on the silence of peers. After a pause of this process, or
-/// while its network is busy, their messages may still be in its sockets.
+/// The core checks it before it treats a peer as silent (election timeout, lost lease): after a
+/// pause of this process, or while the network is busy, the peer's messages may still be in a
+/// socket.
 #[derive(Debug, Default)]
 pub(super) struct PeersRead(AtomicU64);
 
 impl PeersRead {
-    /// The network's side: `at` was read from the clock before the sockets were read, and what they
-    /// held is in the core's queue.
+    /// Records `at`, an instant after which the network stage has read the peers' sockets until
+    /// they were empty. Called by the network once the messages are in the core's queue.
     pub(super) fn note(&self, at: Instant) {
         self.0.store(at.0, Ordering::Release);
     }
 
-    /// The core's side: messages that had arrived by this instant are in the core's queue now.
+    /// Returns the latest recorded instant: all peers' messages that had arrived by that instant
+    /// are in the core's queue, or were dropped. Called by the core.
     pub(super) fn at(&self) -> Instant {
         Instant(self.0.load(Ordering::Acquire))
     }
 }
 
-/// The network's ends of the channels.
+/// The channel ends that the network stage owns: its receivers, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct NetworkEnds {
     pub(super) to_core: Sender<CoreItem>,
@@ -414,7 +440,7 @@ pub(super) struct NetworkEnds {
     pub(super) released: Receiver<Vec<Envelope>>,
 }
 
-/// The core's ends of the channels.
+/// The channel ends that the core stage owns: its receivers, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct CoreEnds {
     pub(super) inbox: Receiver<CoreItem>,
@@ -426,7 +452,7 @@ pub(super) struct CoreEnds {
     pub(super) to_snapshots: Sender<SnapshotJob>,
 }
 
-/// The log writer's ends of the channels.
+/// The channel ends that the log writer stage owns: its receiver, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct LogWriterEnds {
     pub(super) jobs: Receiver<AppendBatch>,
@@ -434,7 +460,7 @@ pub(super) struct LogWriterEnds {
     pub(super) to_core: ToCore,
 }
 
-/// The applier's ends of the channels.
+/// The channel ends that the applier stage owns: its receiver, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct ApplierEnds {
     pub(super) jobs: Receiver<ApplyBatch>,
@@ -442,7 +468,7 @@ pub(super) struct ApplierEnds {
     pub(super) to_snapshots: Sender<SnapshotJob>,
 }
 
-/// The snapshots stage's ends of the channels.
+/// The channel ends that the snapshots stage owns: its receiver, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct SnapshotEnds {
     pub(super) jobs: Receiver<SnapshotJob>,
@@ -450,7 +476,7 @@ pub(super) struct SnapshotEnds {
     pub(super) to_core: ToCore,
 }
 
-/// Both ends of all channels, by stage.
+/// The ends of all channels of one replica, grouped by stage.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) network: NetworkEnds,
@@ -460,13 +486,13 @@ pub(super) struct Ends {
     pub(super) snapshots: SnapshotEnds,
 }
 
-/// Creates the channels of one replica. `core_sleeps_in_poll` says whether the core shares the
-/// network's thread, so that stages on other threads must wake that.
+/// Creates the channels of one replica. `core_sleeps_in_poll` says whether core and network share a
+/// thread that sleeps in `mio::Poll`, so that senders to the core must wake it through `wake`.
 pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (requests_in, requests) = channel::bounded(QUEUE_LEN);
     let peers_read = Arc::<PeersRead>::default();
-    let (departures_in, outbound) = channel::bounded(QUEUE_LEN);
+    let (outbound_in, outbound) = channel::bounded(QUEUE_LEN);
     let (to_log_writer, append_jobs) = channel::bounded(QUEUE_LEN);
     let (to_applier, apply_jobs) = channel::bounded(QUEUE_LEN);
     let (released_in, released) = channel::bounded(QUEUE_LEN);
@@ -488,7 +514,7 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
             inbox,
             requests,
             peers_read,
-            to_network: ToNetwork::new(departures_in, OUTBOUND, wake),
+            to_network: ToNetwork::new(outbound_in, OUTBOUND, wake),
             to_log_writer,
             to_applier,
             to_snapshots: to_snapshots.clone(),

@@ -8,14 +8,16 @@ use crate::storage::StorageError;
 /// Exit code after a failed write, sync or removal (`EX_IOERR` of `sysexits.h`).
 const EXIT_DISK: i32 = 74;
 
-/// Exits after a failed disk operation. It is not tried again: after a failed sync the process
-/// can't know what the disk holds, so it must not acknowledge anything any more.
+/// Logs the error of a failed disk operation and exits with code 74. The operation is not retried:
+/// after a failed sync the content of the disk is unknown, so the replica must not acknowledge
+/// anything.
 pub(crate) fn exit_on_disk_failure(error: &StorageError) -> ! {
-    tracing::error!(%error, "disk write failed, shutting down; check the disk, then start again");
+    tracing::error!(%error, "disk write failed, shutting down");
     std::process::exit(EXIT_DISK)
 }
 
-/// Aborts the process if its thread unwinds. The panic's message has been printed by then.
+/// Guard that aborts the process if it is dropped while its thread unwinds from a panic. The panic
+/// message has been printed by then.
 pub(crate) struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {

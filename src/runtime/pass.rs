@@ -1,8 +1,8 @@
-//! Passes of stages: the limit of one pass over a queue, in items and in time, and what comes after
-//! it. What a pass does not take stays in the queue, in order, for the next pass.
+//! Passes of stages: a pass is one turn of a stage's loop. Bounds a pass over a queue in items and
+//! in time. What a pass does not take stays in the queue, in order, for the next pass.
 //!
-//! Every loop over a queue that another stage fills meanwhile has such a limit, or one of its own.
-//! So nothing that must leave in time, a heartbeat above all, waits for the end of a flood.
+//! Every loop over a queue that another stage fills meanwhile has such a bound, or one of its own.
+//! So messages that must be sent in time, above all heartbeats, never wait for the end of a flood.
 
 use std::time::Duration;
 
@@ -10,43 +10,47 @@ use crate::types::Instant;
 
 use super::clock::Clock;
 
-/// Small items between two readings of the clock: a reading costs about as much as one of them.
+/// Number of small items that a stage handles between two checks of its time limit. Reading the
+/// clock costs about as much as handling one small item.
 const ITEMS_PER_READING: usize = 32;
 
-/// How long a pass takes items from one queue. Several of these together are far below a heartbeat
-/// interval, and one is far above the cost of a wake-up.
+/// Time limit of one pass (turn of a stage's loop) over one queue: short compared with a heartbeat
+/// interval, long compared with the time to wake a thread.
 pub(super) const PASS_TIME: Duration = Duration::from_millis(4);
 
-/// The state of a stage after a pass.
+/// Whether a stage continues or has stopped, after a pass (turn of its loop).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StageState {
-    /// It waits for the next pass.
+    /// The stage continues with its next turn.
     Running,
-    /// It has ended, and the replica ends with it.
+    /// The stage has ended, so the replica stops.
     Stopped,
 }
 
-/// What is left of one pass.
+/// The remaining budget of one pass (turn of a stage's loop) over a queue, in items and in time.
 ///
 /// Invariant: `until_reading` is at least 1 before an item is taken.
 #[derive(Debug)]
 pub(super) struct Pass {
     clock: Clock,
-    /// When it ends; `None` before its first item, so that an empty queue costs no clock reading.
+    /// When the time budget of the pass ends; `None` before the first item, so that an empty queue
+    /// costs no clock reading.
     until: Option<Instant>,
     items_left: usize,
-    /// Items until the clock is read again.
+    /// Number of items that may be taken until the clock is read again to check the time budget.
     until_reading: usize,
     items_per_reading: usize,
 }
 
 impl Pass {
-    /// A pass over at most `items_max` small items.
+    /// Creates the budget of a pass (turn of a stage's loop) over at most `items_max` small items.
+    /// The clock is read once for several items.
     pub(super) fn of_small(clock: Clock, items_max: usize) -> Pass {
         Pass::new(clock, items_max, ITEMS_PER_READING)
     }
 
-    /// A pass over at most `items_max` items, each of which may take long.
+    /// Creates the budget of a pass (turn of a stage's loop) over at most `items_max` items, each
+    /// of which may take long. The clock is read for each item.
     pub(super) fn of_large(clock: Clock, items_max: usize) -> Pass {
         Pass::new(clock, items_max, 1)
     }
@@ -56,8 +60,9 @@ impl Pass {
         Pass { clock, until: None, items_left: items_max, until_reading, items_per_reading }
     }
 
-    /// The next item, which the caller must handle; `None` if there is none, or if the pass is
-    /// over. `next` takes an item off the queue and is called only while the pass is not over.
+    /// Returns the next item, which the caller must handle; `None` if the queue is empty or the
+    /// budget is used up. The closure `next` removes an item from the queue; it is called only
+    /// while budget is left.
     pub(super) fn next<T>(&mut self, next: impl FnOnce() -> Option<T>) -> Option<T> {
         if self.is_over() {
             return None;
@@ -71,7 +76,7 @@ impl Pass {
         Some(item)
     }
 
-    /// Whether the pass takes no more items.
+    /// Returns whether the budget of the pass, in items or time, is used up.
     pub(super) fn is_over(&mut self) -> bool {
         if self.items_left > 0 && self.until_reading == 0 {
             self.until_reading = self.items_per_reading;
@@ -82,7 +87,8 @@ impl Pass {
         self.items_left == 0
     }
 
-    /// Ends the pass.
+    /// Ends the pass (turn of the stage's loop): sets its budget to zero, so that no more items are
+    /// taken.
     pub(super) fn end(&mut self) {
         self.items_left = 0;
     }

@@ -6,25 +6,29 @@
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The queue of replies is not empty.
+/// Mark (bit of [`Wake`]): the network stage's queue of replies from the applier may have items.
 pub(super) const REPLIES: u32 = 1;
-/// The queue of outbound messages from the core is not empty.
+/// Mark (bit of [`Wake`]): the network stage's queue of batches from the core may have items.
 pub(super) const OUTBOUND: u32 = 2;
-/// The queue of messages released by the log writer is not empty.
+/// Mark (bit of [`Wake`]): the network stage's queue of messages from the log writer and the
+/// snapshots stage may have items.
 pub(super) const RELEASED: u32 = 4;
-/// The queue of the core, which shares the network's thread, is not empty.
+/// Mark (bit of [`Wake`]): the core's queue may have items. Set only if the core shares the network
+/// stage's thread.
 pub(super) const COMPLETIONS: u32 = 8;
-/// The core asks the network to read its peers' sockets.
+/// Mark (bit of [`Wake`]) that the core sets to ask the network stage to read the sockets of its
+/// peers.
 pub(super) const READ_PEERS: u32 = 16;
-/// The network stage sleeps, or is about to.
+/// Mark (bit of [`Wake`]): the network stage sleeps in `Poll` or is about to, so it must be woken.
 const ASLEEP: u32 = 32;
 
-/// A set of marks between one sleeper, the network stage, and the stages that wake it.
+/// Wakes the network stage from its `Poll`. Other stages set a mark (bit) for the queue that they
+/// have put an item into; the network takes the marks and reads those queues.
 ///
-/// Invariant: an item that was put into a queue before its mark was set is found by the sleeper
-/// that takes the mark, and no mark is set while the sleeper stays asleep. All marks are in one
-/// atomic together with the sleeper's own: it falls asleep only while there is none, and setting a
-/// mark reads in the same operation whether it sleeps.
+/// Invariant: if the network takes a mark, it finds the item that was put into the queue before the
+/// mark was set, and the network never sleeps while a mark is set. This holds because all marks,
+/// including [`ASLEEP`], are bits of one atomic: the network falls asleep only while no mark is
+/// set, and setting a mark reads [`ASLEEP`] in the same operation.
 #[derive(Debug)]
 pub(super) struct Wake {
     marks: AtomicU32,
@@ -32,15 +36,16 @@ pub(super) struct Wake {
 }
 
 impl Wake {
-    /// A waker of the stage in whose `Poll` `waker` is registered.
+    /// Creates a `Wake` for the stage in whose `Poll` the `waker` is registered.
     pub(super) fn new(waker: mio::Waker) -> Wake {
         Wake { marks: AtomicU32::new(0), waker }
     }
 
-    /// A waker's side: sets `mark` after an item was put into its queue, and wakes the sleeper.
+    /// Sets `mark`, a bit that stands for a queue, and wakes the network stage if it sleeps. Called
+    /// by another stage after it has put an item into that queue.
     ///
     /// # Errors
-    /// If the system call fails, after which the sleeper might sleep for ever.
+    /// If the system call fails, after which the network stage might sleep forever.
     pub(super) fn notify(&self, mark: u32) -> io::Result<()> {
         let before = self.marks.fetch_or(mark, Ordering::AcqRel);
         // Of several wakers only the one that clears the flag makes the system call.
@@ -50,7 +55,8 @@ impl Wake {
         Ok(())
     }
 
-    /// The sleeper's side: takes the marks that were set since the last call.
+    /// Returns the marks (one bit for each queue) that were set since the last call, and clears
+    /// them. Called by the network stage.
     pub(super) fn take_marks(&self) -> u32 {
         // Most of the time there are none, and a load leaves the cache line shared.
         if self.marks.load(Ordering::Relaxed) == 0 {
@@ -59,12 +65,14 @@ impl Wake {
         self.marks.swap(0, Ordering::AcqRel) & !ASLEEP
     }
 
-    /// The sleeper's side: whether it may sleep. It must not while there are marks to take.
+    /// Returns whether the network stage may sleep, and if so records that it sleeps. Returns false
+    /// if a queue may have items. Called by the network stage.
     pub(super) fn begin_sleep(&self) -> bool {
         self.marks.compare_exchange(0, ASLEEP, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// The sleeper's side: it is awake, and takes the marks before it sleeps again.
+    /// Records that the network stage is awake, so that other stages need not wake it. Called by
+    /// the network stage.
     pub(super) fn end_sleep(&self) {
         self.marks.fetch_and(!ASLEEP, Ordering::AcqRel);
     }

@@ -22,37 +22,39 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::{Instant, NodeId, RequestId, RequestKey, Term};
 
-/// Delay between a replica and the simulator: half of a routed hop, which takes 100 to 300 us.
+/// Minimum delay of a message between a replica and the simulator: half of the time from replica to
+/// replica through the simulator, which takes 100 to 300 us.
 const DELAY_MIN: Duration = Duration::from_micros(50);
 const DELAY_MAX: Duration = Duration::from_micros(150);
 /// Maximum time from the start of one replica to that of the next.
 const SPAWN_MAX: Duration = Duration::from_millis(10);
 
-/// Options of a run.
+/// Options of a run of a course scenario in virtual time.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Time before the end of the run during which no message is lost.
+    /// Time at the end of the run during which no message is lost.
     pub lossless_tail: Duration,
-    /// The event trace.
+    /// The trace that records the run's events.
     pub trace: Trace,
 }
 
-/// A finished run.
+/// The result of a run of a course scenario in virtual time.
 #[derive(Debug)]
 pub struct CourseRun {
-    /// The report. A violated safety rule fails the run.
+    /// The report on the run. A violated safety rule makes the run count as failed.
     pub report: Report,
-    /// The run itself, for its samples.
+    /// The scenario run, with its latency samples.
     pub scenario_run: ScenarioRun,
-    /// Unanswered requests whose replica is alive.
+    /// Requests without an answer, each with the replica that it was sent to. Only requests to
+    /// replicas that are still running count.
     pub hanging: Vec<(RequestId, NodeId)>,
-    /// The traced events.
+    /// The events that the trace recorded.
     pub trace: Vec<String>,
     /// Duration of the run in virtual time.
     pub virtual_time: Duration,
 }
 
-/// A future event at the simulator.
+/// A future event at the course's simulator, through which all messages pass.
 #[derive(Debug)]
 enum Event {
     Start(NodeId),
@@ -69,15 +71,18 @@ struct Driver {
     rng: Rng,
     events: BTreeMap<u64, Event>,
     next_alarm: u64,
-    /// Arrival of the last message from each replica at the simulator.
+    /// For each replica, the time at which the latest message that it has sent arrives at the
+    /// simulator.
     last_out: Vec<Instant>,
-    /// Arrival of the last message from the simulator at each replica.
+    /// For each replica, the time at which the latest message from the simulator arrives at the
+    /// replica.
     last_in: Vec<Instant>,
     actions: Vec<Action>,
     deliver: Vec<NodeId>,
 }
 
-/// Runs a scenario with a seed.
+/// Runs a course scenario in virtual time. The `seed` determines all random choices, so the same
+/// seed gives the same run.
 pub fn run(scenario: &Scenario, seed: u64, options: Options) -> CourseRun {
     let mut driver = Driver::new(scenario, seed, options.trace);
     let drops_end = scenario.lifetime().saturating_sub(options.lossless_tail);
@@ -138,7 +143,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Puts the messages and answers of replicas on the way to the simulator.
+    /// Takes the messages and answers that replicas have sent, and schedules their arrival at the
+    /// simulator.
     fn collect_sent(&mut self) {
         let mut sent = std::mem::take(&mut self.cluster.sent);
         for envelope in sent.drain(..) {
@@ -154,7 +160,8 @@ impl Driver {
         self.cluster.answers = answers;
     }
 
-    /// Returns the arrival time of a message from a replica at the simulator.
+    /// Draws when a message from a replica arrives at the simulator: after the replica's earlier
+    /// messages.
     fn arrival_at_simulator(&mut self, from: NodeId) -> Instant {
         let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_out[usize::from(from.0)];
@@ -162,7 +169,8 @@ impl Driver {
         *last
     }
 
-    /// Returns the arrival time of a message from the simulator at a replica.
+    /// Draws when a message from the simulator arrives at a replica: after the simulator's earlier
+    /// messages to it.
     fn arrival_at_replica(&mut self, to: NodeId) -> Instant {
         let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_in[usize::from(to.0)];

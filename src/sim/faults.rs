@@ -12,13 +12,15 @@ use crate::sim::rng::{Rng, nanoseconds};
 use crate::sim::workload::Load;
 use crate::types::NodeId;
 
-/// With fewer replicas, one that lost its disk may never complete rejoining.
+/// Minimum number of replicas for runs in which disks are lost. With fewer, a replica that lost its
+/// disk may never complete rejoining.
 const DISK_LOSS_REPLICAS_MIN: u16 = 3;
 
 /// A fault profile: a family of runs with the same types of faults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Profile {
-    /// All types of faults but corrupted files; each seed draws its own mixture.
+    /// All types of faults except corrupted files. Each seed draws which of them occur, and how
+    /// often.
     Mixed,
     /// No faults, only small delays.
     Quiet,
@@ -42,7 +44,7 @@ pub enum Profile {
 /// A fault to inject into a running cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Partitions the replicas into two groups.
+    /// Partitions the replicas into two random groups.
     Split,
     /// Isolates one replica, often the leader.
     Isolate,
@@ -52,37 +54,38 @@ pub enum Fault {
     CutLinks,
     /// Heals all links.
     Heal,
-    /// Pauses a replica for a while.
+    /// Pauses a replica for a random time.
     Pause,
-    /// Crashes a replica and restarts it later.
+    /// Crashes a random replica, often the leader, and restarts it later.
     Crash,
-    /// Crashes the leader.
+    /// Crashes the leader and restarts it later.
     CrashLeader,
-    /// Crashes all replicas at once.
+    /// Crashes all replicas at once, and restarts them later.
     CrashAll,
-    /// Crashes a replica and restarts it later with an empty disk, unless another one is rejoining.
+    /// Crashes a replica and restarts it later with an empty disk, unless another replica is
+    /// already rejoining after losing its disk.
     LoseDisk,
-    /// Makes a disk slow, or as fast as before.
+    /// Makes a machine's disk slow or, if it is slow, as fast as before.
     SlowDisk,
-    /// Makes one sync take longer than any election.
+    /// Makes one sync take longer than any election timeout.
     StallDisk,
-    /// Makes a disk operation fail.
+    /// Makes one of a machine's next disk operations fail.
     FailDisk,
-    /// Makes a disk full for a while.
+    /// Makes a machine's disk full for a random time.
     FillDisk,
-    /// Makes a write of a snapshot go wrong silently.
+    /// Makes a machine's next write of a snapshot store wrong bytes without an error.
     CorruptSnapshotWrite,
-    /// Corrupts a snapshot while its replica runs.
+    /// Flips a bit of a snapshot file while its replica runs.
     CorruptSnapshot,
-    /// Changes the rate of a monotonic clock within the bound.
+    /// Changes the rate of a machine's monotonic clock, within the bound on clock drift.
     ClockRate,
-    /// Makes a wall clock jump, or several for a moment.
+    /// Makes one wall clock jump for a long time, or several for a moment.
     WallClock,
-    /// Raises the message loss, or lowers it again.
+    /// Sets the loss of messages between replicas to 70 % or back to the usual value, at random.
     MessageLoss,
 }
 
-/// The plan of a run, drawn from its seed.
+/// The plan of a fault run: its cluster, faults and workload, drawn from the seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Ids of the replicas.
@@ -95,37 +98,39 @@ pub struct Plan {
     pub quality: LinkQuality,
     /// Quality of links between clients and replicas.
     pub client_quality: LinkQuality,
-    /// Durations of the machines' operations.
+    /// How long the operations of each machine take.
     pub delays: Delays,
-    /// Sync duration of slow disks.
+    /// Duration of a sync on a slow disk.
     pub slow_sync: DurationRange,
-    /// Maximum rate error of monotonic clocks, in parts per million.
+    /// Maximum rate error of the monotonic clocks, in parts per million.
     pub drift_ppm: u64,
-    /// Time that a jump of a wall clock must last to be accepted; `None` if the run has no
-    /// expirations.
+    /// Time that a jump of a wall clock must last before a replica accepts the new time; `None` if
+    /// the run has no expirations.
     pub confirm_after: Option<Duration>,
-    /// The faults to draw from. A fault that is listed twice is twice as likely.
+    /// The types of faults from which each fault is drawn. A type that is listed twice is twice as
+    /// likely.
     pub faults: Vec<Fault>,
-    /// Time from one fault to the next.
+    /// Time from one injected fault to the next.
     pub fault_interval: DurationRange,
-    /// Duration of pauses and downtimes.
+    /// Duration of a replica's pause, or time from its crash to its restart.
     pub outage: DurationRange,
-    /// The workload.
+    /// What the clients do.
     pub load: Load,
-    /// Duration of the phase with faults.
+    /// Duration of the phase in which faults are injected.
     pub duration: Duration,
-    /// Whether messages are encoded and decoded in transit.
+    /// Whether messages between replicas are encoded and decoded in transit.
     pub through_wire: bool,
-    /// Size of log segments with the real storage code; `None` without it.
+    /// Size of log segments in bytes in a run with the real storage code; `None` in a run without
+    /// it.
     pub segment_bytes: Option<u64>,
-    /// Whether files are corrupted while their replica is down.
+    /// Whether files of a replica that is down may be corrupted.
     pub may_corrupt: bool,
     /// Schedule of snapshots; `None` if replicas take none.
     pub snapshots: Option<SnapshotPlan>,
 }
 
 impl Profile {
-    /// All profiles.
+    /// All fault profiles.
     pub const ALL: [Profile; 8] = [
         Profile::Mixed,
         Profile::Quiet,
@@ -137,7 +142,7 @@ impl Profile {
         Profile::Clocks,
     ];
 
-    /// Name on the command line.
+    /// Returns the name of the profile on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Mixed => "mixed",
@@ -151,13 +156,13 @@ impl Profile {
         }
     }
 
-    /// Returns the profile of this name.
+    /// Returns the profile with this name; `None` if there is none.
     pub fn by_name(name: &str) -> Option<Profile> {
         Profile::ALL.into_iter().find(|profile| profile.name() == name)
     }
 }
 
-/// A type of faults that a run has or has not.
+/// A type of faults that a run either has or does not have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FaultType {
     Network,
@@ -204,7 +209,7 @@ impl Profile {
 }
 
 impl Plan {
-    /// Draws the plan of a run.
+    /// Draws the plan of a run of the profile.
     pub fn draw(profile: Profile, rng: &mut Rng) -> Plan {
         let types = profile.draw_fault_types(rng);
         let has = |fault_type| types.contains(&fault_type);
@@ -313,7 +318,8 @@ impl Plan {
         plan
     }
 
-    /// Increases the load on disks, but not that on the linearizability checker.
+    /// Changes the plan so that disks have more to write, without more work for the linearizability
+    /// checker.
     fn increase_disk_load(&mut self, rng: &mut Rng) {
         // Blocks of several sectors can be torn.
         self.load.padding = *rng.choose(&[0, 0, 300, 1_500]);
@@ -328,7 +334,8 @@ impl Plan {
         self.load.readers = self.load.readers.min(usize::from(rng.permille(200)));
     }
 
-    /// Maximum time for a healthy majority to answer all requests and to agree.
+    /// Returns the maximum time that a healthy majority may take, in the recovery phase, to answer
+    /// all requests and to agree on the log.
     pub fn recovery_timeout(&self) -> Duration {
         let config = &self.config;
         let election = config.election_timeout_max + config.election_timeout_lossy_extra;
@@ -382,8 +389,10 @@ fn draw_quality(faulty: bool, hop: Duration, config: &Config, rng: &mut Rng) -> 
     }
 }
 
-/// The course's client traffic is never lost. TCP loses messages only when a replica dies, but a
-/// client that abandons a connection too early and uses another one has the same effect.
+/// Returns the quality of links between clients and replicas; `hop` is the usual delay. No message
+/// is lost with the course's protocol (`course`) or in runs without network faults (`faulty` is
+/// false). In the other runs, a lost message stands for a client that abandons a TCP connection too
+/// early and uses another one.
 fn client_quality(course: bool, faulty: bool, hop: Duration) -> LinkQuality {
     let clean = LinkQuality { delay_min: hop / 2, delay_max: hop * 2, ..LinkQuality::perfect(hop) };
     if course || !faulty {
@@ -444,8 +453,8 @@ fn draw_faults(types: &[FaultType], rng: &mut Rng) -> Vec<Fault> {
     faults
 }
 
-/// Draws a clock rate error within the bound, in parts per million. The bounds themselves are
-/// likely.
+/// Draws the rate error of a clock, in parts per million, between `-drift_ppm` and `drift_ppm`. The
+/// bounds themselves are likely.
 pub(super) fn draw_rate(drift_ppm: u64, rng: &mut Rng) -> i64 {
     let bound = i64::try_from(drift_ppm).expect("a small rate");
     match rng.below(4) {
@@ -455,7 +464,7 @@ pub(super) fn draw_rate(drift_ppm: u64, rng: &mut Rng) -> i64 {
     }
 }
 
-/// Draws the initial reading of a monotonic clock, up to a day.
+/// Draws what a monotonic clock shows at first: up to a day.
 pub(super) fn draw_origin(rng: &mut Rng) -> crate::types::Instant {
     crate::types::Instant(rng.below(nanoseconds(Duration::from_hours(24))))
 }
@@ -465,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plans_are_valid_and_cover_all_sizes_and_protocols() {
+    fn fault_plans_are_valid_and_cover_all_sizes_and_protocols() {
         let mut sizes = std::collections::BTreeSet::new();
         for seed in 0..500 {
             for profile in Profile::ALL {
@@ -479,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn profile_names_are_unique() {
+    fn profile_is_found_by_its_name() {
         for profile in Profile::ALL {
             assert_eq!(Profile::by_name(profile.name()), Some(profile));
         }

@@ -1,12 +1,13 @@
 //! The error of a broken rule, and the macro that checks one.
 
 /// A violation of a rule. The text starts with the name of the rule (see the guide's page on
-/// guarantees), and names the replica and the facts.
+/// guarantees), and says which replica violated it and how.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Violation(pub String);
 
-/// Returns a [`Violation`] from the calling function unless the condition holds.
+/// Returns an error with a formatted [`Violation`] from the calling function unless the condition
+/// is true.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
         if !$condition {

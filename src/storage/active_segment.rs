@@ -7,22 +7,25 @@ use super::error::StorageError;
 use super::sector::{self, SECTOR_BYTES, offset_of, sectors_for};
 use super::segment::{self, SegmentHeader};
 
-/// Suffix of a segment's name before its header is durable.
+/// Suffix of a segment file's name until the segment's header is durable.
 pub(super) const UNFINISHED: &str = ".new";
 
-/// A file system allocates space without writing it, and records in its journal when a range is
-/// first written: a sync then costs a second write and a second wait. So a small block is followed
-/// by zeros, and the next blocks find their range written: their syncs take two thirds of the time.
-/// Large blocks would gain little for twice the bytes.
+/// Number of sectors of zeros, together 256 KiB, that are written after a small block whose range
+/// of the file was never written before. A file system allocates space without writing it, and
+/// records in its journal when a range of the file is first written: a sync then costs a second
+/// write and a second wait. With the zeros, the next blocks overwrite a range that was written
+/// before, and their syncs take two thirds of the time. After a large block no zeros are written:
+/// they would gain little for twice the bytes.
 const AHEAD_SECTORS: u32 = 512;
 const SMALL_BLOCK_BYTES: usize = 32 << 10;
 
-/// Alignment of a block's sectors in memory, for direct I/O.
+/// Alignment in bytes of a block's sectors in memory, which direct I/O needs.
 const IMAGE_ALIGN: usize = 4_096;
-/// Most bytes of the image buffer that are kept from one block to the next.
+/// Maximum bytes of the image buffer (the sectors of one block) that stay allocated for the next
+/// block.
 const IMAGE_BYTES_KEPT: usize = 1 << 20;
 
-/// The last segment of a log, open for writing.
+/// The last segment of a log: the file to which new blocks are appended.
 ///
 /// Invariant: `end <= written_end <= sectors`.
 #[derive(Debug)]
@@ -30,31 +33,32 @@ pub(super) struct ActiveSegment<F> {
     file: F,
     number: u64,
     salt: u32,
-    /// Length of the file in sectors.
+    /// Length of the segment file in sectors.
     sectors: u32,
-    /// The sector after the last block.
+    /// Number of the sector after the last block, where the next block starts.
     end: u32,
-    /// All sectors before this one have been written, with blocks or with zeros.
+    /// Number of the first sector that has never been written, neither with a block nor with zeros.
     written_end: u32,
     block_count: u32,
 }
 
-/// Where the blocks of a recovered segment end.
+/// The end of a recovered segment: its last block, and the torn sectors after it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tail<'a> {
-    /// The first sector of the last block; equal to `end` without blocks.
+    /// Number of the first sector of the last block; equal to `end` if the segment has no blocks.
     pub(super) last_block: u32,
-    /// The sectors of the last block.
+    /// The sectors of the last block, as read from the file.
     pub(super) last_image: &'a [u8],
-    /// The sector after the last block.
+    /// Number of the sector after the last complete block.
     pub(super) end: u32,
-    /// The sector after the last torn one; equal to `end` if nothing was torn.
+    /// Number of the sector after the last sector of a torn (incomplete) block; equal to `end` if
+    /// no block was torn.
     pub(super) torn_end: u32,
     pub(super) block_count: u32,
 }
 
 impl<F> ActiveSegment<F> {
-    /// Creates a segment file, durable with its header and its name.
+    /// Creates a segment file and makes its header and its directory entry durable.
     pub(super) fn create<D: Disk<File = F>>(
         disk: &mut D,
         header: &SegmentHeader,
@@ -87,8 +91,8 @@ impl<F> ActiveSegment<F> {
         })
     }
 
-    /// Opens the last segment of a recovered log. Overwrites a torn tail with zeros, so that the
-    /// next block is written to unwritten sectors like any other.
+    /// Opens the last segment of a recovered log for appends. Overwrites a torn block at its end
+    /// with zeros, so that the next block goes to unwritten sectors like any other.
     pub(super) fn reopen<D: Disk<File = F>>(
         disk: &mut D,
         header: &SegmentHeader,
@@ -134,33 +138,35 @@ impl<F> ActiveSegment<F> {
         })
     }
 
-    /// Number of the segment.
+    /// Returns the segment's number, counted from 1 over the life of the log.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Number of blocks in the segment.
+    /// Returns the number of blocks in the segment.
     pub(super) fn block_count(&self) -> u32 {
         self.block_count
     }
 
-    /// Bytes before the end of the last block, header included.
+    /// Returns the number of bytes from the start of the file to the end of the last block, header
+    /// included.
     pub(super) fn used_bytes(&self) -> u64 {
         offset_of(self.end)
     }
 
-    /// Bytes after the last block.
+    /// Returns the number of preallocated bytes after the last block.
     pub(super) fn unused_bytes(&self) -> u64 {
         offset_of(self.sectors - self.end)
     }
 
-    /// Whether a block of this many sectors fits.
+    /// Returns whether a block of this many sectors fits into the rest of the segment.
     pub(super) fn fits(&self, sectors: usize) -> bool {
         sectors as u64 <= u64::from(self.sectors - self.end)
     }
 
-    /// Writes and syncs a block, which must fit; returns the bytes written, zeros ahead included.
-    /// `image` is a buffer to be reused.
+    /// Writes and syncs a block; the caller has checked with `fits` that it fits. `stream` is the
+    /// block's header and records; `image` is a buffer that is reused from block to block. Returns
+    /// the number of bytes written, including the zeros after the block.
     pub(super) fn write_block<D: Disk<File = F>>(
         &mut self,
         disk: &mut D,

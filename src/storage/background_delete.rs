@@ -14,39 +14,43 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-/// Bytes freed at once. Files of at most this size are freed as a whole.
+/// Number of bytes by which the deletion thread shortens a deleted file at a time. A file of at
+/// most this size is freed at once, without the thread.
 const PIECE_BYTES: u64 = 2 << 20;
-/// The pause after each piece: 128 MiB per second.
+/// Pause after each freed piece, which limits the rate to 128 MiB per second.
 const PAUSE: Duration = Duration::from_millis(16);
-/// Most files that wait. Further ones are freed at once.
+/// Maximum number of files in the queue of the deletion thread. While the queue is full, the caller
+/// frees the disk space of a further file itself, at once.
 const QUEUE_LEN: usize = 256;
 
 enum Work {
     Free(File),
-    /// Reports that all earlier work is done.
+    /// A request to send `()` on this channel once all earlier work in the queue is done.
     Report(SyncSender<()>),
 }
 
-/// The deletion thread and its queue. The thread starts with the first large file, and ends when
-/// this is dropped and the queue is empty.
+/// Deletion thread and its queue. The thread starts with the first large file, and ends once this
+/// handle is dropped and the queue is empty.
 #[derive(Debug, Default)]
 pub(super) struct BackgroundDelete {
-    /// `None` inside if the thread could not be started.
+    /// Queue of the deletion thread; unset before the first large file, `None` if the thread could
+    /// not be started.
     queue: OnceLock<Option<SyncSender<Work>>>,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Files that are not freed yet.
+    /// Number of deleted files whose disk space the deletion thread has not freed yet.
     pending: AtomicUsize,
-    /// Disk space is needed now: skip the pauses.
+    /// Whether disk space is needed now, so that the thread skips its pauses.
     urgent: AtomicBool,
 }
 
 impl BackgroundDelete {
-    /// Frees the space of a file without a name. A file with another name, such as an operator's
-    /// hard link, is only closed.
+    /// Frees the disk space of an open file whose name was deleted: a large file piece by piece on
+    /// the deletion thread, a small one at once. A file that still has another name, such as an
+    /// operator's hard link, is only closed.
     pub(super) fn free(&self, file: File) {
         let is_large = |about: &Metadata| about.nlink() == 0 && about.len() > PIECE_BYTES;
         if !file.metadata().is_ok_and(|about| is_large(&about)) {
@@ -69,8 +73,8 @@ impl BackgroundDelete {
         }
     }
 
-    /// Frees everything in the queue without pauses and waits for it: disk space is needed. False
-    /// if the queue was empty.
+    /// Frees all files in the queue without pauses and waits until that is done, because disk space
+    /// is needed. Returns whether any file was in the queue.
     pub(super) fn finish(&self) -> bool {
         let Some(Some(queue)) = self.queue.get() else { return false };
         if self.shared.pending.load(Ordering::Relaxed) == 0 {
@@ -104,7 +108,7 @@ fn run(work: &Receiver<Work>, shared: &Shared, mut pause: impl FnMut()) {
     }
 }
 
-/// Truncates a file to nothing, piece by piece from its end.
+/// Truncates a file to zero length, [`PIECE_BYTES`] at a time from its end.
 fn shrink(file: &File, mut pause: impl FnMut()) -> io::Result<()> {
     let mut left = file.metadata()?.len();
     while left > 0 {
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn file_with_another_name_is_not_truncated() {
+    fn file_that_still_has_a_name_is_not_truncated() {
         let folder = tempfile::tempdir().unwrap();
         let file = File::create(folder.path().join("a copy")).unwrap();
         file.set_len(2 * PIECE_BYTES).unwrap();

@@ -7,25 +7,26 @@ use crate::config::Mutant;
 
 use super::error::StorageError;
 
-/// One folder of files.
+/// One folder of files: the storage code's interface to the file system, or to a disk in memory.
 ///
 /// A write survives a power cut only after [`Disk::sync`] of its file, and a created, renamed or
 /// deleted name only after [`Disk::sync_dir`]. After an error of any operation but a read, the
 /// state of the disk is unknown.
 pub trait Disk {
-    /// An open file.
+    /// Handle of an open file.
     type File: std::fmt::Debug;
 
-    /// The path of a file for messages to the operator; of the folder if `name` is empty.
+    /// Returns the path of the file `name`, or of the folder if `name` is empty, for messages to
+    /// the operator.
     fn describe(&self, name: &str) -> String;
 
-    /// The names of all files, sorted.
+    /// Returns the names of all files in the folder, sorted.
     ///
     /// # Errors
     /// If the folder cannot be read.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// The contents of a file.
+    /// Returns the whole contents of a file.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -56,67 +57,69 @@ pub trait Disk {
     /// If not all bytes could be written; some may have been.
     fn append(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Opens a file for reading. It stays readable after its name is deleted.
+    /// Opens a file for reading. The handle stays readable after the file is deleted.
     ///
     /// # Errors
     /// If the file does not exist or cannot be opened.
     fn open_to_read(&self, name: &str) -> io::Result<Self::File>;
 
-    /// Length of a file in bytes.
+    /// Returns the length of a file in bytes.
     ///
     /// # Errors
-    /// If the system does not tell.
+    /// If the file system does not report the length.
     fn length(&self, file: &Self::File) -> io::Result<u64>;
 
-    /// Fills `bytes` with the file's contents at `offset`.
+    /// Fills `bytes` with the file's contents from byte `offset` on.
     ///
     /// # Errors
-    /// If the file cannot be read or ends before.
+    /// If the file cannot be read, or ends before `bytes` is full.
     fn read_at(&self, file: &Self::File, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 
-    /// Makes all earlier writes to the file durable.
+    /// Makes all earlier writes to the file durable (`fdatasync`).
     ///
     /// # Errors
-    /// If that failed. A second call that succeeds proves nothing: the system may have dropped the
-    /// writes.
+    /// If the sync failed. A second sync that succeeds proves nothing: the system may have dropped
+    /// the writes.
     fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
 
-    /// Renames a file, replacing a file with the new name.
+    /// Renames a file, replacing any file that already has the new name.
     ///
     /// # Errors
-    /// If that failed.
+    /// If the file cannot be renamed.
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
 
     /// Deletes a file.
     ///
     /// # Errors
-    /// If that failed.
+    /// If the file cannot be deleted.
     fn delete(&mut self, name: &str) -> io::Result<()>;
 
-    /// Deletes the name of a file that nothing has open, and frees its disk space gradually.
+    /// Deletes a file that no handle has open: removes its name at once, and frees its disk space
+    /// gradually.
     ///
     /// # Errors
     /// If the name cannot be deleted.
     fn delete_in_background(&mut self, name: &str) -> io::Result<()>;
 
-    /// Makes all earlier changes of names durable.
+    /// Makes all earlier creations, renames and deletions of files in this folder durable (`fsync`
+    /// of the directory).
     ///
     /// # Errors
-    /// If that failed.
+    /// If the sync of the directory failed.
     fn sync_dir(&mut self) -> io::Result<()>;
 
-    /// A random number that no other process has drawn.
+    /// Returns a random number that no other process has drawn.
     fn draw(&mut self) -> u64;
 
-    /// The rule that code over this disk must break: only in the simulator, with the feature
-    /// `mutants`.
+    /// Returns the safety rule that storage code over this disk breaks on purpose, to test the
+    /// checkers (mutation testing); `None` outside of a simulator built with the feature `mutants`.
     fn mutant(&self) -> Option<Mutant> {
         None
     }
 }
 
-/// The error of an operation on the file `name`, or on the folder if `name` is empty; for
-/// `map_err`.
+/// Returns a closure for `map_err` that makes a [`StorageError::Io`] of a failed `action` on the
+/// file `name`, or on the folder if `name` is empty.
 pub(super) fn io_error<D: Disk>(
     disk: &D,
     action: &'static str,

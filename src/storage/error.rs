@@ -5,7 +5,8 @@ use std::io;
 
 use crate::types::{EntryId, Index, NodeId};
 
-/// How to recover from a damaged folder. Advice with concrete paths is added by the command line.
+/// Advice on how to recover from a damaged folder, as the end of an error message. The command line
+/// adds advice with concrete paths.
 const REMEDY: &str = "nothing in the folder was changed, and the other replicas are not affected; \
                       rebuild this replica from them: `bowline cluster --replace ID`, or \
                       `bowline serve --rejoin` with an empty folder";
@@ -13,66 +14,69 @@ const REMEDY: &str = "nothing in the folder was changed, and the other replicas 
 /// Why a replica's folder cannot be created, opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// An operation on a file or the folder failed.
+    /// The operating system reported an error for an operation on a file or the folder.
     #[error("cannot {action} {file}: {source}; {}", io_advice(.source))]
     Io {
-        /// The operation, as the verb of a sentence: "sync".
+        /// The failed operation, as the verb of a message, such as "sync".
         action: &'static str,
-        /// Path of the file or folder.
+        /// Path of the file or folder on which the operation failed.
         file: String,
-        /// The system's error.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Another process has the folder open.
+    /// Another process has the replica's folder open.
     #[error(
-        "{folder} is in use by another process; stop that one, or give this one another folder"
+        "{folder} is in use by another process; stop that process, or choose another folder with \
+         --dir"
     )]
     Locked {
-        /// Path of the folder.
+        /// Path of the folder that is in use.
         folder: String,
     },
-    /// A folder to be bootstrapped is not empty.
+    /// The folder in which a replica is to be bootstrapped is not empty.
     #[error(
         "{file} already exists, so the folder is not empty; start without --bootstrap and \
          --rejoin if it is this replica's folder, or choose an empty one"
     )]
     NotEmpty {
-        /// A file that exists.
+        /// Path of a file in the folder that exists already.
         file: String,
     },
-    /// The folder has no meta record.
+    /// The folder has no meta record (the file `meta` with the ids of cluster and replica), so it
+    /// was never bootstrapped.
     #[error(
         "{file} is missing: this folder was never bootstrapped, or its disk was wiped; start the \
          replicas of a new cluster with --bootstrap, but never one that has run before: {REMEDY}"
     )]
     NoIdentity {
-        /// Path of the missing file.
+        /// Path of the missing meta record.
         file: String,
     },
-    /// The folder belongs to another cluster.
+    /// The folder belongs to a replica of another cluster.
     #[error(
-        "{file} belongs to cluster {found:032x}, not to {expected:032x}; check --dir and the \
-         cluster id"
+        "{file} belongs to cluster {found:032x}, not to {expected:032x}; check --dir and \
+         --cluster"
     )]
     OtherCluster {
-        /// Path of the file with the id.
+        /// Path of the file that contains the id of the other cluster.
         file: String,
-        /// The cluster in the file.
+        /// Id of the cluster that the file belongs to.
         found: u128,
-        /// This replica's cluster.
+        /// Id of the cluster that this replica is configured for.
         expected: u128,
     },
-    /// The folder belongs to another replica.
+    /// The folder belongs to another replica of the cluster.
     #[error("{file} belongs to replica {found}, not to replica {expected}; check --dir and --id")]
     OtherReplica {
-        /// Path of the file with the id.
+        /// Path of the file that contains the id of the other replica.
         file: String,
-        /// The replica in the file.
+        /// Id of the replica that the file belongs to.
         found: NodeId,
-        /// This replica.
+        /// Id of this replica, from the command line.
         expected: NodeId,
     },
-    /// The folder's members differ from the expected ones.
+    /// The replica ids of the cluster, as stored in the folder, differ from those on the command
+    /// line.
     #[error(
         "--peers and --id name {}, but {file} belongs to a cluster of {}: the members of a cluster \
          are fixed when it is bootstrapped; name all of them in --peers with their current \
@@ -80,70 +84,70 @@ pub enum StorageError {
         replicas(.expected), replicas(.found)
     )]
     OtherMembers {
-        /// Path of the file with the id.
+        /// Path of the file that contains the cluster's replica ids.
         file: String,
-        /// The ids in the folder.
+        /// Replica ids of the cluster that are stored in the file.
         found: Vec<NodeId>,
-        /// The ids from the command line.
+        /// Replica ids of the cluster from the command line.
         expected: Vec<NodeId>,
     },
-    /// The file's format version is unknown.
+    /// A file has a format version that this program does not read.
     #[error(
-        "{file} has format version {found}, but this version of bowline reads only {known}; start \
-         it with the version that wrote the file"
+        "{file} has format version {found}, which this version of bowline cannot read (it writes \
+         {known}); start the replica with the version that wrote the file"
     )]
     Version {
-        /// Path of the file.
+        /// Path of the file with the unknown version.
         file: String,
-        /// The file's format version.
+        /// Format version of the file.
         found: u32,
-        /// The format version that this program writes.
+        /// Format version of this kind of file that this program writes.
         known: u32,
     },
-    /// Bytes differ from what was written.
+    /// Bytes of a file differ from what was written.
     #[error(
         "{file} is damaged at byte {offset}: {what}; the entries there may be committed, so \
          nothing is truncated; {REMEDY}"
     )]
     Damaged {
-        /// Path of the file.
+        /// Path of the damaged file.
         file: String,
-        /// Byte offset of the damage.
+        /// Byte offset of the damage in the file.
         offset: u64,
-        /// The damage.
+        /// Description of the damage.
         what: String,
     },
-    /// A segment of the log is missing.
+    /// A segment file of the log is missing.
     #[error("{file} is missing, but the meta record or a later segment refers to it; {REMEDY}")]
     Missing {
-        /// Path of the missing file.
+        /// Path of the missing segment file.
         file: String,
     },
-    /// Files of the folder are of different ages: some were restored from a copy.
+    /// Files of the folder contradict each other: at least one was restored from an older copy.
     #[error(
         "{file} is older than the rest of the folder: {what}; a folder restored from a copy lacks \
          entries that it acknowledged; {REMEDY}"
     )]
     RolledBack {
-        /// Path of the older file.
+        /// Path of the file that is older than the others.
         file: String,
-        /// The contradiction that shows it.
+        /// How the older file contradicts the others.
         what: String,
     },
-    /// Entries are missing between a snapshot and the log.
+    /// Entries are missing between the latest snapshot and the first entry of the log.
     #[error(
         "the log in {folder} starts with entry {first}, but its snapshots end with entry {end}: a \
          snapshot is missing or damaged; {REMEDY}"
     )]
     Uncovered {
-        /// Path of the folder.
+        /// Path of the folder that contains the log and the snapshots.
         folder: String,
-        /// Index of the log's first entry.
+        /// Index of the first entry in the log.
         first: Index,
-        /// Last index of the latest complete snapshot; zero without one.
+        /// Index of the last entry in the latest complete snapshot; zero if there is no snapshot.
         end: Index,
     },
-    /// A snapshot is damaged, and the log does not reach back far enough to do without it.
+    /// A snapshot is damaged, and neither the log nor an older snapshot has all of its entries.
     #[error(
         "{file} is damaged, and its state up to entry {last} is not in the log or in an older \
          snapshot, which ends with entry {end}; {REMEDY}"
@@ -151,32 +155,33 @@ pub enum StorageError {
     SnapshotLost {
         /// Path of the damaged snapshot.
         file: String,
-        /// The last entry in it.
+        /// Id (term and index) of the last entry in the damaged snapshot.
         last: EntryId,
-        /// Last index of the latest complete snapshot; zero without one.
+        /// Index of the last entry in the latest complete snapshot; zero if there is none.
         end: Index,
     },
-    /// A file is not a complete snapshot.
+    /// A file that should be a complete snapshot is damaged or incomplete.
     #[error("{file} is not a complete snapshot: {what}")]
     Snapshot {
-        /// Path of the file.
+        /// Path of the file that was expected to be a complete snapshot.
         file: String,
-        /// The damage.
+        /// Description of the damage.
         what: String,
     },
-    /// An earlier write or sync failed.
+    /// The log refuses an operation because an earlier write or sync failed.
     #[error(
         "the log in {folder} accepts no more work because a write or sync failed; restart the \
          process so that it reads its disk again"
     )]
     Failed {
-        /// Path of the folder.
+        /// Path of the folder that contains the log.
         folder: String,
     },
 }
 
 impl StorageError {
-    /// Whether files are damaged, missing or out of date: the replica must be rebuilt.
+    /// Returns whether files of the folder are damaged, missing or out of date, so that the replica
+    /// must be rebuilt from the others.
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -189,7 +194,8 @@ impl StorageError {
         )
     }
 
-    /// Whether the operation failed only for lack of disk space, or at a limit on file sizes.
+    /// Returns whether the operation failed only for lack of disk space, or because of a limit on
+    /// file sizes.
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let StorageError::Io { source, .. } = self else { return false };
@@ -197,7 +203,7 @@ impl StorageError {
     }
 }
 
-/// What the operator can do about a system's error.
+/// Returns what the operator can do about an error of the operating system.
 fn io_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -214,7 +220,7 @@ fn io_advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Replica ids for a message: `replicas 1, 2, 3`.
+/// Formats replica ids for a message: `replicas 1, 2, 3`.
 pub(crate) fn replicas(ids: &[NodeId]) -> String {
     let names: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
     format!("replica{} {}", if ids.len() == 1 { "" } else { "s" }, names.join(", "))

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
 
-/// The environment variable that chooses a failpoint.
+/// Name of the environment variable that selects the failpoint at which the process kills itself.
 pub const VARIABLE: &str = "BOWLINE_FAILPOINT";
 
 #[derive(Debug)]
 struct Failpoint {
     name: String,
-    /// The process dies when this counter drops from 1 to 0.
+    /// Number of visits of the failpoint that are left until the process kills itself, which it
+    /// does when this counter drops from 1 to 0.
     left: AtomicU64,
 }
 
@@ -30,19 +31,23 @@ fn parse(text: &str) -> Failpoint {
 }
 
 impl Failpoint {
-    /// Counts an arrival at `scope-step`. True if the process is to die now.
+    /// Counts a visit of the failpoint `scope-step`, if that is the selected one. Returns whether
+    /// the process must kill itself now.
     fn is_due(&self, scope: &str, step: &str) -> bool {
         let own_step = self.name.strip_prefix(scope).and_then(|rest| rest.strip_prefix('-'));
         own_step == Some(step) && self.left.fetch_sub(1, Ordering::Relaxed) == 1
     }
 }
 
-/// Arms a failpoint for the rest of the process: `name` or `name:count`.
+/// Selects the failpoint (named place in the code) at which this process kills itself, to test
+/// recovery: `name` for its first visit, `name:count` for visit number `count`. Only the first call
+/// has an effect.
 pub fn choose(text: &str) {
     let _ = CHOSEN.set(parse(text));
 }
 
-/// Kills the process here if the failpoint `scope-step` is armed and due.
+/// Kills the process here if the failpoint `scope-step` was selected and has been reached the given
+/// number of times.
 pub fn reach(scope: &str, step: &str) {
     if CHOSEN.get().is_some_and(|chosen| chosen.is_due(scope, step)) {
         // Like kill -9: nothing else runs and nothing is flushed.
@@ -55,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failpoint_fires_at_the_given_arrival_only() {
+    fn failpoint_fires_only_at_the_configured_hit() {
         let chosen = parse("log-synced:2");
         assert!(!chosen.is_due("log", "synced"), "the first time");
         assert!(!chosen.is_due("log", "synced-twice") && !chosen.is_due("lo", "g-synced"));

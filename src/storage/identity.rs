@@ -4,20 +4,22 @@ use sha2::{Digest as _, Sha256};
 
 use crate::types::NodeId;
 
-/// The owner of a folder.
+/// Identity of a replica's folder: which replica of which cluster it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The cluster's id: a random number, drawn once when the cluster is created.
+    /// Id of the cluster: a random number, drawn once when the cluster is created, or the hash of
+    /// the cluster's name.
     pub cluster: u128,
-    /// The replica's id.
+    /// Id of the replica that owns the folder.
     pub replica: NodeId,
-    /// How often the log was opened, this time included. It never repeats, so peers can tell a
-    /// replica from an older copy of itself.
+    /// Number of times that the replica's log was opened (its process started), the current time
+    /// included. In a folder restored from an older copy the number continues from the older value;
+    /// peers detect that by the random numbers that are drawn each time the log is opened.
     pub incarnation: u64,
 }
 
-/// The fingerprint of a cluster's id, for clients and logs: half of its SHA-256. The id itself is a
-/// secret of the replicas, since a sender that knows it can pose as one of them.
+/// Returns the fingerprint of a cluster's id, for clients and logs: half of its SHA-256. The id
+/// itself is a secret of the replicas, since a sender that knows the id can pose as one of them.
 pub fn cluster_fingerprint(cluster: u128) -> u128 {
     let mut hash = Sha256::new();
     hash.update(b"bowline cluster fingerprint\n");

@@ -16,21 +16,23 @@ use super::recovery::{Replay, check_hard_state};
 use super::sector::{SECTOR_BYTES, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader};
 
-/// Most bytes of records that wait for a sync. A record that would exceed it is preceded by a sync.
+/// Maximum bytes of records that are collected for one block (the unit of writing and syncing). The
+/// collected records are synced before a record that would exceed the limit.
 const BLOCK_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 
-/// The layout of a log. A log can be opened with other options than it was written with.
+/// Layout of a log. A log can be opened with options other than those it was written with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Size of a segment in bytes. A block that is larger gets a segment of its own size.
+    /// Size of a new segment file in bytes. A block that is larger gets a segment file just large
+    /// enough for it.
     pub segment_bytes: u64,
-    /// Number of openings that the meta record keeps, 1 to [`OPENINGS_KEPT`]; the same on all
-    /// replicas of a cluster.
+    /// Number of starts that the history of starts in the meta record keeps, 1 to
+    /// [`OPENINGS_KEPT`]. All replicas of a cluster must use the same number.
     pub openings_kept: usize,
 }
 
 impl LogOptions {
-    /// The default options with segments of this size.
+    /// Returns the default options with segments of `segment_bytes` bytes.
     pub const fn with_segment_bytes(segment_bytes: u64) -> LogOptions {
         LogOptions { segment_bytes, openings_kept: OPENINGS_KEPT }
     }
@@ -45,63 +47,67 @@ impl Default for LogOptions {
 /// Statistics of a log since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
-    /// Blocks written and synced, that of the opening included.
+    /// Number of blocks written and synced since the log was opened, including the block that is
+    /// written when the log is opened.
     pub syncs: u64,
-    /// Bytes written for blocks.
+    /// Bytes written for blocks, including the zeros written after small blocks.
     pub bytes: u64,
-    /// Records in blocks.
+    /// Number of records (log entries) in the written blocks.
     pub records: u64,
-    /// Position of the end of the last block, in bytes since the first segment that existed at the
-    /// opening. Segment headers and unused ends of segments count.
+    /// Position of the end of the last block, in bytes since the start of the first segment that
+    /// existed when the log was opened. Segment headers and unused ends of segments count.
     pub end: u64,
-    /// Segments now.
+    /// Number of segment files that the log has now.
     pub segments: u64,
-    /// Segments deleted from the front.
+    /// Number of segments deleted at the front of the log by compaction.
     pub segments_deleted: u64,
-    /// Restarts of the log after a snapshot.
+    /// Number of times that the log was restarted after an installed snapshot.
     pub restarts: u64,
-    /// Bytes of a torn tail that the opening truncated.
+    /// Bytes of an incomplete (torn) block that were truncated when the log was opened.
     pub torn_bytes: u64,
 }
 
 /// The durable log of one replica.
 ///
 /// [`Log::append`] collects entries, [`Log::sync`] makes them durable as one block. After an error
-/// of any operation the log refuses everything: the process must exit, and the next one reads what
-/// the disk holds.
+/// of any operation the log refuses all further operations: the process must exit, and the next
+/// process recovers the log from the disk.
 ///
-/// Invariants: `durable_last` and `durable_state` are those of the last block on disk; `last` and
-/// `hard_state` include what waits for a sync.
+/// Invariants: `durable_last` and `durable_state` are the last entry, term and vote of the last
+/// block on disk; `last` and `hard_state` include what is not synced yet.
 #[derive(Debug)]
 pub struct Log<D: Disk> {
     pub(super) disk: D,
     options: LogOptions,
     pub(super) meta: Meta,
     segment: ActiveSegment<D::File>,
-    /// Number and base index of each segment: the last index before it when it was created.
+    /// Number of each segment file, and the index of the last entry before the segment when it was
+    /// created.
     bases: VecDeque<(u64, Index)>,
-    /// The chain of the last block.
+    /// Checksum that chains the blocks, as of the last block: computed over that block and the
+    /// chain checksum of the block before it.
     chain: u32,
-    /// The opening that wrote the last block; zero before the first block.
+    /// Incarnation of the replica that wrote the last block, that is, how often its log had been
+    /// opened (its process started) by then; zero before the first block.
     written_by: u64,
     hard_state: HardState,
-    /// Records that wait for a sync.
+    /// The block that the next sync writes, with the records collected so far.
     block: BlockBuilder,
-    /// Whether entries, a term or a vote wait for a sync.
+    /// Whether the next sync has entries, a term or a vote to write.
     unsynced: bool,
-    /// The last entry. Its term is zero if unknown.
+    /// Id of the last entry, durable or not. Its term is zero if unknown.
     last: EntryId,
     durable_last: EntryId,
     durable_state: HardState,
-    /// Buffer for the sectors of a block.
+    /// Reused buffer for the sectors of one block.
     image: Vec<u8>,
     failed: bool,
     stats: LogStats,
 }
 
 impl<D: Disk> Log<D> {
-    /// Bootstraps a replica in an empty folder, once in its life. `members` are the ids of all
-    /// voters, this replica included.
+    /// Creates the files of a new replica in an empty folder, once in the replica's life. `members`
+    /// are the ids of all voters, this replica included.
     ///
     /// # Errors
     /// If the folder is not empty or cannot be written.
@@ -114,9 +120,9 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, sorted(members), false))
     }
 
-    /// Bootstraps a replica that lost its folder, under its old id in an empty folder. It is marked
-    /// as rejoining until [`Log::end_rejoining`], because it lacks entries and votes that it
-    /// acknowledged.
+    /// Creates the files of a replica that lost its folder, under its old id in an empty folder.
+    /// The replica is marked as rejoining until [`Log::end_rejoining`], because it lacks entries
+    /// and votes that it acknowledged.
     ///
     /// # Errors
     /// If the folder is not empty or cannot be written.
@@ -130,8 +136,9 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, sorted(members), true))
     }
 
-    /// The log as recovery found it, with a segment to append to. Its first block must be written
-    /// at once: [`Log::write_block`] with the incarnation of the new opening.
+    /// Returns a log in the state that recovery read from its files, with its last segment open for
+    /// appends. The caller must at once write a block with [`Log::write_block`] and the replica's
+    /// new incarnation (how often the log was opened, this time included).
     pub(super) fn resume(
         disk: D,
         options: LogOptions,
@@ -172,8 +179,9 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Durably clears the mark of [`Log::bootstrap_rejoining`]: the replica has again everything
-    /// that it may have acknowledged.
+    /// Durably records that the replica is not rejoining any more, after
+    /// [`Log::bootstrap_rejoining`]. The caller does so once the replica has again every entry that
+    /// it may have acknowledged.
     ///
     /// # Errors
     /// If the write failed, now or earlier, as with [`Log::sync`].
@@ -190,11 +198,12 @@ impl<D: Disk> Log<D> {
     }
 
     /// Collects what the next sync makes durable: term and vote if they changed, and consecutive
-    /// entries, the first of which replaces everything in the log from its index on. Copies the
-    /// records. Nothing is durable before [`Log::sync`] returns.
+    /// entries. The first of `entries` replaces the log's entry at its index and all later ones.
+    /// Copies the entries. Nothing is durable before [`Log::sync`] returns.
     ///
     /// # Errors
-    /// If an earlier write failed, or one now: more than the largest block causes a sync.
+    /// If an earlier write failed, or a write during this call: entries that exceed the largest
+    /// block are synced before the call returns.
     pub fn append(
         &mut self,
         hard_state: Option<HardState>,
@@ -228,23 +237,23 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Makes everything collected durable with one write and one sync; does nothing if nothing new
-    /// waits.
+    /// Makes all collected entries, the term and the vote durable with one write and one sync; does
+    /// nothing if everything is durable already.
     ///
     /// # Errors
-    /// If that failed, now or earlier. The contents of the disk are unknown then, and the log
-    /// refuses everything.
+    /// If the write or the sync failed, now or earlier. The contents of the disk are then unknown,
+    /// and the log refuses all further operations.
     pub fn sync(&mut self) -> Result<(), StorageError> {
         self.check_usable()?;
         if self.unsynced { self.write_block(self.meta.identity.incarnation) } else { Ok(()) }
     }
 
-    /// Durably restarts the log after `last`, the end of a durable snapshot, in place of all its
-    /// entries. Syncs first, so that a waiting term or vote is not lost. A caller with a new term
-    /// and entries appends the term before, and the entries after.
+    /// Durably replaces all entries of the log by a new start after `last`, the last entry of a
+    /// durable snapshot. Syncs first, so that an unsynced term or vote is not lost. A caller with a
+    /// new term and entries appends the term before this call, and the entries after it.
     ///
     /// # Errors
-    /// If that failed, now or earlier, as with [`Log::sync`].
+    /// If a write or sync failed, now or earlier, as with [`Log::sync`].
     pub fn restart_after(&mut self, last: EntryId) -> Result<(), StorageError> {
         self.sync()?;
         let term = self.hard_state.term;
@@ -261,12 +270,12 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Deletes the segments that hold only entries up to `index`, which a durable snapshot
-    /// contains; the log's own entries up to there must be durable too. Takes time, so a caller
-    /// syncs first and acknowledges what waited.
+    /// Deletes the segments that hold only entries up to `index`. These entries must be in a
+    /// durable snapshot, and durable in the log too. The deletion takes time, so the caller should
+    /// first sync and acknowledge the entries collected so far.
     ///
     /// # Errors
-    /// If that failed, now or earlier, as with [`Log::sync`].
+    /// If a write or deletion failed, now or earlier, as with [`Log::sync`].
     pub fn compact_to(&mut self, index: Index) -> Result<(), StorageError> {
         self.check_usable()?;
         let needed = self.bases.iter().rposition(|&(_, base)| base <= index);
@@ -277,44 +286,45 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Whether entries, a term or a vote wait for a sync.
+    /// Returns whether entries, a term or a vote are collected but not synced yet.
     pub fn has_unsynced(&self) -> bool {
         self.unsynced
     }
 
-    /// Statistics since the opening.
+    /// Returns the statistics since the log was opened.
     pub fn stats(&self) -> LogStats {
         LogStats { segments: self.bases.len() as u64, ..self.stats }
     }
 
-    /// The owner of the log.
+    /// Returns the cluster, replica and incarnation that the log belongs to.
     pub fn identity(&self) -> Identity {
         self.meta.identity
     }
 
-    /// The random numbers of the latest openings, this one's last. By these, peers tell the log
-    /// from an older copy of itself.
+    /// Returns the random numbers that were drawn at the latest openings of the log, one per start
+    /// of the replica, that of the current start last. They let peers tell this log from an older
+    /// copy of it.
     pub fn openings(&self) -> &[u64] {
         &self.meta.openings
     }
 
-    /// The ids of all voters of the cluster, ascending, this replica included.
+    /// Returns the ids of all voters of the cluster, ascending, this replica included.
     pub fn members(&self) -> &[NodeId] {
         &self.meta.members
     }
 
-    /// Whether the replica lost acknowledged entries with its folder and does not have them again
-    /// yet.
+    /// Returns whether the replica lost acknowledged entries with its folder and has not received
+    /// them again yet.
     pub fn is_rejoining(&self) -> bool {
         self.meta.rejoining
     }
 
-    /// The disk, for a simulation to plan its faults.
+    /// Returns the disk, so that a simulation can plan its faults.
     pub fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
 
-    /// Returns the disk; drops what waits for a sync.
+    /// Returns the disk. Entries, term and vote that were appended but not synced are lost.
     pub fn into_disk(self) -> D {
         self.disk
     }
@@ -323,8 +333,9 @@ impl<D: Disk> Log<D> {
         self.hard_state
     }
 
-    /// Raises the term to that of a snapshot that became durable before its term did. The replica
-    /// has voted for no candidate of that term: a vote is durable before it is sent.
+    /// Sets the current term to `term`, that of the last entry of an installed snapshot, and clears
+    /// the vote: the power failed after the snapshot became durable and before the term did. The
+    /// replica has voted for no candidate in this term, since a vote is durable before it is sent.
     pub(super) fn adopt_term(&mut self, term: Term) {
         assert!(term > self.hard_state.term, "term {term} after {}", self.hard_state.term);
         self.hard_state = HardState { term, voted_for: None };
@@ -338,7 +349,8 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Writes and syncs a block with what waits, in the name of the given opening.
+    /// Writes and syncs a block with the collected records, term and vote. `incarnation`, which the
+    /// block's header records, is how often the log has been opened (the replica started).
     pub(super) fn write_block(&mut self, incarnation: u64) -> Result<(), StorageError> {
         assert!(
             incarnation >= self.written_by,
@@ -369,8 +381,9 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Creates a segment with space for a block of this many sectors, after the current one or
-    /// after the end of a snapshot. All blocks are durable.
+    /// Creates the next segment file, large enough for a block of `sectors` sectors. It continues
+    /// after the last durable block, or restarts the log after `snapshot_end`, the last entry of a
+    /// snapshot, if that is set.
     fn begin_segment(
         &mut self,
         sectors: usize,
@@ -398,8 +411,8 @@ impl<D: Disk> Log<D> {
         self.meta.write(&mut self.disk)
     }
 
-    /// Deletes the segments before `first`, the oldest first. The meta record is written before, so
-    /// segments that a power cut brings back are ignored.
+    /// Deletes the segments with numbers below `first`, the oldest first. Writes `first` to the
+    /// meta record before, so that recovery ignores segments that a power cut brings back.
     pub(super) fn delete_before(&mut self, first: u64) -> Result<(), StorageError> {
         let current = self.segment.number();
         assert!(first <= current, "segment {first} of {current}");
@@ -419,7 +432,7 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// Writes the first meta record of an empty folder.
+/// Writes the first meta record into an empty folder; fails if the folder is not empty.
 fn create_meta<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
     let names = disk.list().map_err(io_error(disk, "list", ""))?;
     // A bootstrap that a power cut ended leaves at most an unfinished meta record.
@@ -438,7 +451,7 @@ fn sorted(members: &[NodeId]) -> Vec<NodeId> {
     members
 }
 
-/// Length in sectors of a segment whose first block has `block` sectors.
+/// Returns the length in sectors of a new segment whose first block has `block` sectors.
 fn segment_sectors(options: LogOptions, block: usize) -> u32 {
     let wanted = options.segment_bytes / SECTOR_BYTES as u64;
     let needed = 1 + block.max(sectors_for(BLOCK_HEADER_BYTES)) as u64;
@@ -446,7 +459,7 @@ fn segment_sectors(options: LogOptions, block: usize) -> u32 {
     u32::try_from(wanted.max(needed)).expect("segments are below 2 TiB")
 }
 
-/// The header of a log's first segment.
+/// Returns the header of a new log's first segment.
 pub(super) fn first_segment(meta: &Meta, options: LogOptions) -> SegmentHeader {
     SegmentHeader {
         cluster: meta.identity.cluster,
@@ -569,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_end_of_rejoining_fails_the_log() {
+    fn failed_clearing_of_the_rejoin_mark_fails_the_log() {
         let mut disk = MemDisk::default();
         let members = [NodeId(3), NodeId(1), NodeId(2)];
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
@@ -583,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_start_counts_no_opening() {
+    fn refused_start_changes_no_file_and_no_incarnation() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         drop(opened(&mut disk));
@@ -623,7 +636,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "leaves a gap")]
-    fn gap_between_entries_panics() {
+    fn appending_past_a_log_index_gap_panics() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, ..) = opened(&mut disk);

@@ -14,10 +14,11 @@ use std::io;
 use super::disk::Disk;
 use inode::Inode;
 
-/// The unit that the disk writes completely or not at all.
+/// Size in bytes of a sector, which the disk writes completely or not at all.
 pub const SECTOR_BYTES: usize = super::sector::SECTOR_BYTES;
 
-/// A change of names that is not durable yet; `usize` is the index of the inode.
+/// A creation, rename or deletion of a file that is not durable yet; `usize` is the file's position
+/// in `inodes`.
 #[derive(Clone, Debug)]
 enum NameChange {
     Create(String, usize),
@@ -25,14 +26,14 @@ enum NameChange {
     Delete(String),
 }
 
-/// A planned fault of one operation.
+/// Kind of a planned fault of one operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
     PowerCut,
     Failure,
 }
 
-/// The kind of an operation, to count its failures.
+/// Kind of an operation, for the counters of failures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Operation {
     Write,
@@ -40,61 +41,64 @@ enum Operation {
     Names,
 }
 
-/// How an append can be corrupted although it reports success.
+/// Ways to corrupt the bytes of an append that reports success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AppendFault {
-    /// One bit is flipped.
+    /// One bit of the appended bytes is flipped.
     FlippedBit,
-    /// Nothing is written; the bytes read as zeros.
+    /// Nothing is written; the bytes of the append read as zeros.
     Lost,
-    /// The bytes overwrite the beginning of the file; at their place there are zeros.
+    /// The appended bytes are written over the beginning of the file, and zeros are appended in
+    /// their place.
     Misdirected,
 }
 
-/// Faults of a disk so far.
+/// Counts of the faults of a disk since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskFaultCounts {
-    /// Writes that failed after a part of the bytes.
+    /// Number of writes that failed after a part of their bytes was written.
     pub failed_writes: u64,
-    /// Syncs of files that failed.
+    /// Number of syncs of files that failed.
     pub failed_syncs: u64,
-    /// Changes of names, or syncs of them, that failed.
+    /// Number of creations, renames and deletions of files and syncs of the directory that failed.
     pub failed_names: u64,
-    /// Files or appends that did not fit on the disk.
+    /// Number of file creations and appends that failed because the disk was full.
     pub no_room: u64,
-    /// Corrupted appends that reported success.
+    /// Number of appends that reported success, but wrote corrupted bytes.
     pub bad_appends: u64,
-    /// Writes of which a power cut left some sectors, but not all.
+    /// Number of writes of which a power cut left some sectors, but not all (torn writes).
     pub torn: u64,
-    /// Writes of which a power cut left nothing.
+    /// Number of writes of which a power cut left nothing.
     pub lost: u64,
-    /// Created or renamed names that a power cut undid.
+    /// Number of creations and renames of files that a power cut undid.
     pub names_lost: u64,
-    /// Deleted files that were back after a power cut.
+    /// Number of deleted files that existed again after a power cut.
     pub names_back: u64,
 }
 
-/// A disk in memory. Files are indexes of `inodes`, which never shrinks.
+/// A disk in memory, with power cuts and faults, for tests and the simulator. A file handle is an
+/// index into `inodes`, which never shrinks.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<NameChange>,
-    /// Number of the next operation.
+    /// Number of operations that changed the disk so far, which is also the number (from 0) of the
+    /// next such operation.
     operations: u64,
-    /// A planned fault and the number of its operation.
+    /// Planned fault, and the number of the operation that it hits.
     fault: Option<(u64, Fault)>,
     power_is_out: bool,
-    /// Most bytes of all files together; `None` is no limit.
+    /// Maximum bytes of all files together; `None` for no limit.
     capacity: Option<u64>,
-    /// The next sync of names fails.
+    /// Whether the next sync of the directory fails.
     dir_sync_fails: bool,
-    /// Syncs of files report success and do nothing.
+    /// Whether syncs of files report success and do nothing.
     ignores_syncs: bool,
-    /// Random numbers drawn so far.
+    /// Number of random numbers drawn so far.
     drawn: u64,
-    /// How to corrupt the next append, if at all.
+    /// How to corrupt the next append; `None` to write it correctly.
     append_fault: Option<AppendFault>,
     fault_counts: DiskFaultCounts,
     #[cfg(feature = "mutants")]
@@ -102,66 +106,71 @@ pub struct MemDisk {
 }
 
 impl MemDisk {
-    /// Makes all code over this disk break a rule.
+    /// Selects the safety rule that all code over this disk breaks on purpose, to test the checkers
+    /// (mutation testing); `None` for none.
     #[cfg(feature = "mutants")]
     pub fn set_mutant(&mut self, mutant: Option<crate::config::Mutant>) {
         self.mutant = mutant;
     }
 
-    /// Number of operations so far that change the disk: the power may fail during each.
+    /// Returns the number of operations so far that change the disk. Faults are planned by these
+    /// numbers.
     pub fn operations(&self) -> u64 {
         self.operations
     }
 
-    /// Cuts the power during the operation with this number, counted like
-    /// [`MemDisk::operations`]. It and all later operations fail until [`MemDisk::restart`].
+    /// Cuts the power during the operation with this number, counted like [`MemDisk::operations`].
+    /// That operation and all later ones fail until [`MemDisk::restart`].
     pub fn power_cut_at(&mut self, operation: u64) {
         assert!(operation >= self.operations, "operation {operation} is over");
         self.fault = Some((operation, Fault::PowerCut));
     }
 
-    /// Like [`MemDisk::power_cut_at`], with the number counted from the next operation.
+    /// Cuts the power like [`MemDisk::power_cut_at`], with operations counted from the next one: 0
+    /// is the next.
     pub fn power_cut_in(&mut self, operations: u64) {
         self.power_cut_at(self.operations + operations);
     }
 
-    /// Makes one operation fail. A failed write has written a part of its bytes. A failed sync has
-    /// synced nothing and forgets the writes that it was for, as file systems do: the next sync
-    /// succeeds, and the data is not on the disk.
+    /// Makes the operation with this number fail. A failed write has written a part of its bytes. A
+    /// failed sync has synced nothing and forgets the writes that it was for, as file systems do:
+    /// the next sync succeeds, and the data is not on the disk.
     pub fn fail_at(&mut self, operation: u64) {
         assert!(operation >= self.operations, "operation {operation} is over");
         self.fault = Some((operation, Fault::Failure));
     }
 
-    /// Like [`MemDisk::fail_at`], with the number counted from the next operation.
+    /// Makes an operation fail like [`MemDisk::fail_at`], with operations counted from the next
+    /// one: 0 is the next.
     pub fn fail_in(&mut self, operations: u64) {
         self.fail_at(self.operations + operations);
     }
 
-    /// Makes the next sync of names fail: names are visible that a power cut may still undo.
+    /// Makes the next sync of the directory fail: created, renamed and deleted names are visible,
+    /// but a power cut may still undo them.
     pub fn fail_next_dir_sync(&mut self) {
         self.dir_sync_fails = true;
     }
 
-    /// Whether a power cut may undo changes of names.
+    /// Returns whether a power cut may undo a creation, rename or deletion of a file.
     pub fn has_unsynced_names(&self) -> bool {
         !self.unsynced_names.is_empty()
     }
 
     /// Makes syncs of files report success without doing anything, like a disk with a volatile
-    /// cache: to show that a test notices.
+    /// cache. A test uses it to show that it notices the lost writes.
     pub fn ignore_syncs(&mut self) {
         self.ignores_syncs = true;
     }
 
-    /// Limits the length of all files together; `None` removes the limit.
+    /// Limits the length of all files together, in bytes; `None` removes the limit.
     pub fn set_capacity(&mut self, bytes: Option<u64>) {
         self.capacity = bytes;
     }
 
-    /// Cuts the power, if it is not out yet, and switches it on again. `choose(n)` decides, for
-    /// each sector and each name with n - 1 unsynced changes, how many of them the disk has made: 0
-    /// none, n - 1 all.
+    /// Cuts the power, unless it is out already, and switches it on again. `choose(n)` returns, for
+    /// each sector and each name with n - 1 unsynced changes, how many of them are on the disk: 0
+    /// for none, n - 1 for all.
     pub fn restart(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
         for inode in &mut self.inodes {
             inode.lose_power(choose, &mut self.fault_counts);
@@ -182,28 +191,29 @@ impl MemDisk {
         assert!(!self.power_is_out && self.unsynced_names.is_empty(), "the restart is incomplete");
     }
 
-    /// Faults so far.
+    /// Returns the counts of faults so far.
     pub fn fault_counts(&self) -> DiskFaultCounts {
         self.fault_counts
     }
 
-    /// Corrupts the next append, which still reports success.
+    /// Corrupts the next append in the way that `fault` says; the append still reports success.
     pub fn corrupt_next_append(&mut self, fault: AppendFault) {
         self.append_fault = Some(fault);
     }
 
-    /// Removes all planned faults and the limit of the capacity.
+    /// Removes all planned faults and the limit on the disk's capacity.
     pub fn clear_faults(&mut self) {
         (self.fault, self.append_fault, self.capacity) = (None, None, None);
         self.dir_sync_fails = false;
     }
 
-    /// Makes [`Disk::draw`] return numbers that neither this disk nor the other has drawn.
+    /// Makes [`Disk::draw`] return only numbers that neither this disk nor `other` has drawn.
     pub fn advance_random_past(&mut self, other: &MemDisk) {
         self.drawn = self.drawn.max(other.drawn) + (1 << 32);
     }
 
-    /// The files as they are now, all of them durable, like an operator's copy of the folder.
+    /// Returns a disk with the current contents of all files, all of it durable, like an operator's
+    /// copy of the folder.
     #[must_use]
     pub fn copy(&self) -> MemDisk {
         let mut copy = MemDisk::default();
@@ -219,18 +229,19 @@ impl MemDisk {
         copy
     }
 
-    /// Length of all files together, in bytes.
+    /// Returns the length of all files together, in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.names.values().map(|&inode| self.inodes[inode].live.len() as u64).sum()
     }
 
-    /// Ends the process that uses the disk, without a power cut: all writes stay, and what was
-    /// unsynced stays unsynced.
+    /// Ends the process that uses the disk, without a power cut: all writes stay, and unsynced
+    /// writes stay unsynced. Removes planned faults.
     pub fn kill(&mut self) {
         self.end_process();
     }
 
-    /// Closes all files and drops those without a name.
+    /// Drops the contents of files without a name, removes planned faults, and switches the power
+    /// on, as when the process that uses the disk ends and another is started.
     fn end_process(&mut self) {
         self.power_is_out = false;
         self.fault = None;
@@ -248,7 +259,7 @@ impl MemDisk {
         }
     }
 
-    /// Changes a file's bytes durably and unnoticed: damage, or a restored copy.
+    /// Changes a file's bytes durably and without an error: damage, or a file restored from a copy.
     pub fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let inode = &mut self.inodes[self.names[name]];
         let mut bytes = std::mem::take(&mut inode.live);
@@ -256,7 +267,7 @@ impl MemDisk {
         *inode = Inode::durable(bytes);
     }
 
-    /// Removes a file, or puts one there, durably and unnoticed.
+    /// Replaces a file, or deletes it if `bytes` is `None`, durably and without an error.
     pub fn replace(&mut self, name: &str, bytes: Option<Vec<u8>>) {
         self.names.remove(name);
         if let Some(bytes) = bytes {
@@ -267,7 +278,8 @@ impl MemDisk {
         self.unsynced_names.clear();
     }
 
-    /// Counts an operation and returns its planned fault.
+    /// Counts an operation that changes the disk, and returns the fault planned for it. Fails if
+    /// the power is out.
     fn begin(&mut self, operation: Operation) -> io::Result<Option<Fault>> {
         if self.power_is_out {
             return Err(io::Error::other("the power is out"));
@@ -293,7 +305,8 @@ impl MemDisk {
         inode.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
-    /// Applies a change of names, which is not durable before the next sync of names.
+    /// Applies a creation, rename or deletion of a file, which is not durable before the next sync
+    /// of the directory.
     fn change_names(&mut self, change: NameChange) -> io::Result<()> {
         let fault = self.begin(Operation::Names)?;
         if fault != Some(Fault::Failure) {
@@ -434,7 +447,8 @@ impl Disk for MemDisk {
         self.change_names(NameChange::Delete(name.to_owned()))
     }
 
-    /// A file that is still open although it must not be reads as empty.
+    /// Deletes the file and empties it at once, so that tests notice code that still reads it
+    /// through an open handle, which the caller must not do.
     fn delete_in_background(&mut self, name: &str) -> io::Result<()> {
         let inode = self.inode_of(name)?;
         self.delete(name)?;

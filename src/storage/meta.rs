@@ -1,6 +1,7 @@
-//! The meta record: the owner of a folder, the members of its cluster, the openings of its log, and
-//! the segments that must exist. One file with two copies of the record. It is replaced as a whole:
-//! written under a temporary name, synced, renamed, and the folder synced.
+//! The meta record: the owner of a folder, the members of its cluster, the history of the openings
+//! of its log (one per start of the replica), and the segments that must exist. One file with two
+//! copies of the record. The file is replaced as a whole: written under a temporary name, synced,
+//! renamed, and the directory synced.
 //!
 //! ```text
 //!  stream of one copy, in sectors; the rest of the last sector is zeros
@@ -46,47 +47,54 @@ use super::identity::Identity;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
 use super::segment::Fields;
 
-/// Name of the meta record's file.
+/// Name of the file with the meta record: the replica that owns the folder, the cluster's members,
+/// and the history of the starts of the replica.
 pub(super) const META_FILE: &str = "meta";
-/// Name of the file while a new version is written.
+/// Name of the temporary file to which a new version of the meta record is written, before it
+/// replaces the old one.
 pub(super) const META_FILE_NEW: &str = "meta.new";
 const MAGIC: &[u8; 16] = b"bowline replica\n";
-/// The format version that this program writes.
+/// Format version of the meta record that this program writes.
 const META_VERSION: u32 = 3;
-/// The previous format version, which is still read.
+/// The previous format version of the meta record, which is still read.
 const META_VERSION_OLD: u32 = 2;
-/// Most openings in a record of the previous format.
+/// Number of openings (starts of the replica) that a record of the previous format can list.
 const OPENINGS_OLD: usize = 48;
-/// Length of a stream before the members, in bytes.
+/// Length in bytes of the record's fixed fields, before the list of members.
 const HEAD_BYTES: usize = 66;
 const CHECKSUM_BYTES: usize = 4;
-/// The bit of `flags` for a rejoining replica.
+/// Bit of the field `flags` that marks a rejoining replica.
 const REJOINING: u8 = 1;
 
-/// Most openings in the record: older ones are forgotten.
+/// Maximum openings (starts of the replica) in the history of the meta record; older ones are
+/// forgotten.
 pub const OPENINGS_KEPT: usize = 4_096;
 // The head and all members fit in the first sector.
 const _: () = assert!(HEAD_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
 
-/// The meta record.
+/// The meta record, decoded: the replica that owns the folder, the cluster's members, the history
+/// of openings of the log (starts of the replica), and the numbers of the first and the last log
+/// segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
-    /// The owner. The incarnation is zero before the first opening.
+    /// Cluster, replica and incarnation that own the folder. The incarnation (number of starts of
+    /// the replica) is zero before the first start.
     pub(super) identity: Identity,
-    /// The ids of all voters, ascending; empty in a record of the previous format.
+    /// The ids of all voters of the cluster, ascending; empty in a record of the previous format.
     pub(super) members: Vec<NodeId>,
-    /// Whether the replica lost acknowledged entries with its folder and does not have them again
-    /// yet.
+    /// Whether the replica lost acknowledged entries with its folder and has not received them
+    /// again yet.
     pub(super) rejoining: bool,
-    /// Number of the first segment that must exist.
+    /// Number of the first log segment that must exist.
     pub(super) first: u64,
-    /// Number of the last segment that must exist; zero before the first was created.
+    /// Number of the last log segment that must exist; zero before the first was created.
     pub(super) last: u64,
-    /// The random numbers of the latest openings, the newest last. Zero if unknown.
+    /// The random numbers drawn at the latest openings of the log, one per start of the replica,
+    /// the newest last. Zero stands for an unknown number.
     pub(super) openings: Vec<u64>,
 }
 
-/// A decoded record, and whether both of its copies were intact.
+/// The meta record as read from the file, and whether both of its copies were intact.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) meta: Meta,
@@ -94,7 +102,7 @@ pub(super) struct Found {
 }
 
 impl Meta {
-    /// The record of a folder whose log was never opened.
+    /// Returns the meta record of a folder whose log was never opened.
     pub(super) fn new(
         cluster: u128,
         replica: NodeId,
@@ -153,7 +161,8 @@ impl Meta {
         out
     }
 
-    /// Decodes the file: the first copy, or the second if the first is damaged.
+    /// Decodes the bytes of the meta record's file: its first copy, or the second if the first is
+    /// damaged.
     pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<Found, StorageError> {
         let damaged = |(sector, what): (usize, String)| StorageError::Damaged {
             file: file.to_owned(),
@@ -185,7 +194,8 @@ impl Meta {
         }
     }
 
-    /// Counts the next opening, which drew `number`, and forgets all but the latest `kept`.
+    /// Counts a new opening of the log, which drew the random number `number`, and forgets all but
+    /// the latest `kept` openings.
     pub(super) fn open(&mut self, number: u64, kept: usize) {
         assert!((1..=OPENINGS_KEPT).contains(&kept), "{kept} openings to keep");
         assert!(number != 0, "zero stands for an unknown opening");
@@ -196,7 +206,7 @@ impl Meta {
         assert!(self.openings.last() == Some(&number), "opening {number} is not the last");
     }
 
-    /// Durably replaces the record in the folder.
+    /// Durably replaces the meta record in the folder by this one.
     pub(super) fn write(&self, disk: &mut impl Disk) -> Result<(), StorageError> {
         let bytes = self.encode();
         debug_assert!(
@@ -208,7 +218,8 @@ impl Meta {
     }
 }
 
-/// Length of a record's stream in bytes.
+/// Returns the encoded length in bytes of a meta record with these numbers of members and openings,
+/// one copy and without padding.
 fn record_bytes(members: usize, openings: usize) -> usize {
     HEAD_BYTES + members * 2 + openings * 8 + CHECKSUM_BYTES
 }
@@ -217,22 +228,23 @@ fn as_sector(count: usize) -> u32 {
     u32::try_from(count).expect("a record has few sectors")
 }
 
-/// One copy of the record in the file: its first sector, and the block number of its sectors.
+/// One of the two copies of the meta record in a file: the file's bytes, the number of the copy's
+/// first sector, and the block number that the copy's sectors carry.
 struct Copy<'a> {
     bytes: &'a [u8],
     first: usize,
     block: u32,
 }
 
-/// The contents of an intact copy.
+/// What an intact copy of the meta record contains.
 enum Content {
     Record(Meta),
     OldRecord(Meta),
-    /// A record of an unknown format version.
+    /// A record of a format version that this program does not read.
     Version(u32),
 }
 
-/// A damaged sector of the file, and the damage.
+/// Number of a damaged sector of the file, and a description of the damage.
 type Damage = (usize, String);
 
 impl Copy<'_> {
@@ -311,7 +323,8 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
     Ok(Meta { identity, members, rejoining: flags == REJOINING, first, last, openings })
 }
 
-/// Decodes the fields that both formats have after magic and version.
+/// Decodes the fields that follow magic and version in both formats of the meta record: identity,
+/// first and last segment.
 fn common_fields(fields: &mut Fields<'_>) -> Result<(Identity, u64, u64), String> {
     let identity = Identity {
         cluster: u128::from_le_bytes(fields.take()),
@@ -341,7 +354,7 @@ fn decode_old(mut fields: Fields<'_>) -> Result<Meta, String> {
 }
 
 /// Durably replaces a small file through a temporary file named `new`: after a power cut at any
-/// time either the old or the new contents are found.
+/// time, either the old or the new contents are found.
 pub(super) fn replace(
     disk: &mut impl Disk,
     name: &str,
@@ -373,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn record_of_any_length_is_read_back() {
+    fn meta_record_of_any_length_round_trips() {
         for openings in [0, 1, 52, 53, 60, 4_095, 4_096, 5_000] {
             let meta = meta(openings);
             let bytes = meta.encode();
@@ -438,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn record_of_format_2_is_read_without_members() {
+    fn meta_record_of_format_2_is_read_without_members() {
         let found = Meta::decode("meta", &encode_old(3, &[7, 8, 9])).unwrap();
         assert!(found.is_intact && found.meta.members.is_empty());
         assert_eq!(found.meta.openings, [7, 8, 9]);
@@ -449,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn record_of_a_later_format_is_refused_by_version() {
+    fn meta_record_of_a_newer_format_is_rejected() {
         let mut stream = meta(1).stream();
         stream[16] = 9;
         let mut bytes = Vec::new();

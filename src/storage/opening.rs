@@ -20,37 +20,39 @@ use super::recovery::Replay;
 use super::segment::{self, check_owner};
 use super::snapshots::newest_snapshot;
 
-/// What the caller knows about a folder; the folder must agree.
+/// What the caller expects of a replica's folder. Recovery fails if the folder differs.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// The cluster; `None` accepts any.
+    /// Id of the cluster that the folder must belong to; `None` accepts any.
     pub cluster: Option<u128>,
-    /// The replica.
+    /// Id of the replica that the folder must belong to.
     pub replica: NodeId,
     /// The ids of all voters, this replica included, in any order; `None` accepts any.
     pub members: Option<&'a [NodeId]>,
 }
 
-/// A replica's log, read and checked; the folder is not changed yet.
+/// A replica's log, read and checked from its folder, which is not changed yet.
 #[derive(Debug)]
 pub struct Recovered<D: Disk> {
     disk: D,
     options: LogOptions,
     names: Vec<String>,
-    /// The meta record in the folder.
+    /// The meta record (file `meta`) as read from the folder.
     found: Meta,
-    /// The meta record with this opening counted.
+    /// The meta record (file `meta`) that [`Recovered::open`] is to write: as `found`, with the
+    /// members that were checked, and with this opening of the log (this start of the replica)
+    /// counted.
     next: Meta,
     replay: Replay,
     is_meta_intact: bool,
 }
 
 impl<D: Disk> Log<D> {
-    /// Recovers a replica's log and opens it at once: [`Log::recover`] and [`Recovered::open`] for
-    /// callers with nothing to do in between that accept the members in the folder.
+    /// Recovers a replica's log and opens it at once, by [`Log::recover`] and [`Recovered::open`].
+    /// Accepts whatever members the folder names.
     ///
     /// # Errors
-    /// As these two.
+    /// As [`Log::recover`] and [`Recovered::open`].
     pub fn open(
         disk: D,
         cluster: Option<u128>,
@@ -66,7 +68,7 @@ impl<D: Disk> Log<D> {
         Ok((log, durable, identity))
     }
 
-    /// Reads and checks a replica's whole log. Changes nothing.
+    /// Reads and checks a replica's whole log. Does not change the folder.
     ///
     /// # Errors
     /// If the folder contradicts `expected`, or anything in it is damaged.
@@ -93,44 +95,47 @@ impl<D: Disk> Log<D> {
 }
 
 impl<D: Disk> Recovered<D> {
-    /// The owner of the log; this opening is counted already.
+    /// Returns the cluster, replica and incarnation that own the log; the current opening is
+    /// counted already.
     pub fn identity(&self) -> Identity {
         self.next.identity
     }
 
-    /// The random numbers of the latest openings, this one's last.
+    /// Returns the random numbers drawn at the latest openings of the log, one per start of the
+    /// replica, that of the current start last.
     pub fn openings(&self) -> &[u64] {
         &self.next.openings
     }
 
-    /// The ids of all voters, ascending, this replica included.
+    /// Returns the ids of all voters, ascending, this replica included.
     pub fn members(&self) -> &[NodeId] {
         &self.next.members
     }
 
-    /// Whether the replica lost acknowledged entries with its folder and does not have them again
-    /// yet.
+    /// Returns whether the replica lost acknowledged entries with its folder and has not received
+    /// them again yet.
     pub fn is_rejoining(&self) -> bool {
         self.next.rejoining
     }
 
-    /// Whether the folder has no members yet, so that this opening writes [`Expected::members`]
-    /// into it.
+    /// Returns whether the folder names no members yet, so that [`Recovered::open`] writes
+    /// [`Expected::members`] into it.
     pub fn adopts_members(&self) -> bool {
         self.found.members.is_empty()
     }
 
-    /// Whether a copy of the meta record was damaged; this opening replaces it.
+    /// Returns whether one of the two copies of the meta record was damaged. [`Recovered::open`]
+    /// replaces the damaged copy.
     pub fn repairs_meta(&self) -> bool {
         !self.is_meta_intact
     }
 
     /// Checks that the log continues the latest complete snapshot, which
-    /// [`Snapshots::load`](super::Snapshots::load) returned.
+    /// [`Snapshots::load`](super::Snapshots::load) returned; `None` if there is no snapshot.
     ///
     /// # Errors
-    /// If entries are missing between the snapshot and the log, or the folder has a later snapshot,
-    /// which then is damaged, and the log lacks its last entry.
+    /// If entries are missing between the snapshot and the log, or the folder has a later, damaged
+    /// snapshot whose last entry the log lacks.
     pub fn check_snapshot(&self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
         let Recovered { disk, names, replay, .. } = self;
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -147,14 +152,15 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Truncates a torn tail, durably counts this opening, and returns the log's entries after the
-    /// snapshot, for which [`Recovered::check_snapshot`] succeeded. If the log lacks the snapshot's
-    /// last entry, it restarts after it: the power failed between the installation of a snapshot
-    /// and the restart of the log.
+    /// Truncates a torn block at the end of the log, durably counts the current opening, and
+    /// returns the log with its entries after the snapshot. [`Recovered::check_snapshot`] must have
+    /// succeeded for this snapshot. If the log lacks the snapshot's last entry, the log is
+    /// restarted after the snapshot: the power failed between the installation of the snapshot and
+    /// the restart of the log.
     ///
     /// # Errors
-    /// If the folder cannot be written. Then the opening does not count, and the next one draws
-    /// another number.
+    /// If the folder cannot be written. The start of the replica is then not counted, and
+    /// the next start draws another random number.
     pub fn open(self, snapshot: Option<SnapshotId>) -> Result<(Log<D>, Durable), StorageError> {
         let Recovered { mut disk, options, names, found, next, replay, .. } = self;
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -200,7 +206,7 @@ impl<D: Disk> Recovered<D> {
     }
 }
 
-/// Where the blocks of the last segment end.
+/// Returns the position and the contents of the last block in the last segment.
 fn tail_of(replay: &Replay) -> Tail<'_> {
     Tail {
         last_block: replay.last_block,
@@ -211,8 +217,8 @@ fn tail_of(replay: &Replay) -> Tail<'_> {
     }
 }
 
-/// The durable state of a replica with this snapshot. Restarts the log after the snapshot if the
-/// log lacks its last entry.
+/// Returns the durable state of a replica with this snapshot: the log's entries after it. Restarts
+/// the log after the snapshot if the log lacks the snapshot's last entry.
 fn follow_snapshot<D: Disk>(
     log: &mut Log<D>,
     snapshot: Option<SnapshotId>,
@@ -236,7 +242,8 @@ fn follow_snapshot<D: Disk>(
     Ok(durable)
 }
 
-/// The members in the folder, or the expected ones if its record is of the previous format.
+/// Returns the ids of all voters: those in the folder, or the expected ones if the folder's meta
+/// record is of the previous format, which names none.
 fn members_of<D: Disk>(
     disk: &D,
     found: &Meta,
@@ -257,7 +264,8 @@ fn members_of<D: Disk>(
     Err(StorageError::OtherMembers { file, found: found.members.clone(), expected: members })
 }
 
-/// Whether a file is obsolete: it is unfinished, or a segment whose entries a snapshot contains.
+/// Returns whether a file can be deleted: an unfinished meta record or segment, or a segment before
+/// the first that must exist, whose entries a snapshot contains.
 fn is_obsolete(name: &str, meta: &Meta) -> bool {
     if let Some(number) = segment::number_of(name) {
         return number < meta.first;
@@ -275,7 +283,7 @@ fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Found, StorageError>
     Meta::decode(&file, &bytes)
 }
 
-/// Reads all segments and compares them with the meta record.
+/// Reads all log segments, and checks that they are those that the meta record names.
 fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Replay, StorageError> {
     let mut replay = Replay::new(meta.identity, meta.first);
     replay.mutant = disk.mutant();

@@ -1,7 +1,7 @@
-//! The last known opening of each peer. It exposes a peer whose folder was restored from an older
-//! copy or wiped, and which therefore lacks entries and votes that it acknowledged. Kept in a file
-//! that survives restarts. The network stage writes it when a restarted peer connects, before it
-//! accepts any of that peer's messages.
+//! The last known opening (start of the process) of each peer. A peer whose folder was restored
+//! from an older copy or wiped lacks entries and votes that it acknowledged; the record exposes it.
+//! Kept in a file that survives restarts. The network stage writes it when a restarted peer
+//! connects, before it accepts any of that peer's messages.
 //!
 //! ```text
 //!  payload of the only sector, the rest zeros
@@ -28,82 +28,97 @@ use super::meta::replace;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{VERSION, check_owner, header_fields};
 
-/// Name of the file.
+/// Name of the file that records, for each peer, the last opening of the peer's log (start of its
+/// process) that this replica knows of.
 const PEERS_FILE: &str = "peers";
-/// Name of the file while a new version is written.
+/// Name of the temporary file to which a new version of the file `peers` is written, before it
+/// replaces the old one.
 const PEERS_FILE_NEW: &str = "peers.new";
 const MAGIC: &[u8; 16] = b"bowline peers..\n";
 const HEAD_BYTES: usize = 40;
 const RECORD_BYTES: usize = 18;
-/// Most records in the file: as many as fit in a sector, far more than a cluster has members.
+/// Maximum peers in the file: as many records as fit in one sector, far more than a cluster has
+/// members.
 const RECORDS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / RECORD_BYTES;
 
-/// Largest credible incarnation: more openings than a log can have in a year.
+/// Largest incarnation (number of openings of a log) that is believed of a peer: more than a log
+/// can have in a year.
 const INCARNATION_MAX: u64 = 1 << 32;
 
-/// The last known opening of a peer's log.
+/// The last opening of a peer's log (start of the peer's process) that this replica knows of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerOpening {
-    /// The peer.
+    /// Id of the peer.
     pub peer: NodeId,
-    /// How often the peer's log had been opened.
+    /// Number of times that the peer's log had been opened, this opening included.
     pub incarnation: u64,
-    /// The random number of the last of these openings, never zero; see [`super::Log::openings`].
+    /// Random number that the peer drew at this opening, never zero; see [`super::Log::openings`].
     pub opening: u64,
 }
 
-/// The openings of a replica's log, as its hello message states them.
+/// History of the openings of a replica's log (the starts of its process), as the replica states it
+/// in its hello message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpeningHistory<'a> {
-    /// How often the log was opened.
+    /// Number of times that the replica's log was opened (its process started).
     pub incarnation: u64,
-    /// The random numbers of the latest openings, the newest last.
+    /// The random numbers drawn at the latest openings of the replica's log, one per opening, the
+    /// newest last.
     pub openings: &'a [u64],
 }
 
-/// Why a replica's history of openings is rejected.
+/// Why the history of log openings (process starts) that a peer claims is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// The list of openings has the wrong length or no last opening, or the incarnation is not
-    /// credible.
-    #[error("its history is incomplete: {listed} of {incarnation} openings are listed")]
+    /// The history of log openings (process starts) that the peer claims has the wrong length for
+    /// the number of openings that the peer claims, its last random number is zero, or that number
+    /// of openings is too large to be believed.
+    #[error("its history of starts is incomplete: it lists {listed} of {incarnation} starts")]
     Incomplete {
-        /// Openings in the list.
+        /// Number of log openings (process starts) that the peer's history lists.
         listed: usize,
-        /// Openings that the peer claims.
+        /// Number of times that the peer's log was opened, as the peer claims.
         incarnation: u64,
     },
-    /// The history contradicts the last known opening.
+    /// The history of log openings (process starts) that the peer claims contradicts its last
+    /// opening that this replica has recorded: the peer's folder was restored from an older copy or
+    /// wiped, or a copy of it is running.
     #[error(
         "it was known as incarnation {seen}, and incarnation {incarnation} has another history: \
          its folder was restored from an older copy or wiped and bootstrapped again, or a copy of \
          it is running"
     )]
     Other {
-        /// The last known incarnation.
+        /// Last incarnation of the peer that this replica has recorded: how often the peer's log
+        /// had been opened (its process started) by then.
         seen: u64,
-        /// The incarnation that the peer claims.
+        /// Incarnation that the peer claims now: how often its log has been opened (its process
+        /// started).
         incarnation: u64,
     },
-    /// The list does not reach back to the last known opening.
+    /// The history of log openings (process starts) that the peer claims does not reach back to the
+    /// last opening that this replica has recorded, so it cannot be checked.
     #[error(
         "it was known as incarnation {seen}, and the history of incarnation {incarnation} does not \
          reach back that far"
     )]
     Forgotten {
-        /// The last known incarnation.
+        /// Last incarnation of the peer that this replica has recorded: how often the peer's log
+        /// had been opened (its process started) by then.
         seen: u64,
-        /// The incarnation that the peer claims.
+        /// Incarnation that the peer claims now: how often its log has been opened (its process
+        /// started).
         incarnation: u64,
     },
 }
 
 impl OpeningHistory<'_> {
-    /// Checks the history that `peer` claims against its last known opening `seen`, and returns the
-    /// opening to record. `kept` is the number of openings that every replica keeps.
+    /// Checks the history of log openings (process starts) that `peer` claims against `seen`, the
+    /// last opening of the peer's log that this replica has recorded. Returns the latest opening in
+    /// the history, which the caller is to record. `kept` is the number of openings that the
+    /// histories of all replicas keep.
     ///
-    /// Fails closed: a known opening before the start of the list cannot be checked and is
-    /// rejected.
+    /// Also rejects a history that does not reach back to `seen`, since it cannot be checked.
     ///
     /// # Errors
     /// If the history is incomplete or does not contain `seen`.
@@ -132,7 +147,9 @@ impl OpeningHistory<'_> {
         Ok(latest)
     }
 
-    /// The last opening of a peer with this history, without a check against earlier ones.
+    /// Returns the latest opening in this history of `peer`, without a check against an opening
+    /// that was recorded before. `kept` is the number of openings that the histories of all
+    /// replicas keep.
     ///
     /// # Errors
     /// If the history is incomplete.
@@ -152,21 +169,23 @@ impl OpeningHistory<'_> {
     }
 }
 
-/// A replica's records of its peers' last openings, in its folder.
+/// A replica's records of the last known opening of each of its peers, kept in the replica's
+/// folder.
 #[derive(Debug)]
 pub struct PeerRecords<D: Disk> {
     disk: D,
     owner: Identity,
     records: Vec<PeerOpening>,
-    /// The file is older than `records`, or damaged: the last write failed, or none was made yet.
+    /// Whether the file `peers` differs from `records` in memory: the last write failed, or the
+    /// file is damaged and was not written again yet.
     stale: bool,
-    /// Why the file found at the start was not used; `None` if it was, or there was none.
+    /// Why the file `peers` was ignored when it was read; `None` if it was used or did not exist.
     damage: Option<StorageError>,
 }
 
 impl<D: Disk> PeerRecords<D> {
-    /// Reads the file in the folder of `owner`. A file that is damaged, of another format or of
-    /// another replica is ignored; [`PeerRecords::damage`] returns the reason.
+    /// Reads the records from the folder of `owner`. A file that is damaged, of another format or
+    /// of another replica is ignored; [`PeerRecords::damage`] returns the reason.
     ///
     /// # Errors
     /// If the file cannot be read, or an unfinished one cannot be deleted.
@@ -188,12 +207,14 @@ impl<D: Disk> PeerRecords<D> {
         Ok(PeerRecords { disk, owner, records, stale, damage })
     }
 
-    /// Why the file found at the start was ignored; `None` if it was used, or there was none.
+    /// Returns why the file `peers` was ignored when it was read; `None` if it was used or did not
+    /// exist.
     pub fn damage(&self) -> Option<&StorageError> {
         self.damage.as_ref()
     }
 
-    /// The last known opening of a peer; `None` if it never connected.
+    /// Returns the last known opening of a peer; `None` if none is recorded: the peer never
+    /// connected, or the records were lost.
     pub fn of(&self, peer: NodeId) -> Option<PeerOpening> {
         if self.disk.mutant() == Some(Mutant::AcceptOldCopy) {
             return None;
@@ -201,7 +222,8 @@ impl<D: Disk> PeerRecords<D> {
         self.records.iter().find(|record| record.peer == peer).copied()
     }
 
-    /// Checks the history that a peer claims; see [`OpeningHistory::check`].
+    /// Checks the history of openings that a peer claims against its recorded opening; see
+    /// [`OpeningHistory::check`].
     ///
     /// # Errors
     /// If the history must be rejected.
@@ -221,7 +243,7 @@ impl<D: Disk> PeerRecords<D> {
         }
     }
 
-    /// Durably records the last opening of a peer, in place of an earlier one.
+    /// Durably records the last known opening of a peer, in place of an earlier one.
     ///
     /// # Errors
     /// If the file cannot be written. If the disk is full, the opening is kept in memory and
@@ -300,7 +322,7 @@ mod tests {
     const KEPT: usize = 4;
 
     #[test]
-    fn only_a_complete_history_of_the_same_replica_is_accepted() {
+    fn hello_with_foreign_or_incomplete_history_is_rejected() {
         let seen = last_opening(2, 5, 55);
         let other = |incarnation| Err(HistoryError::Other { seen: 5, incarnation });
         let incomplete =
@@ -350,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_opening_matches_nothing() {
+    fn zero_opening_id_never_matches_a_known_opening() {
         let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
         let seen = Some(last_opening(2, 1, 0));
         let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });
@@ -358,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn records_survive_a_power_cut_at_any_operation() {
+    fn peer_records_survive_a_power_cut_at_any_operation() {
         let mut cuts = 0;
         loop {
             let mut disk = MemDisk::default();
@@ -386,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_full_disk_records_stay_in_memory_and_are_written_later() {
+    fn full_disk_keeps_peer_records_in_memory_until_writable() {
         let mut disk = MemDisk::default();
         let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
         records.note(last_opening(2, 1, 10)).unwrap();
@@ -405,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_or_foreign_records_are_rebuilt() {
+    fn damaged_or_foreign_peer_records_are_rebuilt() {
         let mut disk = MemDisk::default();
         PeerRecords::open(&mut disk, OWNER).unwrap().note(last_opening(2, 1, 10)).unwrap();
         let whole = disk.read(PEERS_FILE).unwrap();

@@ -14,24 +14,27 @@ use super::disk::Disk;
 use super::error::StorageError;
 use super::reserve::{FreeSpace, RESERVE_FILE, Reserve, is_full, preallocate};
 
-/// Locked by the process that has the folder open. Empty, and need not be durable.
+/// Name of the lock file, which a process keeps locked while it has the folder open. The file is
+/// empty and need not be durable.
 const LOCK_FILE: &str = "lock";
 
 /// A folder of the file system, locked against other processes while any handle of it lives.
 #[derive(Debug)]
 pub struct RealDisk {
     folder: PathBuf,
-    /// The open folder, to sync its names.
+    /// Handle of the open folder, to sync its directory entries.
     handle: File,
-    /// Closing the last copy of it, or the end of the process, releases the lock.
+    /// Handle of the lock file. The lock is released when the last copy of this handle is closed,
+    /// or the process ends.
     lock: File,
-    /// Shared by all handles. Locked only to create a file or to measure free space.
+    /// The disk reserve, shared by all handles of the folder. The mutex is held only to create a
+    /// file, to resize the reserve or to measure free space.
     reserve: Arc<Mutex<Reserve>>,
     background_delete: Arc<BackgroundDelete>,
 }
 
 impl RealDisk {
-    /// Opens a folder, and creates it first if it does not exist: for `--bootstrap`.
+    /// Opens a folder for `--bootstrap` or `--rejoin`, and creates it first if it does not exist.
     ///
     /// # Errors
     /// If the folder cannot be created, opened or written, or another process has it open.
@@ -65,8 +68,8 @@ impl RealDisk {
         }
     }
 
-    /// Another handle of the same folder under the same lock: for snapshots and peer records, which
-    /// other stages than the log's use.
+    /// Returns another handle of the same folder under the same lock. The log writer uses one
+    /// handle; other pipeline stages use their own to write snapshots and peer records.
     ///
     /// # Errors
     /// If the process has no file descriptor left.
@@ -81,8 +84,8 @@ impl RealDisk {
         Ok(RealDisk { folder: self.folder.clone(), handle, lock, reserve, background_delete })
     }
 
-    /// Reserves disk space of `bytes`, as far as there is any: the creation of files uses it when
-    /// the disk is full.
+    /// Sets the size of the disk reserve to `bytes`, and fills it as far as there is free space.
+    /// The creation of files uses the reserve when the disk is full.
     ///
     /// # Errors
     /// If the reserve file cannot be created or resized.
@@ -92,7 +95,7 @@ impl RealDisk {
         kept.map_err(|source| failed("reserve disk space in", &self.folder, source))
     }
 
-    /// Grows the reserve to its full size again, as far as there is free space.
+    /// Grows the disk reserve to its full size again, as far as there is free space.
     ///
     /// # Errors
     /// If the reserve file cannot be resized.
@@ -101,10 +104,10 @@ impl RealDisk {
         refilled.map_err(|source| failed("reserve disk space in", &self.folder, source))
     }
 
-    /// The free space of the folder's file system, and the reserve.
+    /// Returns the free space of the folder's file system, and the size of the disk reserve.
     ///
     /// # Errors
-    /// If the system does not tell.
+    /// If the file system does not report its free space.
     pub fn free_space(&self) -> Result<FreeSpace, StorageError> {
         let counts = rustix::fs::fstatvfs(&self.handle)
             .map_err(|source| failed("measure the free space of", &self.folder, source.into()))?;
@@ -112,7 +115,7 @@ impl RealDisk {
         Ok(FreeSpace { free, held: self.reserve().held() })
     }
 
-    /// Path of the folder.
+    /// Returns the path of the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -121,8 +124,8 @@ impl RealDisk {
         self.reserve.lock()
     }
 
-    /// Runs `create`, which needs `bytes` of disk space, and again while the disk is full and space
-    /// can be freed: first that of files in background deletion, then that of the reserve.
+    /// Runs `create`, which needs `bytes` of disk space, and repeats it while the disk is full and
+    /// space can be freed: first from files in background deletion, then from the disk reserve.
     fn with_reserve<T>(
         &self,
         bytes: u64,
@@ -138,17 +141,18 @@ impl RealDisk {
     }
 }
 
-/// A file of the file system, open for direct and for cached I/O.
+/// An open file of the file system, with handles for direct and for cached I/O.
 #[derive(Debug)]
 pub struct RealFile {
     file: File,
-    /// `None` for files that are only read, and where the file system does not support direct I/O
-    /// or has rejected a direct write.
+    /// Handle for direct I/O. `None` for files that are only read, and where the file system does
+    /// not support direct I/O or has rejected a direct write.
     direct: Option<File>,
 }
 
-/// Alignment in memory and in the file that direct I/O needs on disks with sectors of 512 bytes.
-/// Disks that need more reject the write, which then goes through the cache.
+/// Alignment in bytes, in memory and in the file, that direct I/O needs on disks with sectors of
+/// 512 bytes. A disk that needs a larger alignment rejects the write, which then goes through the
+/// page cache.
 const DIRECT_ALIGN: usize = 512;
 
 impl RealFile {
@@ -161,8 +165,9 @@ impl RealFile {
     }
 }
 
-/// Opens a file for direct I/O. The log writes each byte once and reads none while it runs, and a
-/// copy to the page cache would cost more time than everything else in a write.
+/// Opens a file for direct I/O, which bypasses the page cache: the log writes each byte once and
+/// reads none while it runs, and copying to the page cache would cost more time than everything
+/// else in a write.
 #[cfg(target_os = "linux")]
 fn open_direct(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -281,7 +286,7 @@ impl Disk for RealDisk {
     }
 }
 
-/// Creates a folder and the missing folders above it, and makes each durable.
+/// Creates a folder and the missing folders above it, and makes each of them durable.
 ///
 /// # Errors
 /// If one of them cannot be created or synced.

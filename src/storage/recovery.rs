@@ -20,48 +20,54 @@ use super::identity::Identity;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, offset_of, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockHeader, SegmentHeader, check_owner};
 
-/// The log in the blocks read so far.
+/// State of a log while recovery reads its segments: the entries, and the position in the files.
 #[derive(Debug)]
 pub(super) struct Replay {
-    /// The expected owner.
+    /// Cluster and replica that the segments must belong to.
     owner: Identity,
-    /// Term, vote, and the entries after `base`.
+    /// Term, vote and log entries after `base`, as recovered so far.
     pub(super) durable: Durable,
-    /// The entry before the log's first. Its term is zero if unknown: the first entries replaced
-    /// entries of deleted segments.
+    /// Id of the entry before the first in `durable`. Its term is zero if unknown, which is so if
+    /// the first entry that was read replaced an entry of a deleted segment.
     pub(super) base: EntryId,
-    /// The chain of the last block; zero before the first.
+    /// Checksum that chains the blocks, as of the last block read; zero before the log's first
+    /// block.
     pub(super) chain: u32,
-    /// Number of the last segment that restarted the log and made the earlier ones obsolete.
+    /// Number of the last segment that restarted the log after a snapshot and so made the earlier
+    /// segments obsolete; `None` if none did.
     pub(super) restarted: Option<u64>,
-    /// The opening that wrote the last block; zero before the first.
+    /// Incarnation of the replica that wrote the last block read, that is, how often its log had
+    /// been opened (its process started) by then; zero before the log's first block.
     pub(super) incarnation: u64,
-    /// Path of the last segment's file.
+    /// Path of the last segment file read.
     file: String,
-    /// The number of the next segment.
+    /// Number of the segment file to read next.
     pub(super) next: u64,
-    /// Number of each segment, and the last index before it.
+    /// Number of each segment read, and the index of the last entry before the segment.
     pub(super) bases: VecDeque<(u64, Index)>,
-    /// Bytes of all segments before the last.
+    /// Length in bytes of all segment files before the last one read.
     pub(super) bytes_before: u64,
-    /// Number of blocks in the last segment.
+    /// Number of complete blocks in the last segment read.
     pub(super) blocks: u32,
-    /// The last segment's header; `None` before the first segment.
+    /// Header of the last segment read; `None` before the first segment.
     pub(super) header: Option<SegmentHeader>,
-    /// The sector after the last block of the last segment.
+    /// Number of the sector after the last complete block of the last segment.
     pub(super) end: u32,
-    /// The sector after the last torn one; equal to `end` if nothing was torn.
+    /// Number of the sector after the last sector of a torn (incomplete) block; equal to `end` if
+    /// no block is torn.
     pub(super) torn_end: u32,
-    /// The first sector of the last segment's last block; equal to `end` without blocks.
+    /// Number of the first sector of the last segment's last block; equal to `end` if the segment
+    /// has no blocks.
     pub(super) last_block: u32,
-    /// The sectors of that block.
+    /// Bytes of the sectors of the last segment's last block.
     pub(super) last_image: Vec<u8>,
-    /// The rule to break, if any.
+    /// Safety rule that recovery breaks on purpose, to test the checkers (mutation testing); `None`
+    /// outside of such tests.
     pub(super) mutant: Option<Mutant>,
 }
 
 impl Replay {
-    /// An empty log whose first segment has the number `first`.
+    /// Returns the state before the first segment, which must have the number `first`.
     pub(super) fn new(owner: Identity, first: u64) -> Replay {
         Replay {
             owner,
@@ -84,7 +90,7 @@ impl Replay {
         }
     }
 
-    /// Reads the next segment, at the path `file`; `is_last` if no other follows.
+    /// Reads the next segment: its path is `file`, and `is_last` says that no segment follows it.
     pub(super) fn segment(
         &mut self,
         file: &str,
@@ -158,7 +164,7 @@ impl Replay {
         }
     }
 
-    /// Checks that the segment continues those read so far.
+    /// Checks that a segment's header continues the segments read so far.
     fn check_header(&self, file: &str, header: &SegmentHeader) -> Result<(), StorageError> {
         let damaged = |file: &str, sector: u32, what: String| {
             let (file, offset) = (file.to_owned(), offset_of(sector));
@@ -205,12 +211,13 @@ impl Replay {
         Ok(())
     }
 
-    /// The last entry, or the base without entries.
+    /// Returns the id of the log's last entry, or `base` if the log has no entries.
     pub(super) fn last(&self) -> EntryId {
         self.durable.entries.last().map_or(self.base, Entry::id)
     }
 
-    /// Whether the log contains this entry, and so all before it.
+    /// Returns whether the log contains the entry with this id, or starts right after this entry.
+    /// If so, the log also agrees with all entries before this one (Raft's log matching property).
     pub(super) fn holds(&self, id: EntryId) -> bool {
         if id.index == self.base.index {
             // An entry with an unknown term is committed, so there is only one.
@@ -221,7 +228,7 @@ impl Replay {
         place.and_then(|place| self.durable.entries.get(place)).is_some_and(|it| it.id() == id)
     }
 
-    /// Applies a complete block.
+    /// Adds a complete block to the log: its entries, its term and its vote.
     fn block(&mut self, stream: &[u8]) -> Result<(), String> {
         let header = BlockHeader::decode(stream)?;
         assert!(header.length as usize == stream.len(), "{} bytes", stream.len());
@@ -255,7 +262,8 @@ impl Replay {
         Ok(())
     }
 
-    /// Puts an entry at its index and removes all later ones.
+    /// Puts an entry at its index and removes all later entries. `term` is the current term of the
+    /// entry's block.
     fn entry(&mut self, entry: Entry, term: Term) -> Result<(), String> {
         let (last, entries) = (self.last(), &mut self.durable.entries);
         if entry.index() == Index::ZERO || entry.index() > last.index.next() {
@@ -283,7 +291,8 @@ impl Replay {
     }
 }
 
-/// Checks that the term does not fall, and that a vote in the same term stays (Figure 2).
+/// Checks that the term does not decrease, and that the vote does not change within a term (Raft,
+/// Figure 2).
 pub(super) fn check_hard_state(before: HardState, after: HardState) -> Result<(), String> {
     let changed_vote = after.term == before.term
         && before.voted_for.is_some()
@@ -294,7 +303,7 @@ pub(super) fn check_hard_state(before: HardState, after: HardState) -> Result<()
     Ok(())
 }
 
-/// The sectors of one segment.
+/// The bytes of one segment file, read sector by sector.
 struct Sectors<'a> {
     salt: u32,
     count: u32,
@@ -302,13 +311,14 @@ struct Sectors<'a> {
     mutant: Option<Mutant>,
 }
 
-/// What was found at the position of a block.
+/// What recovery found at the sector where a block would start.
 enum Found {
-    /// The block's stream, and the sector after it.
+    /// A complete block: its contents (header and records), and the number of the sector after it.
     Whole { stream: Vec<u8>, end: u32 },
-    /// The block is absent or incomplete; `sector` is the first unwritten one.
+    /// No block or an incomplete one; `sector` is the first unwritten sector.
     Missing { sector: u32 },
-    /// Bytes that no power cut can have left.
+    /// Bytes that no power cut can have left; `sector` is the number of the damaged sector, `what`
+    /// describes the damage.
     Damaged { sector: u32, what: String },
 }
 
@@ -331,7 +341,7 @@ impl Sectors<'_> {
         }
     }
 
-    /// Reads block `number` at the sector `first`.
+    /// Reads block number `number` of the segment, which starts at the sector `first`.
     fn block(&self, first: u32, number: u32) -> Found {
         let mut stream = Vec::new();
         let (mut at, mut end) = (first, first + 1);
@@ -370,9 +380,11 @@ impl Sectors<'_> {
         Found::Whole { stream, end }
     }
 
-    /// Checks everything after the sector `missing` of block `number`, which starts at `first`:
-    /// only other sectors of that block may be written. Returns the sector after the last of them,
-    /// or `first` if there is none.
+    /// Checks that block `number` is torn (incomplete) rather than damaged. `first` is the number
+    /// of its first sector, `missing` that of its first unwritten one; all written sectors after
+    /// `missing` must belong to this block. Returns the number of the sector after the last written
+    /// one, or `first` if none was written. The error is the number of a damaged sector, and a
+    /// description of the damage.
     fn torn_end(&self, first: u32, number: u32, missing: u32) -> Result<u32, (u32, String)> {
         assert!(
             first <= missing && missing <= self.count,
@@ -400,7 +412,7 @@ impl Sectors<'_> {
     }
 }
 
-/// Reads the bytes of one segment of any owner as the first of a log, for fuzzers.
+/// Decodes the bytes of one segment as if it were the first of a log of any replica. For fuzzers.
 ///
 /// # Errors
 /// If [`Log`](super::Log) cannot have written these bytes.

@@ -9,41 +9,44 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Name of the reserve file. Its contents mean nothing.
+/// Name of the file that reserves disk space. Its contents mean nothing.
 pub const RESERVE_FILE: &str = "reserve";
-/// The unit in which space is taken and released.
+/// Bytes by which the reserve grows and shrinks at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Disk space that a replica can still use.
+/// Disk space that a replica can still use: the file system's free space and the disk reserve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FreeSpace {
-    /// Bytes free for any process.
+    /// Bytes that are free for any process.
     pub free: u64,
-    /// Bytes held by the reserve.
+    /// Bytes that the disk reserve (the file `reserve`) holds.
     pub held: u64,
 }
 
 impl FreeSpace {
-    /// All bytes that this replica can still store.
+    /// Returns all bytes that this replica can still store: free ones and those in the disk
+    /// reserve.
     pub fn bytes(self) -> u64 {
         self.free.saturating_add(self.held)
     }
 }
 
-/// The reserve file. Invariant: `held <= target`.
+/// The disk reserve: a file whose space is released when the disk is full. Invariant: `held <=
+/// target`.
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
     path: PathBuf,
-    /// `None` if no reserve is kept.
+    /// The open reserve file; `None` if no reserve is kept.
     file: Option<File>,
-    /// Bytes to hold when there is free space.
+    /// Bytes that the reserve is to hold when there is free space.
     target: u64,
-    /// Bytes held now.
+    /// Bytes that the reserve file holds now.
     held: u64,
 }
 
 impl Reserve {
-    /// The reserve that an earlier process left in the folder, if any.
+    /// Returns the reserve that an earlier process left in the folder; an empty one if there is
+    /// none.
     pub(super) fn open(folder: &Path) -> Reserve {
         let path = folder.join(RESERVE_FILE);
         let file = OpenOptions::new().write(true).open(&path).ok();
@@ -53,12 +56,13 @@ impl Reserve {
         Reserve { path, file, target: held, held }
     }
 
-    /// Bytes held now.
+    /// Returns the number of bytes that the reserve file holds now.
     pub(super) fn held(&self) -> u64 {
         self.held
     }
 
-    /// Sets the size of the reserve; zero removes it. Releases what is above, but takes nothing.
+    /// Sets the size of the reserve in bytes; zero removes the file. Releases space above the new
+    /// size, but does not grow the file; see [`Reserve::refill`].
     pub(super) fn set_target(&mut self, bytes: u64) -> io::Result<()> {
         self.target = bytes;
         if bytes == 0 {
@@ -78,7 +82,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Grows the reserve to its target, as far as there is free space.
+    /// Grows the reserve file to its target size, as far as there is free space.
     pub(super) fn refill(&mut self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         while self.held < self.target {
@@ -95,7 +99,8 @@ impl Reserve {
         Ok(())
     }
 
-    /// Releases `bytes`, rounded up to whole pieces. False if the reserve holds nothing.
+    /// Releases `bytes` of the reserve to the file system, rounded up to a multiple of 1 MiB.
+    /// Returns false if the reserve holds nothing.
     pub(super) fn release(&mut self, bytes: u64) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         if self.held == 0 {
@@ -109,9 +114,9 @@ impl Reserve {
     }
 }
 
-/// Sets the length of a new file and allocates its disk space, so that later writes cannot fail for
-/// lack of it and do not change the file's size, which a sync would have to write as well. False if
-/// the file system cannot allocate space: only the length is set.
+/// Sets the length of a new file to `bytes` and allocates its disk space. Later writes then cannot
+/// fail for lack of space, and do not change the file's size, which a sync would have to write as
+/// well. Returns false if the file system cannot allocate space: only the length is set then.
 pub(super) fn preallocate(file: &File, bytes: u64) -> io::Result<bool> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::retry_on_intr;
@@ -127,7 +132,7 @@ pub(super) fn preallocate(file: &File, bytes: u64) -> io::Result<bool> {
     }
 }
 
-/// Whether an operation failed for lack of disk space.
+/// Returns whether an operation failed for lack of disk space.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -18,49 +18,52 @@
 //! valid sector is far from zeros, and zeros with one bit set are not valid. That distinguishes a
 //! torn tail, which may be truncated, from damage, which may not.
 
-/// Bytes of a sector. Disks with larger sectors write several of these at once.
+/// Length of a sector in bytes, the unit of writing and checking. Disks with larger sectors write
+/// several of them at once.
 pub(super) const SECTOR_BYTES: usize = 512;
-/// Bytes of a sector that carry the block's stream.
+/// Bytes of a sector that carry the contents of a block: all but the sector's header (checksum, a
+/// constant that marks written sectors, and block number).
 pub(super) const PAYLOAD_BYTES: usize = SECTOR_BYTES - HEAD_BYTES;
 const HEAD_BYTES: usize = 12;
-/// An unwritten sector. Compared as a whole, since most sectors of a young log are unwritten.
+/// Contents of an unwritten sector, for a fast comparison with a whole sector at once.
 const ZEROS: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
 const MARK: u32 = 0x4C57_4F42;
 
-/// The state of a sector's bytes.
+/// What the bytes of a sector show about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sector<'a> {
-    /// Zeros: preallocated and never written.
+    /// All bytes are zero: the sector was preallocated and never written.
     Unwritten,
-    /// Valid.
+    /// The checksum is right: the sector was written as a part of a block.
     Written {
-        /// Number of the block in the file that the sector belongs to.
+        /// Number of the block in the file that the sector is a part of.
         block: u32,
-        /// [`PAYLOAD_BYTES`] of that block's stream.
+        /// The [`PAYLOAD_BYTES`] of the block's contents in this sector.
         payload: &'a [u8],
     },
-    /// Neither zeros nor valid.
+    /// The sector's bytes are not all zeros, and its checksum is wrong.
     Damaged,
 }
 
-/// Number of sectors for a stream of this length.
+/// Returns the number of sectors that a block with `stream_bytes` bytes of contents takes.
 pub(super) const fn sectors_for(stream_bytes: usize) -> usize {
     stream_bytes.div_ceil(PAYLOAD_BYTES)
 }
 
-/// Byte offset of a sector in its file.
+/// Returns the byte offset of a sector in its file.
 pub(super) fn offset_of(sector: u32) -> u64 {
     u64::from(sector) * SECTOR_BYTES as u64
 }
 
-/// Appends a block's stream to `out` as the sectors from `first` on. The last one is padded with
-/// zeros.
+/// Appends the contents `stream` of a block to `out` as sectors with checksums. `salt` is the
+/// file's checksum seed, `first` the number of the block's first sector, `block` the number of the
+/// block. The last sector is padded with zeros.
 pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut Vec<u8>) {
     let sectors = sectors_for(stream.len());
     let (start, bytes) = (out.len(), sectors * SECTOR_BYTES);
     assert!(!stream.is_empty(), "block {block} is empty");
     assert!(
-        u64::from(first) + sectors as u64 <= u64::from(u32::MAX),
+        u32::try_from(u64::from(first) + sectors as u64).is_ok(),
         "block {block} has {sectors} sectors from sector {first} on"
     );
     out.reserve(bytes);
@@ -77,7 +80,8 @@ pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut V
     assert!(out.len() == start + bytes, "{} bytes in {sectors} sectors", out.len() - start);
 }
 
-/// Checks sector `number` of a file.
+/// Returns whether sector `number` of a file, with these bytes, is unwritten, correctly written or
+/// damaged. The file's checksums are seeded with `salt`.
 pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     assert!(bytes.len() == SECTOR_BYTES, "a sector of {} bytes", bytes.len());
     if field(bytes, 4) == MARK && field(bytes, 0) == checksum(salt, number, &bytes[4..]) {
@@ -89,7 +93,7 @@ pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     }
 }
 
-/// Reads a sector without a look at its checksum, for the mutant that breaks this rule.
+/// Reads a sector without checking its checksum, for the mutation test that leaves the check out.
 pub(super) fn read_unchecked(bytes: &[u8]) -> Sector<'_> {
     assert!(bytes.len() == SECTOR_BYTES, "a sector of {} bytes", bytes.len());
     Sector::Written { block: field(bytes, 8), payload: &bytes[HEAD_BYTES..] }
@@ -110,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stream_round_trips_through_sectors() {
+    fn byte_stream_round_trips_through_sectors() {
         let stream: Vec<u8> = (0..1_200_u32).map(|number| (number % 251) as u8).collect();
         let mut bytes = Vec::new();
         seal(7, 3, 9, &stream, &mut bytes);
@@ -127,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_turns_one_state_into_another() {
+    fn any_flipped_bit_marks_a_sector_damaged() {
         for stream in [&[0; PAYLOAD_BYTES][..], &[0xFF; PAYLOAD_BYTES], b"x"] {
             let mut sector = Vec::new();
             seal(0, 1, 1, stream, &mut sector);

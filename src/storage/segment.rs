@@ -49,48 +49,51 @@ use super::sector::{self, SECTOR_BYTES, Sector};
 
 /// Format version of segments and peer records.
 pub(super) const VERSION: u32 = 3;
-/// Bytes of a block's stream before its records.
+/// Length in bytes of a block's header, which precedes the block's records.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
 const MAGIC: &[u8; 16] = b"bowline segment\n";
 const HEADER_BYTES: usize = 94;
 const PREFIX: &str = "segment-";
 
-/// The name of a segment's file. Names sort like numbers.
+/// Returns the name of a segment's file. The names sort like the numbers.
 pub(super) fn file_name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
 }
 
-/// The number of the segment with this file name; `None` for other files.
+/// Returns the number of the segment with this file name; `None` for other files.
 pub(super) fn number_of(name: &str) -> Option<u64> {
     let number = name.strip_prefix(PREFIX)?.parse().ok()?;
     (file_name(number) == name).then_some(number)
 }
 
-/// The header of a segment: its first sector.
+/// The header of a segment file, in its first sector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SegmentHeader {
     pub(super) cluster: u128,
     pub(super) replica: NodeId,
     /// Number of the segment, from 1, without gaps.
     pub(super) number: u64,
-    /// Length of the file in sectors.
+    /// Length of the segment file in sectors, preallocated ones included.
     pub(super) sectors: u32,
-    /// The chain of the last block before this segment; zero if there is none.
+    /// Checksum that chains the blocks, as of the last block before this segment; zero if there is
+    /// no such block.
     pub(super) chain: u32,
-    /// Number of blocks in the segment before it; zero if there is none.
+    /// Number of blocks in the preceding segment; zero if there is none.
     pub(super) blocks_before: u32,
-    /// The last entry before this segment; [`EntryId::ZERO`] if there is none.
+    /// Id of the last entry before this segment; [`EntryId::ZERO`] if there is none.
     pub(super) base: EntryId,
-    /// The opening that wrote the last block before this segment; zero if there is none.
+    /// Incarnation of the replica that wrote the last block before this segment, that is, how often
+    /// its log had been opened (its process started) by then; zero if there is no such block.
     pub(super) incarnation: u64,
-    /// Term and vote before this segment.
+    /// Current term and vote before the first block of this segment.
     pub(super) hard_state: HardState,
-    /// Whether the log restarts after `base`, the end of a snapshot.
+    /// Whether the log restarts after `base`, the last entry of a snapshot, so that all earlier
+    /// segments are obsolete.
     pub(super) restart: bool,
 }
 
 impl SegmentHeader {
-    /// Encodes sector 0.
+    /// Encodes the header as sector 0 of the segment file.
     pub(super) fn encode(&self) -> Vec<u8> {
         assert!(self.number > 0, "segments are numbered from 1");
         assert!(self.sectors > 1, "segment {} has {} sectors", self.number, self.sectors);
@@ -124,7 +127,7 @@ impl SegmentHeader {
         out
     }
 
-    /// Decodes sector 0 of the segment at the path `file`.
+    /// Decodes the header from sector 0 of the segment at the path `file`.
     pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<SegmentHeader, StorageError> {
         let mut fields = header_fields(file, bytes, MAGIC)?;
         let damaged = |what| StorageError::Damaged { file: file.to_owned(), offset: 0, what };
@@ -147,8 +150,8 @@ impl SegmentHeader {
         Ok(SegmentHeader { hard_state, restart: flag == 1, ..header })
     }
 
-    /// The seed of the sectors' checksums, which makes a sector of another log or segment invalid
-    /// in this one.
+    /// Returns the seed of the segment's sector checksums. It makes a sector of another log or
+    /// segment invalid in this segment.
     pub(super) fn salt(&self) -> u32 {
         let salt = crc32c::crc32c(&self.cluster.to_le_bytes());
         let salt = crc32c::crc32c_append(salt, &self.replica.0.to_le_bytes());
@@ -156,30 +159,32 @@ impl SegmentHeader {
     }
 }
 
-/// Reads fields one after the other from bytes whose length was checked.
+/// A reader that takes fields one after the other from bytes whose length was checked.
 pub(super) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// The fields in `bytes`.
+    /// Returns a reader of the fields in `bytes`.
     pub(super) fn of(bytes: &'a [u8]) -> Fields<'a> {
         Fields(bytes)
     }
 }
 
 impl Fields<'_> {
-    /// The next `N` bytes. The caller has checked that they exist.
+    /// Returns the next `N` bytes. The caller has checked that they exist.
     pub(super) fn take<const N: usize>(&mut self) -> [u8; N] {
         let (field, rest) = self.0.split_first_chunk().expect("the caller has checked the length");
         self.0 = rest;
         *field
     }
 
-    /// The next eight bytes as a number.
+    /// Returns the next eight bytes as a little-endian number.
     fn number(&mut self) -> u64 {
         u64::from_le_bytes(self.take())
     }
 
-    /// The next twelve bytes: term, vote, whether there is a vote, and a byte for the caller.
+    /// Reads the next twelve bytes: the term, the vote, a flag that tells whether there is a vote,
+    /// and one byte that the caller interprets. Returns term and vote, and that byte. Fails if the
+    /// flag is invalid.
     fn hard_state(&mut self) -> Result<(HardState, u8), String> {
         let term = Term(self.number());
         let voted_for = NodeId(u16::from_le_bytes(self.take()));
@@ -193,8 +198,9 @@ impl Fields<'_> {
     }
 }
 
-/// Checks the first sector of a file and returns the fields after magic and version. Later formats
-/// must keep this frame, so that older programs can report the newer version.
+/// Checks the first sector of a file and returns its fields after magic and version. Later formats
+/// must keep the position of magic and version, so that older programs can report the newer
+/// version.
 pub(super) fn header_fields<'a>(
     file: &str,
     bytes: &'a [u8],
@@ -226,21 +232,22 @@ pub(super) fn header_fields<'a>(
     Ok(fields)
 }
 
-/// The header of a block.
+/// The header of a block, in front of the block's records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BlockHeader {
-    /// Length of the stream in bytes, this header included.
+    /// Length of the block in bytes, from this header to the last record.
     pub(super) length: u32,
     pub(super) chain: u32,
-    /// The opening of the log that wrote the block.
+    /// Incarnation of the replica that wrote the block: how often its log had been opened (its
+    /// process started) by then.
     pub(super) incarnation: u64,
     pub(super) hard_state: HardState,
-    /// Number of records that follow.
+    /// Number of records (log entries) in the block.
     pub(super) count: u32,
 }
 
 impl BlockHeader {
-    /// Decodes the beginning of a block's stream.
+    /// Decodes a block's header from the beginning of the block.
     pub(super) fn decode(stream: &[u8]) -> Result<BlockHeader, String> {
         let Some(bytes) = stream.get(..BLOCK_HEADER_BYTES) else {
             return Err(format!("{} bytes are too few for a block", stream.len()));
@@ -258,7 +265,7 @@ impl BlockHeader {
     }
 }
 
-/// A block under construction. Invariant: `stream` starts with space for the header.
+/// A block to which records are appended. Invariant: `stream` starts with space for the header.
 #[derive(Debug)]
 pub(super) struct BlockBuilder {
     stream: Vec<u8>,
@@ -272,24 +279,25 @@ impl Default for BlockBuilder {
 }
 
 impl BlockBuilder {
-    /// Appends an entry's record.
+    /// Appends the record of a log entry to the block.
     pub(super) fn push(&mut self, entry: &Entry) {
         assert!(!entry.record().is_empty(), "{} has no record", entry.id());
         self.stream.extend_from_slice(entry.record());
         self.count += 1;
     }
 
-    /// Length of the stream in bytes, header included.
+    /// Returns the length of the block in bytes, header included.
     pub(super) fn len(&self) -> usize {
         self.stream.len()
     }
 
-    /// Number of records.
+    /// Returns the number of records in the block.
     pub(super) fn count(&self) -> u32 {
         self.count
     }
 
-    /// Writes the header and returns the stream and its chain.
+    /// Writes the block's header. Returns the encoded block and its chain checksum, which is
+    /// computed over the block and `previous_chain`, the chain checksum of the block before.
     pub(super) fn finish(
         &mut self,
         previous_chain: u32,
@@ -318,7 +326,7 @@ impl BlockBuilder {
         (&self.stream, chain)
     }
 
-    /// Empties the block. Keeps its memory up to a limit.
+    /// Removes all records. Keeps at most 1 MiB of memory allocated for the next block.
     pub(super) fn clear(&mut self) {
         const KEPT_BYTES_MAX: usize = 1 << 20;
         if self.stream.capacity() > KEPT_BYTES_MAX {
@@ -331,14 +339,15 @@ impl BlockBuilder {
     }
 }
 
-/// The chain of a block with this stream.
+/// Returns the chain checksum of a block: the CRC-32C of the encoded block `stream` without its
+/// field `chain`, seeded with `previous`, the chain checksum of the block before.
 pub(super) fn chain(previous: u32, stream: &[u8]) -> u32 {
     assert!(stream.len() >= BLOCK_HEADER_BYTES, "a block of {} bytes", stream.len());
     let chain = crc32c::crc32c_append(previous, &stream[..4]);
     crc32c::crc32c_append(chain, &stream[8..])
 }
 
-/// Checks that a file belongs to the expected cluster and replica.
+/// Checks that a file's cluster and replica, `found`, are the expected ones.
 pub(super) fn check_owner(
     file: &str,
     found: (u128, NodeId),
@@ -382,7 +391,7 @@ mod tests {
         bytes.clear();
         sector::seal(0, 0, 0, &stream, &mut bytes);
         let error = SegmentHeader::decode("file", &bytes).unwrap_err();
-        assert!(matches!(error, StorageError::Version { found: 3, known: 2, .. }), "{error}");
+        assert!(matches!(error, StorageError::Version { found: 4, known: 3, .. }), "{error}");
         assert!(error.to_string().contains("with the version that wrote the file"), "{error}");
     }
 

@@ -13,17 +13,18 @@ use super::mem_disk::MemDisk;
 pub struct SharedDisk(Rc<RefCell<MemDisk>>);
 
 impl SharedDisk {
-    /// The first handle to this disk.
+    /// Returns the first handle to a disk in memory.
     pub fn new(disk: MemDisk) -> SharedDisk {
         SharedDisk(Rc::new(RefCell::new(disk)))
     }
 
-    /// The disk, to plan its faults. The borrow must end before the next operation of a handle.
+    /// Returns the disk, so that a test can plan its faults. The borrow must end before the next
+    /// operation of any handle.
     pub fn disk(&self) -> RefMut<'_, MemDisk> {
         self.0.borrow_mut()
     }
 
-    /// A copy of the disk with everything that is not durable.
+    /// Returns a copy of the disk, including what is not durable.
     #[must_use]
     pub fn snapshot(&self) -> MemDisk {
         self.0.borrow().clone()

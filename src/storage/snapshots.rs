@@ -27,35 +27,36 @@ use super::error::StorageError;
 use super::failpoint::reach;
 
 const PREFIX: &str = "snapshot-";
-/// Most bytes written without a sync: a larger sync would delay the log's own syncs.
+/// Maximum bytes of a snapshot that are written without a sync: a larger sync would delay the syncs
+/// of the log.
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
-/// Bytes read at once to verify a snapshot.
+/// Bytes that are read at a time to verify a snapshot.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Verifies a snapshot from its bytes, piece by piece.
+/// Verifies a snapshot's contents, which are passed piece by piece.
 pub trait SnapshotCheck {
-    /// The result for a complete snapshot: the decoded state, or nothing.
+    /// Type of the decoded contents of a snapshot; `()` if snapshots are checked but not decoded.
     type Whole;
 
-    /// Checks the next piece.
+    /// Checks the next bytes of the snapshot.
     ///
     /// # Errors
-    /// The damage.
+    /// A description of the damage.
     fn feed(&mut self, piece: &[u8]) -> Result<(), String>;
 
-    /// Ends the check after the last piece; returns the snapshot's id and the result.
+    /// Ends the check after the last piece. Returns the snapshot's id and its decoded contents.
     ///
     /// # Errors
-    /// The damage, or that bytes are missing.
+    /// A description of the damage, also if bytes are missing at the end.
     fn finish(self) -> Result<(SnapshotId, Self::Whole), String>;
 }
 
-/// The source of a snapshot. At most one of each is written at a time.
+/// Where a snapshot comes from. At most one snapshot of each source is written at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotSource {
-    /// This replica's own state.
+    /// A snapshot that this replica takes of its own state.
     Own,
-    /// Chunks from a leader.
+    /// A snapshot that this replica receives in chunks from a leader.
     Incoming,
 }
 
@@ -67,7 +68,8 @@ impl SnapshotSource {
         }
     }
 
-    /// Scope of the failpoints while such a snapshot is written.
+    /// Returns the prefix of the names of the failpoints (places where a test kills the process)
+    /// that are passed while a snapshot of this source is written.
     const fn scope(self) -> &'static str {
         match self {
             SnapshotSource::Own => "snapshot-own",
@@ -76,8 +78,9 @@ impl SnapshotSource {
     }
 }
 
-/// An unfinished snapshot, for [`Snapshots::finish`] or [`Snapshots::abandon`]. If it is only
-/// dropped, its file stays until the next snapshot of the same source is begun.
+/// A snapshot that is being written, to be ended by [`Snapshots::finish`] or
+/// [`Snapshots::abandon`]. If the writer is only dropped, its file stays until the next snapshot of
+/// the same source is begun.
 ///
 /// Invariant: `synced_bytes <= bytes`.
 #[derive(Debug)]
@@ -89,19 +92,20 @@ pub struct SnapshotWriter<F> {
 }
 
 impl<F> SnapshotWriter<F> {
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-/// The snapshots found at the start.
+/// The snapshots that were found in the folder when the replica started.
 #[derive(Debug)]
 pub struct Loaded<W> {
-    /// The latest complete snapshot, and the result of its check; `None` if there is none.
+    /// Id and decoded contents of the latest undamaged snapshot; `None` if there is none.
     pub latest: Option<(SnapshotId, W)>,
-    /// Later snapshots, which are damaged. [`Recovered::check_snapshot`](super::Recovered) tells
-    /// whether the log makes up for them.
+    /// The errors of the damaged snapshots that are later than `latest`.
+    /// [`Recovered::check_snapshot`](super::Recovered) tells whether the log has the entries of the
+    /// damaged ones.
     pub damaged: Vec<StorageError>,
 }
 
@@ -112,26 +116,28 @@ pub struct Loaded<W> {
 pub struct Snapshots<D: Disk> {
     disk: D,
     latest: Option<SnapshotId>,
-    /// The snapshot before the latest, until it is deleted.
+    /// Id of the complete snapshot before the latest one; `None` if there is none or it was
+    /// deleted.
     previous: Option<SnapshotId>,
-    /// The former latest snapshot, found damaged: only one that ends no earlier replaces it.
+    /// Id of the former latest snapshot, which was found damaged. Only a snapshot that ends at the
+    /// same entry or later replaces its file.
     lost: Option<SnapshotId>,
-    /// Snapshots open for followers.
+    /// Snapshot files that are open because followers read them.
     open: Vec<Reading<D::File>>,
 }
 
-/// A snapshot file open for followers.
+/// A snapshot file that is open because followers read it.
 #[derive(Debug)]
 struct Reading<F> {
     id: SnapshotId,
     file: F,
-    /// Whether it was read since a snapshot was last completed.
+    /// Whether a follower has read the file since a snapshot was last completed.
     in_use: bool,
 }
 
 impl<D: Disk> Snapshots<D> {
-    /// Opens the folder and deletes unfinished snapshots. Reads no snapshot; see
-    /// [`Snapshots::load`].
+    /// Opens the folder and deletes unfinished snapshots. Reads no snapshot; [`Snapshots::load`]
+    /// does.
     ///
     /// # Errors
     /// If the folder cannot be read or written.
@@ -144,7 +150,7 @@ impl<D: Disk> Snapshots<D> {
         Ok(Snapshots { disk, latest: None, previous: None, lost: None, open: Vec::new() })
     }
 
-    /// Reads and verifies the latest snapshot, or the one before it if the latest is damaged.
+    /// Reads and verifies the latest snapshot, or the latest undamaged one if that is damaged.
     /// Called once, before the log is opened.
     ///
     /// # Errors
@@ -173,15 +179,15 @@ impl<D: Disk> Snapshots<D> {
         Ok(loaded)
     }
 
-    /// The latest complete and durable snapshot.
+    /// Returns the id of the latest complete and durable snapshot; `None` if there is none.
     pub fn latest(&self) -> Option<SnapshotId> {
         self.latest
     }
 
-    /// Verifies the latest snapshot again, because a follower rejected it. If it is damaged or
-    /// cannot be read, it is sent to no follower any more, and another one with the same end may
-    /// replace it. Its file stays until then, so that a restart does not mistake an older snapshot
-    /// for the latest. Does nothing if `id` is not the latest.
+    /// Verifies the latest snapshot again, because a follower rejected it. If the snapshot is
+    /// damaged or cannot be read, it is sent to no follower any more, and another snapshot with the
+    /// same end may replace it. Its file stays until then, so that a restart does not mistake an
+    /// older snapshot for the latest. Does nothing if `id` is not the latest snapshot.
     ///
     /// # Errors
     /// If the snapshot is damaged or cannot be read.
@@ -205,13 +211,14 @@ impl<D: Disk> Snapshots<D> {
         Err(error)
     }
 
-    /// Whether [`Snapshots::recheck`] found this snapshot damaged and no other has replaced it yet.
+    /// Returns whether [`Snapshots::recheck`] found this snapshot damaged and no other has replaced
+    /// it yet.
     pub fn is_lost(&self, id: SnapshotId) -> bool {
         self.lost == Some(id)
     }
 
-    /// Begins to write a snapshot. To free disk space, deletes an unfinished one of the same source
-    /// and all complete ones before the latest.
+    /// Creates the file of a new snapshot. To free disk space, deletes an unfinished snapshot of
+    /// the same source and all complete snapshots before the latest.
     ///
     /// # Errors
     /// If the folder cannot be written.
@@ -238,11 +245,12 @@ impl<D: Disk> Snapshots<D> {
         Ok(SnapshotWriter { file, source, bytes: 0, synced_bytes: 0 })
     }
 
-    /// Appends bytes to a snapshot. The caller collects small pieces.
+    /// Appends bytes to a snapshot that is being written. The caller should collect small pieces,
+    /// since each call is a write.
     ///
     /// # Errors
-    /// If that failed; complete snapshots are not affected. If the disk is full, the caller may
-    /// abandon this snapshot; after any other error the process must exit.
+    /// If the write failed; complete snapshots are not affected. If the disk is full, the caller
+    /// may abandon this snapshot; after any other error the process must exit.
     pub fn write(
         &mut self,
         writer: &mut SnapshotWriter<D::File>,
@@ -268,13 +276,13 @@ impl<D: Disk> Snapshots<D> {
         Ok(())
     }
 
-    /// Syncs a snapshot, reads it back, verifies that it is `id`, and makes it the latest. Deletes
-    /// it instead if the latest snapshot now ends at the same entry or later. Returns the result of
-    /// the check either way.
+    /// Syncs a written snapshot, reads it back, verifies that its id is `id`, and makes it the
+    /// latest. Deletes it instead if the latest snapshot now ends at the same entry or later.
+    /// Returns the result of the verification in both cases.
     ///
     /// # Errors
-    /// [`StorageError::Snapshot`] if it is damaged or not `id`: it is deleted, and nothing else has
-    /// changed. Other errors as with [`Snapshots::write`].
+    /// [`StorageError::Snapshot`] if the snapshot is damaged or its id is not `id`: it is deleted,
+    /// and nothing else has changed. Other errors as with [`Snapshots::write`].
     pub fn finish<C: SnapshotCheck>(
         &mut self,
         mut writer: SnapshotWriter<D::File>,
@@ -336,8 +344,8 @@ impl<D: Disk> Snapshots<D> {
         Ok(whole)
     }
 
-    /// Deletes the snapshot before the latest, which was verified and replaces it. Followers
-    /// continue to read it if [`Snapshots::read`] has opened it.
+    /// Deletes the snapshot before the latest one. Followers continue to read it if
+    /// [`Snapshots::read`] has opened it.
     ///
     /// # Errors
     /// If the file cannot be deleted.
@@ -350,7 +358,7 @@ impl<D: Disk> Snapshots<D> {
         Ok(())
     }
 
-    /// Deletes an unfinished snapshot.
+    /// Deletes a snapshot that is being written.
     ///
     /// # Errors
     /// If the file cannot be deleted.
@@ -360,7 +368,8 @@ impl<D: Disk> Snapshots<D> {
         self.delete_in_background(name)
     }
 
-    /// Deletes a file; frees its space in the background unless followers still read it.
+    /// Deletes a snapshot file at once; frees its disk space in the background unless followers
+    /// still read it.
     fn delete_in_background(&mut self, name: &str) -> Result<(), StorageError> {
         let is_latest = self.latest.is_some_and(|latest| file_name(latest.last) == name);
         assert!(!is_latest || self.disk.mutant().is_some(), "the latest snapshot {name} is in use");
@@ -370,8 +379,9 @@ impl<D: Disk> Snapshots<D> {
         self.disk.delete_in_background(name).map_err(io_error(&self.disk, "delete", name))
     }
 
-    /// Up to `bytes_max` bytes of a snapshot at `offset`, for a follower. `None` if the snapshot is
-    /// neither the latest nor the previous one, nor still open from an earlier read.
+    /// Reads up to `bytes_max` bytes of a snapshot from byte `offset` on, for a follower. Returns
+    /// `None` if the snapshot is neither the latest nor the previous one, nor still open from an
+    /// earlier read.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -403,12 +413,12 @@ impl<D: Disk> Snapshots<D> {
         Ok(Some(Bytes::from(bytes)))
     }
 
-    /// The disk, for a simulation to plan its faults.
+    /// Returns the disk, so that a simulation can plan its faults.
     pub fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
 
-    /// Returns the disk.
+    /// Returns the disk with the snapshots; drops everything else that is in memory.
     pub fn into_disk(self) -> D {
         self.disk
     }
@@ -418,7 +428,8 @@ impl<D: Disk> Snapshots<D> {
         StorageError::Snapshot { file: self.disk.describe(name), what }
     }
 
-    /// Reads a whole file through a check. Its last entry must be `last`.
+    /// Reads a whole snapshot file and passes it to `check`. Fails if the snapshot's last entry is
+    /// not `last`.
     fn read_whole<C: SnapshotCheck>(
         &self,
         name: &str,
@@ -450,19 +461,21 @@ impl<D: Disk> Snapshots<D> {
 
 const SOURCES: [SnapshotSource; 2] = [SnapshotSource::Own, SnapshotSource::Incoming];
 
-/// The file name of the snapshot that ends with `last`. Names sort like indexes.
+/// Returns the file name of the snapshot whose last entry is `last`. The names sort like the
+/// indexes.
 fn file_name(last: EntryId) -> String {
     format!("{PREFIX}{:020}-{}", last.index.0, last.term.0)
 }
 
-/// The last entry of the snapshot with this file name; `None` for other files.
+/// Returns the id of the last entry of the snapshot with this file name; `None` for other files.
 fn end_of(name: &str) -> Option<EntryId> {
     let (index, term) = name.strip_prefix(PREFIX)?.split_once('-')?;
     let last = EntryId::new(term.parse().ok()?, index.parse().ok()?);
     (file_name(last) == name).then_some(last)
 }
 
-/// File name and last entry of the latest snapshot among these files, damaged or not.
+/// Returns the file name and the last entry of the latest snapshot among these files, damaged or
+/// not; `None` if there is no snapshot.
 pub(super) fn newest_snapshot(names: &[String]) -> Option<(&str, EntryId)> {
     let found = names.iter().filter_map(|name| Some((name.as_str(), end_of(name)?)));
     found.max_by_key(|(_, last)| (last.index, last.term))

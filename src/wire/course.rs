@@ -23,68 +23,69 @@ use crate::types::{ClientId, NodeId, RequestId, RequestKey};
 use super::json::{Text, write_string};
 use super::peer::{self, PeerError};
 
-/// The broadcast address. As a leader it means that none is known.
+/// The broadcast address of the course's simulator. In the member `leader` it means that no leader
+/// is known.
 pub const BROADCAST: NodeId = NodeId(0xFFFF);
-/// Longest command accepted from a client, in bytes. It has to fit in a message between replicas of
-/// at most 16,384 bytes, and base64 turns three bytes into four.
+/// Longest command accepted from a client, in bytes. An append with the command has to fit in a
+/// simulator message of 16,384 bytes after base64, which turns three bytes into four.
 pub const COMMAND_BYTES_MAX: usize = 10 << 10;
 
-/// A received message.
+/// A received and decoded message of the course's simulator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
     /// A client's request.
     Request {
-        /// The client.
+        /// Address of the client that sent the request.
         client: ClientId,
-        /// Its request.
+        /// The client's request.
         request: ClientRequest,
     },
-    /// A message of another replica.
+    /// A message from another replica.
     Peer(Envelope),
-    /// A valid message that is not for this replica.
+    /// A valid message that this replica does not have to handle.
     Ignored(Ignored),
 }
 
-/// Why a valid message is ignored.
+/// Why a valid message of the simulator is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ignored {
-    /// The hello of another replica, which is meant for the simulator. Some transports deliver it
-    /// to everyone.
+    /// The message with which another replica registers at the simulator. Some transports deliver
+    /// it to all replicas.
     Hello,
-    /// The message is for this other receiver.
+    /// The message is addressed to the given replica instead of this one.
     Misdirected(NodeId),
 }
 
-/// Why a message is rejected.
+/// Why a received message is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CourseError {
     /// The message is not a JSON object, or a member is not a string.
     #[error("not a JSON object with string members: {0}")]
     Json(String),
-    /// The message lacks a member that its type requires.
+    /// The message lacks the JSON member with the given name, which its type requires.
     #[error("the member `{0}` is missing")]
     Missing(&'static str),
-    /// An address is not four hex digits.
+    /// The value of an address member is not four hex digits.
     #[error("the member `{member}` is {text:?}, not four hex digits")]
     Address {
-        /// The member.
+        /// Name of the JSON member whose value is not an address.
         member: &'static str,
-        /// Its value.
+        /// The value that is not an address, as text.
         text: String,
     },
-    /// The sender is this replica or the broadcast address.
+    /// The sender's address is this replica's own or the broadcast address.
     #[error("{0} can't be the sender of a message to this replica")]
     Sender(NodeId),
-    /// The type is neither that of a request nor of a peer's message.
+    /// The message's type is neither that of a client's request nor of a message between replicas.
     #[error("unknown message type {0:?}")]
     Type(String),
     /// The message id is not 16 printable ASCII characters.
     #[error("the message id {0:?} is not 16 printable ASCII characters")]
     RequestId(String),
-    /// The command is too large for a message between replicas.
+    /// The client's command is too large for a message between replicas.
     #[error("command of {bytes} bytes is too large, at most {COMMAND_BYTES_MAX} are allowed")]
     TooLarge {
-        /// Length of the command in bytes.
+        /// Length of the rejected command in bytes.
         bytes: usize,
     },
     /// The body of a peer's message is not base64.
@@ -93,21 +94,21 @@ pub enum CourseError {
     /// The body of a peer's message is malformed.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// The type of a peer's message does not match its body.
+    /// The member `type` of a peer's message contradicts the message encoded in `body`.
     #[error("the type is {found:?}, but the body is of type {expected:?}")]
     TypeOfBody {
-        /// The type in the message.
+        /// The message type that the JSON member `type` states.
         found: String,
-        /// The type of the body.
+        /// The message type that the message in the JSON member `body` has.
         expected: &'static str,
     },
-    /// The client or the request id is not one of the course's simulator, so there is no address
-    /// for a reply.
+    /// A reply can't be addressed: the client's address or the request id does not have the form
+    /// that the course's simulator uses.
     #[error("{0:?} is not a request of the course's simulator, so it can't be answered")]
     Unaddressable(RequestKey),
 }
 
-/// The members that are decoded. The last one counts if a member is repeated.
+/// The members of a JSON message that are decoded. If a member is repeated, its last value is used.
 #[derive(Debug, Default)]
 struct Members<'a> {
     src: Option<Text<'a>>,
@@ -158,8 +159,8 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
-/// Decodes a message that replica `me` received. `bytes` has to be one message, with white space
-/// around it at most.
+/// Decodes a message that replica `me` received. `bytes` must hold exactly one message; white space
+/// around it is allowed.
 ///
 /// # Errors
 /// If the message is not a JSON object, lacks a member that its type requires, or has an invalid
@@ -193,7 +194,7 @@ pub fn decode(bytes: &[u8], me: NodeId) -> Result<Incoming, CourseError> {
     }
 }
 
-/// Appends a message between replicas.
+/// Appends a message between replicas, encoded as JSON, to `out`.
 pub fn encode_peer(envelope: &Envelope, out: &mut Vec<u8>) {
     let mut body = BytesMut::new();
     peer::encode(&envelope.message, &mut body);
@@ -208,17 +209,17 @@ pub fn encode_peer(envelope: &Envelope, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"}");
 }
 
-/// Appends the message with which a replica registers at the simulator.
+/// Appends the `hello` message with which replica `me` registers at the simulator.
 pub fn encode_hello(me: NodeId, out: &mut Vec<u8>) {
     open(me, BROADCAST, None, "hello", out);
     out.push(b'}');
 }
 
-/// Appends the reply to a request that was applied. The reply to a get has a value, empty if the
-/// key does not exist; the reply to a put has none.
+/// Appends the reply `ok` to a request that was applied. `value` is the reply of a get, empty if
+/// the key does not exist; it is `None` for a put.
 ///
 /// # Errors
-/// If the request is not one of the course's simulator. Nothing is appended then.
+/// If `key` does not belong to a client of the course's simulator. Nothing is appended then.
 pub fn encode_ok(
     me: NodeId,
     key: RequestKey,
@@ -235,10 +236,10 @@ pub fn encode_ok(
     Ok(())
 }
 
-/// Appends the reply that redirects a client to `leader`, or to any replica if that is `None`.
+/// Appends the reply that redirects a client to `leader`, or to any replica if `leader` is `None`.
 ///
 /// # Errors
-/// If the request is not one of the course's simulator. Nothing is appended then.
+/// If `key` does not belong to a client of the course's simulator. Nothing is appended then.
 pub fn encode_redirect(
     me: NodeId,
     key: RequestKey,
@@ -250,10 +251,10 @@ pub fn encode_redirect(
     Ok(())
 }
 
-/// Length of a message between replicas without its body, in bytes (upper bound).
+/// Upper bound for the length of a message between replicas without its body, in bytes.
 const ADDRESS_BYTES: usize = 96;
 
-/// The types of messages between replicas, as [`peer_type`] gives them.
+/// The values of the member `type` in messages between replicas, as [`peer_type`] returns them.
 const PEER_TYPES: [&str; 12] = [
     "append",
     "append_ok",
@@ -348,7 +349,7 @@ fn peer_message(kind: &str, members: &Members<'_>) -> Result<PeerMsg, CourseErro
     Ok(message)
 }
 
-/// Appends the start of a reply to a client, up to its message id.
+/// Appends the start of a reply to a client: all members up to the request's id (`MID`).
 fn answer(
     me: NodeId,
     key: RequestKey,
@@ -368,7 +369,8 @@ fn answer(
     Ok(())
 }
 
-/// Appends the members that every message has, without the closing brace.
+/// Appends the start of a JSON message: the opening brace and the members that all messages have
+/// (addresses, leader and type).
 fn open(src: NodeId, dst: NodeId, leader: Option<NodeId>, kind: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"src\":\"");
     write_address(src, out);
@@ -381,8 +383,8 @@ fn open(src: NodeId, dst: NodeId, leader: Option<NodeId>, kind: &str, out: &mut 
     out.push(b'"');
 }
 
-/// Appends an address: four upper-case hex digits, because the simulator compares addresses as
-/// text.
+/// Appends an address as four upper-case hex digits. The case matters, because the simulator
+/// compares addresses as text.
 fn write_address(id: NodeId, out: &mut Vec<u8>) {
     let digit = |shift: u32| b"0123456789ABCDEF"[usize::from(id.0 >> shift & 15)];
     out.extend_from_slice(&[digit(12), digit(8), digit(4), digit(0)]);

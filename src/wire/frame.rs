@@ -1,6 +1,6 @@
-//! Frames: the contents of a TCP connection between two replicas. It is used in one direction only
-//! and begins with a preamble; the first frame, the hello, identifies the sender. Bytes to frames
-//! and back, without sockets.
+//! Frames: the contents of a TCP connection between two replicas. A connection is used in one
+//! direction only and begins with a preamble; the first frame, the hello, identifies the sender.
+//! This module converts bytes to frames and back, without sockets.
 //!
 //! ```text
 //!  preamble                    frame, repeated
@@ -25,11 +25,12 @@
 //! | 6 read index reply | ticket (8), index (8); without an index the sender is not leader |
 //! | 9 wall clock | milliseconds since 1970 (8) |
 //!
-//! The counts of a hello are the number of members (1) and of openings (2); the lists have 2 and 8
-//! bytes for each.
+//! The counts of a hello are the number of members (1 byte) and of openings (2 bytes), which are
+//! random numbers drawn at each opening of the sender's log; the lists have 2 bytes for each member
+//! and 8 for each opening.
 //!
-//! The attempt of a forwarded write is a log index when the write is sent again. The first time it
-//! is a term with the highest bit set.
+//! The attempt of a forwarded write is a term with the highest bit set when the write is sent for
+//! the first time, and a log index when it is sent again.
 
 mod decoder;
 #[cfg(test)]
@@ -47,163 +48,170 @@ pub use decoder::Decoder;
 
 /// The first bytes of every connection between replicas.
 const MAGIC: [u8; 4] = *b"BOWL";
-/// The version of this layout, and of peer messages and commands inside.
+/// Version of the protocol between replicas: frames, peer messages, and the commands in them.
 pub const VERSION: u16 = 4;
 /// Length of the preamble in bytes.
 pub const PREAMBLE_BYTES: usize = 6;
-/// Length of a frame's header: its length and checksum.
+/// Length of a frame's header in bytes: the length and the checksum.
 const HEADER_BYTES: usize = 8;
-/// Longest frame without its header, in bytes: the largest record and 1 MiB for the rest.
+/// Longest frame in bytes, without its header: the largest log record and 1 MiB for everything
+/// else.
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
-/// Longest client address in a hello, in bytes.
+/// Longest address for clients in a hello, in bytes.
 const ADDRESS_BYTES_MAX: usize = 256;
-/// Most openings in a hello: as many as a replica keeps.
+/// Maximum number of the sender's starts (each time its log was opened) that a hello lists. A
+/// replica's log records as many.
 pub const OPENINGS_MAX: usize = 4_096;
-/// Length of a hello's body without members, openings and address, in bytes.
+/// Length of the fixed part of a hello's body, in bytes: without members, starts and address.
 const HELLO_BYTES: usize = 33;
-/// Longest first frame of an unknown peer, in bytes.
+/// Longest first frame that is accepted from an unknown peer, in bytes without the frame's header.
 const FIRST_FRAME_BYTES_MAX: usize =
     1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
-/// The flag of a replica that rejoins.
+/// Bit in the flags of a hello: the sender rejoins the cluster after losing its disk.
 const REJOINING: u8 = 1;
 
-/// The first frame: identifies the sender and says what the connection is for.
+/// The first frame of a connection: identifies the sender and says which frames follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// The cluster that the sender belongs to.
+    /// Id of the cluster that the sender belongs to.
     pub cluster: u128,
-    /// The sender.
+    /// Id of the replica that sends the hello.
     pub from: NodeId,
-    /// The replica that the sender means to talk to.
+    /// Id of the replica that the sender wants to connect to.
     pub to: NodeId,
-    /// How often the sender's log has been opened. Distinguishes a restarted replica from its
-    /// earlier runs.
+    /// Number of times the sender's log has been opened. A higher number means that the sender has
+    /// been restarted.
     pub incarnation: u64,
-    /// The random numbers drawn at the latest openings of the sender's log, the newest last; at
-    /// most [`OPENINGS_MAX`]. Distinguish a replica from an older copy of its folder.
+    /// One random number for each of the sender's latest starts (each opening of its log), the
+    /// newest last; at most [`OPENINGS_MAX`]. They distinguish the replica from one that runs on an
+    /// older copy of its folder.
     pub openings: Vec<u64>,
-    /// The ids of all voters of the sender's cluster, ascending; the sender is one of them.
+    /// Ids of all voters of the sender's cluster, ascending, including the sender.
     pub members: Vec<NodeId>,
-    /// The sender has lost its disk and does not vote before it holds again what it may have
-    /// acknowledged.
+    /// Whether the sender has lost its disk and rejoins. It does not vote until its log again holds
+    /// everything that it may have acknowledged.
     pub rejoining: bool,
-    /// The frames that the connection carries.
+    /// Which frames the connection carries.
     pub lane: Lane,
-    /// The address for the sender's clients, for redirections; empty if unknown.
+    /// Address that the sender's clients connect to, for redirections; empty if unknown.
     pub client_address: String,
 }
 
-/// The frames of a connection: small messages must not wait behind large ones.
+/// Which frames a connection carries. Two replicas use one connection per lane and direction, so
+/// that small urgent messages do not wait for large ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Heartbeats, votes, replies.
+    /// Small frames: heartbeats, votes and replies.
     Urgent,
-    /// Entries, snapshots and forwarded writes.
+    /// Large frames: log entries, snapshots and forwarded writes.
     Bulk,
 }
 
-/// Which attempt a forwarded write is. The leader appends it only if another copy in the log would
-/// still be in the deduplication table, so each attempt bounds how far back a copy can be.
+/// Whether a forwarded write is sent for the first time or again, which bounds how far back in the
+/// log an earlier copy can be. The leader appends the write only if such a copy would still be in
+/// the deduplication table, so that no write is applied twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// The first attempt, valid only for the leader of this term: a delayed copy that arrives after
-    /// the sender has tried another leader must not be taken for a new write.
+    /// The write is sent for the first time. Only the leader of the given term accepts it:
+    /// otherwise a delayed copy, arriving after the sender has tried another leader, would pass for
+    /// a new write.
     First {
-        /// The term in which the sender believes the receiver to be leader.
+        /// The term in which, as far as the sender knows, the receiver is leader.
         term: Term,
     },
-    /// The outcome of the previous attempt is unknown.
+    /// The write is sent again, because the outcome of the previous attempt is unknown.
     Again {
-        /// There is no copy in the log up to this index.
+        /// Log index up to which there is certainly no earlier copy of the write.
         since: Index,
     },
 }
 
-/// One frame.
+/// One frame of a connection between replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// The first frame of a connection.
     Hello(Hello),
-    /// A message of the consensus core.
+    /// A Raft message between the consensus cores of two replicas.
     Peer(PeerMsg),
-    /// A client's write, from the replica that the client is connected to, to the leader. There is
-    /// a reply only if it is rejected: otherwise the sender sees the write applied.
+    /// A client's write that a replica forwards to the leader. The leader replies only if it
+    /// rejects the write; otherwise the sender sees that the write is applied.
     Forward {
-        /// Identifies the write, so that it is not applied twice.
+        /// Identifies the write, so that it is applied only once.
         key: RequestKey,
-        /// Whether there may be another copy.
+        /// Whether an earlier copy of the write may be in the log.
         attempt: Attempt,
-        /// An encoded command of the state machine.
+        /// The write, encoded as a command of the state machine.
         payload: Bytes,
     },
-    /// A forwarded write was not applied and will not be.
+    /// Reply to [`Frame::Forward`]: the leader rejected the write, which was not and will not be
+    /// applied.
     Refused {
-        /// The write's key.
+        /// Identifies the rejected write.
         key: RequestKey,
-        /// The reason.
+        /// Why the write was rejected.
         reason: RefusalReason,
     },
-    /// Asks the leader for a read index: the index that the sender must have applied before it
-    /// serves the reads that have arrived so far.
+    /// Asks the leader for a read index: the log index that the sender must have applied before it
+    /// serves the reads that it has received so far.
     AskReadIndex {
-        /// Identifies the request.
+        /// Number chosen by the sender that links the reply to this request.
         ticket: u64,
     },
     /// The reply to [`Frame::AskReadIndex`].
     ReadIndex {
-        /// The request's ticket.
+        /// Number copied from the request.
         ticket: u64,
-        /// The read index; `None` if the sender is not leader.
+        /// The read index; `None` if the replying replica is not leader.
         index: Option<Index>,
     },
-    /// The sender's wall clock, without its jumps.
+    /// The sender's wall clock, with sudden jumps of the clock removed.
     WallClock {
-        /// Milliseconds since 1970.
+        /// The time in milliseconds since 1970.
         millis: u64,
     },
 }
 
-/// Why bytes are not a frame. The connection has to be closed.
+/// Why received bytes are not a valid frame. The connection must be closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// The preamble does not begin with [`MAGIC`].
+    /// The connection does not begin with `MAGIC`, so it does not come from a replica.
     #[error(
         "not a connection from a replica: it begins with {0:02x?} instead of \"BOWL\"; check what \
          connects to the port for peers"
     )]
     Magic([u8; 4]),
-    /// The preamble has another version.
+    /// The connection uses another version of the protocol.
     #[error(
         "the peer speaks version {0} of the protocol, this replica version {VERSION}; run the same \
          version of bowline everywhere"
     )]
     Version(u16),
-    /// The frame is empty or too long.
+    /// The frame is empty or longer than allowed.
     #[error("frame of {claimed} bytes from a peer, 1 to {max} are allowed")]
     Length {
-        /// The length that the frame claims.
+        /// Length in bytes that the frame's header states.
         claimed: usize,
-        /// The longest frame allowed now.
+        /// Longest frame that is allowed at this point of the connection, in bytes.
         max: usize,
     },
-    /// The frame was damaged in transit.
+    /// The frame's checksum is wrong: it was damaged in transit.
     #[error(
         "frame from a peer is damaged: its checksum is {computed:08x}, not {stored:08x}; check \
          the network"
     )]
     Checksum {
-        /// The checksum of the bytes received.
+        /// Checksum computed from the received bytes.
         computed: u32,
-        /// The checksum sent with them.
+        /// Checksum in the frame's header.
         stored: u32,
     },
-    /// This version does not know the kind.
+    /// The frame has a kind that this version does not know.
     #[error("frame of unknown kind {0} from a peer; run the same version of bowline everywhere")]
     Kind(u8),
-    /// The body is malformed.
+    /// The body of a frame of the given kind is malformed.
     #[error("malformed frame of kind {0} from a peer")]
     Body(u8),
-    /// The peer message inside is malformed.
+    /// The peer message in the frame is malformed.
     #[error(transparent)]
     Message(#[from] PeerError),
 }
@@ -221,7 +229,7 @@ impl Frame {
         }
     }
 
-    /// The connection that the frame is sent on.
+    /// Returns the lane (the one of the two connections to a peer) on which the frame is sent.
     pub fn lane(&self) -> Lane {
         match self {
             Frame::Peer(PeerMsg::AppendEntries(append)) if !append.entries.is_empty() => Lane::Bulk,
@@ -235,7 +243,8 @@ impl Frame {
         }
     }
 
-    /// The large parts, which follow the head in this order.
+    /// Returns the frame's large contents (log records, a snapshot chunk, or a write's payload),
+    /// which follow the bytes of [`encode_head`] in this order.
     pub fn parts(&self) -> impl Iterator<Item = &Bytes> {
         let message = match self {
             Frame::Peer(message) => Some(peer::parts_of(message)),
@@ -249,14 +258,14 @@ impl Frame {
     }
 }
 
-/// Appends the preamble.
+/// Appends the preamble with which every connection begins: magic number and version.
 pub fn encode_preamble(out: &mut BytesMut) {
     out.put_slice(&MAGIC);
     out.put_u16_le(VERSION);
 }
 
-/// Appends `frame` without its [`Frame::parts`], whose bytes must follow. Parts can be large, so
-/// they are sent without being copied.
+/// Appends `frame` without its [`Frame::parts`], whose bytes the caller must send next. So large
+/// contents are sent without being copied.
 pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
@@ -323,7 +332,7 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
     out[start + 4..start + HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Appends `frame` with its parts.
+/// Appends the complete `frame`, including its [`Frame::parts`].
 pub fn encode(frame: &Frame, out: &mut BytesMut) {
     encode_head(frame, out);
     for part in frame.parts() {
@@ -331,10 +340,11 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
     }
 }
 
-/// Set in a forwarded write's attempt if the other bits are a term. Terms and indexes are smaller.
+/// Bit in the attempt field of a forwarded write: the other bits are a term ([`Attempt::First`])
+/// instead of a log index. Terms and indexes never use this bit.
 const FIRST_ATTEMPT: u64 = 1 << 63;
 const _: () = assert!(Term::MAX.0 & FIRST_ATTEMPT == 0 && Index::MAX.0 & FIRST_ATTEMPT == 0);
-/// Length of a request's key in bytes.
+/// Length of an encoded request key in bytes.
 const KEY_BYTES: usize = 20;
 
 fn put_key(key: RequestKey, out: &mut BytesMut) {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
-/// Appends `text` as a JSON string with its quotes. Bytes that are not UTF-8 become U+FFFD, because
+/// Appends `text` as a JSON string with quotes. Bytes that are not UTF-8 become U+FFFD, because
 /// JSON can't represent them.
 pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
@@ -18,7 +18,7 @@ pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends `text` with the characters escaped that JSON requires. Copies the runs between them.
+/// Appends `text`, with the characters escaped that JSON does not allow in a string.
 fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     let mut written = 0;
     for (position, &byte) in text.iter().enumerate() {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_survive_a_round_trip() {
+    fn json_strings_round_trip_with_escapes() {
         let all: String =
             (0..0x3000u32).chain(0x1_F600..0x1_F680).filter_map(char::from_u32).collect();
         assert_eq!(serde_json::from_str::<String>(&written(all.as_bytes())).unwrap(), all);

@@ -1,9 +1,9 @@
 //! Bytes to types and back, without sockets: messages between replicas, the messages of the
 //! course's simulator, and the Redis protocol.
 //!
-//! All input from outside is validated here, its layout and its meaning, so that the code behind
-//! may treat a contradiction as a bug. Invalid input is rejected with a typed error and never a
-//! panic. What a decoder accepts can be encoded again.
+//! All input from outside is validated here, its layout and its meaning, so that all other code may
+//! treat a contradiction as a bug. Invalid input is rejected with a typed error and never a panic.
+//! Whatever a decoder accepts can be encoded again.
 
 pub mod course;
 pub mod frame;

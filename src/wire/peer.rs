@@ -29,106 +29,108 @@ use crate::types::{EntryId, Term};
 
 use self::header::{ArchivedHeader, Header, header_of, message_of};
 
-/// The version of this layout.
+/// Version of the layout of peer messages.
 const VERSION: u8 = 2;
-/// Length of the version and the header length, in bytes.
+/// Length in bytes of the fields before the header: the version and the header's length.
 const PREFIX_BYTES: usize = 3;
-/// Length of the header in bytes.
+/// Length of the archived header in bytes.
 const HEADER_BYTES: usize = size_of::<Archived<Header>>();
 
-/// Why bytes are not a message of a replica.
+/// Why received bytes are not a valid message between replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
-    /// The message is shorter than its header.
+    /// The message is too short to hold a header.
     #[error("peer message of {length} bytes is too short, at least {needed} are needed")]
     Short {
         /// Length of the message in bytes.
         length: usize,
-        /// Bytes needed.
+        /// Least length of a message in bytes.
         needed: usize,
     },
-    /// The message has another layout.
+    /// The message has a layout of another version.
     #[error(
         "peer message has version {version} and a header of {length} bytes, expected {VERSION} and \
          {HEADER_BYTES}; run the same version of bowline everywhere"
     )]
     Version {
-        /// The version in the message.
+        /// The version of the layout that the message states.
         version: u8,
-        /// The header length in the message.
+        /// The length of the header in bytes that the message states.
         length: usize,
     },
-    /// The header is not a valid archive.
+    /// The header is not a valid rkyv archive.
     #[error("peer message has a malformed header")]
     Header,
-    /// A number is out of range.
+    /// A number in the header is out of range.
     #[error("peer message has an invalid {field}: {value}")]
     Number {
-        /// The name of the number.
+        /// Name of the header field whose number is out of range.
         field: &'static str,
-        /// Its value.
+        /// The number that is out of range.
         value: u64,
     },
-    /// An entry id is not one that a log can have, or is of a later term than possible.
+    /// An entry id is impossible: only one of its term and index is zero, its index is too large,
+    /// or its term is later than the message allows.
     #[error("peer message of term {term} has an invalid {field}: {id}")]
     Place {
-        /// The name of the entry id.
+        /// Name of the field that holds the entry id.
         field: &'static str,
-        /// Its value.
+        /// The impossible entry id.
         id: EntryId,
-        /// The message's term.
+        /// Term of the message.
         term: Term,
     },
     /// The snapshot chunk is shorter than the header claims.
     #[error("peer message claims a chunk of {claimed} bytes, but has {bytes}")]
     Chunk {
-        /// Length of the chunk in bytes as the header claims.
+        /// Length of the chunk in bytes, as the header states.
         claimed: usize,
-        /// Bytes after the header.
+        /// Number of bytes that follow the header.
         bytes: usize,
     },
     /// The header claims more entries than fit in the message.
     #[error("peer message claims {claimed} entries, which do not fit in its {bytes} bytes")]
     Count {
-        /// The number of entries that the header claims.
+        /// Number of entries, as the header states.
         claimed: usize,
-        /// Bytes after the header.
+        /// Number of bytes that follow the header.
         bytes: usize,
     },
-    /// An entry is damaged.
+    /// A log entry in the message is damaged.
     #[error("entry {position} of a peer message: {source}")]
     Record {
-        /// The entry's position in the message, from 0.
+        /// Position of the damaged entry in the message, counted from 0.
         position: usize,
-        /// The damage.
+        /// How the entry is damaged.
         source: RecordError,
     },
-    /// An entry does not follow the previous one, or is of a later term than the message.
+    /// An entry's index does not follow that of the previous entry, its term is lower, or its term
+    /// is later than the message's.
     #[error(
         "peer message of term {term} has entry {found} after {previous}, which is out of order"
     )]
     Order {
-        /// The previous entry.
+        /// Id of the previous entry.
         previous: EntryId,
-        /// The entry.
+        /// Id of the entry that is out of order.
         found: EntryId,
-        /// The message's term.
+        /// Term of the message.
         term: Term,
     },
     /// There are bytes after the end of the message.
     #[error("{bytes} unexpected bytes after the end of a peer message")]
     Trailing {
-        /// The number of bytes.
+        /// Number of unexpected bytes.
         bytes: usize,
     },
 }
 
-/// The number of bytes that [`encode`] appends for `message`.
+/// Returns the number of bytes that [`encode`] appends for `message`.
 pub fn encoded_len(message: &PeerMsg) -> usize {
     PREFIX_BYTES + HEADER_BYTES + parts_of(message).map(Bytes::len).sum::<usize>()
 }
 
-/// Appends `message` to `out`.
+/// Appends the complete encoded `message` to `out`.
 pub fn encode(message: &PeerMsg, out: &mut BytesMut) {
     out.reserve(encoded_len(message));
     encode_head(message, out);
@@ -137,7 +139,8 @@ pub fn encode(message: &PeerMsg, out: &mut BytesMut) {
     }
 }
 
-/// The parts of a message that follow its head: the records of entries, or a chunk.
+/// Returns the large contents of a message, which follow the bytes of [`encode_head`]: the records
+/// of log entries, or a snapshot chunk.
 pub fn parts_of(message: &PeerMsg) -> impl Iterator<Item = &Bytes> {
     let (entries, chunk): (&[Entry], Option<&Bytes>) = match message {
         PeerMsg::AppendEntries(append) => (&append.entries, None),
@@ -153,8 +156,8 @@ pub fn parts_of(message: &PeerMsg) -> impl Iterator<Item = &Bytes> {
     entries.iter().map(Entry::record).chain(chunk)
 }
 
-/// Appends `message` without its [`parts_of`] to `out`, for callers that send these without copying
-/// them.
+/// Appends `message` to `out` without its [`parts_of`], for callers that send the parts afterwards
+/// without copying them.
 pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
     let header = header_of(message);
     let mut space = [0; HEADER_BYTES];
@@ -169,11 +172,11 @@ pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
     out.put_slice(&archive);
 }
 
-/// Decodes a message, which has to be all of `bytes`. Its entries share their memory.
+/// Decodes a message that takes up all of `bytes`. Its entries share the memory of `bytes`.
 ///
 /// # Errors
-/// If the bytes are not exactly one message, or the message contradicts itself. A valid message may
-/// still be stale or misdirected: the consensus core checks that.
+/// If the bytes are not exactly one message, or the message contradicts itself. A message without
+/// an error may still be stale or misdirected: the consensus core checks that.
 pub fn decode(mut bytes: Bytes) -> Result<PeerMsg, PeerError> {
     let needed = PREFIX_BYTES + HEADER_BYTES;
     let length = bytes.len();

@@ -94,17 +94,17 @@ fn other_flags(threads: &'static str) {
 }
 
 #[test]
-fn start_with_other_peers_is_refused_by_name_dedicated() {
+fn start_with_changed_peers_is_refused_dedicated() {
     other_flags("dedicated");
 }
 
 #[test]
-fn start_with_other_peers_is_refused_by_name_fused() {
+fn start_with_changed_peers_is_refused_fused() {
     other_flags("fused");
 }
 
 #[test]
-fn replica_bootstrapped_with_other_members_is_refused_by_both() {
+fn replicas_with_different_members_refuse_each_other() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     write(&cluster, 1, 0..10);
@@ -165,7 +165,7 @@ fn replacement_under_a_new_id_is_refused_by_the_members() {
         let words =
             "replica 4 connected, which is not a member of this cluster of replicas 1, 2, 3";
         cluster.wait_for(words, || cluster.log(at).contains(words).then_some(()));
-        let words = "under a new id: stop it, and replace the lost replica under its own id";
+        let words = "under a new id: stop this one, and replace the lost one under its own id";
         assert!(cluster.log(at).contains(words), "{}", cluster.log(at));
     }
     assert_serves_no_write(&cluster, leader);
@@ -182,7 +182,7 @@ fn replacement_under_a_new_id_is_refused_by_the_members() {
 }
 
 #[test]
-fn exchanged_folders_are_refused_by_name() {
+fn start_with_swapped_data_folders_is_refused() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     write(&cluster, 0, 0..10);

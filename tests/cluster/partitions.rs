@@ -371,7 +371,7 @@ fn delayed_forwarded_write_is_not_applied_twice() {
 }
 
 #[test]
-fn paused_replicas_barely_slow_the_others() {
+fn majority_serves_while_a_replica_is_paused() {
     let (cluster, _wires) = Cluster::start_wired(3, "auto");
     cluster.wait_until_all_serve();
     under_load(&cluster, || {
@@ -403,7 +403,7 @@ fn paused_replicas_barely_slow_the_others() {
 }
 
 #[test]
-fn largest_values_delay_no_heartbeat() {
+fn maximum_size_values_cause_no_election() {
     const LARGE: usize = 60 << 20;
     let (cluster, _wires) = Cluster::start_wired(3, "auto");
     cluster.wait_until_all_serve();

@@ -113,12 +113,12 @@ fn master(cluster: &Cluster, at: usize) -> Option<String> {
 }
 
 #[test]
-fn subscribers_get_equal_messages_everywhere_dedicated() {
+fn subscribers_all_get_one_message_order_dedicated_threads() {
     subscribers_get_equal_messages("dedicated");
 }
 
 #[test]
-fn subscribers_get_equal_messages_everywhere_fused() {
+fn subscribers_all_get_one_message_order_fused_threads() {
     subscribers_get_equal_messages("fused");
 }
 

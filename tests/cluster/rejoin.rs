@@ -90,7 +90,7 @@ fn lost_replica_rejoins_under_its_id_fused() {
 }
 
 #[test]
-fn impossible_rejoin_is_refused() {
+fn rejoin_of_two_member_cluster_or_with_bootstrap_is_refused() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // Two members cannot rebuild one of them.

@@ -118,7 +118,7 @@ fn files(cluster: &Cluster, at: usize) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn folder_stays_small_and_restarts_with_all_data() {
+fn compacted_folder_stays_small_and_restores_all_data() {
     let mut cluster = Cluster::start_with(3, "auto", OFTEN);
     cluster.wait_until_all_serve();
     let written = 5_000;

@@ -200,11 +200,11 @@ fn rounds(threads: &'static str) {
 }
 
 #[test]
-fn transfers_and_once_commands_apply_once_dedicated() {
+fn bank_transfers_and_once_apply_exactly_once_dedicated() {
     rounds("dedicated");
 }
 
 #[test]
-fn transfers_and_once_commands_apply_once_fused() {
+fn bank_transfers_and_once_apply_exactly_once_fused() {
     rounds("fused");
 }

@@ -70,7 +70,7 @@ fn unknown_peer_is_rejected_and_logged() {
             greeting(&Hello { members: two, ..hello.clone() }),
             "a cluster of replicas 1, 2, but this",
         ),
-        (greeting(&Hello { incarnation: 9, ..hello.clone() }), "1 of 9 openings are listed"),
+        (greeting(&Hello { incarnation: 9, ..hello.clone() }), "it lists 1 of 9 starts"),
         (greeting(&hello), "incarnation 1 has another history"),
         (mute, "another frame before its hello"),
     ] {

@@ -69,7 +69,7 @@ fn every_flipped_bit_is_detected_and_its_file_named() {
 }
 
 #[test]
-fn every_truncated_file_is_refused() {
+fn truncated_files_are_refused_unless_a_copy_is_intact() {
     let (disk, account) = faultless_run();
     for name in disk.list().unwrap() {
         let whole = disk.read(&name).unwrap();

@@ -58,7 +58,7 @@ fn add(counts: &mut Counts, more: Counts) {
 }
 
 #[test]
-fn power_cut_leaves_a_matching_snapshot_and_log() {
+fn power_cut_leaves_snapshot_and_log_consistent() {
     let mut counts = Counts::default();
     for seed in SEEDS {
         for cut in 0..operations_of(seed) {
@@ -76,7 +76,7 @@ fn power_cut_leaves_a_matching_snapshot_and_log() {
 }
 
 #[test]
-fn second_power_cut_leaves_a_matching_snapshot_and_log() {
+fn second_power_cut_leaves_snapshot_and_log_consistent() {
     let (mut rng, mut cut_again) = (Rng::new(5), 0);
     let seed = 1;
     for cut in 0..operations_of(seed) {
@@ -104,7 +104,7 @@ fn second_power_cut_leaves_a_matching_snapshot_and_log() {
 }
 
 #[test]
-fn kill_or_disk_failure_leaves_a_matching_snapshot_and_log() {
+fn kill_or_disk_failure_leaves_snapshot_and_log_consistent() {
     for seed in SEEDS {
         for at in 0..operations_of(seed) {
             let (mut disk, mut account) = faulty_run(seed, |disk| disk.power_cut_at(at));
@@ -293,7 +293,7 @@ fn damaged_snapshot_from_the_leader_is_refused() {
 
 /// The first entries of a segment may replace some of the deleted segment before it.
 #[test]
-fn first_segment_may_replace_entries_of_a_deleted_one() {
+fn segment_may_replace_entries_of_a_deleted_segment() {
     let mut folder = Folder::new();
     folder.write(1, 1, 10);
     let segments = folder.log.stats().segments;
@@ -365,7 +365,7 @@ fn damage_to_a_compacted_log_is_detected() {
 }
 
 #[test]
-fn invalid_snapshot_changes_nothing() {
+fn invalid_incoming_snapshot_changes_nothing() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let latest = folder.take(10);

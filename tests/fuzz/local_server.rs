@@ -113,7 +113,9 @@ impl LocalServer {
             | Action::Sleep(_)
             | Action::ApplySettings => {}
             Action::Sequence(steps) => {
-                steps.into_iter().for_each(|step| self.act(key, index, step))
+                for step in steps {
+                    self.act(key, index, step);
+                }
             }
             Action::UpdateSubscriptions(changes) => self.context.subscriptions.apply(1, &changes),
             Action::KillClients(mut kill) => {

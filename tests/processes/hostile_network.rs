@@ -176,11 +176,11 @@ fn keeps_answering(threads: &str) {
 }
 
 #[test]
-fn garbage_duplicates_and_stale_messages_are_survived_fused() {
+fn invalid_duplicate_and_stale_messages_are_harmless_fused() {
     keeps_answering("fused");
 }
 
 #[test]
-fn garbage_duplicates_and_stale_messages_survived_dedicated() {
+fn invalid_duplicate_and_stale_messages_harmless_dedicated() {
     keeps_answering("dedicated");
 }

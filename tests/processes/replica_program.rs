@@ -128,5 +128,5 @@ fn socket_without_a_listener_is_an_error() {
     drop(UnixListener::bind(folder.path().join("0001")).unwrap());
     let (status, printed) = Program::start(folder.path(), "auto", &["0001", "0000"]).end();
     assert_eq!(status.code(), Some(1));
-    assert!(printed.contains("connecting to the simulator"), "{printed}");
+    assert!(printed.contains("cannot connect to the simulator"), "{printed}");
 }

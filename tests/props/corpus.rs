@@ -95,7 +95,10 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("put", Operation::set(b"k", b"value")),
         ("put_nothing", Operation::set(b"", b"")),
         ("delete", Operation::del(b"k")),
-        ("transfer", Operation::call(CommandId::of("transfer"), &[&b"a"[..], b"b", b"7"])),
+        (
+            "transfer",
+            Operation::call(CommandId::of("transfer"), [&b"a"[..], b"b", b"7"].as_slice()),
+        ),
     ] {
         seeds.push(("command", name, Command { key, operation }.encode().to_vec()));
     }

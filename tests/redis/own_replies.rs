@@ -85,7 +85,7 @@ fn cluster_clients_are_redirected_to_the_leader() {
 }
 
 #[test]
-fn cluster_is_one_slot_range() {
+fn cluster_commands_report_one_slot_range() {
     let mut client = Client::new();
     let me = format!("{:032x}{:08x}", 0xC1, 2);
     assert_eq!(client.reply("CLUSTER MYID"), format!("$40\r\n{me}\r\n"));

@@ -170,7 +170,7 @@ fn client_list_shows_open_transactions() {
 }
 
 #[test]
-fn bgsave_in_a_transaction_is_refused_with_watched_keys() {
+fn bgsave_in_multi_is_refused_only_if_keys_are_watched() {
     let mut server = LocalServer::new(Limits::default());
     let reply = run(&mut server, "MULTI; BGSAVE; EXEC");
     assert!(reply.ends_with("*1\r\n+Background saving started\r\n"), "{reply}");

@@ -130,17 +130,17 @@ fn hold(replicas: u16, cuts: impl Iterator<Item = u64>) {
 }
 
 #[test]
-fn every_partition_of_three_replicas() {
+fn quorum_connected_three_replicas_keep_a_stable_leader() {
     hold(3, 0..1 << 6);
 }
 
 #[test]
-fn every_partition_of_four_replicas() {
+fn quorum_connected_four_replicas_keep_a_stable_leader() {
     hold(4, 0..1 << 12);
 }
 
 #[test]
-fn sampled_partitions_of_five_replicas() {
+fn quorum_connected_five_replicas_keep_a_stable_leader() {
     let mut rng = Rng::new(1);
     // Each link is cut in a quarter of them.
     hold(5, (0..1_000).map(|_| rng.next_u64() & rng.next_u64() & ((1 << 20) - 1)));
@@ -148,7 +148,7 @@ fn sampled_partitions_of_five_replicas() {
 
 /// A and B cannot reach each other and C reaches both, as in the outage of a large network in 2020.
 #[test]
-fn triangle_with_one_cut_side() {
+fn three_replicas_with_one_cut_link_keep_a_stable_leader() {
     let links: Vec<_> = Graph::links(3).collect();
     for (one, other) in [(1, 2), (1, 3), (2, 3)].map(|(a, b)| (NodeId(a), NodeId(b))) {
         let bit = |link| links.iter().position(|&there| there == link).expect("a link");

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn long_readmes_and_unnamed_folders_are_found() {
+    fn long_readmes_and_unlisted_folders_are_reported() {
         assert_eq!(check_length("README.md", &"x\n".repeat(150)).len(), 0);
         assert_eq!(check_length("perf/README.md", &"x\n".repeat(151)).len(), 1);
         assert_eq!(check_length("src/guide/a.md", &"x\n".repeat(151)).len(), 0);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn unnamed_mutants_and_missing_tests_are_found() {
+    fn undocumented_mutants_and_missing_tests_are_reported() {
         let config = "pub enum Mutant {\n    /// One.\n    VoteTwice,\n    CutDamage,\n}\n";
         let read = |path: &str| match path {
             "tests/a.rs" => Some("fn one() {}\n    two: VoteTwice, 3;\n".to_owned()),

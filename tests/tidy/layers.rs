@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn pure_folders_cannot_reach_the_machine() {
+    fn pure_modules_may_not_use_files_network_threads_or_time() {
         assert_eq!(complaints("src/raft/log.rs", "use std::{fmt, fs::File, net};"), 2);
         assert_eq!(complaints("src/wire/peer.rs", "fn f() { std::thread::yield_now() }"), 1);
         assert_eq!(complaints("src/sim/cluster/mod.rs", "fn f() { let _ = Instant::now(); }"), 1);
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn crates_stay_in_their_folders() {
+    fn dependencies_are_used_only_in_allowed_folders() {
         assert_eq!(complaints("src/raft/log.rs", "use mio::Poll;"), 1);
         assert_eq!(
             complaints("src/raft/log.rs", "fn f(now: crossbeam::channel::Sender<u8>) {}"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn crate_root_is_a_list_of_modules() {
+    fn crate_root_may_only_declare_modules() {
         assert_eq!(complaints("src/lib.rs", "//! Doc.\n#![warn(x)]\n\npub mod raft;\n"), 0);
         assert_eq!(complaints("src/lib.rs", "pub mod raft;\npub use raft::Replica;\n"), 1);
     }

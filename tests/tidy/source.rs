@@ -256,7 +256,7 @@ fn use_paths_are_expanded() {
 }
 
 #[test]
-fn attributes_are_found_whole() {
+fn attributes_are_parsed_with_nested_brackets() {
     let source =
         Source::split("#![allow(x, reason = \"]\")]\n#[derive(A)]\n#[cfg_attr(b, expect(c))]");
     let found: Vec<(usize, &str)> = source.attributes();

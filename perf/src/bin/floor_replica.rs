@@ -1,12 +1,12 @@
 //! Lower bound for a replica's latency: a single-threaded program that exchanges messages of the
-//! same sizes in the same pattern (a thrifty star) over the same UDP transport, but decides
-//! nothing.
+//! same sizes in the same pattern (a thrifty star) over the same UDP transport as a real replica,
+//! but does not run Raft.
 //!
 //! The replica with the lowest id is always the leader. It replies to gets at once. It sends each
-//! put to two of the four other replicas in turn, and replies when both have on_ack it. The
+//! put to two of the four other replicas in turn, and replies when both have acknowledged it. The
 //! others redirect clients. There is no log, no term and no election, so the additional latency of
 //! a real replica under the same simulator is the cost of consensus and threads. Alternate runs of
-//! both (perf/results/course.md).
+//! both programs (perf/results/course.md).
 
 use std::collections::HashMap;
 use std::io;
@@ -21,9 +21,11 @@ use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Ro
 use bowline::wire::course::encode_peer;
 use serde::Deserialize;
 
-/// Interval at which unacknowledged appends are sent again; far above a normal round trip.
+/// Time after which the leader sends an append again if it was not acknowledged; far above a normal
+/// round trip.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
-/// Digits of a put's sequence number at the start of a message's body.
+/// Number of decimal digits of the sequence number of a put, with which the body of each message
+/// between replicas begins.
 const NUMBER_DIGITS: usize = 16;
 
 /// The fields of a message that this program uses.
@@ -42,7 +44,8 @@ struct Message<'a> {
     body: &'a str,
 }
 
-/// A put that waits for acknowledgements.
+/// A put for which the leader waits until every replica to which it sent the put has acknowledged
+/// it.
 struct Pending {
     client: String,
     mid: String,
@@ -57,12 +60,13 @@ struct Floor {
     simulator: (Ipv4Addr, u16),
     me: String,
     leader: String,
-    /// Ids of the other replicas, in order.
+    /// Ids of the other replicas, in ascending order.
     others: Vec<String>,
     store: HashMap<String, String>,
     pending: HashMap<u64, Pending>,
     puts: u64,
-    /// Lengths of the real replica's append and acknowledgement in bytes.
+    /// Length in bytes of a real replica's `AppendEntries` message for one put, to which this
+    /// program pads its messages; `reply_length` is the length of the acknowledgement.
     append_length: usize,
     reply_length: usize,
 }
@@ -148,7 +152,8 @@ impl Floor {
         ));
     }
 
-    /// Sends a message padded to the length of the real one.
+    /// Sends the replica `to` a message with the type `kind` and the sequence number `number` of a
+    /// put, padded to `length` bytes.
     fn send_padded(&self, to: &str, kind: &str, number: &str, length: usize) {
         let mut text = format!(
             r#"{{"src":"{}","dst":"{to}","leader":"{}","type":"{kind}","body":"{number}"#,
@@ -220,7 +225,8 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// Lengths of the real replica's append of one put, and of its acknowledgement.
+/// Returns the lengths in bytes of two messages of the real replica: its append of one put, and the
+/// acknowledgement of that append.
 fn lengths() -> (usize, usize) {
     let key = RequestKey { client: ClientId(0x15), request: RequestId(*b"ABCDEFGHIJKLMNOP") };
     let operation = Operation::set(&[b'K'; 32], &[b'v'; 32]);

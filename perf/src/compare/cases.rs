@@ -7,26 +7,26 @@ use anyhow::{bail, ensure};
 use super::results::{self, SweepPoint};
 use super::systems::System;
 
-/// Length of a value in bytes, except in the sweep `values`.
+/// Length of a written value in bytes, except in the cases of the sweep `values`.
 const VALUE_BYTES: usize = 128;
 
-/// Client program.
+/// The client program that generates the load of a case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Client {
-    /// `perf load`.
+    /// `perf load`, the load generator of this project.
     Load,
-    /// `redis-benchmark`, an independent client.
+    /// `redis-benchmark`, the load generator of Redis.
     RedisBenchmark,
 }
 
-/// Operation of a case.
+/// The operation that all requests of a case perform.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
     Put,
     Get,
 }
 
-/// A case.
+/// One case of a comparison: the client program, the operation and the parameters of the load.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -35,17 +35,19 @@ pub(crate) struct Case {
     pub(crate) connections: usize,
     pub(crate) pipeline: usize,
     pub(crate) value_bytes: usize,
-    /// Number of different keys.
+    /// Number of different keys that the requests use.
     pub(crate) keys: u64,
-    /// Operations per second of an open loop; `None` for a closed loop.
+    /// Intended operations per second of an open loop; `None` for a closed loop, in which each
+    /// connection sends its next request after a reply.
     pub(crate) rate: Option<f64>,
-    /// Fraction of packets lost between replicas, from 0 to 1; `None` if the network is left alone.
+    /// Fraction of packets lost between replicas, from 0 to 1; `None` if no loss is configured.
     pub(crate) loss: Option<f64>,
-    /// Its point in a sweep; `None` for a case of its own.
+    /// The point in a sweep (a series of cases that differ in one parameter) that this case
+    /// measures; `None` if the case belongs to no sweep.
     pub(crate) sweep: Option<SweepPoint>,
 }
 
-/// Default cases.
+/// Names of the cases that are measured if the command line names none.
 const DEFAULT: &[&str] = &[
     "put-64",
     "put-64-16",
@@ -62,12 +64,13 @@ const DEFAULT: &[&str] = &[
     "bench-get-64-16",
 ];
 
-/// Valid names, for error messages.
+/// The forms of valid case names, for error messages.
 pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIPELINE], \
     bench-set-.. and bench-get-.. likewise (redis-benchmark), put-rate (open loop), and the sweeps \
     connections, values, keys and depth";
 
-/// Parses names of cases; the name of a sweep stands for all its cases.
+/// Returns the cases with the given names; the name of a sweep stands for all of its cases. `keys`
+/// is the number of different keys, and `rate` the operations per second of `put-rate`.
 pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Vec<Case>> {
     let default = || DEFAULT.iter().map(|name| (*name).to_owned()).collect();
     let names: Vec<String> = if names.is_empty() { default() } else { names.to_vec() };
@@ -157,8 +160,8 @@ fn sweep(name: &str, axis: &str, value: f64, keys: u64) -> Case {
     }
 }
 
-/// Puts over `connections` connections while the fraction `loss` of the packets between replicas is
-/// lost.
+/// Returns a case of puts over `connections` connections, during which the fraction `loss` of the
+/// packets between replicas is lost.
 pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
     let percent = loss * 100.0;
     Case {
@@ -174,7 +177,7 @@ pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
 }
 
 impl Case {
-    /// The description that goes into the results.
+    /// Returns the name and description of this case for the results file.
     pub(crate) fn describe(&self) -> results::Case {
         results::Case { name: self.name.clone(), about: self.about(), sweep: self.sweep.clone() }
     }
@@ -212,7 +215,7 @@ impl Case {
         text
     }
 
-    /// Why this case cannot be run against `system`; `None` if it can.
+    /// Returns why `system` cannot run this case; `None` if it can.
     pub(crate) fn unsupported_by(&self, system: System) -> Option<&'static str> {
         match (self.client, system) {
             (Client::RedisBenchmark, System::Etcd) => Some("redis-benchmark does not support etcd"),

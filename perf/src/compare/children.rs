@@ -12,24 +12,25 @@ use std::sync::{Mutex, Once, PoisonError};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Process ids of children that were not waited for yet.
+/// Process ids of the child processes whose exit status has not been collected yet.
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 static HOOK: Once = Once::new();
 
-/// Lines of the log that an error message shows.
+/// Number of lines, from the end of a child's log, that an error message shows.
 const LAST_LINES: usize = 5;
 
-/// A child process.
+/// A child process, killed when this handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Child {
     name: String,
     process: std::process::Child,
-    /// File that receives its stdout and stderr.
+    /// File that receives the stdout and stderr of the process.
     log: PathBuf,
     exit_status: Option<ExitStatus>,
 }
 
-/// Path of a program: looked up in `PATH`, or `name` itself if it contains a slash.
+/// Returns the path of a program: looked up in `PATH` and the system's folders, or `name` itself if
+/// it contains a slash. `None` if there is no such program.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|path| path.is_file());
@@ -41,7 +42,8 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// A command that runs `program`, in the network namespace of the process `within` if it is given.
+/// Returns a command that runs `program`, in the network namespace of the process with the id
+/// `within`, or in this process's own if `within` is `None`.
 pub(crate) fn command(program: &Path, within: Option<u32>) -> Command {
     let mut arguments: Vec<String> = Vec::new();
     if let Some(process) = within {
@@ -71,7 +73,7 @@ fn kill(id: u32) {
     let _ = id.map(|id| kill_process(id, Signal::KILL));
 }
 
-/// Kills all children in a panic hook.
+/// Installs a panic hook that kills all child processes.
 fn kill_children_on_panic() {
     HOOK.call_once(|| {
         let default_hook = std::panic::take_hook();
@@ -86,7 +88,7 @@ fn kill_children_on_panic() {
 }
 
 impl Child {
-    /// Starts a process; its output is appended to `log`.
+    /// Starts a child process called `name` in errors; its output is appended to the file `log`.
     pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Child> {
         kill_children_on_panic();
         let file = File::options().create(true).append(true).open(log);
@@ -99,7 +101,10 @@ impl Child {
         let mut running_children = running_children();
         let process = command.spawn().map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
-                anyhow::anyhow!("cannot start {name}: {command:?} does not exist")
+                anyhow::anyhow!(
+                    "cannot start {name}: program {command:?} not found; install it or correct \
+                     its path"
+                )
             }
             _ => anyhow::anyhow!("cannot start {name} ({command:?}): {error}"),
         })?;
@@ -107,12 +112,12 @@ impl Child {
         Ok(Child { name: name.to_owned(), process, log: log.to_owned(), exit_status: None })
     }
 
-    /// Process id.
+    /// Returns the process id of the child.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Exit status; `None` while it runs.
+    /// Returns the exit status; `None` while the process runs.
     pub(crate) fn exit_status(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         if self.exit_status.is_none() {
             let mut running_children = running_children();
@@ -125,7 +130,7 @@ impl Child {
         Ok(self.exit_status)
     }
 
-    /// Fails with the end of its log if it has exited.
+    /// Returns an error with the end of the process's log if the process has exited.
     pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.exit_status()? {
             bail!("{} exited unexpectedly ({status}); {}", self.name, self.log_tail());
@@ -133,7 +138,7 @@ impl Child {
         Ok(())
     }
 
-    /// The end of its log, for error messages.
+    /// Returns the last lines of the process's log, as text for an error message.
     pub(crate) fn log_tail(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -146,7 +151,7 @@ impl Child {
         }
     }
 
-    /// Kills the process and waits for its end.
+    /// Kills the process and waits until it has exited.
     pub(crate) fn kill(&mut self) {
         if matches!(self.exit_status(), Ok(Some(_))) {
             return;

@@ -16,15 +16,19 @@ use super::systems::{Protocol, System};
 use crate::load::schema::LoadRecord;
 use crate::report::to_count;
 
-/// Time that a client may take beyond the length of its run before it counts as hung.
+/// Time beyond the planned length of a run after which the client program counts as hung and the
+/// run as failed.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Length of the measured window of a preload, which is discarded.
+/// Length in seconds of the run in which `perf load` preloads the keys; the measurements of this
+/// run are discarded.
 const PRELOAD_SECONDS: f64 = 0.1;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Round trips of the short run of `redis-benchmark` that estimates its rate.
+/// Round trips per connection in the short run of `redis-benchmark` that estimates the rate of
+/// operations.
 const CALIBRATION_ROUND_TRIPS: usize = 40;
 
-/// Result of a client run.
+/// What a client program measured in one run: counts of operations, operations per second, and
+/// latencies in seconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct ClientResult {
     pub(crate) operations: u64,
@@ -35,25 +39,25 @@ pub(crate) struct ClientResult {
     pub(crate) max_s: f64,
 }
 
-/// The servers that a client connects to.
+/// The system that a client program sends its load to, with its addresses for clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) system: System,
     pub(crate) clients: &'a [SocketAddr],
 }
 
-/// Runs client programs, one at a time.
+/// Runs the client programs `perf load` and `redis-benchmark`, one at a time.
 #[derive(Debug)]
 pub(crate) struct Clients<'a> {
     pub(crate) interrupted: &'a AtomicBool,
-    /// Folder for the clients' output.
+    /// Folder for the client programs' output files.
     pub(crate) folder: PathBuf,
     pub(crate) length: Duration,
     pub(crate) seed: u64,
 }
 
 impl Clients<'_> {
-    /// Writes all keys of a case, so that gets find values. Not measured.
+    /// Writes all keys of a case, so that later gets find values. This run is not measured.
     pub(crate) fn preload(&self, target: Target<'_>, case: &Case) -> anyhow::Result<()> {
         match case.client {
             Client::Load => {
@@ -76,8 +80,8 @@ impl Clients<'_> {
         }
     }
 
-    /// The number of operations that takes about as long as a run should. 0 for clients that stop
-    /// by time.
+    /// Returns the number of operations with which a run takes about the planned length; 0 for
+    /// `perf load`, which stops after a time instead.
     pub(crate) fn calibrate(&self, target: Target<'_>, case: &Case) -> anyhow::Result<usize> {
         match case.client {
             Client::Load => Ok(0),
@@ -89,7 +93,8 @@ impl Clients<'_> {
         }
     }
 
-    /// Runs a case with `count` operations, see [`Clients::calibrate`].
+    /// Runs a case and returns the measured result. `count` is the number of operations that
+    /// [`Clients::calibrate`] returned for the case.
     pub(crate) fn run(
         &self,
         target: Target<'_>,
@@ -188,7 +193,8 @@ impl Clients<'_> {
     }
 }
 
-/// Arguments of `perf load` for this case and a measured window of `seconds`.
+/// Returns the arguments with which `perf load` runs this case; `seconds` is the length of the
+/// measured part.
 fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> {
     let addresses: Vec<String> = target.clients.iter().map(ToString::to_string).collect();
     let scheme = match target.system.protocol() {
@@ -223,8 +229,8 @@ fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> 
     arguments
 }
 
-/// Parses the output of `redis-benchmark --csv`: rate per second, latencies in milliseconds. `None`
-/// if it is malformed.
+/// Parses the output of `redis-benchmark --csv`, which has operations per second, and latencies in
+/// milliseconds; `None` if it is malformed. `operations` is the number of operations in the run.
 fn read_csv(text: &str, operations: u64) -> Option<ClientResult> {
     let mut lines = text.lines().filter(|line| line.starts_with('"'));
     let head = lines.next()?;
@@ -248,13 +254,13 @@ fn read_csv(text: &str, operations: u64) -> Option<ClientResult> {
     })
 }
 
-/// Why a client program cannot be used; `None` if it can.
+/// Returns why a client program cannot be used (it is not installed); `None` if it can.
 pub(crate) fn missing(client: Client) -> Option<String> {
     let lacks = client == Client::RedisBenchmark && find_program("redis-benchmark").is_none();
     lacks.then(|| "redis-benchmark is not installed (Debian package: redis-tools)".to_owned())
 }
 
-/// Creates the folder for the clients' output.
+/// Creates the folder for the client programs' output inside `folder`, and returns its path.
 pub(crate) fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = folder.join("clients");
     fs::create_dir_all(&folder)

@@ -1,25 +1,27 @@
-//! Hosts for servers: all on the loopback address, or each in a network namespace of its own.
+//! Hosts on which the servers of measured systems run: all on the loopback address, or each in a
+//! network namespace of its own.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use anyhow::Context as _;
 
-/// A host for one server.
+/// A host on which one server process of a measured system runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Host {
-    /// IP address.
+    /// IP address that the server listens on.
     pub(crate) address: Ipv4Addr,
-    /// A process in the network namespace in which the server runs; `None` for our own.
+    /// Id of a process whose network namespace the server is started in; `None` for the network
+    /// namespace of this program.
     pub(crate) within: Option<u32>,
 }
 
-/// This machine.
+/// The loopback address, in the network namespace of this program.
 pub(crate) const LOOPBACK: Host = Host { address: Ipv4Addr::LOCALHOST, within: None };
 
-/// First port in a network namespace of a server's own.
+/// First port of a server that has a network namespace of its own, where all ports are free.
 const FIRST_PORT: u16 = 7_001;
 
-/// `COUNT` addresses for each of these hosts, on free ports.
+/// Returns, for each host, `COUNT` addresses with different free ports for the server on this host.
 pub(crate) fn allocate<const COUNT: usize>(
     hosts: &[Host],
 ) -> anyhow::Result<Vec<[SocketAddr; COUNT]>> {
@@ -31,8 +33,11 @@ pub(crate) fn allocate<const COUNT: usize>(
             let port = FIRST_PORT + u16::try_from(number).unwrap_or(0);
             return Ok(SocketAddr::from((host.address, port)));
         }
-        let listener = TcpListener::bind((host.address, 0)).context("no free port")?;
-        let address = listener.local_addr().context("no free port")?;
+        let listener = TcpListener::bind((host.address, 0))
+            .with_context(|| format!("cannot bind a free port of {}", host.address))?;
+        let address = listener
+            .local_addr()
+            .with_context(|| format!("cannot get the port that was bound at {}", host.address))?;
         listeners.push(listener);
         Ok(address)
     };

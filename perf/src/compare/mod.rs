@@ -34,20 +34,20 @@ use rounds::{Rounds, SetLoss};
 use systems::Programs;
 
 const JSON: &str = "json";
-/// Magic numbers of in-memory file systems: tmpfs and ramfs.
+/// File system type numbers (`statfs`) of in-memory file systems: tmpfs and ramfs.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58F6];
 
-/// Arguments of `perf compare`.
+/// Command-line arguments of `perf compare`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     /// Cases to run: put-64, get-64-16 (16 in flight), bench-set-64 (redis-benchmark), put-rate
     /// (open loop), or the sweeps connections, depth, values, keys.
     #[arg(long, value_name = "CASES", value_delimiter = ',')]
     cases: Vec<String>,
-    /// Operations per second of put-rate.
+    /// Operations per second in the case put-rate, an open loop.
     #[arg(long, value_name = "N", default_value_t = 1_000.0)]
     rate: f64,
-    /// Number of different keys.
+    /// Number of different keys that requests use.
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
@@ -64,10 +64,10 @@ pub(crate) struct Arguments {
     common: Common,
 }
 
-/// Arguments that `perf compare` and `perf lossy` share.
+/// Command-line arguments that `perf compare` and `perf lossy` share.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Common {
-    /// Number of rounds.
+    /// Number of rounds, each of which runs every case on every system once.
     #[arg(long, value_name = "N", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) rounds: u32,
@@ -77,16 +77,17 @@ pub(crate) struct Common {
     /// Random seed of the load generator.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Folder for the servers' data; choose the disk to measure.
+    /// Folder for the servers' data, on the disk to measure.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out/data")]
     pub(crate) dir: PathBuf,
-    /// The `bowline` program. Default: the one beside this program, rebuilt under cargo.
+    /// Path of the `bowline` program to measure. Default: the one beside this program, rebuilt
+    /// under cargo.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) bowline: Option<PathBuf>,
     /// Folder for the results.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out")]
     pub(crate) out: PathBuf,
-    /// Name of the result files.
+    /// Name of the result files (default: the subcommand).
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Print JSON instead of a table.
@@ -94,7 +95,8 @@ pub(crate) struct Common {
     pub(crate) json: bool,
 }
 
-/// Runs the comparison. The exit code is 0 only if every run succeeded.
+/// Runs `perf compare`. The exit code is 0 only if all rounds were completed, and no run failed or
+/// had a failed operation.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     ensure!(
         arguments.rate.is_finite() && arguments.rate > 0.0,
@@ -107,7 +109,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     measure(&arguments.common, "compare", setup, &mut |_| Ok(()))
 }
 
-/// What to measure in each round.
+/// The systems, cases and hosts of a comparison.
 #[derive(Debug)]
 pub(crate) struct Setup<'a> {
     pub(crate) systems: &'a [System],
@@ -116,12 +118,13 @@ pub(crate) struct Setup<'a> {
     pub(crate) hosts: Vec<Host>,
 }
 
-/// Cases of puts under packet loss, one for each loss fraction.
+/// Returns cases of puts under packet loss, one for each fraction in `losses` (from 0 to 1).
 pub(crate) fn lossy_cases(losses: &[f64], connections: usize, keys: u64) -> Vec<Case> {
     losses.iter().map(|loss| cases::lossy(*loss, connections, keys)).collect()
 }
 
-/// Runs all rounds, then writes and prints the results.
+/// Runs all rounds, writes the results and charts to files, and prints a summary. `set_loss` sets
+/// the fraction of packets that are lost between replicas.
 pub(crate) fn measure(
     common: &Common,
     default_name: &str,
@@ -161,7 +164,7 @@ pub(crate) fn measure(
     let rounds = Rounds {
         systems,
         cases,
-        rounds: common.rounds,
+        count: common.rounds,
         together: setup.together,
         programs,
         hosts: setup.hosts,
@@ -211,7 +214,8 @@ pub(crate) fn measure(
     Ok(if complete && succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The results without runs, and the systems and cases that are available.
+/// Returns the results file without runs yet, and the systems and cases that can be measured here;
+/// prints the others as skipped.
 fn prepare(
     common: &Common,
     name: &str,
@@ -263,7 +267,8 @@ fn prepare(
     (comparison, systems, cases)
 }
 
-/// The program to measure. Under cargo it is built first, so that no outdated program is measured.
+/// Returns the path of the `bowline` program to measure. Under cargo it is built first, so that no
+/// outdated program is measured.
 fn find_bowline(common: &Common) -> anyhow::Result<PathBuf> {
     if let Some(given) = &common.bowline {
         return Ok(given.clone());

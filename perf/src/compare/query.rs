@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::report::to_count;
 
-/// A server that takes longer does not count as ready.
+/// Time that a query waits for a server; a server that does not answer in time is not ready.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// Upper bound of an HTTP response in bytes.
+/// Longest HTTP response that is read, in bytes; the rest is ignored.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -19,8 +19,8 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The reply to a Redis command: the content of a bulk string, the first elements of an array in
-/// protocol encoding, or the line of any other reply.
+/// Sends a Redis command and returns its reply: the content of a bulk string, the first elements of
+/// an array in protocol encoding, or the first line of any other reply.
 pub(crate) fn redis(address: SocketAddr, arguments: &[&str]) -> io::Result<String> {
     let mut stream = connect(address)?;
     let mut request = format!("*{}\r\n", arguments.len());
@@ -59,7 +59,7 @@ fn complete_reply(reply: &[u8]) -> Option<String> {
     Some(first.to_owned())
 }
 
-/// The response of an HTTP server to a GET of this path, headers included.
+/// Sends an HTTP GET request for `path` and returns the response, including its headers.
 pub(crate) fn http(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = connect(address)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -69,7 +69,8 @@ pub(crate) fn http(address: SocketAddr, path: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&reply).into_owned())
 }
 
-/// The number of this name in `name:value` or `name value` lines.
+/// Returns the number called `name` in a text of lines `name:value` or `name value`; `None` if
+/// there is none.
 pub(crate) fn number(text: &str, name: &str) -> Option<u64> {
     let rest = text
         .lines()
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_found_by_their_full_name() {
+    fn metrics_are_found_by_their_full_name() {
         let text = "raft_syncs_total:9\r\nraft_syncs:7\r\nfsync_count 1.5e+03\n";
         assert_eq!(number(text, "raft_syncs"), Some(7));
         assert_eq!(number(text, "fsync_count"), Some(1_500));

@@ -8,166 +8,175 @@ use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Identifies this JSON.
+/// Value of the field `schema`, which identifies the JSON of `perf compare` and `perf lossy`.
 pub(crate) const SCHEMA: &str = "bowline-compare";
-/// Version of the schema.
+/// Version of the JSON schema, incremented when the meaning of a field changes.
 pub(crate) const SCHEMA_VERSION: u32 = 2;
-/// A run is quiet if the host stole less than this fraction of the processor time.
+/// A run is quiet, and so comparable, if the host stole less than this fraction of the processor
+/// time from this virtual machine.
 pub(crate) const QUIET_SHARE: f64 = 0.06;
 
-/// Several systems under the same load.
+/// The results of a comparison: several systems, measured under the same load in turn.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Comparison {
-    /// [`SCHEMA`].
+    /// Identifies the format of the JSON; always [`SCHEMA`].
     pub(crate) schema: String,
-    /// [`SCHEMA_VERSION`].
+    /// Always [`SCHEMA_VERSION`], the version of the JSON schema.
     pub(crate) schema_version: u32,
-    /// Name of the comparison.
+    /// Name of the comparison, also used for the result files.
     pub(crate) name: String,
-    /// The command line.
+    /// Command line of the program that made the comparison.
     pub(crate) command: Vec<String>,
-    /// Commit of the source, with `-dirty` if there were changes; `None` if git is not available.
+    /// Commit of the source, with the suffix `-dirty` if there were uncommitted changes; `None` if
+    /// git is not available.
     pub(crate) revision: Option<String>,
-    /// Processors shared by all servers and the load generator.
+    /// Number of processors, which all servers and the load generator share.
     pub(crate) cores: usize,
-    /// Operating system and architecture.
+    /// Operating system and processor architecture of the machine.
     pub(crate) system: String,
-    /// Start time, in seconds since 1970.
+    /// Time when the comparison started, in seconds since 1970.
     pub(crate) began_unix_s: f64,
-    /// Duration in seconds.
+    /// Duration of the whole comparison in seconds.
     pub(crate) wall_s: f64,
-    /// Why it ended early; `None` if it is complete.
+    /// Why the comparison ended early; `None` if it is complete.
     pub(crate) partial: Option<String>,
-    /// Planned number of rounds.
+    /// Planned number of rounds. In each round every system runs every case once.
     pub(crate) rounds: u32,
-    /// Planned length of a run in seconds; clients that stop after a number of operations only
-    /// approximate it.
+    /// Planned length of a run in seconds. Clients that stop after a number of operations keep to
+    /// it only roughly.
     pub(crate) seconds: f64,
-    /// The systems, in the order of each round.
+    /// The measured systems, in the order in which each round measures them.
     pub(crate) systems: Vec<System>,
-    /// The cases, in the order in which they are run.
+    /// The measured cases, in the order in which each round runs them.
     pub(crate) cases: Vec<Case>,
-    /// All runs, in the order in which they were run.
+    /// The results of all runs, in the order in which they were run.
     pub(crate) runs: Vec<Measurement>,
-    /// Summary by case and system.
+    /// Medians and ranges over the rounds, for each case and system.
     pub(crate) summary: Vec<Summary>,
 }
 
-/// A system.
+/// A system that is measured, such as Bowline or Redis in one configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct System {
-    /// Short name.
+    /// Short name of the system, as on the command line and in tables.
     pub(crate) name: String,
-    /// Version and setup.
+    /// Version of the system's program, and its configuration.
     pub(crate) about: String,
-    /// Copies of a write when it is acknowledged.
+    /// Number of replicas that hold a write when it is acknowledged to the client.
     pub(crate) copies: u32,
-    /// Whether these copies are synced to disk.
+    /// Whether the acknowledged copies of a write have been synced to disk.
     pub(crate) synced: bool,
-    /// Why it was skipped; `None` if it was not.
+    /// Why the system was not measured; `None` if it was.
     pub(crate) skipped: Option<String>,
 }
 
-/// A case.
+/// A case of the comparison: one kind of load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Case {
-    /// Short name.
+    /// Short name of the case, as on the command line and in tables.
     pub(crate) name: String,
-    /// Description.
+    /// Description of the case: client program, operation and parameters.
     pub(crate) about: String,
-    /// Its point in a sweep; `None` for a case of its own.
+    /// The point of a sweep that this case measures; `None` if the case belongs to no sweep.
     pub(crate) sweep: Option<SweepPoint>,
 }
 
-/// A point of a sweep: a series of cases that differ in one parameter.
+/// A point of a sweep: a series of cases that differ in one parameter only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SweepPoint {
-    /// Name of the sweep.
+    /// Name of the sweep, such as `connections`.
     pub(crate) name: String,
-    /// Name of the parameter, with its unit.
+    /// Name of the parameter that differs, with its unit.
     pub(crate) axis: String,
-    /// Value of the parameter.
+    /// Value of the parameter in this case.
     pub(crate) value: f64,
 }
 
-/// One run: one system, one case, one round.
+/// The result of one run: one system in one case in one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    /// Number of the round, from 1.
+    /// Number of the round, counted from 1.
     pub(crate) round: u32,
-    /// [`System::name`].
+    /// Name of the measured system, as in [`System::name`].
     pub(crate) system: String,
-    /// [`Case::name`].
+    /// Name of the case that was run, as in [`Case::name`].
     pub(crate) case: String,
-    /// Operations that succeeded.
+    /// Number of operations that succeeded during the run.
     pub(crate) operations: u64,
-    /// Operations that failed.
+    /// Number of operations that failed during the run.
     pub(crate) errors: u64,
     /// Successful operations per second.
     pub(crate) rate: f64,
-    /// Median latency.
+    /// Median latency in seconds.
     pub(crate) p50_s: f64,
-    /// 99th percentile of the latency.
+    /// 99th percentile of the latency in seconds.
     pub(crate) p99_s: f64,
-    /// Maximum latency.
+    /// Maximum latency in seconds.
     pub(crate) max_s: f64,
-    /// Processor seconds of all server processes.
+    /// Processor time in seconds that all server processes of the system used during the run.
     pub(crate) cpu_s: f64,
-    /// Bytes that all server processes wrote to disk.
+    /// Bytes that all server processes of the system wrote to disk during the run.
     pub(crate) written_bytes: u64,
-    /// Syncs as counted by the servers; `None` if they do not report them.
+    /// Number of syncs to disk during the run, as counted by the servers; `None` if the system does
+    /// not report it.
     pub(crate) syncs: Option<u64>,
-    /// Duration by the wall clock in seconds, from before the client's start until after its end.
+    /// Duration of the run by the wall clock in seconds, from before the client's start until after
+    /// its end.
     pub(crate) wall_s: f64,
-    /// Processor seconds stolen by the host during the run, over all cores.
+    /// Processor time in seconds, summed over all cores, that the host took from this virtual
+    /// machine during the run.
     pub(crate) stolen_s: f64,
-    /// Why the run failed; `None` if it succeeded. Summaries contain successful runs only.
+    /// Why the run failed; `None` if it succeeded. Summaries use successful runs only.
     pub(crate) failure: Option<String>,
 }
 
-/// The runs of one system in one case.
+/// Medians and ranges over the runs of one system in one case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// [`Case::name`].
+    /// Name of the case, as in [`Case::name`].
     pub(crate) case: String,
-    /// [`System::name`].
+    /// Name of the system, as in [`System::name`].
     pub(crate) system: String,
-    /// Number of successful runs.
+    /// Number of successful runs, on which the summary is based.
     pub(crate) runs: usize,
-    /// Number of successful runs that were quiet.
+    /// Number of successful runs that were quiet (see [`QUIET_SHARE`]).
     pub(crate) quiet_runs: usize,
-    /// Operations per second.
+    /// Successful operations per second.
     pub(crate) rate: Spread,
-    /// Median latency.
+    /// Median latency in seconds of each successful run; the spread is over the runs.
     pub(crate) p50_s: Spread,
-    /// 99th percentile of the latency.
+    /// 99th percentile of a run's latency in seconds.
     pub(crate) p99_s: Spread,
-    /// Processor seconds of all server processes per 1,000 operations.
+    /// Processor time in seconds of all server processes per 1,000 operations.
     pub(crate) cpu_s_per_1000: Spread,
-    /// Bytes written to disk per operation, over all server processes.
+    /// Bytes written to disk per operation, summed over all server processes.
     pub(crate) bytes_per_operation: Spread,
-    /// Syncs per operation, over all server processes.
+    /// Syncs to disk per operation, summed over all server processes; `None` if the system does not
+    /// report them.
     pub(crate) syncs_per_operation: Option<Spread>,
-    /// For each other system: this system's figures divided by the other's in the same round.
+    /// For each other system, by name: this system's figures divided by the other system's figures
+    /// of the same round.
     pub(crate) against: BTreeMap<String, Ratios>,
 }
 
-/// One system's figures divided by another's, round by round.
+/// Ratios of one system's figures to another system's: one ratio for each round, then median and
+/// range of the ratios.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ratios {
-    /// Ratio of operations per second.
+    /// Ratio of the operations per second.
     pub(crate) rate: Spread,
-    /// The same, for rounds in which both runs were quiet; `None` if there were none.
+    /// Ratio of the operations per second, only from rounds in which both runs were quiet (see
+    /// [`QUIET_SHARE`]); `None` if there was no such round.
     pub(crate) rate_quiet: Option<Spread>,
-    /// Ratio of median latencies.
+    /// Ratio of the median latencies.
     pub(crate) p50: Spread,
-    /// Ratio of 99th percentiles.
+    /// Ratio of the 99th percentiles of the latency.
     pub(crate) p99: Spread,
-    /// Ratio of processor times per operation.
+    /// Ratio of the processor times per operation.
     pub(crate) cpu: Spread,
 }
 
-/// Median and range of a set of values.
+/// Median, minimum and maximum of a set of values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
     /// Median.
@@ -179,7 +188,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// The spread of the finite values; `None` if there are none.
+    /// Returns median and range of the finite values; `None` if there are none.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -195,22 +204,24 @@ impl Spread {
 }
 
 impl Measurement {
-    /// Processor seconds of all server processes per 1,000 operations.
+    /// Returns the processor time in seconds of all server processes per 1,000 successful
+    /// operations.
     pub(crate) fn cpu_s_per_1000(&self) -> f64 {
         1_000.0 * self.cpu_s / self.operations as f64
     }
 
-    /// Whether the host stole little processor time, see [`QUIET_SHARE`].
+    /// Returns whether the run was quiet: the hypervisor stole less than [`QUIET_SHARE`] of the
+    /// time of all `cores` from this virtual machine.
     pub(crate) fn is_quiet(&self, cores: usize) -> bool {
         self.stolen_s < QUIET_SHARE * self.wall_s * cores as f64
     }
 }
 
 impl Comparison {
-    /// Parses a comparison.
+    /// Parses the JSON of a comparison.
     ///
     /// # Errors
-    /// If it has another schema version, or a field is missing or of the wrong type.
+    /// If the JSON has another schema version, or a field is missing or of the wrong type.
     pub(crate) fn parse(value: Value) -> anyhow::Result<Comparison> {
         let version = &value["schema_version"];
         ensure!(
@@ -222,7 +233,7 @@ impl Comparison {
             .context("JSON of `perf compare` with a field missing or of the wrong type")
     }
 
-    /// The successful runs of a system in a case.
+    /// Returns the successful runs of a system in a case, both given by name.
     pub(crate) fn runs_of(&self, case: &str, system: &str) -> Vec<&Measurement> {
         let wanted = |run: &&Measurement| {
             run.case == case && run.system == system && run.failure.is_none() && run.operations > 0
@@ -230,7 +241,7 @@ impl Comparison {
         self.runs.iter().filter(wanted).collect()
     }
 
-    /// Recomputes the summary of all runs.
+    /// Recomputes the summary from the results of all runs.
     pub(crate) fn summarize(&mut self) {
         let mut summary = Vec::new();
         for case in &self.cases {
@@ -241,7 +252,7 @@ impl Comparison {
         self.summary = summary;
     }
 
-    /// The summary of a system in a case.
+    /// Returns the summary of a system in a case, both given by name; `None` if no run succeeded.
     pub(crate) fn find(&self, case: &str, system: &str) -> Option<&Summary> {
         self.summary.iter().find(|summary| summary.case == case && summary.system == system)
     }

@@ -11,13 +11,15 @@ use super::results::Measurement;
 use super::systems::{Programs, Running, System};
 use super::usage::stolen_s;
 
-/// All rounds of a comparison.
+/// Everything needed to run the rounds of a comparison. In each round every system runs every case
+/// once.
 #[derive(Debug)]
 pub(crate) struct Rounds<'a> {
     pub(crate) systems: Vec<System>,
     pub(crate) cases: Vec<Case>,
-    pub(crate) rounds: u32,
-    /// Whether all systems run at once, and each case runs on all of them before the next case.
+    pub(crate) count: u32,
+    /// Whether all systems of a round are started at once, and each case then runs on all of them
+    /// before the next case. Otherwise the systems run one after the other.
     pub(crate) together: bool,
     pub(crate) programs: Programs,
     pub(crate) hosts: Vec<Host>,
@@ -26,10 +28,11 @@ pub(crate) struct Rounds<'a> {
     pub(crate) interrupted: &'a AtomicBool,
 }
 
-/// Sets the fraction of packets to lose before a case.
+/// A function that sets the fraction of packets lost between replicas, from 0 to 1, before a case.
 pub(crate) type SetLoss<'a> = dyn FnMut(f64) -> anyhow::Result<()> + 'a;
 
-/// A running system, with the keys and value lengths that were preloaded into it.
+/// A running system, with the number of keys and the value length of each preload that it has
+/// received.
 struct Started {
     system: System,
     running: Running,
@@ -37,20 +40,20 @@ struct Started {
 }
 
 impl Rounds<'_> {
-    /// Runs all rounds and passes each measurement to `on_run`. Returns why they ended early, or
-    /// `None`.
+    /// Runs all rounds and passes the result of each run to `on_run`. Returns why the rounds ended
+    /// early, or `None` if they are complete.
     pub(crate) fn run(
         &self,
         set_loss: &mut SetLoss<'_>,
         on_run: &mut dyn FnMut(Measurement),
     ) -> Option<String> {
-        for round in 1..=self.rounds {
+        for round in 1..=self.count {
             let groups: Vec<&[System]> =
                 if self.together { vec![&self.systems] } else { self.systems.chunks(1).collect() };
             for group in groups {
                 self.run_group(round, group, set_loss, on_run);
                 if self.interrupted.load(Ordering::Relaxed) {
-                    return Some(format!("interrupted in round {round} of {}", self.rounds));
+                    return Some(format!("interrupted in round {round} of {}", self.count));
                 }
             }
         }
@@ -149,7 +152,7 @@ impl Rounds<'_> {
 }
 
 impl Measurement {
-    /// A run that failed.
+    /// Returns the result of a run that failed with the given error, without figures.
     fn failed(round: u32, system: System, case: &Case, error: &anyhow::Error) -> Measurement {
         Measurement {
             round,

@@ -17,18 +17,19 @@ use super::query;
 use super::results;
 use super::usage::{Usage, usage};
 
-/// Time limit for a system to become ready.
+/// Longest time that a started system may take to become ready; after it, the start and the runs of
+/// the system fail.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A system and its setup.
+/// A system that can be measured: a program with a fixed configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum System {
-    /// Three Bowline replicas, automatic choice of threads.
+    /// Three Bowline replicas; each chooses its number of threads itself.
     Bowline,
-    /// Three Bowline replicas, one thread per stage.
+    /// Three Bowline replicas, each with one thread per pipeline stage.
     BowlineDedicated,
-    /// Three Bowline replicas, network, core and applier on one thread.
+    /// Three Bowline replicas, each with network, consensus core and applier on one thread.
     BowlineFused,
     /// Five Bowline replicas.
     Bowline5,
@@ -36,56 +37,58 @@ pub(crate) enum System {
     Bowline7,
     /// Three etcd members.
     Etcd,
-    /// One Redis server that syncs before it replies.
+    /// One Redis server that syncs every write to disk before it replies.
     Redis,
-    /// A Redis primary with two replicas, WAIT 1 after each write, no syncs.
+    /// A Redis primary with two replicas, without syncs to disk; after each write the client waits
+    /// for one replica (WAIT 1).
     RedisWait,
-    /// One Redis server without persistence.
+    /// One Redis server that writes nothing to disk.
     RedisMemory,
 }
 
-/// Protocol of a system.
+/// The protocol that a system's clients use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Protocol {
     Redis,
     Etcd,
 }
 
-/// Paths of server programs.
+/// Paths of server programs that are not looked up in `PATH`.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
-    /// The `bowline` program.
+    /// Path of the `bowline` program.
     pub(crate) bowline: PathBuf,
 }
 
-/// A running system.
+/// A running system: its server processes and addresses, in a folder of its own. The processes are
+/// killed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
     system: System,
     children: Vec<Child>,
-    /// Addresses for clients; Bowline's leader is first.
+    /// Addresses for clients, one for each server that accepts them; Bowline's leader comes first.
     clients: Vec<SocketAddr>,
     folder: PathBuf,
 }
 
 impl System {
-    /// Name on command lines and in tables.
+    /// Returns the system's name on command lines and in tables.
     pub(crate) fn name(self) -> String {
         let value = clap::ValueEnum::to_possible_value(&self);
         value.expect("no value is hidden").get_name().to_owned()
     }
 
-    /// Whether this is Bowline.
+    /// Whether the system is Bowline in one of its configurations.
     pub(crate) fn is_bowline(self) -> bool {
         self.name().starts_with("bowline")
     }
 
-    /// Protocol of its clients.
+    /// Returns the protocol that the system's clients use.
     pub(crate) fn protocol(self) -> Protocol {
         if self == System::Etcd { Protocol::Etcd } else { Protocol::Redis }
     }
 
-    /// Number of its processes.
+    /// Returns the number of server processes of the system.
     pub(crate) fn processes(self) -> usize {
         match self {
             System::Redis | System::RedisMemory => 1,
@@ -109,7 +112,8 @@ impl System {
         }
     }
 
-    /// The description that goes into the results, with the reason if the system is not available.
+    /// Returns the system's description for the results file, with the reason if its program is not
+    /// available.
     pub(crate) fn describe(self, programs: &Programs) -> results::System {
         let program = self.program(programs);
         let skipped = match &program {
@@ -151,7 +155,8 @@ impl System {
             .with_context(|| format!("{name} is not installed (Debian package: {package})"))
     }
 
-    /// Starts the system in `folder`, which is emptied first, and waits until it is ready.
+    /// Starts the system's servers in `folder`, which is emptied first, and waits until the system
+    /// is ready. `hosts` needs at least one host for each server process.
     pub(crate) fn start(
         self,
         programs: &Programs,
@@ -164,7 +169,8 @@ impl System {
             .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         let program = self.program(programs)?;
         let hosts = hosts.get(..self.processes()).context("not enough hosts")?;
-        let folder = fs::canonicalize(folder).context("cannot resolve the folder")?;
+        let folder = fs::canonicalize(folder)
+            .with_context(|| format!("cannot resolve the folder {}", folder.display()))?;
         let mut running =
             Running { system: self, children: Vec::new(), clients: Vec::new(), folder };
         match self {
@@ -197,17 +203,18 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
 }
 
 impl Running {
-    /// Addresses for clients; clients that use one address take the first.
+    /// Returns the addresses for clients. Clients that use only one address take the first one.
     pub(crate) fn clients(&self) -> &[SocketAddr] {
         &self.clients
     }
 
-    /// Resources that all its processes have used so far.
+    /// Returns the processor time and disk writes of all server processes since they started.
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         usage(self.children.iter().map(Child::id))
     }
 
-    /// Syncs of all its processes so far; `None` if they do not report them.
+    /// Returns how often all servers together have synced to disk since they started; `None` if the
+    /// system does not report it.
     pub(crate) fn syncs(&self) -> Option<u64> {
         let of_one = |client: &SocketAddr| match self.system.protocol() {
             Protocol::Etcd => {
@@ -224,12 +231,12 @@ impl Running {
         self.clients.iter().map(of_one).sum()
     }
 
-    /// Fails if one of its processes has exited.
+    /// Returns an error if one of the system's server processes has exited.
     pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
         self.children.iter_mut().try_for_each(Child::ensure_running)
     }
 
-    /// Kills all its processes and removes its folder.
+    /// Kills all server processes of the system and removes its folder.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         self.children.iter_mut().for_each(Child::kill);
         remove(&self.folder)
@@ -275,7 +282,8 @@ impl Running {
         for (number, (host, [client])) in hosts.iter().zip(&addresses).enumerate() {
             let name = format!("redis-{}", number + 1);
             let folder = self.folder.join(&name);
-            fs::create_dir_all(&folder).context("cannot create a folder for Redis")?;
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
             let (address, port) = (client.ip().to_string(), client.port().to_string());
             let mut command = command(program, host.within);
             command
@@ -342,7 +350,8 @@ impl Running {
         Ok(())
     }
 
-    /// Whether the system is ready; puts Bowline's leader first.
+    /// Returns whether the system accepts requests. Moves the address of Bowline's leader to the
+    /// front.
     fn is_ready(&mut self) -> bool {
         match self.system {
             System::Etcd => self.clients.iter().all(|client| {
@@ -360,8 +369,8 @@ impl Running {
         }
     }
 
-    /// Puts Bowline's leader first. Whether there is a leader that accepts writes; always true for
-    /// other systems.
+    /// Moves the address of Bowline's leader to the front. Returns whether there is a leader that
+    /// accepts writes; always true for other systems.
     pub(crate) fn find_leader(&mut self) -> bool {
         if !self.system.is_bowline() {
             return true;

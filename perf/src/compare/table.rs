@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::results::{Comparison, Measurement, Spread};
 use crate::report::{amount, duration};
 
-/// A line for one run.
+/// Returns a line that describes the result of one run, or why it failed.
 pub(crate) fn line(run: &Measurement) -> String {
     let start = format!("round {} {:<16} {:<18}", run.round, run.system, run.case);
     match &run.failure {
@@ -21,7 +21,7 @@ pub(crate) fn line(run: &Measurement) -> String {
     }
 }
 
-/// The results of all cases, a block per case.
+/// Returns the results of all cases as a table for the terminal, with one block of lines per case.
 pub(crate) fn table(comparison: &Comparison) -> String {
     let mut text = String::new();
     let mut add = |part: std::fmt::Arguments<'_>| {

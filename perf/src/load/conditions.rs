@@ -1,10 +1,11 @@
-//! `--fail-if`: conditions on the results; a run fails if one of them holds.
+//! `--fail-if`: conditions on the results of a run. The run counts as failed if one of them holds.
 
 use anyhow::{Context as _, ensure};
 
 use super::schema::{Latency, LoadRecord};
 
-/// A condition such as `p99>5ms`.
+/// A condition of `--fail-if` on the results of a run, such as `p99>5ms`: the run fails if it
+/// holds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Condition {
     text: String,
@@ -24,9 +25,9 @@ enum Metric {
     P999,
     P9999,
     Max,
-    /// Achieved rate in percent of the intended rate.
+    /// Achieved rate in percent of the intended rate of an open loop.
     AchievedShare,
-    /// Operations a second.
+    /// Achieved rate in successful operations per second.
     Achieved,
     Errors,
     Unsent,
@@ -46,7 +47,7 @@ const SYNTAX: &str = "write p50, p90, p95, p99, p99.9, p99.99, min, mean or max 
                    counts; between them >, >=, < or <=";
 
 impl Condition {
-    /// Parses a condition.
+    /// Parses a condition of `--fail-if`.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Condition> {
         let invalid = || format!("--fail-if '{text}': {SYNTAX}");
         let at = text.find(['<', '>']).with_context(invalid)?;
@@ -90,12 +91,13 @@ impl Condition {
         Ok(Condition { text: text.to_owned(), metric, comparison, limit })
     }
 
-    /// Whether the condition needs an intended rate, which only an open loop has.
+    /// Returns whether the condition refers to the intended rate, which only an open loop has.
     pub(crate) fn needs_a_rate(&self) -> bool {
         self.metric == Metric::AchievedShare
     }
 
-    /// The condition with the measured figure if it holds, else `None`.
+    /// Checks the condition on the results of a run. If it holds, returns its text with the
+    /// measured figure, otherwise `None`.
     pub(crate) fn check(&self, record: &LoadRecord) -> Option<String> {
         let latency = record.latencies.get("all").map_or(Latency::default(), |all| *all.main());
         let figure = match self.metric {
@@ -137,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conditions_are_parsed() {
+    fn fail_if_conditions_are_parsed() {
         let parts = |text: &str| {
             let condition = Condition::parse(text).unwrap();
             (condition.metric, condition.comparison, condition.limit)

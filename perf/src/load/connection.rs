@@ -15,66 +15,74 @@ use super::http2::{Ended, Http2};
 use super::keys::Values;
 use super::resp::Broken;
 
-/// State of a connection.
+/// State of one connection of the load generator. Times are in nanoseconds of the run's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
-    /// Closed; reconnects at `retry_at`.
+    /// The connection is closed, and is opened again at the time `retry_at`, in nanoseconds of the
+    /// run's clock.
     Down { retry_at: u64 },
-    /// The TCP connection is being established; fails at `until`.
+    /// The TCP connection is being established; the attempt fails at the time `until`, in
+    /// nanoseconds of the run's clock.
     Connecting { until: u64 },
-    /// Connected; `CLUSTER SLOTS` was sent to find the leader. Fails at `until`.
+    /// The connection is established, and waits for the reply to `CLUSTER SLOTS`, which names the
+    /// leader. Fails at the time `until`, in nanoseconds of the run's clock.
     FindingLeader { until: u64 },
-    /// Ready for requests.
+    /// The connection is ready for requests.
     Up,
 }
 
-/// One connection.
+/// One connection of the load generator to a server.
 #[allow(clippy::struct_excessive_bools, reason = "marks of the engine, each for itself")]
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Option<TcpStream>,
     pub(crate) state: State,
-    /// Index into the engine's addresses.
+    /// Index of the server's address in the engine's list of addresses.
     pub(crate) address: usize,
-    /// Output buffer, and how many of its bytes were written to the socket.
+    /// Output buffer with encoded requests; its first `out_sent` bytes were already written to the
+    /// socket.
     out: Vec<u8>,
     out_sent: usize,
-    /// An incomplete reply.
+    /// The bytes of a reply that has not been received completely.
     pub(crate) partial: Vec<u8>,
-    /// HTTP/2 state; `None` for the Redis protocol.
+    /// HTTP/2 state of a connection to etcd; `None` for the Redis protocol.
     pub(crate) http2: Option<Box<Http2>>,
-    /// Operations in flight, in the order in which they were written.
+    /// Operations whose reply is outstanding, in the order in which their requests were written.
     pub(crate) in_flight: VecDeque<Operation>,
-    /// Operations at the end of `in_flight` that were not passed to the kernel yet.
+    /// Number of operations at the end of `in_flight` whose requests are still in the output
+    /// buffer.
     unsent_count: usize,
     /// Whether the connection is in the engine's `ready` queue.
     pub(crate) queued: bool,
     /// Whether the connection is in the engine's `dirty` list: it has new bytes to send.
     pub(crate) dirty: bool,
-    /// No new requests until the next housekeeping.
+    /// Whether the connection gets no new requests until the next housekeeping, because the server
+    /// reported that it has no leader or is overloaded.
     pub(crate) paused: bool,
-    /// Whether the connection was up before, so that the next time counts as a reconnect.
+    /// Whether the connection was established before, so that establishing it again counts as a
+    /// reconnect.
     pub(crate) was_up: bool,
-    /// Consecutive failures.
+    /// Number of failures since the connection was last established successfully.
     pub(crate) failures: u32,
 }
 
-/// An HTTP/2 frame: its length, and the call that it completes.
+/// An HTTP/2 frame that was read: its length in bytes, and the call that it completes, if any.
 type Frame = (usize, Option<Ended>);
 
-/// Result of a read.
+/// Result of reading from a connection.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// This many bytes were read; there may be more.
+    /// The given number of bytes was read into the buffer; the socket may have more.
     Bytes(usize),
-    /// No data for now.
+    /// The socket has no data for now.
     Nothing,
-    /// The connection was closed.
+    /// The server closed the connection, or reading failed.
     End,
 }
 
 impl Connection {
-    /// A closed connection that is due to be opened.
+    /// Returns a closed connection to the server with index `address`, which is due to be opened.
+    /// `pipeline` is the expected number of operations in flight.
     pub(crate) fn new(address: usize, pipeline: usize) -> Connection {
         Connection {
             stream: None,
@@ -94,7 +102,8 @@ impl Connection {
         }
     }
 
-    /// Starts connecting to `socket`.
+    /// Starts to establish a connection to the address `socket`. The attempt must succeed before
+    /// `until`, in nanoseconds of the run's clock.
     pub(crate) fn open(
         &mut self,
         socket: SocketAddr,
@@ -110,7 +119,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether a pending connection attempt succeeded; called when the socket reports an event.
+    /// Returns whether the connection attempt in progress has succeeded; called when the socket
+    /// reports an event.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         let Some(stream) = &self.stream else { return Ok(false) };
         if let Some(error) = stream.take_error()? {
@@ -126,7 +136,8 @@ impl Connection {
         }
     }
 
-    /// Closes the connection and passes the operations in flight to `lost`.
+    /// Closes the connection, to be opened again at `retry_at` (nanoseconds of the run's clock),
+    /// and passes each operation in flight to `lost`.
     pub(crate) fn close(&mut self, retry_at: u64, mut lost: impl FnMut(Operation)) {
         // Dropping the socket also deregisters it from the poll.
         self.stream = None;
@@ -140,7 +151,8 @@ impl Connection {
         self.in_flight.drain(..).for_each(&mut lost);
     }
 
-    /// Encodes an operation and adds it to those in flight.
+    /// Appends the request of an operation to the output buffer, and adds the operation to those in
+    /// flight.
     pub(crate) fn push(
         &mut self,
         operation: Operation,
@@ -157,7 +169,7 @@ impl Connection {
         self.unsent_count += 1;
     }
 
-    /// Starts HTTP/2 on this connection.
+    /// Starts HTTP/2 on this connection. `authority` is the `host:port` of the server.
     pub(crate) fn start_http2(&mut self, authority: String) {
         self.http2 = Some(Box::new(Http2::start(authority, &mut self.out)));
     }
@@ -168,13 +180,13 @@ impl Connection {
         http2.read(input, &mut self.out)
     }
 
-    /// Appends raw bytes to the output buffer.
+    /// Appends bytes that are already encoded to the output buffer.
     pub(crate) fn push_bytes(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Writes the output buffer to the socket. `now` becomes the send time of operations that were
-    /// not sent yet.
+    /// Writes as much of the output buffer to the socket as the socket accepts. Operations in the
+    /// buffer that had no send time yet get `now` as their send time.
     pub(crate) fn flush(&mut self, now: u64) -> io::Result<()> {
         let old = self.in_flight.len() - self.unsent_count.min(self.in_flight.len());
         for operation in self.in_flight.range_mut(old..) {
@@ -201,12 +213,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the socket's send buffer is full and bytes wait for it to drain.
+    /// Returns whether the output buffer has bytes that the socket did not accept, because its send
+    /// buffer is full.
     pub(crate) fn has_unsent_bytes(&self) -> bool {
         self.out_sent < self.out.len()
     }
 
-    /// Reads into `buffer`.
+    /// Reads bytes from the socket into `buffer` without waiting. Returns the number of bytes, or
+    /// that the socket has none, or that the connection has ended.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Input {
         let Some(stream) = &mut self.stream else { return Input::Nothing };
         loop {

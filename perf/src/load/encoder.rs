@@ -4,25 +4,27 @@ use super::generator::{Operation, Request};
 use super::keys::{Values, write_key};
 use super::resp::write_request;
 
-/// Timeout of Redis's WAIT, in milliseconds.
+/// Timeout that is sent with Redis's WAIT command, in milliseconds.
 const WAIT_MS: &[u8] = b"1000";
 
-/// An encoder for keys and values of fixed lengths.
+/// An encoder of Redis requests, for keys and values of fixed lengths.
 #[derive(Debug)]
 pub(crate) struct RequestEncoder {
     /// Length of a key in bytes.
     pub(crate) key_bytes: usize,
     get: Vec<u8>,
     set: Vec<u8>,
-    /// What follows the key: line end and length of the value.
+    /// Encoded bytes of a SET command between its key and its value: the line end after the key,
+    /// and the length of the value.
     middle: Vec<u8>,
-    /// What follows the value: line end, and WAIT if it is used.
+    /// Encoded bytes after the value of a SET command: the line end and, if each write is followed
+    /// by WAIT, the WAIT command.
     end: Vec<u8>,
 }
 
 impl RequestEncoder {
-    /// An encoder for keys and values of these lengths. With `wait`, each write is followed by a
-    /// WAIT for that number of replicas.
+    /// Returns an encoder for keys and values of these lengths in bytes. With `wait`, each write is
+    /// followed by a WAIT for this number of replicas.
     pub(crate) fn new(key_bytes: usize, value_bytes: usize, wait: Option<u32>) -> RequestEncoder {
         let mut end = b"\r\n".to_vec();
         if let Some(replicas) = wait {
@@ -38,7 +40,7 @@ impl RequestEncoder {
         }
     }
 
-    /// Encodes the operation's current request.
+    /// Appends the current request of `operation`, encoded as a Redis command, to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>, operation: &Operation, values: &Values) {
         match operation.request {
             Request::Get => {

@@ -28,7 +28,8 @@ use super::reply::Reply;
 use super::resp;
 use super::timer::Timer;
 
-/// A clock: nanoseconds since the program started, the same for all threads.
+/// The clock of a run: nanoseconds since the clock was started, with the same start for all
+/// threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
@@ -38,17 +39,19 @@ impl Clock {
         Clock(Instant::now())
     }
 
-    /// The current time; never 0, which stands for no time.
+    /// Returns the nanoseconds since the clock was started, plus 1: in fields of times, 0 means
+    /// that there is no time yet.
     pub(crate) fn now(self) -> u64 {
         nanoseconds(self.0.elapsed()) + 1
     }
 }
 
-/// The reason why a run ended early.
+/// A text that says why a run ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndedEarly(pub(crate) String);
 
-/// An event that charts mark.
+/// An event during the run that charts mark, such as a leader change; `at` is in nanoseconds of the
+/// run's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Notice {
     pub(crate) at: u64,
@@ -57,20 +60,22 @@ pub(crate) struct Notice {
 
 /// Interval between checks of timeouts, reconnects and the stop flag, in nanoseconds.
 const HOUSEKEEPING_INTERVAL: u64 = 50_000_000;
-/// Requests that fall due within this many nanoseconds are sent together. Delays a request by at
-/// most this, and saves wake-ups at rates above ten thousand per second.
+/// Requests that fall due within this time, in nanoseconds, are sent together. This delays a
+/// request by at most 50 µs, and saves wake-ups at rates above ten thousand per second.
 const TICK: u64 = 50_000;
-/// Timeout for opening a connection, in nanoseconds.
+/// Maximum time to establish a connection, in nanoseconds; the request timeout applies instead if
+/// it is shorter.
 const CONNECT_TIMEOUT: u64 = 2_000_000_000;
-/// Pause before the first reconnect, in nanoseconds; doubled each time.
+/// Pause before a connection is opened again after its first failure, in nanoseconds. It doubles
+/// with each further failure.
 const RETRY_PAUSE: u64 = 20_000_000;
 const RETRY_PAUSE_MAX: u64 = 640_000_000;
 const BUFFER_BYTES: usize = 256 << 10;
 const TIMER: Token = Token(usize::MAX);
-/// Minimum pipeline depth of the preload.
+/// Minimum number of requests in flight per connection during the preload, which writes all keys.
 const PRELOAD_PIPELINE: usize = 32;
 
-/// State of one thread.
+/// State of one thread of the load generator.
 #[derive(Debug)]
 pub(crate) struct Engine {
     plan: Arc<Plan>,
@@ -81,29 +86,31 @@ pub(crate) struct Engine {
     events: Events,
     timer: Timer,
     connections: Vec<Connection>,
-    /// Connections that can take requests, each at most once. May contain connections that closed
-    /// in the meantime.
+    /// Indexes of the connections that can take requests, each at most once. Some of them may have
+    /// been closed in the meantime.
     ready: VecDeque<usize>,
-    /// Operations to send again, before new ones.
+    /// Operations to send again (redirected ones, for example), before new ones.
     retries: VecDeque<Operation>,
-    /// Connections with new bytes to send.
+    /// Indexes of the connections with new bytes in their output buffers, which the next dispatch
+    /// writes to the sockets.
     dirty: Vec<usize>,
     requests: RequestEncoder,
     addresses: Vec<SocketAddr>,
-    /// Index of the presumed leader in `addresses`.
+    /// Index in `addresses` of the server that is presumed to be the leader.
     leader: usize,
-    /// Index of the last leader that a connection was established to.
+    /// Index in `addresses` of the leader to which a connection was last established; `None` before
+    /// the first. When it changes, a leader change is reported.
     announced_leader: Option<usize>,
     pipeline: usize,
     buffer: Vec<u8>,
     next_housekeeping: u64,
-    /// Reason of the last connection failure.
+    /// Reason why a connection last failed, as a text; empty if none has.
     last_failure: String,
     pub(crate) notices: Vec<Notice>,
 }
 
 impl Engine {
-    /// An engine with this thread's share of the connections, all closed.
+    /// Creates the engine of a thread, with the thread's share of the connections, all closed.
     pub(crate) fn new(
         plan: &Arc<Plan>,
         generator: Generator,
@@ -111,7 +118,7 @@ impl Engine {
         clock: Clock,
         stop: &Arc<AtomicBool>,
     ) -> anyhow::Result<Engine> {
-        let poll = Poll::new().context("cannot create an epoll instance")?;
+        let poll = Poll::new().context("cannot create an epoll instance; check ulimit -n")?;
         let timer = Timer::new(poll.registry(), TIMER).context("cannot create a timer")?;
         let mine = (thread..plan.connections).step_by(plan.threads);
         let connections = mine
@@ -144,7 +151,10 @@ impl Engine {
         })
     }
 
-    /// Opens all connections and, if planned, writes all keys.
+    /// Opens all connections and, if the plan has a preload, writes the keys of this thread.
+    ///
+    /// # Errors
+    /// If no successful reply arrives within `--give-up` seconds, or the run is interrupted.
     pub(crate) fn prepare(&mut self) -> anyhow::Result<()> {
         self.generator.last_success = self.clock.now();
         if self.plan.preload {
@@ -165,8 +175,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs the load from `first` on; the measured window begins at `begin`. Calls `each` after
-    /// every finished second.
+    /// Runs the load. The first request is due at `first`, and the measured window begins at
+    /// `begin`, both in nanoseconds of the run's clock. Calls `each` whenever seconds of the window
+    /// are finished. Returns why the run ended early, or `None` if it did not.
     pub(crate) fn measure(
         &mut self,
         first: u64,
@@ -212,7 +223,7 @@ impl Engine {
         Ok(ended)
     }
 
-    /// Takes the recorded history.
+    /// Returns the recorded history of operations, and leaves an empty one.
     pub(crate) fn take_history(&mut self) -> Vec<Record> {
         self.generator.take_history()
     }
@@ -252,7 +263,8 @@ impl Engine {
         )))
     }
 
-    /// Waits for the next socket event, timer or housekeeping, and handles it.
+    /// Waits until a socket event, the timer of the next due request, or the next housekeeping, and
+    /// handles it. Returns the current time in nanoseconds.
     fn poll_once(&mut self) -> anyhow::Result<u64> {
         let now = self.clock.now();
         if let Some(due) = self.generator.due().filter(|_| !self.ready.is_empty()) {
@@ -345,8 +357,8 @@ impl Engine {
         self.dispatch(now);
     }
 
-    /// Processes the replies in `bytes` and keeps an incomplete rest. False if the connection is
-    /// closed now.
+    /// Handles the replies in `bytes`, and keeps an incomplete last reply until the rest of its
+    /// bytes arrives. Returns false if the connection is now closed.
     fn on_bytes(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         if self.plan.protocol == Protocol::Etcd {
             return self.on_frames(number, bytes, now);
@@ -378,7 +390,8 @@ impl Engine {
         !self.leave_old_leader(number)
     }
 
-    /// Like `on_bytes` for HTTP/2, where replies may arrive in any order.
+    /// Handles the HTTP/2 frames in `bytes`, whose replies may arrive in any order, and keeps an
+    /// incomplete last frame for later. Returns false if the connection is now closed.
     fn on_frames(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         let mut at = 0;
         loop {
@@ -422,7 +435,7 @@ impl Engine {
         !self.leave_old_leader(number)
     }
 
-    /// Handles a Redis reply. False if the connection is closed now.
+    /// Handles a reply in the Redis protocol. Returns false if the connection is now closed.
     fn on_reply(&mut self, number: usize, reply: Reply<'_>, now: u64) -> bool {
         let connection = &mut self.connections[number];
         if let State::FindingLeader { .. } = connection.state {
@@ -436,7 +449,8 @@ impl Engine {
         true
     }
 
-    /// Handles the reply to the operation at `place` in the connection's in-flight queue.
+    /// Handles the reply to the operation at index `place` of the connection's operations in
+    /// flight.
     fn on_reply_at(&mut self, number: usize, place: usize, reply: Reply<'_>, now: u64) {
         let connection = &mut self.connections[number];
         let Some(operation) = connection.in_flight.remove(place) else { return };
@@ -458,7 +472,8 @@ impl Engine {
         }
     }
 
-    /// Handles the reply to `CLUSTER SLOTS`. False if the connection is closed now.
+    /// Handles the reply to `CLUSTER SLOTS`, which names the leader. Returns false if the
+    /// connection is now closed.
     fn on_cluster_slots(&mut self, number: usize, reply: Reply<'_>) -> bool {
         let queried = self.addresses[self.connections[number].address];
         let now = self.clock.now();
@@ -509,7 +524,8 @@ impl Engine {
         self.enqueue_ready(number);
     }
 
-    /// Directs all connections to `leader`.
+    /// Sets the server that is presumed to be the leader to `leader`; connections to other servers
+    /// are then replaced by connections to it. Does nothing with `--no-follow`.
     fn follow(&mut self, leader: SocketAddr) {
         if !self.plan.follow || self.addresses[self.leader] == leader {
             return;
@@ -521,8 +537,8 @@ impl Engine {
         });
     }
 
-    /// Closes the connection if its server is not the leader and nothing is in flight, so that it
-    /// is opened to the leader. Returns whether it was closed.
+    /// Closes the connection if it is to a server that is not the leader and has nothing in flight;
+    /// it is then opened to the leader. Returns whether it was closed.
     fn leave_old_leader(&mut self, number: usize) -> bool {
         let connection = &mut self.connections[number];
         let wrong = self.plan.follow && connection.address != self.leader;
@@ -565,7 +581,7 @@ impl Engine {
         }
     }
 
-    /// Records an event, unless the same one was recorded within the last second.
+    /// Records an event for charts, unless an equal one was recorded within the last second.
     fn note(&mut self, at: u64, what: String) {
         const REPEAT_AFTER: u64 = 1_000_000_000;
         let last = self.notices.iter().rev().find(|notices| notices.what == what);
@@ -596,7 +612,8 @@ impl Engine {
         }
     }
 
-    /// Assigns due operations to connections with capacity, and sends them.
+    /// Assigns the operations that are due to connections with capacity for more requests, and
+    /// writes the requests to the sockets.
     fn dispatch(&mut self, now: u64) {
         while let Some(&number) = self.ready.front() {
             if !self.has_capacity(number) {
@@ -624,7 +641,8 @@ impl Engine {
         }
     }
 
-    /// Checks timeouts, reconnects and paused connections.
+    /// Does the periodic work, at least every 50 ms: handles timeouts, opens closed connections,
+    /// and resumes paused ones.
     fn housekeeping(&mut self, now: u64) {
         self.next_housekeeping = now + HOUSEKEEPING_INTERVAL;
         self.generator.roll(now);
@@ -635,7 +653,7 @@ impl Engine {
             match connection.state {
                 State::Down { retry_at } if retry_at <= now => self.open(number, now),
                 State::Down { retry_at } => {
-                    self.next_housekeeping = self.next_housekeeping.min(retry_at)
+                    self.next_housekeeping = self.next_housekeeping.min(retry_at);
                 }
                 State::Connecting { until } | State::FindingLeader { until } if until <= now => {
                     self.on_failure(number, "timed out while connecting");
@@ -677,14 +695,14 @@ impl Engine {
     }
 }
 
-/// The address in `MOVED slot host:port`.
+/// Returns the address in the redirect `MOVED slot host:port`; `None` if the text is not one.
 fn moved_to(text: &[u8]) -> Option<SocketAddr> {
     let address = std::str::from_utf8(text).ok()?.split(' ').nth(2)?;
     address.to_socket_addrs().ok()?.next()
 }
 
-/// The master of the first slot range in a reply to `CLUSTER SLOTS`. An empty host name means the
-/// host that was queried.
+/// Returns the address of the master of the first slot range in a reply to `CLUSTER SLOTS`. An
+/// empty host name stands for the host of `queried`, the server that replied.
 fn leader_of(list: &[u8], queried: SocketAddr) -> Option<SocketAddr> {
     let Some(Reply::List(range)) = resp::parts(list)?.first().copied() else { return None };
     let Some(Reply::List(node)) = resp::parts(range)?.get(2).copied() else { return None };

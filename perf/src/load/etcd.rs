@@ -1,4 +1,5 @@
-//! The few messages of etcd's v3 API that are needed, with a minimal protocol buffers codec.
+//! The messages of etcd's v3 API that the load generator needs, with a minimal encoder and decoder
+//! of protocol buffers.
 
 use super::generator::{Operation, Request};
 use super::http2::Http2;
@@ -9,11 +10,12 @@ const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
-/// Wire types of protocol buffers.
+/// Wire type of numbers (varints) in protocol buffers; the constants below are other wire types.
 const NUMBER: u64 = 0;
 const BYTES: u64 = 2;
 
-/// Sends the operation's current request. Reads are linearizable, which is etcd's default.
+/// Starts the gRPC call for an operation's current request. Reads are linearizable, which is etcd's
+/// default.
 pub(crate) fn call(
     http2: &mut Http2,
     out: &mut Vec<u8>,
@@ -43,7 +45,7 @@ pub(crate) fn call(
     }
 }
 
-/// Decodes a response message; `None` if it is malformed.
+/// Decodes the response message to a request; `None` if it is malformed.
 pub(crate) fn reply(request: Request, message: &[u8]) -> Option<Reply<'_>> {
     Some(match request {
         Request::Put => Reply::Done,
@@ -57,12 +59,13 @@ pub(crate) fn reply(request: Request, message: &[u8]) -> Option<Reply<'_>> {
     })
 }
 
-/// Sends a status request.
+/// Starts a call for the server's status.
 pub(crate) fn call_status(http2: &mut Http2, out: &mut Vec<u8>) {
     http2.call(out, STATUS, |_| {});
 }
 
-/// The server's version, and whether it is the leader; `None` if the message is malformed.
+/// Decodes a status response: the server's version, and whether it is the leader. `None` if the
+/// message is malformed.
 pub(crate) fn status(message: &[u8]) -> Option<(String, bool)> {
     let version = String::from_utf8_lossy(field(message, 2)??).into_owned();
     let member = number_field(field(message, 1)??, 2)?;
@@ -95,13 +98,14 @@ fn read_varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Value of a message field.
+/// Value of a field of a protocol buffers message.
 enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }
 
-/// Takes the next field; `Some(None)` at the end, `None` if the message is malformed.
+/// Returns the number and the value of the next field in `rest`, and removes it from there.
+/// `Some(None)` at the end of the message, `None` if the message is malformed.
 #[allow(clippy::option_option, reason = "malformed and finished differ")]
 fn next<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
     if rest.is_empty() {
@@ -128,8 +132,8 @@ fn next<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
     Some(Some((tag >> 3, field)))
 }
 
-/// The first bytes field with this number; `Some(None)` if there is none, `None` if the message is
-/// malformed.
+/// Returns the first field of a message with the number `wanted` whose value is bytes; `Some(None)`
+/// if there is no such field, `None` if the message is malformed.
 #[allow(clippy::option_option, reason = "malformed and absent differ")]
 fn field(mut message: &[u8], wanted: u64) -> Option<Option<&[u8]>> {
     while let Some((number, field)) = next(&mut message)? {
@@ -140,7 +144,8 @@ fn field(mut message: &[u8], wanted: u64) -> Option<Option<&[u8]>> {
     Some(None)
 }
 
-/// The first numeric field with this number; 0, the default of protocol buffers, if there is none.
+/// Returns the first field of a message with the number `wanted` whose value is a number. If there
+/// is none, returns 0, the default of protocol buffers; `None` if the message is malformed.
 fn number_field(mut message: &[u8], wanted: u64) -> Option<u64> {
     while let Some((number, field)) = next(&mut message)? {
         if let (true, Field::Number(value)) = (number == wanted, field) {

@@ -14,22 +14,26 @@ use super::schedule::Schedule;
 use super::stats::Stats;
 use super::workload::Kind;
 
-/// An operation. Times are in nanoseconds of the run's [`Clock`](super::engine::Clock).
+/// An operation of the load. Times are in nanoseconds of the run's [`Clock`](super::engine::Clock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Operation {
     pub(crate) kind: Kind,
-    /// The current request: a read-modify-write starts with a get and continues with a put.
+    /// The request to send next, or whose reply is outstanding. A read-modify-write first has a get
+    /// and then a put; other operations have one request.
     pub(crate) request: Request,
     pub(crate) key: u64,
-    /// Mark of the value that a put writes; for a scan, the number of keys.
+    /// Mark (unique number) of the value that a put writes; for a scan, the number of keys to read.
     pub(crate) mark: u64,
-    /// When the operation should have been sent; in a closed loop, when it was generated.
+    /// Time at which the operation should have been sent, by the schedule; in a closed loop, time
+    /// at which it was generated. In nanoseconds of the run's clock.
     pub(crate) intended: u64,
-    /// When its first request was sent; 0 if it was not.
+    /// Time at which the operation's first request was sent, in nanoseconds of the run's clock; 0
+    /// if it has not been sent.
     pub(crate) sent: u64,
-    /// When the current request was sent; 0 if it was not.
+    /// Time at which the operation's current request was sent, in nanoseconds of the run's clock; 0
+    /// if it has not been sent.
     pub(crate) request_sent: u64,
-    /// Redirects so far.
+    /// Number of times that the operation was redirected to another server.
     redirects: u8,
 }
 
@@ -41,35 +45,40 @@ pub(crate) enum Request {
     Scan,
 }
 
-/// What happens to an operation after a reply.
+/// What the engine does next with an operation, and with its connection, after a reply or a
+/// failure.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// The operation is finished, successfully or not.
     Done,
-    /// Finished, because the server has no leader or is overloaded: the connection pauses.
+    /// The operation has failed, because the server has no leader or is overloaded: the connection
+    /// sends no more requests until the next housekeeping.
     Pause,
-    /// Its next request follows on the same connection.
+    /// The second request of a read-modify-write, the put, is to be sent on the same connection.
     Continue(Operation),
-    /// Send it retry, to the current leader.
+    /// The operation's request must be sent again, to the current leader.
     Retry(Operation),
 }
 
-/// What determines the next operation.
+/// Where the thread's operations come from, in the current phase of the run.
 #[derive(Debug)]
 enum Source {
-    /// No operations.
+    /// No operations are generated: before the preload or the load starts, and after the load has
+    /// ended.
     Nothing,
-    /// Write each key of this thread once.
+    /// The preload, which writes each key that belongs to this thread once, before the load. `next`
+    /// is the number of the key to write next.
     Preload { next: u64 },
-    /// Closed loop until `end`.
+    /// A closed loop: the next operation is due whenever a connection is free, until the time `end`
+    /// in nanoseconds of the run's clock.
     Closed { end: u64 },
-    /// Open loop.
+    /// An open loop: operations are due at the times of the schedule.
     Open(Schedule),
 }
 
-/// An operation that is redirected more often than this fails.
+/// Maximum number of redirects of an operation. An operation that is redirected more often fails.
 const REDIRECTS_MAX: u8 = 16;
-/// Longest scan; lengths are uniform, as YCSB's are.
+/// Maximum number of keys of a scan. The number is uniformly distributed, as in YCSB.
 const SCAN_KEYS_MAX: u64 = 100;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
@@ -83,27 +92,31 @@ pub(crate) struct Generator {
     keys: Keys,
     pub(crate) values: Values,
     source: Source,
-    /// Start of the measured window.
+    /// Start of the measured window, in nanoseconds of the run's clock; `u64::MAX` until the load
+    /// starts.
     begin: u64,
-    /// Planned end of the measured window.
+    /// Planned end of the measured window, in nanoseconds of the run's clock.
     end: u64,
     next_mark: u64,
-    /// Statistics of the current second.
+    /// Statistics of the current second of the measured window.
     pub(crate) stats: Stats,
-    /// End of the current second; before the window, the window's start.
+    /// Time at which the current second of the measured window ends; before the window, the time at
+    /// which it starts. In nanoseconds of the run's clock, `u64::MAX` until the load starts.
     second_end: u64,
     number: Option<u64>,
-    /// Finished seconds that were not passed on yet, numbered from the start of the window.
+    /// Statistics of finished seconds that the engine has not taken yet, each with its number: 0 is
+    /// the first second of the measured window.
     pub(crate) over: Vec<(u64, Stats)>,
-    /// When the last successful reply arrived.
+    /// Time at which the last successful reply arrived, in nanoseconds of the run's clock.
     pub(crate) last_success: u64,
-    /// The last error message of the server.
+    /// The last error message that a server replied; empty if there was none.
     pub(crate) last_error: String,
     history: Vec<Record>,
 }
 
 impl Generator {
-    /// The generator of thread `thread`. `run` distinguishes this run's values from those of other
+    /// Creates the generator of the thread with the number `thread`. `run` is a number that
+    /// identifies the run; it is mixed into written values, so that they differ from those of other
     /// runs.
     pub(crate) fn new(
         plan: &Arc<Plan>,
@@ -137,12 +150,14 @@ impl Generator {
         }
     }
 
-    /// Starts the preload, which writes each key once.
+    /// Starts the preload: from now on, the generator returns one write of each key that belongs to
+    /// this thread.
     pub(crate) fn start_preload(&mut self) {
         self.source = Source::Preload { next: self.thread as u64 };
     }
 
-    /// Starts the load at `first`; the measured window begins at `begin`.
+    /// Starts the load. Operations are due from `first` on, and the measured window begins at
+    /// `begin`, both in nanoseconds of the run's clock.
     pub(crate) fn start(&mut self, first: u64, begin: u64) {
         let length = nanoseconds(self.plan.length);
         (self.begin, self.end, self.second_end) = (begin, begin + length, begin);
@@ -159,7 +174,8 @@ impl Generator {
         };
     }
 
-    /// Ends the load. Operations that were due by now and not taken count as unsent.
+    /// Ends the load. Operations of the measured window that were due by `now` and have not been
+    /// sent are counted as unsent.
     pub(crate) fn stop(&mut self, now: u64) {
         self.roll(now);
         if let Source::Open(schedule) = self.source {
@@ -168,7 +184,8 @@ impl Generator {
         self.source = Source::Nothing;
     }
 
-    /// Whether there will be no more operations.
+    /// Returns whether the generator will return no more operations in this phase (preload or load)
+    /// of the run.
     pub(crate) fn is_exhausted(&self, now: u64) -> bool {
         match &self.source {
             Source::Nothing => true,
@@ -178,7 +195,8 @@ impl Generator {
         }
     }
 
-    /// When the next operation is due; `None` outside an open loop.
+    /// Returns when the next operation is due, in nanoseconds of the run's clock; `None` outside an
+    /// open loop.
     pub(crate) fn due(&self) -> Option<u64> {
         match &self.source {
             Source::Open(schedule) => schedule.due(),
@@ -186,7 +204,7 @@ impl Generator {
         }
     }
 
-    /// The next operation, if one is due.
+    /// Returns the next operation if one is due at `now`.
     pub(crate) fn next(&mut self, now: u64) -> Option<Operation> {
         let intended = match &mut self.source {
             Source::Nothing => return None,
@@ -237,7 +255,7 @@ impl Generator {
         self.next_mark
     }
 
-    /// Handles the reply to an operation.
+    /// Handles the reply to an operation's request. Returns what happens to the operation.
     pub(crate) fn on_reply(&mut self, operation: Operation, reply: Reply<'_>, now: u64) -> Next {
         self.roll(now);
         match (operation.request, reply) {
@@ -303,7 +321,8 @@ impl Generator {
         if rejected || code == "UNAVAILABLE" { Next::Pause } else { Next::Done }
     }
 
-    /// Handles an operation that gets no reply, for a reason on the client's side.
+    /// Handles an operation that gets no reply, for a reason on the client's side such as a
+    /// timeout. Returns what happens to the operation.
     pub(crate) fn on_lost(&mut self, operation: &Operation, reason: &str, now: u64) -> Next {
         self.roll(now);
         let outcome =
@@ -342,8 +361,9 @@ impl Generator {
         Next::Done
     }
 
-    /// Whether an operation falls into the measured window: by its intended time in an open loop,
-    /// by the time of its reply in a closed one.
+    /// Returns whether an operation counts for the measured window: in an open loop, if it should
+    /// have been sent in the window; in a closed loop, if its reply arrived after the start of the
+    /// window.
     fn is_measured(&self, operation: &Operation, now: u64) -> bool {
         match self.plan.rate {
             Some(_) => operation.intended >= self.begin,
@@ -360,12 +380,13 @@ impl Generator {
         self.history.push(Record { called, outcome, key: operation.key, wrote });
     }
 
-    /// Takes the recorded history.
+    /// Returns the recorded history of operations, and leaves an empty one.
     pub(crate) fn take_history(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.history)
     }
 
-    /// Closes the seconds that ended by `now`.
+    /// Moves the statistics of each second of the measured window that has ended by `now` to the
+    /// finished ones in `over`, and starts empty statistics for the next second.
     pub(crate) fn roll(&mut self, now: u64) {
         while now >= self.second_end {
             self.close_second(self.second_end);
@@ -374,7 +395,8 @@ impl Generator {
         }
     }
 
-    /// Closes the current second, which may have just begun.
+    /// Moves the statistics of the current second of the measured window to the finished ones in
+    /// `over`, even if the second is not over. Before the window, discards the statistics.
     pub(crate) fn close_second(&mut self, now: u64) {
         if let Source::Open(schedule) = &self.source {
             self.stats.backlog = schedule.backlog(now);
@@ -387,13 +409,13 @@ impl Generator {
         }
     }
 
-    /// Planned end of the measured window.
+    /// Returns the planned end of the measured window, in nanoseconds of the run's clock.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 }
 
-/// A duration in nanoseconds.
+/// Returns a duration as a number of nanoseconds.
 pub(crate) fn nanoseconds(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -15,27 +15,29 @@ use anyhow::{Context as _, bail, ensure};
 use bowline::sim::checkers::linearizability::{Call, History, Reply, STEPS_MAX};
 use bytes::Bytes;
 
-/// First line of the file.
+/// First line of a history file, which identifies the format.
 const HEAD: &str = r#"{"schema":"bowline-history","schema_version":1}"#;
 
-/// A recorded operation. Times are in nanoseconds.
+/// An operation of a recorded history. Times are in nanoseconds of the run's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) called: u64,
     pub(crate) outcome: Outcome,
     pub(crate) key: u64,
-    /// Mark of the written value; `None` for a read.
+    /// Mark (unique number) of the value that was written; `None` for a read.
     pub(crate) wrote: Option<u64>,
 }
 
-/// Outcome of an operation.
+/// Outcome of an operation in a recorded history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// No reply: it may or may not have been applied.
+    /// There was no reply: the operation may or may not have been applied.
     Unknown,
-    /// Not applied, and never will be.
+    /// The operation was rejected: it was not applied, and never will be.
     Rejected,
-    /// Succeeded at `at`; `found` is the mark of the value that a read returned.
+    /// The operation succeeded, and its reply arrived at the time `at`, in nanoseconds of the run's
+    /// clock. `found` is the mark (unique number) of the value that a read returned; `None` if the
+    /// key did not exist or the operation was a write.
     Completed { at: u64, found: Option<u64> },
 }
 
@@ -69,7 +71,9 @@ pub(crate) fn write_file(path: &Path, records: &[Record]) -> anyhow::Result<()> 
         let mut out = BufWriter::new(file);
         write(&mut out, records)
     });
-    file.with_context(|| format!("cannot write the history {}", path.display()))
+    file.with_context(|| {
+        format!("cannot write history file {}; check free space and permissions", path.display())
+    })
 }
 
 fn parse(line: &str) -> Option<Record> {
@@ -99,7 +103,8 @@ fn parse(line: &str) -> Option<Record> {
     Some(Record { called: called.parse().ok()?, outcome, key: key.parse().ok()?, wrote })
 }
 
-/// Converts the records to the checker's history, in order of time.
+/// Converts recorded operations to a history for the linearizability checker, with all calls and
+/// replies in order of time.
 fn history(records: &[Record]) -> History {
     // At the same nanosecond calls sort before replies: then the operations overlap, and the check
     // has no false positives.
@@ -142,11 +147,15 @@ pub(crate) struct Arguments {
     file: PathBuf,
 }
 
-/// Runs `perf check`. Exit code 0: the history is linearizable, 1: it is not. Fails if the check
-/// was not decided within its step limit.
+/// Runs `perf check`. Returns exit code 0 if the history is linearizable, and 1 if it is not.
+///
+/// # Errors
+/// If the file is not a history, or the check was undecided when it reached its limit of steps.
 pub(crate) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let path = &arguments.file;
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = File::open(path).with_context(|| {
+        format!("cannot read history file {}; check its path and permissions", path.display())
+    })?;
     let mut lines = BufReader::new(file).lines();
     let head = lines.next().transpose().unwrap_or_default();
     ensure!(

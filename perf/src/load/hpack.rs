@@ -3,18 +3,18 @@
 
 use super::resp::Broken;
 
-/// The headers that carry the outcome of a call. All others are skipped.
+/// The response headers that carry the outcome of a gRPC call. All others are skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Headers {
-    /// `:status`.
+    /// Value of `:status`, the HTTP status; `None` if the header is absent.
     pub(crate) http_status: Option<u32>,
-    /// `grpc-status`.
+    /// Value of `grpc-status`, the gRPC status code; `None` if the header is absent.
     pub(crate) grpc_status: Option<u32>,
-    /// `grpc-message`.
+    /// Value of `grpc-message`, the error message; empty if the header is absent.
     pub(crate) message: String,
 }
 
-/// Values of `:status` in the static table, from index 8 on.
+/// Values of `:status` in HPACK's static table, from index 8 of the table on.
 const STATUSES: [u32; 7] = [200, 204, 206, 304, 400, 404, 500];
 const FIRST_STATUS: usize = 8;
 const STATIC_ENTRIES: usize = 61;
@@ -36,7 +36,7 @@ const CODE: [(u32, &[u8]); 11] = [
     (19, b"\\\xC3\xD0"),
 ];
 
-/// Reads a header block.
+/// Decodes a header block, and stores the outcome of the gRPC call that it carries in `headers`.
 ///
 /// # Errors
 /// If the block is malformed or refers to the dynamic table.
@@ -77,7 +77,8 @@ pub(crate) fn read(block: &[u8], headers: &mut Headers) -> Result<(), Broken> {
     Ok(())
 }
 
-/// An integer with a prefix of `bits` bits in its first byte.
+/// Decodes an HPACK integer at the start of `rest`, whose first byte has a prefix of `bits` bits,
+/// and removes it from `rest`.
 fn integer(rest: &mut &[u8], bits: u32) -> Result<usize, Broken> {
     let mut take = || {
         let (&byte, after) = rest.split_first().ok_or(Broken)?;
@@ -107,7 +108,7 @@ fn text(rest: &mut &[u8]) -> Result<String, Broken> {
     Ok(if is_huffman { huffman(bytes) } else { String::from_utf8_lossy(bytes).into_owned() })
 }
 
-/// Decodes a Huffman-coded string, up to the first code that is not in `CODE`.
+/// Decodes a Huffman-coded string. Stops at the first code that is not in `CODE`.
 fn huffman(bytes: &[u8]) -> String {
     let mut out = String::new();
     let (mut word, mut length) = (0_u32, 0);
@@ -124,7 +125,8 @@ fn huffman(bytes: &[u8]) -> String {
     out
 }
 
-/// The symbol with this code, if there is one.
+/// Returns the symbol whose Huffman code is `word`, with a length of `length` bits; `None` if there
+/// is none.
 fn symbol(word: u32, length: u32) -> Option<u8> {
     let (mut first, mut before) = (0_u32, 0);
     for (bits, symbols) in CODE {
@@ -138,7 +140,8 @@ fn symbol(word: u32, length: u32) -> Option<u8> {
     None
 }
 
-/// Writes the request headers of a call.
+/// Appends the encoded request headers of a gRPC call to `out`. `path` names the method, and
+/// `authority` is the `host:port` of the server.
 pub(crate) fn write_call(out: &mut Vec<u8>, path: &str, authority: &str) {
     // `:method POST` and `:scheme http` from the static table, then literals whose names are in the
     // static table.
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn final_headers_of_a_call_are_read() {
+    fn status_and_grpc_headers_are_decoded() {
         let mut headers = Headers::default();
         // Table size update, :status 200, content-type and grpc-status as literals.
         let mut block = bytes("20 88 0f10 04");

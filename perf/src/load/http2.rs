@@ -12,11 +12,11 @@ use super::resp::Broken;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD: usize = 9;
-/// Largest frame; neither side negotiates a larger one.
+/// Maximum length of a frame's payload in bytes. Neither side negotiates a larger one.
 const FRAME_MAX: usize = 1 << 14;
 const INITIAL_WINDOW: i64 = 65_535;
 const WINDOW_MAX: u32 = (1 << 31) - 1;
-/// The receive window is replenished after this many bytes.
+/// Number of received bytes after which the receive window is replenished.
 const REFILL_AFTER: u32 = 1 << 24;
 
 const DATA: u8 = 0;
@@ -28,9 +28,9 @@ const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
-/// Flag of DATA and HEADERS.
+/// Flag of DATA and HEADERS frames: the stream ends.
 const END_STREAM: u8 = 1;
-/// Flag of SETTINGS and PING.
+/// Flag of SETTINGS and PING frames: an acknowledgement.
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
@@ -38,22 +38,23 @@ const PRIORITY: u8 = 32;
 
 const SETTING_INITIAL_WINDOW: u16 = 4;
 
-/// State of one connection.
+/// State of one HTTP/2 connection.
 #[derive(Debug)]
 pub(crate) struct Http2 {
     authority: String,
     next_stream: u32,
-    /// Calls in flight, in the order in which they were made.
+    /// The gRPC calls in flight, in the order in which they were made.
     calls: VecDeque<Call>,
-    /// Send window of the connection, and initial send window of a new stream.
+    /// Send window of the connection: number of bytes that may still be sent over all streams.
+    /// `stream_window` is the initial send window of each new stream.
     window: i64,
     stream_window: i64,
-    /// Bytes received since the receive window was replenished.
+    /// Number of bytes received since the receive window was last replenished.
     received: u32,
-    /// An incomplete header block: its stream, whether the stream ends with it, and its bytes so
-    /// far.
+    /// Header block whose end has not been received yet: the id of its stream, whether the stream
+    /// ends with the block, and the bytes received so far. `None` if no header block is incomplete.
     block: Option<(u32, bool, Vec<u8>)>,
-    /// Buffers of completed calls, for reuse.
+    /// Empty buffers of completed calls, which later calls use instead of allocating new ones.
     spare: Vec<Vec<u8>>,
 }
 
@@ -61,23 +62,24 @@ pub(crate) struct Http2 {
 struct Call {
     stream: u32,
     window: i64,
-    /// Message bytes that wait for the send window.
+    /// Bytes of the call's message that wait until the send window allows them.
     unsent: Vec<u8>,
     body: Vec<u8>,
     headers: Headers,
 }
 
-/// A completed call.
+/// A gRPC call that was completed.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Its position among the calls in flight, before it was removed.
+    /// Index of the completed call among the calls in flight, before its removal.
     pub(crate) place: usize,
-    /// The message without gRPC's five-byte prefix, or the error.
+    /// The response message without gRPC's five-byte prefix, or the error as a text.
     pub(crate) result: Result<Vec<u8>, String>,
 }
 
 impl Http2 {
-    /// Starts a connection to `authority`: writes the preface and the settings.
+    /// Starts HTTP/2 on a connection to `authority` (the server's `host:port`): appends the preface
+    /// and the settings to `out`.
     pub(crate) fn start(authority: String, out: &mut Vec<u8>) -> Http2 {
         out.extend_from_slice(PREFACE);
         // No dynamic header table, no server push, and the largest receive window on every stream.
@@ -100,7 +102,8 @@ impl Http2 {
         }
     }
 
-    /// Calls `path` with the message that `write` encodes.
+    /// Starts a gRPC call of the method `path`, with the request message that `write` encodes.
+    /// Appends the frames to `out`.
     pub(crate) fn call(&mut self, out: &mut Vec<u8>, path: &str, write: impl FnOnce(&mut Vec<u8>)) {
         let stream = self.next_stream;
         self.next_stream += 2;
@@ -120,7 +123,8 @@ impl Http2 {
         self.send(out, place);
     }
 
-    /// Sends as much of a call's message as the send windows allow.
+    /// Appends as much of a call's message to `out` as the send windows allow. `place` is the index
+    /// of the call among those in flight.
     fn send(&mut self, out: &mut Vec<u8>, place: usize) {
         let call = &mut self.calls[place];
         let mut at = 0;
@@ -217,7 +221,7 @@ impl Http2 {
         Ok(Some((FRAME_HEAD + length, ended)))
     }
 
-    /// Returns a message's buffer for reuse.
+    /// Keeps the buffer of a response message that the caller no longer needs, for a later call.
     pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         self.spare.push(buffer);
@@ -241,7 +245,7 @@ impl Http2 {
         Ok((flags & END_STREAM != 0).then(|| self.finish(place)))
     }
 
-    /// Decodes the header block if it is complete.
+    /// Decodes the header block if it is complete. Returns the call that it completes, if any.
     fn on_block(&mut self, flags: u8) -> Result<Option<Ended>, Broken> {
         if flags & END_HEADERS == 0 {
             return Ok(None);
@@ -263,12 +267,14 @@ impl Http2 {
         }
     }
 
-    /// Position of a stream's call. Calls mostly complete in order, so the search is short.
+    /// Returns the index, among the calls in flight, of the call with this stream id; `None` if
+    /// there is none. Calls mostly complete in order, so the search is short.
     fn place(&self, stream: u32) -> Option<usize> {
         self.calls.iter().position(|call| call.stream == stream)
     }
 
-    /// Completes a call whose stream has ended.
+    /// Completes the call at index `place`, whose stream has ended, and removes it from the calls
+    /// in flight.
     fn finish(&mut self, place: usize) -> Ended {
         let call = &mut self.calls[place];
         let result = match (call.headers.http_status, call.headers.grpc_status) {
@@ -308,7 +314,8 @@ fn frame_head(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32
     out.extend_from_slice(&stream.to_be_bytes());
 }
 
-/// Sets the length of the frame that starts at `head` and ends at the end of `out`.
+/// Writes the length of a frame into its header, which starts at index `head` of `out`. The frame
+/// ends at the end of `out`.
 fn set_length(out: &mut [u8], head: usize) {
     let length = u32::try_from(out.len() - head - FRAME_HEAD).expect("a frame is small");
     out[head..head + 3].copy_from_slice(&length.to_be_bytes()[1..]);
@@ -319,7 +326,8 @@ fn window_update(out: &mut Vec<u8>, more: u32) {
     out.extend_from_slice(&more.to_be_bytes());
 }
 
-/// The padding's length and the payload without its padding.
+/// Returns the number of padding bytes at the end of a DATA or HEADERS frame's payload (0 if
+/// `flags` has no PADDED), and the payload without its padding and padding length.
 fn unpad(payload: &[u8], flags: u8) -> Result<(usize, &[u8]), Broken> {
     if flags & PADDED == 0 {
         return Ok((0, payload));
@@ -335,7 +343,7 @@ fn number(bytes: &[u8]) -> Result<u32, Broken> {
     Ok(u32::from_be_bytes(*bytes))
 }
 
-/// Name of a gRPC status code.
+/// Returns the name of a gRPC status code, such as `UNAVAILABLE`; `UNKNOWN` for an undefined code.
 fn status_name(code: u32) -> &'static str {
     const NAMES: [&str; 17] = [
         "OK",

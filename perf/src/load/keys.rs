@@ -5,21 +5,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bowline::sim::rng::Rng;
 
-/// Distribution of the keys.
+/// Distribution from which the keys of operations are drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Distribution {
     /// All keys are equally likely.
     Uniform,
-    /// A few keys are popular; the popular ones are scattered over the key space.
+    /// A few keys are popular. The popular keys are scattered over the key space.
     Zipfian,
-    /// Recently inserted keys are popular.
+    /// Keys that were inserted recently are popular.
     Latest,
-    /// In order.
+    /// Each thread uses its share of the keys in ascending order.
     Sequential,
 }
 
 impl Distribution {
-    /// Name in options and results.
+    /// Returns the name of the distribution in options and results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Distribution::Uniform => "uniform",
@@ -30,7 +30,9 @@ impl Distribution {
     }
 }
 
-/// Counters of the keys that all threads insert during the run.
+/// Counters of keys, shared by all threads: of keys whose numbers are reserved, and of keys that
+/// exist because the server acknowledged their insert. Both include the keys at the start of the
+/// run.
 #[derive(Debug)]
 pub(crate) struct Inserts {
     next: AtomicU64,
@@ -38,41 +40,44 @@ pub(crate) struct Inserts {
 }
 
 impl Inserts {
-    /// Counters for a run that starts with `keys` keys.
+    /// Creates the counters of reserved and of existing keys for a run that starts with `keys`
+    /// keys.
     pub(crate) fn after(keys: u64) -> Inserts {
         Inserts { next: AtomicU64::new(keys), acknowledged: AtomicU64::new(keys) }
     }
 
-    /// Reserves a new key.
+    /// Reserves a new key for an insert, and returns its number.
     pub(crate) fn take(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Counts a completed insert.
+    /// Adds one to the number of existing keys, after the server acknowledged an insert.
     pub(crate) fn acknowledge(&self) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Number of keys that exist. Approximate while inserts complete out of order.
+    /// Returns the number of keys that exist. It is approximate while inserts complete out of
+    /// order.
     fn known(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 }
 
-/// Generates keys.
+/// Draws the keys of one thread's operations.
 #[derive(Debug)]
 pub(crate) struct Keys {
     distribution: Distribution,
     count: u64,
     zipf: Zipf,
-    /// Scatters ranks over the key space; coprime to `count`.
+    /// Factor that scatters the ranks of the zipfian distribution over the key space; coprime to
+    /// `count`, so that no two ranks share a key.
     stride: u64,
     next: u64,
     step: u64,
 }
 
 impl Keys {
-    /// The generator of thread `thread` of `threads`.
+    /// Creates the key generator of the thread with number `thread`, of `threads` in total.
     pub(crate) fn new(
         distribution: Distribution,
         theta: f64,
@@ -90,7 +95,7 @@ impl Keys {
         }
     }
 
-    /// Draws a key for a read, an update or a scan.
+    /// Draws the number of an existing key, for a read, an update or a scan.
     pub(crate) fn draw(&mut self, rng: &mut Rng, inserts: &Inserts) -> u64 {
         match self.distribution {
             Distribution::Uniform => rng.below(self.count),
@@ -112,8 +117,8 @@ impl Keys {
     }
 }
 
-/// About 0.618 of `keys`, so that neighbouring ranks are far apart, and coprime to it, so that no
-/// two ranks share a key.
+/// Returns the factor that scatters ranks over `keys` keys: about 0.618 of `keys`, so that
+/// neighbouring ranks are far apart, and coprime to `keys`, so that no two ranks share a key.
 fn stride(keys: u64) -> u64 {
     let golden = (u128::from(keys) * 0x9E37_79B9_7F4A_7C15) >> 64;
     let first = u64::try_from(golden).expect("below `keys`").max(1);
@@ -128,21 +133,23 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
 }
 
 /// Zipfian distribution over ranks from 0: the probability of rank r is proportional to 1 / (r +
-/// 1)^theta. Sampled exactly by rejection-inversion (Hörmann and Derflinger 1996). YCSB
-/// approximates the same distribution, and its scattered keys collide.
+/// 1)^theta. Sampled exactly by rejection-inversion (Hörmann and Derflinger 1996), whereas YCSB
+/// only approximates the distribution.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Zipf {
     ranks: u64,
     theta: f64,
-    /// Values of the integral at the ends of the range.
+    /// Integral of the density at the lower end of the range from which samples are drawn; `high`
+    /// is the integral at the upper end.
     low: f64,
     high: f64,
-    /// Samples less than this above a rank are accepted without evaluating the density.
+    /// Tolerance of the sampler: a sample that is at most this far below the rank to which it
+    /// rounds is accepted without evaluating the density.
     accept_within: f64,
 }
 
 impl Zipf {
-    /// A distribution over `ranks` ranks, at least one.
+    /// Creates a zipfian distribution over `ranks` ranks, at least one, with the skew `theta`.
     pub(crate) fn new(ranks: u64, theta: f64) -> Zipf {
         let mut zipf = Zipf { ranks: 0, theta, low: 0.0, high: 0.0, accept_within: 0.0 };
         zipf.low = zipf.integral(1.5) - 1.0;
@@ -151,7 +158,7 @@ impl Zipf {
         zipf
     }
 
-    /// Changes the number of ranks.
+    /// Raises the number of ranks to `ranks`.
     pub(crate) fn grow(&mut self, ranks: u64) {
         if self.ranks != ranks {
             self.ranks = ranks;
@@ -159,7 +166,7 @@ impl Zipf {
         }
     }
 
-    /// Draws a rank.
+    /// Returns a random rank of the distribution: at least 0 and below the number of ranks.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -182,7 +189,7 @@ impl Zipf {
         (-self.theta * x.ln()).exp()
     }
 
-    /// Integral of the density from 1 to `x`.
+    /// Returns the integral of the zipfian density from 1 to `x`.
     fn integral(&self, x: f64) -> f64 {
         let log = x.ln();
         let power = (1.0 - self.theta) * log;
@@ -196,16 +203,16 @@ impl Zipf {
     }
 }
 
-/// A uniform random number in [0, 1).
+/// Returns a uniformly distributed random number from 0, included, to 1, excluded.
 pub(crate) fn unit(rng: &mut Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 const PREFIX: &[u8] = b"key:";
-/// Decimal digits of the largest key.
+/// Number of decimal digits of the largest possible key number.
 const DIGITS_MAX: usize = 20;
 
-/// Appends a key of `length` bytes: `key:` and its number with leading zeros.
+/// Appends a key of `length` bytes to `out`: `key:` and the key's number with leading zeros.
 pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     let digits = length - PREFIX.len();
     out.extend_from_slice(PREFIX);
@@ -221,40 +228,40 @@ pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     }
 }
 
-/// Number of different keys of `length` bytes. A run may start with half as many, which leaves the
-/// other half for inserts.
+/// Returns the number of different keys of `length` bytes that the key encoding allows, at most
+/// 10^15. A run may start with half as many keys; the other half is for inserts.
 pub(crate) fn keys_max(length: usize) -> u64 {
     let digits = u32::try_from(length.saturating_sub(PREFIX.len())).unwrap_or(u32::MAX);
     10_u64.saturating_pow(digits.min(15))
 }
 
-/// Encodes values. A value starts with its mark, if it is long enough for one, followed by a piece
-/// of a pool of random letters at an offset that the mark determines. So a read can verify every
-/// byte of a value.
+/// Encodes values. A value of at least 16 bytes starts with its mark (a unique number in
+/// hexadecimal digits). The rest is a piece of a pool of random letters, at an offset that the mark
+/// determines, so a reader can verify every byte.
 #[derive(Debug)]
 pub(crate) struct Values {
     pool: Vec<u8>,
     length: usize,
 }
 
-/// Length of a mark in bytes: 16 hexadecimal digits.
+/// Length in bytes of a value's mark, a unique number in 16 hexadecimal digits.
 pub(crate) const MARK_BYTES: usize = 16;
 const POOL_BYTES: usize = 1 << 16;
 
 impl Values {
-    /// Values of `length` bytes.
+    /// Creates an encoder of values of `length` bytes.
     pub(crate) fn new(length: usize, rng: &mut Rng) -> Values {
         let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
         let pool = (0..POOL_BYTES + length).map(|_| letters[rng.index(letters.len())]).collect();
         Values { pool, length }
     }
 
-    /// Length of the values in bytes.
+    /// Returns the length of the values in bytes.
     pub(crate) fn length(&self) -> usize {
         self.length
     }
 
-    /// Appends the value with this mark.
+    /// Appends to `out` the value that is identified by the unique number `mark`.
     pub(crate) fn write(&self, out: &mut Vec<u8>, mark: u64) {
         if self.length >= MARK_BYTES {
             for nibble in (0..MARK_BYTES).rev() {
@@ -266,7 +273,8 @@ impl Values {
         out.extend_from_slice(self.rest(mark));
     }
 
-    /// The mark of a value; `None` unless every byte is as this program writes it.
+    /// Returns the mark (unique number) with which a value that was read begins; `None` if any byte
+    /// of the value differs from the value that this program writes for the mark.
     pub(crate) fn mark(&self, value: &[u8]) -> Option<u64> {
         let (mark, rest) = value.split_at_checked(MARK_BYTES)?;
         let mark = u64::from_str_radix(std::str::from_utf8(mark).ok()?, 16).ok()?;
@@ -346,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn sequential_uniform_and_latest_draw_as_named() {
+    fn sequential_uniform_and_latest_keys_match_distribution() {
         let inserts = Inserts::after(10);
         assert_eq!(draws(Distribution::Sequential, 4, &inserts, 6), [0, 1, 2, 3, 0, 1]);
         let counts = shares(&draws(Distribution::Uniform, 10, &inserts, 100_000));

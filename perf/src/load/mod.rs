@@ -64,7 +64,7 @@ const EXIT_FAILED: u8 = 1;
 /// Exit code of a run that ended early, or whose results could not all be written.
 const EXIT_ERROR: u8 = 2;
 
-/// Executes a run and writes its results.
+/// Runs `perf load`: performs the run that the arguments describe, and writes its results.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut plan = arguments.plan()?;
     let open = plan.kind == Loop::Open;
@@ -128,7 +128,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Creates the files of `--out`; also returns the name of the run.
+/// Creates the output files of `--out`. Returns the name of the run and the files; `None` for both
+/// without `--out`.
 fn begin_files(arguments: &Arguments) -> anyhow::Result<(Option<String>, Option<Files>)> {
     let Some(path) = &arguments.out else { return Ok((None, None)) };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -158,7 +159,9 @@ fn write_json(path: &Path, record: &LoadRecord) -> anyhow::Result<()> {
         out.write_all(b"\n")?;
         Ok(out.flush()?)
     });
-    written.with_context(|| format!("cannot write {}", path.display()))
+    written.with_context(|| {
+        format!("cannot write {}; check free space and permissions", path.display())
+    })
 }
 
 fn write_files(
@@ -170,14 +173,15 @@ fn write_files(
 ) -> anyhow::Result<()> {
     let open = record.config.kind == Loop::Open;
     write_percentiles(files.get(PERCENTILES), &Stats::all(total.main(open)))
-        .context("cannot write the percentiles")?;
+        .with_context(|| files.cannot_write(PERCENTILES))?;
     let since_epoch = Duration::try_from_secs_f64(record.began_unix_s).ok();
     let began = since_epoch.map_or(began, |since_epoch| SystemTime::UNIX_EPOCH + since_epoch);
     let log = files.get(INTERVALS);
     begin_intervals(log, began)
         .and_then(|()| log.write_all(intervals))
-        .context("cannot write the interval log")?;
-    serde_json::to_writer_pretty(files.get(JSON), record).context("cannot write the JSON")?;
+        .with_context(|| files.cannot_write(INTERVALS))?;
+    serde_json::to_writer_pretty(files.get(JSON), record)
+        .with_context(|| files.cannot_write(JSON))?;
     files.finish()?;
     Ok(())
 }

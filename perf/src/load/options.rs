@@ -27,13 +27,13 @@ pub(crate) struct Arguments {
     /// throughput; latencies exclude the time that users would wait for an overloaded server.
     #[arg(long, conflicts_with = "rate")]
     pub(crate) closed: bool,
-    /// Connections, over all threads.
+    /// Number of connections, over all threads.
     #[arg(long, short = 'c', value_name = "N", default_value_t = 64)]
     pub(crate) connections: usize,
     /// Maximum requests in flight per connection.
     #[arg(long, short = 'P', value_name = "N", default_value_t = 1)]
     pub(crate) pipeline: usize,
-    /// Threads of the load generator.
+    /// Number of threads of the load generator.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: usize,
     /// YCSB's `a` to `f`, `set`, `get`, or shares such as `read=90,update=10`.
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     /// define.
     #[arg(long, value_name = "HOW")]
     pub(crate) distribution: Option<Distribution>,
-    /// Skew of zipfian and latest.
+    /// Skew of the zipfian and latest distributions.
     #[arg(long, value_name = "X", default_value_t = 0.99, allow_negative_numbers = true)]
     pub(crate) theta: f64,
     /// Number of keys.
@@ -59,7 +59,8 @@ pub(crate) struct Arguments {
     /// writes.
     #[arg(long)]
     pub(crate) no_preload: bool,
-    /// Seconds of the same load before the measured window.
+    /// Length of the warm-up in seconds: the load before the measured window, which is not
+    /// measured.
     #[arg(long, value_name = "S", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) warm_up: f64,
     /// Length of the measured window in seconds.
@@ -82,10 +83,10 @@ pub(crate) struct Arguments {
     /// have acknowledged it.
     #[arg(long, value_name = "REPLICAS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wait: Option<u32>,
-    /// Verify every byte of every value read.
+    /// Verify every byte of each value that is read.
     #[arg(long)]
     pub(crate) verify: bool,
-    /// Record a history of operations for `perf check`.
+    /// Record a history of operations to FILE, for `perf check`.
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
     /// Print results as JSON instead of a table, or write them to FILE.
@@ -113,7 +114,7 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// Name in results.
+    /// Returns the name of the protocol in results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Protocol::Redis => "redis",
@@ -122,17 +123,17 @@ impl Protocol {
     }
 }
 
-/// A validated run: every setting is within its limits.
+/// A validated plan of a run: every setting is within its limits.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Plan {
     pub(crate) protocol: Protocol,
-    /// Addresses as given on the command line.
+    /// Addresses of the servers as given on the command line, `host:port` each.
     pub(crate) addresses: Vec<String>,
-    /// Resolved addresses.
+    /// Resolved socket addresses of the servers, in the order of `addresses`.
     pub(crate) sockets: Vec<SocketAddr>,
     pub(crate) kind: Loop,
-    /// Operations per second; `None` in a closed loop.
+    /// Operations per second over all connections; `None` in a closed loop.
     pub(crate) rate: Option<f64>,
     pub(crate) connections: usize,
     pub(crate) pipeline: usize,
@@ -150,7 +151,8 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     pub(crate) give_up: Duration,
     pub(crate) follow: bool,
-    /// Replicas of the WAIT that follows each write.
+    /// Number of replicas that the Redis command WAIT after each write waits for; `None` if no WAIT
+    /// is sent.
     pub(crate) wait: Option<u32>,
     pub(crate) verify: bool,
     pub(crate) history: bool,
@@ -160,12 +162,13 @@ pub(crate) struct Plan {
 const CONNECTIONS_MAX: usize = 10_000;
 const RATE_MAX: f64 = 1e7;
 const KEY_BYTES_MIN: usize = 8;
-/// Redis's limit for a value is 512 MiB; larger values than this are no use for measuring.
+/// Maximum length of a value in bytes. Redis allows 512 MiB, but values larger than this are of no
+/// use for measuring.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 const KEY_BYTES_MAX: usize = 64 << 10;
 
 impl Arguments {
-    /// Validates the arguments.
+    /// Validates the arguments, and returns the plan of the run.
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
         let (protocol, addresses) = self.target()?;
         let sockets = addresses
@@ -174,7 +177,7 @@ impl Arguments {
             .collect::<anyhow::Result<Vec<SocketAddr>>>()?;
         ensure!(
             self.wait.is_none() || protocol == Protocol::Redis,
-            "--wait: WAIT is a Redis command; etcd always waits for a quorum"
+            "--wait: WAIT is a Redis command; leave it out, as etcd always waits for a quorum"
         );
         let mix = Mix::parse(&self.workload)?;
         let kind = match (self.rate, self.closed) {
@@ -203,7 +206,7 @@ impl Arguments {
         if let Some(rate) = self.rate {
             ensure!(
                 rate * self.seconds >= 1.0,
-                "--rate {rate}: no operation falls into --seconds {}",
+                "--rate {rate}: no operation is due within --seconds {}; raise one of them",
                 self.seconds
             );
         }
@@ -214,7 +217,7 @@ impl Arguments {
         }
         ensure!(
             !self.verify || self.value_size >= MARK_BYTES,
-            "--verify needs values that hold a mark: give --value-size {MARK_BYTES} or more"
+            "--verify needs values with a unique mark; give --value-size {MARK_BYTES} or more"
         );
         Ok(Plan {
             protocol,
@@ -266,7 +269,9 @@ impl Arguments {
     fn target(&self) -> anyhow::Result<(Protocol, Vec<String>)> {
         let target = &self.target;
         let (scheme, rest) = target.split_once("://").with_context(|| {
-            format!("--target {target}: give redis:// and HOST:PORT, for Bowline too")
+            format!(
+                "--target {target}: give redis://HOST:PORT (Bowline or Redis) or etcd://HOST:PORT"
+            )
         })?;
         let protocol = match scheme {
             "redis" | "bowline" => Protocol::Redis,
@@ -310,8 +315,7 @@ impl Arguments {
     fn check_history(&self, mix: &Mix) -> anyhow::Result<()> {
         ensure!(
             self.value_size >= MARK_BYTES,
-            "--history needs values that hold a mark: give --value-size {MARK_BYTES} \
-             or more"
+            "--history needs values with a unique mark; give --value-size {MARK_BYTES} or more"
         );
         ensure!(
             !mix.has(Kind::Insert) && !mix.has(Kind::Scan),
@@ -320,7 +324,7 @@ impl Arguments {
         );
         ensure!(
             !self.no_preload,
-            "--history with --no-preload: the checker must know the initial values"
+            "--history: the checker must know the initial values; leave out --no-preload"
         );
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Checks the target before the run: is a server there, and which one.
+//! Checks the target before the run: whether a server is there, and which one.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -17,10 +17,11 @@ use super::workload::Kind;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Queries the first server that replies. For etcd, queries all and puts the leader first.
+/// Returns the name and version of the first server that replies, with settings that affect
+/// results. For etcd, asks all servers, and moves the leader to the front of the plan's addresses.
 ///
 /// # Errors
-/// If no server replies, or if it lacks a command that the workload needs.
+/// If no server replies, or the server lacks a command that the workload needs.
 pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
     let mut target = Target {
         protocol: plan.protocol.name().to_owned(),
@@ -56,7 +57,8 @@ pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
     bail!("no server replies: {}; start a server there, or give --target", failures.join(", "))
 }
 
-/// Fills in `target`; the result is what the server lacks for this plan, if anything.
+/// Asks a Redis server for its name and version, and writes them to `target`. Returns what the
+/// server lacks for this plan; `None` if it lacks nothing.
 fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Option<String>> {
     let mut connection = Connection::open(socket)?;
     let info = connection.query(&[b"INFO"], |reply| match reply {
@@ -102,7 +104,7 @@ fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Opt
     Ok(None)
 }
 
-/// The version of an etcd server, and whether it is the leader.
+/// Returns the version of an etcd server, and whether it is the leader.
 fn etcd(socket: SocketAddr) -> io::Result<(String, bool)> {
     let damaged =
         || io::Error::new(io::ErrorKind::InvalidData, "invalid reply: not etcd's protocol");
@@ -126,7 +128,7 @@ fn etcd(socket: SocketAddr) -> io::Result<(String, bool)> {
     }
 }
 
-/// A connection with one request at a time.
+/// A connection for checking a server, with one request at a time.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -161,7 +163,7 @@ impl Connection {
         }
     }
 
-    /// Waits for more bytes and appends them to the buffer.
+    /// Waits for more bytes from the server, and appends them to the buffer.
     fn receive(&mut self) -> io::Result<()> {
         let mut chunk = [0; 4096];
         let count = match self.stream.read(&mut chunk) {

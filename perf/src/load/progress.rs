@@ -1,12 +1,12 @@
-//! Progress line on a terminal: the figures of the last second. Prints nothing if stderr is not a
-//! terminal.
+//! Progress line on a terminal, with the figures of the last second. Nothing is printed if stderr
+//! is not a terminal.
 
 use std::io::{IsTerminal as _, Write as _};
 
 use super::options::Plan;
 use super::schema::Second;
 
-/// The progress line on stderr.
+/// The line on stderr that shows the progress of a run; hidden if stderr is not a terminal.
 #[derive(Debug)]
 pub(crate) struct ProgressLine {
     shown: bool,
@@ -14,13 +14,13 @@ pub(crate) struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// A line that is visible if stderr is a terminal, in colour unless `NO_COLOR` is set.
+    /// Creates a line that is visible if stderr is a terminal, in colour unless `NO_COLOR` is set.
     pub(crate) fn new() -> ProgressLine {
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         ProgressLine { shown: std::io::stderr().is_terminal(), colour }
     }
 
-    /// Shows the current phase of the run.
+    /// Shows the current phase of the run, such as the preload.
     pub(crate) fn phase(&mut self, text: &str) {
         if self.shown {
             // Progress output is optional: a failed write is ignored.
@@ -28,7 +28,7 @@ impl ProgressLine {
         }
     }
 
-    /// Shows the figures of a finished second.
+    /// Shows the figures of a finished second. `failed` is the number of failed operations so far.
     pub(crate) fn second(&mut self, second: &Second, plan: &Plan, failed: u64) {
         if !self.shown {
             return;
@@ -55,7 +55,7 @@ impl ProgressLine {
         );
     }
 
-    /// Clears the line.
+    /// Removes the line from the terminal.
     pub(crate) fn clear(&mut self) {
         if self.shown {
             let _ = write!(std::io::stderr(), "\r\x1b[K");

@@ -1,22 +1,23 @@
 //! A server's reply, independent of the protocol.
 
-/// A reply, reduced to what a run needs of it.
+/// A server's reply, reduced to what the load generator needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reply<'a> {
-    /// Success without a value, or a number.
+    /// The request succeeded, and the reply has no value, or only a number.
     Done,
-    /// A value; `None` if the key does not exist.
+    /// The request succeeded with this value; `None` if the key does not exist.
     Value(Option<&'a [u8]>),
-    /// An array, in the protocol's encoding.
+    /// The request succeeded with an array, which is still in the encoding of the protocol.
     List(&'a [u8]),
-    /// A reply that cannot be decoded.
+    /// The reply cannot be decoded.
     Damaged,
-    /// An error message; its first word is the error code.
+    /// The server replied with this error message, whose first word is the error code.
     Error(&'a [u8]),
 }
 
-/// The error code: the first word of an error message. Anything that does not look like a code
-/// becomes `ERROR`, so that a misbehaving server cannot fill the results with arbitrary codes.
+/// Returns the error code: the first word of an error message. If that word does not look like a
+/// code, returns `ERROR`, so that a misbehaving server cannot fill the results with arbitrary
+/// codes.
 pub(crate) fn error_code(text: &[u8]) -> &str {
     const LENGTH_MAX: usize = 24;
     let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();

@@ -1,17 +1,17 @@
-//! Requests and replies of the Redis protocol, client side: keeps only what the run needs of a
+//! Requests and replies of the Redis protocol (RESP), client side: keeps only what a run needs of a
 //! reply, and copies nothing.
 
 use super::reply::Reply;
 
-/// The data is not a valid reply.
+/// Error: the received bytes are not valid in the protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Broken;
 
-/// Largest nesting depth of arrays that is accepted.
+/// Maximum nesting depth of arrays in a reply.
 const DEPTH_MAX: usize = 32;
 
-/// Parses one reply at the start of `input`; returns it and its length, or `None` if it is
-/// incomplete.
+/// Parses the reply at the start of `input`. Returns the reply and its length in bytes; `None` if
+/// the reply is incomplete.
 ///
 /// # Errors
 /// If `input` is not the beginning of a valid reply.
@@ -42,8 +42,9 @@ pub(crate) fn read(input: &[u8]) -> Result<Option<(Reply<'_>, usize)>, Broken> {
     Ok(Some((reply, after)))
 }
 
-/// Parses the reply to a write and the reply to the WAIT behind it as one. If fewer replicas
-/// acknowledged the write in time, the result is an error.
+/// Parses the reply to a write and the reply to the WAIT that follows the write. Returns one reply
+/// for both, and their total length in bytes; `None` if they are incomplete. The reply is an error
+/// if fewer than `replicas` replicas acknowledged the write in time.
 pub(crate) fn read_with_wait(
     input: &[u8],
     replicas: u32,
@@ -61,7 +62,8 @@ pub(crate) fn read_with_wait(
     Ok(Some((reply, both)))
 }
 
-/// Length of the reply at the start of `input`, whatever its type; `None` if it is incomplete.
+/// Returns the length in bytes of the reply at the start of `input`, whatever its type; `None` if
+/// the reply is incomplete.
 fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     if depth > DEPTH_MAX {
         return Err(Broken);
@@ -86,8 +88,8 @@ fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     }
 }
 
-/// The elements of an array: numbers and simple strings as their text, nested arrays unparsed.
-/// `None` if `list` is not a complete array.
+/// Returns the elements of an array: numbers and simple strings as their text, nested arrays
+/// unparsed. `None` if `list` is not a complete array.
 pub(crate) fn parts(list: &[u8]) -> Option<Vec<Reply<'_>>> {
     let (line, mut at) = line(list).ok()??;
     let count = length(line.get(1..)?).ok()??;
@@ -102,9 +104,10 @@ pub(crate) fn parts(list: &[u8]) -> Option<Vec<Reply<'_>>> {
     Some(parts)
 }
 
-/// The first line without its line end, and the offset of the next one.
+/// Returns the first line of `input` without its line end, and the offset of the second line;
+/// `None` if the first line is incomplete.
 fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Broken> {
-    /// Longer lines are rejected; error messages are the longest.
+    /// Maximum length of a line in bytes; longer ones are rejected. Error messages are the longest.
     const LINE_MAX: usize = 1 << 16;
     let Some(end) = input.iter().position(|&byte| byte == b'\n') else {
         return if input.len() > LINE_MAX { Err(Broken) } else { Ok(None) };
@@ -113,7 +116,7 @@ fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Broken> {
     Ok(Some((line, end + 1)))
 }
 
-/// Parses a length; `None` for -1, which means null.
+/// Parses the length of a string or array; `None` for -1, which stands for null.
 fn length(text: &[u8]) -> Result<Option<usize>, Broken> {
     if text == b"-1" {
         return Ok(None);
@@ -129,7 +132,7 @@ fn length(text: &[u8]) -> Result<Option<usize>, Broken> {
         .map(Some)
 }
 
-/// Appends a command with these arguments.
+/// Appends a command with these arguments, encoded as an array of strings, to `out`.
 pub(crate) fn write_request(out: &mut Vec<u8>, arguments: &[&[u8]]) {
     out.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
     for argument in arguments {

@@ -23,15 +23,15 @@ use super::schema::{
 use super::stats::{Stats, latencies, latency};
 use super::workload::KINDS;
 
-/// Message from a thread.
+/// Message from a thread of the load generator to the main thread.
 enum Event {
-    /// All connections are up and all keys are written.
+    /// The thread's connections are all established, and its share of the keys is written.
     Ready,
-    /// Statistics of a finished second of the window.
+    /// The number of a finished second of the measured window, and the thread's statistics of it.
     Second(u64, Box<Stats>),
-    /// The thread has finished.
+    /// The thread has finished its part of the load.
     Done(Box<Ended>),
-    /// The thread failed.
+    /// The thread failed with this error.
     Failed(anyhow::Error),
 }
 
@@ -41,22 +41,25 @@ struct Ended {
     history: Vec<Record>,
 }
 
-/// A finished run.
+/// The results of a finished run.
 pub(crate) struct Finished {
-    /// The record, except name, command and conditions.
+    /// The results as they are written to JSON. The caller of `execute` still fills in the name,
+    /// the command line, the commit and the `--fail-if` conditions that hold.
     pub(crate) record: LoadRecord,
-    /// Statistics of the whole window.
+    /// Statistics of the whole measured window, over all threads.
     pub(crate) total: Stats,
     pub(crate) history: Vec<Record>,
 }
 
-/// Called with the number and the statistics of each finished second of the window.
+/// Function that is called after each second of the measured window, with the second's number (from
+/// 0) and its statistics over all threads.
 pub(crate) type EachSecond<'a> = dyn FnMut(u64, &Stats) + 'a;
 
-/// Delay from the moment when all threads are ready to the first request.
+/// Time between the end of the preload in all threads and the first request of the load.
 const START_DELAY: Duration = Duration::from_millis(20);
 
-/// Executes the run.
+/// Performs a run: starts the threads, waits for their results, and sums them up. Calls
+/// `each_second` for each finished second of the measured window.
 pub(crate) fn execute(
     plan: &Plan,
     target: Target,
@@ -66,7 +69,7 @@ pub(crate) fn execute(
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
-            .context("cannot listen for Ctrl-C")?;
+            .context("cannot install a handler for Ctrl-C")?;
     }
     let plan = Arc::new(plan.clone());
     let clock = Clock::start();
@@ -83,7 +86,7 @@ pub(crate) fn execute(
         let thread = thread::Builder::new()
             .name(format!("load-{number}"))
             .spawn(move || run_thread(engine, &start, &sender))
-            .context("cannot start a thread")?;
+            .with_context(|| format!("cannot start load thread {number}; try fewer --threads"))?;
         threads.push(thread);
     }
     drop(sender);
@@ -129,13 +132,14 @@ struct Collector<'a, 'b> {
     plan: &'a Plan,
     progress: &'a mut ProgressLine,
     each_second: &'a mut EachSecond<'b>,
-    /// Unfinished seconds: the number of threads that finished the second, and the statistics so
-    /// far.
+    /// Seconds of the measured window that some threads have not finished yet, by the number of the
+    /// second. The value is the number of threads that have finished it, and the sum of their
+    /// statistics.
     open: BTreeMap<u64, (usize, Stats)>,
     seconds: Vec<Second>,
     total: Stats,
     begin: u64,
-    /// When the last thread finished.
+    /// Time at which the last thread finished, in nanoseconds of the run's clock.
     ended: u64,
     early: Option<EndedEarly>,
     notices: Vec<Notice>,

@@ -1,10 +1,11 @@
 //! The schedule of an open loop: requests are due at a constant interval, counted from one start
 //! time for all threads, so a delayed request does not move the next one.
 //!
-//! There is no queue of due requests: requests that could not be sent in time have simply not been
-//! taken from the schedule yet, and their latency still counts from their own due time.
+//! There is no queue of due requests: requests that could not be sent in time have not been taken
+//! from the schedule yet, and their latency still counts from their own due time.
 
-/// The schedule of one thread: every `threads`-th request. Times are in nanoseconds.
+/// The schedule of one thread of an open loop: every `threads`-th request of the run. Times are in
+/// nanoseconds of the run's clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     first: u64,
@@ -12,13 +13,14 @@ pub(crate) struct Schedule {
     period: f64,
     next: u64,
     step: u64,
-    /// Number of requests over all threads.
+    /// Total number of requests in the schedule, over all threads.
     count: u64,
 }
 
 impl Schedule {
-    /// A schedule that starts at `first` and lasts `length` nanoseconds, with `rate` requests per
-    /// second over all threads.
+    /// Creates the part of the schedule that belongs to thread number `thread`. The schedule starts
+    /// at `first` and lasts `length`, both in nanoseconds, with `rate` requests per second over all
+    /// threads.
     pub(crate) fn new(
         first: u64,
         length: u64,
@@ -31,24 +33,27 @@ impl Schedule {
         Schedule { first, period, next: thread as u64, step: threads as u64, count }
     }
 
-    /// Due time of the next request, which may be in the past; `None` after the last one.
+    /// Returns the due time of the thread's next request, in nanoseconds of the run's clock; it may
+    /// be in the past. `None` after the last request.
     pub(crate) fn due(&self) -> Option<u64> {
         (self.next < self.count).then(|| self.due_at(self.next))
     }
 
-    /// Advances to the next request.
+    /// Removes the next request of this thread from the schedule, because it is sent now.
     pub(crate) fn take(&mut self) {
         self.next += self.step;
     }
 
-    /// Number of requests that are due at `now` and were not taken.
+    /// Returns the number of the thread's requests that are due at `now` and were not taken from
+    /// the schedule.
     pub(crate) fn backlog(&self, now: u64) -> u64 {
         let due = now.saturating_sub(self.first) as f64 / self.period;
         let due = (to_u64(due.floor()) + 1).min(self.count);
         due.saturating_sub(self.next).div_ceil(self.step)
     }
 
-    /// Number of requests that were due from `since` to `now` and were not taken.
+    /// Returns the number of the thread's requests that were due from `since` to `now` and were not
+    /// taken from the schedule.
     pub(crate) fn unsent(&self, since: u64, now: u64) -> u64 {
         let pending = (self.next..self.count).step_by(usize::try_from(self.step).unwrap_or(1));
         let due_times = pending.map(|place| self.due_at(place));

@@ -11,69 +11,71 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-/// Identifies the JSON of a load run.
+/// Value of the field `schema`, which identifies the JSON of a load run.
 pub(crate) const SCHEMA: &str = "bowline-load";
-/// Version of the schema.
+/// Value of the field `schema_version`: version of the JSON schema of a load run.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
 
-/// A run, with everything needed to repeat and compare it.
+/// The results of a run in JSON, with everything needed to repeat and compare it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LoadRecord {
-    /// [`SCHEMA`].
+    /// The constant [`SCHEMA`], which identifies the format.
     pub(crate) schema: String,
-    /// [`SCHEMA_VERSION`].
+    /// The constant [`SCHEMA_VERSION`] of the program that wrote the JSON.
     pub(crate) schema_version: u32,
-    /// Name of the run: `--out`, or the target's protocol.
+    /// Name of the run: that of `--out`, otherwise the protocol of the target.
     pub(crate) name: String,
-    /// The command line.
+    /// The command line of the run, as a list of arguments.
     pub(crate) command: Vec<String>,
-    /// Commit of the source, with `-dirty` if there were changes; `None` if git is not available.
+    /// Commit of the source, followed by `-dirty` if there were uncommitted changes; `None` if git
+    /// is not available.
     pub(crate) revision: Option<String>,
-    /// The machine of the load generator.
+    /// The machine on which the load generator ran.
     pub(crate) host: Host,
-    /// The servers.
+    /// The servers that were measured.
     pub(crate) target: Target,
     /// Settings of the run.
     pub(crate) config: Config,
     /// Start of the measured window, in seconds since 1970.
     pub(crate) began_unix_s: f64,
-    /// Actual length of the measured window: until the last reply to one of its operations and at
-    /// least as planned, or until the run ended early.
+    /// Actual length of the measured window in seconds: at least the planned length, and until the
+    /// last reply to an operation of the window; or until the run ended early.
     pub(crate) window_s: f64,
     /// Why the run ended early; `None` if it is complete.
     pub(crate) partial: Option<String>,
     /// Operations per second of the schedule; `None` in a closed loop.
     pub(crate) intended_rate: Option<f64>,
-    /// Successful operations per second.
+    /// Successful operations per second of the measured window.
     pub(crate) achieved_rate: f64,
-    /// Operations of the measured window by outcome.
+    /// Number of operations of the measured window by outcome.
     pub(crate) counts: Counts,
-    /// Failed operations by error: the first word of the server's error in capitals (`MOVED` is
-    /// followed and does not count; after `UNCERTAIN` the command may have been applied), or in
-    /// lower case what the client observed: `timeout`, `connection` (lost while the request was in
-    /// flight), `corrupt` (a reply of the wrong type, or a value that this program did not write).
+    /// Number of failed operations by error: the first word of the server's error in capitals
+    /// (`MOVED` is followed and does not count; after `UNCERTAIN` the command may have been
+    /// applied), or in lower case what the client observed: `timeout`, `connection` (lost while the
+    /// request was in flight), `corrupt` (a reply of the wrong type, or a value that this program
+    /// did not write).
     pub(crate) errors: BTreeMap<String, u64>,
     /// Latencies by kind of operation (`read`, `update`, `insert`, `scan`, `read_modify_write`) and
     /// of all operations (`all`). A read-modify-write counts as one operation.
     pub(crate) latencies: BTreeMap<String, Latencies>,
-    /// Delay between the intended and the actual time of sending; `None` in a closed loop. Grows
-    /// when the machine or all connections are busy.
+    /// Delay from the time at which an operation should have been sent to the time at which it was
+    /// sent; `None` in a closed loop. Grows when the machine or all connections are busy.
     pub(crate) lag: Option<Latency>,
     /// The measured window second by second, without gaps. The last second may be shorter, or
     /// contain replies that arrived after the planned end.
     pub(crate) per_second: Vec<Second>,
     /// Events during the run: leader changes, lost connections.
     pub(crate) marks: Vec<Mark>,
-    /// Processor time of the load generator.
+    /// Processor time that the load generator used.
     pub(crate) client: Client,
     /// Conditions of `--fail-if` that hold, with the measured figure: `p99>5ms (7.310 ms)`.
     pub(crate) failed: Vec<String>,
 }
 
-/// A machine.
+/// The machine on which the load generator ran.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Host {
-    /// Processors that the run could use.
+    /// Number of processors that the run could use.
     pub(crate) cores: usize,
     /// Operating system and architecture, as in `linux x86_64`.
     pub(crate) system: String,
@@ -81,15 +83,15 @@ pub(crate) struct Host {
     pub(crate) kernel: String,
     /// Name of the processor; empty if unknown.
     pub(crate) processor: String,
-    /// Processor seconds stolen by the host during the measured window, over all cores; `None` if
-    /// unknown.
+    /// Processor time that the virtual machine's host gave to others during the measured window, in
+    /// seconds over all cores; `None` if unknown.
     pub(crate) stolen_s: Option<f64>,
 }
 
-/// The servers of a run.
+/// The servers that a run measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
-    /// `redis` (Bowline too) or `etcd`.
+    /// Protocol of the servers: `redis` (for Redis and Bowline) or `etcd`.
     pub(crate) protocol: String,
     /// Addresses as given on the command line, `host:port` each.
     pub(crate) addresses: Vec<String>,
@@ -100,156 +102,162 @@ pub(crate) struct Target {
     pub(crate) facts: BTreeMap<String, String>,
 }
 
-/// What determines the time of a request.
+/// What determines the time at which a request is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Loop {
-    /// A schedule, whatever the server does; latencies count from the scheduled time.
+    /// Open loop: requests are sent on a schedule, however fast the server replies. Latencies count
+    /// from the scheduled time.
     Open,
-    /// The reply to an earlier request: a slow server receives fewer requests, and the waiting that
-    /// real users would experience is not measured.
+    /// Closed loop: a request is sent when the reply to an earlier request arrives. A slow server
+    /// receives fewer requests, and the time that real users would wait is not measured.
     Closed,
 }
 
-/// Settings of a run.
+/// Settings of a run of the load generator, from its command line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Config {
-    /// Open or closed loop.
+    /// Whether the run was an open or a closed loop.
     #[serde(rename = "loop")]
     pub(crate) kind: Loop,
-    /// `ycsb-a` to `ycsb-f`, or `mix`.
+    /// Name of the workload: `ycsb-a` to `ycsb-f`, `set`, `get`, or `mix` for shares given on the
+    /// command line.
     pub(crate) workload: String,
-    /// Fraction of each kind of operation; their sum is 1.
+    /// Fraction of each kind of operation, by its name; their sum is 1.
     pub(crate) mix: BTreeMap<String, f64>,
-    /// `uniform`, `zipfian` (scattered), `latest` or `sequential`.
+    /// Name of the key distribution: `uniform`, `zipfian` (scattered), `latest` or `sequential`.
     pub(crate) distribution: String,
     /// Skew of the zipfian and latest distributions; `None` for others.
     pub(crate) theta: Option<f64>,
-    /// Number of keys before the run.
+    /// Number of keys at the start of the run.
     pub(crate) keys: u64,
     /// Length of a key in bytes.
     pub(crate) key_bytes: usize,
     /// Length of a value in bytes.
     pub(crate) value_bytes: usize,
-    /// Connections, over all threads.
+    /// Number of connections, over all threads.
     pub(crate) connections: usize,
-    /// Maximum requests in flight per connection.
+    /// Maximum number of requests in flight per connection.
     pub(crate) pipeline: usize,
-    /// Threads of the load generator.
+    /// Number of threads of the load generator.
     pub(crate) threads: usize,
-    /// Seconds of the same load before the measured window.
+    /// Duration in seconds of the warm-up: the same load, before the measured window.
     pub(crate) warm_up_s: f64,
     /// Planned length of the measured window in seconds.
     pub(crate) seconds: f64,
-    /// Request timeout in seconds.
+    /// Time in seconds after which a request without a reply counts as failed.
     pub(crate) timeout_s: f64,
     /// Random seed.
     pub(crate) seed: u64,
-    /// Whether all keys were written before the run.
+    /// Whether all keys were written before the load started.
     pub(crate) preload: bool,
 }
 
-/// Operations of the measured window by outcome.
+/// Number of operations of the measured window by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
-    /// Successful operations, including reads of keys that do not exist.
+    /// Number of successful operations, including reads of keys that do not exist.
     pub(crate) succeeded: u64,
-    /// Failed operations: the sum of `errors`.
+    /// Number of failed operations: the sum of the field `errors`.
     pub(crate) failed: u64,
-    /// Operations that were due and never sent, because all connections were busy until the end.
+    /// Number of operations that were due and never sent, because all connections were busy until
+    /// the end.
     pub(crate) unsent: u64,
-    /// Reads of keys that do not exist.
+    /// Number of reads of keys that do not exist.
     pub(crate) not_found: u64,
-    /// `MOVED` replies; the requests were sent again to the leader.
+    /// Number of `MOVED` replies. The requests were sent again to the leader.
     pub(crate) redirects: u64,
-    /// Connections opened again, after they were lost or their server lost leadership.
+    /// Number of times that a connection was opened again, after it was lost or its server was no
+    /// longer the leader.
     pub(crate) reconnects: u64,
 }
 
 /// Latencies of one kind of operation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Latencies {
-    /// Response time: from the scheduled time to the reply, as a user experiences it. `None` in a
-    /// closed loop, which has no schedule.
+    /// Response times: from the scheduled time to the reply, as a user experiences them. `None` in
+    /// a closed loop, which has no schedule.
     pub(crate) response: Option<Latency>,
-    /// Service time: from sending to the reply. Excludes the wait before sending.
+    /// Service times: from sending the request to the reply, without the wait before sending.
     pub(crate) service: Latency,
-    /// Percentile curve of the response times (in a closed loop, service times): the rows of
-    /// `NAME.hgrm`. Empty for kinds that did not occur.
+    /// Percentile curve of the response times (in a closed loop, of the service times), as in the
+    /// rows of `NAME.hgrm`. Empty if no such operation occurred.
     pub(crate) curve: Vec<Point>,
 }
 
 impl Latencies {
-    /// Response times if there are any, else service times.
+    /// Returns the response times if there are any, otherwise the service times.
     pub(crate) fn main(&self) -> &Latency {
         self.response.as_ref().unwrap_or(&self.service)
     }
 }
 
-/// Summary of latencies. All 0 if there were none.
+/// Summary of latencies, in seconds. All values are 0 if there were no latencies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Latency {
-    /// Number of latencies.
+    /// Number of latencies in the summary.
     pub(crate) count: u64,
-    /// Minimum.
+    /// Minimum latency in seconds.
     pub(crate) min_s: f64,
-    /// Mean.
+    /// Mean latency in seconds.
     pub(crate) mean_s: f64,
-    /// Median.
+    /// Median latency in seconds.
     pub(crate) p50_s: f64,
-    /// 90th percentile.
+    /// 90th percentile of the latencies in seconds.
     pub(crate) p90_s: f64,
-    /// 95th percentile.
+    /// 95th percentile of the latencies in seconds.
     pub(crate) p95_s: f64,
-    /// 99th percentile.
+    /// 99th percentile of the latencies in seconds.
     pub(crate) p99_s: f64,
-    /// 99.9th percentile.
+    /// 99.9th percentile of the latencies in seconds.
     pub(crate) p999_s: f64,
-    /// 99.99th percentile.
+    /// 99.99th percentile of the latencies in seconds.
     pub(crate) p9999_s: f64,
-    /// Maximum.
+    /// Maximum latency in seconds.
     pub(crate) max_s: f64,
 }
 
 /// One point of a percentile curve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Point {
-    /// Quantile from 0 to 1, increasing; 1 only in the last point.
+    /// Quantile from 0 to 1. It increases from point to point, and is 1 only in the last point.
     pub(crate) quantile: f64,
-    /// Latency at this quantile.
+    /// Latency at the quantile, in seconds.
     pub(crate) seconds: f64,
 }
 
-/// One second of the measured window; operations count by the time of their reply.
+/// Figures of one second of the measured window. Operations count in the second in which their
+/// reply arrived.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Second {
-    /// Number of the second, from 0.
+    /// Number of the second; the measured window starts with second 0.
     pub(crate) number: u64,
-    /// Operations that succeeded.
+    /// Number of operations that succeeded in the second.
     pub(crate) succeeded: u64,
-    /// Operations that failed.
+    /// Number of operations that failed in the second.
     pub(crate) failed: u64,
-    /// Operations that were due and not sent at the end of the second.
+    /// Number of operations that were due at the end of the second and had not been sent.
     pub(crate) backlog: u64,
-    /// Response times of successful operations; in a closed loop, service times.
+    /// Response times of the second's successful operations; in a closed loop, their service times.
     pub(crate) latency: Latency,
 }
 
-/// An event during a run.
+/// An event during a run that charts mark, such as a leader change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Mark {
-    /// Time of the event; negative during the warm-up.
+    /// Time of the event in seconds since the start of the measured window; negative during the
+    /// warm-up.
     pub(crate) at_s: f64,
-    /// A short description.
+    /// Short description of the event.
     pub(crate) what: String,
 }
 
-/// Processor time of the load generator in the measured window.
+/// Processor time that the load generator used in the measured window.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Client {
-    /// Processor seconds, user and system.
+    /// Processor time in seconds, in user and kernel mode, over all threads.
     pub(crate) cpu_s: f64,
-    /// Processor microseconds per operation that got a reply.
+    /// Processor time, in microseconds, divided by the number of succeeded and failed operations.
     pub(crate) cpu_us_per_operation: f64,
 }
 
@@ -257,7 +265,7 @@ impl LoadRecord {
     /// Parses the JSON of a load run.
     ///
     /// # Errors
-    /// If `text` is not such JSON, or has another version.
+    /// If `text` is not the JSON of a load run, or is in another version of the format.
     pub(crate) fn parse(text: &str) -> anyhow::Result<LoadRecord> {
         #[derive(Deserialize)]
         struct Head {
@@ -281,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_json_is_rejected() {
+    fn foreign_or_incompatible_result_json_is_rejected() {
         let error = |text: &str| format!("{:#}", LoadRecord::parse(text).unwrap_err());
         assert!(error("{}").contains("not JSON of `perf load`"));
         assert!(error(r#"{"schema":"x","schema_version":1}"#).contains("schema `x`"));

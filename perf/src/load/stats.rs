@@ -9,25 +9,29 @@ use hdrhistogram::Histogram;
 use super::schema::{Counts, Latencies, Latency, Point};
 use super::workload::KINDS;
 
-/// Statistics of one second of a thread, or of a run.
+/// Statistics of a thread in one second, or of several threads or seconds in total.
 #[derive(Debug, Clone)]
 pub(crate) struct Stats {
-    /// Response times in nanoseconds, by [`Kind::place`](super::workload::Kind::place).
+    /// Histograms of response times in nanoseconds, one for each kind of operation in the order of
+    /// [`Kind::place`](super::workload::Kind::place).
     pub(crate) response: [Histogram<u64>; 5],
-    /// Service times in nanoseconds, likewise.
+    /// Histograms of service times in nanoseconds, one for each kind of operation in the order of
+    /// [`Kind::place`](super::workload::Kind::place).
     pub(crate) service: [Histogram<u64>; 5],
-    /// Delays of sending, in nanoseconds.
+    /// Histogram of the delays, in nanoseconds, from the time at which an operation should have
+    /// been sent to the time at which it was sent.
     pub(crate) lag: Histogram<u64>,
     pub(crate) counts: Counts,
     pub(crate) errors: BTreeMap<String, u64>,
-    /// Operations that were due and not sent at the end.
+    /// Number of operations that were due at the end of the second and had not been sent.
     pub(crate) backlog: u64,
-    /// Time of the last successful reply; 0 if there was none.
+    /// Time at which the last successful reply arrived, in nanoseconds of the run's clock; 0 if
+    /// there was none.
     pub(crate) last: u64,
 }
 
 impl Stats {
-    /// Empty statistics.
+    /// Returns statistics in which nothing has been counted.
     pub(crate) fn new() -> Stats {
         let empty = || histogram([]);
         Stats {
@@ -41,7 +45,7 @@ impl Stats {
         }
     }
 
-    /// Counts a failed operation under its error.
+    /// Counts a failed operation under the name of its error.
     pub(crate) fn fail(&mut self, error: &str) {
         self.counts.failed += 1;
         match self.errors.get_mut(error) {
@@ -52,12 +56,13 @@ impl Stats {
         }
     }
 
-    /// Whether nothing was counted.
+    /// Returns whether the statistics are empty: no operation and no backlog was counted.
     pub(crate) fn is_empty(&self) -> bool {
         self.counts == Counts::default() && self.backlog == 0
     }
 
-    /// Adds other statistics.
+    /// Adds the counts and histograms of `other`, the statistics of another thread or second, to
+    /// `self`.
     pub(crate) fn add(&mut self, other: &Stats) {
         let pairs = self.response.iter_mut().zip(&other.response);
         let pairs = pairs.chain(self.service.iter_mut().zip(&other.service));
@@ -80,7 +85,7 @@ impl Stats {
         self.last = self.last.max(other.last);
     }
 
-    /// One histogram of all kinds of operations.
+    /// Merges the histograms of all kinds of operations into one.
     pub(crate) fn all(histograms: &[Histogram<u64>; 5]) -> Histogram<u64> {
         let mut all = histogram([]);
         for histogram in histograms.iter().filter(|histogram| !histogram.is_empty()) {
@@ -89,18 +94,19 @@ impl Stats {
         all
     }
 
-    /// Response times in an open loop, service times in a closed one.
+    /// Returns the histograms of response times in an open loop, and those of service times in a
+    /// closed one.
     pub(crate) fn main(&self, open: bool) -> &[Histogram<u64>; 5] {
         if open { &self.response } else { &self.service }
     }
 }
 
-/// Nanoseconds as seconds.
+/// Converts nanoseconds to seconds.
 fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
 }
 
-/// Summary of a histogram of nanoseconds.
+/// Returns the summary, in seconds, of a histogram of nanoseconds.
 pub(crate) fn latency(histogram: &Histogram<u64>) -> Latency {
     if histogram.is_empty() {
         return Latency::default();
@@ -120,7 +126,8 @@ pub(crate) fn latency(histogram: &Histogram<u64>) -> Latency {
     }
 }
 
-/// Latencies of one kind of operation.
+/// Returns the latencies of one kind of operation from its histograms of response times (`None` in
+/// a closed loop) and service times.
 pub(crate) fn latencies(response: Option<&Histogram<u64>>, service: &Histogram<u64>) -> Latencies {
     let shown = response.unwrap_or(service);
     let curve = bowline::course::histogram::percentiles(shown)

@@ -1,10 +1,10 @@
-//! Results as a table, and as CSV with redis-benchmark's columns.
+//! Formats the results of a run as a table, or as CSV with redis-benchmark's columns.
 
 use std::fmt::Write as _;
 
 use super::schema::{Latency, LoadRecord, Loop};
 
-/// The results as a table.
+/// Returns the results of a run as a table for the terminal.
 pub(crate) fn table(record: &LoadRecord) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -115,7 +115,8 @@ fn write_table(out: &mut String, record: &LoadRecord) -> std::fmt::Result {
     Ok(())
 }
 
-/// The results as CSV with redis-benchmark's columns, a line per kind of operation.
+/// Returns the results of a run as CSV with redis-benchmark's columns, with a line per kind of
+/// operation.
 pub(crate) fn csv(record: &LoadRecord) -> String {
     let mut out = String::from(
         "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\

@@ -1,5 +1,5 @@
-//! A timer with finer resolution than `Poll`'s timeout of whole milliseconds, with which an open
-//! loop would send up to a millisecond late.
+//! A timer with a finer resolution than the timeout of `Poll` in whole milliseconds, with which an
+//! open loop would send requests up to a millisecond late.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -11,16 +11,16 @@ use rustix::time::{
     timerfd_settime,
 };
 
-/// A timer that wakes a `Poll`.
+/// A timer that wakes a mio `Poll` at a given time, with a resolution of nanoseconds.
 #[derive(Debug)]
 pub(crate) struct Timer {
     timer: OwnedFd,
-    /// Time it is set to in nanoseconds; 0 if it is not set.
+    /// Time at which the timer is due, in nanoseconds of the run's clock; 0 if it is not set.
     set_to: u64,
 }
 
 impl Timer {
-    /// A timer that wakes the poll of `registry` with `token`.
+    /// Creates a timer that wakes the `Poll` of `registry` with an event with this token.
     pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Timer> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -29,7 +29,8 @@ impl Timer {
         Ok(Timer { timer, set_to: 0 })
     }
 
-    /// Sets the timer to `moment`, which is `now` or later.
+    /// Sets the timer to the time `moment`, which must not be before `now`; both in nanoseconds of
+    /// the run's clock.
     pub(crate) fn set(&mut self, moment: u64, now: u64) -> io::Result<()> {
         if self.set_to == moment && moment > now {
             return Ok(());

@@ -5,7 +5,7 @@ use bowline::sim::rng::Rng;
 
 use super::keys::{Distribution, unit};
 
-/// Kind of operation.
+/// Kind of operation of a workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// Reads a key.
@@ -14,18 +14,18 @@ pub(crate) enum Kind {
     Update,
     /// Writes a new key.
     Insert,
-    /// Reads up to 100 keys from a given one on.
+    /// Reads up to 100 keys in order, from a random key on.
     Scan,
     /// Reads a key and then writes it.
     ReadModifyWrite,
 }
 
-/// All kinds, in the order of [`Kind::place`].
+/// All kinds of operations, in the order of [`Kind::place`].
 pub(crate) const KINDS: [Kind; 5] =
     [Kind::Read, Kind::Update, Kind::Insert, Kind::Scan, Kind::ReadModifyWrite];
 
 impl Kind {
-    /// Name in options and results.
+    /// Returns the name of the kind in options and results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Read => "read",
@@ -36,7 +36,7 @@ impl Kind {
         }
     }
 
-    /// Index in [`KINDS`].
+    /// Returns the index of the kind in [`KINDS`].
     pub(crate) fn place(self) -> usize {
         self as usize
     }
@@ -45,16 +45,17 @@ impl Kind {
 /// A workload: the fraction of each kind of operation.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Mix {
-    /// Name in results.
+    /// Name of the workload in results.
     pub(crate) name: String,
     /// Fraction of each kind, in the order of [`KINDS`]; their sum is 1.
     pub(crate) shares: [f64; 5],
-    /// Distribution of keys, unless the command line sets one.
+    /// Distribution from which keys are drawn, unless the command line sets another one.
     pub(crate) distribution: Distribution,
 }
 
 impl Mix {
-    /// Parses a workload: YCSB's `a` to `f`, `set`, `get`, or shares such as `read=90,update=10`.
+    /// Parses the argument of `--workload`: YCSB's `a` to `f`, `set`, `get`, or shares such as
+    /// `read=90,update=10`.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Mix> {
         use Distribution::{Latest, Uniform, Zipfian};
         let built_in = |name: &str, shares, distribution| {
@@ -98,12 +99,12 @@ impl Mix {
         Ok(Mix { name: "mix".to_owned(), shares, distribution: Distribution::Uniform })
     }
 
-    /// Whether the kind occurs.
+    /// Returns whether operations of this kind occur in the workload.
     pub(crate) fn has(&self, kind: Kind) -> bool {
         self.shares[kind.place()] > 0.0
     }
 
-    /// Draws a kind of operation.
+    /// Draws the kind of the next operation.
     pub(crate) fn draw(&self, rng: &mut Rng) -> Kind {
         // Most workloads have a single kind, which needs no random number.
         if let Some(place) = self.shares.iter().position(|&share| share >= 1.0) {
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_drawn_according_to_their_shares() {
+    fn operation_types_are_drawn_in_their_configured_ratio() {
         for name in ["a", "b", "C", "d", "e", "f", "set", "get", "read=3,insert=1"] {
             let mix = Mix::parse(name).unwrap();
             let mut rng = Rng::new(9);

@@ -1,6 +1,6 @@
-//! `perf lossy`: puts under packet loss between replicas. Each replica runs in a network namespace
-//! of its own, connected to ours by a bridge, and drops packets from other replicas at random;
-//! clients lose nothing.
+//! `perf lossy`: measures writes under packet loss between replicas. Each replica runs in a network
+//! namespace of its own, connected to that of this program by a bridge, and drops packets from
+//! other replicas at random; clients lose nothing.
 //!
 //! Everything happens inside a network namespace that this program enters first. A namespace
 //! disappears with its last process, so nothing is left behind, however the program ends.
@@ -17,7 +17,7 @@ use net::Net;
 
 /// Environment variable that is set once the program runs inside its own namespace.
 const INSIDE: &str = "BOWLINE_PERF_INSIDE";
-/// Number of hosts: the largest number of replicas of a system.
+/// Number of simulated hosts: the largest number of replicas that a system may have.
 const HOSTS: u8 = 7;
 
 /// Arguments of `perf lossy`.
@@ -27,11 +27,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PERCENTS", value_delimiter = ',',
           default_values_t = [0.0, 1.0, 5.0, 10.0, 20.0, 30.0])]
     losses: Vec<f64>,
-    /// Connections of the load generator.
+    /// Number of connections of the load generator.
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=1_024))]
     connections: u16,
-    /// Number of different keys.
+    /// Number of different keys that requests use.
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
@@ -43,11 +43,12 @@ pub(crate) struct Arguments {
     common: Common,
 }
 
-/// Runs the measurement. The exit code is 0 only if every run succeeded.
+/// Runs `perf lossy`. The exit code is 0 only if all rounds were completed, and no run failed or
+/// had a failed operation.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (at, loss) in arguments.losses.iter().enumerate() {
         ensure!((0.0..=90.0).contains(loss), "--losses has {loss}: give percentages from 0 to 90");
-        ensure!(!arguments.losses[..at].contains(loss), "--losses has {loss} twice");
+        ensure!(!arguments.losses[..at].contains(loss), "--losses has {loss} twice; give it once");
     }
     for system in &arguments.only {
         ensure!(
@@ -70,7 +71,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     compare::measure(&arguments.common, "lossy", setup, &mut |loss| net.set_loss(loss))
 }
 
-/// Executes this program again in a new network namespace. Returns only if that fails.
+/// Executes this program again in a new network namespace, in place of this process. Returns only
+/// if that fails.
 fn enter() -> anyhow::Result<ExitCode> {
     ensure!(
         rustix::process::geteuid().is_root(),

@@ -9,14 +9,15 @@ use anyhow::{Context as _, ensure};
 use crate::compare::{Child, Host, command, find_program};
 use crate::report::to_count;
 
-/// Last byte of the bridge's address, which clients use; hosts are numbered from 1.
+/// Last byte of the IP address of the bridge, which is the address of clients. The last bytes of
+/// the hosts' addresses are 1, 2, 3 and so on.
 const BRIDGE_NUMBER: u8 = 254;
-/// Resolution of loss fractions in nftables rules.
+/// Number of steps into which a loss fraction is divided in nftables rules.
 const LOSS_RESOLUTION: u32 = 100_000;
-/// Attempts, 5 ms apart, to see a new process in its own namespace.
+/// Number of checks, 5 ms apart, whether a new process has entered its own namespace.
 const NAMESPACE_TRIES: u32 = 500;
 
-/// The namespaces of all hosts, each kept alive by a process that sleeps.
+/// The network namespaces of all hosts. Each is kept alive by a process that sleeps.
 #[derive(Debug)]
 pub(super) struct Net {
     holders: Vec<Child>,
@@ -28,7 +29,8 @@ fn address(number: u8) -> Ipv4Addr {
 }
 
 impl Net {
-    /// Creates `hosts` hosts on a bridge in our namespace, which must not be the machine's own.
+    /// Creates `hosts` hosts, connected by a bridge in the namespace of this program, which must
+    /// not be that of the machine.
     pub(super) fn new(hosts: u8) -> anyhow::Result<Net> {
         let mut net = Net { holders: Vec::new(), loss: None };
         run("ip", &["link", "set", "lo", "up"], None)?;
@@ -62,7 +64,7 @@ impl Net {
         run("ip", &["link", "set", theirs, "up"], Some(id))
     }
 
-    /// All hosts, for starting servers on them.
+    /// Returns all hosts, for starting servers on them.
     pub(super) fn hosts(&self) -> Vec<Host> {
         let holders = (1..).zip(&self.holders);
         holders
@@ -70,7 +72,7 @@ impl Net {
             .collect()
     }
 
-    /// Sets the fraction of packets from other hosts that each host drops.
+    /// Sets the fraction, from 0 to 1, of the packets from other hosts that each host drops.
     pub(super) fn set_loss(&mut self, loss: f64) -> anyhow::Result<()> {
         if self.loss == Some(loss) {
             return Ok(());
@@ -83,7 +85,8 @@ impl Net {
     }
 }
 
-/// The nftables script that replaces all rules of a host.
+/// Returns the nftables script that replaces all rules of a host by one that drops this fraction of
+/// the packets from other hosts.
 fn rules(loss: f64) -> String {
     let parts = to_count(loss * f64::from(LOSS_RESOLUTION));
     let rule = if parts == 0 {
@@ -98,7 +101,8 @@ fn rules(loss: f64) -> String {
     )
 }
 
-/// Waits until the process has entered its own namespace, which happens shortly after its start.
+/// Waits until the process with this id has entered its own network namespace, which happens
+/// shortly after its start.
 fn await_own_network(id: u32) -> anyhow::Result<()> {
     let network = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net"));
     let ours = network("self").context("cannot read /proc/self/ns/net")?;
@@ -108,7 +112,7 @@ fn await_own_network(id: u32) -> anyhow::Result<()> {
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    anyhow::bail!("cannot create a network namespace")
+    anyhow::bail!("process {id} did not enter its network namespace within 2.5 s")
 }
 
 fn in_network(program: &str, within: Option<u32>) -> anyhow::Result<Command> {

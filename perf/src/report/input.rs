@@ -19,20 +19,20 @@ use super::scale;
 use crate::compare::results::{self, Comparison};
 use crate::load::schema::{self, LoadRecord, Loop};
 
-/// Upper bound of a file's size in bytes, far more than an hour's log.
+/// Maximum size of a result file in bytes; larger files are rejected.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// Content of a file.
+/// Content of a result file.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// One run.
+    /// One run, from the JSON of `perf load` or `perf sim`, or from an interval log.
     Run(Box<Run>),
-    /// A comparison of systems.
+    /// A comparison of systems, from the JSON of `perf compare` or `perf lossy`.
     Comparison(Box<Comparison>),
 }
 
-/// Reads all files. If a run's JSON and its interval log are in the same folder, naming one of them
-/// is enough.
+/// Reads all given result files. If a run's JSON and its interval log have the same path except for
+/// the extension, naming the JSON is enough: the log is read with it.
 pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let is_log = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "hlog");
     let named = |path: &Path| paths.iter().any(|other| other == path);
@@ -52,7 +52,8 @@ pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     Ok(inputs)
 }
 
-/// Appends numbers to duplicate names of runs.
+/// Makes the names of runs unique: appends ` (2)`, ` (3)` and so on to a name that earlier runs
+/// have.
 fn number_duplicates(mut runs: Vec<&mut Run>) {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for run in &mut runs {
@@ -107,7 +108,8 @@ fn read(path: &Path) -> anyhow::Result<Input> {
     Ok(Input::Run(Box::new(run)))
 }
 
-/// Takes full histograms from the log if the JSON has only a few percentiles.
+/// Replaces the intervals of a run, and its latency curves if they have only a few percentiles, by
+/// the full histograms of its interval log.
 fn add_details(run: &mut Run, log: Run) {
     let detailed = |curve: &Curve| curve.points.len() > 10;
     if !run.curves.iter().any(detailed) {
@@ -116,7 +118,8 @@ fn add_details(run: &mut Run, log: Run) {
     run.intervals = log.intervals;
 }
 
-/// Parses an interval log. Values are in nanoseconds, as in all our logs.
+/// Parses an interval log, whose values must be latencies in nanoseconds. `name` becomes the name
+/// of the run.
 fn read_log(name: &str, bytes: &[u8]) -> anyhow::Result<Run> {
     let mut deserializer = Deserializer::new();
     let mut began = None;
@@ -296,7 +299,7 @@ fn machine(cores: usize, system: &str, processor: &str) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// The fields of `perf sim`'s JSON that charts use.
+/// The fields of the JSON of `perf sim` that charts use.
 #[derive(Deserialize)]
 struct Sim {
     name: String,
@@ -404,7 +407,8 @@ fn from_sim(value: Value) -> anyhow::Result<Run> {
     })
 }
 
-/// Reads a file of marks: each line has the seconds since the run began, then a description.
+/// Reads a file of marks for events: each line has the seconds since the start of the run, then a
+/// description. Empty lines and lines that begin with `#` are skipped.
 pub(crate) fn read_marks(path: &Path) -> anyhow::Result<Vec<Mark>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

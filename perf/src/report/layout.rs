@@ -3,14 +3,15 @@
 use super::scale::Scale;
 use super::svg::{Svg, colour, text_width};
 
-/// Margin around every chart, in pixels.
+/// Width of the empty margin around every chart, in pixels.
 pub(crate) const MARGIN: f64 = 16.0;
-/// Line height of a legend, in pixels.
+/// Height of one line of a legend, in pixels.
 const LEGEND_LINE: f64 = 18.0;
-/// Points of a line closer than this to their predecessor are dropped, in pixels.
+/// Least distance in pixels between two points of a line. A point closer to its predecessor is left
+/// out.
 const MIN_DISTANCE: f64 = 0.4;
 
-/// The rectangle of a plot, in pixels.
+/// Position and size of the area in which a plot is drawn, in pixels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     pub(crate) left: f64,
@@ -20,27 +21,31 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The right edge.
+    /// Returns the horizontal position of the frame's right edge, in pixels from the left of the
+    /// chart.
     pub(crate) fn right(&self) -> f64 {
         self.left + self.width
     }
 
-    /// The lower edge.
+    /// Returns the vertical position of the frame's lower edge, in pixels from the top of the
+    /// chart.
     pub(crate) fn bottom(&self) -> f64 {
         self.top + self.height
     }
 
-    /// Horizontal position of a value.
+    /// Returns the horizontal position, in pixels, of a value on the scale of the frame's lower
+    /// axis.
     pub(crate) fn x(&self, scale: Scale, value: f64) -> f64 {
         self.left + scale.place(value) * self.width
     }
 
-    /// Vertical position of a value.
+    /// Returns the vertical position, in pixels, of a value on the scale of the frame's left axis.
     pub(crate) fn y(&self, scale: Scale, value: f64) -> f64 {
         self.bottom() - scale.place(value) * self.height
     }
 
-    /// Draws the left axis: grid lines, labels and the axis title.
+    /// Draws the left axis: grid lines, their labels as returned by `label`, and the axis title
+    /// `name`.
     pub(crate) fn left_axis(
         &self,
         svg: &mut Svg,
@@ -59,7 +64,8 @@ impl Frame {
         svg.rotated_text([MARGIN + 8.0, self.top + self.height / 2.0], "middle", name);
     }
 
-    /// Draws the lower axis.
+    /// Draws the lower axis: grid lines, their labels as returned by `label`, and the axis title
+    /// `name`.
     pub(crate) fn lower_axis(
         &self,
         svg: &mut Svg,
@@ -82,24 +88,26 @@ impl Frame {
     }
 }
 
-/// Draws the title and a subtitle.
+/// Draws the chart's title, and `subtitle` in the line below.
 pub(crate) fn heading(svg: &mut Svg, subtitle: &str) {
     let title = svg.title().to_owned();
     svg.text([MARGIN, MARGIN + 14.0], "title", &title);
     svg.text([MARGIN, MARGIN + 33.0], "subtitle", subtitle);
 }
 
-/// The names of series with their colours, from left to right, in as many lines as needed.
+/// A legend: the names of the chart's series with their colours, from left to right in as many
+/// lines as needed.
 #[derive(Debug)]
 pub(crate) struct Legend {
-    /// Name, series number and position of each entry.
+    /// Name of each series, its number (which determines its colour), and the position of its name
+    /// in pixels.
     entries: Vec<(String, usize, [f64; 2])>,
-    /// Total height in pixels.
+    /// Height of the whole legend in pixels.
     pub(crate) height: f64,
 }
 
 impl Legend {
-    /// A legend of series 0, 1, 2, ..., at most `width` pixels wide.
+    /// Lays out a legend for series 0, 1, 2, ... with the given names, at most `width` pixels wide.
     pub(crate) fn new(names: &[String], width: f64) -> Legend {
         let (mut x, mut line) = (0.0, 0.0);
         let mut entries = Vec::new();
@@ -115,7 +123,7 @@ impl Legend {
         Legend { entries, height }
     }
 
-    /// Draws the legend with its upper left corner at this point.
+    /// Draws the legend with its upper left corner at the given point.
     pub(crate) fn draw(&self, svg: &mut Svg, [left, top]: [f64; 2]) {
         for (name, series, [x, y]) in &self.entries {
             let class = format!("{} fill", colour(*series));
@@ -125,7 +133,8 @@ impl Legend {
     }
 }
 
-/// A line without the points that are indistinguishable from their neighbours.
+/// Returns the points of a line without the points that can't be distinguished from their
+/// predecessor.
 pub(crate) fn simplified(points: impl IntoIterator<Item = [f64; 2]>) -> Vec<[f64; 2]> {
     let mut kept: Vec<[f64; 2]> = Vec::new();
     let mut last = None;

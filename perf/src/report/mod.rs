@@ -20,12 +20,12 @@ use crate::files::Files;
 use run::Run;
 use svg::Svg;
 
-/// Maximum number of heat maps.
+/// Maximum number of heat maps that are drawn, one for each run.
 const HEAT_MAPS_MAX: usize = 6;
-/// Maximum number of runs, limited by the colours of a chart.
+/// Maximum number of runs in one report: a chart has this many colours.
 const RUNS_MAX: usize = 8;
 
-/// Arguments of `perf report`.
+/// Command-line arguments of `perf report`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     /// Results: JSON of `perf load`, `sim`, `compare` or `lossy`, or interval logs (.hlog).
@@ -37,12 +37,14 @@ pub(crate) struct Arguments {
     /// Name of the page, and prefix of the files.
     #[arg(long, default_value = "report")]
     name: String,
-    /// File of events to mark in all runs, a line each, as in `4.5 leader killed`.
+    /// File of events to mark in the charts of all runs, one per line: seconds since the start of
+    /// the run and a text, as in `4.5 leader killed`.
     #[arg(long, value_name = "FILE")]
     marks: Option<PathBuf>,
 }
 
-/// Reads the results, draws them, and prints the paths of the files.
+/// Runs `perf report`: reads the results, draws the charts, and prints the paths of the written
+/// files.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut inputs = input::read_all(&arguments.files)?;
     if let Some(path) = &arguments.marks {
@@ -59,7 +61,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes all charts and the page. Returns their paths; the page's path is last.
+/// Writes all charts and the HTML page into the folder `out`. Returns the paths of the files; the
+/// last one is the page.
 pub(crate) fn write(inputs: &[Input], out: &Path, name: &str) -> anyhow::Result<Vec<PathBuf>> {
     let drawn = draw(inputs)?;
     let endings: Vec<String> = drawn.iter().map(|(ending, _)| ending.clone()).collect();
@@ -73,7 +76,8 @@ pub(crate) fn write(inputs: &[Input], out: &Path, name: &str) -> anyhow::Result<
     files.finish()
 }
 
-/// Draws all possible charts; returns them with the suffixes of their files.
+/// Draws every chart for which the inputs have data. Returns each chart with the suffix of its file
+/// name.
 fn draw(inputs: &[Input]) -> anyhow::Result<Vec<(String, Svg)>> {
     let mut drawn: Vec<(String, Svg)> = Vec::new();
     let runs: Vec<&Run> = inputs

@@ -12,7 +12,7 @@ use crate::compare::results::{Comparison, Spread, Summary};
 const PAGE_STYLE: &str = include_str!("page.css");
 const SHOWN_QUANTILES: [f64; 6] = [0.5, 0.9, 0.99, 0.999, 0.9999, 1.0];
 
-/// Builds the page.
+/// Returns the HTML page with all charts, tables of the figures, and the settings of each run.
 pub(crate) fn page(name: &str, inputs: &[Input], charts: &[(String, Svg)]) -> String {
     let mut body = String::new();
     let mut runs: Vec<&Run> = Vec::new();
@@ -46,7 +46,8 @@ fn add(body: &mut String, text: std::fmt::Arguments<'_>) {
     body.push('\n');
 }
 
-/// Appends a table. The first column contains text, the others contain figures.
+/// Appends an HTML table to `body`. The first column contains text, the other columns contain
+/// figures.
 fn add_table(body: &mut String, head: &[&str], rows: &[Vec<String>]) {
     body.push_str("<div class=\"scroll\"><table><thead><tr>");
     for cell in head {

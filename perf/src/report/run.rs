@@ -3,70 +3,73 @@
 
 use hdrhistogram::Histogram;
 
-/// Nanoseconds per second: histograms are in nanoseconds, charts in seconds.
+/// Nanoseconds per second. Histograms hold nanoseconds, charts show seconds.
 const NANOSECONDS: f64 = 1e9;
 
-/// Upper bound on the intervals of a run.
+/// Maximum number of intervals in a run; a file with more is rejected.
 pub(crate) const INTERVALS_MAX: usize = 100_000;
-/// Minimum length in seconds of the intervals that fill gaps.
+/// Least length in seconds of the empty intervals that fill gaps between recorded intervals.
 const GAP_LENGTH_S_MIN: f64 = 0.01;
 
-/// A run.
+/// The data of one run of a load generator, from which charts are drawn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
-    /// Name in legends.
+    /// Name of the run in legends.
     pub(crate) name: String,
-    /// Settings and results by name: command, revision, rate and so on.
+    /// Settings and results that the page lists, as pairs of name and value: command, revision,
+    /// rate and so on.
     pub(crate) facts: Vec<(String, String)>,
-    /// Latencies of all operations, followed by those of each kind if there are several.
+    /// Latency curve of all operations, then the curve of each kind of operation if there are
+    /// several kinds.
     pub(crate) curves: Vec<Curve>,
-    /// Intervals in order of time.
+    /// Counts and latencies of the run's time intervals, in order of time.
     pub(crate) intervals: Vec<Interval>,
-    /// Events.
+    /// Events during the run, such as the death of a leader.
     pub(crate) marks: Vec<Mark>,
-    /// Whether the run ended early.
+    /// Whether the run ended before its planned end.
     pub(crate) partial: bool,
 }
 
-/// Latency by percentile.
+/// The distribution of latencies: latency by quantile.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Curve {
-    /// `all`, or the kind of operation.
+    /// Kind of the operations, such as `get`, or `all` for all operations together.
     pub(crate) kind: String,
-    /// Number of operations.
+    /// Number of operations in the distribution.
     pub(crate) samples: u64,
-    /// Quantiles, increasing up to 1, with their latencies in seconds.
+    /// Pairs of quantile (increasing, the last is 1) and latency in seconds.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// The replies of a time interval.
+/// Count and latencies of the replies that arrived in one time interval.
 #[derive(Clone, Debug)]
 pub(crate) struct Interval {
-    /// Start, in seconds since the start of the run.
+    /// Start of the interval, in seconds since the start of the run.
     pub(crate) at_s: f64,
-    /// Length in seconds.
+    /// Length of the interval in seconds.
     pub(crate) length_s: f64,
-    /// Number of replies.
+    /// Number of replies in the interval.
     pub(crate) count: u64,
-    /// Median latency in seconds.
+    /// Median latency of the interval in seconds; 0 without replies.
     pub(crate) p50_s: f64,
-    /// 99th percentile of the latency in seconds.
+    /// 99th percentile of the interval's latency in seconds; 0 without replies.
     pub(crate) p99_s: f64,
-    /// Histogram of the latencies in nanoseconds; `None` if the file has none.
+    /// Histogram of the interval's latencies in nanoseconds; `None` if the file has no histograms,
+    /// or the interval was inserted into a gap.
     pub(crate) histogram: Option<Histogram<u64>>,
 }
 
-/// An event.
+/// An event during a run, marked in charts over time.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Mark {
-    /// Seconds since the start of the run.
+    /// Time of the event, in seconds since the start of the run.
     pub(crate) at_s: f64,
-    /// Description.
+    /// Description of the event.
     pub(crate) text: String,
 }
 
 impl Curve {
-    /// The curve of a histogram of nanoseconds.
+    /// Returns the curve of a histogram of nanoseconds. `kind` is the kind of the operations.
     pub(crate) fn of(kind: &str, histogram: &Histogram<u64>) -> Curve {
         let mut counted = 0;
         let mut points = Vec::new();
@@ -78,7 +81,7 @@ impl Curve {
         Curve { kind: kind.to_owned(), samples: histogram.len(), points }
     }
 
-    /// The latency at a quantile; `None` if there are no points.
+    /// Returns the latency in seconds at a quantile from 0 to 1; `None` if the curve has no points.
     pub(crate) fn at(&self, quantile: f64) -> Option<f64> {
         let reaches = |point: &&(f64, f64)| point.0 >= quantile - 1e-12;
         self.points.iter().find(reaches).map(|point| point.1)
@@ -86,12 +89,13 @@ impl Curve {
 }
 
 impl Interval {
-    /// An interval without replies.
+    /// Returns an interval without replies; start and length are in seconds.
     fn empty(at_s: f64, length_s: f64) -> Interval {
         Interval { at_s, length_s, count: 0, p50_s: 0.0, p99_s: 0.0, histogram: None }
     }
 
-    /// The interval of a histogram of nanoseconds.
+    /// Returns the interval for a histogram of latencies in nanoseconds; start and length are in
+    /// seconds.
     pub(crate) fn of(at_s: f64, length_s: f64, histogram: Histogram<u64>) -> Interval {
         let quantile = |quantile| histogram.value_at_quantile(quantile) as f64 / NANOSECONDS;
         let (p50_s, p99_s) = (quantile(0.5), quantile(0.99));
@@ -99,20 +103,20 @@ impl Interval {
         Interval { at_s, length_s, count, p50_s, p99_s, histogram: Some(histogram) }
     }
 
-    /// Operations per second.
+    /// Returns the number of replies per second in the interval.
     pub(crate) fn rate(&self) -> f64 {
         self.count as f64 / self.length_s
     }
 }
 
 impl Run {
-    /// The latencies of all operations.
+    /// Returns the latency curve of all operations; `None` if the run has none.
     pub(crate) fn all(&self) -> Option<&Curve> {
         self.curves.first()
     }
 
-    /// Inserts empty intervals into gaps. Files may omit times without replies, and a line across
-    /// such a gap would hide it.
+    /// Inserts intervals without replies into gaps between intervals. Files may omit times without
+    /// replies, and a chart's line drawn across a gap would hide the missing replies.
     pub(crate) fn fill_gaps(&mut self) {
         let recorded = std::mem::take(&mut self.intervals);
         for interval in recorded {
@@ -130,7 +134,8 @@ impl Run {
         }
     }
 
-    /// End of the last interval, in seconds since the start of the run.
+    /// Returns the end of the last interval, in seconds since the start of the run; 0 without
+    /// intervals.
     pub(crate) fn end_s(&self) -> f64 {
         self.intervals.last().map_or(0.0, |last| last.at_s + last.length_s)
     }
@@ -141,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn curve_contains_every_sample() {
+    fn percentile_curve_contains_every_sample() {
         let mut histogram = Histogram::<u64>::new(3).unwrap();
         for micros in [100, 200, 300, 400] {
             histogram.record(micros * 1_000).unwrap();

@@ -22,20 +22,22 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::EXIT_ERROR;
 use super::serve::EXIT_DAMAGED;
 
-/// Distance from a replica's port for clients to its port for peers.
+/// Difference between a replica's port for peers and its port for clients.
 const PEER_PORT_OFFSET: u16 = 1_000;
-/// Interval between checks of the replicas once there is a leader.
+/// Interval between two checks of the replicas' processes and of the leader, once there is a
+/// leader.
 const CHECK_INTERVAL: Duration = Duration::from_millis(300);
-/// The same while there is no leader yet.
+/// Interval between two checks of the replicas' processes and of the leader until the first leader
+/// is elected.
 const FIRST_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// Delay before a replica that exited is restarted.
 const RESTART_DELAY: Duration = Duration::from_secs(2);
-/// Time for replicas to exit before they are killed.
+/// Time that the replicas have to exit after they are told to stop; then they are killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Start of the line in a replica's log that says why it exited.
+/// Prefix of the line in a replica's log that gives the error with which the replica exited.
 const ERROR_PREFIX: &str = "bowline: ";
 
-/// The arguments of `bowline cluster`.
+/// Command-line arguments of `bowline cluster`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     /// Number of replicas, 1 to 9.
@@ -45,8 +47,8 @@ pub(crate) struct Arguments {
     /// Folder for the data and logs of all replicas.
     #[arg(long, value_name = "FOLDER", default_value = "./bowline-data")]
     dir: PathBuf,
-    /// Client port of the first replica; the others use the ports after it. Peers use ports 1000
-    /// above.
+    /// Client port of the first replica; the others use the ports after it. The port for peers of
+    /// each replica is its client port plus 1000.
     #[arg(long, value_name = "PORT", default_value_t = 7001)]
     port: u16,
     /// Port where the first replica reports the role of a Sentinel; the others use the ports after
@@ -59,8 +61,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "HOW", default_value = "auto")]
     threads: String,
     /// How the leader makes reads linearizable: `index` (a majority confirms its leadership) or
-    /// `lease` (it answers alone during its lease, which assumes clocks that drift less than
-    /// 0.2 %).
+    /// `lease` (the leader answers without the others during its lease, which assumes clocks that
+    /// drift less than 0.2 %).
     #[arg(long, value_name = "HOW", default_value = "index")]
     reads: String,
     /// Id of a replica to replace, whose folder is damaged or lost. Before the start its folder is
@@ -73,28 +75,30 @@ pub(crate) struct Arguments {
     force: bool,
 }
 
-/// A replica and its process.
+/// One replica of the cluster and its process.
 struct Member {
     id: u16,
     port: u16,
     log: PathBuf,
     command: Command,
-    /// `None` while the replica does not run.
+    /// Process of the replica; `None` while the replica does not run.
     child: Option<Child>,
-    /// When the process exited; `None` once it is restarted.
+    /// Time at which the process exited; `None` while it runs and once it was restarted.
     exited_at: Option<Instant>,
-    /// Why the replica is not restarted; `None` if it is.
+    /// Why the replica cannot start and so is not restarted; `None` if it is restarted after an
+    /// exit.
     failure: Option<StartFailure>,
 }
 
-/// Why a replica cannot start.
+/// Why a replica cannot start with its folder and settings.
 struct StartFailure {
     reason: String,
-    /// Its folder is damaged or missing, so replacing the replica helps.
+    /// Whether the replica's folder is damaged or missing, so that replacing the replica helps.
     is_damage: bool,
 }
 
-/// Runs the cluster until SIGINT or SIGTERM.
+/// Runs the cluster until SIGINT or SIGTERM. Returns an error if fewer than a majority of the
+/// replicas can start.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
@@ -180,17 +184,23 @@ impl Member {
         })?;
         // The replica exits when its standard input is closed, so it never outlives this process.
         self.command.stdin(Stdio::piped()).stderr(log);
-        self.child = Some(self.command.spawn().context("cannot start a replica")?);
+        let child = self.command.spawn().with_context(|| {
+            format!("cannot start replica {}; check the limits on processes and memory", self.id)
+        })?;
+        self.child = Some(child);
         self.exited_at = None;
         Ok(())
     }
 
-    /// Checks whether the process has exited, and restarts it after [`RESTART_DELAY`], unless it
-    /// exited because it cannot start. Before the cluster is `up`, every exit with a code counts as
-    /// that.
+    /// Checks whether the replica's process has exited, and restarts an exited one after
+    /// [`RESTART_DELAY`]. A replica that cannot start is not restarted: it exited with the code for
+    /// an error or a damaged folder, or with any code before `up`, that is, before the cluster has
+    /// elected its first leader.
     fn check(&mut self, up: bool, arguments: &Arguments) -> anyhow::Result<()> {
         if let Some(child) = &mut self.child
-            && let Some(status) = child.try_wait().context("cannot wait for a replica's process")?
+            && let Some(status) = child
+                .try_wait()
+                .with_context(|| format!("cannot wait for the process of replica {}", self.id))?
         {
             self.child = None;
             let is_damage = status.code() == Some(EXIT_DAMAGED.into());
@@ -206,7 +216,8 @@ impl Member {
             }
             self.exited_at = Some(Instant::now());
             let delay = RESTART_DELAY.as_secs();
-            println!("replica {} exited ({status}); restarting in {delay} s", self.id);
+            let log = self.log.display();
+            println!("replica {} exited ({status}); restarting in {delay} s; see {log}", self.id);
         }
         if self.exited_at.is_some_and(|exited_at| exited_at.elapsed() >= RESTART_DELAY) {
             self.start()?;
@@ -215,13 +226,14 @@ impl Member {
         Ok(())
     }
 
-    /// Leaves the replica stopped, and prints why and what to do.
+    /// Records that the replica cannot start and stays stopped. Prints the reason and what to do.
     fn give_up(&mut self, failure: StartFailure, arguments: &Arguments) {
         let id = self.id;
         println!("replica {id} cannot start: {}", failure.reason);
         match replace::impossible(arguments.replicas) {
             _ if !failure.is_damage => println!(
-                "  the other replicas continue without it; restart the cluster when this is fixed"
+                "  the other replicas continue without it; once the cause is fixed, stop this \
+                 cluster with Ctrl-C and start it again"
             ),
             Some(reason) => println!("  {reason}"),
             None => println!(
@@ -234,7 +246,7 @@ impl Member {
     }
 }
 
-/// The command that starts this cluster and replaces a replica.
+/// Returns the command line that replaces replica `id` and starts this cluster again.
 fn replace_command(arguments: &Arguments, id: u16) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "bowline".to_owned());
     let mut command = vec![program, "cluster".to_owned()];
@@ -261,7 +273,7 @@ fn replace_command(arguments: &Arguments, id: u16) -> String {
     command.join(" ")
 }
 
-/// Quotes an argument for a shell, if it needs that.
+/// Quotes an argument for a shell if it has characters that a shell would interpret.
 fn quoted(argument: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
     if argument.bytes().all(is_plain) {
@@ -270,7 +282,7 @@ fn quoted(argument: &str) -> String {
     format!("'{}'", argument.replace('\'', "'\\''"))
 }
 
-/// The last error in a replica's log; `None` if there is none.
+/// Returns the last error in the log file of a replica; `None` if there is none.
 fn last_error(log: &Path) -> Option<String> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     text.lines().rev().find_map(|line| line.strip_prefix(ERROR_PREFIX)).map(str::to_owned)
@@ -280,7 +292,7 @@ fn majority(replicas: usize) -> usize {
     replicas / 2 + 1
 }
 
-/// Fails if fewer than a majority of the replicas can start.
+/// Returns an error if fewer than a majority of the replicas can start.
 fn check_majority(members: &[Member]) -> anyhow::Result<()> {
     let failed = members.iter().filter(|member| member.failure.is_some()).count();
     if members.len() - failed >= majority(members.len()) {
@@ -294,7 +306,8 @@ fn check_majority(members: &[Member]) -> anyhow::Result<()> {
     bail!("no majority of the {} replicas can start:{reasons}", members.len())
 }
 
-/// Checks the replicas and prints each new leader, until `stop` is set.
+/// Checks the replicas at regular intervals, restarts those that exited, and prints each new
+/// leader, until `stop` is set.
 fn watch(
     members: &mut [Member],
     arguments: &Arguments,
@@ -343,8 +356,8 @@ fn print_members(members: &[Member], arguments: &Arguments, started: Instant) {
     println!("try: redis-cli -p {} set greeting hello", arguments.port);
 }
 
-/// Closes the standard input of every replica, which makes it exit; kills those still running after
-/// [`STOP_TIMEOUT`].
+/// Stops all replicas: closes the standard input of each, which makes it exit, and kills those that
+/// still run after [`STOP_TIMEOUT`].
 fn stop_all(members: &mut [Member]) {
     for member in &mut *members {
         if let Some(child) = &mut member.child {

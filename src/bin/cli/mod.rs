@@ -38,7 +38,8 @@ enum Command {
 /// Exit code of a command that failed. Clap exits with the same code on wrong arguments.
 const EXIT_ERROR: u8 = 2;
 
-/// Runs the subcommand. The exit code is 0 only if nothing failed.
+/// Runs the subcommand and prints its error. Returns the exit code, which is 0 only if nothing
+/// failed.
 pub(crate) fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Cluster(arguments) => cluster::run(arguments),

@@ -14,13 +14,16 @@ use bowline::types::NodeId;
 
 use super::settings::Settings;
 
-/// Smallest `snapshot-log-bytes`. With less a replica would be busy with snapshots.
+/// Smallest value of `snapshot-log-bytes`, in bytes. With less a replica would take one snapshot
+/// after the other.
 const SNAPSHOT_LOG_BYTES_MIN: u64 = 64 << 10;
-/// Smallest `disk-reserve` except 0. With less the next segment of the log might not fit.
+/// Smallest value of `disk-reserve` other than 0, in bytes. With less the next segment of the log
+/// might not fit.
 const DISK_RESERVE_MIN: u64 = 16 << 20;
-/// Smallest cluster in which a replica can rejoin: the others must be a majority without it.
+/// Number of replicas of the smallest cluster in which a replica can rejoin: the others must be a
+/// majority without it.
 pub(super) const REJOIN_MEMBERS_MIN: usize = 3;
-/// Largest replica id.
+/// Largest id that a replica can have.
 const ID_MAX: u16 = u16::MAX - 1;
 
 const ADDRESS: &str = "an address with a port, such as 127.0.0.1:7001";
@@ -30,7 +33,8 @@ impl Settings {
         self.get(name)?.value.as_deref()
     }
 
-    /// Parses a required setting; `expected` describes the values that `parse` accepts.
+    /// Parses the setting `name`, which must be set; `expected` describes the values that `parse`
+    /// accepts, for the error.
     fn parse<T>(
         &self,
         name: &'static str,
@@ -46,7 +50,8 @@ impl Settings {
         })
     }
 
-    /// Parses an optional setting.
+    /// Parses the setting `name`; returns `None` if it is not set. `expected` describes the
+    /// accepted values.
     fn parse_if_set<T>(
         &self,
         name: &'static str,
@@ -67,7 +72,8 @@ impl Settings {
         })
     }
 
-    /// How to create the replica's files; `None` if they exist already.
+    /// Returns how to create the replica's files (`--bootstrap` or `--rejoin`); `None` if the
+    /// replica starts with existing files. `members` is the number of replicas in the cluster.
     fn bootstrap(&self, members: usize) -> anyhow::Result<Option<Bootstrap>> {
         let flag = |name| self.parse(name, "true or false", |text| text.parse().ok());
         match (flag("bootstrap")?, flag("rejoin")?) {
@@ -89,7 +95,8 @@ impl Settings {
         }
     }
 
-    /// The members of the cluster and their addresses for peers, each once.
+    /// Returns the ids of the replicas in `--peers` and their addresses for peers. Fails if an id
+    /// or an address occurs twice.
     fn peers(&self) -> anyhow::Result<Vec<(NodeId, SocketAddr)>> {
         let peers = self.parse(
             "peers",
@@ -110,7 +117,7 @@ impl Settings {
         Ok(peers)
     }
 
-    /// Parses and checks all settings.
+    /// Parses all settings and checks that they fit together.
     pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
         let id = self.parse("id", "a replica id from 1 to 65534", parse_id)?;
         let listen = self.parse("listen", ADDRESS, parse_address)?;
@@ -215,7 +222,8 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
     text.to_socket_addrs().ok()?.next()
 }
 
-/// A host and a port for clients. The host is not resolved here: clients resolve it themselves.
+/// Returns an address for clients if it is a host and a port. The host is not resolved here:
+/// clients resolve it themselves.
 fn parse_announced(text: &str) -> Option<String> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse::<u16>().ok()?;
@@ -232,8 +240,8 @@ fn parse_peers(text: &str) -> Option<Vec<(NodeId, SocketAddr)>> {
         .collect()
 }
 
-/// The id of the cluster of this name: the name itself if it is 32 hexadecimal digits, else its
-/// 128-bit FNV-1a hash. Every version must compute the same.
+/// Returns the id of the cluster with this name: the name itself if it is 32 hexadecimal digits,
+/// else its 128-bit FNV-1a hash. All versions of the program must compute the same id.
 fn cluster_id(name: &str) -> u128 {
     if name.len() == 32
         && let Ok(number) = u128::from_str_radix(name, 16)

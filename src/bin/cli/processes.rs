@@ -10,7 +10,7 @@ use bowline::course::scenario::Scenario;
 use bowline::processes::{self, Options, Output, ProcessError, Protocol};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// The arguments for real processes.
+/// Command-line arguments of `bowline sim` that run real replica programs.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Processes")]
 pub(super) struct ProcessArguments {
@@ -43,7 +43,7 @@ enum ProtocolName {
 }
 
 /// Runs the scenarios one after the other. Returns the reports of the finished runs, and the error
-/// of the run that could not be finished.
+/// that ended the last run, if any.
 pub(super) fn run(
     arguments: &ProcessArguments,
     runs: impl Iterator<Item = (Scenario, u64)>,
@@ -77,7 +77,7 @@ pub(super) fn run(
     Ok((reports, None))
 }
 
-/// A progress bar of seconds, on stderr if that is a terminal.
+/// Returns a progress bar that counts the seconds of a run; hidden if stderr is not a terminal.
 fn progress_bar(scenario: &Scenario, seed: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

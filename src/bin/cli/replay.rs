@@ -6,23 +6,23 @@ use std::cell::RefCell;
 use std::fmt;
 use std::process::Command;
 
-/// Number of last events printed for a failed run.
+/// Number of events printed from the end of a failed run.
 pub(super) const EVENTS_SHOWN: usize = 40;
-/// Maximum panics before the remaining seeds are skipped. Each panic starts a child process for
-/// them, so this also bounds the nesting of processes.
+/// Number of panics after which the remaining seeds are skipped. Each panic starts a child process
+/// that runs the remaining seeds, so this limit also bounds the nesting of processes.
 const PANICS_MAX: u32 = 10;
-/// Environment variable with the number of panics in the parent processes.
+/// Name of the environment variable with the number of panics in all parent processes.
 const PANICS_VARIABLE: &str = "BOWLINE_SIM_PANICS";
 
-/// The arguments of one run.
+/// One simulated run, as the command line that repeats it.
 #[derive(Clone, Debug)]
 pub(super) struct Replay {
-    /// The arguments after the program, without the seed.
+    /// Command-line arguments after the program's name, without `--seed` and `--seeds`.
     pub(super) arguments: Vec<String>,
     pub(super) seed: u64,
-    /// Number of seeds still to run after this one.
+    /// Number of seeds of the same scenario or profile to run after this one.
     pub(super) seeds_left: u64,
-    /// Whether `--trace` prints the events already.
+    /// Whether the run was started with `--trace`, which prints its events already.
     pub(super) traced: bool,
 }
 
@@ -44,18 +44,18 @@ impl fmt::Display for Replay {
     }
 }
 
-/// Sets the current run, for the panic hook.
+/// Records the run that begins, so that the panic hook can replay it.
 pub(super) fn set_running(replay: Replay) {
     RUNNING.with_borrow_mut(|running| *running = Some(replay));
 }
 
-/// Clears the current run.
+/// Records that no run is in progress.
 pub(super) fn clear_running() {
     RUNNING.take();
 }
 
-/// Installs a panic hook that prints the last events of the current run and the command that
-/// replays it, and then runs the remaining seeds.
+/// Installs a panic hook that prints the last events of the run in progress and the command that
+/// replays it, runs the remaining seeds, and exits.
 pub(super) fn install_panic_hook() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -73,7 +73,8 @@ pub(super) fn install_panic_hook() {
 }
 
 impl Replay {
-    /// Repeats the run with `--trace` in a child process, and prints the last events of its output.
+    /// Repeats the run with `--trace` in a child process, and prints the last [`EVENTS_SHOWN`]
+    /// events.
     fn show_events(&self) {
         let seed = self.seed.to_string();
         let again = this_program().and_then(|mut command| {
@@ -88,33 +89,39 @@ impl Replay {
                     eprintln!("  {line}");
                 }
             }
-            Err(error) => eprintln!("  (cannot repeat the run: {error})"),
+            Err(error) => eprintln!("  (cannot repeat seed {seed} to show its events: {error})"),
         }
     }
 
-    /// Runs the remaining seeds in a child process.
+    /// Runs the remaining seeds in a child process, unless [`PANICS_MAX`] seeds have panicked
+    /// already.
     fn run_remaining_seeds(&self) {
         if self.seeds_left == 0 {
             return;
         }
+        let (next, left) = (self.seed.wrapping_add(1).to_string(), self.seeds_left.to_string());
+        let how = format!(
+            "to run them, use the command above with `--seed {next} --seeds {left}` in place of \
+             `--seed {} --trace`",
+            self.seed
+        );
         let panics =
             std::env::var(PANICS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0) + 1;
         if panics >= PANICS_MAX {
-            eprintln!("{panics} seeds panicked; skipping the remaining {}", self.seeds_left);
+            eprintln!("{panics} seeds panicked; {left} seeds remain and are skipped; {how}");
             return;
         }
-        let (next, left) = (self.seed.wrapping_add(1).to_string(), self.seeds_left.to_string());
         let rest = this_program().and_then(|mut command| {
             command.args(&self.arguments).args(["--seed", &next, "--seeds", &left]);
             command.env(PANICS_VARIABLE, panics.to_string()).status()
         });
         if let Err(error) = rest {
-            eprintln!("cannot run the remaining seeds: {error}");
+            eprintln!("cannot run the remaining {left} seeds: {error}; {how}");
         }
     }
 }
 
-/// This program, as a child process.
+/// Returns a command that runs this program as a child process.
 fn this_program() -> std::io::Result<Command> {
     Ok(Command::new(std::env::current_exe()?))
 }

@@ -6,20 +6,20 @@ use std::path::Path;
 use anyhow::Context as _;
 use bowline::course::scenario::{Overrides, Scenario, names};
 
-/// The arguments that select scenarios and change them.
+/// Command-line arguments that select scenarios and change them.
 #[derive(clap::Args, Debug)]
 pub(super) struct ScenarioArguments {
-    /// Scenarios: names, files, JSON texts, or `all`.
+    /// Scenarios to run: names of built-in ones, files, JSON texts, or `all`.
     #[arg(default_value = "all", value_name = "SCENARIO|FILE")]
     scenarios: Vec<String>,
-    /// Requests per second [default: the scenario's].
+    /// Requests per second of all clients together [default: the scenario's].
     #[arg(long, value_name = "N", help_heading = "Performance mode")]
     rate: Option<f64>,
-    /// Total number of requests [default: the scenario's].
+    /// Total number of requests of all clients [default: the scenario's].
     #[arg(long, value_name = "N", help_heading = "Performance mode")]
     requests: Option<u32>,
-    /// Duration of the requests in seconds; the times of events are scaled with it [default: the
-    /// scenario's].
+    /// Seconds over which clients send requests; the times of the scenario's events are scaled in
+    /// proportion [default: the scenario's].
     #[arg(long, value_name = "S", help_heading = "Performance mode")]
     seconds: Option<f64>,
     /// Number of replicas [default: the scenario's].
@@ -30,16 +30,18 @@ pub(super) struct ScenarioArguments {
     drops: Option<f64>,
 }
 
-/// A scenario and the arguments that select it.
+/// A scenario to run, and the command-line arguments that select it.
 #[derive(Clone, Debug)]
 pub(super) struct Selected {
     pub(super) scenario: Scenario,
-    /// `sim`, the scenario's name or file, and the flags that change it.
+    /// Command-line arguments that select the scenario: `sim`, its name or file, and the flags that
+    /// change it.
     pub(super) arguments: Vec<String>,
 }
 
 impl ScenarioArguments {
-    /// Returns the scenarios in the order given, with the changes applied and validated.
+    /// Loads the scenarios in the order of the command line. Applies the changes from the command
+    /// line, and validates the results.
     pub(super) fn load(&self) -> anyhow::Result<Vec<Selected>> {
         let overrides = Overrides {
             rate: self.rate,

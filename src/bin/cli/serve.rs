@@ -10,13 +10,13 @@ use bowline::runtime::{RuntimeCounters, ServerOptions, run_server};
 use super::options::REJOIN_MEMBERS_MIN;
 use super::settings::{ServerArguments, Setting};
 
-/// Environment variable with the log filter, as in `BOWLINE_LOG=debug`.
+/// Name of the environment variable with the log filter, as in `BOWLINE_LOG=debug`.
 const LOG_VARIABLE: &str = "BOWLINE_LOG";
 
-/// Exit code of a replica whose folder is damaged or lost: a restart does not help.
+/// Exit code of a replica whose folder is damaged or lost, so that restarting it does not help.
 pub(super) const EXIT_DAMAGED: u8 = 65;
 
-/// The arguments of `bowline serve`.
+/// Command-line arguments of `bowline serve`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -30,7 +30,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Runs the replica.
+/// Runs one replica until SIGTERM or SIGINT, or until it fails. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     start_logging()?;
     // Without a handler the system kills a process that exceeds the limit on the size of files.
@@ -39,10 +39,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .context("cannot handle SIGXFSZ")?;
     let options = arguments.server.resolve(variable)?.options()?;
     if arguments.stop_with_stdin {
-        std::thread::Builder::new()
-            .name("stdin".to_owned())
-            .spawn(stop_with_stdin)
-            .context("cannot start a thread")?;
+        std::thread::Builder::new().name("stdin".to_owned()).spawn(stop_with_stdin).context(
+            "cannot start the thread that watches standard input; check the limits on \
+             processes and memory",
+        )?;
     }
     match run_server(&options, &Arc::new(RuntimeCounters::default())) {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// How to replace this replica, whose folder is damaged or lost.
+/// Returns advice on how to replace this replica, whose folder is damaged or lost.
 fn how_to_replace(options: &ServerOptions) -> String {
     if options.members().len() < REJOIN_MEMBERS_MIN {
         return "a cluster of fewer than three replicas cannot replace one: restore the folder as \
@@ -95,8 +95,8 @@ fn start_logging() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends the process when the other end of standard input is closed. Acknowledged writes are on
-/// disk.
+/// Ends the process when the other end of standard input is closed. No acknowledged write is lost,
+/// since all of them are on disk.
 fn stop_with_stdin() {
     let mut buffer = [0; 64];
     while !matches!(std::io::stdin().read(&mut buffer), Ok(0) | Err(_)) {}

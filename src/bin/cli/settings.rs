@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
-/// Prefix of the environment variables: `BOWLINE_PEER_LISTEN` for `peer-listen`.
+/// Prefix of the environment variables with settings: `BOWLINE_PEER_LISTEN` is that of
+/// `peer-listen`.
 const VARIABLE_PREFIX: &str = "BOWLINE_";
 
-/// The flags of a server. All are text, since each value may also come from the environment or from
-/// a file.
+/// Command-line flags of a server. All values are text, since each may also come from the
+/// environment or from a file.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct ServerArguments {
     /// TOML file with settings; its keys are the names of the flags.
@@ -23,8 +24,8 @@ pub(crate) struct ServerArguments {
     /// Address for Redis clients [default: 127.0.0.1:6379].
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Address for peers. Not authenticated: keep it on loopback or a private network [default:
-    /// 127.0.0.1:16379].
+    /// Address where this replica listens for its peers. Peers are not authenticated: keep it on
+    /// loopback or a private network [default: 127.0.0.1:16379].
     #[arg(long, value_name = "HOST:PORT")]
     peer_listen: Option<String>,
     /// Members of the cluster and their addresses for peers; this replica may be among them. The
@@ -39,22 +40,23 @@ pub(crate) struct ServerArguments {
     /// --bootstrap or --rejoin, later taken from the folder].
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// Create this replica's files in an empty folder, as a member of a new cluster. For the very
-    /// first start only: a replica that lost its folder takes --rejoin.
+    /// Create this replica's files in an empty folder, as a member of a new cluster. For the
+    /// replica's very first start only: a replica that lost its folder takes --rejoin.
     #[arg(long)]
     bootstrap: bool,
-    /// Create this replica's files in an empty folder, in place of a lost or damaged one. The
-    /// replica does not vote until it has caught up. Give the same --id, --peers and --cluster as
-    /// before.
+    /// Create this replica's files in an empty folder, in place of a lost or damaged folder. The
+    /// replica does not vote until it has caught up with the leader. Give it its previous --id,
+    /// --peers and --cluster.
     #[arg(long, conflicts_with = "bootstrap")]
     rejoin: bool,
-    /// Threads: `dedicated` (one per pipeline stage), `fused` (one for network, core and applier)
-    /// or `auto` (fused on at most two cores) [default: auto].
+    /// Threads of the replica: `dedicated` (one per pipeline stage), `fused` (one for network, core
+    /// and applier) or `auto` (fused on at most two cores) [default: auto].
     #[arg(long, value_name = "HOW")]
     threads: Option<String>,
-    /// How the leader makes reads linearizable, the same on every replica: `index` (a majority
-    /// confirms its leadership, once for all waiting reads) or `lease` (it answers alone during its
-    /// lease, which assumes monotonic clocks that drift less than 0.2 %) [default: index].
+    /// How the leader makes reads linearizable, set alike on every replica: `index` (a majority
+    /// confirms its leadership, once for all waiting reads) or `lease` (the leader answers without
+    /// the others during its lease, which assumes monotonic clocks that drift less than 0.2 %)
+    /// [default: index].
     #[arg(long, value_name = "HOW")]
     reads: Option<String>,
     /// Maximum number of client connections. CONFIG SET maxclients changes it at run time [default:
@@ -66,9 +68,9 @@ pub(crate) struct ServerArguments {
     /// it at run time [default: 256mb].
     #[arg(long, value_name = "BYTES")]
     maxmemory_clients: Option<String>,
-    /// Memory limit for data, log and clients, such as 4gb; 0 for none. Above it commands that add
-    /// data are refused with OOM; reads and deletions are not. CONFIG SET maxmemory changes it at
-    /// run time [default: 0].
+    /// Memory limit for data, log and clients, such as 4gb; 0 for none. Above the limit, commands
+    /// that add data are refused with OOM; reads and deletions are not. CONFIG SET maxmemory
+    /// changes it at run time [default: 0].
     #[arg(long, value_name = "BYTES")]
     maxmemory: Option<String>,
     /// Idle time after which a client is disconnected, in seconds; 0 for never. CONFIG SET timeout
@@ -76,11 +78,11 @@ pub(crate) struct ServerArguments {
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<String>,
     /// Time for a client to finish sending a request, in seconds, plus one second per 64 KiB
-    /// received; then it is disconnected [default: 30].
+    /// received; then the client is disconnected [default: 30].
     #[arg(long, value_name = "SECONDS")]
     request_read_timeout_s: Option<String>,
-    /// Log growth within which the next snapshot completes and the log is compacted, such as 64mb,
-    /// at least 64kb; 7/16 of the snapshot if that is more [default: 64mb].
+    /// Growth of the log, such as 64mb and at least 64kb, within which the next snapshot completes
+    /// and the log is compacted; 7/16 of the snapshot's size if that is more [default: 64mb].
     #[arg(long, value_name = "BYTES")]
     snapshot_log_bytes: Option<String>,
     /// Additional address where the replica reports the role of a Sentinel, for clients that check
@@ -93,19 +95,20 @@ pub(crate) struct ServerArguments {
     /// Whether clients may use DEBUG, which can block a replica: yes or no [default: no].
     #[arg(long, value_name = "YES|NO")]
     enable_debug_command: Option<String>,
-    /// Free disk space to preserve, at least 16mb. With less the replica refuses writes while it
-    /// leads, but serves reads and votes. With 0 the disk is used up, and then the replica exits
-    /// [default: 128mb].
+    /// Free disk space to preserve, at least 16mb. With less free space the replica refuses writes
+    /// while it leads, but serves reads and votes. With 0 the replica uses up the disk and then
+    /// exits [default: 128mb].
     #[arg(long, value_name = "BYTES")]
     disk_reserve: Option<String>,
     /// Address that clients are redirected to when this replica leads [default: --listen].
     #[arg(long, value_name = "HOST:PORT")]
     announce: Option<String>,
-    /// Time that a request waits for a leader, in milliseconds, before CLUSTERDOWN [default: 2000].
+    /// Time that a request waits for a leader, in milliseconds, before it is refused with
+    /// CLUSTERDOWN [default: 2000].
     #[arg(long, value_name = "MS")]
     leader_wait_ms: Option<String>,
-    /// Time that a client waits for the outcome of a command, in milliseconds, before UNCERTAIN for
-    /// a write and CLUSTERDOWN for a read [default: 4000].
+    /// Time that a client waits for the outcome of a command, in milliseconds, before the reply
+    /// UNCERTAIN to a write and CLUSTERDOWN to a read [default: 4000].
     #[arg(long, value_name = "MS")]
     command_deadline_ms: Option<String>,
 }
@@ -115,22 +118,22 @@ pub(crate) struct ServerArguments {
 pub(super) enum Origin {
     Default,
     File(PathBuf),
-    /// The name of the environment variable.
+    /// The environment variable of this name.
     Environment(String),
-    /// The name of the flag, without dashes.
+    /// The command-line flag of this name, without dashes.
     Flag(String),
 }
 
-/// One setting.
+/// The value of one setting and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Setting {
     pub(super) name: &'static str,
-    /// `None` if it is not set and has no default.
+    /// Value of the setting as text; `None` if it is not set and has no default.
     pub(super) value: Option<String>,
     pub(super) origin: Origin,
 }
 
-/// All settings of a server, in the order of `bowline config`.
+/// All settings of a server with their values, in the order in which `bowline config` prints them.
 #[derive(Debug)]
 pub(crate) struct Settings(pub(super) Vec<Setting>);
 
@@ -145,13 +148,13 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The environment variable of a setting.
+/// Returns the name of the environment variable for the setting `name`.
 fn variable_name(name: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", name.replace('-', "_").to_uppercase())
 }
 
 impl ServerArguments {
-    /// Returns each setting's name, its default, and its value on the command line.
+    /// Returns for each setting its name, its default, and its value on the command line.
     fn rows(&self) -> Vec<(&'static str, Option<&'static str>, Option<String>)> {
         let bootstrap = self.bootstrap.then(|| "true".to_owned());
         let rejoin = self.rejoin.then(|| "true".to_owned());
@@ -182,10 +185,11 @@ impl ServerArguments {
         ]
     }
 
-    /// Determines the value of every setting. `variable` reads an environment variable.
+    /// Determines the value of every setting. `variable` returns the value of an environment
+    /// variable, if it is set.
     ///
     /// # Errors
-    /// If the file cannot be read, or has a key that is no setting.
+    /// If the settings file cannot be read, or has a key that is not a setting.
     pub(crate) fn resolve(
         &self,
         variable: impl Fn(&str) -> Option<String>,
@@ -236,7 +240,8 @@ fn read_file(path: &PathBuf) -> anyhow::Result<toml::Table> {
     text.parse().with_context(|| format!("the settings file {} is not valid TOML", path.display()))
 }
 
-/// A TOML value as it would be written on the command line.
+/// Formats a TOML value as it would be written on the command line; `None` for a value that no
+/// setting can have.
 fn text_of(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
@@ -251,7 +256,7 @@ fn text_of(value: &toml::Value) -> Option<String> {
 }
 
 impl Settings {
-    /// A setting by its name.
+    /// Returns the setting with this name; `None` if there is no such setting.
     pub(super) fn get(&self, name: &str) -> Option<&Setting> {
         self.0.iter().find(|setting| setting.name == name)
     }

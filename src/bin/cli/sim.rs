@@ -9,10 +9,10 @@ use bowline::processes::ProcessError;
 
 use super::{processes, replay, scenarios, virtual_time};
 
-/// Exit code after Ctrl-C, as in shells.
+/// Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// The arguments of `bowline sim`.
+/// Command-line arguments of `bowline sim`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     processes: processes::ProcessArguments,
 }
 
-/// Runs the simulations.
+/// Runs the simulations and prints their reports. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.processes.processes {
         return run_processes(arguments);
@@ -84,7 +84,9 @@ fn show(reports: &[Report], json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The exit code: 1 if a run failed. `unlucky` is no failure.
+/// Returns the exit code of a process that made these reports: 1 if a run failed, else 0. A run
+/// that failed only because of the random request generator is unlucky and does not count as
+/// failed.
 fn exit_code(reports: &[Report]) -> ExitCode {
     let failed = reports.iter().any(|report| report.verdict == Verdict::Failed);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::replay::{self, EVENTS_SHOWN, Replay};
 use super::scenarios::Selected;
 
-/// The arguments for virtual time.
+/// Command-line arguments of `bowline sim` for runs in virtual time.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Virtual time")]
 pub(super) struct VirtualArguments {
@@ -39,7 +39,7 @@ fn parse_profile(name: &str) -> Result<Profile, String> {
     })
 }
 
-/// Prints a line of a trace when its event happens.
+/// Prints a line of a trace, which describes an event of a run. Exits if stdout is closed.
 fn print_line(line: &str) {
     if writeln!(std::io::stdout(), "{line}").is_err() {
         // The reader of the pipe, such as `head`, has exited.
@@ -53,7 +53,9 @@ impl VirtualArguments {
     }
 }
 
-/// Runs one scenario once. A failed run is repeated to print its last events.
+/// Runs one scenario with one seed and returns the report. For a failed run, prints the reasons and
+/// the command that replays it, and the last events if a message was incorrect. `seeds_left` is the
+/// number of seeds to run after it.
 pub(super) fn scenario(
     arguments: &VirtualArguments,
     selected: &Selected,
@@ -84,7 +86,8 @@ pub(super) fn scenario(
     report
 }
 
-/// Runs `seeds` seeds of each scenario.
+/// Runs each scenario with `seeds` consecutive seeds, from `first` on (default: the scenario's
+/// seed, else 1). Returns all reports.
 pub(super) fn explore(
     arguments: &VirtualArguments,
     scenarios: &[Selected],
@@ -106,8 +109,8 @@ pub(super) fn explore(
     reports
 }
 
-/// One line per scenario over all its seeds: the failures, and the median and maximum of the other
-/// figures.
+/// Formats the reports as one line per scenario, over all its seeds: the numbers of failed and
+/// unlucky runs, and the median and maximum of messages, failures, duplicates and redirects.
 pub(super) fn summary(reports: &[Report]) -> String {
     let mut text = String::new();
     for runs in reports.chunk_by(|one, other| one.scenario == other.scenario) {
@@ -134,7 +137,8 @@ pub(super) fn summary(reports: &[Report]) -> String {
     text
 }
 
-/// Runs `seeds` seeds of a fault profile.
+/// Runs a cluster under the faults of `profile` with `seeds` consecutive seeds, from `first` on,
+/// and prints the results. Returns the exit code: failure if any run failed.
 pub(super) fn faults(
     arguments: &VirtualArguments,
     profile: Profile,
@@ -238,20 +242,20 @@ fn faults_as_json(
         .map(|situation| (situation.name().to_owned(), total.coverage.count(situation).into()));
     let coverage = serde_json::Value::Object(reached.into_iter().collect());
     serde_json::json!({
-            "profile": profile.name(),
-            "seeds": passed.len() + failed.len(),
-            "passed": failed.is_empty(),
-            "failed": failing.collect::<Vec<_>>(),
-            "committed": total.committed,
-            "coverage": coverage,
-            "answered": total.answered,
-            "refused": total.refused,
-            "leaders": total.leaders,
-                "leadership_transfers": total.leadership_transfers,
-                "events": total.events,
-            "virtual_s": total.virtual_time.as_secs_f64(),
-            "wall_s": wall.as_secs_f64(),
-        })
+        "profile": profile.name(),
+        "seeds": passed.len() + failed.len(),
+        "passed": failed.is_empty(),
+        "failed": failing.collect::<Vec<_>>(),
+        "committed": total.committed,
+        "coverage": coverage,
+        "answered": total.answered,
+        "refused": total.refused,
+        "leaders": total.leaders,
+            "leadership_transfers": total.leadership_transfers,
+            "events": total.events,
+        "virtual_s": total.virtual_time.as_secs_f64(),
+        "wall_s": wall.as_secs_f64(),
+    })
 }
 
 fn print_events(events: &[String]) {
@@ -260,7 +264,8 @@ fn print_events(events: &[String]) {
     }
 }
 
-/// A progress bar of runs, on stderr if that is a terminal and there are at least 20.
+/// Returns a progress bar that counts runs; hidden if stderr is not a terminal or there are fewer
+/// than 20 runs.
 fn progress_bar(runs: u64) -> ProgressBar {
     if runs < 20 || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -1,21 +1,23 @@
-//! The arguments of a call as a command's function sees them.
+//! The arguments that are passed to a command's function.
 
 use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Refusal;
 use crate::kv::values::number::parse_integer;
 
-/// Arguments that fit without an allocation.
+/// Maximum number of arguments that [`Args`] stores inline, without a heap allocation.
 const INLINE: usize = 4;
 
-/// The arguments of a call, without the command's name, and its random seed.
+/// The arguments of a command, without the command's name, and the random seed of its random
+/// choices.
 #[derive(Debug)]
 pub(in crate::kv) struct Args<'a> {
     inline: [&'a [u8]; INLINE],
-    /// How many of `inline` are arguments; 0 if they are in `many`.
+    /// Number of arguments in the array `inline`; 0 if there are more arguments than the array
+    /// holds: all of them are then in the vector `many`.
     len: usize,
     many: Vec<&'a [u8]>,
-    /// Differs from call to call and is the same on every replica: all random choices of the
-    /// command follow from it.
+    /// Random seed, from which all random choices of the command are derived: different for every
+    /// call, equal on every replica.
     pub(in crate::kv) seed: u64,
 }
 
@@ -44,16 +46,16 @@ impl<'a> Args<'a> {
         if self.many.is_empty() { &self.inline[..self.len] } else { &self.many }
     }
 
-    /// The argument at that position, from 0.
+    /// Returns the argument at position `at`, counted from 0.
     ///
     /// # Errors
-    /// If there are fewer. The arity of clients' commands was checked, but the log may say
-    /// anything.
+    /// If there are fewer arguments. The arity of clients' commands was checked before, but that
+    /// of commands in the log is not.
     pub(in crate::kv) fn get(&self, at: usize) -> Result<&'a [u8], Refusal> {
         self.all().get(at).copied().ok_or(Refusal::Syntax)
     }
 
-    /// The integer at that position.
+    /// Parses the argument at position `at`, counted from 0, as a 64-bit integer.
     ///
     /// # Errors
     /// If the argument is missing or not an integer.
@@ -61,12 +63,12 @@ impl<'a> Args<'a> {
         parse_integer(self.get(at)?).ok_or(Refusal::NotAnInteger)
     }
 
-    /// The arguments from that position on; empty if there are fewer.
+    /// Returns the arguments from position `from` on; empty if there are fewer.
     pub(in crate::kv) fn rest(&self, from: usize) -> &[&'a [u8]] {
         self.all().get(from..).unwrap_or_default()
     }
 
-    /// How many arguments there are.
+    /// Returns the number of arguments, without the command's name.
     pub(in crate::kv) fn len(&self) -> usize {
         self.all().len()
     }
@@ -77,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_keep_their_order_however_many() {
+    fn args_preserve_order_for_any_count() {
         let all: Vec<String> = (0..9).map(|number| number.to_string()).collect();
         let all: Vec<&[u8]> = all.iter().map(String::as_bytes).collect();
         for count in 0..all.len() {

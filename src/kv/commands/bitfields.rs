@@ -3,35 +3,38 @@
 use crate::kv::commands::args::Args;
 use crate::kv::commands::bitmaps::{bit, bit_offset, not_an_offset, put_bit};
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-/// New rows go to the end, with the next number.
+/// Table of the bitfield commands for the command registry: number, name, key positions and
+/// function of each. Append new commands at the end with the next number, because log entries
+/// contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] =
     &[write(104, "bitfield", ONE_KEY, bitfield), read(105, "bitfield_ro", ONE_KEY, bitfield_ro)];
 
-/// What is stored when an integer does not fit into its field.
+/// What `BITFIELD` stores when an integer does not fit into its field (`OVERFLOW`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overflow {
     /// The lowest bits.
     Wrap,
-    /// The largest or smallest integer that fits.
+    /// `OVERFLOW SAT`: the largest or smallest integer that fits into the field.
     Saturate,
-    /// Nothing: the field stays as it is.
+    /// `OVERFLOW FAIL`: nothing; the field keeps its value, and the reply is null.
     Fail,
 }
 
-/// An integer inside of a string.
+/// A field of `BITFIELD`: a signed or unsigned integer of 1 to 64 bits at a bit offset in a string.
 #[derive(Debug, Clone, Copy)]
 struct Field {
     signed: bool,
-    /// Width, 1 to 64.
+    /// Width of the integer in bits: 1 to 64, or 1 to 63 if it is unsigned.
     bits: u32,
     offset: u64,
 }
 
-/// A subcommand of `BITFIELD`.
+/// A subcommand of `BITFIELD`: `GET`, `SET` with the new value, or `INCRBY` with the increment.
+/// `SET` and `INCRBY` include the `OVERFLOW` behaviour in effect.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Get,
@@ -40,7 +43,8 @@ enum Action {
 }
 
 impl Field {
-    /// Parses a type, as in `i16`, and an offset: in bits, or with `#` in fields.
+    /// Parses the type of a field, such as `i16`, and its offset: in bits, or with `#` as a
+    /// multiple of the field's width.
     fn read(kind: &[u8], offset: &[u8]) -> Result<Field, Outcome> {
         let (signed, bits) = match kind {
             [b'i', bits @ ..] => (true, bits),
@@ -81,13 +85,15 @@ impl Field {
         }
     }
 
-    /// The lowest bits of `number`, as an integer of this type.
+    /// Truncates `number` to the width of the field, and returns the remaining bits as an integer
+    /// of the field's type (signed or unsigned).
     fn wrapped(self, number: i128) -> i128 {
         let unused = i128::BITS - self.bits;
         if self.signed { number << unused >> unused } else { number & ((1 << self.bits) - 1) }
     }
 
-    /// What is stored for `number`; `None` if the field stays as it is.
+    /// Returns the integer to store in the field for `number`, depending on `overflow` if it does
+    /// not fit; `None` if the field keeps its value.
     fn kept(self, number: i128, overflow: Overflow) -> Option<i128> {
         let wrapped = self.wrapped(number);
         if wrapped == number {

@@ -2,12 +2,14 @@
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{ALL_BUT_FIRST, Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{ALL_BUT_FIRST, Answer, ONE_KEY, Row, read, write};
 use crate::kv::commands::strings::{VALUE_BYTES_MAX, range};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-/// New rows go to the end, with the next number.
+/// Table of the bitmap commands for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(96, "setbit", ONE_KEY, setbit),
     read(97, "getbit", ONE_KEY, getbit),
@@ -16,10 +18,10 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(100, "bitop", ALL_BUT_FIRST, bitop),
 ];
 
-/// Maximum number of bits of a string.
+/// Maximum length of a string value in bits.
 const BITS_MAX: u64 = VALUE_BYTES_MAX as u64 * 8;
 
-/// Parses the offset of a bit.
+/// Parses the offset of a bit in a string.
 ///
 /// # Errors
 /// If it is not an integer or beyond the longest possible string.
@@ -32,7 +34,8 @@ pub(in crate::kv) fn not_an_offset() -> Outcome {
     Outcome::error("ERR bit offset is not an integer or out of range")
 }
 
-/// The index of the byte that holds a bit, and the mask of the bit in it.
+/// Returns the index of the byte that holds the bit at `offset`, and the mask of the bit in that
+/// byte.
 fn place(offset: u64) -> (usize, u8) {
     let byte = usize::try_from(offset / 8).expect("offsets are limited by the length of values");
     (byte, 0x80 >> (offset % 8))
@@ -43,7 +46,7 @@ pub(in crate::kv) fn bit(value: &[u8], offset: u64) -> bool {
     value.get(byte).is_some_and(|byte| byte & mask != 0)
 }
 
-/// Sets a bit within the string.
+/// Sets or clears the bit at `offset` of a string, which must be long enough.
 pub(in crate::kv) fn put_bit(value: &mut [u8], offset: u64, bit: bool) {
     let (byte, mask) = place(offset);
     if bit {
@@ -89,7 +92,8 @@ fn getbit(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(bit(value, offset)))
 }
 
-/// Parses the unit of a range: true for `BIT`, false for `BYTE`.
+/// Parses the unit argument of `BITCOUNT` or `BITPOS`. Returns true for `BIT`, false for `BYTE`,
+/// and a syntax error for anything else.
 fn means_bits(word: &[u8]) -> Result<bool, Refusal> {
     if word.eq_ignore_ascii_case(b"BIT") {
         Ok(true)
@@ -123,7 +127,7 @@ fn bitcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(ones(value, first, end)))
 }
 
-/// Number of set bits in a range of bit offsets.
+/// Returns the number of set bits at bit offsets from `first` (inclusive) to `end` (exclusive).
 fn ones(value: &[u8], first: usize, end: usize) -> usize {
     let whole = first.div_ceil(8)..end / 8;
     let slow = |from: usize, to: usize| (from..to).filter(|at| bit(value, *at as u64)).count();
@@ -173,7 +177,8 @@ fn bitpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// Offset of the first bit of that value in a range.
+/// Returns the bit offset of the first bit equal to `wanted`, among the bit offsets from `first`
+/// (inclusive) to `end` (exclusive); `None` if there is no such bit.
 fn first_bit(value: &[u8], wanted: bool, first: usize, end: usize) -> Option<usize> {
     let mut at = first;
     while at < end {

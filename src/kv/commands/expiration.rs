@@ -4,13 +4,15 @@
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::Millis;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::values::number::parse_integer;
 
-/// New rows go to the end, with the next number.
+/// Table of the expiration commands for the command registry: number, name, key positions and
+/// function of each. Append new commands at the end with the next number, because log entries
+/// contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(32, "expire", ONE_KEY, expire),
     write(33, "pexpire", ONE_KEY, pexpire),
@@ -23,14 +25,14 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(40, "pexpiretime", ONE_KEY, pexpiretime),
 ];
 
-/// Unit of a time argument.
+/// Unit of a time argument: seconds or milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum Unit {
     Seconds,
     Millis,
 }
 
-/// What a time argument is relative to.
+/// What a time argument is relative to: the current time or the start of 1970.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum From {
     /// The replicated clock.
@@ -39,7 +41,8 @@ pub(in crate::kv) enum From {
     Epoch,
 }
 
-/// Milliseconds since 1970 of a time argument, may be negative; `None` if that overflows.
+/// Converts the time argument `number`, in units of `unit` and relative to `from`, to milliseconds
+/// since 1970, which may be negative; `None` on overflow.
 pub(in crate::kv) fn moment(
     keyspace: &Keyspace,
     number: i64,
@@ -56,7 +59,7 @@ pub(in crate::kv) fn moment(
     }
 }
 
-/// The error for a time that overflows or is not positive.
+/// Returns the error for an expiration time that is not positive or out of range.
 pub(in crate::kv) fn invalid(command: &str) -> Outcome {
     Outcome::error(format!("ERR invalid expire time in '{command}' command"))
 }
@@ -81,22 +84,24 @@ fn pexpireat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     set_expiry(keyspace, args, "pexpireat", Unit::Millis, From::Epoch)
 }
 
-/// Options of `EXPIRE`: when the expiration changes.
+/// Options of `EXPIRE` and its variants: under which conditions the expiration is changed.
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option, and most can be combined")]
 struct Conditions {
-    /// `NX`: only if the key does not expire.
+    /// `NX`: sets an expiration only if the key has none.
     if_none: bool,
-    /// `XX`: only if the key expires.
+    /// `XX`: sets an expiration only if the key already has one.
     if_some: bool,
-    /// `GT`: only to a later time; not if the key does not expire.
+    /// `GT`: changes the expiration only to a later time, and not if the key has none.
     later: bool,
-    /// `LT`: only to an earlier time.
+    /// `LT`: changes the expiration only to an earlier time; no expiration counts as infinitely
+    /// late.
     earlier: bool,
 }
 
 impl Conditions {
-    /// Parses the options, with Redis's errors.
+    /// Parses the options `NX`, `XX`, `GT` and `LT` of `EXPIRE`. Returns Redis's error text for an
+    /// unknown option and for options that exclude each other.
     fn read(args: &[&[u8]]) -> Result<Conditions, Outcome> {
         let mut conditions = Conditions::default();
         for word in args {
@@ -177,12 +182,14 @@ fn persist(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(ends))
 }
 
-/// `TTL key`; the network stage appends a reading of the replicated clock.
+/// `TTL key`. The network stage, which serves client connections, appends a second argument: the
+/// current reading of the replicated clock and the number of clock resets.
 fn ttl(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     left(keyspace, args, |millis| (millis + 500) / 1_000)
 }
 
-/// `PTTL key`; the network stage appends a reading of the replicated clock.
+/// `PTTL key`. The network stage, which serves client connections, appends a second argument: the
+/// current reading of the replicated clock and the number of clock resets.
 fn pttl(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     left(keyspace, args, |millis| millis)
 }
@@ -197,10 +204,11 @@ fn pexpiretime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(end(keyspace, args.get(0)?, |end| end))
 }
 
-/// The remaining TTL of a key. The clock in the state stands still while no entry moves it, so the
-/// network stage passes the current reading of the replicated clock with the command, and how often
-/// that had been reset: a reading from before a reset does not count. Whether the key exists
-/// depends on the state's clock alone.
+/// Returns the remaining TTL of a key, converted from milliseconds by `round`; -1 if the key does
+/// not expire, -2 if it does not exist. The state's own clock only advances with log entries, so
+/// the second argument passes a newer reading of the replicated clock (8 bytes) and the number of
+/// clock resets at that time (8 bytes); a reading from before a reset is ignored. Whether the key
+/// exists depends on the state's clock alone.
 fn left(keyspace: &Keyspace, args: &Args<'_>, round: fn(Millis) -> Millis) -> Answer {
     let reading = args.get(1)?.split_first_chunk::<8>();
     let (millis, resets) =

@@ -4,15 +4,15 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{
-    ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write,
-};
+use crate::kv::commands::row::{ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::slot::slot_of;
 use crate::kv::values::number::parse_integer;
 
-/// New rows go to the end, with the next number.
+/// Table of the generic commands for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(0, "type", ONE_KEY, kind),
     read(1, "randomkey", NO_KEYS, random_key),
@@ -31,8 +31,8 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(14, "cluster|countkeysinslot", NO_KEYS, count_keys_in_slot),
 ];
 
-/// `DEL key [key ...]`, also run for `UNLINK`: the applier frees memory anyway, away from sockets
-/// and heartbeats.
+/// `DEL key [key ...]`, also run for `UNLINK`: in both cases the thread that applies log entries
+/// frees the memory, which delays neither network I/O nor heartbeats.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn del(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(args.all().iter().filter(|key| keyspace.delete(key)).count()))
@@ -50,8 +50,8 @@ fn dbsize(keyspace: &Keyspace, _args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.len()))
 }
 
-/// `FLUSHALL [ASYNC | SYNC]`, also run for `FLUSHDB`: there is one database. The option makes no
-/// difference.
+/// `FLUSHALL [ASYNC | SYNC]`, also run for `FLUSHDB`, since there is only one database. The option
+/// is accepted and ignored.
 fn flushall(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let is_known = |option: &[u8]| {
         option.eq_ignore_ascii_case(b"ASYNC") || option.eq_ignore_ascii_case(b"SYNC")
@@ -63,7 +63,7 @@ fn flushall(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Done)
 }
 
-/// `CLUSTER COUNTKEYSINSLOT slot`: looks at every key.
+/// `CLUSTER COUNTKEYSINSLOT slot`. O(n): examines every key.
 fn count_keys_in_slot(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let slot = args.integer(0)?;
     let is_in_slot = |entry: &&KeyEntry| i64::from(slot_of(entry.key())) == slot;
@@ -75,8 +75,8 @@ fn kind(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Type(keyspace.value_type(args.get(0)?)))
 }
 
-/// `RANDOMKEY`: an entry of a table that the seed selects. Independent of the order of entries
-/// within tables, which differs between replicas.
+/// `RANDOMKEY`. The random seed selects one of the keyspace's hash tables and, by their hashes, one
+/// of its keys; the order of entries within a table, which differs between replicas, has no effect.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn random_key(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let near = keyspace.any_table(args.seed, |entry| keyspace.entry(entry.key()).is_some());
@@ -154,15 +154,15 @@ fn copy(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(copies))
 }
 
-/// `OBJECT ENCODING key`: the encoding that Redis with its default limits uses for a value that was
-/// created as it is now.
+/// `OBJECT ENCODING key`: returns the name of the encoding that Redis with default settings would
+/// use for this value if it were newly created.
 fn encoding(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let name = keyspace.entry(args.get(0)?).map(KeyEntry::encoding);
     Ok(Outcome::Value(name.map(|name| Bytes::from_static(name.as_bytes()))))
 }
 
-/// `OBJECT REFCOUNT key`: Redis shares small integers between all keys and reports the largest
-/// count for them.
+/// `OBJECT REFCOUNT key`: returns 2^31 - 1 for integers from 0 to 9999, as Redis does for its
+/// shared integers, and 1 for other values.
 fn refcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let Some(entry) = keyspace.entry(args.get(0)?) else { return Ok(Outcome::Value(None)) };
     let number = parse_integer(entry.value()).filter(|number| (0..10_000).contains(number));
@@ -170,14 +170,14 @@ fn refcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Integer(if shared { i32::MAX.into() } else { 1 }))
 }
 
-/// `OBJECT IDLETIME key`: access times are not recorded, so keys are never idle.
+/// `OBJECT IDLETIME key`: returns 0 for every existing key, because access times are not recorded.
 fn idletime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let is_there = keyspace.entry(args.get(0)?).is_some();
     Ok(if is_there { Outcome::Integer(0) } else { Outcome::Value(None) })
 }
 
-/// `OBJECT FREQ key`: access frequencies are not recorded, which is what Redis reports without an
-/// LFU policy.
+/// `OBJECT FREQ key`: for every existing key, returns the error that Redis returns without an LFU
+/// policy, because access frequencies are not recorded.
 fn freq(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     if keyspace.entry(args.get(0)?).is_none() {
         return Ok(Outcome::Value(None));

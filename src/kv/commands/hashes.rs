@@ -4,14 +4,16 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::hash::Hash;
 use crate::kv::values::number::parse_integer;
 
-/// New rows go to the end, with the next number.
+/// Table of the hash commands for the command registry: number, name, key positions and function of
+/// each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(112, "hset", ONE_KEY, hset),
     read(113, "hget", ONE_KEY, hget),
@@ -31,7 +33,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(127, "hscan", ONE_KEY, hscan),
 ];
 
-/// Maximum count of random fields with repetitions.
+/// Maximum number of fields that `HRANDFIELD` returns with repetitions (negative count).
 const REPEATED_MAX: usize = 1 << 20;
 
 /// `HSET key field value [field value ...]`
@@ -47,7 +49,8 @@ fn hmset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// Sets fields and returns the number of new ones.
+/// Sets fields of a hash and returns the number of new fields. `command` is the name of the command
+/// in error messages.
 fn set_many(keyspace: &mut Keyspace, args: &Args<'_>, command: &str) -> Answer {
     let key = args.get(0)?;
     let (pairs, rest) = args.rest(1).as_chunks::<2>();
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn scans_return_every_field_that_stays() {
+    fn hscan_returns_each_field_present_throughout() {
         let mut feeder = filled(1_000);
         let (mut cursor, mut returned) = ("0".to_owned(), BTreeSet::new());
         let mut rounds = 0;
@@ -327,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn scans_are_complete_and_filtered_by_pattern() {
+    fn hscan_is_complete_and_filtered_by_pattern() {
         let mut feeder = filled(SMALL_FIELDS_MAX);
         let (cursor, found) = scan(&mut feeder, "77", &["COUNT", "1", "MATCH", "f1?"]);
         assert_eq!((cursor.as_str(), found.len()), ("0", 20), "small, so all at once");
@@ -350,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_returned_and_stored() {
+    fn hincrby_and_hincrbyfloat_return_and_store_sums() {
         let mut feeder = Feeder::new();
         assert_eq!(feeder.call("hincrby", &["h", "n", "5"]), Outcome::Integer(5));
         assert_eq!(feeder.call("hincrby", &["h", "n", "-7"]), Outcome::Integer(-2));
@@ -372,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn random_fields_are_distinct_unless_count_is_negative() {
+    fn hrandfield_is_distinct_unless_count_is_negative() {
         let mut feeder = filled(6);
         let mut seen = BTreeSet::new();
         for _ in 0..200 {

@@ -1,33 +1,33 @@
 //! Lists of byte strings: the arguments of a call, the keys that a transaction watches.
 //!
 //! A list is encoded as one byte string, so that a command with many arguments stays a flat
-//! archive: each item is its length (4 bytes, little-endian) and its bytes. A list from outside is
-//! checked as a whole; from then on it is walked without checks.
+//! archive: each item is its length (4 bytes, little-endian) and its bytes. An untrusted list is
+//! checked as a whole when it is decoded; iteration then needs no checks.
 
 use std::fmt;
 
-/// Bytes of an item's length.
+/// Size in bytes of the length in front of each item of an encoded list.
 const LENGTH_BYTES: usize = 4;
 
-/// Arguments that [`Arguments`] holds without borrowing a slice of them.
+/// Maximum number of arguments that [`Arguments`] stores inline instead of borrowing a slice.
 const INLINE: usize = 2;
 
-/// An encoded list of byte strings, borrowed.
+/// An encoded list of byte strings, borrowed from a buffer.
 ///
-/// Invariant: it was checked, or written by [`ItemsBuffer`]: the lengths in it add up.
+/// Invariant: the item lengths in the encoding are consistent with its total length.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Items<'a> {
     bytes: &'a [u8],
 }
 
-/// Builds an encoded list.
+/// Builds an encoded list of byte strings (see [`Items`]).
 #[derive(Debug, Clone, Default)]
 pub struct ItemsBuffer {
     bytes: Vec<u8>,
 }
 
-/// The arguments of a call: an encoded list, or byte strings that are yet to be encoded. Equal if
-/// the byte strings are.
+/// The arguments of a call, as an encoded list or as byte strings that are not encoded yet. Two
+/// `Arguments` with the same byte strings are equal, whether encoded or not.
 #[derive(Clone, Copy)]
 pub struct Arguments<'a>(Form<'a>);
 
@@ -39,7 +39,7 @@ enum Form<'a> {
 }
 
 impl<'a> Items<'a> {
-    /// Takes bytes as a list; `None` if the lengths in them do not add up.
+    /// Interprets bytes as an encoded list; `None` if the lengths in them are inconsistent.
     pub(in crate::kv) fn check(bytes: &'a [u8]) -> Option<Items<'a>> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -48,7 +48,7 @@ impl<'a> Items<'a> {
         Some(Items { bytes })
     }
 
-    /// The items in order.
+    /// Iterates over the byte strings of the list, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = self.bytes;
         std::iter::from_fn(move || {
@@ -58,7 +58,8 @@ impl<'a> Items<'a> {
         })
     }
 
-    /// The items two by two; a last one without a partner is left out.
+    /// Iterates over the items two at a time: first and second, third and fourth, and so on. The
+    /// last item of an odd number is left out.
     pub fn pairs(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut items = self.iter();
         std::iter::from_fn(move || Some((items.next()?, items.next()?)))
@@ -70,7 +71,8 @@ impl<'a> Items<'a> {
     }
 }
 
-/// Splits the first item off.
+/// Splits the first item off an encoded list. Returns the item and the remaining list; `None` if
+/// the bytes are malformed.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
@@ -87,7 +89,7 @@ impl ItemsBuffer {
         self.bytes.extend_from_slice(item);
     }
 
-    /// The list of all items so far.
+    /// Returns the encoded list of all items added so far.
     pub fn items(&self) -> Items<'_> {
         Items { bytes: &self.bytes }
     }
@@ -102,7 +104,7 @@ impl<'b> FromIterator<&'b [u8]> for ItemsBuffer {
 }
 
 impl<'a> Arguments<'a> {
-    /// The arguments in order.
+    /// Iterates over the arguments, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let (mut encoded, slices): (&[u8], &[&[u8]]) = match self.0 {
             Form::Encoded(items) => (items.bytes, &[]),
@@ -121,7 +123,8 @@ impl<'a> Arguments<'a> {
         encoded.chain(slices.iter().copied()).chain(inline.into_iter().take(count))
     }
 
-    /// The first argument: the key, for most commands.
+    /// Returns the first argument, which is the key for most commands; `None` if there are no
+    /// arguments.
     pub(in crate::kv) fn first(&self) -> Option<&'a [u8]> {
         match self.0 {
             Form::Encoded(items) => split(items.bytes).map(|(first, _)| first),
@@ -130,7 +133,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Length of the encoded list.
+    /// Returns the length in bytes of the encoded list of arguments.
     pub(in crate::kv) fn encoded_len(&self) -> usize {
         let encoded = |slices: &[&[u8]]| slices.iter().map(|one| LENGTH_BYTES + one.len()).sum();
         match &self.0 {
@@ -140,7 +143,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Writes the encoded list.
+    /// Passes the encoded list of arguments to `write`, in pieces.
     ///
     /// # Errors
     /// If `write` fails.
@@ -179,13 +182,30 @@ impl<'a, const COUNT: usize> From<&'a [&'a [u8]; COUNT]> for Arguments<'a> {
     }
 }
 
-impl<'a, const COUNT: usize> From<[&'a [u8]; COUNT]> for Arguments<'a> {
-    /// Up to two byte strings; more have to be borrowed.
-    fn from(few: [&'a [u8]; COUNT]) -> Arguments<'a> {
-        const { assert!(COUNT <= INLINE, "borrow a slice of so many") };
+impl<'a> Arguments<'a> {
+    /// Returns arguments that store the byte strings `few`, at most `INLINE`, inline.
+    fn inline(few: &[&'a [u8]]) -> Arguments<'a> {
         let mut inline = [&[][..]; INLINE];
-        inline[..COUNT].copy_from_slice(&few);
-        Arguments(Form::Inline(inline, COUNT))
+        inline[..few.len()].copy_from_slice(few);
+        Arguments(Form::Inline(inline, few.len()))
+    }
+}
+
+impl<'a> From<[&'a [u8]; 0]> for Arguments<'a> {
+    fn from(few: [&'a [u8]; 0]) -> Arguments<'a> {
+        Arguments::inline(&few)
+    }
+}
+
+impl<'a> From<[&'a [u8]; 1]> for Arguments<'a> {
+    fn from(few: [&'a [u8]; 1]) -> Arguments<'a> {
+        Arguments::inline(&few)
+    }
+}
+
+impl<'a> From<[&'a [u8]; 2]> for Arguments<'a> {
+    fn from(few: [&'a [u8]; 2]) -> Arguments<'a> {
+        Arguments::inline(&few)
     }
 }
 
@@ -214,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_are_read_as_written() {
+    fn items_round_trip_through_their_encoding() {
         let wanted: [&[u8]; 4] = [b"a", b"", b"\0\0\0\0", b"a longer one"];
         let buffer: ItemsBuffer = wanted.into_iter().collect();
         let items = Items::check(buffer.items().bytes()).unwrap();
@@ -224,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_whose_lengths_do_not_add_up_are_refused() {
+    fn truncated_or_inconsistent_item_lists_are_rejected() {
         let buffer: ItemsBuffer = [&b"abc"[..], b"de"].into_iter().collect();
         let bytes = buffer.items().bytes();
         for length in (1..bytes.len()).filter(|length| *length != 7) {
@@ -234,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_the_same_in_every_form() {
+    fn arguments_compare_and_encode_equally_in_every_form() {
         let slices: &[&[u8]] = &[b"key", b""];
         let buffer: ItemsBuffer = slices.iter().copied().collect();
         let forms: [Arguments<'_>; 3] =

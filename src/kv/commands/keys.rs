@@ -7,23 +7,25 @@
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::commands::registry::{Answer, NO_KEYS, Row, read};
+use crate::kv::commands::row::{Answer, NO_KEYS, Row, read};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::shards::SCAN_END;
 use crate::kv::values::glob;
 
-/// New rows go to the end, with the next number.
+/// Table of the `KEYS` and `SCAN` commands for the command registry: number, name, key positions
+/// and function of each. Append new commands at the end with the next number, because log entries
+/// contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] =
     &[read(24, "keys", NO_KEYS, keys), read(25, "scan", NO_KEYS, scan_keys)];
 
-/// Maximum number of keys that one `SCAN` visits, whatever its `COUNT` (more only if that many keys
-/// have the same scan position).
+/// Maximum number of keys that one `SCAN` call examines, whatever its `COUNT`. Exceeded only if
+/// more keys than this have the same scan position (part of the key's hash).
 const LOOKED_AT_MAX: usize = 1 << 14;
 
-/// `KEYS pattern`. One step regardless of the number of keys: some tenths of a second for a million
-/// keys (as `FLUSHALL`), during which nothing else is applied. Use `SCAN` where that matters.
+/// `KEYS pattern`. Not interruptible: some tenths of a second for a million keys, during which no
+/// other command is applied (`FLUSHALL` takes as long). Use `SCAN` where that matters.
 fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let pattern = args.get(0)?;
     if !pattern.iter().any(|byte| b"*?[\\".contains(byte)) {

@@ -4,15 +4,18 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, Row, TWO_KEYS, read};
+use crate::kv::commands::row::{Answer, Row, TWO_KEYS, read};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-/// New rows go to the end, with the next number.
+/// Table of the `LCS` command for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[read(88, "lcs", TWO_KEYS, lcs)];
 
-/// Maximum number of cells of the dynamic programming table. Longer strings are refused, because
-/// nothing else is applied meanwhile. (Redis's limit is eight times higher.)
+/// Maximum number of cells of the dynamic programming table of `LCS`, about the product of the
+/// lengths of the two strings. Longer strings are refused, because no other command is applied
+/// while `LCS` runs. (Redis's limit is eight times higher.)
 const TABLE_MAX: usize = 1 << 24;
 
 /// Options of `LCS`.
@@ -21,7 +24,7 @@ struct Options {
     length: bool,
     matches: bool,
     with_lengths: bool,
-    /// `MINMATCHLEN`: shorter matches are left out of the reply.
+    /// `MINMATCHLEN`: matches shorter than this many bytes are left out of the reply.
     shortest: i64,
 }
 
@@ -93,7 +96,8 @@ fn lcs(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     ]))
 }
 
-/// Length of the common subsequence of each pair of prefixes.
+/// Dynamic programming table of `LCS`: the length in bytes of the longest common subsequence of
+/// each prefix of one string and each prefix of the other.
 struct Table {
     lengths: Vec<u32>,
     width: usize,
@@ -127,8 +131,8 @@ impl Table {
         self.lengths[one * self.width + other]
     }
 
-    /// The subsequence and its contiguous matches, the last first. Of several of the same length,
-    /// the one that Redis finds.
+    /// Returns the longest common subsequence and its contiguous matches, the last match first.
+    /// Among several longest subsequences, returns the one that Redis returns.
     fn walk(&self, one: &[u8], other: &[u8]) -> (Vec<u8>, Vec<Piece>) {
         let (mut common, mut runs) = (Vec::new(), Vec::<Piece>::new());
         let (mut row, mut column) = (one.len(), other.len());

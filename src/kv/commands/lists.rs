@@ -4,12 +4,14 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::commands::row::{Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::list::{End, List};
 use crate::kv::values::number::parse_integer;
 
-/// New rows go to the end, with the next number.
+/// Table of the list commands for the command registry: number, name, key positions and function of
+/// each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(152, "lpush", ONE_KEY, lpush),
     write(153, "rpush", ONE_KEY, rpush),
@@ -31,7 +33,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
 ];
 
 impl End {
-    /// Parses `LEFT` or `RIGHT`.
+    /// Parses the end of a list, `LEFT` or `RIGHT`; anything else is a syntax error.
     fn read(word: &[u8]) -> Result<End, Refusal> {
         if word.eq_ignore_ascii_case(b"LEFT") {
             Ok(End::Left)
@@ -126,7 +128,8 @@ fn pop(keyspace: &mut Keyspace, args: &Args<'_>, end: End, command: &str) -> Ans
     })
 }
 
-/// Removes up to `count` values from an end.
+/// Removes and returns up to `count` values from one end of the list at `key`; none if the key does
+/// not exist. Every returned element is `Some`.
 fn pop_many(
     keyspace: &mut Keyspace,
     key: &[u8],
@@ -152,8 +155,9 @@ fn llen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.collection::<List>(args.get(0)?)?.map_or(0, List::len)))
 }
 
-/// Parses the first and last index of a range, which count from the end if negative. Returns a
-/// function from a list's length to the start and end of the range.
+/// Parses the arguments at positions `from` and `from + 1`: first and last index of a range, which
+/// count from the end of the list if negative. Returns a function that converts a list's length to
+/// the start and the end (exclusive) of the range.
 fn range(args: &Args<'_>, from: usize) -> Result<impl Fn(usize) -> (usize, usize), Refusal> {
     let first = parse_integer(args.get(from)?).ok_or(Refusal::NotAnInteger)?;
     let last = parse_integer(args.get(from + 1)?).ok_or(Refusal::NotAnInteger)?;
@@ -195,7 +199,8 @@ fn ltrim(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Done)
 }
 
-/// The position of an index in a list of that length; `None` if it is out of range.
+/// Converts the index `number`, which counts from the end if negative, to a position in a list of
+/// `length` values; `None` if it is out of range.
 fn place(number: i64, length: usize) -> Option<usize> {
     let back = usize::try_from(number.unsigned_abs()).ok()?;
     let place = if number < 0 { length.checked_sub(back)? } else { back };
@@ -245,8 +250,8 @@ fn linsert(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(length))
 }
 
-/// `LREM key count value`: removes up to `count` equal values from the left, from the right if
-/// `count` is negative, all of them if it is 0.
+/// `LREM key count value`: removes up to `count` values equal to `value`, starting from the left,
+/// or from the right if `count` is negative; all of them if `count` is 0.
 fn lrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(2)?);
     let count = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
@@ -276,7 +281,8 @@ fn lmove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     move_one(keyspace, args.get(0)?, args.get(1)?, off, onto)
 }
 
-/// Moves a value from an end of a list to an end of another list, or of the same one.
+/// Moves a value from the end `off` of the list at the key `from` to the end `onto` of the list at
+/// `to`; both keys may be equal. The outcome is the moved value, or null if `from` does not exist.
 fn move_one(keyspace: &mut Keyspace, from: &[u8], to: &[u8], off: End, onto: End) -> Answer {
     if keyspace.collection::<List>(from)?.is_none() {
         return Ok(Outcome::Value(None));
@@ -336,11 +342,14 @@ fn lpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 
 /// Options of `LPOS`.
 struct PositionQuery {
-    /// `RANK`: which match comes first in the reply; counted from the end if negative, never 0.
+    /// `RANK` of `LPOS`: the number of the match with which the reply starts. 1 is the first match
+    /// from the start of the list, -1 the first one from its end. Never 0.
     rank: i64,
-    /// `COUNT`: maximum number of matches; `None` for a single one that is not in an array.
+    /// `COUNT` of `LPOS`: maximum number of matches in the reply; `usize::MAX` for no limit. `None`
+    /// without `COUNT`: the reply is then a single index, not an array.
     count: Option<usize>,
-    /// `MAXLEN`: maximum number of values compared.
+    /// `MAXLEN` of `LPOS`: maximum number of values of the list that are compared; `usize::MAX` for
+    /// no limit.
     compared_max: usize,
 }
 
@@ -467,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_commands_change_nothing() {
+    fn failed_list_commands_change_nothing() {
         let mut feeder = Feeder::new();
         feeder.call("rpush", &["l", "a", "b"]);
         feeder.apply(Operation::set(b"s", b"v"));
@@ -500,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_are_found_from_both_ends() {
+    fn lpos_applies_rank_count_and_maxlen() {
         let mut feeder = Feeder::new();
         feeder.call("rpush", &["l", "a", "b", "a", "c", "a"]);
         let places =
@@ -539,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn views_do_not_change_with_lists_and_hashes() {
+    fn snapshot_view_is_unaffected_by_list_and_hash_writes() {
         let mut feeder = Feeder::new();
         for number in 0..1_500 {
             let number = number.to_string();

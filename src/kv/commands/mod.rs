@@ -17,6 +17,7 @@ pub(in crate::kv) mod outcome_codec;
 pub(in crate::kv) mod pubsub;
 pub(in crate::kv) mod random;
 pub(in crate::kv) mod registry;
+pub(in crate::kv) mod row;
 pub(in crate::kv) mod scan;
 pub(in crate::kv) mod sets;
 pub(in crate::kv) mod sorted_sets;

@@ -6,7 +6,7 @@ use crate::kv::commands::outcome::{Double, Outcome, Refusal};
 use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
 use crate::kv::values::collection::ValueType;
 
-/// Maximum nesting of outcomes: one more level than replies of transactions have.
+/// Maximum nesting depth of an encoded outcome: one level more than replies of transactions need.
 const DEPTH_MAX: usize = 6;
 
 impl Outcome {
@@ -57,7 +57,7 @@ impl Outcome {
         }
     }
 
-    /// Decodes what [`Outcome::encode`] wrote; `None` if it is malformed.
+    /// Decodes an outcome that [`Outcome::encode`] wrote; `None` if the bytes are malformed.
     pub(in crate::kv) fn decode(from: &mut &[u8]) -> Option<Outcome> {
         Outcome::decode_nested(from, 0)
     }
@@ -108,7 +108,8 @@ fn put_value(value: Option<&Bytes>, out: &mut Vec<u8>) {
     }
 }
 
-/// Decodes what [`put_value`] wrote. The outer `None`: it is malformed.
+/// Decodes an optional value that [`put_value`] wrote. The outer `None` means malformed bytes, the
+/// inner `None` a missing value.
 #[allow(clippy::option_option, reason = "malformed and missing values differ")]
 fn take_value(from: &mut &[u8]) -> Option<Option<Bytes>> {
     if !take_flag(from)? {

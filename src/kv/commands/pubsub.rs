@@ -3,10 +3,12 @@
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::commands::registry::{Answer, NO_KEYS, Row, write};
+use crate::kv::commands::row::{Answer, NO_KEYS, Row, write};
 use crate::kv::keyspace::Keyspace;
 
-/// New rows go to the end, with the next number.
+/// Table of the Pub/Sub commands for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[write(288, "publish", NO_KEYS, publish)];
 
 /// `PUBLISH channel message`

@@ -7,7 +7,8 @@ use crate::kv::commands::args::Args;
 use crate::kv::values::digest::mix;
 
 impl Args<'_> {
-    /// A random number below `end`, which must not be 0; a different one for each `turn`.
+    /// Returns a random number below `end`, which must not be 0. The command's random seed and
+    /// `turn` determine it: calls with different values of `turn` return independent numbers.
     pub(in crate::kv) fn below(&self, turn: u64, end: usize) -> usize {
         // Mixed twice, because turns differ in their lowest bits only and the highest bits of the
         // result are used.
@@ -15,8 +16,8 @@ impl Args<'_> {
         usize::try_from(wide >> 64).expect("the product is below `end` << 64")
     }
 
-    /// `count` distinct random numbers below `end` in ascending order, or all numbers if there are
-    /// fewer; all choices are equally likely (Floyd's algorithm).
+    /// Returns `count` distinct random numbers below `end` in ascending order, or all numbers below
+    /// `end` if `count` is larger. All choices are equally likely (Floyd's algorithm).
     pub(in crate::kv) fn different(&self, count: usize, end: usize) -> Vec<usize> {
         if count >= end {
             return (0..end).collect();
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn choices_are_equally_likely() {
+    fn random_choices_are_uniform() {
         let (mut single, mut of_two) = ([0; 10], [0; 10]);
         let none = [].into();
         for seed in 0..10_000 {

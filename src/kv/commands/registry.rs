@@ -1,23 +1,21 @@
-//! The registry: every command that the state machine can run is one row in the table of its
-//! group's file. A row has a number, which stands for the command in logs and snapshots, a name,
-//! the positions of its keys, and the function that runs it.
+//! The command registry: each command that the state machine can run has a row in the table of its
+//! group's file. A row contains the command's number, which identifies it in log entries and
+//! snapshots, its name, the positions of its keys, and the function that runs it.
 
 use std::fmt;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::items::Arguments;
-use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run};
 use crate::kv::commands::{
     bitfields, bitmaps, expiration, generic, hashes, internal, keys, lcs, lists, pubsub, sets,
     sorted_sets, strings,
 };
 use crate::kv::keyspace::Keyspace;
 
-/// What a command's function returns; after a refusal nothing has changed.
-pub(in crate::kv) type Answer = Result<Outcome, Refusal>;
-
-/// The tables of all groups. The numbers of each group's commands are listed in
-/// `numbers_are_grouped` below.
+/// The tables of all command groups, such as lists or hashes. The test `numbers_are_grouped` below
+/// lists each group's range of command numbers.
 const GROUPS: &[&[Row]] = &[
     generic::COMMANDS,
     keys::COMMANDS,
@@ -34,141 +32,11 @@ const GROUPS: &[&[Row]] = &[
     internal::COMMANDS,
 ];
 
-/// One more than the greatest number that a command may have.
+/// Upper bound (exclusive) of command numbers.
 const NUMBERS: usize = 512;
 
-/// Each command at its number.
+/// The registered commands, indexed by their numbers; `None` for a number without a command.
 static BY_NUMBER: [Option<CommandId>; NUMBERS] = by_number();
-
-/// A command of the registry.
-#[derive(Debug)]
-pub(in crate::kv) struct Row {
-    /// Stands for the command in logs and snapshots: never changed, and not reused if the command
-    /// is removed.
-    number: u16,
-    /// In lower case; a subcommand's after its command's and a bar.
-    name: &'static str,
-    keys: KeyPositions,
-    run: Run,
-}
-
-/// How a command runs.
-#[derive(Debug, Clone, Copy)]
-enum Run {
-    /// Changes nothing, so it needs no log entry.
-    Read(fn(&Keyspace, &Args<'_>) -> Answer),
-    /// May change the state.
-    Write(fn(&mut Keyspace, &Args<'_>) -> Answer),
-}
-
-/// Which arguments are keys. Positions count from 0 and without the command's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyPositions {
-    /// How many keys there are from `first` on: a fixed number, or all arguments to the end.
-    count: Count,
-    /// The position of the first of them.
-    first: u8,
-    /// The distance between two keys.
-    step: u8,
-    /// The position of an argument that says how many keys follow it, besides those above.
-    counted_at: Option<u8>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Count {
-    Fixed(u8),
-    ToEnd,
-}
-
-/// No keys.
-pub(in crate::kv) const NO_KEYS: KeyPositions = KeyPositions::fixed(0);
-/// The first argument.
-pub(in crate::kv) const ONE_KEY: KeyPositions = KeyPositions::fixed(1);
-/// The first two arguments.
-pub(in crate::kv) const TWO_KEYS: KeyPositions = KeyPositions::fixed(2);
-/// All arguments.
-pub(in crate::kv) const ALL_KEYS: KeyPositions = KeyPositions::to_end(0, 1);
-/// All arguments but the first.
-pub(in crate::kv) const ALL_BUT_FIRST: KeyPositions = KeyPositions::to_end(1, 1);
-/// Every other argument, from the first.
-pub(in crate::kv) const KEYS_AND_VALUES: KeyPositions = KeyPositions::to_end(0, 2);
-
-impl KeyPositions {
-    const fn fixed(count: u8) -> KeyPositions {
-        KeyPositions { count: Count::Fixed(count), first: 0, step: 1, counted_at: None }
-    }
-
-    const fn to_end(first: u8, step: u8) -> KeyPositions {
-        KeyPositions { count: Count::ToEnd, first, step, counted_at: None }
-    }
-
-    /// These, and as many as the argument at `position` says, which follow it.
-    pub(in crate::kv) const fn and_counted_at(mut self, position: u8) -> KeyPositions {
-        self.counted_at = Some(position);
-        self
-    }
-
-    /// The first key's position, the last one's and the distance between two, as Redis's `COMMAND`
-    /// reports them: counted from 1, from the end if the last is negative; all 0 without keys.
-    /// Counted keys are not among them.
-    pub const fn range(&self) -> (i8, i8, i8) {
-        let (first, step) = (self.first.cast_signed() + 1, self.step.cast_signed());
-        match self.count {
-            Count::Fixed(0) => (0, 0, 0),
-            Count::Fixed(count) => (first, first + (count.cast_signed() - 1) * step, step),
-            Count::ToEnd => (first, -1, step),
-        }
-    }
-
-    /// The position of the argument that says how many keys follow it.
-    pub const fn counted_at(&self) -> Option<u8> {
-        self.counted_at
-    }
-
-    /// Whether the first argument is a key.
-    pub(in crate::kv) fn starts_at_first(&self) -> bool {
-        self.first == 0 && self.count != Count::Fixed(0)
-    }
-
-    /// The keys among a command's arguments; `None` if they are counted and the count is wrong.
-    fn keys<'a>(&self, args: &[&'a [u8]]) -> Option<Vec<&'a [u8]>> {
-        let from = args.get(usize::from(self.first)..).unwrap_or_default();
-        let fixed = match self.count {
-            Count::Fixed(count) => usize::from(count),
-            Count::ToEnd => usize::MAX,
-        };
-        let keys = from.iter().step_by(usize::from(self.step)).take(fixed);
-        let counted = match self.counted_at {
-            None => &[],
-            Some(at) => {
-                let (count, behind) = args.get(usize::from(at)..)?.split_first()?;
-                let count: usize = std::str::from_utf8(count).ok()?.parse().ok()?;
-                behind.get(..count)?
-            }
-        };
-        Some(keys.chain(counted).copied().collect())
-    }
-}
-
-/// The row of a command that changes nothing.
-pub(in crate::kv) const fn read(
-    number: u16,
-    name: &'static str,
-    keys: KeyPositions,
-    run: fn(&Keyspace, &Args<'_>) -> Answer,
-) -> Row {
-    Row { number, name, keys, run: Run::Read(run) }
-}
-
-/// The row of a command that may change the state.
-pub(in crate::kv) const fn write(
-    number: u16,
-    name: &'static str,
-    keys: KeyPositions,
-    run: fn(&mut Keyspace, &Args<'_>) -> Answer,
-) -> Row {
-    Row { number, name, keys, run: Run::Write(run) }
-}
 
 const fn by_number() -> [Option<CommandId>; NUMBERS] {
     let mut all = [None; NUMBERS];
@@ -188,7 +56,7 @@ const fn by_number() -> [Option<CommandId>; NUMBERS] {
     all
 }
 
-/// A command of the registry.
+/// Handle to a command of the registry.
 #[derive(Clone, Copy)]
 pub struct CommandId(&'static Row);
 
@@ -200,17 +68,18 @@ impl CommandId {
     /// `DEL key [key ...]`
     pub const DEL: CommandId = CommandId::of("del");
 
-    /// The command of that number.
+    /// Returns the command with this number; `None` if there is none.
     pub(in crate::kv) fn numbered(number: u16) -> Option<CommandId> {
         *BY_NUMBER.get(usize::from(number))?
     }
 
-    /// The command's number in logs and snapshots.
+    /// Returns the command's number in log entries and snapshots.
     pub(in crate::kv) fn number(self) -> u16 {
         self.0.number
     }
 
-    /// The command of that name, in lower case. A search through all commands.
+    /// Returns the command with this name, which must be in lower case; `None` if there is none. A
+    /// linear search through all commands.
     pub const fn named(name: &str) -> Option<CommandId> {
         let mut group = 0;
         while group < GROUPS.len() {
@@ -227,29 +96,29 @@ impl CommandId {
         None
     }
 
-    /// The command of that name, for constants: an unknown name does not compile.
+    /// Returns the command with this name. For constants: an unknown name is a compile-time error.
     pub const fn of(name: &str) -> CommandId {
         CommandId::named(name).expect("no such command")
     }
 
-    /// Its name, in lower case; a subcommand's after its command's and a bar.
+    /// Returns the command's name in lower case; for a subcommand `command|subcommand`.
     pub const fn name(self) -> &'static str {
         self.0.name
     }
 
-    /// Which of its arguments are keys.
+    /// Returns which of the command's arguments are keys.
     pub const fn keys(self) -> KeyPositions {
         self.0.keys
     }
 
-    /// Whether it leaves the state as it is.
+    /// Returns whether the command is read-only.
     pub fn is_read(self) -> bool {
         matches!(self.0.run, Run::Read(_))
     }
 
-    /// The keys among its arguments; `None` if it looks at other keys, too, or the arguments are
-    /// wrong.
-    pub(in crate::kv) fn keys_in<'a>(self, args: Arguments<'a>) -> Option<Vec<&'a [u8]>> {
+    /// Returns the keys among the command's arguments; `None` if the command may access other keys
+    /// as well, or the arguments are invalid.
+    pub(in crate::kv) fn keys_in(self, args: Arguments<'_>) -> Option<Vec<&[u8]>> {
         if self.0.keys == NO_KEYS {
             return None;
         }
@@ -257,7 +126,7 @@ impl CommandId {
         self.0.keys.keys(&args)
     }
 
-    /// Runs a command that changes nothing; `None` if it may change something.
+    /// Runs a read-only command; `None` if the command may change the state.
     pub(in crate::kv) fn read(self, keyspace: &Keyspace, args: &Args<'_>) -> Option<Outcome> {
         match self.0.run {
             Run::Read(run) => Some(run(keyspace, args).unwrap_or_else(Outcome::Refused)),
@@ -265,7 +134,7 @@ impl CommandId {
         }
     }
 
-    /// Runs a command of either kind.
+    /// Runs a command, read-only or not.
     pub(in crate::kv) fn run(self, keyspace: &mut Keyspace, args: &Args<'_>) -> Outcome {
         let answer = match self.0.run {
             Run::Read(run) => run(keyspace, args),
@@ -317,7 +186,7 @@ mod tests {
 
     /// Logs hold these numbers.
     #[test]
-    fn numbers_are_grouped() {
+    fn command_numbers_are_contiguous_within_each_group() {
         for (group, from) in [
             (generic::COMMANDS, 0),
             (keys::COMMANDS, 24),
@@ -340,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_found_among_arguments() {
+    fn command_keys_are_extracted_from_arguments() {
         let keys = |name: &str, args: &str| {
             let args: Vec<&[u8]> = args.split(' ').map(str::as_bytes).collect();
             let keys = CommandId::named(name).unwrap().keys_in(args[..].into())?;

@@ -7,11 +7,11 @@ use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::values::glob;
 use crate::kv::values::number::{parse_integer, split_sign};
 
-/// Default number of elements per call.
+/// Default `COUNT` of `SCAN` and its variants: number of elements to examine per call.
 const COUNT: usize = 10;
 
 /// Parses a cursor; 0 stands for the start, and in a reply for the end. Like Redis, which uses C's
-/// `strtoul`, accepts a sign and an empty text.
+/// `strtoul`, accepts a sign and an empty argument.
 ///
 /// # Errors
 /// Redis's error if it is not a cursor.
@@ -29,24 +29,25 @@ pub(in crate::kv) fn cursor(text: &[u8]) -> Result<u64, Outcome> {
     Ok(if negative { number.wrapping_neg() } else { number })
 }
 
-/// A reply of the next cursor and the elements.
+/// Returns the reply of a scan: the next cursor and a list of the elements.
 pub(in crate::kv) fn reply(cursor: u64, found: Vec<Option<Bytes>>) -> Outcome {
     let cursor = Outcome::Value(Some(cursor.to_string().into()));
     Outcome::List(vec![cursor, Outcome::Values(found)])
 }
 
-/// The arguments after the cursor.
+/// The options of `SCAN` and its variants: the arguments after the cursor.
 #[derive(Debug)]
 pub(in crate::kv) struct Options<'w> {
     /// Approximate number of elements to examine; at least 1.
     pub(in crate::kv) count: usize,
     pattern: Option<&'w [u8]>,
-    /// Name of the wanted type of values.
+    /// `TYPE`: name of the type of values to return; `None` for all types.
     pub(in crate::kv) value_type: Option<&'w [u8]>,
 }
 
 impl<'w> Options<'w> {
-    /// Parses the arguments from index `from` on: `[MATCH pattern] [COUNT count]`.
+    /// Parses the options of `SSCAN`, `HSCAN` and `ZSCAN`, from argument `from` on: `[MATCH
+    /// pattern] [COUNT count]`.
     ///
     /// # Errors
     /// If there are other arguments.
@@ -55,7 +56,8 @@ impl<'w> Options<'w> {
         if options.value_type.is_some() { Err(Refusal::Syntax) } else { Ok(options) }
     }
 
-    /// Like [`Options::read`], and `[TYPE type]`, which only `SCAN` has.
+    /// Parses the options of `SCAN`, from argument `from` on: `[MATCH pattern] [COUNT count] [TYPE
+    /// type]`.
     ///
     /// # Errors
     /// If there are other arguments.
@@ -81,7 +83,7 @@ impl<'w> Options<'w> {
         Ok(options)
     }
 
-    /// Whether an element matches the pattern.
+    /// Returns whether an element matches the `MATCH` pattern; true if there is no pattern.
     pub(in crate::kv) fn fits(&self, text: &[u8]) -> bool {
         self.pattern.is_none_or(|pattern| glob::matches(pattern, text))
     }

@@ -8,16 +8,16 @@ use indexmap::IndexSet;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{
-    ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write,
-};
+use crate::kv::commands::row::{ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::number::parse_integer;
 use crate::kv::values::set::{SCANNED_AT_ONCE_MAX, Set};
 
-/// New rows go to the end, with the next number.
+/// Table of the set commands for the command registry: number, name, key positions and function of
+/// each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(192, "sadd", ONE_KEY, sadd),
     write(193, "srem", ONE_KEY, srem),
@@ -38,7 +38,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(208, "sscan", ONE_KEY, sscan),
 ];
 
-/// Maximum count of random members with repetitions.
+/// Maximum number of members that `SRANDMEMBER` returns with repetitions (negative count).
 pub(in crate::kv) const REPEATED_MAX: usize = 1 << 20;
 
 /// `SADD key member [member ...]`
@@ -153,11 +153,12 @@ fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::List(chosen.map(text).collect()))
 }
 
-/// Random positions below `length`, which is not 0: up to `count` different ones; if `count` is
-/// negative, exactly `-count` with possible repetitions.
+/// Returns random positions below `length`, which must not be 0: up to `count` distinct ones; if
+/// `count` is negative, exactly `-count` with possible repetitions.
 ///
 /// # Errors
-/// If the reply would take unbounded memory, which Redis does not limit.
+/// If `count` is negative and `-count` exceeds [`REPEATED_MAX`], which limits the memory of the
+/// reply. (Redis has no such limit.)
 pub(in crate::kv) fn places(
     args: &Args<'_>,
     count: i64,
@@ -200,7 +201,8 @@ enum Join {
     Diff,
 }
 
-/// The sets at several keys; `None` for a key that does not exist.
+/// Returns the sets at `keys`, in the same order; the element is `None` for a key that does not
+/// exist.
 ///
 /// # Errors
 /// If a key holds a value of another type.
@@ -208,7 +210,8 @@ fn sets<'s>(keyspace: &'s Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<&'s Set
     keys.iter().map(|key| Ok(keyspace.collection::<Set>(key)?)).collect()
 }
 
-/// The intersection of all sets; empty if one of them does not exist.
+/// Iterates over the members that all `sets` contain; there are none if one of the sets is `None`
+/// (its key does not exist).
 fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Bytes> {
     let mut there: Vec<&Set> = sets.iter().copied().flatten().collect();
     let all = there.len() == sets.len();
@@ -219,7 +222,8 @@ fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Bytes> {
     members.filter(move |member| there[1..].iter().all(|set| set.contains(member)))
 }
 
-/// The result of a set operation, without duplicates.
+/// Returns the members of the union, intersection or difference (`how`) of the sets at `keys`,
+/// without duplicates.
 fn join(keyspace: &Keyspace, keys: &[&[u8]], how: Join) -> Result<Vec<Bytes>, Refusal> {
     let sets = sets(keyspace, keys)?;
     Ok(match how {
@@ -244,7 +248,9 @@ fn joined(keyspace: &Keyspace, args: &Args<'_>, how: Join) -> Answer {
     Ok(Outcome::Set(members.into_iter().map(|member| Outcome::Value(Some(member))).collect()))
 }
 
-/// Stores the result of a set operation; `event` is the name of its notification.
+/// Applies the set operation `how` to the sets at the second and later keys and stores the result
+/// at the first key, or removes that key if the result is empty. The outcome is the number of
+/// members of the result. `event` is the name of the keyspace notification.
 fn join_into(keyspace: &mut Keyspace, args: &Args<'_>, how: Join, event: &'static str) -> Answer {
     let to = args.get(0)?;
     let members = join(keyspace, args.rest(1), how)?;
@@ -311,10 +317,10 @@ fn sintercard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(common(&sets(keyspace, keys)?).take(most).count()))
 }
 
-/// `SSCAN key cursor [MATCH pattern] [COUNT count]`: a small set at once, a large one from its end
-/// to its beginning. The cursor is the number of members not visited yet. Members are added at the
-/// end and only ever move towards the beginning, so no member that stays can move from the part not
-/// visited to the part visited.
+/// `SSCAN key cursor [MATCH pattern] [COUNT count]`. Returns a small set at once, and a large one
+/// from its end to its beginning: the cursor is the number of members not visited yet. New members
+/// are appended, and members only ever move towards the beginning, so a member that exists during
+/// the whole scan cannot move from the unvisited part to the visited part.
 fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
@@ -329,7 +335,9 @@ fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(scan::reply(from as u64, fitting.cloned().map(Some).collect()))
 }
 
-/// The positions that one call visits, from the end to the beginning.
+/// Returns the start and the end (exclusive) of the positions that one scan call visits in a
+/// collection of `length` elements. Scans proceed from the end to the beginning; `cursor` is the
+/// number of elements not visited yet, 0 in the first call.
 pub(in crate::kv) fn scanned(cursor: u64, count: usize, length: usize) -> (usize, usize) {
     if length <= SCANNED_AT_ONCE_MAX {
         return (0, length);
@@ -361,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn members_come_once_and_the_last_one_takes_the_key_along() {
+    fn set_members_are_unique_and_an_empty_set_is_deleted() {
         let mut feeder = Feeder::new();
         assert_eq!(feeder.call("sadd", &["s", "a", "b", "a"]), Outcome::Integer(2));
         assert_eq!(feeder.call("sadd", &["s", "b", "c"]), Outcome::Integer(1));
@@ -380,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_chance_takes_was_there_and_is_gone() {
+    fn spop_removes_random_members_and_srandmember_keeps_them() {
         let mut feeder = Feeder::new();
         let all: Vec<String> = (0..50).map(|number| number.to_string()).collect();
         let mut args = vec!["s"];
@@ -406,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_stays_is_scanned_whatever_comes_and_goes() {
+    fn sscan_returns_each_member_present_throughout() {
         let mut feeder = Feeder::new();
         let (mut number, mut seen) = (0, BTreeSet::new());
         while number < 1_000 {
@@ -439,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_that_were_made_in_other_ways_have_the_same_digest() {
+    fn set_digest_is_independent_of_command_history() {
         let mut one = Feeder::new();
         one.call("sadd", &["s", "a", "b"]);
         one.call("sadd", &["t", "c", "b"]);

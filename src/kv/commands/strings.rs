@@ -7,13 +7,15 @@ use bytes::Bytes;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::expiration::{From, Unit, invalid, moment};
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::{ALL_KEYS, Answer, KEYS_AND_VALUES, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{ALL_KEYS, Answer, KEYS_AND_VALUES, ONE_KEY, Row, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::number::parse_integer;
 
-/// New rows go to the end, with the next number.
+/// Table of the string commands for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(48, "set", ONE_KEY, set_with_options),
     write(49, "setex", ONE_KEY, setex),
@@ -39,17 +41,17 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(69, "decrby", ONE_KEY, decrby),
 ];
 
-/// Maximum length of a value in bytes: Redis's default for its longest string. Part of the state
-/// machine, so all replicas must agree on it.
+/// Maximum length of a string value in bytes: 512 MiB, Redis's default (`proto-max-bulk-len`). Part
+/// of the state machine, so it must be equal on all replicas.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
-/// When `SET` sets a key.
+/// Condition of `SET`: when the key is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Condition {
     Always,
-    /// Only if the key does not exist.
+    /// `NX`: only if the key does not exist.
     IfAbsent,
-    /// Only if the key exists.
+    /// `XX`: only if the key exists.
     IfPresent,
 }
 
@@ -97,11 +99,13 @@ fn mset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (pairs, []) = args.all().as_chunks::<2>() else {
         return Ok(Outcome::wrong_number("mset"));
     };
-    pairs.iter().for_each(|[key, value]| set_plain(keyspace, key, value));
+    for [key, value] in pairs {
+        set_plain(keyspace, key, value);
+    }
     Ok(Outcome::Done)
 }
 
-/// Sets a key without a TTL.
+/// Sets a key to a string without expiration, with a keyspace notification.
 fn set_plain(keyspace: &mut Keyspace, key: &[u8], value: &[u8]) {
     keyspace.put(key, value);
     keyspace.notify("set", key);
@@ -111,7 +115,7 @@ fn set_plain(keyspace: &mut Keyspace, key: &[u8], value: &[u8]) {
 fn append(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, more) = (args.get(0)?, args.get(1)?);
     let old = keyspace.string(key)?.map_or(0, <[u8]>::len);
-    // As in Redis, an empty string is never too much.
+    // As in Redis, appending an empty string never fails.
     if old + more.len() > VALUE_BYTES_MAX && !more.is_empty() {
         return Err(Refusal::TooLong);
     }
@@ -148,7 +152,8 @@ fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, amount)
 }
 
-/// Adds to the integer that a key holds, 0 if it does not exist; the TTL stays.
+/// Adds `amount` to the integer that a key holds, or to 0 if the key does not exist. Keeps the TTL.
+/// The outcome is the sum.
 fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
     let old = match keyspace.string(key)? {
         None => 0,
@@ -160,20 +165,22 @@ fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
     Ok(Outcome::Integer(sum))
 }
 
-/// What becomes of a key's expiration when it is set.
+/// What `SET` or `GETEX` does with a key's expiration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ttl<'w> {
-    /// The key does not expire.
+    /// Removes the expiration: the key does not expire any more.
     Never,
     /// `KEEPTTL`: it stays.
     Kept,
-    /// A time, with the name of its unit.
+    /// The key expires at a time or after a duration: the name of the option (such as `PX`) and its
+    /// argument.
     At(&'static str, &'w [u8]),
 }
 
 impl<'w> Ttl<'w> {
-    /// Parses an option with a time; false if it is not one, or if another unit was given before.
-    /// The same unit may be repeated, and the last one counts.
+    /// Parses an option with a time argument, such as `EX` or `PXAT`. Returns false if `option` is
+    /// not one, or if an option with another unit was given before. An option may be repeated; the
+    /// last occurrence counts.
     fn take(&mut self, option: &[u8], next: Option<&&'w [u8]>) -> bool {
         let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
         let Some((unit, number)) =
@@ -370,8 +377,8 @@ fn getrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(Some(range.map_or_else(Bytes::new, |range| value.slice(range)))))
 }
 
-/// The range between a first and a last index, which count from the end if negative; `None` if it
-/// is empty.
+/// Converts a first and a last index, which count from the end if negative, to a range of a string
+/// of `length` bytes; `None` if it is empty.
 pub(in crate::kv) fn range(first: i64, last: i64, length: usize) -> Option<Range<usize>> {
     if first < 0 && last < 0 && first > last {
         return None;
@@ -415,7 +422,8 @@ fn delex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(goes))
 }
 
-/// Milliseconds since 1970 of an option's time; `None` if it is out of range.
+/// Returns the expiration time in milliseconds since 1970 for the argument `number` of an option
+/// such as `EX` (`unit`); `None` if it is out of range.
 pub(in crate::kv) fn expiration_of(keyspace: &Keyspace, number: i64, unit: &str) -> Option<Millis> {
     let (unit, from) = match unit {
         "EX" => (Unit::Seconds, From::Now),
@@ -460,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_outside_of_64_bits_and_other_texts_are_refused() {
+    fn incr_and_decr_reject_overflow_and_non_integers() {
         let mut feeder = Feeder::new();
         let mut add = |amount: i64| feeder.call("incrby", &["n", &amount.to_string()]);
         assert_eq!(add(1), Outcome::Integer(1));
@@ -482,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn append_starts_with_an_empty_string() {
+    fn append_treats_a_missing_key_as_an_empty_string() {
         let mut feeder = Feeder::new();
         assert_eq!(feeder.call("strlen", &["k"]), Outcome::Integer(0));
         assert_eq!(feeder.call("append", &["k", ""]), Outcome::Integer(0));
@@ -493,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_on_several_keys_are_atomic() {
+    fn multi_key_commands_handle_missing_and_repeated_keys() {
         let mut feeder = Feeder::new();
         assert_eq!(feeder.call("mset", &["a", "1", "b", "2", "a", "3"]), Outcome::Done);
         assert_eq!(feeder.call("mset", &["a", "1", "b"]), Outcome::wrong_number("mset"));

@@ -19,44 +19,46 @@ use crate::kv::values::digest::{fingerprint, key_hash, mix};
 use crate::kv::values::number::parse_integer;
 use crate::types::Index;
 
-/// Approximate overhead of an allocation in bytes: the allocator's bookkeeping and rounding.
+/// Approximate overhead in bytes of a heap allocation: the allocator's bookkeeping and rounding.
 const ALLOCATION_BYTES: usize = 16;
-/// Bytes in front of the header: reference count and length.
+/// Size in bytes of the reference count and the length in front of the header in an entry's heap
+/// allocation.
 const COUNT_BYTES: usize = 16;
-/// Redis's limit for strings that are encoded as `embstr`.
+/// Maximum length in bytes of a string that Redis encodes as `embstr` (`OBJECT ENCODING`).
 const EMBEDDED_MAX: usize = 44;
-/// Replies share longer strings with the entry; copying shorter ones is cheaper than reference
-/// counting.
+/// Maximum length in bytes of a string that is copied into a reply. Replies share longer strings
+/// with the entry by reference counting, which costs more than copying a short string.
 const COPIED_BYTES_MAX: usize = 1_024;
-/// Allocations up to this size are assembled on the stack.
+/// Maximum size in bytes of an entry that is assembled on the stack before it is allocated.
 const STACK_BYTES: usize = 512;
 
 /// An entry of the keyspace: a key with its value, expiration and revision. Snapshots and replies
-/// may share its memory; then it is copied when it is changed.
+/// may share its memory; a change then copies it first.
 #[derive(Clone)]
 pub(in crate::kv) struct KeyEntry(ThinArc<Header, u8>);
 
-/// The header of an entry's allocation.
+/// The fixed-size header in front of the key and value bytes in an entry's allocation.
 #[derive(Clone)]
 struct Header {
-    /// The entry's hash in the digest, stored so that removing the entry need not read its value.
+    /// Hash of the entry, a summand of the keyspace's digest. Stored so that removing the entry
+    /// does not have to read its value.
     fingerprint: u64,
     meta: PackedMeta,
-    /// `None` if the value is a string.
+    /// The collection; `None` if the value is a string.
     collection: Option<Box<Collection>>,
 }
 
-/// Revision, length of a short key, and whether the entry expires, in one word.
+/// An entry's revision, key length (if short), and whether it expires, packed into 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PackedMeta(u64);
 
-/// Everything about an entry except key and value.
+/// Metadata of an entry: everything except key and value.
 #[derive(Clone, Copy)]
 pub(in crate::kv) struct Metadata {
     fingerprint: u64,
-    /// Index of the log entry that changed it last.
+    /// Revision: index of the log entry that last changed this entry of the keyspace.
     revision: Index,
-    /// Expiration time in milliseconds since 1970.
+    /// Expiration time in milliseconds since 1970; `None` if the key does not expire.
     expires_at: Option<NonZeroU64>,
 }
 
@@ -66,13 +68,14 @@ pub(in crate::kv) enum Value<'v> {
     Collection(Collection),
 }
 
-/// Largest revision: enough for a million log entries per second for a century.
+/// Maximum revision of an entry, limited by its packed representation: enough for a million log
+/// entries per second for a century.
 pub(in crate::kv) const REVISION_MAX: Index = Index((1 << PackedMeta::REVISION_BITS) - 1);
 
 impl PackedMeta {
     const REVISION_BITS: u32 = 52;
-    /// Longest key whose length fits into the word; the length of a longer key is stored in front
-    /// of it.
+    /// Maximum length in bytes of a key whose length is packed into the metadata word; the length
+    /// of a longer key is stored in front of the key.
     const SHORT_KEY_BYTES_MAX: usize = (1 << 11) - 2;
     const LONG_KEY: u64 = (1 << 11) - 1;
     const EXPIRES: u64 = 1 << 63;
@@ -89,7 +92,7 @@ impl PackedMeta {
         PackedMeta(length << PackedMeta::REVISION_BITS | expires).with_revision(metadata.revision)
     }
 
-    /// The same with another revision.
+    /// Returns a copy of the metadata word with another revision.
     fn with_revision(self, revision: Index) -> PackedMeta {
         assert!(revision <= REVISION_MAX, "{revision:?} does not fit into an entry");
         PackedMeta(self.0 >> PackedMeta::REVISION_BITS << PackedMeta::REVISION_BITS | revision.0)
@@ -99,12 +102,13 @@ impl PackedMeta {
         self.0 & REVISION_MAX.0
     }
 
-    /// Whether the bytes start with an expiration time.
+    /// Returns whether the entry expires: its bytes then start with the expiration time.
     fn expires(self) -> bool {
         self.0 & PackedMeta::EXPIRES != 0
     }
 
-    /// Start and end of the key in the entry's bytes.
+    /// Returns the offsets of the start and the end (exclusive) of the key within `bytes`, the
+    /// entry's bytes after its header.
     fn key(self, bytes: &[u8]) -> (usize, usize) {
         let start = if self.expires() { PackedMeta::EXPIRY_BYTES } else { 0 };
         let length = self.0 >> PackedMeta::REVISION_BITS & PackedMeta::LONG_KEY;
@@ -118,7 +122,8 @@ impl PackedMeta {
 }
 
 impl Value<'_> {
-    /// Fingerprint of an entry with this value and no expiration.
+    /// Returns the fingerprint (hash) of an entry with this value, a key with the hash `key_hash`,
+    /// and no expiration.
     pub(in crate::kv) fn fingerprint(&self, key_hash: u64) -> u64 {
         match self {
             Value::String(value) => fingerprint(key_hash, value),
@@ -143,8 +148,8 @@ impl KeyEntry {
         KeyEntry(concatenate(header, [expiry, length, key, value]))
     }
 
-    /// Replaces value and metadata; in place if the new value has the same length and the memory is
-    /// not shared.
+    /// Replaces the entry's value and metadata. Reuses the allocation if the old and the new value
+    /// are strings of equal length, both or neither expire, and the memory is not shared.
     pub(in crate::kv) fn replace(&mut self, new_value: Value<'_>, metadata: Metadata) {
         if let Value::String(value) = &new_value
             && self.rewrite(value, metadata)
@@ -154,7 +159,9 @@ impl KeyEntry {
         *self = KeyEntry::new(self.key(), new_value, metadata);
     }
 
-    /// Overwrites the string in place, if possible. Returns whether it was.
+    /// Overwrites the string value and the metadata in place and returns true, if the length of the
+    /// value and whether the key expires stay the same and the memory is not shared. Returns false,
+    /// and changes nothing, otherwise.
     fn rewrite(&mut self, value: &[u8], metadata: Metadata) -> bool {
         let meta = self.meta();
         let (_, key_end) = meta.key(&self.0.slice);
@@ -184,13 +191,14 @@ impl KeyEntry {
         &self.0.slice[start..end]
     }
 
-    /// The string value; empty if the value is a collection.
+    /// Returns the string value; empty if the value is a collection.
     pub(in crate::kv) fn value(&self) -> &[u8] {
         let (_, key_end) = self.meta().key(&self.0.slice);
         &self.0.slice[key_end..]
     }
 
-    /// The string value as a handle, which shares the entry's memory if the string is long.
+    /// Returns the string value as reference-counted bytes, which share the entry's memory if the
+    /// string is long.
     pub(in crate::kv) fn shared_value(&self) -> Bytes {
         if self.value().len() > COPIED_BYTES_MAX {
             Bytes::from_owner(Shared(self.clone()))
@@ -199,7 +207,7 @@ impl KeyEntry {
         }
     }
 
-    /// A copy of the key.
+    /// Returns a copy of the key as reference-counted bytes.
     pub(in crate::kv) fn shared_key(&self) -> Bytes {
         Bytes::copy_from_slice(self.key())
     }
@@ -208,7 +216,8 @@ impl KeyEntry {
         self.0.header.header.collection.as_deref()
     }
 
-    /// Changes the collection; `None` if the value is a string.
+    /// Changes the entry's collection with `change`, and returns its result; `None` if the value is
+    /// a string.
     pub(in crate::kv) fn change_collection<R>(
         &mut self,
         change: impl FnOnce(&mut Collection) -> R,
@@ -217,7 +226,7 @@ impl KeyEntry {
         self.change(|header| header.collection.as_deref_mut().map(change))
     }
 
-    /// Changes the header, of a copy if the memory is shared.
+    /// Changes the entry's header, after copying the entry if its memory is shared.
     fn change<R>(&mut self, change: impl FnOnce(&mut Header) -> R) -> R {
         if ThinArc::strong_count(&self.0) > 1 {
             let header = self.0.header.header.clone();
@@ -233,7 +242,7 @@ impl KeyEntry {
         self.collection().map_or(ValueType::String, Collection::value_type)
     }
 
-    /// The name of Redis's encoding for such a value (`OBJECT ENCODING`).
+    /// Returns the name of the encoding that Redis uses for the entry's value (`OBJECT ENCODING`).
     pub(in crate::kv) fn encoding(&self) -> &'static str {
         match self.collection() {
             Some(collection) => collection.encoding(),
@@ -247,7 +256,7 @@ impl KeyEntry {
         self.meta().revision()
     }
 
-    /// The entry's hash in the digest.
+    /// Returns the hash of key, value and expiration, a summand of the keyspace's digest.
     pub(in crate::kv) fn fingerprint(&self) -> u64 {
         self.0.header.header.fingerprint
     }
@@ -261,12 +270,13 @@ impl KeyEntry {
         bytes.and_then(|bytes| NonZeroU64::new(u64::from_le_bytes(*bytes)))
     }
 
-    /// Whether the entry is expired at this time.
+    /// Returns whether the entry is expired at the replicated time `clock`.
     pub(in crate::kv) fn is_expired(&self, clock: Millis) -> bool {
         self.expires_at().is_some_and(|expiry| expiry <= clock)
     }
 
-    /// Changes the expiration time. The fingerprint is stale until [`KeyEntry::mark_changed`].
+    /// Changes the expiration time, in milliseconds since 1970; `None` for no expiration. The
+    /// caller must call [`KeyEntry::mark_changed`] afterwards to recompute the fingerprint.
     pub(in crate::kv) fn set_expiry(&mut self, expires_at: Option<Millis>) {
         let expires_at = expiry(expires_at);
         if let Some(expiry) = expires_at
@@ -291,8 +301,8 @@ impl KeyEntry {
         *self = KeyEntry::new(self.key(), new_value, metadata);
     }
 
-    /// Sets the revision and recomputes the fingerprint after a change by the log entry at
-    /// `revision`.
+    /// Sets the entry's revision to the index of the log entry that changed it, and recomputes its
+    /// fingerprint.
     pub(in crate::kv) fn mark_changed(&mut self, revision: Index) {
         let fingerprint = self.compute_fingerprint();
         self.change(|header| {
@@ -309,23 +319,25 @@ impl KeyEntry {
         with_expiry(content, self.expiry())
     }
 
-    /// Reads the entry's memory so that it is in the processor's cache.
+    /// Reads the entry's memory to load it into the processor's cache (prefetch).
     pub(in crate::kv) fn fetch(&self) {
         // A black box, or the compiler would remove the reads.
         black_box((self.revision(), self.value().last().copied()));
     }
 
-    /// Hash of the key.
+    /// Returns the hash of the key.
     pub(in crate::kv) fn key_hash(&self) -> u64 {
         key_hash(self.key())
     }
 
-    /// Approximate memory in bytes, including the word in its table.
+    /// Returns the approximate memory of the entry in bytes, including its pointer in the hash
+    /// table.
     pub(in crate::kv) fn memory(&self) -> usize {
         size_of::<KeyEntry>() + self.heap_bytes()
     }
 
-    /// Approximate memory in bytes that the word in the table points to.
+    /// Returns the approximate heap memory of the entry in bytes, without its pointer in the hash
+    /// table.
     pub(in crate::kv) fn heap_bytes(&self) -> usize {
         let collection =
             self.collection().map_or(0, |collection| size_of::<Collection>() + collection.bytes());
@@ -334,7 +346,8 @@ impl KeyEntry {
 }
 
 impl Metadata {
-    /// Metadata of an entry whose fingerprint without expiration is `fingerprint`.
+    /// Returns the metadata of an entry. `fingerprint` is the entry's fingerprint without
+    /// expiration.
     pub(in crate::kv) fn new(
         fingerprint: u64,
         expires_at: Option<Millis>,
@@ -350,7 +363,7 @@ impl Metadata {
     }
 }
 
-/// An entry whose string a reply shares.
+/// Keeps an entry alive while a reply shares the memory of its string.
 struct Shared(KeyEntry);
 
 impl AsRef<[u8]> for Shared {
@@ -359,12 +372,13 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// Writes the expiration time to the front of an entry's bytes, which have space for it.
+/// Writes the expiration time, in milliseconds since 1970, into the first 8 bytes of `bytes`, the
+/// bytes of an entry whose key expires.
 fn write_expiry(bytes: &mut [u8], expiry: NonZeroU64) {
     bytes[..PackedMeta::EXPIRY_BYTES].copy_from_slice(&expiry.get().to_le_bytes());
 }
 
-/// An allocation with the concatenation of these bytes.
+/// Allocates an entry with this header, followed by the concatenation of `parts`.
 fn concatenate(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     if length > STACK_BYTES {
@@ -379,17 +393,20 @@ fn concatenate(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
     ThinArc::from_header_and_slice(header, &bytes[..length])
 }
 
-/// Fingerprint of an entry with a collection and no expiration.
+/// Returns the fingerprint of an entry with this collection, a key with the hash `key_hash`, and no
+/// expiration.
 fn collection_fingerprint(key_hash: u64, collection: &Collection) -> u64 {
     mix(mix(key_hash, collection.value_type() as u64 + 1), collection.digest())
 }
 
-/// Adds an expiration time to the fingerprint of an entry without one.
+/// Mixes an expiration time into the fingerprint of an entry without expiration; `None` leaves it
+/// unchanged.
 fn with_expiry(fingerprint: u64, expiry: Option<NonZeroU64>) -> u64 {
     expiry.map_or(fingerprint, |expiry| mix(fingerprint, expiry.get()))
 }
 
-/// An expiration time as it is stored: at least 1 ms after the start of 1970.
+/// Converts an expiration time, in milliseconds since 1970, to its stored form, which is at least
+/// 1.
 fn expiry(expires_at: Option<Millis>) -> Option<NonZeroU64> {
     expires_at.map(|millis| NonZeroU64::new(millis).unwrap_or(NonZeroU64::MIN))
 }
@@ -414,12 +431,12 @@ mod tests {
     }
 
     #[test]
-    fn entry_is_one_word_in_a_table() {
+    fn key_entry_is_8_bytes_and_its_header_24_bytes() {
         assert_eq!((size_of::<KeyEntry>(), size_of::<Header>()), (8, 24));
     }
 
     #[test]
-    fn expiration_changes_nothing_else() {
+    fn setting_expiry_preserves_key_and_value() {
         for key in [
             &b"k"[..],
             &[7; PackedMeta::SHORT_KEY_BYTES_MAX],

@@ -6,29 +6,32 @@ use bytes::Bytes;
 
 use super::Keyspace;
 
-/// Maximum number of events that are kept until they are taken; further events are dropped.
+/// Maximum number of recorded events (messages and keyspace notifications) that wait for delivery
+/// to this replica's subscribers; further events are dropped.
 const EVENTS_MAX: usize = 1 << 16;
 
-/// An event for subscribers.
+/// An event for Pub/Sub subscribers: a published message, or a change of a key for keyspace
+/// notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A message was published.
+    /// A message was published to a channel.
     Message {
-        /// Name of the channel.
+        /// Name of the channel that the message was published to.
         channel: Bytes,
         /// Content of the message.
         message: Bytes,
     },
-    /// A key was changed.
+    /// A key was changed, removed or has expired.
     Key {
-        /// Name of the event as in Redis's keyspace notifications.
+        /// Name of the event in Redis's keyspace notifications, such as `set` or `expired`.
         name: &'static str,
         /// The key.
         key: Bytes,
     },
 }
 
-/// Which events are wanted, and those that were not taken yet.
+/// Which kinds of events are recorded for this replica's subscribers, and the recorded events that
+/// wait for delivery.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     messages: bool,
@@ -37,18 +40,20 @@ pub(super) struct Events {
 }
 
 impl Keyspace {
-    /// Sets which events are recorded from now on.
+    /// Sets which events are recorded from now on: published messages if `messages`, keyspace
+    /// notifications if `keys`.
     pub(in crate::kv) fn record_events(&mut self, messages: bool, keys: bool) {
         self.events.messages = messages;
         self.events.keys = keys;
     }
 
-    /// Takes the recorded events.
+    /// Returns the recorded events, oldest first, and clears the list of recorded events.
     pub(in crate::kv) fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events.pending)
     }
 
-    /// Records a keyspace notification.
+    /// Records the keyspace notification `name`, such as `set`, of a key, if recording of keyspace
+    /// notifications is enabled.
     pub(in crate::kv) fn notify(&mut self, name: &'static str, key: &[u8]) {
         if self.events.keys {
             self.record(|| Event::Key { name, key: Bytes::copy_from_slice(key) });
@@ -62,7 +67,7 @@ impl Keyspace {
         }
     }
 
-    /// Records a message to a channel.
+    /// Records a message published to a channel, if recording of messages is enabled.
     pub(in crate::kv) fn publish(&mut self, channel: &[u8], message: &[u8]) {
         if self.events.messages {
             let [channel, message] = [channel, message].map(Bytes::copy_from_slice);
@@ -81,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wanted_events_are_recorded_in_order() {
+    fn enabled_keyspace_events_are_recorded_in_order() {
         let mut keyspace = Keyspace::default();
         let change = |keyspace: &mut Keyspace| {
             keyspace.publish(b"c", b"m");

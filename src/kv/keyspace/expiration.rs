@@ -10,19 +10,20 @@ use super::Keyspace;
 use super::clock::{Millis, ReplicatedClock};
 use super::entry::KeyEntry;
 
-/// Maximum number of expired keys that one log entry removes. An expired key does not exist for
-/// clients, removed or not.
+/// Maximum number of expired keys that are removed when a log entry is applied. For clients, a key
+/// that has expired does not exist, whether removed or not.
 pub(in crate::kv) const REMOVED_MAX: usize = 64;
 
-/// The keys that expire, in the order of their expiration times.
+/// Index of the keys that expire, ordered by expiration time.
 #[derive(Debug, Default)]
 pub(in crate::kv) struct ExpirationIndex {
-    /// Expiration time and key hash.
+    /// Expiration time in milliseconds since 1970 and key hash of each key that expires.
     by_time: BTreeSet<(Millis, u64)>,
 }
 
 impl ExpirationIndex {
-    /// Changes the expiration time of a key; `None` for none.
+    /// Updates the index after a key's expiration time changed from `from` to `to`; `None` stands
+    /// for no expiration.
     pub(super) fn update(&mut self, hash: u64, from: Option<Millis>, to: Option<Millis>) {
         if from == to {
             return;
@@ -37,12 +38,13 @@ impl ExpirationIndex {
         }
     }
 
-    /// Number of keys that expire.
+    /// Returns the number of keys that expire.
     pub(super) fn len(&self) -> usize {
         self.by_time.len()
     }
 
-    /// The earliest expiration time after `clock`.
+    /// Returns the earliest expiration time after `clock`, in milliseconds since 1970; `None` if
+    /// there is none.
     fn first_after(&self, clock: Millis) -> Option<Millis> {
         let after = (clock.saturating_add(1), 0);
         self.by_time.range(after..).next().map(|(expires_at, _)| *expires_at)
@@ -58,7 +60,7 @@ impl ExpirationIndex {
 }
 
 impl Keyspace {
-    /// The replicated clock in milliseconds since 1970.
+    /// Returns the reading of the replicated clock, in milliseconds since 1970.
     pub(in crate::kv) fn clock(&self) -> Millis {
         self.clock.millis
     }
@@ -68,35 +70,38 @@ impl Keyspace {
         self.clock
     }
 
-    /// Sets the replicated clock to that of a snapshot.
+    /// Sets the replicated clock to `clock`, taken from a snapshot.
     pub(in crate::kv) fn restore_clock(&mut self, clock: ReplicatedClock) {
         self.clock = clock;
     }
 
-    /// Earliest expiration time of a key, which may be in the past.
+    /// Returns the earliest expiration time of all keys, in milliseconds since 1970, which may have
+    /// passed; `None` if no key expires.
     pub(in crate::kv) fn next_expiry(&self) -> Option<Millis> {
         self.expirations.first().map(|(expires_at, _)| expires_at)
     }
 
-    /// Whether a key expires after the clock of the state, but not after `millis`.
+    /// Returns whether a key expires between the replicated clock's reading (exclusive) and
+    /// `millis` (inclusive).
     pub(in crate::kv) fn expires_until(&self, millis: Millis) -> bool {
         self.expirations.first_after(self.clock.millis).is_some_and(|first| first <= millis)
     }
 
-    /// Number of keys that expire.
+    /// Returns the number of keys that expire.
     pub(in crate::kv) fn expires_count(&self) -> usize {
         self.expirations.len()
     }
 
-    /// Advances the replicated clock. It never goes back.
+    /// Advances the replicated clock to `millis`, in milliseconds since 1970. An earlier time has
+    /// no effect.
     pub(in crate::kv) fn advance_clock(&mut self, millis: Millis) {
         self.clock.millis = self.clock.millis.max(millis);
     }
 
-    /// Sets the replicated clock back to `millis` if it is ahead of that, and moves all expirations
-    /// by the same amount, so that remaining TTLs stay. Expirations that were given as a date are
-    /// then too early by that amount, but while the clock was wrong, dates were wrong as well.
-    /// Returns the milliseconds by which the clock was set back.
+    /// Sets the replicated clock back to `millis` if it is ahead, and moves all expirations by the
+    /// same amount, so that remaining TTLs do not change. Expirations that were given as absolute
+    /// times are then too early by this amount, which is accepted: the clock was wrong when they
+    /// were set. Returns the milliseconds by which the clock was set back.
     pub(in crate::kv) fn set_back_clock(&mut self, millis: Millis) -> Millis {
         let back = self.clock.millis.saturating_sub(millis);
         if back == 0 {
@@ -119,7 +124,7 @@ impl Keyspace {
         back
     }
 
-    /// Removes at most [`REMOVED_MAX`] expired keys.
+    /// Removes up to [`REMOVED_MAX`] expired keys, with a keyspace notification for each.
     pub(in crate::kv) fn remove_expired(&mut self) {
         for _ in 0..REMOVED_MAX {
             match self.expirations.first() {
@@ -132,7 +137,8 @@ impl Keyspace {
         }
     }
 
-    /// Removes the key with this hash and expiration time, and returns it.
+    /// Removes the entry with this key hash and this expiration time, which must exist, and returns
+    /// the entry's key.
     fn take_expired(&mut self, hash: u64, expires_at: Millis) -> Bytes {
         let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
         let entry = removed.expect("every key of the expiration index exists");
@@ -141,7 +147,7 @@ impl Keyspace {
     }
 }
 
-/// Whether this is the entry with this hash and expiration time. Two keys may have the same hash.
+/// Returns whether the entry has this key hash and this expiration time.
 fn is_expiring(entry: &KeyEntry, hash: u64, expires_at: Millis) -> bool {
     entry.expires_at() == Some(expires_at) && entry.key_hash() == hash
 }

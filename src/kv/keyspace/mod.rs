@@ -2,8 +2,8 @@
 //! of this replica's subscribers.
 //!
 //! An expired key does not exist for any caller, whether or not it was removed yet. Every change
-//! keeps the sums up to date: the digest, the memory and the expiration index. The keyspace knows
-//! no command.
+//! keeps the totals up to date: the digest, the memory and the expiration index. The keyspace is
+//! independent of commands.
 
 pub(in crate::kv) mod clock;
 pub(in crate::kv) mod entry;
@@ -29,7 +29,7 @@ use expiration::ExpirationIndex;
 use restore::RestoredEntry;
 use shards::{Shards, Table};
 
-/// All keys with their values.
+/// The keyspace: all keys with their values and expirations.
 ///
 /// Invariant: `digest` is the sum of the fingerprints of all entries, `entry_bytes` the sum of
 /// their memory, and `expirations` has each entry that expires exactly once. The order of entries
@@ -41,35 +41,36 @@ pub(in crate::kv) struct Keyspace {
     entry_bytes: usize,
     expirations: ExpirationIndex,
     clock: ReplicatedClock,
-    /// Index of the log entry that is being applied: the revision of what it changes.
+    /// Index of the log entry that is being applied: changed keys get it as their revision.
     revision: Index,
     events: Events,
 }
 
-/// The key holds a value of another type.
+/// Error: the key holds a value of another type than requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) struct WrongType;
 
 /// Reads.
 impl Keyspace {
-    /// The entry of a key, unless it is expired.
+    /// Returns the entry of a key; `None` if the key does not exist or is expired.
     pub(in crate::kv) fn entry(&self, key: &[u8]) -> Option<&KeyEntry> {
         self.shards
             .find(key_hash(key), |entry| entry.key() == key)
             .filter(|entry| !self.is_expired(entry))
     }
 
-    /// Whether an entry is expired and was only not removed yet.
+    /// Returns whether an entry is expired. An expired entry may still be stored, until it is
+    /// removed.
     pub(in crate::kv) fn is_expired(&self, entry: &KeyEntry) -> bool {
         entry.is_expired(self.clock.millis)
     }
 
-    /// The type of a key's value; `None` if the key does not exist.
+    /// Returns the type of a key's value; `None` if the key does not exist.
     pub(in crate::kv) fn value_type(&self, key: &[u8]) -> Option<ValueType> {
         self.entry(key).map(KeyEntry::value_type)
     }
 
-    /// The string value of a key; `None` if the key does not exist.
+    /// Returns the string value of a key; `None` if the key does not exist.
     ///
     /// # Errors
     /// If the value is not a string.
@@ -77,7 +78,8 @@ impl Keyspace {
         Ok(self.string_entry(key)?.map(KeyEntry::value))
     }
 
-    /// The string value of a key as a handle that outlives the borrow.
+    /// Returns the string value of a key as reference-counted bytes, independent of the borrow;
+    /// `None` if the key does not exist.
     ///
     /// # Errors
     /// If the value is not a string.
@@ -92,7 +94,7 @@ impl Keyspace {
         }
     }
 
-    /// The collection of a key; `None` if the key does not exist.
+    /// Returns the collection at a key; `None` if the key does not exist.
     ///
     /// # Errors
     /// If the value is of another type.
@@ -105,28 +107,30 @@ impl Keyspace {
         Ok(Some(content))
     }
 
-    /// When a key expires; `None` if it does not expire or does not exist.
+    /// Returns the expiration time of a key, in milliseconds since 1970; `None` if the key does not
+    /// expire or does not exist.
     pub(in crate::kv) fn expires_at(&self, key: &[u8]) -> Option<Millis> {
         self.entry(key)?.expires_at()
     }
 
-    /// Index of the log entry that changed a key last; 0 if the key does not exist. `WATCH`
-    /// compares revisions.
+    /// Returns the index of the log entry that last changed a key (its revision); 0 if the key does
+    /// not exist. `WATCH` compares revisions.
     pub(in crate::kv) fn revision(&self, key: &[u8]) -> u64 {
         self.entry(key).map_or(0, KeyEntry::revision)
     }
 
-    /// Number of keys, including expired ones that were not removed yet.
+    /// Returns the number of keys, including expired keys that were not removed yet.
     pub(in crate::kv) fn len(&self) -> usize {
         self.shards.len()
     }
 
-    /// All entries in arbitrary order, including expired ones that were not removed yet.
+    /// Iterates over all entries in arbitrary order, including expired ones that were not removed
+    /// yet.
     pub(in crate::kv) fn entries(&self) -> impl Iterator<Item = &KeyEntry> {
         self.shards.iter()
     }
 
-    /// The entries of one table that are `wanted`, see [`Shards::any_table`].
+    /// Returns the entries of one hash table for which `wanted` holds, see [`Shards::any_table`].
     pub(in crate::kv) fn any_table(
         &self,
         hash: u64,
@@ -135,27 +139,30 @@ impl Keyspace {
         self.shards.any_table(hash, wanted)
     }
 
-    /// The entries of one table from a scan position on, see [`Shards::table_from`].
+    /// Returns the entries of the hash table that contains `scan_position`, from that position on
+    /// and in no particular order, and the first scan position of the next non-empty table;
+    /// [`SCAN_END`] if there is none.
     pub(in crate::kv) fn table_from(&self, scan_position: u64) -> (Vec<&KeyEntry>, u64) {
         self.shards.table_from(scan_position)
     }
 
-    /// Any entry with this key hash, in all likelihood the only one. For prefetching.
+    /// Returns an entry with this key hash; `None` if there is none. Two keys may have the same
+    /// hash, which is unlikely and harmless for the only use: prefetching.
     pub(in crate::kv) fn entry_with_hash(&self, hash: u64) -> Option<&KeyEntry> {
         self.shards.find(hash, |_| true)
     }
 
-    /// Digest of all entries.
+    /// Returns the digest of all entries: the sum of their fingerprints.
     pub(in crate::kv) fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Approximate memory in bytes. O(1).
+    /// Returns the approximate memory of the keyspace in bytes. O(1).
     pub(in crate::kv) fn memory(&self) -> usize {
         self.entry_bytes + self.shards.table_bytes()
     }
 
-    /// Index of the last applied log entry, or of the one being applied.
+    /// Returns the index of the log entry that was applied last, or that is being applied.
     pub(in crate::kv) fn applied_index(&self) -> Index {
         self.revision
     }
@@ -163,18 +170,18 @@ impl Keyspace {
 
 /// Writes.
 impl Keyspace {
-    /// Starts applying the log entry at `index`: changes from now on have this revision.
+    /// Starts applying the log entry at `index`: keys changed from now on get it as their revision.
     pub(in crate::kv) fn set_applied_index(&mut self, index: Index) {
         self.revision = index;
     }
 
-    /// Sets a key to a copy of `value`, without expiration. Copied instead of shared with the log
-    /// record, because one small value would keep the whole batch of records in memory.
+    /// Sets a key to a copy of `value`, without expiration. Sharing `value` with the log record
+    /// instead would keep the whole batch of records in memory for a small value.
     pub(in crate::kv) fn put(&mut self, key: &[u8], value: &[u8]) {
         self.put_expiring(key, value, None);
     }
 
-    /// Sets a key to a copy of `value`, with this expiration.
+    /// Sets a key to a copy of `value`, with an expiration time in milliseconds since 1970.
     pub(in crate::kv) fn put_expiring(
         &mut self,
         key: &[u8],
@@ -184,12 +191,13 @@ impl Keyspace {
         self.upsert(key, Value::String(value), expires_at);
     }
 
-    /// Sets a key to a copy of `value`, and keeps its expiration.
+    /// Sets a key to a copy of the string `value`, and keeps the key's expiration.
     pub(in crate::kv) fn put_keep_ttl(&mut self, key: &[u8], value: &[u8]) {
         self.put_expiring(key, value, self.expires_at(key));
     }
 
-    /// Appends to a key's string, and keeps its expiration. Returns the new length.
+    /// Appends to the string at a key, and keeps the key's expiration. Returns the new length in
+    /// bytes.
     pub(in crate::kv) fn append_string(&mut self, key: &[u8], suffix: &[u8]) -> usize {
         let (old, expires_at) =
             self.entry(key).map_or((&[][..], None), |entry| (entry.value(), entry.expires_at()));
@@ -203,8 +211,8 @@ impl Keyspace {
         self.upsert(key, Value::Collection(collection), None);
     }
 
-    /// Copies value and expiration of the key `from` to the key `to`. False if `from` does not
-    /// exist.
+    /// Copies value and expiration of the key `from` to the key `to`. Returns false if `from` does
+    /// not exist.
     pub(in crate::kv) fn copy(&mut self, from: &[u8], to: &[u8]) -> bool {
         let Some(entry) = self.entry(from).cloned() else { return false };
         let collection = entry.collection().cloned();
@@ -213,8 +221,9 @@ impl Keyspace {
         true
     }
 
-    /// Changes the collection of a key, starting with an empty one if the key does not exist.
-    /// `change` also returns whether it changed anything. An empty collection is removed.
+    /// Changes the collection at a key with `change`, starting with an empty collection if the key
+    /// does not exist. `change` returns its result and whether it changed the collection. Removes
+    /// the key if the collection is then empty.
     ///
     /// # Errors
     /// If the value is of another type.
@@ -229,7 +238,8 @@ impl Keyspace {
         Ok(self.update_collection(key, change))
     }
 
-    /// Like [`Keyspace::update`], but returns `None` if the key does not exist.
+    /// Like [`Keyspace::update`], but returns `None`, without calling `change`, if the key does not
+    /// exist.
     ///
     /// # Errors
     /// If the value is of another type.
@@ -244,7 +254,9 @@ impl Keyspace {
         Ok(Some(self.update_collection(key, change)))
     }
 
-    /// Changes the collection of a key that exists and has this type.
+    /// Changes the collection at a key, which must exist and have a value of type `C`, with
+    /// `change`. `change` returns its result and whether it changed the collection. Removes the key
+    /// if the collection is then empty. Returns the result of `change`.
     fn update_collection<C: CollectionType, R>(
         &mut self,
         key: &[u8],
@@ -275,7 +287,7 @@ impl Keyspace {
         result
     }
 
-    /// Changes the expiration of a key that exists; `None` for none.
+    /// Changes the expiration time of a key, which must exist; `None` for no expiration.
     pub(in crate::kv) fn set_expiry(&mut self, key: &[u8], expires_at: Option<Millis>) {
         let revision = self.revision;
         self.modify(
@@ -288,7 +300,9 @@ impl Keyspace {
         );
     }
 
-    /// Changes an entry that exists, and updates all sums.
+    /// Changes the entry with this key hash for which `is_it` holds, which must exist, with
+    /// `change`. Updates the keyspace's digest, memory and expiration index, and returns the result
+    /// of `change`.
     fn modify<R>(
         &mut self,
         hash: u64,
@@ -306,7 +320,7 @@ impl Keyspace {
         result
     }
 
-    /// Inserts an entry, or replaces the value and expiration of the key.
+    /// Inserts an entry, or replaces value and expiration of the existing entry of the key.
     fn upsert(&mut self, key: &[u8], value: Value<'_>, expires_at: Option<Millis>) {
         let hash = key_hash(key);
         let metadata = Metadata::new(value.fingerprint(hash), expires_at, self.revision);
@@ -336,7 +350,8 @@ impl Keyspace {
         );
     }
 
-    /// Removes a key for a client, with a notification. Returns whether it existed.
+    /// Removes a key on behalf of a client, with a `del` keyspace notification. Returns whether the
+    /// key existed and was not expired.
     pub(in crate::kv) fn delete(&mut self, key: &[u8]) -> bool {
         let existed = self.remove(key);
         if existed {
@@ -345,7 +360,8 @@ impl Keyspace {
         existed
     }
 
-    /// Removes a key. Returns whether it existed.
+    /// Removes a key without a keyspace notification. Returns whether the key existed and was not
+    /// expired.
     pub(in crate::kv) fn remove(&mut self, key: &[u8]) -> bool {
         let removed = self.shards.remove(key_hash(key), |entry| entry.key() == key);
         let Some(entry) = removed else { return false };
@@ -353,7 +369,8 @@ impl Keyspace {
         !self.is_expired(&entry)
     }
 
-    /// Subtracts a removed entry from all sums.
+    /// Subtracts a removed entry from the keyspace's digest and memory, and removes it from the
+    /// expiration index.
     fn subtract(&mut self, entry: &KeyEntry) {
         self.digest.remove(entry.fingerprint());
         self.expirations.update(entry.key_hash(), entry.expires_at(), None);

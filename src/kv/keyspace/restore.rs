@@ -1,4 +1,4 @@
-//! Entries of the keyspace as snapshots encode them.
+//! Encoding of the keyspace's entries in snapshots.
 //!
 //! ```text
 //!  +------+--------+------+-----+--------------+-------+
@@ -9,8 +9,8 @@
 //! `head` is four times the number of log entries since the key's revision, plus 2 if the key
 //! expires and 1 if the value is a collection. `expiry` is there only for a key that expires,
 //! `type` only for a collection, whose own encoding then takes the place of the value. So a
-//! string costs about seven bytes more than its key and value: a folder holds two snapshots for
-//! a while.
+//! string costs about seven bytes more than its key and value. This matters because a data
+//! directory temporarily holds two snapshots.
 
 use bytes::{Buf as _, BufMut as _};
 
@@ -22,22 +22,23 @@ use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
 use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::key_hash;
 
-/// Number of flag bits below the age in an entry's head.
+/// Number of low bits that hold flags in the first number of an encoded entry. The higher bits hold
+/// the number of log entries since the entry was last changed.
 const FLAG_BITS: u32 = 2;
 const EXPIRES: u64 = 2;
 const IS_COLLECTION: u64 = 1;
 
-/// An entry of a snapshot.
+/// An entry of the keyspace, decoded from a snapshot.
 pub(in crate::kv) struct RestoredEntry<'r> {
     pub(in crate::kv) key: &'r [u8],
     pub(in crate::kv) value: Value<'r>,
     pub(in crate::kv) revision: Index,
-    /// Milliseconds since 1970, at least 1; `None` if the key does not expire.
+    /// Expiration time in milliseconds since 1970, at least 1; `None` if the key does not expire.
     pub(in crate::kv) expires_at: Option<Millis>,
 }
 
 impl KeyEntry {
-    /// Encodes the entry for a snapshot of the state at the log entry `last`.
+    /// Encodes the entry for a snapshot whose last log entry has the index `last`.
     pub(in crate::kv) fn encode(&self, last: Index, out: &mut Vec<u8>) {
         let (expires_at, collection) = (self.expires_at(), self.collection());
         let age = last.0.checked_sub(self.revision()).expect("no entry is newer than the state");
@@ -59,7 +60,8 @@ impl KeyEntry {
 }
 
 impl<'r> RestoredEntry<'r> {
-    /// Decodes an entry of a state at the log entry `last`; `None` if it is malformed.
+    /// Decodes an entry of a snapshot whose last log entry has the index `last`; `None` if the
+    /// bytes are malformed.
     pub(in crate::kv) fn decode(from: &mut &'r [u8], last: Index) -> Option<RestoredEntry<'r>> {
         let head = take_number(from)?;
         let revision = Index(last.0.checked_sub(head >> FLAG_BITS)?);
@@ -79,7 +81,7 @@ impl<'r> RestoredEntry<'r> {
         Some(RestoredEntry { key, value, revision, expires_at })
     }
 
-    /// The entry's hash in the digest.
+    /// Returns the hash of the entry, a summand of the keyspace's digest.
     pub(in crate::kv) fn fingerprint(&self) -> u64 {
         let fingerprint = self.value.fingerprint(key_hash(self.key));
         Metadata::new(fingerprint, self.expires_at, self.revision).fingerprint()

@@ -9,20 +9,21 @@ use hashbrown::hash_table::Entry;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::values::copy_on_write::CopyOnWrite;
 
-/// Number of tables. A power of two.
+/// Number of hash tables (shards) of the keyspace. A power of two.
 const SHARDS: usize = 4_096;
-/// Lowest of the bits of a key's hash that select its table; the table itself does not use these
-/// bits.
+/// Index of the lowest bit of a key's hash that selects the key's hash table (shard). The lookup
+/// within the table uses other bits.
 const SHARD_SHIFT: u32 = 40;
 
-/// Number of scan positions. A key's scan position consists of the low bits of its hash; the
-/// highest of these select its table, so scan positions and tables are in the same order.
+/// Number of scan positions. A key's scan position is the low bits of its hash. The highest of
+/// these bits select the key's table, so scan positions and tables have the same order.
 pub(in crate::kv) const SCAN_END: u64 = (SHARDS as u64) << SHARD_SHIFT;
 
-/// A table: the entries whose keys' hashes agree in the table bits.
+/// A hash table (shard) of the keyspace: the entries whose key hashes have equal shard bits.
 pub(in crate::kv) type Table = HashTable<KeyEntry>;
 
-/// All entries.
+/// All entries of the keyspace, in hash tables that are copied separately when a snapshot shares
+/// them.
 ///
 /// Invariant: `count` is the total number of entries, `table_bytes` the total memory of the tables.
 pub(in crate::kv) struct Shards {
@@ -39,7 +40,7 @@ impl Default for Shards {
 }
 
 impl Shards {
-    /// The entry with this key hash for which `is_it` holds.
+    /// Returns the entry with this key hash for which `is_it` holds; `None` if there is none.
     pub(in crate::kv) fn find(
         &self,
         hash: u64,
@@ -48,7 +49,8 @@ impl Shards {
         self.tables[shard_of(hash)].get().find(hash, is_it)
     }
 
-    /// The same entry for modification.
+    /// Returns a mutable reference to the entry with this key hash for which `is_it` holds; copies
+    /// its table first if a snapshot shares the table.
     pub(in crate::kv) fn find_mut(
         &mut self,
         hash: u64,
@@ -57,8 +59,8 @@ impl Shards {
         self.tables[shard_of(hash)].get_mut().find_mut(hash, is_it)
     }
 
-    /// Passes the slot of the entry with this key hash for which `is_it` holds to `put`, which
-    /// changes the entry or inserts one.
+    /// Calls `put` with the table slot of the entry with this key hash for which `is_it` holds;
+    /// `put` changes the entry, or inserts one into an empty slot.
     pub(in crate::kv) fn put(
         &mut self,
         hash: u64,
@@ -72,7 +74,8 @@ impl Shards {
         self.table_bytes += table.allocation_size() - bytes;
     }
 
-    /// Removes and returns the entry with this key hash for which `is_it` holds.
+    /// Removes and returns the entry with this key hash for which `is_it` holds; `None` if there is
+    /// none.
     pub(in crate::kv) fn remove(
         &mut self,
         hash: u64,
@@ -93,8 +96,8 @@ impl Shards {
         self.tables.iter().flat_map(|table| table.get().iter())
     }
 
-    /// The entries of one table for which `wanted` holds: the first table with such an entry,
-    /// starting at the table of this hash and wrapping around. Empty if there is none.
+    /// Returns the entries of one table for which `wanted` holds: of the first table with such an
+    /// entry, starting at the table of this hash and wrapping around. Empty if there is none.
     pub(in crate::kv) fn any_table(
         &self,
         hash: u64,
@@ -106,8 +109,8 @@ impl Shards {
         table.into_iter().flat_map(Table::iter).filter(move |entry| wanted(entry))
     }
 
-    /// The entries of one table from this scan position on, in no order, and the first scan
-    /// position of the next table that is not empty; [`SCAN_END`] if there is none.
+    /// Returns the entries of one table from this scan position on, in no particular order, and the
+    /// first scan position of the next non-empty table; [`SCAN_END`] if there is none.
     pub(in crate::kv) fn table_from(&self, scan_position: u64) -> (Vec<&KeyEntry>, u64) {
         let shard = shard_of(scan_position);
         let entries =
@@ -123,12 +126,13 @@ impl Shards {
         self.count
     }
 
-    /// Memory of the tables in bytes, without the memory that entries point to.
+    /// Returns the memory of the hash tables in bytes, without the memory of entries that they
+    /// point to.
     pub(in crate::kv) fn table_bytes(&self) -> usize {
         self.table_bytes
     }
 
-    /// An immutable view of all tables.
+    /// Returns an immutable view of all tables, which shares their memory.
     pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {
         self.tables.iter_mut().map(CopyOnWrite::share).collect()
     }
@@ -139,7 +143,7 @@ fn shard_of(hash: u64) -> usize {
 }
 
 impl KeyEntry {
-    /// Position of the key in scans.
+    /// Returns the position of the entry in the order of scans: the low bits of the key's hash.
     pub(in crate::kv) fn scan_position(&self) -> u64 {
         self.key_hash() & (SCAN_END - 1)
     }

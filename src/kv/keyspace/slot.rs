@@ -2,7 +2,7 @@
 //! of the key, or of its hash tag, modulo 16,384. All slots belong to one Raft group, but clients
 //! and a few commands need the number.
 
-/// Number of hash slots.
+/// Number of hash slots of a Redis Cluster.
 pub const SLOT_COUNT: u16 = 16_384;
 
 const TABLE: [u16; 256] = table();
@@ -23,7 +23,7 @@ const fn table() -> [u16; 256] {
     table
 }
 
-/// Hash slot of a key.
+/// Returns the Redis Cluster hash slot of a key.
 pub fn slot_of(key: &[u8]) -> u16 {
     let crc = tag_of(key).iter().fold(0_u16, |crc, byte| {
         (crc << 8) ^ TABLE[usize::from((crc >> 8) ^ u16::from(*byte)) & 0xFF]
@@ -31,8 +31,8 @@ pub fn slot_of(key: &[u8]) -> u16 {
     crc % SLOT_COUNT
 }
 
-/// The hash tag: the text between the first `{` and the next `}`; the whole key if there is none or
-/// it is empty.
+/// Returns the hash tag of a key: the text between the first `{` and the next `}`; the whole key if
+/// there is no tag or it is empty.
 fn tag_of(key: &[u8]) -> &[u8] {
     let tag = || {
         let behind = &key[key.iter().position(|byte| *byte == b'{')? + 1..];

@@ -31,21 +31,24 @@ pub use writer::SnapshotWriter;
 const MAGIC: &[u8; 16] = b"bowline snapshot";
 const VERSION: u32 = 6;
 const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8;
-/// Bytes of a block before its items, and after them.
+/// Length in bytes of a block's head: kind, item count and length of the items.
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;
+/// Length in bytes of the checksum at the end of a block.
 const CHECKSUM_BYTES: usize = 4;
-/// A block is closed when it has reached this length. A longer block ends with an item that is
-/// large: a key with its whole value.
+/// A block is closed when it has reached this length in bytes. A longer block ends with a
+/// large item: a key with its whole value.
 const BLOCK_BYTES: usize = 64 << 10;
 
-/// Kinds of blocks, in their order in a snapshot.
+/// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
+/// order of their kinds: entries, requests, client sessions, end.
 const ENTRIES: u8 = 1;
 const REQUESTS: u8 = 2;
 const CLIENT_SESSIONS: u8 = 3;
-/// The last block. Kinds between are reserved.
+/// Kind byte of the last block, which has no items. Kinds between that of client sessions and this
+/// one are reserved.
 const END: u8 = 9;
 
-/// Why bytes are not a valid snapshot.
+/// Why the bytes that were read are not a valid snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// The magic number is wrong.
@@ -57,38 +60,38 @@ pub enum SnapshotError {
          version that wrote it"
     )]
     Version {
-        /// Version of the snapshot.
+        /// Format version of the snapshot.
         found: u32,
     },
     /// A block is corrupt.
     #[error("snapshot is corrupt in the block at byte {offset}: {what}")]
     Damaged {
-        /// Start of the block.
+        /// Offset of the start of the block in the snapshot, in bytes.
         offset: u64,
-        /// What is wrong with it.
+        /// What is wrong with the block.
         what: &'static str,
     },
     /// The snapshot is incomplete.
     #[error("snapshot is incomplete: it ends after {bytes} bytes")]
     Short {
-        /// Its length.
+        /// Length in bytes of the snapshot as far as it was received.
         bytes: u64,
     },
     /// The content does not match the header.
     #[error("snapshot of {keys} keys does not match the key count or digest in its header")]
     Contents {
-        /// Number of keys read.
+        /// Number of keys read from the snapshot.
         keys: u64,
     },
 }
 
-/// Identifies a complete snapshot.
+/// Identifies a complete snapshot by its last log entry, length and checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotMark {
     /// The last log entry that the snapshot contains.
     pub last: EntryId,
-    /// Its length.
+    /// Length of the snapshot in bytes.
     pub bytes: u64,
-    /// Checksum of all its bytes.
+    /// CRC-32C of the snapshot's header and blocks (without the blocks' checksum fields).
     pub checksum: u32,
 }

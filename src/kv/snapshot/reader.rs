@@ -16,25 +16,28 @@ use crate::kv::state_machine::{StateMachine, digest_of};
 use crate::kv::values::digest::Digest;
 use crate::types::{EntryId, Index};
 
-/// Reads a snapshot from pieces of any size.
+/// Reads a snapshot, which is fed to it in pieces of any size.
 #[derive(Debug)]
 pub struct SnapshotReader {
     buffer: BytesMut,
-    /// Bytes removed from the buffer so far.
+    /// Number of snapshot bytes processed and removed from the buffer so far.
     consumed: u64,
-    /// Checksum of everything consumed so far.
+    /// CRC-32C of the header and blocks read so far (without the blocks' checksum fields).
     checksum: u32,
     header: Option<Header>,
-    /// The state so far; `None` if the snapshot is only checked.
+    /// The state restored so far; `None` if the snapshot is only checked.
     state: Option<StateMachine>,
-    /// Digest of the items so far, if there is no state.
+    /// Sum of the hashes of the entries and client sessions read so far, if the snapshot is only
+    /// checked; 0 if a state is restored, which has its own digest.
     digest: Digest,
-    /// Number of entries so far.
+    /// Number of entries of the keyspace read so far.
     entries: u64,
-    /// Kind of the last block.
+    /// Kind byte of the block that was read last (entries, requests, client sessions or end of the
+    /// snapshot); 0 before the first block.
     kind: u8,
     ended: bool,
-    /// Skips all checks of checksums and digest.
+    /// Whether checks of checksums and digest are skipped: a fault for testing the checkers
+    /// (mutation testing).
     #[cfg(feature = "mutants")]
     trusting: bool,
 }
@@ -54,8 +57,8 @@ struct Header {
 }
 
 impl SnapshotReader {
-    /// A reader that builds no state, so that it needs little memory: it only checks that the
-    /// snapshot is intact and matches its header.
+    /// Returns a reader that only checks that a snapshot is intact and matches its header. Needs
+    /// little memory, since no state is restored.
     pub fn checking() -> SnapshotReader {
         SnapshotReader {
             buffer: BytesMut::new(),
@@ -72,7 +75,8 @@ impl SnapshotReader {
         }
     }
 
-    /// Skips all checks of checksums and digest from now on (a mutant of the simulator).
+    /// Skips all checks of checksums and digest from now on: a fault for testing the checkers
+    /// (mutation testing).
     #[cfg(feature = "mutants")]
     pub fn trust(&mut self) {
         self.trusting = true;
@@ -89,7 +93,7 @@ impl SnapshotReader {
         false
     }
 
-    /// Reads the next piece.
+    /// Reads the next piece of the snapshot, of any size.
     ///
     /// # Errors
     /// If it is not part of a valid snapshot. The reader must not be fed again then.
@@ -102,13 +106,14 @@ impl SnapshotReader {
         Ok(())
     }
 
-    /// The state, and the mark of the snapshot.
+    /// Returns the restored state, and the mark that identifies the snapshot: its last log entry,
+    /// its length in bytes and its checksum.
     ///
     /// # Errors
     /// If the snapshot is incomplete or does not match its header.
     ///
     /// # Panics
-    /// If the reader only checks.
+    /// If the reader was created by [`SnapshotReader::checking`], which restores no state.
     pub fn finish(mut self) -> Result<(StateMachine, SnapshotMark), SnapshotError> {
         let mark = self.mark()?;
         let mut state = self.state.take().expect("not called on a reader that only checks");
@@ -117,7 +122,8 @@ impl SnapshotReader {
         Ok((state, mark))
     }
 
-    /// The mark of the snapshot, once all of it was fed.
+    /// Returns the mark that identifies the snapshot: its last log entry, its length in bytes and
+    /// its checksum. The whole snapshot must have been fed to the reader.
     ///
     /// # Errors
     /// If the snapshot is incomplete or does not match its header.
@@ -144,7 +150,8 @@ impl SnapshotReader {
         SnapshotError::Damaged { offset: self.consumed, what }
     }
 
-    /// Reads the header. Returns false if it is incomplete.
+    /// Reads the snapshot's header from the buffer. Returns false if the buffer does not contain
+    /// all of it yet.
     fn read_header(&mut self) -> Result<bool, SnapshotError> {
         let known = self.buffer.len().min(MAGIC.len());
         if self.buffer[..known] != MAGIC[..known] {
@@ -171,7 +178,8 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Reads a block. Returns false if it is incomplete.
+    /// Reads a block from the buffer. Returns false if the buffer does not contain all of the block
+    /// yet.
     fn read_block(&mut self) -> Result<bool, SnapshotError> {
         let Some(head) = self.buffer.first_chunk::<BLOCK_HEAD_BYTES>() else { return Ok(false) };
         let mut fields = &head[..];
@@ -205,7 +213,7 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Reads an item of a block of this kind; `None` if it is invalid or a duplicate.
+    /// Reads an item of a block of this `kind`; `None` if the item is invalid or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
         let last = self.header.map_or(Index::ZERO, |header| header.last.index);
         let is_new = match (kind, &mut self.state) {

@@ -1,4 +1,4 @@
-//! Writes snapshots, of a state or step by step of a copy-on-write view.
+//! Writes snapshots: of a state at once, or of a copy-on-write view step by step.
 
 use std::sync::Arc;
 
@@ -17,24 +17,25 @@ use crate::kv::state_machine::StateMachine;
 use crate::kv::view::View;
 use crate::types::{EntryId, Index, RequestKey};
 
-/// Number of entries that are prefetched at once.
+/// Number of entries of the keyspace whose memory is loaded into the processor's cache together,
+/// before they are encoded.
 const PREFETCHED: usize = 16;
 
 /// Receives the bytes.
 type Sink<'s> = &'s mut dyn FnMut(&[u8]);
 
-/// Writes the blocks of a snapshot.
+/// Encodes the header and the blocks of a snapshot.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
-    /// Bytes written so far.
+    /// Number of snapshot bytes written so far.
     bytes: u64,
     /// The current block.
     block: Vec<u8>,
     kind: u8,
     count: u32,
-    /// Checksum of everything written so far.
+    /// CRC-32C of the header and blocks written so far (without the blocks' checksum fields).
     checksum: u32,
-    /// Index of the last log entry in the state.
+    /// Index of the last log entry that the snapshot contains.
     last: Index,
 }
 
@@ -78,8 +79,8 @@ impl Blocks {
         }
     }
 
-    /// Writes entries. Prefetches several of them at a time, so that their cache misses overlap;
-    /// they dominate the cost.
+    /// Writes entries of the keyspace to `sink`, in blocks. Loads several entries at a time into
+    /// the processor's cache, so that their cache misses overlap.
     fn entries<'e>(&mut self, mut entries: impl Iterator<Item = &'e KeyEntry>, sink: Sink<'_>) {
         let mut chunk = Vec::with_capacity(PREFETCHED);
         loop {
@@ -108,7 +109,8 @@ impl Blocks {
         sink(&self.block);
     }
 
-    /// Ends the entries, and writes all other blocks.
+    /// Closes the last block of entries, and writes all other blocks: deduplication table, client
+    /// sessions, end. Returns the last log entry, length and checksum of the snapshot.
     fn finish<'r>(
         &mut self,
         last: EntryId,
@@ -136,7 +138,9 @@ impl Blocks {
 }
 
 impl StateMachine {
-    /// Writes the state, whose last log entry is `last`, in pieces to `sink`.
+    /// Writes a snapshot of the state to `sink`, in pieces. Returns the mark that identifies the
+    /// snapshot: its last log entry, its length in bytes and its checksum. `last` is the log entry
+    /// that was applied last.
     pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "last entry of the state");
         let clock = self.keyspace.replicated_clock();
@@ -147,33 +151,36 @@ impl StateMachine {
     }
 }
 
-/// Writes a view as a snapshot in steps, and releases each part of the view that is written.
+/// Writes a copy-on-write view of the state as a snapshot, one of the keyspace's hash tables at a
+/// time. Releases each table of the view as soon as the table is written.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     view: View,
     table_count: u64,
-    /// `None` before the first step.
+    /// Encoder of the snapshot's blocks; `None` before the first call of `write`.
     blocks: Option<Blocks>,
 }
 
 impl SnapshotWriter {
-    /// A writer of this view.
+    /// Returns a writer of a snapshot of this view.
     pub fn new(view: View) -> SnapshotWriter {
         SnapshotWriter { table_count: view.tables.len() as u64, view, blocks: None }
     }
 
-    /// Tables written so far, and number of tables.
+    /// Returns the number of the keyspace's hash tables that were written so far, and their total
+    /// number.
     pub fn progress(&self) -> (u64, u64) {
         (self.table_count - self.view.tables.len() as u64, self.table_count)
     }
 
-    /// The last log entry in the snapshot.
+    /// Returns the last log entry that the snapshot contains.
     pub fn last(&self) -> EntryId {
         self.view.last
     }
 
-    /// Writes the next part. Returns the snapshot's mark after the last part; then this must not be
-    /// called again.
+    /// Writes the next part of the snapshot to `sink`: the entries of one hash table or, after all
+    /// tables, the rest. After the rest, returns the mark that identifies the snapshot (last log
+    /// entry, length in bytes, checksum), and must not be called again; before, returns `None`.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
         let View { last, digest, clock, key_count, tables, dedup, client_sessions } =
             &mut self.view;

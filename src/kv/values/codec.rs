@@ -3,8 +3,8 @@
 
 use bytes::{Buf as _, BufMut as _};
 
-/// Encodes a number in groups of seven bits, the lowest group first; all bytes but the last have
-/// the highest bit set.
+/// Appends a variable-length number to `out` (LEB128): groups of seven bits, the lowest group
+/// first; all bytes but the last have the highest bit set.
 pub(in crate::kv) fn put_number(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
@@ -13,7 +13,8 @@ pub(in crate::kv) fn put_number(mut number: u64, out: &mut Vec<u8>) {
     out.push(number.to_le_bytes()[0]);
 }
 
-/// Decodes what [`put_number`] wrote.
+/// Decodes a number that [`put_number`] wrote and removes it from the front of `from`; `None` if
+/// the bytes are malformed.
 pub(in crate::kv) fn take_number(from: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..u64::BITS).step_by(7) {
@@ -30,13 +31,14 @@ pub(in crate::kv) fn take_number(from: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Encodes a byte string with its length in front.
+/// Appends the length of a byte string and then its bytes to `out`.
 pub(in crate::kv) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     put_number(bytes.len() as u64, out);
     out.put_slice(bytes);
 }
 
-/// Decodes what [`put_bytes`] wrote.
+/// Decodes a byte string that [`put_bytes`] wrote and removes it from the front of `from`; `None`
+/// if the bytes are malformed.
 pub(in crate::kv) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
     let length = usize::try_from(take_number(from)?).ok()?;
     let (bytes, rest) = from.split_at_checked(length)?;
@@ -44,7 +46,7 @@ pub(in crate::kv) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
     Some(bytes)
 }
 
-/// Decodes a byte that is 0 or 1.
+/// Decodes a boolean and removes it from the front of `from`; `None` unless the byte is 0 or 1.
 pub(in crate::kv) fn take_flag(from: &mut &[u8]) -> Option<bool> {
     match from.try_get_u8().ok()? {
         0 => Some(false),

@@ -1,5 +1,5 @@
-//! Values other than strings, behind one interface: what the keyspace needs of each type to store,
-//! measure, compare and encode it.
+//! Values other than strings (hashes, sets, lists, sorted sets), with one interface by which the
+//! keyspace stores, measures, compares and encodes them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::kv::values::list::List;
 use crate::kv::values::set::Set;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// Type of a value.
+/// Type of a value, as in Redis's `TYPE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueType {
     /// A byte string.
@@ -20,11 +20,11 @@ pub enum ValueType {
     Set,
     /// Values in order.
     List,
-    /// Members ordered by score.
+    /// Distinct members ordered by score.
     SortedSet,
 }
 
-/// A value that is not a string. Shared with snapshots, and copied if it is changed while shared.
+/// A value that is not a string. Snapshots may share it; a change then copies it first.
 #[derive(Clone)]
 pub(in crate::kv) enum Collection {
     Hash(Arc<Hash>),
@@ -33,13 +33,14 @@ pub(in crate::kv) enum Collection {
     SortedSet(Arc<SortedSet>),
 }
 
-/// A type of collection.
+/// Conversions between a concrete collection type, such as a hash or a list, and [`Collection`],
+/// which can hold any of them.
 pub(in crate::kv) trait CollectionType: Content {
-    /// Wraps the content as a value.
+    /// Converts the content of one collection type to a [`Collection`].
     fn wrap(content: Arc<Self>) -> Collection;
-    /// The content, if the collection is of this type.
+    /// Returns the content if `collection` is of this type, else `None`.
     fn get(collection: &Collection) -> Option<&Arc<Self>>;
-    /// The content for modification, if the collection is of this type.
+    /// Returns the content for modification if `collection` is of this type, else `None`.
     fn get_mut(collection: &mut Collection) -> Option<&mut Arc<Self>>;
 }
 
@@ -64,7 +65,7 @@ macro_rules! collection_types {
 collection_types!(Hash, Set, List, SortedSet);
 
 impl ValueType {
-    /// All types, indexed by their byte in a snapshot.
+    /// All types of values. A type is encoded in snapshots as its index in this list.
     pub(in crate::kv) const ALL: &[ValueType] = &[
         ValueType::String,
         ValueType::Hash,
@@ -73,7 +74,7 @@ impl ValueType {
         ValueType::SortedSet,
     ];
 
-    /// The name of the type in Redis.
+    /// Returns the name of the type as Redis's `TYPE` reports it.
     pub fn name(self) -> &'static str {
         match self {
             ValueType::String => "string",
@@ -131,7 +132,8 @@ impl Collection {
         }
     }
 
-    /// Decodes a collection of this type; `None` if the bytes are malformed, or for a string.
+    /// Decodes a collection of this type from a snapshot; `None` if the bytes are malformed or the
+    /// type is a string.
     pub(in crate::kv) fn decode(value_type: ValueType, from: &mut &[u8]) -> Option<Collection> {
         match value_type {
             ValueType::String => None,
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn claimed_number_of_buckets_is_bounded() {
+    fn excessive_declared_bucket_count_is_rejected() {
         let mut bytes = vec![1];
         bytes.put_u32_le(u32::MAX);
         bytes.put_u64_le(0);

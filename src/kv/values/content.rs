@@ -1,19 +1,21 @@
-//! What all types of collections have in common.
+//! The interface that all collection types implement.
 
-/// The content of a collection.
+/// What each collection type (hash, set, list, sorted set) implements so that the keyspace can
+/// hash, measure and encode it.
 pub(in crate::kv) trait Content: Default + Clone {
-    /// Hash of the content: equal contents have equal hashes. Maintained incrementally, so reading
-    /// it is O(1).
+    /// Returns the hash of the content: equal contents have equal hashes. Maintained incrementally,
+    /// so this is O(1).
     fn digest(&self) -> u64;
-    /// Approximate memory in bytes. O(1).
+    /// Returns the approximate memory of the content in bytes. O(1).
     fn bytes(&self) -> usize;
-    /// Whether the collection is empty; empty collections are removed from the keyspace.
+    /// Returns whether the collection is empty. Empty collections are removed from the keyspace.
     fn is_empty(&self) -> bool;
-    /// The name of Redis's encoding for such a content with its default settings (`OBJECT
-    /// ENCODING`).
+    /// Returns the name of the encoding that Redis with default settings uses for this content
+    /// (`OBJECT ENCODING`).
     fn encoding(&self) -> &'static str;
     /// Encodes the content for a snapshot.
     fn encode(&self, out: &mut Vec<u8>);
-    /// Decodes what `encode` wrote. `None` if the bytes are malformed or the content is empty.
+    /// Decodes content that `encode` wrote. `None` if the bytes are malformed or the content is
+    /// empty.
     fn decode(from: &mut &[u8]) -> Option<Self>;
 }

@@ -1,11 +1,11 @@
-//! A copy-on-write part of the state: snapshots share it, and it is copied only if it is changed
-//! while shared.
+//! Copy-on-write data: snapshots share parts of the state, and a part is copied only if it is
+//! changed while shared.
 
 use std::mem;
 use std::sync::Arc;
 
-/// A copy-on-write part. While exclusive it is changed without checking a reference count, which
-/// would cost every write a round trip to other processors.
+/// Data that a snapshot may share and that is then copied before it is changed. While exclusive, it
+/// is changed without checking a reference count, which would cost every write a cache miss.
 pub(in crate::kv) enum CopyOnWrite<T> {
     Exclusive(T),
     Shared(Arc<T>),
@@ -19,7 +19,7 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         }
     }
 
-    /// The part for modification; copied first if it is still shared.
+    /// Returns the data for modification, after copying it if it is still shared.
     pub(in crate::kv) fn get_mut(&mut self) -> &mut T {
         if self.is_shared() {
             self.make_exclusive();
@@ -30,7 +30,7 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         }
     }
 
-    /// Whether changing it may copy it.
+    /// Returns whether the data may be shared, so that changing it may copy it.
     pub(in crate::kv) fn is_shared(&self) -> bool {
         matches!(self, CopyOnWrite::Shared(_))
     }
@@ -42,7 +42,7 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         }
     }
 
-    /// An immutable handle to the current content.
+    /// Returns an immutable handle to the current data, and marks the data as shared.
     pub(in crate::kv) fn share(&mut self) -> Arc<T> {
         if let CopyOnWrite::Exclusive(part) = self {
             *self = CopyOnWrite::Shared(Arc::new(mem::take(part)));

@@ -5,11 +5,13 @@
 //! with a crate version or a processor. It is fast and non-cryptographic: it detects accidental
 //! differences, not deliberate collisions.
 
-/// A commutative hash of a set of fingerprints.
+/// A commutative hash (wrapping sum) of a set of fingerprints, so that entries can be added and
+/// removed in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::kv) struct Digest(u64);
 
-/// An odd constant without a pattern (the digits of the golden ratio).
+/// An odd constant without an obvious bit pattern (the golden ratio), as a factor for mixing
+/// hashes.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Digest {
@@ -18,35 +20,37 @@ impl Digest {
         self.0 = self.0.wrapping_add(fingerprint);
     }
 
-    /// Removes a fingerprint that was added.
+    /// Removes a fingerprint that was added before.
     pub(in crate::kv) fn remove(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_sub(fingerprint);
     }
 
-    /// The digest of the union of two disjoint sets.
+    /// Returns the digest of the union of two disjoint sets of fingerprints.
     pub(in crate::kv) fn union(self, other: Digest) -> Digest {
         Digest(self.0.wrapping_add(other.0))
     }
 
-    /// The digest as a number, mixed with `salt`.
+    /// Returns the digest as a number, hashed together with `salt`.
     pub(in crate::kv) fn salted(self, salt: u64) -> u64 {
         mix(self.0, salt)
     }
 }
 
-/// Hash of a key: the start of its entry's fingerprint, and its position in hash tables.
+/// Returns the hash of a key, which selects the key's position in hash tables and is the start
+/// value of its entry's fingerprint.
 pub(in crate::kv) fn key_hash(key: &[u8]) -> u64 {
     // The length is hashed first, so that moving a byte from the key to the value changes the
     // fingerprint.
     absorb(mix(MULTIPLIER, key.len() as u64), key)
 }
 
-/// Fingerprint of an entry with a string value, from the hash of its key.
+/// Returns the fingerprint (hash) of an entry with a string value. `key_hash` is the hash of its
+/// key.
 pub(in crate::kv) fn fingerprint(key_hash: u64, value: &[u8]) -> u64 {
     absorb(key_hash, value)
 }
 
-/// Mixes bytes into a hash, eight at a time.
+/// Mixes bytes into the hash `state`, eight at a time, and returns the new hash.
 fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     for word in words {
@@ -58,7 +62,8 @@ fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
     mix(mix(state, u64::from_le_bytes(last)), bytes.len() as u64)
 }
 
-/// Mixes a word into a hash: folds the 128-bit product of both.
+/// Mixes a 64-bit word into the hash `state` and returns the new hash. Multiplies the XOR of both
+/// by a constant and folds the 128-bit product to 64 bits.
 pub(in crate::kv) fn mix(state: u64, word: u64) -> u64 {
     let (low, high) = (state ^ word ^ MULTIPLIER).carrying_mul(MULTIPLIER.rotate_left(32), 0);
     (low ^ high).wrapping_add(state.rotate_left(23))
@@ -75,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_never_change() {
+    fn fingerprints_match_fixed_reference_values() {
         assert_eq!(fingerprint(b"", b""), 0x091F_E210_6B17_4058);
         assert_eq!(fingerprint(b"key", b"a longer value"), 0x46AE_7F49_B721_A15C);
     }

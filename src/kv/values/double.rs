@@ -1,10 +1,10 @@
-//! Floating-point numbers as Redis parses and formats them, which is the way of C's `strtod` and
+//! Parsing and formatting of floating-point numbers as in Redis, which uses C's `strtod` and
 //! `printf`.
 
 use crate::kv::values::number::split_sign;
 
-/// Parses a number: decimal or hexadecimal digits, `inf` or `infinity`. `None` if `text` is
-/// anything else, out of range or NaN.
+/// Parses a floating-point number: decimal or hexadecimal digits, `inf` or `infinity`. `None` if
+/// `text` is anything else, out of range or NaN.
 pub(in crate::kv) fn parse_double(text: &[u8]) -> Option<f64> {
     let number = read(text)?;
     let named = matches!(split_sign(text).1, [b'i' | b'I', ..]);
@@ -14,8 +14,9 @@ pub(in crate::kv) fn parse_double(text: &[u8]) -> Option<f64> {
     (!too_small && (number.is_finite() || named)).then_some(number)
 }
 
-/// Parses the bound of a score range, where Redis is less strict: leading blanks are allowed, a NUL
-/// ends the text, an empty text is 0, and a number out of range is infinite.
+/// Parses the bound of a score range, for which Redis is less strict: leading blanks are allowed, a
+/// NUL ends the text, an empty text is 0, and a number out of range is infinite. `None` if `text`
+/// is not a number.
 pub(in crate::kv) fn parse_bound(text: &[u8]) -> Option<f64> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     if text.is_empty() {
@@ -26,7 +27,7 @@ pub(in crate::kv) fn parse_bound(text: &[u8]) -> Option<f64> {
     read(&text[start..])
 }
 
-/// Parses a number without checking its range.
+/// Parses a floating-point number without checking its range; `None` if `text` is not a number.
 fn read(text: &[u8]) -> Option<f64> {
     let (negative, digits) = split_sign(text);
     let number = match digits {
@@ -40,7 +41,7 @@ fn read(text: &[u8]) -> Option<f64> {
     Some(if negative { -number } else { number })
 }
 
-/// Splits the digits into mantissa and exponent.
+/// Splits the text of a number into mantissa and exponent; `None` if it has no exponent.
 fn split_exponent(digits: &[u8]) -> (&[u8], Option<&[u8]>) {
     let letters: &[u8] = match digits {
         [b'0', b'x' | b'X', ..] => b"pP",
@@ -52,7 +53,8 @@ fn split_exponent(digits: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// Parses hexadecimal digits after `0x`, with an optional point and an optional binary exponent.
+/// Parses the digits of a hexadecimal number after `0x`, with an optional point and an optional
+/// binary exponent; `None` if they are malformed.
 fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
     let at = digits.iter().position(|byte| matches!(byte, b'p' | b'P'));
     let (mantissa, exponent) = at.map_or((digits, None), |at| {
@@ -102,10 +104,11 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
     Some(number)
 }
 
-/// Significant digits when formatting: enough to distinguish all numbers.
+/// Number of significant digits when formatting: enough to distinguish all 64-bit floating-point
+/// numbers.
 const DIGITS: usize = 17;
 
-/// Formats a number like C's `%.17g`: `0.1` is `0.10000000000000001`.
+/// Formats a number like C's `%.17g`: 0.1 becomes `0.10000000000000001`.
 pub fn write_double(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
@@ -131,7 +134,7 @@ pub fn write_double(number: f64) -> String {
     format!("{}e{sign}{:02}", trimmed(mantissa), exponent.unsigned_abs())
 }
 
-/// Removes trailing zeros of the fraction.
+/// Removes trailing zeros of the fraction of a decimal number.
 fn trimmed(decimal: &str) -> &str {
     if decimal.contains('.') {
         decimal.trim_end_matches('0').trim_end_matches('.')
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_ranges_are_taken_more_easily() {
+    fn score_range_bounds_are_parsed_like_in_redis() {
         for (text, wanted) in [
             ("", Some(0.0)),
             (" 1", Some(1.0)),

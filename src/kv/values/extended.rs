@@ -1,6 +1,6 @@
-//! Numbers with a fraction as Redis reckons with them in `INCRBYFLOAT` and `HINCRBYFLOAT`: those of
-//! x86's 80-bit format, 64 bits of them digits. Done with whole numbers here, so that it comes out
-//! the same on every processor.
+//! Extended-precision floating-point numbers, which Redis uses for `INCRBYFLOAT` and
+//! `HINCRBYFLOAT`: x86's 80-bit format with 64 significant bits. Implemented with integer
+//! arithmetic, so that results are equal on every processor.
 
 #![allow(clippy::cast_possible_truncation, reason = "what is cut off is meant to be")]
 
@@ -10,33 +10,34 @@ use std::ops::Add;
 
 use crate::kv::values::number::split_sign;
 
-/// Longest text that is read, as in Redis: its longest number fits.
+/// Maximum length in bytes of a number's text, as in Redis; longer texts are rejected.
 const TEXT_BYTES_MAX: usize = 5 * 1024 - 1;
-/// A number of this many bits before its point, or more, is infinite.
+/// Numbers whose magnitude is 2 to this power or more are infinite.
 const BITS_MAX: i32 = 16_384;
-/// One below 2 to this is 0.
+/// Nonzero numbers whose magnitude is below 2 to this power are out of range: the format would
+/// round them to 0.
 const BITS_MIN: i32 = -16_446;
-/// Digits behind the point that are told.
+/// Maximum number of digits after the decimal point in formatted numbers.
 const FRACTION_DIGITS: usize = 17;
-/// So many decimal digits fit into a word.
+/// Number of decimal digits that fit into a 32-bit word.
 const NINE: usize = 9;
 
-/// A number.
+/// A number in x86's 80-bit extended-precision floating-point format.
 ///
 /// Invariant: `digits` has its highest bit set, or is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Extended {
-    /// Beyond all numbers.
+    /// Positive or negative infinity.
     Infinite { negative: bool },
-    /// `digits` times 2 to the `exponent`.
+    /// `digits` times 2 to the power `exponent`, with a minus sign if `negative`.
     Finite { negative: bool, digits: u64, exponent: i32 },
 }
 
 const ZERO: Extended = Extended::Finite { negative: false, digits: 0, exponent: 0 };
 
 impl Extended {
-    /// The number that `text` says, in any form that C's `strtold` takes; `None` if it says none,
-    /// one beyond the format, or "not a number".
+    /// Parses a number in the formats that C's `strtold` accepts; `None` if `text` is not a number,
+    /// is NaN, or is out of range.
     pub(in crate::kv) fn parse(text: &[u8]) -> Option<Extended> {
         if text.len() > TEXT_BYTES_MAX {
             return None;
@@ -56,8 +57,8 @@ impl Extended {
         matches!(self, Extended::Infinite { .. })
     }
 
-    /// The nearest number to `bits` times 2 to the `exponent`, of two that are as near the even
-    /// one. `more` tells that there was something behind the bits.
+    /// Returns the nearest number to `bits` times 2 to the power `exponent`; ties round to even.
+    /// `more` says whether nonzero bits below `bits` were dropped.
     fn rounded(negative: bool, bits: u128, exponent: i32, more: bool) -> Extended {
         if bits == 0 {
             return ZERO;
@@ -79,7 +80,7 @@ impl Extended {
         Extended::Finite { negative, digits, exponent }
     }
 
-    /// As it is, unless it is too large, or so small that nothing would be left of it.
+    /// Returns the number; `None` if it is infinite, or so small that it would be rounded to 0.
     fn in_range(self) -> Option<Extended> {
         match self {
             Extended::Infinite { .. } => None,
@@ -90,8 +91,8 @@ impl Extended {
     }
 }
 
-/// Digits with at most one point among them, and what follows; `None` if there is no digit. Digits
-/// as numbers, and how many of them are behind the point.
+/// Splits off leading digits with at most one point among them. Returns the digits' values, the
+/// number of digits after the point, and the remaining text; `None` if there is no digit.
 fn split_digits(text: &[u8], radix: u32) -> Option<(Vec<u32>, i64, &[u8])> {
     let (mut digits, mut behind, mut point) = (Vec::new(), 0, false);
     let mut rest = text;
@@ -109,7 +110,8 @@ fn split_digits(text: &[u8], radix: u32) -> Option<(Vec<u32>, i64, &[u8])> {
     (!digits.is_empty()).then_some((digits, behind, rest))
 }
 
-/// The exponent behind its letter; 0 if there is nothing. It ends the text.
+/// Parses the exponent after its letter, such as `e`, up to the end of the text. Returns 0 for an
+/// empty text; `None` if the text is malformed.
 fn parse_exponent(text: &[u8], letter: u8) -> Option<i64> {
     let [first, text @ ..] = text else { return Some(0) };
     if !first.eq_ignore_ascii_case(&letter) {
@@ -119,7 +121,7 @@ fn parse_exponent(text: &[u8], letter: u8) -> Option<i64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    // A longer one is as good as this: far beyond the format.
+    // Capped, which does not change the result: such exponents are far out of range.
     let exponent =
         digits.iter().fold(0_i64, |sum, byte| (sum * 10 + i64::from(byte - b'0')).min(1 << 40));
     Some(if negative { -exponent } else { exponent })
@@ -150,7 +152,7 @@ fn parse_decimal(negative: bool, text: &[u8]) -> Option<Extended> {
     let exponent = parse_exponent(rest, b'e')? - behind;
     let Some(first) = digits.iter().position(|digit| *digit != 0) else { return Some(ZERO) };
     let digits = &digits[first..];
-    // Beyond these it is too large or too small for sure, and the numbers below would be long.
+    // Certainly out of range beyond these limits, which also bound the size of the integers below.
     let size = exponent + i64::try_from(digits.len()).ok()?;
     if !(-4_970..4_940).contains(&size) {
         return None;
@@ -179,7 +181,7 @@ impl Add for Extended {
     fn add(self, other: Extended) -> Extended {
         use Extended::{Finite, Infinite};
         match (self, other) {
-            // Of two that are opposite it is no number, which is as little wanted.
+            // Opposite infinities would give NaN, which callers reject like infinity.
             (Infinite { negative }, _) | (_, Infinite { negative }) => Infinite { negative },
             (Finite { digits: 0, .. }, other) => other,
             (one, Finite { digits: 0, .. }) => one,
@@ -193,8 +195,8 @@ impl Add for Extended {
                 let distance = (exponent - other_exponent).unsigned_abs();
                 let large = u128::from(digits) << 63;
                 let small = u128::from(other_digits) << 63;
-                // What is shifted out only matters by being there: its place is far below the
-                // last bit that stays.
+                // Of the bits shifted out, only whether one is set matters: they are far below
+                // the last significant bit.
                 let shifted = small.checked_shr(distance).unwrap_or(0);
                 let lost = shifted.checked_shl(distance).unwrap_or(0) != small;
                 let small = shifted | u128::from(lost);
@@ -205,7 +207,7 @@ impl Add for Extended {
     }
 }
 
-/// As Redis prints it: 17 digits behind the point, without zeros at the end.
+/// Formats the number as Redis does: up to 17 digits after the point, without trailing zeros.
 impl fmt::Display for Extended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Extended::Finite { negative, digits, exponent } = *self else {
@@ -246,7 +248,7 @@ impl fmt::Display for Extended {
     }
 }
 
-/// A whole number of any length: its words of 32 bits, the lowest first.
+/// An unsigned integer of arbitrary size: its 32-bit words, the lowest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Whole {
     words: Vec<u32>,
@@ -265,7 +267,7 @@ impl Whole {
         }
     }
 
-    /// Puts so many zeros behind its decimal digits.
+    /// Multiplies the integer by 10 to the power `zeros`.
     fn multiply_by_tens(&mut self, zeros: u32) {
         (0..zeros / NINE as u32).for_each(|_| self.multiply_add(10_u32.pow(NINE as u32), 0));
         self.multiply_add(10_u32.pow(zeros % NINE as u32), 0);
@@ -279,14 +281,15 @@ impl Whole {
         self.words.splice(0..0, std::iter::repeat_n(0, (bits / 32) as usize));
     }
 
-    /// How many bits it has.
+    /// Returns the number of bits of the integer, without leading zeros.
     fn bits(&self) -> u32 {
         let Some(top) = self.words.iter().rposition(|word| *word != 0) else { return 0 };
         32 * u32::try_from(top + 1).expect("numbers are not so long")
             - self.words[top].leading_zeros()
     }
 
-    /// Its highest 128 bits, how far they are from their place, and whether there is more.
+    /// Returns the highest 128 bits, the number of lower bits that were dropped, and whether one of
+    /// the dropped bits was 1.
     fn top_bits(&self) -> (u128, i32, bool) {
         let drop = self.bits().saturating_sub(128);
         let (skipped, few) = ((drop / 32) as usize, drop % 32);
@@ -301,11 +304,11 @@ impl Whole {
         (bits, drop.cast_signed(), more)
     }
 
-    /// Some 70 bits of this number by another, how far they are from their place, and whether
-    /// there is more.
+    /// Divides by `divisor`. Returns the highest 70 or 71 bits of the quotient, the exponent of the
+    /// power of 2 to multiply them by, and whether there is a remainder.
     fn divide(mut self, mut divisor: Whole) -> (u128, i32, bool) {
         const BITS: u32 = 70;
-        // So that the result has that many bits, or one more.
+        // Shifted so that the quotient has `BITS` bits, or one more.
         let shift = (divisor.bits() + BITS).cast_signed() - self.bits().cast_signed();
         if shift >= 0 {
             self.shift_left(shift.unsigned_abs());
@@ -332,7 +335,7 @@ impl Whole {
         differ.map_or(Ordering::Equal, |at| word(self, at).cmp(&word(other, at)))
     }
 
-    /// Takes off one that is not larger.
+    /// Subtracts `other`, which must not be larger.
     fn subtract(&mut self, other: &Whole) {
         let mut borrow = false;
         for (at, word) in self.words.iter_mut().enumerate() {
@@ -353,7 +356,7 @@ impl Whole {
         }
     }
 
-    /// Its decimal digits.
+    /// Returns the integer's decimal digits.
     fn into_decimal(mut self) -> String {
         let nine_digits = 10_u64.pow(NINE as u32);
         let mut groups = Vec::new();
@@ -413,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_rounded_once() {
+    fn extended_float_sums_are_rounded_once() {
         for (one, other, wanted) in [
             ("0.1", "0.2", "0.3"),
             ("1", "-1", "0"),
@@ -433,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_refused() {
+    fn invalid_extended_floats_are_rejected() {
         for text in [
             "",
             " 1",
@@ -465,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_printed_in_full_is_read_back() {
+    fn printed_number_parses_to_the_same_value() {
         for text in ["1e4932", "-3e100", "0.5", "12345678901234567890", "1e18"] {
             let number = parse(text);
             assert_eq!(parse(&number.to_string()), number, "{text}");

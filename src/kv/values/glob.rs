@@ -1,11 +1,11 @@
-//! Patterns as Redis has them: `*`, `?`, `[a-z]`, `[^a]` and `\` before what is meant literally.
+//! Glob-style patterns as in Redis: `*`, `?`, `[a-z]`, `[^a]`, and `\` to escape a character.
 
-/// Whether all of `text` fits `pattern`. Takes time in proportion to the product of both lengths
-/// at most, whatever the pattern.
+/// Returns whether all of `text` matches the glob-style `pattern`. The time is at most proportional
+/// to the product of both lengths, for any pattern.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut pattern_at) = (0, 0);
-    // Where to go on if what follows the last `*` does not fit: its pattern, and one more byte of
-    // text for it. Only the last one matters, for an earlier one could not reach further.
+    // Where to resume if the pattern after the last `*` does not match: `*` then matches one more
+    // byte of text. Backtracking to an earlier `*` could not match more.
     let mut retry = None;
     loop {
         if pattern.get(pattern_at) == Some(&b'*') {
@@ -27,7 +27,8 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// How many bytes of `pattern` fit this byte; `None` if they don't.
+/// Matches one byte of text against the first element of `pattern`: a literal, `?` or a class such
+/// as `[a-z]`. Returns the element's length in bytes if it matches, else `None`.
 fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     let (length, fits) = match pattern {
         [] => return None,
@@ -42,7 +43,8 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     fits.then_some(length)
 }
 
-/// How long a class is, with its `]` if it has one, and whether the byte is in it.
+/// Returns the length in bytes of a character class after its `[`, including the `]` if there is
+/// one, and whether `byte` is in the class.
 fn in_class(class: &[u8], byte: u8) -> (usize, bool) {
     let negated = class.first() == Some(&b'^');
     let (mut at, mut found) = (usize::from(negated), false);
@@ -71,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_fit_as_in_redis() {
+    fn glob_patterns_match_as_in_redis() {
         for (pattern, fits, not) in [
             ("", &[""][..], &["a"][..]),
             ("*", &["", "a", "abc"], &[]),
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pattern_takes_long() {
+    fn glob_matching_avoids_exponential_backtracking() {
         let pattern = b"*a".repeat(30);
         let text = vec![b'a'; 20_000];
         assert!(matches(&pattern, &text));

@@ -11,22 +11,26 @@ use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
 use crate::kv::values::content::Content;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash};
 
-/// Approximate memory overhead of a field in bytes.
+/// Approximate memory overhead of a hash field in bytes.
 const FIELD_BYTES: usize = 96;
-/// A hash with more fields than this, or with a longer field or value, is large: these are Redis's
-/// defaults for `hash-max-listpack-entries` and `-value`. They are part of the state machine, so
-/// they must be equal on all replicas.
+/// A hash with more fields than this is large: it is scanned in steps and may be split into
+/// buckets. Redis's default of `hash-max-listpack-entries`. Part of the state machine, so it must
+/// be equal on all replicas.
 pub(in crate::kv) const SMALL_FIELDS_MAX: usize = 512;
+/// A hash with a field or value of more bytes than this is large, whatever the number of fields.
+/// Redis's default of `hash-max-listpack-value`. Part of the state machine, so it must be equal on
+/// all replicas.
 pub(in crate::kv) const SMALL_BYTES_MAX: usize = 64;
-/// Average number of fields per bucket at which another bucket is added. While a snapshot shares
+/// Average number of fields per bucket above which another bucket is added. While a snapshot shares
 /// the hash, a change copies one or two buckets and the list of buckets.
 const BUCKET_FIELDS: usize = 256;
-/// Maximum number of buckets: enough for four billion fields, beyond which buckets get larger. Also
-/// bounds the memory that decoding allocates.
+/// Maximum number of buckets of a hash: enough for four billion fields, beyond which buckets get
+/// larger. Also bounds the memory that decoding allocates.
 const BUCKETS_MAX: usize = 1 << 24;
-/// In a scan cursor, the number of low bits that hold the remaining fields of the current bucket.
+/// Number of low bits of a scan cursor. They hold the number of fields of the current bucket that
+/// were not returned yet.
 const REMAINING_BITS: u32 = 32;
-/// Marks a bucket that the scan has not started yet.
+/// Value of the low bits of a scan cursor for a bucket of which no field was returned yet.
 const ALL_REMAINING: u64 = (1 << REMAINING_BITS) - 1;
 
 type Fields = IndexMap<Bytes, Bytes, FixedState>;
@@ -48,8 +52,8 @@ pub(in crate::kv) struct Hash {
     is_large: bool,
 }
 
-/// The buckets of a hash; a field's bucket follows from the hash of its name and the number of
-/// buckets.
+/// The buckets of a hash. The hash of a field's name and the number of buckets determine the
+/// field's bucket.
 #[derive(Debug, Clone)]
 enum Buckets {
     One(Fields),
@@ -77,7 +81,7 @@ impl Buckets {
         }
     }
 
-    /// A bucket for modification; copied first if a snapshot shares it.
+    /// Returns the bucket at index `at` for modification, after copying it if a snapshot shares it.
     fn bucket_mut(&mut self, at: usize) -> &mut Fields {
         match self {
             Buckets::One(fields) => fields,
@@ -85,7 +89,7 @@ impl Buckets {
         }
     }
 
-    /// Adds a bucket and moves fields of another one to it (linear hashing).
+    /// Adds a bucket and moves fields of an existing bucket to it (linear hashing).
     fn split(&mut self) {
         if let Buckets::One(fields) = self {
             *self = Buckets::Many(vec![Arc::new(std::mem::take(fields))]);
@@ -104,20 +108,22 @@ impl Buckets {
     }
 }
 
-/// The bits of a field's hash that select its bucket. Within a bucket another hash function is
-/// used.
+/// Returns the bits of a field's hash that select its bucket. Within the bucket, another hash
+/// function is used.
 fn bucket_bits(hash: u64) -> u32 {
     u32::try_from(hash >> 32).expect("a u64 shifted by 32 bits")
 }
 
-/// The bucket of fields with these bits: their lowest bits, as many as the number of buckets needs.
+/// Returns the index of the bucket of fields whose hash bits are `bits`: the lowest of the bits, as
+/// many as the number of buckets requires.
 fn bucket_of(bits: u32, buckets: usize) -> usize {
     let among = buckets.next_power_of_two();
     let at = usize::try_from(bits).expect("32 bits fit") & (among - 1);
     if at < buckets { at } else { at - among / 2 }
 }
 
-/// Number of lowest bits that all fields of a bucket share.
+/// Returns how many of the lowest hash bits are equal for all fields of this bucket, if there are
+/// `buckets` buckets.
 fn common_bits(bucket: usize, buckets: usize) -> u32 {
     let level = buckets.ilog2();
     let (half, split) = (1 << level, buckets - (1 << level));
@@ -138,7 +144,7 @@ impl Hash {
         }
     }
 
-    /// Sets a field. Returns whether it is new.
+    /// Sets a field of the hash. Returns whether the field is new.
     pub(in crate::kv) fn set(&mut self, field: &[u8], value: &[u8]) -> bool {
         let field_hash = key_hash(field);
         self.digest.add(fingerprint(field_hash, value));
@@ -166,7 +172,7 @@ impl Hash {
         true
     }
 
-    /// Removes a field. Returns whether it existed.
+    /// Removes a field. Returns whether the field existed.
     pub(in crate::kv) fn remove(&mut self, field: &[u8]) -> bool {
         let field_hash = key_hash(field);
         let bucket = bucket_of(bucket_bits(field_hash), self.buckets.count());
@@ -190,12 +196,12 @@ impl Hash {
         true
     }
 
-    /// All fields and values, bucket by bucket.
+    /// Iterates over all fields with their values, bucket by bucket.
     pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
         (0..self.buckets.count()).flat_map(|bucket| self.buckets.bucket(bucket))
     }
 
-    /// The fields at these positions of the iteration order.
+    /// Returns the fields, with their values, at these positions of the iteration order.
     pub(in crate::kv) fn at(&self, positions: &[usize]) -> Vec<(&Bytes, &Bytes)> {
         let lengths = (0..self.buckets.count()).map(|bucket| self.buckets.bucket(bucket).len());
         let end_of = |end: &mut usize, length| {
@@ -211,9 +217,9 @@ impl Hash {
         positions.iter().filter_map(find).collect()
     }
 
-    /// The next fields of a scan, about `count`, and the next cursor; cursor 0 stands for the start
-    /// and the end. A small hash is returned at once; a large one bucket by bucket, each from its
-    /// end to its start.
+    /// Returns the next fields of a scan, about `count`, and the next cursor; cursor 0 stands for
+    /// the start and the end of the scan. Returns a small hash at once, and a large one bucket by
+    /// bucket, each from its end to its start.
     ///
     /// New fields are appended to a bucket, and existing ones only move to lower indexes of it, or
     /// to the new bucket when theirs is split. Buckets are visited in the order of their common
@@ -355,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn change_copies_one_bucket() {
+    fn hash_write_copies_only_the_bucket_it_changes() {
         let mut hash = filled(20_000);
         let view = hash.clone();
         hash.set(b"field:000000000077", b"other");
@@ -370,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn scan_returns_every_field_that_stays() {
+    fn hash_scan_returns_each_field_present_throughout() {
         for (grows, shrinks) in [(true, false), (false, true), (true, true), (false, false)] {
             let mut hash = filled(3_000);
             let (mut cursor, mut seen, mut rounds) = (0, BTreeSet::new(), 0);

@@ -10,10 +10,10 @@ use crate::kv::values::codec::{put_bytes, take_bytes};
 use crate::kv::values::content::Content;
 use crate::kv::values::digest::{key_hash, mix};
 
-/// Maximum number of values in a chunk. While a snapshot shares the list, a change copies one chunk
-/// and the list of chunks.
+/// Maximum number of values in a chunk of a list. While a snapshot shares the list, a change copies
+/// one chunk and the list of chunks.
 const CHUNK_LEN_MAX: usize = 128;
-/// Approximate memory overhead of a value in bytes.
+/// Approximate memory overhead in bytes of a value of a list.
 const VALUE_BYTES: usize = 64;
 /// Approximate memory overhead of a list in bytes.
 const LIST_BYTES: usize = 160;
@@ -23,7 +23,7 @@ const LIST_BYTES: usize = 160;
 const BASE: u64 = 0xD134_2543_DE82_EF95;
 const BASE_INVERSE: u64 = inverse(BASE);
 
-/// End of a list.
+/// An end of a list: left or right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum End {
     Left,
@@ -32,7 +32,7 @@ pub(in crate::kv) enum End {
 
 type Chunk = VecDeque<Bytes>;
 
-/// Values in order.
+/// A list: values in order, in chunks that are copied separately when a snapshot shares them.
 ///
 /// Invariant: no chunk is empty. `length` is the number of values, `value_bytes` the sum of their
 /// lengths. `hash` is the sum of each value's hash times [`BASE`] to the power of its index, and
@@ -47,7 +47,8 @@ pub(in crate::kv) struct List {
     power: u64,
 }
 
-/// The inverse of an odd number modulo 2^64 (Newton's method: each round doubles the correct bits).
+/// Returns the inverse of an odd number modulo 2^64 (Newton's method: each iteration doubles the
+/// number of correct bits).
 const fn inverse(number: u64) -> u64 {
     let mut inverse = number;
     let mut round = 0;
@@ -58,12 +59,12 @@ const fn inverse(number: u64) -> u64 {
     inverse
 }
 
-/// Hash of a value.
+/// Returns the hash of a value of the list.
 fn hash_of(value: &[u8]) -> u64 {
     key_hash(value)
 }
 
-/// [`BASE`] to the power of an index.
+/// Returns [`BASE`] to the power of an index, modulo 2^64.
 fn power_of(index: usize) -> u64 {
     let (mut power, mut square, mut left) = (1_u64, BASE, index);
     while left > 0 {
@@ -87,7 +88,7 @@ impl List {
         self.length
     }
 
-    /// Appends a value at an end.
+    /// Adds a value at one end of the list.
     pub(in crate::kv) fn push(&mut self, end: End, value: Bytes) {
         let hash = hash_of(&value);
         self.length += 1;
@@ -111,7 +112,7 @@ impl List {
         self.power = self.power.wrapping_mul(BASE);
     }
 
-    /// Removes and returns the value at an end; `None` if the list is empty.
+    /// Removes and returns the value at one end of the list; `None` if the list is empty.
     pub(in crate::kv) fn pop(&mut self, end: End) -> Option<Bytes> {
         let value;
         match end {
@@ -140,7 +141,7 @@ impl List {
         Some(value)
     }
 
-    /// The values from an index on.
+    /// Iterates over the values from `index` to the end of the list.
     pub(in crate::kv) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Bytes> {
         let (chunk, within) = self.locate(index);
         let (first, rest) = match self.chunks.get(chunk) {
@@ -150,13 +151,13 @@ impl List {
         first.chain(rest.flat_map(|chunk| chunk.iter()))
     }
 
-    /// The values in reverse order.
+    /// Iterates over the values in reverse order.
     pub(in crate::kv) fn iter_rev(&self) -> impl Iterator<Item = &Bytes> {
         self.chunks.iter().rev().flat_map(|chunk| chunk.iter().rev())
     }
 
-    /// The chunk of an index, and the position in it; the number of chunks if the index is out of
-    /// range.
+    /// Returns the number of the chunk that contains an index of the list, and the position within
+    /// the chunk; the number of chunks if the index is out of range.
     fn locate(&self, index: usize) -> (usize, usize) {
         if index >= self.length {
             return (self.chunks.len(), 0);
@@ -193,7 +194,7 @@ impl List {
         self.hash = self.hash.wrapping_add(change.wrapping_mul(power_of(index)));
     }
 
-    /// Inserts a value before an index, which is at most the length.
+    /// Inserts a value before `index`, which must be at most the list's length.
     pub(in crate::kv) fn insert(&mut self, index: usize, value: Bytes) {
         if index == self.length {
             return self.push(End::Right, value);
@@ -221,7 +222,7 @@ impl List {
         Arc::make_mut(&mut self.chunks[at]).insert(within, value);
     }
 
-    /// Removes at most `most` values equal to `wanted`, starting from `end`. Returns the number of
+    /// Removes up to `most` values equal to `wanted`, starting from `end`. Returns the number of
     /// removed values.
     pub(in crate::kv) fn remove(&mut self, wanted: &[u8], most: usize, end: End) -> usize {
         let power = match end {
@@ -248,14 +249,14 @@ impl List {
         removed
     }
 
-    /// Checks the sums of a list that has become empty.
+    /// Asserts that hash and memory of the list are 0 if the list has become empty.
     fn check_empty(&self) {
         if self.length == 0 {
             assert_eq!((self.value_bytes, self.hash, self.power), (0, 0, 1), "of an empty list");
         }
     }
 
-    /// Keeps only the values from index `from` to before index `to`.
+    /// Removes all values except those from index `from` to before index `to`.
     pub(in crate::kv) fn trim(&mut self, from: usize, to: usize) {
         if to - from < self.length / 2 {
             // Rebuilding is cheaper than removing most values.
@@ -274,7 +275,7 @@ impl List {
         }
     }
 
-    /// Merges small neighbouring chunks.
+    /// Merges neighbouring chunks that are small, so that removals do not leave many small chunks.
     fn join_small_chunks(&mut self) {
         let mut joined: VecDeque<Arc<Chunk>> = VecDeque::with_capacity(self.chunks.len());
         for chunk in self.chunks.drain(..).filter(|chunk| !chunk.is_empty()) {
@@ -292,15 +293,16 @@ impl List {
 /// State of [`List::remove`].
 struct Removal<'w> {
     wanted: &'w [u8],
-    /// Remaining number of values to remove.
+    /// Number of values that are still to be removed.
     left: usize,
-    /// The end from which values are removed.
+    /// The end of the list from which the removal starts.
     end: End,
-    /// The list's hash so far. Removing a value shifts those beyond it by one index.
+    /// The list's hash after the removals so far. Removing a value shifts all values at higher
+    /// indexes by one, which changes their weights.
     hash: u64,
-    /// The part of the hash between `end` and the current value.
+    /// The part of the list's hash that belongs to the values between `end` and the current value.
     passed: u64,
-    /// Weight of the current value.
+    /// Weight of the current value in the list's hash.
     power: u64,
 }
 
@@ -548,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn change_copies_one_chunk() {
+    fn list_write_copies_only_the_chunk_it_changes() {
         let mut list = list_of((0..10_000).map(|number| number.to_string()));
         let view = list.clone();
         list.push(End::Left, Bytes::from_static(b"first"));

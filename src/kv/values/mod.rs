@@ -1,4 +1,4 @@
-//! What keys hold: data structures that know no key and no command.
+//! Values of keys: data structures, independent of keys and commands.
 
 pub(in crate::kv) mod codec;
 pub(in crate::kv) mod collection;

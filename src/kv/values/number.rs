@@ -1,10 +1,11 @@
 //! Integers as Redis parses them: decimal digits with an optional minus sign, only in canonical
 //! form. `+1`, `01`, `-0` and ` 1` are not integers.
 
-/// Length of the longest integer, sign included.
+/// Maximum length in bytes of the decimal text of a 64-bit integer, sign included.
 const TEXT_BYTES_MAX: usize = "-9223372036854775808".len();
 
-/// Parses a canonical 64-bit integer; `None` if `text` is not one.
+/// Parses a 64-bit integer in canonical decimal form (no leading zeros or `+`); `None` if `text` is
+/// not one.
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical = match digits {
@@ -19,7 +20,7 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Splits off an optional sign; true if it is a minus.
+/// Splits off an optional sign. Returns whether it is a minus, and the rest of the text.
 pub(in crate::kv) fn split_sign(text: &[u8]) -> (bool, &[u8]) {
     let negative = text.first() == Some(&b'-');
     let signed = negative || text.first() == Some(&b'+');

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// Maximum number of members of a leaf, and of children of a branch.
+/// Maximum number of members in a leaf, and of children of an inner node.
 const NODE_LEN_MAX: usize = 64;
-/// Two neighbouring nodes with at most this many items together are merged. Well below
-/// [`NODE_LEN_MAX`], so that a few insertions do not split the node again.
+/// Neighbouring nodes that have at most this many members or children together are merged. Well
+/// below [`NODE_LEN_MAX`], so that a few insertions do not split the node again.
 const MERGED_LEN_MAX: usize = 48;
 
 /// A member and its score, which is never NaN.
@@ -25,29 +25,35 @@ pub(in crate::kv) struct Scored {
 }
 
 impl Scored {
-    /// Compares by score, then by bytes; 0 and -0 are equal.
+    /// Compares with `member` and its `score`: by score, then by the members' bytes. 0 and -0 are
+    /// equal.
     pub(in crate::kv) fn compare(&self, score: f64, member: &[u8]) -> Ordering {
         let by_score = self.score.partial_cmp(&score).expect("scores are never NaN");
         by_score.then_with(|| self.member[..].cmp(member))
     }
 }
 
-/// The tree.
+/// A B+ tree of members ordered by score, then by the members' bytes. Copy-on-write by node.
 #[derive(Debug, Clone)]
 pub(in crate::kv) struct ScoreTree {
     len: usize,
     root: Node,
 }
 
-/// Invariant: all leaves have the same depth; no node but the root is empty.
+/// A node of the tree.
+///
+/// Invariant: all leaves have the same depth; no node except the root is empty.
 #[derive(Debug, Clone)]
 enum Node {
     Leaf(Vec<Scored>),
     Branch(Vec<Child>),
 }
 
-/// Invariant: `len` members are below this child, none of them before `least`, and all members of
-/// the children before it are less than `least`. `least` itself may have been removed.
+/// A child of an inner node.
+///
+/// Invariant: `len` is the number of members below this child, none of which is less than `least`,
+/// and all members below previous children are less than `least`. The member `least` itself may
+/// have been removed.
 #[derive(Debug, Clone)]
 struct Child {
     len: usize,
@@ -62,7 +68,7 @@ impl Default for ScoreTree {
 }
 
 impl ScoreTree {
-    /// Inserts a member that is not in the tree.
+    /// Inserts a member, which must not be in the tree.
     pub(in crate::kv) fn insert(&mut self, scored: Scored) {
         self.len += 1;
         if let Some(right) = self.root.insert(scored) {
@@ -75,7 +81,7 @@ impl ScoreTree {
         }
     }
 
-    /// Removes a member, which is in the tree with this score.
+    /// Removes a member, which must be in the tree with this score.
     pub(in crate::kv) fn remove(&mut self, score: f64, member: &[u8]) {
         self.root.remove(score, member);
         self.len -= 1;
@@ -87,12 +93,14 @@ impl ScoreTree {
         }
     }
 
-    /// Rank of a member, which is in the tree with this score: the number of members before it.
+    /// Returns the rank of a member: the number of members before it. The member must be in the
+    /// tree with this score.
     pub(in crate::kv) fn rank(&self, score: f64, member: &[u8]) -> usize {
         self.count_while(|scored| scored.compare(score, member).is_lt())
     }
 
-    /// Number of members for which `predicate` holds, where it must hold for a prefix of the order.
+    /// Returns the number of members for which `predicate` holds. It must hold for a prefix of the
+    /// members in tree order, and for no others.
     pub(in crate::kv) fn count_while(&self, predicate: impl Fn(&Scored) -> bool) -> usize {
         let (mut node, mut before) = (&self.root, 0);
         loop {
@@ -107,7 +115,7 @@ impl ScoreTree {
         }
     }
 
-    /// The members with these ranks, which must be in range.
+    /// Iterates over the members with these ranks, which must be in range.
     pub(in crate::kv) fn range(
         &self,
         ranks: Range<usize>,
@@ -117,13 +125,14 @@ impl ScoreTree {
         Members { tree: self, ranks, front, back }
     }
 
-    /// The member with this rank, if there is one.
+    /// Returns the member with this rank; `None` if the rank is out of range.
     pub(in crate::kv) fn get(&self, rank: usize) -> Option<&Scored> {
         let (leaf, start) = (rank < self.len).then(|| self.leaf_at(rank))?;
         leaf.get(rank - start)
     }
 
-    /// The leaf that contains a rank, which must be in range, and the rank of its first member.
+    /// Returns the leaf that contains a rank, which must be in range, and the rank of the leaf's
+    /// first member.
     fn leaf_at(&self, rank: usize) -> (&[Scored], usize) {
         let (mut node, mut start) = (&self.root, 0);
         loop {
@@ -142,14 +151,14 @@ impl ScoreTree {
     }
 }
 
-/// The child that contains the first member for which `predicate` does not hold: the last child
-/// before which it holds for all members.
+/// Returns the index of the child that contains the first member for which `predicate` does not
+/// hold. `predicate` must hold for a prefix of the members.
 fn child_with(children: &[Child], predicate: impl Fn(&Scored) -> bool) -> usize {
     children[1..].partition_point(|child| predicate(&child.least))
 }
 
 impl Child {
-    /// A child for a node that is not empty.
+    /// Returns a child that refers to `node`, which must not be empty.
     fn of(node: Node) -> Child {
         let (len, least) = match &node {
             Node::Leaf(members) => (members.len(), members[0].clone()),
@@ -169,7 +178,7 @@ impl Node {
         }
     }
 
-    /// Inserts a member. Returns the new right node if this one was split.
+    /// Inserts a member. If this splits the node, returns the new right sibling, else `None`.
     fn insert(&mut self, scored: Scored) -> Option<Child> {
         match self {
             Node::Leaf(members) => {
@@ -207,7 +216,7 @@ impl Node {
         }
     }
 
-    /// Removes a member, which must be in the node.
+    /// Removes a member, which must be below this node with this score.
     fn remove(&mut self, score: f64, member: &[u8]) {
         match self {
             Node::Leaf(members) => {
@@ -238,7 +247,8 @@ impl Node {
     }
 }
 
-/// Splits off the items from `at` on if there are too many.
+/// Splits off and returns the items from index `at` on, if there are more than [`NODE_LEN_MAX`];
+/// else `None`.
 fn split<T>(sorted: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
     if sorted.len() <= NODE_LEN_MAX {
         return None;
@@ -248,7 +258,7 @@ fn split<T>(sorted: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
     Some(right)
 }
 
-/// Merges the children at `place` and `place + 1`.
+/// Merges the children at indexes `place` and `place + 1`.
 fn merge(children: &mut Vec<Child>, place: usize) {
     let right = children.remove(place + 1);
     let left = &mut children[place];
@@ -260,12 +270,13 @@ fn merge(children: &mut Vec<Child>, place: usize) {
     }
 }
 
-/// Iterates over ranks from both ends, one leaf at a time.
+/// Iterates over a range of ranks from both ends, one leaf at a time.
 struct Members<'o> {
     tree: &'o ScoreTree,
     ranks: Range<usize>,
-    /// The current leaves at both ends, each with the rank of its first member.
+    /// The leaf with the next member from the front, and the rank of the leaf's first member.
     front: (&'o [Scored], usize),
+    /// The leaf with the next member from the back, and the rank of the leaf's first member.
     back: (&'o [Scored], usize),
 }
 
@@ -419,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn clones_are_immutable() {
+    fn score_tree_clone_is_unaffected_by_later_writes() {
         let mut order = ScoreTree::default();
         (0..5_000).for_each(|number| order.insert(scored(1.0, number)));
         let copy = order.clone();

@@ -11,17 +11,19 @@ use super::content::Content;
 use super::digest::{Digest, key_hash};
 use super::number::parse_integer;
 
-/// Approximate memory overhead of a member in bytes.
+/// Approximate memory overhead of a set member in bytes.
 const MEMBER_BYTES: usize = 72;
 
-/// A scan returns all members of a set of at most this size at once.
+/// A set or sorted set with at most this many members is returned completely by one `SSCAN` or
+/// `ZSCAN` call.
 pub(in crate::kv) const SCANNED_AT_ONCE_MAX: usize = 128;
 
-/// Redis's default limit for encoding a set of integers as an intset.
+/// Maximum number of members of a set of integers for which Redis by default uses the encoding
+/// `intset` (`OBJECT ENCODING`).
 const NUMBERS_MAX: usize = 512;
 
 /// Distinct members in insertion order, except that the last member takes the index of a removed
-/// one. So no member ever moves to a higher index: scans depend on that.
+/// one. So no member ever moves to a higher index, on which scans depend.
 ///
 /// The first change while a snapshot shares the set copies the table and the handles of all
 /// members, not their bytes, in time proportional to their number.
@@ -48,22 +50,22 @@ impl Set {
         self.members.iter()
     }
 
-    /// The member at an index of the set's order.
+    /// Returns the member at an index of the set's order; `None` if the index is out of range.
     pub(in crate::kv) fn get_index(&self, index: usize) -> Option<&Bytes> {
         self.members.get_index(index)
     }
 
-    /// The members in a range of indexes, which must not exceed the length.
+    /// Iterates over the members in a range of indexes, which must not exceed the set's length.
     pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &Bytes> {
         self.members.get_range(range).expect("within the members").iter()
     }
 
-    /// Adds a copy of a member. Returns whether it is new.
+    /// Adds a copy of `member`. Returns whether the member is new.
     pub(in crate::kv) fn add(&mut self, member: &[u8]) -> bool {
         !self.contains(member) && self.insert(Bytes::copy_from_slice(member))
     }
 
-    /// Adds a member. Returns whether it is new.
+    /// Adds a member. Returns whether the member is new.
     pub(in crate::kv) fn insert(&mut self, member: Bytes) -> bool {
         let (hash, bytes) = (key_hash(&member), member.len() + MEMBER_BYTES);
         let is_new = self.members.insert(member);
@@ -74,13 +76,14 @@ impl Set {
         is_new
     }
 
-    /// Removes a member. Returns whether it existed.
+    /// Removes a member. Returns whether the member existed.
     pub(in crate::kv) fn remove(&mut self, member: &[u8]) -> bool {
         let index = self.members.get_index_of(member);
         index.is_some_and(|index| self.take(index).is_some())
     }
 
-    /// Removes and returns the member at an index.
+    /// Removes and returns the member at an index; `None` if the index is out of range. The last
+    /// member of the set moves to this index.
     pub(in crate::kv) fn take(&mut self, index: usize) -> Option<Bytes> {
         let member = self.members.swap_remove_index(index)?;
         self.digest.remove(key_hash(&member));

@@ -12,10 +12,11 @@ use super::digest::{Digest, fingerprint, key_hash};
 use super::score_tree::{ScoreTree, Scored};
 use super::set::SCANNED_AT_ONCE_MAX;
 
-/// Approximate memory overhead of a member in bytes.
+/// Approximate memory overhead of a sorted-set member in bytes.
 const MEMBER_BYTES: usize = 160;
 
-/// Redis's default limit for members of a set that is encoded as a listpack, in bytes.
+/// Maximum length in bytes of each member of a sorted set for which Redis by default uses the
+/// encoding `listpack` (`OBJECT ENCODING`).
 const PACKED_BYTES_MAX: usize = 64;
 
 /// Members with their scores, in two indexes: a table by member, and a tree by score.
@@ -35,7 +36,7 @@ pub(in crate::kv) struct SortedSet {
     bytes: usize,
 }
 
-/// Effect of setting a score.
+/// Effect of setting a member's score: the member was added, its score changed, or nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Change {
     Added,
@@ -43,18 +44,18 @@ pub(in crate::kv) enum Change {
     Nothing,
 }
 
-/// Hash of a member with its score.
+/// Returns the hash of a member together with its score.
 fn member_hash(member: &[u8], score: f64) -> u64 {
     fingerprint(key_hash(member), &score.to_bits().to_le_bytes())
 }
 
-/// Stores 0 for -0, as Redis does in small sets.
+/// Returns the score, with -0 replaced by 0, as Redis stores scores in small sorted sets.
 fn without_minus_0(score: f64) -> f64 {
     score + 0.0
 }
 
 impl SortedSet {
-    /// A set of these members, which are distinct and have no NaN scores.
+    /// Returns a sorted set of these members, which must be distinct and have no NaN scores.
     pub(in crate::kv) fn from_members(members: impl IntoIterator<Item = Scored>) -> SortedSet {
         let mut set = SortedSet::default();
         for Scored { score, member } in members {
@@ -67,23 +68,25 @@ impl SortedSet {
         self.scores.len()
     }
 
-    /// Whether Redis would encode the set as a listpack, assuming that it was never larger.
+    /// Returns whether Redis would encode the sorted set as a listpack, assuming that it was never
+    /// larger.
     pub(in crate::kv) fn is_packed(&self) -> bool {
         let is_short = |member: &Bytes| member.len() <= PACKED_BYTES_MAX;
         self.len() <= SCANNED_AT_ONCE_MAX && self.scores.keys().all(is_short)
     }
 
-    /// Score of a member.
+    /// Returns the score of a member; `None` if the member does not exist.
     pub(in crate::kv) fn score(&self, member: &[u8]) -> Option<f64> {
         self.scores.get(member).copied()
     }
 
-    /// Rank of a member: the number of members before it.
+    /// Returns the rank of a member: the number of members before it. `None` if the member does not
+    /// exist.
     pub(in crate::kv) fn rank(&self, member: &[u8]) -> Option<usize> {
         Some(self.order.rank(self.score(member)?, member))
     }
 
-    /// Sets the score of a member, which must not be NaN. Adds the member if it does not exist.
+    /// Sets the score of a member; adds the member if it does not exist. The score must not be NaN.
     pub(in crate::kv) fn set(&mut self, member: &[u8], score: f64) -> Change {
         let score = without_minus_0(score);
         let Some((_, member, old)) = self.scores.get_full_mut(member) else {
@@ -103,7 +106,7 @@ impl SortedSet {
         Change::Moved
     }
 
-    /// Adds a member that is not in the set. The score must not be NaN.
+    /// Adds a member, which must not be in the set. The score must not be NaN.
     fn add(&mut self, member: Bytes, score: f64) {
         assert!(!score.is_nan(), "score of {member:?}");
         let score = without_minus_0(score);
@@ -113,7 +116,7 @@ impl SortedSet {
         self.order.insert(Scored { score, member });
     }
 
-    /// Removes a member. Returns whether it existed.
+    /// Removes a member. Returns whether the member existed.
     pub(in crate::kv) fn remove(&mut self, member: &[u8]) -> bool {
         let Some((member, score)) = self.scores.swap_remove_entry(member) else { return false };
         self.order.remove(score, &member);
@@ -125,7 +128,7 @@ impl SortedSet {
         true
     }
 
-    /// Removes and returns the members with these ranks, which must be in range.
+    /// Removes the members with these ranks, which must be in range, and returns them in order.
     pub(in crate::kv) fn take(&mut self, ranks: Range<usize>) -> Vec<Scored> {
         let taken: Vec<Scored> = self.order.range(ranks).cloned().collect();
         for scored in &taken {
@@ -134,18 +137,19 @@ impl SortedSet {
         taken
     }
 
-    /// All members with their scores, in the order of the table.
+    /// Iterates over all members with their scores, in the order of the member table.
     pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Bytes, f64)> {
         self.scores.iter().map(|(member, score)| (member, *score))
     }
 
-    /// The members with indexes in this range of the table, which must not exceed the length.
+    /// Iterates over the members, with their scores, in a range of indexes of the member table,
+    /// which must not exceed its length.
     pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = (&Bytes, f64)> {
         let range = self.scores.get_range(range).expect("within the members");
         range.iter().map(|(member, score)| (member, *score))
     }
 
-    /// The members by rank.
+    /// Returns the members as a tree ordered by score, then by bytes.
     pub(in crate::kv) fn by_rank(&self) -> &ScoreTree {
         &self.order
     }

@@ -8,7 +8,7 @@ use crate::types::Term;
 
 /// A follower whose disk hangs answers heartbeats, and has received all entries.
 #[test]
-fn window_is_not_resent_repeatedly_to_a_slow_disk() {
+fn inflight_window_is_not_resent_repeatedly_to_slow_disk() {
     let config = Config::server();
     let (bytes, last) = (config.append_bytes_max, Index(1_000));
     let window = config.inflight_bytes_max;
@@ -36,7 +36,7 @@ fn window_is_not_resent_repeatedly_to_a_slow_disk() {
 }
 
 #[test]
-fn peer_without_its_disk_is_probed_from_its_last_entry() {
+fn peer_that_lost_entries_is_probed_after_its_last_entry() {
     let (config, now) = (Config::server(), Instant::ZERO);
     let mut progress = Progress::new(NodeId(2), Index(10), now);
     progress.acknowledge(Index(10), now);
@@ -60,7 +60,7 @@ fn peer_without_its_disk_is_probed_from_its_last_entry() {
 
 #[test]
 #[should_panic(expected = "is reset to 10, but only 10 matches")]
-fn reset_asserts_that_entries_were_lost() {
+fn progress_reset_without_lost_entries_panics() {
     let mut progress = Progress::new(NodeId(2), Index(10), Instant::ZERO);
     progress.acknowledge(Index(10), Instant::ZERO);
     progress.reset(Index(10));

@@ -115,7 +115,7 @@ fn has_finishing_job(subject: &Subject) -> bool {
 }
 
 #[test]
-fn nothing_is_acknowledged_before_all_members_answer() {
+fn rejoining_replica_acks_no_append_before_all_replies() {
     let mut subject = Subject::wiped(4);
     let asked = subject.wait();
     let ask = PeerMsg::Rejoin(Rejoin { nonce: NONCE, term: Term(0), last: EntryId::ZERO });
@@ -137,7 +137,7 @@ fn nothing_is_acknowledged_before_all_members_answer() {
 }
 
 #[test]
-fn reply_to_an_earlier_start_is_ignored() {
+fn rejoin_reply_with_an_old_nonce_is_ignored() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     for from in [2, 3] {
@@ -177,7 +177,7 @@ fn replica_rejoins_when_durable_up_to_the_target() {
 }
 
 #[test]
-fn target_of_an_earlier_term_does_not_count() {
+fn rejoin_target_of_an_earlier_term_is_discarded() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     subject.receive(2, reply(3, true, (3, 1)));
@@ -195,7 +195,7 @@ fn target_of_an_earlier_term_does_not_count() {
 }
 
 #[test]
-fn target_that_contradicts_the_leader_is_malformed() {
+fn rejoin_target_inconsistent_with_leader_log_is_rejected() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     subject.receive(2, reply(3, true, (3, 1)));
@@ -210,7 +210,7 @@ fn target_that_contradicts_the_leader_is_malformed() {
 }
 
 #[test]
-fn restart_while_rejoining_asks_again_and_keeps_the_log() {
+fn restart_during_rejoin_repeats_requests_and_keeps_log() {
     let hard_state = HardState { term: Term(4), voted_for: None };
     let PeerMsg::AppendEntries(append) = append(4, &[3, 4]) else { unreachable!() };
     let entries = append.entries;
@@ -225,7 +225,7 @@ fn restart_while_rejoining_asks_again_and_keeps_the_log() {
 }
 
 #[test]
-fn rejoining_replica_without_answers_never_campaigns() {
+fn rejoining_replica_without_replies_never_campaigns() {
     for replicas in [1, 3] {
         let mut subject = Subject::wiped(replicas);
         for _ in 0..200 {

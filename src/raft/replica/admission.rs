@@ -10,8 +10,11 @@ use crate::raft::role::Transition;
 use crate::raft::rules;
 
 impl Replica {
-    /// Follows a message to its higher term, or rejects one of a lower term. Returns whether the
-    /// role is to handle the message.
+    /// Applies Raft's term rules (
+    ///
+    /// 5.1) to a peer's message: raises the replica's term to a higher one in the message, and
+    /// rejects a message of a lower term. Returns whether the replica's current role must still
+    /// handle the message.
     pub(super) fn admit(&mut self, from: NodeId, message: &PeerMsg, out: &mut Effects) -> bool {
         match message {
             PeerMsg::RequestVote(request) if request.pre => {
@@ -75,8 +78,9 @@ impl Replica {
         is_current
     }
 
-    /// Admits a message that only the leader of its term sends. A candidate yields to the leader of
-    /// its term (Figure 2).
+    /// Checks a message that only the leader of its term sends, and returns whether the replica's
+    /// role must still handle it. A candidate becomes a follower of the leader of its term (Figure
+    /// 2).
     fn admit_from_leader(
         &mut self,
         from: NodeId,
@@ -108,7 +112,8 @@ impl Replica {
         true
     }
 
-    /// Tells the leader of an earlier term the current one, with a reply to its message.
+    /// Sends the current term to the leader of an earlier term, in a reply that rejects its
+    /// message.
     fn tell_deposed_leader(&mut self, to: NodeId, message: &PeerMsg, out: &mut Effects) {
         let refused = match message {
             PeerMsg::AppendEntries(append) => append.prev.index,
@@ -121,7 +126,8 @@ impl Replica {
         self.shared.send(to, PeerMsg::AppendReply(reply), out);
     }
 
-    /// Follows a message to its higher term if elections can have reached it; else rejects it.
+    /// Raises the replica's term to the higher term of a message and returns true. If elections
+    /// cannot have reached that term, rejects the message and returns false.
     fn raise_term(
         &mut self,
         from: NodeId,
@@ -144,8 +150,8 @@ impl Replica {
         true
     }
 
-    /// Returns whether a leader may hold a lease that depends on this replica: a leader that it
-    /// heard, or this replica itself.
+    /// Returns whether a leader may hold a lease that depends on this replica's not voting: this
+    /// replica itself leads, or it heard from a leader, less than the lowest election timeout ago.
     fn leader_may_hold_lease(&self) -> bool {
         if let Role::Leader(leader) = &self.role {
             let heard_at = leader.quorum_heard_at(&self.shared);
@@ -154,14 +160,15 @@ impl Replica {
         self.shared.leader_may_hold_lease()
     }
 
-    /// Returns whether this replica asks for pre-votes and has not voted in this term.
+    /// Returns whether this replica is asking for pre-votes and has not voted in the current term.
     fn is_free_pre_candidate(&self) -> bool {
         matches!(&self.role, Role::Candidate(candidate) if candidate.phase() == VotePhase::PreVote)
             && self.shared.voted_for().is_none()
     }
 
-    /// Answers a pre-vote. Granting it binds this replica to nothing and restarts no timeout. A
-    /// refusal is silent, unless this replica's term is higher, which the other has to learn.
+    /// Handles a pre-vote request. A granted pre-vote binds this replica to nothing and restarts no
+    /// timeout. A refusal is silent, unless this replica's term is at least the requested one,
+    /// which the sender has to learn.
     fn on_pre_vote(&mut self, from: NodeId, request: RequestVote, out: &mut Effects) {
         if let Role::Candidate(candidate) = &mut self.role {
             candidate.yield_to(from, request.last, &self.shared);

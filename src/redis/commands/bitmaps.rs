@@ -11,7 +11,7 @@ const fn of_bits(name: &'static str, arity: i8, since: &'static str) -> CommandS
     passed_on(name, arity).categories(&["bitmap"]).since(since, "bitmap")
 }
 
-/// Sorted by name.
+/// The bitmap commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     of_bits("bitcount", -2, "2.6.0")
         .flags(READ)
@@ -20,11 +20,11 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     of_bits("bitfield", -2, "3.2.0")
         .flags(WRITE)
         .costs("O(N), N being the number of subcommands and the value's length")
-        .about("Reads and changes integers of arbitrary width inside of a string."),
+        .about("Reads and changes integers of arbitrary width within a string."),
     of_bits("bitfield_ro", -2, "6.0.0")
         .flags(READ_FAST)
         .costs("O(N), N being the number of subcommands")
-        .about("Reads integers of arbitrary width inside of a string."),
+        .about("Reads integers of arbitrary width within a string."),
     of_bits("bitop", -4, "2.6.0")
         .flags(WRITE)
         .costs("O(N), N being the number of bytes")

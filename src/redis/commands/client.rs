@@ -14,7 +14,7 @@ const OWN_CONNECTION: &[&str] = &["noscript", "loading", "stale"];
 pub(super) const NAME_ERROR: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
 
-/// Sorted by name.
+/// The row of `CLIENT` in the command table, with the rows of its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("client")
     .since("2.4.0", "connection")
     .about("A container for client connection commands.")
@@ -27,19 +27,20 @@ const CLIENT: &[CommandSpec] = &[
     own_connection("id", "client|id", 2, id, "5.0.0").about("Returns the id of the connection."),
     own_connection("info", "client|info", 2, info, "6.2.0")
         .about("Returns details about the connection."),
-    all_connections("kill", "client|kill", -3, kill, "2.4.0").about("Closes connections."),
+    all_connections("kill", "client|kill", -3, kill, "2.4.0")
+        .about("Closes the connections that match a filter."),
     all_connections("list", "client|list", -2, list, "2.4.0")
         .about("Lists the connections to this replica."),
     own_connection("no-evict", "client|no-evict", 3, no_effect, "7.0.0")
         .flags(ADMIN)
         .categories(&["dangerous", "connection"])
-        .about("Accepted without effect: clients are not evicted to free memory for keys."),
+        .about("Has no effect: clients are never evicted to free memory for keys."),
     own_connection("no-touch", "client|no-touch", 3, no_effect, "7.2.0")
-        .about("Accepted without effect: the last access to a key is not recorded."),
+        .about("Has no effect: access times of keys are not recorded."),
     own_connection("reply", "client|reply", 3, reply, "3.2.0")
-        .about("Turns replies on or off, or skips the next one."),
+        .about("Turns replies on or off, or suppresses the next one."),
     own_connection("setinfo", "client|setinfo", 4, setinfo, "7.2.0")
-        .about("Sets the name or version of the client's library."),
+        .about("Sets the name or the version of the client library."),
     own_connection("setname", "client|setname", 3, setname, "2.6.9")
         .about("Sets the name of the connection."),
 ];
@@ -72,7 +73,8 @@ const fn all_connections(
         .costs("O(N), N being the number of connections")
 }
 
-/// `CLIENT KILL address`, or `CLIENT KILL <filter value> ...`
+/// Runs `CLIENT KILL address` (the old form) or `CLIENT KILL <filter value> ...`: closes the
+/// connections that match.
 fn kill(call: &mut Call<'_>) -> Action {
     let is_old_form = call.request.len() == 3;
     let mut kill = ClientKill {
@@ -130,7 +132,7 @@ fn unknown_type(call: &mut Call<'_>, name: &[u8]) -> Action {
     call.error(&format_args!("ERR Unknown client type '{}'", String::from_utf8_lossy(name)))
 }
 
-/// `CLIENT LIST [TYPE type] [ID id ...]`
+/// Runs `CLIENT LIST [TYPE type] [ID id ...]`: describes the connections that match, one per line.
 fn list(call: &mut Call<'_>) -> Action {
     let version = call.writer.version();
     let mut query = ClientQuery { version, ids: Vec::new(), client_type: None };
@@ -156,7 +158,7 @@ fn list(call: &mut Call<'_>) -> Action {
     call.error(&"ERR syntax error")
 }
 
-/// `CLIENT REPLY <ON | OFF | SKIP>`
+/// Runs `CLIENT REPLY <ON | OFF | SKIP>`: turns replies on or off, or suppresses the next one.
 fn reply(call: &mut Call<'_>) -> Action {
     let argument = call.argument(2);
     let is = |word: &str| argument.eq_ignore_ascii_case(word.as_bytes());
@@ -176,7 +178,8 @@ fn reply(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `CLIENT NO-EVICT <ON | OFF>` and `CLIENT NO-TOUCH <ON | OFF>`
+/// Runs `CLIENT NO-EVICT <ON | OFF>` and `CLIENT NO-TOUCH <ON | OFF>`: checks the argument and
+/// replies `OK`, without any effect.
 fn no_effect(call: &mut Call<'_>) -> Action {
     let argument = call.argument(2);
     if ["ON", "OFF"].iter().any(|word| argument.eq_ignore_ascii_case(word.as_bytes())) {
@@ -185,7 +188,7 @@ fn no_effect(call: &mut Call<'_>) -> Action {
     call.error(&"ERR syntax error")
 }
 
-/// Whether a client or library name has printable ASCII characters only, and no space.
+/// Whether the name of a client or library contains only printable ASCII characters and no space.
 pub(super) fn is_valid_name(name: &[u8]) -> bool {
     name.iter().all(u8::is_ascii_graphic)
 }
@@ -203,7 +206,7 @@ fn getname(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `CLIENT SETNAME name`; an empty name unsets it.
+/// Runs `CLIENT SETNAME name`: names the connection; an empty name removes the name.
 fn setname(call: &mut Call<'_>) -> Action {
     let name = call.argument(2);
     if !is_valid_name(name) {
@@ -213,7 +216,7 @@ fn setname(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// `CLIENT SETINFO <LIB-NAME | LIB-VER> value`
+/// Runs `CLIENT SETINFO <LIB-NAME | LIB-VER> value`: stores the client library's name or version.
 fn setinfo(call: &mut Call<'_>) -> Action {
     let (option, value) = (call.argument(2), call.argument(3));
     let (known, field) = if option.eq_ignore_ascii_case(b"lib-name") {

@@ -12,14 +12,14 @@ use crate::redis::spec::{ANYTIME_FAST, CommandSpec, command, subcommand};
 
 use super::help::{container, help_row};
 
-/// Sorted by name.
+/// The cluster commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     command("asking", 1, asking)
         .flags(&["fast"])
         .categories(&["connection"])
         .since("3.0.0", "cluster")
         .costs("O(1)")
-        .about("Accepted without effect: slots never move."),
+        .about("Has no effect: this server never replies with an ASK redirection."),
     container("cluster")
         .since("3.0.0", "cluster")
         .about("A container for cluster commands.")
@@ -29,41 +29,41 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .categories(&["connection"])
         .since("3.0.0", "cluster")
         .costs("O(1)")
-        .about("Enables reads from a replica that is not the leader."),
+        .about("Lets followers serve the connection's reads instead of redirecting them."),
     command("readwrite", 1, readwrite)
         .flags(ANYTIME_FAST)
         .categories(&["connection"])
         .since("3.0.0", "cluster")
         .costs("O(1)")
-        .about("Disables reads from a replica that is not the leader."),
+        .about("Ends the effect of READONLY on the connection."),
     command("role", 1, role)
         .flags(&["noscript", "loading", "stale", "fast"])
         .categories(&["admin", "dangerous"])
         .since("2.8.12", "server")
         .costs("O(1)")
-        .about("Returns the replication role: the leader is the master."),
+        .about("Returns the replication role of this replica. The leader is the master."),
 ];
 
 const CLUSTER: &[CommandSpec] = &[
     row("countkeysinslot", "cluster|countkeysinslot", 3, countkeysinslot)
         .costs("O(N), N being the number of keys")
-        .about("Returns the number of keys in a slot."),
+        .about("Returns the number of keys in a hash slot."),
     help_row("cluster|help").since("5.0.0", "cluster"),
     row("info", "cluster|info", 2, info).costs("O(1)").about("Returns the state of the cluster."),
     row("keyslot", "cluster|keyslot", 3, keyslot)
         .costs("O(N), N being the length of the key")
-        .about("Returns the slot of a key."),
+        .about("Returns the hash slot of a key."),
     row("myid", "cluster|myid", 2, myid).costs("O(1)").about("Returns the id of this replica."),
     row("nodes", "cluster|nodes", 2, nodes)
         .costs("O(N), N being the number of replicas")
-        .about("Returns the replicas as text, one a line."),
+        .about("Returns the replicas of the cluster as text, one per line."),
     row("shards", "cluster|shards", 2, shards)
         .since("7.0.0", "cluster")
         .costs("O(N), N being the number of replicas")
-        .about("Returns the only shard and its replicas."),
+        .about("Returns the cluster's only shard and its replicas."),
     row("slots", "cluster|slots", 2, slots)
         .costs("O(N), N being the number of replicas")
-        .about("Returns the range of all slots and the replicas that serve it, the leader first."),
+        .about("Returns the only range of hash slots and its replicas, the leader first."),
 ];
 
 const fn row(
@@ -203,7 +203,7 @@ fn keyslot(call: &mut Call<'_>) -> Action {
     call.integer(slot)
 }
 
-/// `CLUSTER COUNTKEYSINSLOT slot`
+/// Runs `CLUSTER COUNTKEYSINSLOT slot`: returns the number of keys in the slot.
 fn countkeysinslot(call: &mut Call<'_>) -> Action {
     let Some(number) = parse_integer(call.argument(2)) else {
         return call.error(&"ERR Invalid or out of range slot");
@@ -217,7 +217,8 @@ fn countkeysinslot(call: &mut Call<'_>) -> Action {
     }
 }
 
-/// `ASKING`: clients send it before a request that an `ASK` error redirected. There are none here.
+/// Runs `ASKING`, which clients send before a request that an `ASK` error redirected: replies `OK`.
+/// This server never replies with `ASK`.
 fn asking(call: &mut Call<'_>) -> Action {
     call.ok()
 }
@@ -234,8 +235,8 @@ fn readwrite(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// `ROLE`: the leader is the master, its followers are slaves. On the Sentinel port the role is
-/// that of a Sentinel.
+/// Runs `ROLE`: reports the leader as a Redis master and its followers as slaves. On the Sentinel
+/// port it reports the role `sentinel`.
 fn role(call: &mut Call<'_>) -> Action {
     let (context, writer) = (call.context, &mut call.writer);
     if call.connection.is_on_sentinel_port {
@@ -270,7 +271,7 @@ fn role(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// All replicas, the leader first.
+/// Returns an iterator over all replicas that starts with the leader.
 fn leader_first<'c>(
     context: &'c Context,
     leader: &'c ReplicaInfo,

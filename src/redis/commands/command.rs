@@ -10,7 +10,7 @@ use crate::wire::resp::Writer;
 
 use super::help::help_row;
 
-/// Sorted by name.
+/// The row of `COMMAND` in the command table, with the rows of its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("command", -1, all)
     .flags(ANYTIME)
     .categories(&["connection"])
@@ -31,7 +31,7 @@ const COMMAND: &[CommandSpec] = &[
         .categories(&["connection"])
         .since("7.0.0", "server")
         .costs("O(N), N being the number of commands")
-        .about("Returns documentation of all or of some commands."),
+        .about("Returns documentation of the named commands, or of all."),
     subcommand_with_table("getkeys", "command|getkeys", -4, getkeys)
         .flags(ANYTIME)
         .categories(&["connection"])
@@ -44,13 +44,13 @@ const COMMAND: &[CommandSpec] = &[
         .categories(&["connection"])
         .since("2.8.13", "server")
         .costs("O(N), N being the number of commands")
-        .about("Returns details about all or about some commands."),
+        .about("Returns details about the named commands, or about all."),
     subcommand_with_table("list", "command|list", -2, list)
         .flags(ANYTIME)
         .categories(&["connection"])
         .since("7.0.0", "server")
         .costs("O(N), N being the number of commands")
-        .about("Returns the names of commands."),
+        .about("Returns the names of all commands, or of those that pass a filter."),
 ];
 
 /// `COMMAND`
@@ -67,7 +67,8 @@ fn count(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     call.integer(table.all().len())
 }
 
-/// `COMMAND LIST [FILTERBY <MODULE name | ACLCAT category | PATTERN pattern>]`
+/// Runs `COMMAND LIST [FILTERBY <MODULE name | ACLCAT category | PATTERN pattern>]`: returns the
+/// names of the commands that pass the filter.
 fn list(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let mut arguments = call.request.rest(2).map(<[u8]>::to_ascii_lowercase);
     let filter = (arguments.next(), arguments.next(), arguments.next(), arguments.next());
@@ -100,7 +101,7 @@ fn list(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// `COMMAND INFO [name ...]`
+/// Runs `COMMAND INFO [name ...]`: returns details about the named commands, or about all.
 fn info(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 {
         return all(call, table);
@@ -116,7 +117,8 @@ fn info(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// `COMMAND DOCS [name ...]`; unknown names are left out, as in Redis.
+/// Runs `COMMAND DOCS [name ...]`: returns documentation of the named commands, or of all. Unknown
+/// names are left out, as in Redis.
 fn docs(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 {
         call.writer.map(table.all().len());
@@ -131,7 +133,7 @@ fn docs(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// `COMMAND GETKEYS command [argument ...]`
+/// Runs `COMMAND GETKEYS command [argument ...]`: returns the keys among the arguments.
 fn getkeys(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let count = call.request.len() - 2;
     let name = call.argument(2).to_ascii_lowercase();
@@ -154,7 +156,8 @@ fn getkeys(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// A command's ACL categories: those that follow from its flags, and its own.
+/// Returns a command's ACL categories: the categories that its flags imply, with `fast` or `slow`,
+/// and the categories listed in its row of the command table.
 fn categories(spec: &CommandSpec) -> impl Iterator<Item = &'static str> {
     let by_flag = [("write", "write"), ("readonly", "read"), ("admin", "admin")];
     let by_flag = by_flag.map(|(flag, category)| spec.has_flag(flag).then_some(category));
@@ -162,8 +165,9 @@ fn categories(spec: &CommandSpec) -> impl Iterator<Item = &'static str> {
     by_flag.into_iter().flatten().chain(spec.categories.iter().copied()).chain([speed])
 }
 
-/// Writes a command as `COMMAND INFO` returns it. Tips and key specifications, the two lists at the
-/// end, are empty: there are no tips, and the key range says where the keys are.
+/// Writes a command's details as one element of the reply of `COMMAND INFO`. Its lists of tips and
+/// key specifications are always empty: clients find a command's keys by the positions of the first
+/// and last key and the step.
 fn write_details(writer: &mut Writer<'_>, spec: &CommandSpec) {
     let range = spec.key_range();
     writer.array(10);
@@ -188,7 +192,7 @@ fn write_details(writer: &mut Writer<'_>, spec: &CommandSpec) {
     }
 }
 
-/// Writes a command as `COMMAND DOCS` returns it.
+/// Writes one entry of the reply of `COMMAND DOCS`: a command's name and its documentation.
 fn write_docs(writer: &mut Writer<'_>, spec: &CommandSpec) {
     writer.bulk(spec.full_name.as_bytes());
     let fields = [

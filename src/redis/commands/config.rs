@@ -7,7 +7,7 @@ use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
 
 use super::help::{container, help_row};
 
-/// Sorted by name.
+/// The row of `CONFIG` in the command table, with the rows of its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("config")
     .since("2.0.0", "server")
     .about("A container for server configuration commands.")
@@ -19,29 +19,32 @@ const CONFIG: &[CommandSpec] = &[
         .categories(&["dangerous"])
         .since("2.0.0", "server")
         .costs("O(N), N being the number of settings")
-        .about("Returns the settings whose names match patterns."),
+        .about("Returns the values of the settings whose names match patterns."),
     help_row("config|help").since("5.0.0", "server"),
     subcommand("resetstat", "config|resetstat", 2, reset_statistics)
         .flags(ADMIN)
         .categories(&["dangerous"])
         .since("2.0.0", "server")
         .costs("O(1)")
-        .about("Resets the counts of connections, commands and bytes."),
+        .about("Resets the counters of connections, commands and bytes."),
     subcommand("rewrite", "config|rewrite", 2, rewrite)
         .flags(ADMIN)
         .categories(&["dangerous"])
         .since("2.8.0", "server")
         .costs("O(1)")
-        .about("Always an error: settings last until the process exits."),
+        .about(
+            "Always returns an error: changes made by CONFIG SET are lost when the process exits, \
+             and there is no Redis config file to rewrite.",
+        ),
     subcommand("set", "config|set", -4, set)
         .flags(ADMIN)
         .categories(&["dangerous"])
         .since("2.0.0", "server")
         .costs("O(N), N being the number of settings")
-        .about("Changes settings, all of them or none."),
+        .about("Sets one or more settings: all of them, or none on an error."),
 ];
 
-/// `CONFIG GET pattern [pattern ...]`
+/// Runs `CONFIG GET pattern [pattern ...]`: returns names and values of the settings that match.
 fn get(call: &mut Call<'_>) -> Action {
     let patterns: Vec<Vec<u8>> = call.request.rest(2).map(<[u8]>::to_ascii_lowercase).collect();
     let is_wanted =
@@ -62,12 +65,13 @@ fn reset_statistics(call: &mut Call<'_>) -> Action {
     Action::ResetStatistics(Statistics::Traffic)
 }
 
-/// `CONFIG REWRITE`: there is no file of Redis's settings to rewrite.
+/// Runs `CONFIG REWRITE`: always returns an error, because settings are not read from a Redis
+/// config file, so there is no file to rewrite.
 fn rewrite(call: &mut Call<'_>) -> Action {
     call.error(&"ERR The server is running without a config file")
 }
 
-/// `CONFIG SET name value [name value ...]`
+/// Runs `CONFIG SET name value [name value ...]`: changes all named settings, or none on an error.
 fn set(call: &mut Call<'_>) -> Action {
     let mut arguments = call.request.rest(2);
     if !arguments.len().is_multiple_of(2) {

@@ -13,7 +13,7 @@ const GREETING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
-/// Sorted by name.
+/// The connection commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     row("auth", -2, auth, "1.0.0").flags(GREETING).about("Authenticates the connection."),
     row("echo", 2, echo, "1.0.0").flags(ANYTIME_FAST).about("Returns the given string."),
@@ -24,10 +24,10 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     row("quit", -1, quit, "1.0.0").flags(GREETING).about("Closes the connection."),
     row("reset", 1, reset, "6.2.0")
         .flags(GREETING)
-        .about("Restores the state of a new connection."),
+        .about("Resets the connection to its initial state."),
     row("select", 2, select, "1.0.0")
         .flags(ANYTIME_FAST)
-        .about("Selects the database; there is only 0."),
+        .about("Selects a database. Only database 0 exists."),
 ];
 
 const fn row(
@@ -39,7 +39,8 @@ const fn row(
     command(name, arity, run).categories(&["connection"]).since(since, "connection").costs("O(1)")
 }
 
-/// `HELLO [version [AUTH user password] [SETNAME name]]`
+/// Runs `HELLO [version [AUTH user password] [SETNAME name]]`: sets the protocol version and the
+/// connection's name, and returns details about the server.
 fn hello(call: &mut Call<'_>) -> Action {
     let mut version = call.writer.version();
     if let Some(wanted) = call.request.get(1) {
@@ -100,7 +101,8 @@ fn hello(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `AUTH [user] password`: the default user has no password, so it accepts any.
+/// Runs `AUTH [user] password`: replies `OK` for the user `default`, who has no password, with any
+/// password. Without a user it returns an error, like Redis without a password.
 fn auth(call: &mut Call<'_>) -> Action {
     match call.request.len() {
         2 => call.error(

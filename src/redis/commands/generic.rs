@@ -6,7 +6,8 @@ use crate::redis::commands::passthrough::{
 };
 use crate::redis::spec::{CommandSpec, READ_FAST};
 
-/// Writes that add no data.
+/// Redis flags of fast commands that write but add no data. They lack the flag `denyoom`, so they
+/// also run while memory in use exceeds `maxmemory`.
 const CHANGE_FAST: &[&str] = &["write", "fast"];
 
 const MEMORY: &[CommandSpec] = &[
@@ -15,13 +16,14 @@ const MEMORY: &[CommandSpec] = &[
         .flags(&["readonly"])
         .since("4.0.0", "server")
         .costs("O(1)")
-        .about("Estimates the memory usage of a key."),
+        .about("Estimates the memory usage of a key and its value in bytes."),
 ];
 
 const OBJECT: &[CommandSpec] = &[
     of_value("encoding", "object|encoding", "2.2.3")
         .about("Returns the encoding that Redis would use for a value."),
-    of_value("freq", "object|freq", "4.0.0").about("Fails: access frequencies are not recorded."),
+    of_value("freq", "object|freq", "4.0.0")
+        .about("Returns an error: access frequencies are not recorded."),
     help_row("object|help").categories(&["keyspace"]).since("6.2.0", "generic"),
     of_value("idletime", "object|idletime", "2.2.3")
         .about("Returns 0: access times are not recorded."),
@@ -37,7 +39,7 @@ const fn of_value(name: &'static str, full_name: &'static str, since: &'static s
         .costs("O(1)")
 }
 
-/// Sorted by name.
+/// The generic commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     passed_on("copy", -3)
         .flags(&["write", "denyoom"])

@@ -3,7 +3,7 @@
 use crate::redis::commands::passthrough::passed_on;
 use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST};
 
-/// Sorted by name.
+/// The hash commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     passed_on("hdel", -3)
         .flags(&["write", "fast"])

@@ -6,12 +6,13 @@ use crate::redis::spec::{
     ANYTIME, CommandSpec, CommandTable, command_with_table, subcommand_with_table,
 };
 
-/// A row for a command that has subcommands and does nothing by itself.
+/// Returns the row of a container command, such as `CONFIG`, which has subcommands and does nothing
+/// by itself.
 pub(super) const fn container(name: &'static str) -> CommandSpec {
     command_with_table(name, -2, help)
 }
 
-/// The row of a `HELP` subcommand. `full_name` is `<command>|help`.
+/// Returns the row of a `HELP` subcommand. `full_name` has the form `<command>|help`.
 pub(super) const fn help_row(full_name: &'static str) -> CommandSpec {
     subcommand_with_table("help", full_name, 2, help)
         .flags(ANYTIME)

@@ -10,22 +10,24 @@ use crate::redis::settings::Settings;
 use crate::redis::spec::{ANYTIME, CommandSpec, command};
 use crate::types::{DiskState, RoleName};
 
-/// The version of Redis that is reported. Clients choose the features they use by it.
+/// The version of Redis that `INFO` and `HELLO` report. Clients decide by this version which
+/// commands and features they use.
 pub(in crate::redis) const VERSION: &str = "7.2.0";
 
-/// Not `cluster`: all keys are in one place, so commands on keys of several slots work, and clients
-/// need not split them. `cluster_enabled` is 1 all the same, because `CLUSTER` commands work.
+/// The mode that `INFO` and `HELLO` report. It is not `cluster`, because one Raft group holds all
+/// keys: commands may use keys of different slots, and clients need not split them.
+/// `cluster_enabled` is 1 all the same, because `CLUSTER` commands work.
 pub(in crate::redis) const MODE: &str = "standalone";
 
-/// Sorted by name.
+/// The row of `INFO` in the command table.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("info", -1, info)
     .flags(ANYTIME)
     .categories(&["dangerous"])
     .since("1.0.0", "server")
     .costs("O(1)")
-    .about("Returns the state of the server, by section.")];
+    .about("Returns information and statistics about the server, by section.")];
 
-/// A section's name and the function that writes its fields.
+/// A section of `INFO`: its name and the function that writes its fields.
 type Section = (&'static str, fn(&mut Text, &Context, &Settings));
 
 const SECTIONS: &[Section] = &[
@@ -45,10 +47,11 @@ const SECTIONS: &[Section] = &[
     ("Raft", raft),
 ];
 
-/// Sections that are returned only if named.
+/// Names of the sections that `INFO` returns only if the client asks for them by name, or for `all`
+/// or `everything`.
 const EXTRA: &[&str] = &["Commandstats", "Latencystats"];
 
-/// The reply as far as it is written.
+/// The text of an `INFO` reply, to which sections append their fields.
 struct Text(String);
 
 impl Text {
@@ -57,7 +60,7 @@ impl Text {
     }
 }
 
-/// `INFO [section ...]`
+/// Runs `INFO [section ...]`: returns the named sections, or the default ones.
 fn info(call: &mut Call<'_>) -> Action {
     let names: Vec<Vec<u8>> = call.request.rest(1).map(<[u8]>::to_ascii_lowercase).collect();
     let is_named = |section: &str| names.iter().any(|name| name == section.as_bytes());

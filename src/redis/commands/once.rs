@@ -1,7 +1,7 @@
 //! `ONCE`: writes of a client session that are applied once, however often the client sends them.
 //!
-//! An error in the numbered command is answered, and remembered, under its number. So a client
-//! increases its number after every reply except for errors about the session itself.
+//! An error of the numbered command is stored as the reply to its number. So a client increases its
+//! number after every reply, except for errors about the session itself.
 
 use bytes::BytesMut;
 
@@ -12,24 +12,29 @@ use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, CommandTable, KeyRange, command_with_table};
 use crate::wire::resp::Writer;
 
-/// The command of the state machine that only returns an error.
+/// The state machine's command that changes nothing and returns the error given as its argument.
 const REFUSE: CommandId = CommandId::of("refuse");
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
-/// Index of the numbered command's name among the arguments.
+/// Index of the inner command's name among the arguments of `ONCE session number command ...`,
+/// which applies the inner command at most once.
 const COMMAND_INDEX: usize = 3;
-/// The first argument of the numbered command: for nearly all commands that write, the first key.
+/// Key range of `ONCE session number command ...`: argument 4, the first argument of the inner
+/// command. For nearly all commands that write, it is the first key.
 const FOURTH_KEY: KeyRange = KeyRange { first: 4, last: 4, step: 1 };
 
-/// Sorted by name.
+/// The row in the command table of `ONCE`, a command that Redis lacks: it applies a client's write
+/// at most once, however often the client sends it.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("once", -2, once)
     .keys_at(FOURTH_KEY)
     .flags(&["write", "denyoom", "no_multi"])
     .categories(&["transaction"])
     .since("7.2.0", "transactions")
     .costs("That of the command")
-    .about("Applies a numbered command of a client session once. OPEN opens a session.")];
+    .about("Applies a numbered command of a client session at most once. OPEN opens a session.")];
 
-/// `ONCE OPEN`, and `ONCE session number command [argument ...]`
+/// Runs `ONCE OPEN`, which opens a client session, and
+/// `ONCE session number command [argument ...]`, which applies the session's command with the given
+/// number at most once.
 fn once(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 && call.argument(1).eq_ignore_ascii_case(b"OPEN") {
         return call.submit(Operation::OpenSession, ReplyKind::Plain);
@@ -55,15 +60,15 @@ fn once(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     call.submit(once, kind)
 }
 
-/// An encoded operation that changes nothing and returns an error.
+/// Returns an encoded operation that changes nothing and whose outcome is the error `text`.
 fn refusal(text: &[u8]) -> Vec<u8> {
     Operation::call(REFUSE, [text]).encode()
 }
 
-/// The encoded operation of the numbered command, and the format of its reply.
+/// Returns the encoded operation of the command inside `ONCE`, and the format of its reply.
 ///
 /// # Errors
-/// The text of the error reply if the command can't be numbered.
+/// Returns the text of the error reply if the command is unknown, malformed or not a write.
 fn numbered_operation(
     call: &mut Call<'_>,
     table: &'static CommandTable,
@@ -96,7 +101,7 @@ fn numbered_operation(
     }
 }
 
-/// The text of an encoded error reply.
+/// Returns the text of an encoded error reply, without the leading `-` and the line end.
 fn error_text(reply: &[u8]) -> Vec<u8> {
     let reply = reply.strip_prefix(b"-").unwrap_or(reply);
     reply.strip_suffix(b"\r\n").unwrap_or(reply).to_vec()

@@ -7,15 +7,18 @@ use crate::redis::call::Call;
 use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, command, subcommand};
 
-/// Arguments that are passed on without an allocation.
+/// Largest number of arguments, without the command's name, that are passed to the state machine
+/// without an allocation.
 const FEW: usize = 8;
 
-/// A command that the state machine has under the same name.
+/// Returns the row of a command that the state machine runs under the same name, with the client's
+/// arguments unchanged.
 pub(in crate::redis) const fn passed_on(name: &'static str, arity: i8) -> CommandSpec {
     passed_on_as(name, arity, name)
 }
 
-/// A command that the state machine has under the name `to`.
+/// Returns the row of a command that the state machine runs under the name `to`, with the client's
+/// arguments unchanged.
 pub(in crate::redis) const fn passed_on_as(
     name: &'static str,
     arity: i8,
@@ -24,12 +27,14 @@ pub(in crate::redis) const fn passed_on_as(
     command(name, arity, pass_on).runs(CommandId::of(to))
 }
 
-/// A command that gets the replicated clock as one more argument, to tell a remaining TTL.
+/// Returns the row of a command to which the replicated clock is passed as an additional last
+/// argument, for example `TTL`, which computes the remaining time to live.
 pub(in crate::redis) const fn passed_on_with_clock(name: &'static str, arity: i8) -> CommandSpec {
     command(name, arity, pass_on_with_clock).runs(CommandId::of(name))
 }
 
-/// A subcommand that the state machine has under its full name.
+/// Returns the row of a subcommand that the state machine runs under the full name
+/// `<command>|<subcommand>`.
 pub(in crate::redis) const fn subcommand_passed_on(
     name: &'static str,
     full_name: &'static str,
@@ -52,8 +57,8 @@ fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
     submit(call, 1, Some(&reading))
 }
 
-/// Calls the state machine's command with the request's arguments from position `from` on, and one
-/// more.
+/// Submits the state machine's command that the command table assigns to the request, with the
+/// request's arguments from index `from` on, followed by the additional argument `more`, if any.
 fn submit(call: &mut Call<'_>, from: usize, more: Option<&[u8]>) -> Action {
     let command = call.command.expect("only rows with a command have these functions");
     let arguments = call.request.rest(from).chain(more);

@@ -16,11 +16,11 @@ const PUBLISH: CommandId = CommandId::of("publish");
 const SUBSCRIBE: &[&str] = &["pubsub", "noscript", "loading", "stale"];
 const INTROSPECTION: &[&str] = &["pubsub", "loading", "stale"];
 
-/// Sorted by name.
+/// The Pub/Sub commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     row("psubscribe", -2, psubscribe)
         .costs("O(N), N being the number of patterns")
-        .about("Subscribes to the channels that match patterns."),
+        .about("Subscribes to all channels that match one or more patterns."),
     row("publish", 3, publish)
         .flags(&["pubsub", "loading", "stale", "fast"])
         .costs("O(N+M), N being the subscribers and M the patterns at this replica")
@@ -31,13 +31,13 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .with(PUBSUB),
     row("punsubscribe", -1, punsubscribe)
         .costs("O(N), N being the number of patterns")
-        .about("Ends subscriptions to patterns, all of them if none is given."),
+        .about("Unsubscribes from the given patterns, or from all of them."),
     row("subscribe", -2, subscribe)
         .costs("O(N), N being the number of channels")
-        .about("Subscribes to channels."),
+        .about("Subscribes to one or more channels."),
     row("unsubscribe", -1, unsubscribe)
         .costs("O(N), N being the number of channels")
-        .about("Ends subscriptions to channels, all of them if none is given."),
+        .about("Unsubscribes from the given channels, or from all of them."),
 ];
 
 const PUBSUB: &[CommandSpec] = &[
@@ -50,7 +50,7 @@ const PUBSUB: &[CommandSpec] = &[
         .about("Returns the number of patterns that have subscribers at this replica."),
     introspection("numsub", "pubsub|numsub", -2, numsub)
         .costs("O(N), N being the number of channels")
-        .about("Returns the numbers of subscribers of channels at this replica."),
+        .about("Returns the number of subscribers of each given channel at this replica."),
 ];
 
 const fn row(name: &'static str, arity: i8, run: fn(&mut Call<'_>) -> Action) -> CommandSpec {
@@ -69,22 +69,22 @@ const fn introspection(
         .since("2.8.0", "pubsub")
 }
 
-/// `SUBSCRIBE channel [channel ...]`
+/// Runs `SUBSCRIBE channel [channel ...]`: adds subscriptions to channels.
 fn subscribe(call: &mut Call<'_>) -> Action {
     add(call, false, "subscribe")
 }
 
-/// `PSUBSCRIBE pattern [pattern ...]`
+/// Runs `PSUBSCRIBE pattern [pattern ...]`: adds subscriptions to patterns.
 fn psubscribe(call: &mut Call<'_>) -> Action {
     add(call, true, "psubscribe")
 }
 
-/// `UNSUBSCRIBE [channel ...]`
+/// Runs `UNSUBSCRIBE [channel ...]`: ends the named subscriptions to channels, or all of them.
 fn unsubscribe(call: &mut Call<'_>) -> Action {
     remove(call, false, "unsubscribe")
 }
 
-/// `PUNSUBSCRIBE [pattern ...]`
+/// Runs `PUNSUBSCRIBE [pattern ...]`: ends the named subscriptions to patterns, or all of them.
 fn punsubscribe(call: &mut Call<'_>) -> Action {
     remove(call, true, "punsubscribe")
 }
@@ -120,7 +120,9 @@ fn remove(call: &mut Call<'_>, is_pattern: bool, command: &str) -> Action {
     Action::UpdateSubscriptions(changes)
 }
 
-/// Writes the confirmation of one subscription, with the number of those that the client now has.
+/// Writes the confirmation that a subscription has begun or ended, with the number of channels and
+/// patterns that the client subscribes to afterwards. `name` is the channel or pattern; `None` if
+/// the client had no subscription to end.
 fn confirm(call: &mut Call<'_>, command: &str, name: Option<&[u8]>) {
     let count = i64::try_from(call.connection.subscriptions.count()).unwrap_or(i64::MAX);
     call.writer.push(3);
@@ -129,8 +131,8 @@ fn confirm(call: &mut Call<'_>, command: &str, name: Option<&[u8]>) {
     call.writer.integer(count);
 }
 
-/// `PUBLISH channel message`: returns the number of subscribers at this replica. Those at other
-/// replicas receive the message, too, but are not counted.
+/// Runs `PUBLISH channel message`: returns the number of subscribers at this replica. Subscribers
+/// at other replicas receive the message but are not counted.
 fn publish(call: &mut Call<'_>) -> Action {
     let (channel, message) = (call.argument(1), call.argument(2));
     let count = call.context.subscriptions.subscribers(channel).count();
@@ -150,7 +152,8 @@ fn channels(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `PUBSUB NUMSUB [channel ...]`
+/// Runs `PUBSUB NUMSUB [channel ...]`: returns the number of subscribers of each named channel at
+/// this replica.
 fn numsub(call: &mut Call<'_>) -> Action {
     let names = call.request.rest(2);
     call.writer.array(2 * names.len());

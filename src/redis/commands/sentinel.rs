@@ -12,7 +12,7 @@ use crate::wire::resp::Writer;
 
 use super::help::{container, help_row};
 
-/// Sorted by name.
+/// The row of `SENTINEL` in the command table, with the rows of its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("sentinel")
     .since("2.8.4", "sentinel")
     .about("A container for Redis Sentinel commands.")
@@ -26,7 +26,7 @@ const SENTINEL: &[CommandSpec] = &[
     help_row("sentinel|help"),
     row("master", "sentinel|master", 3, master).about("Returns details about the leader."),
     row("masters", "sentinel|masters", 2, masters)
-        .about("Returns details about the leader, in a list of one."),
+        .about("Returns a list with one element, which describes the leader."),
     row("myid", "sentinel|myid", 2, my_id).about("Returns the id of this replica."),
     row("replicas", "sentinel|replicas", 3, replicas)
         .about("Returns details about the replicas other than the leader."),
@@ -45,16 +45,18 @@ const fn row(
     subcommand(name, full_name, arity, run).flags(&["admin"])
 }
 
-/// The channel on which clients are notified of a new leader.
+/// The Pub/Sub channel on which Redis Sentinel clients are told about a new leader.
 pub const SWITCH_MASTER_CHANNEL: &[u8] = b"+switch-master";
 
-/// The message on that channel: the addresses of the old and of the new leader.
+/// Returns the `+switch-master` message for a leader change: the master's name, then the addresses
+/// of the old and the new leader.
 pub fn switch_master_message(context: &Context, from: &ReplicaInfo, to: &ReplicaInfo) -> String {
     let name = &context.sentinel_name;
     format!("{name} {} {} {} {}", from.host, from.port, to.host, to.port)
 }
 
-/// Whether the argument names this cluster. Writes the error reply if not.
+/// Returns whether the argument is this cluster's name for Sentinel clients. Writes the error reply
+/// if it is not.
 fn names_cluster(call: &mut Call<'_>) -> bool {
     let is_own = call.argument(2) == call.context.sentinel_name.as_bytes();
     if !is_own {
@@ -70,7 +72,8 @@ fn my_id(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `SENTINEL GET-MASTER-ADDR-BY-NAME name`: null while there is no leader.
+/// Runs `SENTINEL GET-MASTER-ADDR-BY-NAME name`: returns the leader's host and port, or null while
+/// no leader is known.
 fn address(call: &mut Call<'_>) -> Action {
     let is_own = call.argument(2) == call.context.sentinel_name.as_bytes();
     match call.context.leader().filter(|_| is_own) {
@@ -108,7 +111,7 @@ fn master(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `SENTINEL REPLICAS name`, and its older name `SLAVES`.
+/// Runs `SENTINEL REPLICAS name` (old name `SLAVES`): describes the replicas other than the leader.
 fn replicas(call: &mut Call<'_>) -> Action {
     if !names_cluster(call) {
         return Action::Reply;
@@ -138,7 +141,7 @@ fn replicas(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `SENTINEL SENTINELS name`: all replicas but this one.
+/// Runs `SENTINEL SENTINELS name`: describes all replicas except this one, each as a Sentinel.
 fn sentinels(call: &mut Call<'_>) -> Action {
     if !names_cluster(call) {
         return Action::Reply;

@@ -13,7 +13,7 @@ use super::passthrough::{passed_on, passed_on_as};
 
 const SNAPSHOT: &[&str] = &["admin", "noscript", "no_async_loading"];
 
-/// Sorted by name.
+/// The server commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     command("bgsave", -1, bgsave)
         .flags(SNAPSHOT)
@@ -24,7 +24,7 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     container("clock")
         .flags(ADMIN)
         .categories(&["dangerous"])
-        .about("A container for commands about the replicated clock, by which keys expire.")
+        .about("A container for commands on the replicated clock, by which keys expire.")
         .with(CLOCK),
     passed_on("dbsize", 1)
         .flags(READ_FAST)
@@ -52,7 +52,7 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .about("Removes all keys."),
     container("function")
         .since("7.0.0", "scripting")
-        .about("A container for function commands. There are no functions.")
+        .about("A container for function commands. Functions are not supported.")
         .with(FUNCTION),
     command("lastsave", 1, lastsave)
         .flags(ANYTIME_FAST)
@@ -65,12 +65,12 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .categories(&["dangerous"])
         .since("1.0.0", "server")
         .costs("O(1)")
-        .about("Starts a snapshot and does not wait for it."),
+        .about("Starts a snapshot without waiting for its end."),
     command("time", 1, time)
         .flags(ANYTIME_FAST)
         .since("2.6.0", "server")
         .costs("O(1)")
-        .about("Returns the wall clock of this replica."),
+        .about("Returns the time of this replica's wall clock."),
 ];
 
 const CLOCK: &[CommandSpec] = &[
@@ -80,8 +80,8 @@ const CLOCK: &[CommandSpec] = &[
         .categories(&["dangerous"])
         .costs("O(N), N being the number of keys that expire")
         .about(
-            "Sets a replicated clock that is ahead back to the wall clocks, and moves expiration \
-             times with it. Returns the milliseconds by which it was set back.",
+            "Sets the replicated clock back to the wall clocks if it is ahead of them, and moves \
+             expiration times with it. Returns the milliseconds by which it was set back.",
         ),
 ];
 
@@ -90,7 +90,7 @@ const DEBUG: &[CommandSpec] = &[
     subcommand("sleep", "debug|sleep", 3, debug_sleep)
         .flags(ADMIN)
         .costs("O(1)")
-        .about("Stops the replica for the given number of seconds."),
+        .about("Blocks the whole replica for the given number of seconds."),
 ];
 
 const FUNCTION: &[CommandSpec] = &[
@@ -99,7 +99,7 @@ const FUNCTION: &[CommandSpec] = &[
         .categories(&["scripting"])
         .since("7.0.0", "scripting")
         .costs("O(1)")
-        .about("Removes all functions. There are none."),
+        .about("Has no effect: functions are not supported."),
     help_row("function|help").categories(&["scripting"]).since("7.0.0", "scripting"),
 ];
 
@@ -117,7 +117,8 @@ fn bgsave(call: &mut Call<'_>) -> Action {
     Action::TakeSnapshot
 }
 
-/// `SAVE`: does not wait for the snapshot, because acknowledged writes are durable without it.
+/// Runs `SAVE`: starts a snapshot and replies `OK` without waiting for it, because acknowledged
+/// writes are durable without a snapshot.
 fn save(call: &mut Call<'_>) -> Action {
     call.writer.ok();
     Action::TakeSnapshot
@@ -129,7 +130,8 @@ fn lastsave(call: &mut Call<'_>) -> Action {
     call.integer(saved_at)
 }
 
-/// `FUNCTION FLUSH [ASYNC | SYNC]`: succeeds, because test suites call it to clean up.
+/// Runs `FUNCTION FLUSH [ASYNC | SYNC]`: replies `OK` although there are no functions, because test
+/// suites call it to clean up.
 fn function_flush(call: &mut Call<'_>) -> Action {
     if call.request.len() > 3 {
         return call.error(
@@ -159,8 +161,8 @@ fn reset_clock(call: &mut Call<'_>) -> Action {
     call.submit(Operation::ResetClock { millis: 0 }, ReplyKind::Plain)
 }
 
-/// `DEBUG SLEEP seconds`, if the operator allows it. The replica does not answer its peers either,
-/// so another one becomes leader.
+/// Runs `DEBUG SLEEP seconds` if `DEBUG` is enabled: blocks the whole replica. It does not answer
+/// its peers meanwhile, so a blocked leader can lose its leadership.
 fn debug_sleep(call: &mut Call<'_>) -> Action {
     if !call.context.debug {
         return call.error(

@@ -7,12 +7,13 @@ use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
 
 use super::help::{container, help_row};
 
-/// The only latency event. Redis has several.
+/// Name of the only event for which latency samples are recorded: the execution of a client's
+/// command. Redis has several events.
 const EVENT: &[u8] = b"command";
 
 const SLOW_LOG: &[&str] = &["admin", "loading", "stale"];
 
-/// Sorted by name.
+/// The slow log and latency commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     container("latency")
         .since("2.8.13", "server")
@@ -29,16 +30,16 @@ const LATENCY: &[CommandSpec] = &[
         .about("Returns a report on the latency samples."),
     help_row("latency|help"),
     latency("history", "latency|history", 3, history)
-        .about("Returns the latency samples of an event, one a second."),
+        .about("Returns the latency samples of an event: the longest latency of each second."),
     latency("latest", "latency|latest", 2, latest)
-        .about("Returns the latest latency sample, and the longest one."),
+        .about("Returns the latest latency sample, and the longest since the last reset."),
     latency("reset", "latency|reset", -2, reset_latency).about("Removes the latency samples."),
 ];
 
 const SLOWLOG: &[CommandSpec] = &[
     slow_log("get", "slowlog|get", -2, get).about("Returns the latest entries of the slow log."),
     help_row("slowlog|help"),
-    slow_log("len", "slowlog|len", 2, len).about("Returns the length of the slow log."),
+    slow_log("len", "slowlog|len", 2, len).about("Returns the number of entries in the slow log."),
     slow_log("reset", "slowlog|reset", 2, reset).about("Removes all entries of the slow log."),
 ];
 
@@ -136,7 +137,8 @@ fn history(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `LATENCY RESET [event ...]`: returns the number of events whose samples were removed.
+/// Runs `LATENCY RESET [event ...]`: removes the samples and returns the number of events that had
+/// samples (0 or 1).
 fn reset_latency(call: &mut Call<'_>) -> Action {
     let is_named = call.request.len() == 2
         || call.request.rest(2).any(|event| event.eq_ignore_ascii_case(EVENT));
@@ -149,8 +151,8 @@ fn reset_latency(call: &mut Call<'_>) -> Action {
 fn doctor(call: &mut Call<'_>) -> Action {
     let slow_log = &call.context.slow_log;
     let text = if slow_log.samples().is_empty() {
-        "No request took longer than latency-monitor-threshold. Set it with CONFIG SET; 0 turns \
-         samples off.\n"
+        "There are no latency samples: no request took as long as latency-monitor-threshold, or \
+         that setting is 0, which turns samples off. Change it with CONFIG SET.\n"
             .to_owned()
     } else {
         format!(

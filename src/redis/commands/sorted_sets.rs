@@ -3,7 +3,7 @@
 use crate::redis::commands::passthrough::passed_on;
 use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST};
 
-/// Sorted by name.
+/// The sorted set commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     passed_on("zadd", -4)
         .flags(WRITE_FAST)
@@ -104,7 +104,10 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .categories(&["sortedset"])
         .since("1.2.0", "sorted-set")
         .costs("O(log N + M), N being the number of members and M of those returned")
-        .about("Returns the members of a sorted set in a range of indexes, scores or bytes."),
+        .about(
+            "Returns the members of a sorted set in a range of indexes or scores, or in a \
+             lexicographical range.",
+        ),
     passed_on("zrangebylex", -4)
         .flags(&["readonly"])
         .categories(&["sortedset"])

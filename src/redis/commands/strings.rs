@@ -11,7 +11,7 @@ const fn of_strings(name: &'static str, arity: i8, since: &'static str) -> Comma
     passed_on(name, arity).categories(&["string"]).since(since, "string")
 }
 
-/// Sorted by name.
+/// The string commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     passed_on("append", 3)
         .flags(WRITE_FAST)
@@ -105,7 +105,7 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .categories(&["string"])
         .since("1.0.0", "string")
         .costs("O(1)")
-        .about("Sets the string value of a key, whatever the type of its value was."),
+        .about("Sets the string value of a key. A value of any type is overwritten."),
     of_strings("setex", 4, "2.0.0")
         .flags(WRITE)
         .costs("O(1)")
@@ -119,7 +119,7 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     of_strings("setrange", 4, "2.2.0")
         .flags(WRITE)
         .costs("O(N), N being the value's length")
-        .about("Overwrites a part of a string value from an offset on."),
+        .about("Overwrites a part of a string value, beginning at an offset."),
     passed_on("strlen", 2)
         .flags(READ_FAST)
         .categories(&["string"])

@@ -1,11 +1,11 @@
 //! `MULTI`, `EXEC`, `DISCARD`, `WATCH` and `UNWATCH`.
 //!
-//! Commands behind `MULTI` are queued as they are. `EXEC` runs their functions: operations on the
-//! data become one operation, a [`Operation::Transaction`] in one log entry; what a function
-//! answers without the data is answered at once, and its reply waits for the others.
+//! Commands after `MULTI` are queued unchanged. `EXEC` runs their functions: operations on the data
+//! are combined into one [`Operation::Transaction`] in one log entry. Replies that do not depend on
+//! the data are written at once, and sent together with the others when the entry is applied.
 //!
-//! `WATCH` reads the revisions of its keys and blocks the connection until it has them. They become
-//! part of the next `EXEC`'s operation and are compared when that is applied.
+//! `WATCH` reads the revisions of its keys and blocks the connection until they are known. The next
+//! `EXEC` sends them with the transaction, which aborts if a revision differs when it is applied.
 
 use std::sync::Arc;
 
@@ -21,25 +21,26 @@ use crate::redis::session::transaction::{CommandQueue, QueuedRequest, Transactio
 use crate::redis::spec::{ALL_KEYS, CommandSpec, CommandTable, command, command_with_table};
 use crate::wire::resp::{Request, Writer};
 
-/// The command of the state machine that returns the revisions of keys.
+/// The state machine's command that returns the revision of each given key, for `WATCH`. A key's
+/// revision is a number that changes whenever the key changes.
 const REVISIONS: CommandId = CommandId::of("revisions");
 
 const FAST: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
 
-/// Sorted by name.
+/// The transaction commands' rows of the command table, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     command("discard", 1, discard)
         .flags(FAST)
         .categories(&["transaction"])
         .since("2.0.0", "transactions")
         .costs("O(N), N being the number of queued commands")
-        .about("Discards the transaction."),
+        .about("Discards the transaction and stops watching all keys."),
     command_with_table("exec", 1, exec)
         .flags(&["noscript", "loading", "stale", "skip_slowlog"])
         .categories(&["transaction"])
         .since("1.2.0", "transactions")
         .costs("That of all queued commands")
-        .about("Runs all commands of the transaction at once."),
+        .about("Executes all commands of the transaction atomically."),
     command("multi", 1, multi)
         .flags(FAST)
         .categories(&["transaction"])
@@ -51,14 +52,14 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .categories(&["transaction"])
         .since("2.2.0", "transactions")
         .costs("O(1)")
-        .about("Forgets all watched keys."),
+        .about("Stops watching all keys."),
     command("watch", -2, watch)
         .keys_at(ALL_KEYS)
         .flags(FAST)
         .categories(&["transaction"])
         .since("2.2.0", "transactions")
         .costs("O(N), N being the number of keys")
-        .about("Watches keys: the next EXEC runs nothing if one of them changes before it."),
+        .about("Watches keys: the next EXEC aborts if one of them has changed."),
 ];
 
 /// `MULTI`
@@ -85,7 +86,7 @@ fn unwatch(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// `WATCH key [key ...]`
+/// Runs `WATCH key [key ...]`: the next `EXEC` aborts if one of the keys has changed.
 fn watch(call: &mut Call<'_>) -> Action {
     let transaction = &call.connection.transaction;
     if transaction.is_open() {
@@ -110,7 +111,8 @@ fn watch(call: &mut Call<'_>) -> Action {
     blocking(action)
 }
 
-/// The same action, blocking the connection.
+/// Sets the field `blocks` of an `Action::Submit`, so that the connection runs no later request
+/// before the outcome is known. Returns any other action unchanged.
 fn blocking(mut action: Action) -> Action {
     if let Action::Submit { blocks, .. } = &mut action {
         *blocks = true;
@@ -118,7 +120,7 @@ fn blocking(mut action: Action) -> Action {
     action
 }
 
-/// Queues a command behind `MULTI`.
+/// Queues a command that arrived after `MULTI`, and replies `QUEUED`.
 pub(in crate::redis) fn queue(call: &mut Call<'_>) -> Action {
     let max = call.context.payload_bytes_max;
     let queue = call.connection.transaction.queue.as_mut().expect("called inside MULTI");
@@ -195,7 +197,7 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     }
 }
 
-/// Several actions as one. Only the last one has a reply.
+/// Combines several actions into one. Only the last action sends a reply.
 fn sequence(mut actions: Vec<Action>) -> Action {
     if actions.len() > 1 {
         Action::Sequence(actions)
@@ -204,18 +206,20 @@ fn sequence(mut actions: Vec<Action>) -> Action {
     }
 }
 
-/// The commands of a transaction as far as they have run.
+/// The progress of `EXEC` while it runs the queued commands.
 struct ExecRun {
-    /// Operations on the data.
+    /// The encoded operations of the commands that have run so far, for one log entry.
     batch: ItemsBuffer,
-    /// What the server has to do besides sending the reply.
+    /// Actions that the server performs in addition to sending the reply of `EXEC`.
     actions: Vec<Action>,
-    /// Whether the transaction may turn out to be aborted, because keys are watched.
+    /// Whether the transaction may still be aborted when its log entry is applied, because the
+    /// connection watches keys.
     may_abort: bool,
 }
 
 impl ExecRun {
-    /// Runs the function of a queued command.
+    /// Runs the function of one queued command and returns its reply, or how to get the reply from
+    /// the outcome of the transaction.
     fn command(
         &mut self,
         call: &mut Call<'_>,
@@ -245,7 +249,7 @@ impl ExecRun {
                 self.actions.push(action);
                 ExecReply::Written(reply.freeze())
             }
-            // Could not be taken back if the transaction aborts, or has no reply yet.
+            // Refused: could not be undone if the transaction aborts, or has no reply yet.
             _ => {
                 if let Some(subscriptions) = subscriptions {
                     call.connection.subscriptions = subscriptions;

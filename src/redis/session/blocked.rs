@@ -9,8 +9,8 @@ use super::connection::{Blocked, Connection};
 use super::reply_format::ReplyFormat;
 
 impl Connection {
-    /// Writes the reply of a request that was submitted, and unblocks the connection if the request
-    /// blocked it.
+    /// Writes the reply of a submitted request from its outcome, and unblocks the connection if it
+    /// was blocked by the request.
     pub fn complete_blocked(
         &mut self,
         reply_format: &ReplyFormat,
@@ -29,7 +29,8 @@ impl Connection {
         }
     }
 
-    /// Unblocks the connection after the blocking request has failed.
+    /// Unblocks the connection after the request that blocked it failed without an outcome. After a
+    /// failed `WATCH` the next `EXEC` aborts.
     pub fn cancel_blocked(&mut self) {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
@@ -38,7 +39,8 @@ impl Connection {
         }
     }
 
-    /// Takes back what the commands of an aborted `EXEC` changed in the connection.
+    /// Returns the connection to the state `before` it ran an `EXEC` that was aborted. Only the
+    /// name and time of the last command, for `CLIENT LIST`, are kept.
     fn restore(&mut self, before: Connection) {
         let (last_command, last_command_at) = (self.last_command, self.last_command_at);
         *self = Connection { last_command, last_command_at, ..before };

@@ -8,25 +8,26 @@ use crate::wire::resp::{Version, Writer};
 
 use super::connection::{BufferBytes, Connection};
 
-/// The connections that `CLIENT LIST` asks for.
+/// Selects the connections that `CLIENT LIST` describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientQuery {
-    /// The protocol version of the reply.
+    /// Protocol version in which the reply is written.
     pub(in crate::redis) version: Version,
-    /// `ID`: connections with these ids, all if empty.
+    /// Ids of the wanted connections (option `ID`); empty for all connections.
     pub(in crate::redis) ids: Vec<u64>,
-    /// `TYPE`: connections of this type, all if `None`.
+    /// Type of the wanted connections (option `TYPE`); `None` for all types.
     pub(in crate::redis) client_type: Option<ClientType>,
 }
 
-/// The type of a client, as `TYPE` selects it.
+/// Type of a client, as in the option `TYPE` of `CLIENT LIST` and `CLIENT KILL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::redis) enum ClientType {
     /// A client without subscriptions.
     Normal,
     /// A client with subscriptions.
     Pubsub,
-    /// A replication connection. None connects to the port for clients.
+    /// A replication connection. Exists only for the option `TYPE`: no replica connects to the port
+    /// for clients, so no connection matches.
     Replication,
 }
 
@@ -50,32 +51,33 @@ pub struct ClientList {
     text: String,
 }
 
-/// The connections that `CLIENT KILL` closes. [`ClientKill::matches`] is called for each
-/// connection, then [`ClientKill::finish`] writes the reply.
+/// Selects the connections that `CLIENT KILL` closes, and counts them. The server calls
+/// [`ClientKill::matches`] for each connection, then [`ClientKill::finish`] to write the reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientKill {
-    /// The protocol version of the reply.
+    /// Protocol version in which the reply is written.
     pub(in crate::redis) version: Version,
-    /// The connection that sent the command.
+    /// Id of the connection that sent `CLIENT KILL`.
     pub(in crate::redis) own_id: u64,
-    /// Sent in the old form `CLIENT KILL <address>`, whose reply is `OK` or an error.
+    /// Whether the command has the old form `CLIENT KILL <address>`, whose reply is `OK` or an
+    /// error instead of a count.
     pub(in crate::redis) is_old_form: bool,
-    /// `ID`; any if `None`, as for all filters below.
+    /// Id of the connection to close (option `ID`); `None` for any id.
     pub(in crate::redis) id: Option<u64>,
-    /// `ADDR`
+    /// Client address of the connections to close (option `ADDR`); `None` for any address.
     pub(in crate::redis) address: Option<Vec<u8>>,
-    /// `LADDR`
+    /// Server address of the connections to close (option `LADDR`); `None` for any address.
     pub(in crate::redis) local_address: Option<Vec<u8>>,
-    /// `TYPE`
+    /// Type of the connections to close (option `TYPE`); `None` for any type.
     pub(in crate::redis) client_type: Option<ClientType>,
-    /// `SKIPME`: keeps the connection that sent the command.
+    /// Whether the connection that sent `CLIENT KILL` is kept open (option `SKIPME`).
     pub(in crate::redis) skip_own: bool,
-    /// The number of connections that matched so far.
+    /// Number of connections that have matched so far.
     pub(in crate::redis) count: i64,
 }
 
 impl ClientType {
-    /// Parses the value of `TYPE`; `None` if Redis does not know it.
+    /// Parses the value of the option `TYPE`; `None` if Redis does not know the value.
     pub(in crate::redis) fn parse(text: &[u8]) -> Option<ClientType> {
         let is = |word: &str| text.eq_ignore_ascii_case(word.as_bytes());
         if is("normal") {
@@ -94,12 +96,12 @@ impl ClientType {
 }
 
 impl ClientList {
-    /// A list without connections.
+    /// Creates an empty list, to which [`ClientList::add`] adds connections.
     pub fn new(query: ClientQuery) -> ClientList {
         ClientList { query, text: String::new() }
     }
 
-    /// Adds a connection if the query asks for it.
+    /// Appends a connection's line to the list if the query selects the connection.
     pub fn add(&mut self, connection: &Connection, now: Instant, buffers: BufferBytes) {
         let ClientQuery { ids, client_type, .. } = &self.query;
         if (ids.is_empty() || ids.contains(&connection.id))
@@ -109,14 +111,14 @@ impl ClientList {
         }
     }
 
-    /// Writes the reply.
+    /// Writes the lines of all added connections to `out` as the reply of `CLIENT LIST`.
     pub fn finish(self, out: &mut BytesMut) {
         Writer::new(out, self.query.version).verbatim(&self.text);
     }
 }
 
 impl ClientKill {
-    /// Whether `connection` has to be closed. Counts it if so.
+    /// Returns whether `CLIENT KILL` closes `connection`, and counts the connection if it does.
     pub fn matches(&mut self, connection: &Connection) -> bool {
         let is = |wanted: &Option<Vec<u8>>, text: &str| {
             wanted.as_ref().is_none_or(|wanted| wanted == text.as_bytes())
@@ -130,7 +132,8 @@ impl ClientKill {
         matches
     }
 
-    /// Writes the reply.
+    /// Writes the reply of `CLIENT KILL` to `out`: the number of matching connections, or `OK` or
+    /// an error for the old form.
     pub fn finish(self, out: &mut BytesMut) {
         let mut writer = Writer::new(out, self.version);
         match (self.is_old_form, self.count) {

@@ -10,82 +10,89 @@ use crate::wire::resp::Version;
 use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
 use super::transaction::Transaction;
 
-/// Which replies the client wants (`CLIENT REPLY`).
+/// Which replies the client wants, as set by `CLIENT REPLY`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::redis) struct ReplyMode {
-    /// `OFF`: no replies until `ON`.
+    /// Whether all replies are suppressed until `CLIENT REPLY ON` (set by `CLIENT REPLY OFF`).
     pub(in crate::redis) off: bool,
-    /// `SKIP`: no reply to the next request.
+    /// Whether the reply to the next request is suppressed (set by `CLIENT REPLY SKIP`).
     pub(in crate::redis) skip_next: bool,
     /// Whether the reply to the current request is suppressed.
     pub(in crate::redis) muted: bool,
 }
 
 impl ReplyMode {
-    /// Decides whether the reply to the request that begins now is suppressed.
+    /// Decides whether the reply to the request that starts now is suppressed.
     pub(in crate::redis) fn begin_request(&mut self) {
         self.muted = self.off || std::mem::take(&mut self.skip_next);
     }
 }
 
-/// The protocol state of one client's connection.
+/// The protocol state of one client's connection: everything that a request can read or change
+/// besides the store and the settings.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// `CLIENT ID`; unique within the process.
+    /// Id of the connection as returned by `CLIENT ID`; unique within the process.
     pub(in crate::redis) id: u64,
-    /// The client's address, as `host:port`.
+    /// Address of the client, as `host:port`.
     pub(in crate::redis) address: String,
-    /// The server's end of the connection, as `host:port`.
+    /// Address of the server's end of the connection, as `host:port`.
     pub(in crate::redis) local_address: String,
-    /// The protocol version of replies, set by `HELLO`.
+    /// Version of the protocol in which replies are written, set by `HELLO`.
     pub(in crate::redis) version: Version,
-    /// `CLIENT SETNAME`; empty if unset.
+    /// Name of the connection, set by `CLIENT SETNAME`; empty if unset.
     pub(in crate::redis) name: Vec<u8>,
-    /// `CLIENT SETINFO`; empty if unset.
+    /// Name of the client library, set by `CLIENT SETINFO`; empty if unset.
     pub(in crate::redis) library_name: Vec<u8>,
     pub(in crate::redis) library_version: Vec<u8>,
-    /// The client has asked for the cluster's slots, so it understands `MOVED`.
+    /// Whether the client has asked for the cluster's slots, which means that it can follow
+    /// `MOVED`.
     pub(in crate::redis) follows_redirects: bool,
-    /// After `READONLY`: reads are served by the replica that receives them, leader or not.
+    /// Whether the client has sent `READONLY`: the replica that receives a read serves it itself,
+    /// even if it is not the leader.
     pub(in crate::redis) reads_from_followers: bool,
     pub(in crate::redis) subscriptions: ClientSubscriptions,
-    /// The client connected to the port that serves Sentinel clients only.
+    /// Whether the client is connected to the Sentinel port, where `ROLE` reports a Sentinel.
     pub(in crate::redis) is_on_sentinel_port: bool,
     pub(in crate::redis) transaction: Transaction,
-    /// The command whose outcome the connection is waiting for before its next request.
+    /// The command that blocks the connection: no later request runs before its outcome is known.
+    /// `None` if the connection is not blocked.
     pub(in crate::redis) blocked: Option<Blocked>,
     pub(in crate::redis) reply_mode: ReplyMode,
     pub(in crate::redis) connected_at: Instant,
-    /// Position of the last command in the command table, where the next lookup begins.
+    /// Position in the command table of the connection's last command. The next lookup tries this
+    /// position first.
     pub(in crate::redis) last_position: usize,
-    /// The full name of the last known command, as `CLIENT LIST` shows it.
+    /// Full name of the last valid command, such as `config|set`, for `CLIENT LIST`.
     pub(in crate::redis) last_command: &'static str,
     pub(in crate::redis) last_command_at: Instant,
 }
 
-/// A command that blocks its connection.
+/// A command that blocks its connection until the outcome is known.
 #[derive(Debug, Clone)]
 pub(in crate::redis) enum Blocked {
-    /// `WATCH`: the revisions of these keys are being read.
+    /// A `WATCH` of the given keys, whose revisions are not known yet. A key's revision is a number
+    /// that changes whenever the key changes.
     Watch(Vec<Bytes>),
-    /// `EXEC` with watched keys: commands that change this connection have already run. If a
-    /// watched key has changed, the connection goes back to this state.
+    /// An `EXEC` with watched keys. Its commands have already changed the connection; if the
+    /// transaction aborts, the connection returns to the state that is saved here.
     Exec(Box<Connection>),
 }
 
-/// Bytes in a connection's buffers, for `CLIENT LIST`.
+/// Sizes of one connection's buffers in bytes, for `CLIENT LIST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BufferBytes {
-    /// Received and not yet parsed.
+    /// Bytes received from the client that have not been parsed yet, on this connection.
     pub incoming: usize,
-    /// Replies that have not been sent.
+    /// Bytes of replies that have not been sent yet, on this connection.
     pub outgoing: usize,
-    /// All memory that the connection takes.
+    /// Bytes of memory that this connection takes in total, including its buffers.
     pub memory: usize,
 }
 
 impl Connection {
-    /// The state of a new connection. `id` must be unique within the process.
+    /// Returns the state of a new connection, which uses RESP2. `id` must be unique within the
+    /// process; `address` is the client's and `local_address` the server's, as `host:port`.
     pub fn new(id: u64, address: String, local_address: String, now: Instant) -> Connection {
         Connection {
             id,
@@ -109,52 +116,55 @@ impl Connection {
         }
     }
 
-    /// The same for a connection to the Sentinel port.
+    /// Marks the connection as one to the Sentinel port, where `ROLE` reports a Sentinel.
     #[must_use]
     pub fn on_sentinel_port(mut self) -> Connection {
         self.is_on_sentinel_port = true;
         self
     }
 
-    /// The connection's id, as `CLIENT ID` returns it.
+    /// Returns the connection's id, as `CLIENT ID` reports it.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Whether the client has asked for `CLUSTER SLOTS`, `SHARDS` or `NODES`. The requests of such
-    /// a client are answered with `MOVED` instead of being forwarded to the leader.
-    /// [`Connection::execute`] does that itself; this is for requests that are already waiting when
-    /// a leader becomes known.
+    /// Whether the client has asked for `CLUSTER SLOTS`, `SHARDS` or `NODES`, so that its requests
+    /// are answered with `MOVED` instead of being forwarded to the leader. The server checks it for
+    /// requests that have waited for a leader; [`Connection::execute`] does for all others.
     pub fn follows_redirects(&self) -> bool {
         self.follows_redirects
     }
 
-    /// Ends all subscriptions, for a connection that closes, and returns the changes.
+    /// Ends all subscriptions of a connection that closes, and returns the changes for the
+    /// replica's [`Subscriptions`](super::subscriptions::Subscriptions).
     pub fn unsubscribe_all(&mut self) -> Vec<SubscriptionChange> {
         self.subscriptions.clear()
     }
 
-    /// Bytes of memory that the connection takes besides its own size (estimate).
+    /// Estimates the bytes of memory that the connection's state takes on the heap, without the
+    /// size of the struct and without buffers.
     pub fn held_bytes(&self) -> usize {
         self.subscriptions.held_bytes() + self.transaction.held_bytes()
     }
 
-    /// Whether the reply to the last request is suppressed (`CLIENT REPLY`).
+    /// Whether the reply to the latest request is suppressed (`CLIENT REPLY`).
     pub fn is_muted(&self) -> bool {
         self.reply_mode.muted
     }
 
-    /// The full name of the last known command, such as `config|set`; `NULL` before the first.
+    /// Returns the full name of the last valid command, such as `config|set`; `NULL` if the client
+    /// has sent none.
     pub fn last_command(&self) -> &'static str {
         self.last_command
     }
 
-    /// The protocol version of replies.
+    /// Returns the protocol version (RESP2 or RESP3) in which replies are written.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Restores the state of a new connection, except for subscriptions (`RESET`).
+    /// Resets the connection's state to that of a new connection (`RESET`), except for
+    /// subscriptions, which the caller ends.
     pub(in crate::redis) fn reset(&mut self) {
         self.version = Version::Two;
         self.name.clear();
@@ -164,8 +174,8 @@ impl Connection {
         self.reply_mode = ReplyMode::default();
     }
 
-    /// Appends the connection's line of `CLIENT LIST`. Fields of features that do not exist here
-    /// are present with their neutral values, because tools expect them.
+    /// Appends the connection's line of `CLIENT LIST` to `out`. Fields of features that this server
+    /// lacks have neutral values, because tools expect the fields.
     pub(in crate::redis) fn describe(&self, now: Instant, buffers: BufferBytes, out: &mut String) {
         let seconds_since = |earlier| now.since(earlier).as_secs();
         let mut flags = String::new();

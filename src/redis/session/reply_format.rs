@@ -1,5 +1,5 @@
-//! The conversion of a command's outcome into its reply. What is `1` for one command is `OK` or a
-//! string for another.
+//! The conversion of a command's outcome into its reply, which depends on the command and on the
+//! connection's protocol version.
 
 use std::sync::Arc;
 
@@ -10,50 +10,55 @@ use crate::wire::resp::{Version, Writer};
 
 use super::client_info::ClientQuery;
 
-/// Memory of each value in a reply besides its bytes.
+/// Bytes that each value of a reply takes in memory besides its content.
 const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
 
-/// How the outcome of a submitted request becomes its reply. The server keeps it while the request
-/// is in flight.
+/// How the outcome of a submitted request is written as its reply. The server keeps the format
+/// while the request is in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyFormat {
     pub(in crate::redis) kind: ReplyKind,
-    /// The connection's protocol version when the request was read.
+    /// The connection's protocol version at the time the request was executed.
     pub(in crate::redis) version: Version,
-    /// Whether the reply is suppressed (`CLIENT REPLY`).
+    /// Whether the reply is suppressed because of `CLIENT REPLY`.
     pub(in crate::redis) muted: bool,
 }
 
-/// The reply for an outcome, by kind of command.
+/// How an outcome is written as a reply, depending on the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::redis) enum ReplyKind {
-    /// The outcome as it is.
+    /// Writes the outcome of the state machine as the reply, without any change.
     Plain,
-    /// This number for [`Outcome::Done`] (`PUBLISH`).
+    /// Replies with the given number if the outcome is [`Outcome::Done`], which has no value.
+    /// `PUBLISH` uses it for the number of subscribers.
     Number(u32),
-    /// The replies of the commands of a transaction (`EXEC`).
+    /// Writes an array with the replies of all commands of a transaction, in the order in which
+    /// they were queued (`EXEC`).
     Exec(Arc<[ExecReply]>),
 }
 
-/// The reply of one command of a transaction.
+/// The reply of one command inside a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::redis) enum ExecReply {
-    /// The reply is known.
+    /// An encoded reply that is already known when `EXEC` runs, because it does not depend on the
+    /// state machine.
     Written(Bytes),
-    /// The reply follows from the transaction's next outcome.
+    /// The reply is written in the given format from an outcome of the applied transaction: the
+    /// first reply of this kind from the first outcome, the second from the second, and so on.
     Outcome(ReplyFormat),
-    /// `CLIENT LIST`: [`ReplyFormat::list_clients`] replaces this by the reply.
+    /// The reply of `CLIENT LIST`, still missing. [`ReplyFormat::list_clients`] replaces it by
+    /// [`ExecReply::Written`].
     Clients(ClientQuery),
 }
 
 impl ExecReply {
-    /// Writes the reply. `outcome` matters only where the reply follows from it.
+    /// Appends the reply to `out`. `outcome` is ignored if the reply is already known.
     pub(in crate::redis) fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
         match self {
             ExecReply::Written(bytes) => out.extend_from_slice(bytes),
             ExecReply::Outcome(reply_format) => reply_format.encode(outcome, out),
             ExecReply::Clients(_) => {
-                Writer::new(out, Version::Two).error(b"ERR the client list is missing")
+                Writer::new(out, Version::Two).error(b"ERR the client list is missing");
             }
         }
     }
@@ -67,18 +72,18 @@ impl ExecReply {
 }
 
 impl ReplyFormat {
-    /// Suppresses the reply (`CLIENT REPLY`).
+    /// Suppresses the reply, because of `CLIENT REPLY`.
     pub fn mute(&mut self) {
         self.muted = true;
     }
 
-    /// Whether the reply is suppressed.
+    /// Whether the reply is suppressed because of `CLIENT REPLY`.
     pub fn is_muted(&self) -> bool {
         self.muted
     }
 
-    /// The reply's length in bytes (estimate), at least the memory that the outcome takes until the
-    /// reply is written.
+    /// Estimates the length of the reply to `outcome` in bytes. The estimate is not below the
+    /// memory that `outcome` itself takes.
     pub fn reply_bytes(&self, outcome: &Outcome) -> usize {
         match outcome {
             Outcome::Value(value) => ITEM_BYTES + value.as_ref().map_or(0, Bytes::len),
@@ -97,13 +102,13 @@ impl ReplyFormat {
         }
     }
 
-    /// Appends the reply for `outcome` to `out`.
+    /// Appends the reply for `outcome` to `out`, in the connection's protocol version.
     pub fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
         write(&mut Writer::new(out, self.version), &self.kind, outcome);
     }
 
-    /// Calls `list` for every `CLIENT LIST` of a transaction and keeps the replies. Must be called
-    /// when the request is submitted.
+    /// Calls `list` for every `CLIENT LIST` inside a transaction and stores the encoded replies.
+    /// The server must call this when it submits the transaction.
     pub fn list_clients(&mut self, mut list: impl FnMut(ClientQuery) -> Bytes) {
         let ReplyKind::Exec(replies) = &mut self.kind else { return };
         if !replies.iter().any(|reply| matches!(reply, ExecReply::Clients(_))) {
@@ -122,7 +127,7 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
         (Outcome::Done, ReplyKind::Number(number)) => writer.integer((*number).into()),
         (Outcome::Done, ReplyKind::Plain | ReplyKind::Exec(_)) => writer.ok(),
         (Outcome::Unchanged, ReplyKind::Plain | ReplyKind::Number(_) | ReplyKind::Exec(_)) => {
-            writer.null()
+            writer.null();
         }
         (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
         (Outcome::Integer(number), _) => writer.integer(*number),
@@ -188,7 +193,7 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
     }
 }
 
-/// Redis's error text for a refused command.
+/// Returns Redis's error text for a command that the state machine refused.
 fn refusal_text(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::NotAnInteger => "ERR value is not an integer or out of range",
@@ -256,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_are_written_as_replies() {
+    fn command_outcomes_are_encoded_as_resp_replies() {
         check(ReplyKind::Plain, &Outcome::Done, "+OK\r\n");
         check(ReplyKind::Plain, &Outcome::Unchanged, "$-1\r\n");
         check(ReplyKind::Plain, &Outcome::Value(None), "$-1\r\n");

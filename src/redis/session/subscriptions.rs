@@ -10,31 +10,31 @@ use bytes::Bytes;
 use crate::kv::glob;
 use crate::wire::resp::Writer;
 
-/// Memory of one subscription besides the name of its channel or pattern, in bytes (estimate).
+/// Estimated memory of one subscription in bytes, without the name of its channel or pattern.
 const SUBSCRIPTION_BYTES: usize = 160;
 
-/// Identifies a subscriber. The server chooses one number per connection.
+/// Identifies a subscriber of one replica: a number that the server assigns to each connection.
 pub type SubscriberId = u64;
 
-/// A channel or pattern that a connection subscribes to or unsubscribes from.
+/// A subscription to a channel or pattern that a connection begins or ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionChange {
-    /// Whether `name` is a pattern.
+    /// Whether `name` is a glob pattern instead of a channel's name.
     pub is_pattern: bool,
-    /// The channel's name, or the pattern.
+    /// The name of the channel, or the pattern.
     pub name: Bytes,
-    /// True to subscribe, false to unsubscribe.
+    /// True if the subscription begins, false if it ends.
     pub subscribes: bool,
 }
 
-/// The subscriptions of all clients of one replica.
+/// The subscriptions of all clients of one replica, by channel and by pattern.
 #[derive(Debug, Clone, Default)]
 pub struct Subscriptions {
     channels: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
     patterns: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
 }
 
-/// The subscriptions of one connection.
+/// The channels and patterns that one connection subscribes to.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct ClientSubscriptions {
     channels: BTreeSet<Bytes>,
@@ -42,12 +42,12 @@ pub(in crate::redis) struct ClientSubscriptions {
 }
 
 impl ClientSubscriptions {
-    /// Whether the connection subscribes to nothing.
+    /// Whether the connection has no subscription.
     pub(in crate::redis) fn is_empty(&self) -> bool {
         self.count() == 0
     }
 
-    /// The number of channels and patterns together.
+    /// Returns the number of channels and patterns that the connection subscribes to.
     pub(in crate::redis) fn count(&self) -> usize {
         self.channels.len() + self.patterns.len()
     }
@@ -60,18 +60,20 @@ impl ClientSubscriptions {
         self.patterns.len()
     }
 
-    /// Bytes of memory that the subscriptions take here and in [`Subscriptions`] (estimate).
+    /// Estimates the bytes of memory that one connection's subscriptions take, in the connection's
+    /// state and in the replica's [`Subscriptions`] together.
     pub(in crate::redis) fn held_bytes(&self) -> usize {
         let names = self.channels.iter().chain(&self.patterns);
         names.map(|name| 2 * name.len() + SUBSCRIPTION_BYTES).sum()
     }
 
-    /// The patterns, or the channels.
+    /// Returns the patterns that the connection subscribes to if `is_pattern`, otherwise the
+    /// channels.
     pub(in crate::redis) fn names(&mut self, is_pattern: bool) -> &mut BTreeSet<Bytes> {
         if is_pattern { &mut self.patterns } else { &mut self.channels }
     }
 
-    /// Removes all subscriptions and returns the changes that tell the replica so.
+    /// Ends all subscriptions, and returns the changes to apply to the replica's [`Subscriptions`].
     pub(super) fn clear(&mut self) -> Vec<SubscriptionChange> {
         let remove =
             |is_pattern| move |name| SubscriptionChange { is_pattern, name, subscribes: false };
@@ -82,7 +84,7 @@ impl ClientSubscriptions {
 }
 
 impl Subscriptions {
-    /// Applies the changes of one subscriber.
+    /// Adds or removes subscriptions of one subscriber.
     pub fn apply(&mut self, subscriber: SubscriberId, changes: &[SubscriptionChange]) {
         for SubscriptionChange { is_pattern, name, subscribes } in changes {
             let names = if *is_pattern { &mut self.patterns } else { &mut self.channels };
@@ -102,9 +104,9 @@ impl Subscriptions {
         self.channels.is_empty() && self.patterns.is_empty()
     }
 
-    /// The subscribers that receive a message on `channel`, each with the pattern that matched, or
-    /// `None` if it subscribes to the channel by name. A subscriber with several matching
-    /// subscriptions appears once for each, and receives the message as often.
+    /// Returns the subscribers of a message on `channel`, each with the pattern that matched, or
+    /// with `None` if it subscribes to the channel by name. A subscriber with several matching
+    /// subscriptions appears once for each of them, and receives the message as many times.
     pub fn subscribers(
         &self,
         channel: &[u8],
@@ -117,24 +119,24 @@ impl Subscriptions {
         by_name.map(|subscriber| (None, *subscriber)).chain(by_pattern)
     }
 
-    /// The channels with at least one subscriber.
+    /// Returns the channels with at least one subscriber by name.
     pub(in crate::redis) fn channels(&self) -> impl Iterator<Item = &Bytes> + Clone {
         self.channels.keys()
     }
 
-    /// The number of clients that subscribe to `channel` by name.
+    /// Returns the number of clients that subscribe to `channel` by name.
     pub(in crate::redis) fn subscriber_count(&self, channel: &[u8]) -> usize {
         self.channels.get(channel).map_or(0, BTreeSet::len)
     }
 
-    /// The number of distinct patterns.
+    /// Returns the number of distinct patterns with at least one subscriber.
     pub(in crate::redis) fn pattern_count(&self) -> usize {
         self.patterns.len()
     }
 }
 
-/// Writes a published message in the form in which a subscriber receives it. `pattern` is the one
-/// that matched, `None` for a subscription by name.
+/// Writes a published message as a subscriber receives it. `pattern` is the matching pattern of the
+/// subscription, or `None` if the client subscribes to the channel by name.
 pub fn write_message(
     pattern: Option<&Bytes>,
     channel: &[u8],

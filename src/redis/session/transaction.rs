@@ -1,7 +1,7 @@
 //! The transaction of a connection: the commands queued since `MULTI`, and the watched keys.
 //!
 //! A queued request is kept as the client sent it and runs at `EXEC`, so that an error in its
-//! arguments is reported at its place in the reply.
+//! arguments becomes the command's own element of the reply.
 
 use std::ops::Range;
 
@@ -9,45 +9,46 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::resp::Request;
 
-/// Memory of a queued request besides its bytes and arguments, in bytes (estimate).
+/// Estimated memory of a queued request in bytes, without its content and its list of arguments.
 const QUEUED_BYTES: usize = size_of::<QueuedRequest>() + 32;
-/// Memory of a watched key besides its name, in bytes (estimate).
+/// Estimated memory of a watched key in bytes, without its name.
 const WATCHED_BYTES: usize = size_of::<(Bytes, u64)>() + 32;
 
-/// The state of a connection's transaction.
+/// The state of a connection's transaction: the commands queued since `MULTI`, and the watched
+/// keys.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct Transaction {
-    /// `None` outside `MULTI`.
+    /// The commands queued since `MULTI`; `None` if no transaction is open.
     pub(in crate::redis) queue: Option<CommandQueue>,
     pub(in crate::redis) watched: WatchedKeys,
 }
 
-/// The commands queued since `MULTI`.
+/// The commands that were queued since `MULTI`, for the next `EXEC`.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct CommandQueue {
     pub(in crate::redis) requests: Vec<QueuedRequest>,
-    /// Bytes of memory that `requests` takes.
+    /// Estimated memory of the queued requests in bytes.
     bytes: usize,
-    /// A command was rejected instead of queued, so `EXEC` rejects all of them.
+    /// Whether a command was rejected instead of queued, so that `EXEC` runs none of the commands.
     pub(in crate::redis) aborted: bool,
 }
 
-/// A copy of a request.
+/// A request queued between `MULTI` and `EXEC`: a copy of its arguments.
 #[derive(Debug, Clone)]
 pub(in crate::redis) struct QueuedRequest {
     bytes: Bytes,
     arguments: Box<[Range<usize>]>,
 }
 
-/// The keys watched since the last `EXEC`, `DISCARD` or `UNWATCH`, each with its revision when
-/// `WATCH` was applied.
+/// The keys watched since the last `EXEC`, `DISCARD` or `UNWATCH`, each with the revision that the
+/// key had when `WATCH` was applied. A change of a key changes its revision.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct WatchedKeys {
     pub(in crate::redis) revisions: Vec<(Bytes, u64)>,
-    /// Bytes of memory that `revisions` takes.
+    /// Estimated memory of the watched keys in bytes.
     bytes: usize,
-    /// The outcome of a `WATCH` is unknown, so the next `EXEC` has to abort: it can't tell whether
-    /// the keys have changed.
+    /// Whether the outcome of a `WATCH` is unknown. The next `EXEC` then aborts, because it can't
+    /// tell whether the keys have changed.
     pub(in crate::redis) failed: bool,
 }
 
@@ -73,10 +74,11 @@ impl QueuedRequest {
 }
 
 impl CommandQueue {
-    /// Queues a request if the queue then takes at most `bytes_max` bytes.
+    /// Queues a request if the queue then takes at most `bytes_max` bytes of memory.
     ///
     /// # Errors
-    /// The bytes that the queue would take, if they are more. The transaction is aborted then.
+    /// If the queue would take more: returns the number of bytes it would take, and makes `EXEC`
+    /// fail.
     pub(in crate::redis) fn push(
         &mut self,
         request: QueuedRequest,
@@ -101,7 +103,7 @@ impl WatchedKeys {
         self.revisions.iter().any(|(watched, _)| watched == key)
     }
 
-    /// Bytes of memory with `keys` watched as well.
+    /// Returns the bytes of memory that the watched keys would take if `keys` were watched as well.
     pub(in crate::redis) fn bytes_with(&self, keys: &[&[u8]]) -> usize {
         self.bytes + keys.iter().map(|key| WATCHED_BYTES + key.len()).sum::<usize>()
     }
@@ -113,34 +115,35 @@ impl WatchedKeys {
 }
 
 impl Transaction {
-    /// Whether commands are queued now, between `MULTI` and `EXEC` or `DISCARD`.
+    /// Whether a transaction is open: `MULTI` was sent, and neither `EXEC` nor `DISCARD` since.
     pub(in crate::redis) fn is_open(&self) -> bool {
         self.queue.is_some()
     }
 
-    /// The number of commands queued since `MULTI`; `None` outside of it.
+    /// Returns the number of commands queued since `MULTI`; `None` if no transaction is open.
     pub(in crate::redis) fn queue_len(&self) -> Option<usize> {
         self.queue.as_ref().map(|queue| queue.requests.len())
     }
 
-    /// Bytes of memory that queued commands take.
+    /// Returns the bytes of memory that the queued commands take (estimate).
     pub(in crate::redis) fn queue_bytes(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.bytes)
     }
 
-    /// Bytes of memory that queued commands and watched keys take.
+    /// Returns the bytes of memory that queued commands and watched keys take together (estimate).
     pub(in crate::redis) fn held_bytes(&self) -> usize {
         self.queue_bytes() + self.watched.bytes
     }
 
-    /// Makes `EXEC` fail because a command was rejected. No effect outside `MULTI`.
+    /// Makes the next `EXEC` fail because a command was rejected. No effect if no transaction is
+    /// open.
     pub(in crate::redis) fn abort(&mut self) {
         if let Some(queue) = &mut self.queue {
             queue.aborted = true;
         }
     }
 
-    /// Drops the queued commands and the watched keys (`DISCARD`).
+    /// Closes the transaction: drops the queued commands and the watched keys (`DISCARD`).
     pub(in crate::redis) fn discard(&mut self) {
         *self = Transaction::default();
     }

@@ -14,31 +14,31 @@ use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::course::connection::Connection;
 use crate::runtime::course::transport::CourseTransport;
 
-/// Maximum number of replicas that the simulators start.
+/// Maximum number of replicas in a cluster that the simulators of the course start.
 const REPLICAS_MAX: usize = 21;
 
-/// Proof that this process runs under a simulator of the course, which never restarts a replica
-/// that it has killed. Only then may a replica run without a durable log. Only
-/// [`CourseArguments::connect`] creates one.
+/// Proof that this process runs under a simulator of the university course, which never restarts a
+/// replica that it has killed; only then may a replica run without a durable log. Created only by
+/// [`CourseArguments::connect`].
 #[derive(Debug)]
 pub(super) struct NeverRestarts(());
 
-/// The parsed command line. Nothing is opened yet.
+/// The parsed command line of a replica under a simulator of the course. Parsing opens no socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CourseArguments {
-    /// This replica.
+    /// The id of this replica.
     pub me: NodeId,
-    /// The other replicas, in the order of the command line, which is random.
+    /// The ids of the other replicas, in the order of the command line.
     pub others: Vec<NodeId>,
     address: Address,
 }
 
-/// The address of the simulator.
+/// The address at which this replica reaches the simulator that started it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Address {
-    /// A UDP port on 127.0.0.1.
+    /// The simulator receives datagrams at this UDP port of 127.0.0.1.
     Udp(u16),
-    /// A UNIX socket in the current directory.
+    /// The simulator listens at the UNIX socket with this path, in the current directory.
     Unix(PathBuf),
 }
 
@@ -48,24 +48,24 @@ pub enum CourseArgumentsError {
     /// Too few arguments.
     #[error("the id of this replica is missing")]
     Missing,
-    /// The first argument is not an address.
+    /// The first argument is neither a UDP port nor the name of a UNIX socket.
     #[error("`{0}` is neither a UDP port nor the name of a socket in the current directory")]
     Address(String),
-    /// An argument is not an id.
+    /// An argument is not a replica id. A replica id is four hexadecimal digits other than FFFF.
     #[error("invalid replica id `{0}`: expected four hexadecimal digits other than FFFF")]
     Id(String),
-    /// An id occurs twice.
+    /// A replica id is given twice.
     #[error("replica id {0} is given twice")]
     Twice(NodeId),
-    /// There are more ids than any simulator gives.
+    /// More replica ids are given (this many) than any simulator of the course starts.
     #[error("{0} replica ids are given, at most {REPLICAS_MAX} are possible")]
     TooMany(usize),
 }
 
 impl CourseArguments {
-    /// Parses `[PORT] MY_ID OTHER_ID...`. If the first argument has four hexadecimal digits and is
-    /// the name of a socket in the current directory, it is both this replica's id and the address;
-    /// else it is a port.
+    /// Parses `[PORT] MY_ID OTHER_ID...`. If the first argument has four hexadecimal digits and
+    /// names a UNIX socket in the current directory, it is both this replica's id and the
+    /// simulator's address; otherwise it is a UDP port.
     ///
     /// # Errors
     /// If an argument is invalid.
@@ -93,7 +93,7 @@ impl CourseArguments {
         Ok(CourseArguments { me, others, address })
     }
 
-    /// Connects to the simulator, and sends a hello over UDP.
+    /// Connects to the simulator, and over UDP sends it a hello (first message).
     pub(super) fn connect(
         &self,
         now: Instant,

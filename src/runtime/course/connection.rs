@@ -18,18 +18,18 @@ use crate::runtime::course::line_buffer::{Line, LineBuffer};
 /// be decoded; a longer line is skipped.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Maximum bytes of outgoing messages that the socket does not accept yet. Above it, messages that
-/// may be lost are dropped.
+/// Maximum bytes of queued outgoing messages. Above it, [`Delivery::MayBeLost`] messages are
+/// dropped instead of queued.
 const OUTGOING_BYTES_MAX: usize = 256 << 10;
 
-/// Number of refused datagrams, with none received in between, after which the simulator counts as
-/// gone.
+/// Number of sent datagrams that the kernel reports as refused, without a datagram received in
+/// between, after which the replica assumes that the simulator has exited.
 const REFUSALS_MAX: u32 = 200;
 
-/// Shortest receive timeout of the socket: zero means none.
+/// Minimum receive timeout of the socket. For the kernel, a timeout of zero would mean no timeout.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
-/// How messages are framed.
+/// How messages are framed on the socket to the simulator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     /// UDP: a datagram is a message.
@@ -41,8 +41,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Maximum bytes of a message that the simulator receives completely: the limit of UDP, the
-    /// simulators' buffer for packets, no limit for lines.
+    /// Returns the maximum size in bytes of a message that the simulator can receive whole: the
+    /// limit of UDP for datagrams, the simulators' buffer size for packets, no limit for lines.
     fn send_bytes_max(self) -> usize {
         match self {
             Kind::Datagram => 65_507,
@@ -59,78 +59,82 @@ pub(super) enum Received<'a> {
     Message(&'a [u8]),
     /// A line longer than [`MESSAGE_BYTES_MAX`] was skipped.
     TooLong,
-    /// No message until the socket is readable again.
+    /// No message is available until `Poll` reports the socket as readable again.
     Drained,
-    /// The connection is closed.
+    /// The simulator has closed the connection, or the connection has failed.
     Closed,
 }
 
-/// Whether a message may be dropped when the socket accepts no more.
+/// Whether an outgoing message may be dropped when the socket accepts no more bytes and the queue
+/// is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Delivery {
-    /// Yes: the protocol repeats it, as for all messages between replicas.
+    /// The message may be dropped, as any message between replicas: Raft sends it again.
     MayBeLost,
-    /// No: it is sent only once, as replies to clients are.
+    /// The message must be queued, not dropped: it is sent only once, as a reply to a client.
     MustArrive,
 }
 
 /// The result of [`Connection::send`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sent {
-    /// The socket has the message, or it is queued.
+    /// The socket has accepted the message, or it is queued.
     Accepted,
-    /// Dropped, because the queue is full.
+    /// The message was dropped because the queue is full.
     Dropped,
     /// The message is too large for the socket, or the connection is closed.
     Failed,
 }
 
-/// Messages that the socket has not accepted yet, in order.
+/// Queue of outgoing messages that the socket has not accepted yet, oldest first.
 #[derive(Debug, Default)]
 struct Outgoing {
     messages: VecDeque<Box<[u8]>>,
-    /// Bytes of the first message that the socket has accepted (streams only).
+    /// How many bytes of the first queued message the socket has accepted; always 0 unless the
+    /// socket is a stream.
     written_of_first: usize,
     bytes: usize,
 }
 
-/// The socket with its buffers.
+/// The socket to the simulator, with its receive buffers and its queue of outgoing messages.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Socket,
     kind: Kind,
-    /// Buffer of the last datagram or packet.
+    /// Buffer for the datagram or packet received last.
     datagram: Box<[u8]>,
-    /// Buffer of a stream.
+    /// Receive buffer of a stream socket.
     lines: LineBuffer,
-    /// Length of the message in `datagram` that was not returned yet.
+    /// Length in bytes of the message in `datagram` that [`Connection::receive`] has not returned
+    /// yet; `None` if it has.
     arrived: Option<usize>,
     /// Whether the socket may have more to receive. Cleared when a receive would block, since
     /// `Poll` is edge-triggered.
     readable: bool,
-    /// Whether `lines` may have complete lines.
+    /// Whether the line buffer may hold complete lines that were not returned yet.
     buffered: bool,
     outgoing: Outgoing,
-    /// Number of messages that were queued or written.
+    /// Number of messages written to the socket or queued, since the connection was opened.
     accepted: u64,
-    /// Number of messages that the socket has.
+    /// Number of messages, since the connection was opened, that were completely written to the
+    /// socket or dropped from the queue after a send error.
     written: u64,
-    /// Number of refused datagrams since the last one received.
+    /// Number of datagrams that the kernel reported as refused since a datagram was last received.
     refusals: u32,
     closed: bool,
     last_wait: Wait,
 }
 
-/// The last wait in the socket.
+/// The timeout and the outcome of the most recent call of [`Connection::wait`].
 #[derive(Debug)]
 struct Wait {
-    /// The receive timeout that is set on the socket.
+    /// The receive timeout that is currently set on the socket.
     limit: Duration,
-    /// Whether it ended without a message.
+    /// Whether the wait ended at its timeout, without a message.
     timed_out: bool,
 }
 
-/// The outcome of one write.
+/// The outcome of writing one outgoing message to the socket.
 enum Write {
     Written(usize),
     WouldBlock,
@@ -138,7 +142,7 @@ enum Write {
 }
 
 impl Connection {
-    /// Opens a UDP socket on any free port of 127.0.0.1, connected to `port` there.
+    /// Opens a UDP socket on a free port of 127.0.0.1 and connects it to `port` of 127.0.0.1.
     pub(super) fn open_udp(port: u16) -> io::Result<Connection> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
@@ -148,7 +152,7 @@ impl Connection {
         Ok(Connection::new(socket, Kind::Datagram))
     }
 
-    /// Connects to the UNIX socket at `path`, of either kind.
+    /// Connects to the UNIX socket at `path`: as `SOCK_SEQPACKET`, or else as `SOCK_STREAM`.
     pub(super) fn open_unix(path: &Path) -> io::Result<Connection> {
         let address = SockAddr::unix(path)?;
         let connect = |socket_type| {
@@ -182,47 +186,52 @@ impl Connection {
         }
     }
 
-    /// The file descriptor, for `Poll`.
+    /// Returns the file descriptor of the socket, for registration with `Poll`.
     pub(super) fn raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 
-    /// How messages are framed.
+    /// Returns how messages are framed on this socket.
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// `Poll` has reported the socket as readable.
+    /// Records that `Poll` has reported the socket as readable.
     pub(super) fn set_readable(&mut self) {
         self.readable = true;
     }
 
-    /// Whether [`Connection::receive`] may return a message or the end.
+    /// Returns whether a call of [`Connection::receive`] may find a message or a closed connection.
+    /// If not, the socket must be polled first.
     pub(super) fn is_readable(&self) -> bool {
         self.readable || self.buffered || self.arrived.is_some() || self.closed
     }
 
-    /// Whether messages are queued for the socket.
+    /// Returns whether messages wait for the socket to become writable.
     pub(super) fn has_outgoing(&self) -> bool {
         !self.outgoing.messages.is_empty()
     }
 
-    /// Whether more messages may be queued.
+    /// Returns whether the queue of outgoing messages is below its limit in bytes, so that more
+    /// replies may be sent.
     pub(super) fn can_queue(&self) -> bool {
         self.outgoing.bytes < OUTGOING_BYTES_MAX
     }
 
-    /// The number of messages queued or written so far.
+    /// Returns the number of messages written to the socket or queued, since the connection was
+    /// opened.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted
     }
 
-    /// The number of accepted messages that the socket has; it gets them in order.
+    /// Returns how many of the [`accepted`](Connection::accepted) messages have left the queue:
+    /// completely written to the socket, or dropped after a send error. Messages are written in
+    /// order.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Returns the next message.
+    /// Returns the next received message, or why there is none, without blocking.
     pub(super) fn receive(&mut self) -> Received<'_> {
         loop {
             if self.closed {
@@ -243,8 +252,8 @@ impl Connection {
         }
     }
 
-    /// Blocks in a receive until a message arrives, at most about `timeout`. Takes one system call
-    /// per message, where `Poll` and a receive take two.
+    /// Blocks until a message arrives, for about `timeout` at most. Takes one system call per
+    /// message, where `Poll` and a receive would take two.
     pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let timeout = timeout.max(WAIT_MIN);
         // A shorter wait does no harm, so the socket's timeout is raised only after a wait that
@@ -387,7 +396,7 @@ mod tests {
     use std::io::Read;
     use std::net::UdpSocket;
 
-    /// A connection and the simulator's end of it.
+    /// Returns a connection over a UNIX socket pair, and the simulator's end of the pair.
     fn connected(kind: Kind) -> (Connection, Socket) {
         let socket_type = if kind == Kind::Packet { Type::SEQPACKET } else { Type::STREAM };
         let (ours, theirs) = Socket::pair(Domain::UNIX, socket_type, None).unwrap();
@@ -404,7 +413,8 @@ mod tests {
         messages
     }
 
-    /// Everything at the simulator's end, received with a buffer of the simulators' size.
+    /// Receives and returns everything that waits at `theirs`, the simulator's end, with a buffer
+    /// as large as the simulators'. Each element is one receive.
     fn read_all(mut theirs: &Socket) -> Vec<Vec<u8>> {
         let mut buffer = vec![0; 16 << 10];
         let mut pieces = Vec::new();

@@ -8,7 +8,8 @@ use crate::runtime::stages::log_writer::LogStorage;
 
 use super::arguments::NeverRestarts;
 
-/// Log storage in which every job is complete at once.
+/// Log storage that stores nothing: every append job completes at once. Used only under the
+/// simulators of the course, which never restart a replica.
 pub(super) struct ForgetfulLog(());
 
 impl ForgetfulLog {

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-/// Received bytes and the lines in them.
+/// Buffer that splits the bytes received from a stream socket into lines.
 ///
 /// Invariant: `start <= end <= bytes.len()`; `start..end` was received and not returned yet.
 #[derive(Debug)]
@@ -11,15 +11,16 @@ pub(super) struct LineBuffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
-    /// Whether a line longer than the buffer is being skipped, up to its newline.
+    /// Whether the received bytes are discarded up to the next newline, because they belong to a
+    /// line longer than the buffer.
     skipping: bool,
 }
 
 /// The result of [`LineBuffer::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// The position of a line without its newline, for [`LineBuffer::get`]; valid until the next
-    /// call.
+    /// Range of a complete line in the buffer, without its newline, for [`LineBuffer::get`]. Valid
+    /// until the next call of [`LineBuffer::next`].
     Whole(Range<usize>),
     /// A line was longer than the buffer and was skipped.
     TooLong,
@@ -31,7 +32,8 @@ impl LineBuffer {
         LineBuffer { bytes: vec![0; bytes].into(), start: 0, end: 0, skipping: false }
     }
 
-    /// Returns the next complete line.
+    /// Returns the next complete line, or that a line was too long; `None` if no newline has been
+    /// received since the last call.
     pub(super) fn next(&mut self) -> Option<Line> {
         let pending = &self.bytes[self.start..self.end];
         let length = pending.iter().position(|byte| *byte == b'\n')?;
@@ -43,13 +45,13 @@ impl LineBuffer {
         Some(Line::Whole(line))
     }
 
-    /// The bytes of a line.
+    /// Returns the bytes of a line that [`LineBuffer::next`] has found.
     pub(super) fn get(&self, line: Range<usize>) -> &[u8] {
         &self.bytes[line]
     }
 
-    /// The space to receive into, never empty. Call it after [`LineBuffer::next`] has returned
-    /// `None`.
+    /// Returns the free part of the buffer to receive into, never empty. Call it only after
+    /// [`LineBuffer::next`] has returned `None`.
     pub(super) fn free(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -61,7 +63,7 @@ impl LineBuffer {
         &mut self.bytes[self.end..]
     }
 
-    /// Adds `length` bytes that were received into [`LineBuffer::free`].
+    /// Marks the first `length` bytes of [`LineBuffer::free`] as received.
     pub(super) fn filled(&mut self, length: usize) {
         self.end += length;
         assert!(self.end <= self.bytes.len(), "received more bytes than fit");
@@ -72,7 +74,8 @@ impl LineBuffer {
 mod tests {
     use super::*;
 
-    /// Passes `text` in pieces of `piece` bytes through a buffer of `size` bytes.
+    /// Passes `text` in pieces of `piece` bytes through a line buffer of `size` bytes, and returns
+    /// the lines found.
     fn lines(text: &[u8], piece: usize, size: usize) -> Vec<String> {
         let mut buffer = LineBuffer::new(size);
         let mut found = Vec::new();

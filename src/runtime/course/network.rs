@@ -26,18 +26,22 @@ use crate::runtime::stages::network::NetworkStage;
 use crate::runtime::wake::{OUTBOUND, RELEASED, REPLIES, Wake};
 
 const SOCKET: Token = Token(0);
-/// The token of the waker, which the creator of the `Poll` registers.
+/// The `mio` token of the waker by which other stages wake this stage. The code that creates the
+/// `Poll` registers the waker.
 pub(super) const WAKER: Token = Token(1);
-/// Interval at which a full queue of the core is tried again.
+/// Interval at which the network stage tries again to send to the core while the core's queue is
+/// full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// Bytes of completed reads that are reported to the core at once. A report per read would cost the
-/// core a pass each.
+/// Minimum size in bytes of clients' completed read requests that the network stage reports to the
+/// core by themselves. Smaller amounts wait, to be added to a later report, because each report
+/// costs the core one turn of its loop.
 const READ_REPORT_BYTES: usize = JOB_BYTES_MAX / 8;
 
-/// The stage.
+/// The network stage under a simulator of the course.
 ///
-/// Invariant: an applied index is reported to the core only after the socket has every reply up to
-/// it, because the commit index that the core sends to peers must not pass what was answered.
+/// Invariant: an applied index is reported to the core only after the socket has accepted all
+/// replies up to that index, so that the commit index in the core's messages to peers never passes
+/// an entry whose client has no reply.
 pub(super) struct Network {
     poll: Poll,
     events: Events,
@@ -45,23 +49,26 @@ pub(super) struct Network {
     transport: CourseTransport,
     ends: NetworkEnds,
     clock: Clock,
-    /// A clock reading from before the last check of the socket.
+    /// A reading of the monotonic clock, taken before the socket was last checked for messages.
     checked_at: Instant,
-    /// Requests that wait until the core's queue has space.
+    /// Clients' requests that wait until the core's queue of requests has space, in order of
+    /// arrival.
     waiting: Vec<ClientRequest>,
-    /// Reports for the core; each is sent once the socket has this many of the accepted messages.
+    /// Reports for the core on applied entries. The number before each is a message count: the
+    /// report is sent once that many messages, which include its replies, were written to the
+    /// socket.
     reports: VecDeque<(u64, Applied)>,
-    /// Bytes of completed reads for the next report.
+    /// Bytes of clients' completed read requests that were not reported to the core yet.
     read_bytes: usize,
-    /// The queues that may have items, as a bit set of marks of `wake`.
+    /// Set of the queues to this stage that may have items, one bit for each, as in `Wake`.
     marks: u32,
-    /// Whether `Poll` is asked to report a writable socket.
+    /// Whether `Poll` reports when the socket becomes writable. So only while messages are queued.
     polls_writable: bool,
     counters: Arc<RuntimeCounters>,
 }
 
 impl Network {
-    /// Creates the stage. `wake` has the waker of `poll`.
+    /// Creates the network stage. `wake` must contain the waker that is registered with `poll`.
     pub(super) fn new(
         poll: Poll,
         wake: Arc<Wake>,
@@ -89,8 +96,8 @@ impl Network {
         })
     }
 
-    /// Shortens `timeout` to the next time at which this stage has something to do. `None`: no
-    /// limit.
+    /// Returns the shorter of `timeout` and the time until this stage must act (a retry or a hello
+    /// is due). `None` means no limit.
     fn limit_timeout(&self, mut timeout: Option<Duration>) -> Option<Duration> {
         let mut at_most = |limit: Duration| {
             timeout = Some(timeout.map_or(limit, |timeout| timeout.min(limit)));
@@ -104,14 +111,14 @@ impl Network {
         timeout
     }
 
-    /// Whether messages may be received. Clients and peers share the socket, so this stops both: a
-    /// last resort.
+    /// Returns whether this stage may receive messages: false while [`HELD_REQUESTS_MAX`] or more
+    /// requests wait for the core. Clients and peers share the socket, so peers' messages wait too.
     fn may_receive(&self) -> bool {
         self.waiting.len() < HELD_REQUESTS_MAX
     }
 
-    /// Sends messages of peers to the core, and requests of clients too while their queue is less
-    /// than half full.
+    /// Sends peers' messages to the core, and clients' requests if the core's request queue is less
+    /// than half full. Other requests wait here.
     fn send_to_core(&mut self, messages: Vec<Envelope>, mut requests: Vec<ClientRequest>) {
         if !messages.is_empty()
             && let Err(TrySendError::Full(CoreItem::Peers(messages))) =
@@ -135,7 +142,8 @@ impl Network {
         }
     }
 
-    /// Sends replies while the socket accepts them, until the pass is over.
+    /// Sends queued replies while the socket accepts them, within the bounds of one pass (turn of
+    /// the stage's loop).
     fn send_replies(&mut self) {
         let mut pass = Pass::of_large(self.clock, QUEUE_LEN);
         while self.transport.connection.can_queue() {
@@ -161,7 +169,7 @@ impl Network {
         self.reports.front().is_some_and(|(after, _)| *after <= written)
     }
 
-    /// Sends the reports that are due to the core.
+    /// Sends the core the reports whose replies the socket has accepted.
     fn report_applied(&mut self) {
         while self.report_is_due()
             && let Some((after, mut report)) = self.reports.pop_front()
@@ -176,8 +184,8 @@ impl Network {
         }
     }
 
-    /// Asks `Poll` to report a writable socket only while messages are queued; otherwise each
-    /// message that the simulator receives would wake this thread.
+    /// Registers the socket for writability only while messages are queued; otherwise each message
+    /// that the simulator receives would wake this thread.
     fn update_interest(&mut self) -> io::Result<()> {
         let queued = self.transport.connection.has_outgoing();
         if queued == self.polls_writable {
@@ -192,7 +200,7 @@ impl Network {
 }
 
 impl NetworkStage for Network {
-    /// Sleeps until there is something to do, at most for `timeout`.
+    /// Sleeps until the socket or a queue needs work, for at most `timeout`.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.checked_at = self.clock.now();
         if self.may_receive() && self.transport.connection.is_readable() {
@@ -217,8 +225,8 @@ impl NetworkStage for Network {
         Ok(())
     }
 
-    /// The same on a thread that no other stage needs to wake: blocks in the socket instead of in
-    /// `Poll`, unless messages are queued for the socket.
+    /// Waits like [`Network::wait`] when no other stage needs to wake this thread: blocks in a
+    /// receive on the socket instead of in `Poll`, unless messages are queued for the socket.
     fn wait_alone(&mut self, timeout: Duration) -> io::Result<()> {
         self.checked_at = self.clock.now();
         let connection = &mut self.transport.connection;
@@ -232,8 +240,8 @@ impl NetworkStage for Network {
         }
     }
 
-    /// One pass of input: receives messages and sends them to the core. Stops when the simulator
-    /// has closed the socket.
+    /// Receives messages and sends them to the core: the first half of a pass (turn of the stage's
+    /// loop). Returns [`StageState::Stopped`] when the simulator has closed the socket.
     fn receive(&mut self) -> StageState {
         if self.transport.hello_due().is_some() {
             self.transport.send_hello(self.clock.now());
@@ -252,8 +260,8 @@ impl NetworkStage for Network {
         StageState::Running
     }
 
-    /// One pass of output: queued messages, replies, refusals, messages to peers. Then reports to
-    /// the core what was answered.
+    /// Writes queued messages, replies, refusals and messages to peers, then reports to the core
+    /// which entries were answered: the second half of a pass (turn of the stage's loop).
     fn send(&mut self) -> io::Result<()> {
         if self.transport.connection.has_outgoing() {
             self.transport.connection.flush();
@@ -291,7 +299,7 @@ impl NetworkStage for Network {
         self.update_interest()
     }
 
-    /// Stops the core, and with it all stages.
+    /// Stops the core, which stops all other stages.
     fn stop_others(self) {
         // Fails if the core has stopped already.
         let _ = self.ends.to_core.send(CoreItem::Stop);
@@ -313,7 +321,7 @@ mod tests {
     use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Round, Term};
     use std::net::{SocketAddr, UdpSocket};
 
-    /// A network stage, with the test in place of all other stages and of the simulator.
+    /// A network stage under test. The test plays the other stages and the simulator.
     struct Rig {
         network: Network,
         simulator: UdpSocket,
@@ -341,7 +349,7 @@ mod tests {
             Rig { network, simulator, address, core, log_writer, applier }
         }
 
-        /// Sends it a datagram and runs a pass of input.
+        /// Sends the network stage a datagram from the simulator, and lets the stage receive it.
         fn say(&mut self, text: &[u8]) {
             self.simulator.send_to(text, self.address).unwrap();
             self.network.wait(Some(Duration::ZERO)).unwrap();
@@ -355,7 +363,7 @@ mod tests {
             self.say(text.as_bytes());
         }
 
-        /// Fills the core's queue up to `items`.
+        /// Fills the core's queue until it holds `items` items.
         fn fill(&self, items: usize) {
             while self.core.inbox.len() < items {
                 let item = CoreItem::Persisted { completions: Vec::new(), bytes: 0 };
@@ -363,7 +371,7 @@ mod tests {
             }
         }
 
-        /// Fills the queue of requests up to `items`.
+        /// Fills the core's queue of requests until it holds `items` items.
         fn fill_requests(&self, items: usize) {
             while self.core.requests.len() < items {
                 let sent = self.network.ends.requests.try_send(Requests::Clients(Vec::new()));
@@ -371,7 +379,7 @@ mod tests {
             }
         }
 
-        /// The peers' messages that the core would receive now.
+        /// Takes the peers' messages out of the core's queue and returns them.
         fn messages(&self) -> Vec<Envelope> {
             let items = self.core.inbox.try_iter();
             items
@@ -389,7 +397,7 @@ mod tests {
                 .collect()
         }
 
-        /// The requests that the core would receive now, by their keys.
+        /// Takes the requests out of the core's queue and returns their keys.
         fn requests(&self) -> Vec<RequestKey> {
             let items = self.core.requests.try_iter();
             items
@@ -449,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_messages_are_dropped_when_the_core_is_full() {
+    fn peer_messages_are_dropped_when_the_core_queue_is_full() {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         rig.say(&peer_text());
@@ -479,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn time_of_an_empty_socket_is_noted_for_the_core() {
+    fn core_is_told_when_the_socket_was_last_drained() {
         let mut rig = Rig::new();
         let before = rig.network.clock.now();
         rig.say(&peer_text());
@@ -534,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn report_waits_while_the_core_is_full() {
+    fn applied_report_waits_while_the_core_queue_is_full() {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         for index in 1..=2 {
@@ -567,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_is_repeated_until_the_simulator_answers() {
+    fn hello_is_repeated_3_times_unless_a_message_arrives() {
         let mut rig = Rig::new();
         let (now, mut repeats) = (rig.network.clock.now(), 0);
         while let Some(due) = rig.network.transport.hello_due() {

@@ -14,30 +14,34 @@ use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::channels::{Answer, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
 use crate::runtime::course::connection::{Connection, Delivery, Kind, Received, Sent};
 
-/// Interval at which the hello is repeated while the simulator has sent nothing.
+/// Interval at which the hello (first message to the simulator) is repeated while the simulator has
+/// sent nothing.
 const HELLO_INTERVAL: Duration = Duration::from_secs(1);
-/// Maximum repetitions of the hello.
+/// Maximum number of times that the hello (first message to the simulator) is repeated.
 const HELLO_REPEATS: u32 = 3;
 
-/// The outcome of one pass over the socket.
+/// The result of [`CourseTransport::receive`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Arrivals {
-    /// Every message was received, or as many as one pass receives.
+    /// The call received all available messages, or as many as one call may receive.
     Received,
     /// The simulator has closed the socket.
     Closed,
 }
 
-/// The transport of one replica.
+/// Sends and receives the messages of one replica over its socket to the simulator.
 #[derive(Debug)]
 pub(super) struct CourseTransport {
     me: NodeId,
     pub(super) connection: Connection,
-    /// Buffer of outgoing messages.
+    /// Buffer for the message that is being encoded to be sent, reused for each message.
     text: Vec<u8>,
-    /// When the next hello is due, and how many are left. `None` once the simulator has answered.
+    /// When the next hello (first message to the simulator) is due, and how many hellos may still
+    /// be sent. `None` if no more are to be sent, because the simulator has sent a message, for
+    /// example.
     hello: Option<(Instant, u32)>,
-    /// Whether the next pass receives a single message; see [`CourseTransport::receive`].
+    /// Whether the next call of [`CourseTransport::receive`] returns after one message, because
+    /// messages arrive one by one.
     one_at_a_time: bool,
     counters: Arc<RuntimeCounters>,
 }
@@ -61,12 +65,14 @@ impl CourseTransport {
         }
     }
 
-    /// When [`CourseTransport::send_hello`] is due; `None` if no more is needed.
+    /// Returns when the next hello (first message to the simulator) is due; `None` if no more
+    /// hellos are to be sent.
     pub(super) fn hello_due(&self) -> Option<Instant> {
         self.hello.map(|(due, _)| due)
     }
 
-    /// Sends a hello if it is due.
+    /// Sends the simulator a hello (first message, repeated a few times while it sends nothing) if
+    /// one is due at `now`.
     pub(super) fn send_hello(&mut self, now: Instant) {
         let Some((due, left)) = self.hello else { return };
         if now < due {
@@ -78,10 +84,11 @@ impl CourseTransport {
         self.send(Delivery::MayBeLost);
     }
 
-    /// Receives messages until there are none, or enough for one pass.
+    /// Receives messages until the socket is empty or the limit of one call is reached. Appends
+    /// peers' messages to `messages` and clients' requests to `requests`.
     ///
-    /// While messages arrive one by one, it returns after the first and leaves it to the next pass
-    /// to find the socket empty: the reply is sent before that system call.
+    /// While messages arrive one by one, it returns after the first without checking whether the
+    /// socket is empty, so that the reply is sent before another system call.
     pub(super) fn receive(
         &mut self,
         messages: &mut Vec<Envelope>,
@@ -125,7 +132,8 @@ impl CourseTransport {
         self.send(Delivery::MayBeLost);
     }
 
-    /// Sends an outcome to a client.
+    /// Sends a client the outcome of its request. The reply tells the client that `leader` leads;
+    /// `None` if unknown.
     pub(super) fn send_answer(&mut self, answer: &Answer, leader: Option<NodeId>) {
         self.text.clear();
         let value = value_of(&answer.outcome);
@@ -133,15 +141,16 @@ impl CourseTransport {
         self.send_encoded(&encoded);
     }
 
-    /// Redirects a client to the leader.
+    /// Sends a client a redirect instead of an outcome. It names the leader, or none if no leader
+    /// is known.
     pub(super) fn send_refusal(&mut self, refusal: &Refusal) {
         self.text.clear();
         let encoded = course::encode_redirect(self.me, refusal.key, refusal.leader, &mut self.text);
         self.send_encoded(&encoded);
     }
 
-    /// Sends the encoded reply. Counts an error instead if the request is not from a client of the
-    /// course, since a peer's log may contain any request.
+    /// Sends the reply in the buffer if it could be encoded. Otherwise counts a send failure: the
+    /// request in the log was not made by a client of the course.
     fn send_encoded(&mut self, encoded: &Result<(), CourseError>) {
         match encoded {
             Ok(()) => self.send(Delivery::MustArrive),
@@ -158,7 +167,8 @@ impl CourseTransport {
     }
 }
 
-/// The value in a reply. A key without a value reads as empty, as the course's protocol requires.
+/// Returns the value to send in the reply: for a read the value of the key, empty if the key does
+/// not exist; `None` for other outcomes.
 fn value_of(outcome: &Outcome) -> Option<&[u8]> {
     match outcome {
         Outcome::Value(value) => Some(value.as_deref().unwrap_or_default()),

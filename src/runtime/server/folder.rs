@@ -16,19 +16,19 @@ use crate::storage::{
 };
 use crate::types::NodeId;
 
-/// The content of a folder.
+/// The content of a replica's folder, opened when the process starts.
 pub(crate) struct OpenedFolder {
     pub(crate) recovered: Recovered<RealDisk>,
     pub(crate) peers: PeerRecords<RealDisk>,
     pub(crate) snapshots: Snapshots<RealDisk>,
     /// The latest snapshot.
     pub(crate) snapshot: Option<SnapshotId>,
-    /// The state of the latest snapshot, empty if there is none.
+    /// The state loaded from the latest snapshot; empty if there is none.
     pub(crate) store: StateMachine,
 }
 
-/// Opens the folder: reads the log and the latest snapshot. Changes only the file of the disk
-/// reserve and the records of peers; the log is not opened for writing yet.
+/// Opens the folder of a replica: reads the log and the latest snapshot. Writes only the reserve
+/// file and the records of peers; the log is opened for writing later.
 pub(crate) fn open(
     options: &ServerOptions,
     disk_space: &DiskSpaceBoard,
@@ -52,6 +52,7 @@ pub(crate) fn open(
     recovered.check_snapshot(snapshot)?;
     if recovered.adopts_members() {
         tracing::warn!(
+            folder = %options.folder.display(),
             members = replicas(recovered.members()),
             "members of --peers written into the folder: it has an earlier format without members"
         );
@@ -92,18 +93,18 @@ pub fn bootstrap(
     Ok(())
 }
 
-/// The state of a folder with which a replica can start.
+/// The condition of a folder with which a replica can start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FolderState {
-    /// Undamaged and complete.
+    /// The folder is undamaged and complete.
     Intact,
-    /// Undamaged, but the replica is rejoining: it does not have everything yet that it may have
-    /// acknowledged before.
+    /// The folder is undamaged, but the replica is rejoining: it has not received everything yet
+    /// that it may have acknowledged before its folder was lost.
     Rejoining,
 }
 
-/// Checks a replica's folder as a start does. Changes nothing except that it removes incomplete
-/// snapshots.
+/// Checks a replica's folder as at the start of a replica. Changes nothing except that it removes
+/// incomplete snapshots.
 ///
 /// # Errors
 /// If the replica could not start with the folder, or if another process has it open.

@@ -71,8 +71,8 @@ pub use self::clients::Timeouts;
 pub use self::folder::{FolderState, bootstrap, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
 
-/// Runs a server until polling its sockets fails. SIGTERM ends the process at once, since
-/// everything that it has acknowledged is on disk.
+/// Runs a server until polling its sockets fails. SIGTERM ends the process at once, which is safe
+/// because everything that the server has acknowledged is on disk.
 ///
 /// # Errors
 /// If the server cannot start: an address is in use, the folder is damaged or belongs to another
@@ -83,10 +83,9 @@ pub fn run_server(
 ) -> Result<(), RunError> {
     options.config.validate()?;
     // Before the folder is opened, so that a second start by mistake does not count as a restart.
-    let [client_listener, peer_listener] =
-        [listen("clients", options.listen)?, listen("peers", options.peer_listen)?];
-    let sentinel_listener =
-        options.sentinel_listen.map(|address| listen("Sentinel clients", address)).transpose()?;
+    let (client_listener, peer_listener) =
+        (listen("clients", options.listen)?, listen("peers", options.peer_listen)?);
+    let sentinel_listener = sentinel_listener(options)?;
     bootstrap_if_requested(options)?;
     let disk_space = Arc::new(DiskSpaceBoard::new(options.disk_reserve));
     let folder = folder::open(options, &disk_space)?;
@@ -187,20 +186,25 @@ pub fn run_server(
     run(stages, fused).map_err(system_error("cannot wait for events of the network"))
 }
 
+fn sentinel_listener(options: &ServerOptions) -> Result<Option<Listener>, RunError> {
+    options.sentinel_listen.map(|address| listen("Sentinel clients", address)).transpose()
+}
+
 fn bootstrap_if_requested(options: &ServerOptions) -> Result<(), RunError> {
     let Some(how) = options.bootstrap else { return Ok(()) };
     let cluster = options.cluster.expect("a bootstrap has the id of the cluster");
     bootstrap(&options.folder, cluster, options.id, &options.members(), how)
 }
 
-/// The poll of the network stage, and what wakes it.
+/// Creates the `Poll` of the network stage, and the waker with which other stages interrupt it.
 fn poll_and_wake() -> io::Result<(Poll, Arc<Wake>)> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKER)?;
     Ok((poll, Arc::new(Wake::new(waker))))
 }
 
-/// The connections to and from peers; none is made yet.
+/// Creates the connection tables for outgoing and incoming connections of peers. No connection is
+/// opened yet.
 fn peer_connections(
     options: &ServerOptions,
     recovered: &Recovered<RealDisk>,
@@ -225,7 +229,8 @@ fn peer_connections(
     (outgoing, incoming)
 }
 
-/// This replica's hello to its peers, without the addressee and the lane.
+/// Returns the hello with which this replica begins its connections to peers. The recipient and the
+/// lane are filled in per connection.
 fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
     let identity = recovered.identity();
     Hello {
@@ -241,7 +246,7 @@ fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
     }
 }
 
-/// Logs the start of the replica.
+/// Logs the start of the replica, with its identity and the state of its log.
 fn log_start(
     options: &ServerOptions,
     log: &Log<RealDisk>,
@@ -255,7 +260,7 @@ fn log_start(
         members = replicas(log.members()),
         incarnation = identity.incarnation,
         rejoining = log.is_rejoining(),
-        last = %last.map_or(last_snapshot, Entry::id),
+        last_entry = %last.map_or(last_snapshot, Entry::id),
         snapshot = %last_snapshot,
         listen = %options.listen,
         peer_listen = %options.peer_listen,
@@ -263,7 +268,8 @@ fn log_start(
     );
 }
 
-/// Opens a listening socket. Waits for an earlier process that still uses the address.
+/// Opens a listening socket. If the address is in use, retries for some seconds, in case an earlier
+/// process is still exiting.
 fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
     let bind = || {
         Listener::bind(address).map_err(|source| {
@@ -285,7 +291,7 @@ fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError>
     retry_while(bind, is_in_use)
 }
 
-/// The initial settings of `CONFIG`.
+/// Returns the initial settings for `CONFIG GET`, from the server's options.
 fn settings(options: &ServerOptions) -> Settings {
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();
@@ -296,7 +302,8 @@ fn settings(options: &ServerOptions) -> Settings {
     settings
 }
 
-/// Sets the facts about the recovered state.
+/// Sets the fields of the context that `INFO` reports about the state: applied index, number of
+/// keys and digest.
 fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.note_applied(applied);
     context.key_count = store.key_count() as u64;
@@ -304,7 +311,8 @@ fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.state_digest = store.digest();
 }
 
-/// The facts about this replica at its start.
+/// Creates the context (the values that `INFO`, `ROLE` and other commands report) of this replica
+/// at its start.
 fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context {
     let announced = options.announced();
     let (host, port) = announced.rsplit_once(':').unwrap_or((&announced, ""));

@@ -1,6 +1,6 @@
-//! Reads on a replica that does not lead: it requests a read index from the leader and serves the
-//! reads from its own state once that has applied the index. One request covers all reads that
-//! arrived meanwhile (thesis 6.4).
+//! Reads on a replica that does not lead: the replica requests a read index from the leader, and
+//! serves the reads from its own state once the state has applied the index. One request covers all
+//! reads that arrived since the request before (Raft thesis 6.4).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,45 +8,47 @@ use std::time::Duration;
 use crate::raft::ClientRequest;
 use crate::types::{Instant, NodeId, RequestKey};
 
-/// A read index that has not arrived in this time was lost with a connection or with the leader.
+/// Time after which a request for a read index counts as lost, together with its connection or its
+/// leader.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A request for a read index.
+/// A request for a read index, sent to the leader.
 #[derive(Debug)]
 struct Requested {
     ticket: u64,
-    /// The leader that it was sent to. Replies of other replicas are ignored.
+    /// The leader that the request was sent to. Replies of other replicas are ignored.
     leader: NodeId,
     at: Instant,
     reads: Vec<ClientRequest>,
 }
 
-/// Requests for read indexes.
+/// The requests for a read index that wait for a reply of the leader.
 ///
-/// Invariant: in the order in which they were sent, each with at least one read.
+/// Invariant: `requested` is in the order of sending, and each request has at least one read.
 #[derive(Debug)]
 pub(crate) struct ReadIndexRequests {
     next_ticket: u64,
-    /// Reads for the next request.
+    /// Reads that the next request for a read index will cover.
     gathered: Vec<ClientRequest>,
     requested: VecDeque<Requested>,
 }
 
 impl ReadIndexRequests {
-    /// Takes the random number of this opening of the log, so that a reply to an earlier opening is
-    /// not accepted: it may be older than the reads.
+    /// Creates an empty list. `opening` is the random number drawn when the replica's log was
+    /// opened. Tickets start from it, so that replies to a request of an earlier process, which may
+    /// be older than the reads, are not accepted.
     pub(crate) fn new(opening: u64) -> ReadIndexRequests {
         let next_ticket = (opening << 32) + 1;
         ReadIndexRequests { next_ticket, gathered: Vec::new(), requested: VecDeque::new() }
     }
 
-    /// Adds a read to the next request.
+    /// Adds a read to those that the next request for a read index will cover.
     pub(crate) fn gather(&mut self, read: ClientRequest) {
         self.gathered.push(read);
     }
 
-    /// Creates a request to the leader for all gathered reads, and returns its ticket. `None` if
-    /// there are no reads.
+    /// Creates a request to the leader that covers all gathered reads, and returns its ticket, the
+    /// number that the reply will carry. `None` if there are no reads.
     pub(crate) fn request(&mut self, leader: NodeId, now: Instant) -> Option<u64> {
         if self.gathered.is_empty() {
             return None;
@@ -58,14 +60,16 @@ impl ReadIndexRequests {
         Some(ticket)
     }
 
-    /// Removes a request to `leader` and returns its reads; none if there is no such request.
+    /// Removes the request for a read index that was sent to `leader` with the number `ticket`, and
+    /// returns the reads that wait for it; empty if no such request exists.
     pub(crate) fn take(&mut self, leader: NodeId, ticket: u64) -> Vec<ClientRequest> {
         let is_it = |it: &Requested| it.ticket == ticket && it.leader == leader;
         let at = self.requested.iter().position(is_it);
         at.and_then(|at| self.requested.remove(at)).map_or_else(Vec::new, |request| request.reads)
     }
 
-    /// Removes the requests past their timeout and returns the keys of their reads.
+    /// Removes the requests for a read index that are older than [`REPLY_TIMEOUT`], and returns the
+    /// keys of the clients' reads that they covered.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<RequestKey> {
         let mut keys = Vec::new();
         while self.requested.front().is_some_and(|request| now >= request.at + REPLY_TIMEOUT)
@@ -76,13 +80,15 @@ impl ReadIndexRequests {
         keys
     }
 
-    /// Removes all requests and returns the keys of their reads, after a leader change.
+    /// Removes all requests for a read index, because the leader has changed, and returns the keys
+    /// of the clients' reads that they covered.
     pub(crate) fn take_all(&mut self) -> Vec<RequestKey> {
         let reads = self.requested.drain(..).flat_map(|request| request.reads);
         reads.map(|read| read.key).collect()
     }
 
-    /// The earliest time at which [`ReadIndexRequests::expire`] has something to do.
+    /// Returns the earliest time at which [`ReadIndexRequests::expire`] may have a request to
+    /// remove; `None` if no request is pending.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.requested.front().map(|request| request.at + REPLY_TIMEOUT)
     }
@@ -103,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_covers_all_reads_and_returns_each_once() {
+    fn one_read_index_request_covers_all_waiting_reads() {
         let mut requests = ReadIndexRequests::new(0);
         assert_eq!(requests.request(LEADER, Instant(0)), None);
         requests.gather(read(1));

@@ -5,12 +5,13 @@ use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long to wait for the other process.
+/// Maximum time to wait for another process to exit.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between attempts.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Repeats `attempt` while its error is temporary, at most for [`TIMEOUT`].
+/// Repeats `attempt` while it fails with an error for which `is_temporary` returns true, for at
+/// most [`TIMEOUT`].
 pub(crate) fn retry_while<T, E: fmt::Display>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_temporary: impl Fn(&E) -> bool,

@@ -27,35 +27,40 @@ use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// Most groups of commands in one pass. A group has up to [`PREFETCH_MAX`] commands.
+/// Maximum groups of commands that one pass (turn of the stage's loop) handles. A group has up to
+/// [`PREFETCH_MAX`] commands.
 const PASS_GROUPS_MAX: usize = 4_096 / PREFETCH_MAX;
 
-/// Bytes at the beginning of a request's id that name the replica to which a client sent it.
+/// Length in bytes of the origin: the beginning of a request's id, which names the replica to which
+/// a client sent the request.
 pub(crate) const ORIGIN_BYTES: usize = 8;
 
-/// Most reads that wait for the replicated clock.
+/// Maximum number of clients' reads that wait for the replicated clock to advance. Further reads
+/// are dropped.
 const UNCLOCKED_READS_MAX: usize = 1 << 16;
 
-/// Which requests this replica replies to.
+/// Decides to which committed requests this replica sends the replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReplyPolicy {
-    /// Those that it committed as the leader (the course).
+    /// Requests that this replica committed as the leader, as the course's protocol requires.
     Leader,
-    /// Those that clients sent to it, under any leader: their ids begin with these bytes.
+    /// Requests that clients sent to this replica, whichever replica leads. The ids of such
+    /// requests begin with these bytes.
     Origin([u8; ORIGIN_BYTES]),
 }
 
-/// A batch of which a part is done.
+/// A batch of entries and reads that the applier has begun and not completed yet.
 #[derive(Debug)]
 struct Unfinished {
     batch: ApplyBatch,
-    /// Its last entry; `None` if the state already had that when the batch was begun.
+    /// The index of the last log entry in the batch; `None` if the batch has no entries, or if the
+    /// state had already applied them when the batch was begun.
     index: Option<Index>,
     entries_done: usize,
     reads_done: usize,
 }
 
-/// The applier stage.
+/// The applier stage: owns the state machine, applies committed entries to it, and answers reads.
 ///
 /// Invariant: a batch's last entry and its bytes are reported to the core when all of the batch is
 /// done, and not before.
@@ -63,42 +68,49 @@ pub(crate) struct Applier {
     clock: Clock,
     store: StateMachine,
     reply_policy: ReplyPolicy,
-    /// The batch in which the last pass ended.
+    /// The batch that was not completed before the last pass (turn of the stage's loop) reached its
+    /// bound; `None` if there is none.
     unfinished: Option<Unfinished>,
-    /// Reads whose read index has not been applied yet.
+    /// Clients' reads that wait until the state has applied the log up to their read index.
     early_reads: Vec<IndexedReads>,
-    /// Reads whose read index has been applied.
+    /// Clients' reads that can be answered now, since the log up to their read index has been
+    /// applied.
     ready_reads: VecDeque<ClientRequest>,
-    /// Reads that wait for an entry of the replicated clock. More than [`UNCLOCKED_READS_MAX`] are
-    /// dropped, and their clients get an error after the command deadline.
+    /// Reads that wait until the replicated clock in the state has reached their timestamp. At most
+    /// [`UNCLOCKED_READS_MAX`]; further ones are dropped, and their clients get an error after the
+    /// command deadline.
     unclocked_reads: Vec<(ReadTimestamp, ClientRequest)>,
-    /// The replicated clock in the state when those were last checked.
+    /// The replicated clock in the state when `unclocked_reads` was last checked.
     unclocked_checked_at: ReadTimestamp,
-    /// The last entry in the state.
+    /// The id (term and index) of the last entry that is applied to the state.
     last: EntryId,
-    /// When snapshots are due; `None` for a replica that takes none.
+    /// Decides when this replica takes a snapshot; `None` for a replica that takes no snapshots.
     scheduler: Option<SnapshotScheduler>,
-    /// A snapshot was requested and is not begun yet.
+    /// Whether a snapshot was requested and has not begun yet.
     snapshot_wanted: bool,
     subscribers: Arc<SubscriberBoard>,
     ends: ApplierEnds,
-    /// The last pass on a shared thread was skipped because the network's queue was full.
+    /// Whether the last call of [`Applier::run_ready`] did nothing because the network's queue was
+    /// full.
     skipped: bool,
 }
 
-/// The replicated clock in a state.
+/// Returns the replicated clock in the state `store`: its time, its number of resets, and when the
+/// next key expires.
 pub(crate) fn applied_clock(store: &StateMachine) -> AppliedClock {
     let (millis, resets, next_expiry) = store.shown();
     AppliedClock { millis, resets, next_expiry }
 }
 
-/// The next commands that are handled together; `None` after the last.
+/// Returns the next group of items to handle, up to [`PREFETCH_MAX`], after the first `done` items
+/// of `all`; `None` if all are done.
 fn group<T>(all: &[T], done: usize) -> Option<&[T]> {
     all[done..].chunks(PREFETCH_MAX).next()
 }
 
 impl Applier {
-    /// An applier with an empty state, which takes no snapshots.
+    /// Creates an applier with an empty state machine. It takes no snapshots unless
+    /// [`Applier::with_store`] enables them.
     pub(crate) fn new(reply_policy: ReplyPolicy, clock: Clock, ends: ApplierEnds) -> Applier {
         Applier {
             clock,
@@ -118,7 +130,8 @@ impl Applier {
         }
     }
 
-    /// Starts from the state of a snapshot that ends with `last`, and takes snapshots.
+    /// Sets the state to `store`, loaded from a snapshot whose last entry is `last`, and enables
+    /// snapshots with `scheduler`.
     pub(crate) fn with_store(
         mut self,
         store: StateMachine,
@@ -133,13 +146,15 @@ impl Applier {
         self
     }
 
-    /// Collects events for these subscribers.
+    /// Sets the shared flags that tell the applier which events (Pub/Sub messages, keyspace
+    /// notifications) to collect for this replica's subscribers.
     pub(crate) fn with_subscribers(mut self, subscribers: Arc<SubscriberBoard>) -> Applier {
         self.subscribers = subscribers;
         self
     }
 
-    /// Runs passes on a thread of its own until the core has stopped.
+    /// Applies batches on the current thread, which the applier has to itself, until the core has
+    /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
             if self.has_rest() {
@@ -152,18 +167,21 @@ impl Applier {
         }
     }
 
-    /// Whether the last pass left work over.
+    /// Returns whether the last pass (turn of the stage's loop) left a part of a batch or a read
+    /// for the next pass.
     fn has_rest(&self) -> bool {
         self.unfinished.is_some() || !self.ready_reads.is_empty()
     }
 
-    /// Whether another pass on a shared thread would find work that it can do.
+    /// Returns whether the applier has work. False if the last call of [`Applier::run_ready`] did
+    /// nothing because the network's queue was full.
     pub(crate) fn is_ready(&self) -> bool {
         (self.has_rest() || !self.ends.jobs.is_empty()) && !self.skipped
     }
 
-    /// A pass on a shared thread, which must not block: skipped while the network's queue is full.
-    /// `has_jobs` says whether the core has sent a batch since the last call.
+    /// Runs one pass (turn of the stage's loop) on a thread shared with other stages, without
+    /// blocking: does nothing while the network's queue is full. `has_jobs` says whether the core
+    /// has sent a batch since the last call.
     pub(crate) fn run_ready(&mut self, has_jobs: bool) {
         if !has_jobs && !self.skipped && !self.has_rest() && self.ends.jobs.is_empty() {
             return;
@@ -179,8 +197,9 @@ impl Applier {
         }
     }
 
-    /// One pass: what the last one left over, `first`, and the batches behind it, within the limits
-    /// of a pass. A pass that has work left over gets no `first`.
+    /// Runs one pass (turn of the stage's loop): the work left over from the last pass, then
+    /// `first`, then the batches in the queue, within the bounds of a pass. `first` must be `None`
+    /// if work is left over.
     pub(crate) fn run_once(&mut self, first: Option<ApplyBatch>) {
         assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
         let mut replies = ReplyBatch::default();
@@ -216,7 +235,8 @@ impl Applier {
         self.take_snapshot();
     }
 
-    /// Sends a view of the state to the snapshots stage if a snapshot is due.
+    /// Starts a snapshot if one is due: sends an immutable view of the state to the snapshots
+    /// stage.
     fn take_snapshot(&mut self) {
         let Some(scheduler) = &self.scheduler else { return };
         if !scheduler.is_due(self.snapshot_wanted)
@@ -234,7 +254,8 @@ impl Applier {
         }
     }
 
-    /// Replaces the state by a leader's snapshot, unless the state has come further than that.
+    /// Replaces the state with a leader's snapshot, unless the state has already applied the
+    /// snapshot's last entry.
     fn install(&mut self, received: ReceivedSnapshot, replies: &mut ReplyBatch) {
         let ReceivedSnapshot { id, mut store } = received;
         if id.last.index > self.store.applied_index() {
@@ -249,7 +270,8 @@ impl Applier {
         let _ = self.ends.to_snapshots.try_send(SnapshotJob::Drop(Box::new(store)));
     }
 
-    /// Handles what comes before a batch's entries.
+    /// Begins to handle a batch: installs the leader's snapshot if the batch has one, and records
+    /// whether the core requests a snapshot. Returns the batch, none of which is done yet.
     fn begin(&mut self, mut batch: ApplyBatch, replies: &mut ReplyBatch) -> Unfinished {
         if let Some(received) = batch.install.take() {
             self.install(*received, replies);
@@ -261,7 +283,8 @@ impl Applier {
         Unfinished { batch, index, entries_done: 0, reads_done: 0 }
     }
 
-    /// Handles as much of a batch as `groups` allows, and keeps the rest.
+    /// Applies the entries and answers the reads of a batch, as many as the budget `groups` allows,
+    /// and keeps the rest in `self.unfinished`. Appends the replies to `replies`.
     fn apply(&mut self, work: Unfinished, groups: &mut Pass, replies: &mut ReplyBatch) {
         let Unfinished { batch, index, mut entries_done, mut reads_done } = work;
         replies.leader = batch.leader;
@@ -288,7 +311,8 @@ impl Applier {
         self.answer_ready_reads(groups, replies);
     }
 
-    /// Answers reads whose read index has been applied.
+    /// Answers reads whose read index has been applied, as many as the budget `groups` allows.
+    /// Appends the answers to `replies`.
     fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
         while let Some(some) = groups.next(|| {
             let count = self.ready_reads.len().min(PREFETCH_MAX);
@@ -325,8 +349,9 @@ impl Applier {
         }
     }
 
-    /// Answers a write that is in the state through a snapshot, if the deduplication table has its
-    /// outcome. Otherwise its client gets `UNCERTAIN`.
+    /// Answers a write that the installed snapshot of a leader already contains, if this replica
+    /// must reply and the deduplication table has the outcome. Otherwise the client gets
+    /// `UNCERTAIN`.
     fn answer_installed(
         &self,
         command: Option<&Command<'_>>,
@@ -341,7 +366,8 @@ impl Applier {
         }
     }
 
-    /// Answers reads that waited for an entry of the replicated clock, if one was applied.
+    /// Answers reads that wait for the replicated clock, if the clock in the state has advanced
+    /// since the last check.
     fn answer_unclocked_reads(&mut self, replies: &mut ReplyBatch) {
         let now = self.timestamp();
         if now == self.unclocked_checked_at || self.unclocked_reads.is_empty() {
@@ -353,12 +379,13 @@ impl Applier {
         self.unclocked_checked_at = now;
     }
 
-    /// The replicated clock in the state.
+    /// Returns the replicated clock in the applied state, with the number of its resets.
     fn timestamp(&self) -> ReadTimestamp {
         ReadTimestamp { millis: self.store.clock(), resets: self.store.clock_resets() }
     }
 
-    /// Answers reads, except for those that have to wait for an entry of the replicated clock.
+    /// Answers reads. A read that must not be answered before the replicated clock reaches `at` is
+    /// kept until then.
     fn answer_group(
         &mut self,
         reads: &[ClientRequest],
@@ -394,7 +421,8 @@ impl Applier {
         }
     }
 
-    /// Whether this replica replies to a request that was committed.
+    /// Returns whether this replica replies to a committed request. `as_leader` says whether this
+    /// replica committed it as the leader.
     fn answers(&self, key: RequestKey, as_leader: bool) -> bool {
         match self.reply_policy {
             ReplyPolicy::Leader => as_leader,
@@ -402,8 +430,8 @@ impl Applier {
         }
     }
 
-    /// Whether a client sent the request to this replica. In the course every read was, because
-    /// reads are not forwarded there.
+    /// Returns whether the request is from a client of this replica, and not from a peer. Always
+    /// true under a simulator of the course.
     fn is_own(&self, key: RequestKey) -> bool {
         match self.reply_policy {
             ReplyPolicy::Leader => true,

@@ -16,23 +16,28 @@ use super::disk_space::DiskSpaceMonitor;
 use super::log_writer::LogStorage;
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// The log's segment files.
+/// Log storage in segment files, which also measures free disk space, and delays appends while a
+/// snapshot is written too slowly.
 pub(crate) struct DiskLog {
     log: Log<RealDisk>,
     disk_space: DiskSpaceMonitor,
     scheduler: SnapshotScheduler,
-    /// Whether hellos to peers say that this replica rejoins.
+    /// Whether this replica's hellos to its peers say that it is rejoining after the loss of its
+    /// folder.
     rejoining: Arc<AtomicBool>,
     counters: Arc<RuntimeCounters>,
-    /// Up to where the jobs appended since the last compaction allow the log to be compacted.
+    /// The index of the last entry that may be removed from the log, according to the jobs appended
+    /// since the last compaction; `None` if those jobs allow no compaction.
     compact_to: Option<Index>,
-    /// A job appended since the last sync ends the rejoining.
+    /// Whether a job appended since the last sync makes this replica, which rejoins after the loss
+    /// of its folder, a full member again.
     rejoined: bool,
 }
 
 impl DiskLog {
-    /// An open log, whose appends `scheduler` paces. `rejoining` is cleared once the replica has
-    /// rejoined.
+    /// Creates the storage over an open log. `scheduler` delays appends while the log grows too
+    /// fast for the running snapshot. `rejoining` is set to false once the replica is a full member
+    /// again.
     pub(crate) fn new(
         log: Log<RealDisk>,
         disk_space: &Arc<DiskSpaceBoard>,
@@ -96,8 +101,9 @@ impl LogStorage for DiskLog {
     }
 }
 
-/// Writes a job to the log. The hard state comes first, because the log may restart after an entry
-/// of its term.
+/// Writes an append job to the log: first its hard state (term and vote), then the restart of the
+/// log after a snapshot, if any, then its entries. The log must know a term before it restarts at,
+/// or appends, an entry of that term.
 fn write(log: &mut Log<RealDisk>, job: &AppendJob) -> Result<(), StorageError> {
     log.append(job.hard_state, &[])?;
     if let Some(last) = job.restart_after {
@@ -114,9 +120,10 @@ mod tests {
     use crate::storage::LogOptions;
     use crate::types::{EntryId, JobSequence, NodeId, Term};
 
-    /// The hard state's term may be as new as the snapshot that the log restarts after.
+    /// A log that restarts after a leader's snapshot accepts the snapshot's term if the same append
+    /// job has a hard state of that term.
     #[test]
-    fn log_restarts_after_an_entry_of_the_jobs_own_term() {
+    fn log_restart_accepts_an_entry_of_the_term_in_its_job() {
         let folder = tempfile::tempdir().unwrap();
         let mut disk = RealDisk::create(folder.path()).unwrap();
         Log::bootstrap(&mut disk, 5, NodeId(1), &[NodeId(1)]).unwrap();

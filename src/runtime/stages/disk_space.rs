@@ -9,30 +9,36 @@ use crate::runtime::boards::DiskSpaceBoard;
 use crate::runtime::channels::DiskSpaceReport;
 use crate::storage::{FreeSpace, RealDisk, StorageError};
 
-/// Time between two measurements.
+/// Time between two measurements of free disk space.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
-/// How often the core is reminded that space is scarce while nothing changes.
+/// Interval at which the log writer repeats its report to the core that disk space is scarce, while
+/// nothing changes.
 const REMIND_INTERVAL: Duration = Duration::from_secs(5);
-/// Most bytes of the reserve that the reserve file holds: space for the log's next segments that no
-/// other program can take.
+/// Maximum bytes of the reserve file, the part of the disk reserve that is allocated for the log's
+/// next segments, so that no other program can take it.
 const RESERVE_FILE_BYTES_MAX: u64 = 16 << 20;
-/// Space for files other than log and snapshots.
+/// Bytes of disk space kept free for the small files in the replica's folder, other than log and
+/// snapshots.
 const SMALL_FILES_BYTES: u64 = 2 << 20;
 
-/// How many bytes of a reserve the reserve file holds.
+/// Returns the size of the reserve file for a disk reserve of `reserve` bytes: half of it, up to a
+/// maximum.
 pub(crate) fn reserve_file_bytes(reserve: u64) -> u64 {
     (reserve / 2).min(RESERVE_FILE_BYTES_MAX)
 }
 
-/// Measures free disk space, publishes it, and reports changes that the core must know of.
+/// Measures free disk space, publishes the result for the other stages, and reports changes that
+/// the core must handle.
 pub(crate) struct DiskSpaceMonitor {
     board: Arc<DiskSpaceBoard>,
     measured_at: Option<Instant>,
-    /// Whether less than the reserve is left.
+    /// Whether free disk space is low: it becomes low below the reserve, and stays low until it is
+    /// a quarter above the reserve.
     low: bool,
-    /// The last report and when it was made.
+    /// The last report on free disk space to the core and when it was made; `None` before the first
+    /// report.
     reported: Option<(DiskSpaceReport, Instant)>,
-    /// The last measurement failed, and that was logged.
+    /// Whether the last measurement failed. Only the first of several failures is logged.
     failed: bool,
 }
 
@@ -41,9 +47,9 @@ impl DiskSpaceMonitor {
         DiskSpaceMonitor { board, measured_at: None, low: false, reported: None, failed: false }
     }
 
-    /// Measures if [`INTERVAL`] has passed. Returns what the core must know: space has become low
-    /// or is no longer low, a low replica may store more or less than before, or space is still
-    /// scarce.
+    /// Measures free disk space if [`INTERVAL`] has passed since the last measurement. Returns a
+    /// report if space has become low or is no longer low, if a replica low on space may store more
+    /// or less than before, or if space is still scarce after [`REMIND_INTERVAL`].
     pub(crate) fn measure(
         &mut self,
         disk: &RealDisk,
@@ -62,7 +68,11 @@ impl DiskSpaceMonitor {
             }
             Err(error) => {
                 if !self.failed {
-                    tracing::error!(%error, "cannot measure free disk space");
+                    tracing::error!(
+                        folder = %disk.folder().display(),
+                        %error,
+                        "cannot measure free disk space; the last known state stays in force"
+                    );
                 }
                 self.failed = true;
                 None
@@ -70,7 +80,8 @@ impl DiskSpaceMonitor {
         }
     }
 
-    /// Fills the reserve file again once there is space for it; the free space after that.
+    /// Allocates the reserve file again if the log has used a part of it and disk space is no
+    /// longer low. Returns the free space after that.
     fn refill_reserve(&self, disk: &RealDisk, free: FreeSpace) -> Result<FreeSpace, StorageError> {
         if free.held >= reserve_file_bytes(self.board.reserve) || self.is_low(free) {
             return Ok(free);
@@ -79,8 +90,8 @@ impl DiskSpaceMonitor {
         disk.free_space()
     }
 
-    /// Whether space is low. That begins below the reserve and ends a quarter above it, so that it
-    /// does not change back and forth.
+    /// Returns whether disk space is low. Space becomes low below the disk reserve, and stays low
+    /// until it is a quarter above the reserve, so that the state does not flap.
     fn is_low(&self, free: FreeSpace) -> bool {
         let reserve = self.board.reserve;
         free.bytes() < if self.low { reserve + reserve / 4 } else { reserve }
@@ -123,7 +134,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn low_begins_below_the_reserve_and_ends_a_quarter_above() {
+    fn low_space_starts_below_reserve_and_ends_at_125_percent() {
         let mut monitor = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(100 * MIB)));
         let now = Instant::now();
         let mut judge = |free: u64, held: u64, after: u64| {

@@ -20,47 +20,55 @@ use crate::runtime::channels::{AppendBatch, CoreItem, DiskSpaceReport, LogWriter
 
 use super::disk_space;
 
-/// What the log writer writes to. Every failure ends the process, so no method returns an error.
+/// Storage to which the log writer writes the Raft log. Its methods return no errors, because every
+/// failed disk operation ends the process.
 pub(crate) trait LogStorage: Send {
-    /// Adds a job's entries. They are durable after the next [`LogStorage::sync`].
+    /// Writes a job's entries and hard state. They are durable after the next [`LogStorage::sync`].
     fn append(&mut self, job: &AppendJob);
 
-    /// Makes all jobs that were appended durable.
+    /// Makes all appended jobs durable.
     fn sync(&mut self);
 
-    /// Removes what the jobs since the last call allow to be compacted.
+    /// Compacts the log: removes the first entries, up to the index that the jobs appended since
+    /// the last call allow.
     fn compact(&mut self);
 
-    /// Whether a sync takes time, so that the log writer needs a thread of its own.
+    /// Returns whether a call of [`LogStorage::sync`] blocks until a disk has written, so that the
+    /// log writer needs a thread of its own.
     fn waits_for_disk(&self) -> bool;
 
-    /// How long to wait before the next jobs are written, so that a running snapshot can keep up.
+    /// Returns how long to wait before the next jobs are written, so that a running snapshot can
+    /// keep up; `None` for no wait.
     fn delay(&self) -> Option<Duration> {
         None
     }
 
-    /// Bytes of jobs after which a pass ends.
+    /// Returns the bytes of append jobs at which one pass (turn of the log writer's loop) takes no
+    /// further jobs.
     fn pass_bytes_max(&self) -> usize {
         usize::MAX
     }
 
-    /// Measures free disk space if that is due; what the core must know about it.
+    /// Measures free disk space if a measurement is due. Returns a report if the core must be
+    /// informed, otherwise `None`. Storage that uses no disk always returns `None`.
     fn measure_space(&mut self) -> Option<DiskSpaceReport> {
         None
     }
 }
 
-/// The log writer stage.
+/// The log writer stage: makes append jobs durable in order.
 pub(crate) struct LogWriter {
     log: Box<dyn LogStorage>,
     ends: LogWriterEnds,
-    /// The last pass on a shared thread was skipped because the core's queue was full.
+    /// Whether the last call of [`LogWriter::run_ready`] did nothing because the core's queue was
+    /// full.
     skipped: bool,
     counters: Arc<RuntimeCounters>,
 }
 
 impl LogWriter {
-    /// A log writer over this storage.
+    /// Creates a log writer that writes to `log`: the segment files on disk, or under a simulator
+    /// of the course a storage that keeps nothing.
     pub(crate) fn new(
         log: Box<dyn LogStorage>,
         ends: LogWriterEnds,
@@ -69,12 +77,14 @@ impl LogWriter {
         LogWriter { log, ends, skipped: false, counters }
     }
 
-    /// Whether it waits for a disk, so that it must not share a thread with the core.
+    /// Returns whether the log writer waits for a disk, so that it must not share a thread with the
+    /// core.
     pub(crate) fn waits_for_disk(&self) -> bool {
         self.log.waits_for_disk()
     }
 
-    /// Runs passes on a thread of its own until the core has stopped.
+    /// Writes jobs on the current thread, which the log writer has to itself, until the core has
+    /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
             if let Some(report) = self.log.measure_space() {
@@ -97,8 +107,9 @@ impl LogWriter {
         }
     }
 
-    /// A pass on a shared thread, which must not block: skipped while the core's queue is full.
-    /// `has_jobs` says whether the core has sent a job since the last call.
+    /// Runs one pass (turn of the stage's loop) on a thread shared with other stages, without
+    /// blocking: does nothing while the core's queue is full. `has_jobs` says whether the core has
+    /// sent a job since the last call.
     pub(crate) fn run_ready(&mut self, has_jobs: bool) {
         if !has_jobs && !self.skipped {
             return;
@@ -111,7 +122,8 @@ impl LogWriter {
         }
     }
 
-    /// One pass: `first` and all jobs that are waiting behind it.
+    /// Runs one pass (turn of the stage's loop): writes and syncs `first` and the jobs in the queue
+    /// together, then sends their messages and completions.
     pub(crate) fn run_once(&mut self, first: AppendBatch) {
         let mut completions = Vec::with_capacity(first.jobs.len());
         let mut released = Vec::new();
@@ -162,7 +174,7 @@ pub(super) mod tests {
     use crate::runtime::wake::tests::unused_wake;
     use crate::types::{EntryId, Index, JobSequence, NodeId, Round, Term};
 
-    /// Storage that completes every job at once and keeps nothing.
+    /// Log storage for tests that completes every append job at once and keeps nothing.
     pub(in crate::runtime::stages) struct NoStorage;
 
     impl LogStorage for NoStorage {
@@ -230,7 +242,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn full_network_drops_messages_but_jobs_complete() {
+    fn full_network_queue_drops_messages_but_log_jobs_complete() {
         let Ends { network, core, log_writer: ends, .. } = channels(&unused_wake(), false);
         let mut log_writer = writer(ends);
         for sequence in 1..=QUEUE_LEN as u64 + 1 {

@@ -29,18 +29,19 @@ use self::core::Core;
 use self::log_writer::LogWriter;
 use self::snapshots::SnapshotIo;
 
-/// All stages of one replica, before they are started.
+/// The stages of one replica, as passed to the code that starts their threads.
 pub(crate) struct Stages<N> {
     pub(crate) network: N,
     pub(crate) core: Core,
     pub(crate) log_writer: LogWriter,
     pub(crate) applier: Applier,
-    /// `None` for a replica that takes no snapshots (the course's).
+    /// The snapshots stage; `None` for a replica that takes no snapshots (under a simulator of the
+    /// course).
     pub(crate) snapshots: Option<SnapshotIo>,
 }
 
-/// A random seed for the replica: the standard library takes the keys of its hash maps from the
-/// system's source of random numbers.
+/// Returns a random seed for the replica, from the random keys that the system gives the standard
+/// library's hash maps.
 pub(crate) fn random_seed() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());

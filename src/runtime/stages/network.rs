@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use crate::runtime::pass::StageState;
 
-/// The stage that owns the sockets.
+/// The network stage as seen by the code that assigns stages to threads: owns the sockets and moves
+/// messages between them and the other stages.
 pub(crate) trait NetworkStage: Send {
-    /// Sleeps until a socket or a queue needs work, for at most `timeout`; `None` for any time.
+    /// Sleeps until a socket or a queue needs work, for at most `timeout`; `None` for no limit.
     ///
     /// # Errors
     /// If the system refuses to poll.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// The same where no other thread ever has to wake this one, so that the stage may sleep in its
-    /// socket instead.
+    /// Waits like [`NetworkStage::wait`], but is called only if no other thread ever wakes this
+    /// one, so that an implementation may block in its socket instead of in `Poll`.
     ///
     /// # Errors
     /// If the system refuses to poll.
@@ -22,19 +23,20 @@ pub(crate) trait NetworkStage: Send {
         self.wait(Some(timeout))
     }
 
-    /// The first half of a pass: reads the sockets and hands what they held to the core.
+    /// Reads the sockets and sends the requests and messages in them to the core: the first half of
+    /// a pass (turn of the stage's loop). Returns whether the stage continues.
     fn receive(&mut self) -> StageState;
 
-    /// The second half of a pass: writes replies and messages to peers.
+    /// Writes replies and messages to peers: the second half of a pass (turn of the stage's loop).
     ///
     /// # Errors
-    /// If the system refuses to watch a socket.
+    /// If the operating system fails to register a socket for polling.
     fn send(&mut self) -> io::Result<()>;
 
-    /// Stops the core, and through it all other stages.
+    /// Stops the core, which stops all other stages.
     fn stop_others(self);
 
-    /// Runs passes on a thread of its own until the stage stops by itself.
+    /// Runs the stage's loop on the current thread until the stage stops by itself.
     ///
     /// # Errors
     /// If a half of a pass fails.

@@ -33,40 +33,48 @@ use std::time::Duration;
 
 use crate::runtime::boards::{MemoryBoard, SnapshotBoard};
 
-/// The progress of a snapshot when all of it has been written, and when it has been read back too.
+/// Progress of a running snapshot, as a fraction of [`PROGRESS_DONE`], when all of it is written.
+/// The rest counts reading it back to verify it.
 pub(crate) const PROGRESS_WRITTEN: u64 = 768;
 const PROGRESS_DONE: u64 = 1_024;
-/// How far the log may be ahead of a running snapshot before the log writer waits, at least.
+/// Minimum slack in bytes: by how much the log may grow faster than the progress of a running
+/// snapshot allows before the log writer waits.
 const SLACK_BYTES_MIN: u64 = 1 << 20;
-/// How long the log writer waits for each time that the log is ahead by the slack once more.
+/// How long the log writer waits for each multiple of the slack, beyond the first, by which the log
+/// has grown faster than a running snapshot's progress allows. The slack is the tolerated excess in
+/// bytes.
 const DELAY: Duration = Duration::from_millis(60);
-/// The longest wait.
+/// Maximum time that the log writer waits for a running snapshot before it writes again.
 const DELAY_MAX: Duration = Duration::from_millis(200);
-/// Bytes after which a pass of the log writer ends. Whether the log writer has to wait is checked
-/// between passes, and a sync of this much is as efficient as one of more.
+/// Maximum bytes that the log writer writes before it checks again whether it must wait for a
+/// running snapshot: enough for an efficient sync.
 const PASS_BYTES_MAX: usize = 2 << 20;
 
-/// Positions in the stream of bytes that the log has ever written to its files.
+/// Positions in the log, in bytes counted since its first byte, including bytes that were removed.
 ///
 /// Invariant: `cut <= begun <= end`, but for readings during an update.
 #[derive(Debug, Default)]
 struct Positions {
-    /// The end of the log.
+    /// Position of the end of the log, after the last byte that was written.
     end: AtomicU64,
-    /// The end of the log when the latest snapshot was begun: the log is compacted up to there.
+    /// Position of the end of the log when the latest complete snapshot was begun. The log may be
+    /// compacted up to this position.
     cut: AtomicU64,
-    /// The end of the log when a snapshot was last begun, complete or not.
+    /// Position of the end of the log when a snapshot was last begun, whether or not the snapshot
+    /// was completed.
     begun: AtomicU64,
-    /// By how much the log grew while the latest snapshot was taken.
+    /// Bytes by which the log grew while the latest complete snapshot was taken.
     grown: AtomicU64,
-    /// The progress of the running snapshot, of [`PROGRESS_DONE`].
+    /// Progress of the running snapshot, from 0 to [`PROGRESS_DONE`].
     progress: AtomicU64,
 }
 
-/// Decides when snapshots are taken and how fast. Clones share everything.
+/// Decides when snapshots are taken, how fast they are written, and how long the log writer waits
+/// for them. Clones share their state.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotScheduler {
-    /// `--snapshot-log-bytes`.
+    /// `--snapshot-log-bytes`: the log growth within which a snapshot must complete, unless 7/16 of
+    /// the snapshot's size is more.
     log_bytes: u64,
     board: Arc<SnapshotBoard>,
     memory: Arc<MemoryBoard>,
@@ -82,7 +90,9 @@ fn set(position: &AtomicU64, value: u64) {
 }
 
 impl SnapshotScheduler {
-    /// A scheduler that lets the log grow by `log_bytes`, or more for a large snapshot.
+    /// Creates a scheduler of snapshots, each of which completes before the log has grown by
+    /// `log_bytes` since the previous one was begun, or by 7/16 of the snapshot's size if that is
+    /// more.
     pub(crate) fn new(
         log_bytes: u64,
         board: Arc<SnapshotBoard>,
@@ -91,37 +101,39 @@ impl SnapshotScheduler {
         SnapshotScheduler { log_bytes, board, memory, positions: Arc::default() }
     }
 
-    /// The board of the snapshots stage.
+    /// Returns the shared record of the latest snapshot's status.
     pub(crate) fn board(&self) -> &SnapshotBoard {
         &self.board
     }
 
-    /// The board on which the sizes of state and log are published.
+    /// Returns the shared record of the memory use of keyspace and log.
     pub(crate) fn memory(&self) -> &MemoryBoard {
         &self.memory
     }
 
-    /// Notes the end of the log (the log writer's side).
+    /// Records `end`, the position of the end of the log in bytes since its first byte. Called by
+    /// the log writer.
     pub(crate) fn note_end(&self, end: u64) {
         let before = self.positions.end.swap(end, Ordering::Relaxed);
         assert!(before <= end, "the log's end went back from {before} to {end}");
     }
 
-    /// How far the log may grow between the beginning of one snapshot and the completion of the
-    /// next. More for a large snapshot, so that the disk does not write ever more for each byte of
-    /// the log, but at most a quarter of the log's share of memory.
+    /// Returns by how many bytes the log may grow between the beginning of one snapshot and the
+    /// completion of the next: more for larger snapshots, which bounds write amplification, but at
+    /// most a quarter of the limit on the log in memory.
     fn allowed(&self) -> u64 {
         let wanted = self.log_bytes.max(self.board.bytes() / 16 * 7);
         wanted.min(self.memory.log_bytes_max() / 4)
     }
 
-    /// How far the log has grown since the latest snapshot was begun.
+    /// Returns by how many bytes the log has grown since the latest complete snapshot was begun.
     fn growth(&self) -> u64 {
         get(&self.positions.end).saturating_sub(get(&self.positions.cut))
     }
 
-    /// Whether a snapshot is to be begun, by the growth of the log or because it was `requested`.
-    /// After a failure it is tried again, not at once but soon.
+    /// Returns whether a snapshot must begin now, because of the log's growth or because one was
+    /// `requested`. False while one is being taken. After a failed attempt, growth counts again
+    /// once the log has grown further.
     pub(crate) fn is_due(&self, requested: bool) -> bool {
         if self.board.is_taking() {
             return false;
@@ -135,25 +147,27 @@ impl SnapshotScheduler {
         requested || self.growth() > begin_at && may_retry
     }
 
-    /// Notes that a snapshot is begun.
+    /// Records that a snapshot has begun.
     pub(crate) fn begin(&self) {
         set(&self.positions.progress, 0);
         set(&self.positions.begun, get(&self.positions.end));
         self.board.begin();
     }
 
-    /// Notes how much of the running snapshot has been written: `done` parts of `all`.
+    /// Records the progress of the running snapshot: the fraction `done` / `all` of it has been
+    /// written.
     pub(crate) fn note_written(&self, done: u64, all: u64) {
         set(&self.positions.progress, done.min(all) * PROGRESS_WRITTEN / all.max(1));
     }
 
-    /// Notes how much of the running snapshot has been read back.
+    /// Records that `bytes` of `all` bytes of the running snapshot have been read back.
     pub(crate) fn note_read(&self, bytes: u64, all: u64) {
         let read = bytes.min(all) * (PROGRESS_DONE - PROGRESS_WRITTEN) / all.max(1);
         set(&self.positions.progress, PROGRESS_WRITTEN + read);
     }
 
-    /// Notes that the running snapshot is complete, so that the log may be compacted behind it.
+    /// Records that the running snapshot is complete, so that the log may be compacted up to its
+    /// beginning.
     pub(crate) fn succeed(&self) {
         let begun = get(&self.positions.begun);
         set(&self.positions.grown, get(&self.positions.end).saturating_sub(begun));
@@ -161,21 +175,23 @@ impl SnapshotScheduler {
         self.board.end(false);
     }
 
-    /// Notes that the running snapshot will not be completed, and whether that is a failure.
+    /// Records that the running snapshot was given up: because it failed, or if `failed` is false,
+    /// because it was no longer needed.
     pub(crate) fn give_up(&self, failed: bool) {
         self.board.end(failed);
     }
 
-    /// Notes that a leader's snapshot has replaced the state, so that the log starts again after
-    /// it.
+    /// Records that a leader's snapshot has replaced the state, so that the log restarts after the
+    /// snapshot's last entry.
     pub(crate) fn installed(&self) {
         let end = get(&self.positions.end);
         set(&self.positions.cut, end);
         set(&self.positions.begun, end);
     }
 
-    /// By how many bytes the log is ahead of the running snapshot. It is not ahead while it grows
-    /// no faster than the snapshot progresses, up to what it is allowed.
+    /// Returns how many bytes the log has grown beyond what the running snapshot's progress allows
+    /// (half of the permitted growth at half of the progress, for example). 0 if no snapshot is
+    /// running.
     fn ahead(&self) -> u64 {
         if !self.board.is_taking() {
             return 0;
@@ -186,24 +202,28 @@ impl SnapshotScheduler {
         self.growth().saturating_sub(fair_share)
     }
 
-    /// Whether the running snapshot must be written without pauses.
+    /// Returns whether the log has grown faster than the running snapshot's progress allows, so
+    /// that the snapshot must be written without pauses.
     pub(crate) fn is_late(&self) -> bool {
         self.ahead() > 0
     }
 
-    /// How long the log writer waits for the running snapshot before its next pass.
+    /// Returns how long the log writer must wait for the running snapshot before it writes again;
+    /// `None` for no wait.
     pub(crate) fn delay(&self) -> Option<Duration> {
         Some(self.full_delay()?.min(DELAY_MAX))
     }
 
-    /// Bytes after which a pass of the log writer ends. Fewer where it would have to wait for
-    /// longer than [`DELAY_MAX`], but at least an eighth, so that clients get replies in time.
+    /// Returns how many bytes the log writer may write before it checks again whether it must wait:
+    /// [`PASS_BYTES_MAX`], or less where the wait would exceed [`DELAY_MAX`], but at least an
+    /// eighth, so that clients get replies in time.
     pub(crate) fn pass_bytes_max(&self) -> usize {
         let parts = self.full_delay().map_or(1, |delay| delay.as_millis() / DELAY_MAX.as_millis());
         PASS_BYTES_MAX >> parts.clamp(1, 8).ilog2()
     }
 
-    /// How long the log writer would have to wait if there were no [`DELAY_MAX`].
+    /// Returns how long the log writer would wait without the limit [`DELAY_MAX`]; `None` for no
+    /// wait.
     fn full_delay(&self) -> Option<Duration> {
         let slack = (self.allowed() / 16).max(SLACK_BYTES_MIN);
         let excess = self.ahead().checked_sub(slack)?;
@@ -226,7 +246,8 @@ mod tests {
         SnapshotScheduler::new(64 * MIB, board, memory)
     }
 
-    /// The end of the log in MiB at which the next snapshot is begun.
+    /// Grows the log in steps of 1 MiB, beginning at `from`, until a snapshot is due, and begins
+    /// the snapshot. Returns the end of the log in MiB.
     fn begun_at(scheduler: &SnapshotScheduler, from: u64) -> u64 {
         let is_due = |mib: &u64| {
             scheduler.note_end(mib * MIB);
@@ -257,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_snapshot_is_retried_after_an_eighth() {
+    fn failed_snapshot_is_retried_after_log_grows_by_an_eighth() {
         let scheduler = scheduler(0);
         let first = begun_at(&scheduler, 0);
         assert_eq!(first, 57);
@@ -269,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn log_writer_waits_while_the_log_is_ahead() {
+    fn log_writer_is_throttled_while_snapshot_is_late() {
         let scheduler = scheduler(160);
         assert_eq!(begun_at(&scheduler, 0), 62);
         assert!(!scheduler.is_late());
@@ -300,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_limit_bounds_the_growth_of_the_log() {
+    fn memory_limit_caps_log_growth_between_snapshots() {
         let board = Arc::new(SnapshotBoard::default());
         let memory = Arc::new(MemoryBoard::new(256 * MIB, Arc::clone(&board)));
         assert_eq!(SnapshotScheduler::new(64 * MIB, board, memory).allowed(), 32 * MIB);

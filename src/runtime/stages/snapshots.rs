@@ -27,36 +27,36 @@ use crate::storage::{
 
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// Bytes of a snapshot in one message to a follower.
+/// Bytes of a snapshot in one message (chunk) to a follower.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Bytes written at once, and the pause after them: at most 64 MiB a second, so that the log's
-/// syncs find an idle disk, and clients an idle processor. There is no pause while the log grows so
-/// fast that the snapshot would be late.
+/// Bytes of a snapshot written at once. Pauses between the writes limit a snapshot to 64 MiB per
+/// second, but there are none while the log grows faster than the snapshot.
 const SLICE_BYTES: usize = 256 << 10;
 const SLICE_INTERVAL: Duration = Duration::from_millis(4);
-/// A snapshot that a follower was sent a chunk of within this time stays readable, even if it is
-/// not the latest any more. The core continues with it for some seconds before it sends a later
-/// one.
+/// How long a snapshot stays readable after a chunk of it was last read for a follower, even if a
+/// newer snapshot has replaced it, so that the transfer to the follower can complete.
 const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
-/// A leader that has sent nothing for this long will send its snapshot from the beginning, or
-/// another one.
+/// Time without a chunk after which a follower assumes that the leader has stopped sending its
+/// snapshot. A snapshot of the follower's own state may then replace what was received.
 const INCOMING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Least time between two reports that the latest snapshot is lost.
+/// Minimum time between two reports to the core that the latest snapshot is damaged.
 const LOST_INTERVAL: Duration = Duration::from_secs(1);
-/// The niceness of this stage's thread, where the system has that.
+/// Niceness (Unix scheduling priority; higher means less urgent) of the snapshots stage's thread,
+/// on systems where threads have their own.
 const NICENESS: i32 = 10;
 
-/// The file of a snapshot that is not complete.
+/// Writer of a snapshot file that is not complete yet.
 type Writer = storage::SnapshotWriter<<RealDisk as storage::Disk>::File>;
 
-/// The snapshots that a replica finds in its folder when it starts.
+/// The snapshot files of the replica's folder when the process started, and the state loaded from
+/// the latest.
 pub(crate) struct LoadedSnapshots {
     pub(crate) files: Files<RealDisk>,
-    /// The latest complete snapshot and the state in it; `None` if there is none.
+    /// The latest undamaged snapshot and the state loaded from it; `None` if there is none.
     pub(crate) latest: Option<(SnapshotId, StateMachine)>,
 }
 
-/// Loads the latest snapshot that is not damaged.
+/// Loads the latest undamaged snapshot in the folder of `disk`; logs an error for each damaged one.
 ///
 /// # Errors
 /// If the folder can't be read.
@@ -73,32 +73,35 @@ pub(crate) fn load_latest(disk: RealDisk) -> Result<LoadedSnapshots, StorageErro
 struct Taking {
     source: SnapshotWriter,
     file: Writer,
-    /// When the next slice is due.
+    /// When the next slice of the snapshot may be written.
     next_at: Instant,
-    /// An empty buffer, kept for its memory.
+    /// Buffer of the slice that is written, empty between slices and kept to reuse its memory.
     slice: Vec<u8>,
 }
 
-/// A leader's snapshot that is being received.
+/// A snapshot of the leader that is being received in chunks.
 struct Incoming {
     snapshot: SnapshotId,
-    /// `None` once it is complete and passed on.
+    /// The file to which received chunks of the snapshot are written; `None` once the snapshot is
+    /// complete.
     file: Option<Writer>,
     received_bytes: u64,
-    /// When its last chunk arrived.
+    /// When the last chunk of the snapshot arrived.
     heard_at: Instant,
 }
 
-/// The snapshots stage.
+/// The snapshots stage: takes, sends and receives snapshots.
 pub(crate) struct SnapshotIo {
     files: Files<RealDisk>,
     taking: Option<Taking>,
     incoming: Option<Incoming>,
-    /// Snapshots that followers are being sent, and when each was last read.
+    /// Snapshots that are being sent to followers, each with the time at which a chunk of it was
+    /// last read.
     outgoing: Vec<(SnapshotId, Instant)>,
-    /// A leader's snapshot that did not fit on the disk; it is logged once.
+    /// The leader's snapshot that was last refused for want of disk space, so that the refusal is
+    /// logged once; `None` if none was.
     refused: Option<SnapshotId>,
-    /// When the core was last told that the latest snapshot is lost.
+    /// When the core was last told that the latest snapshot is damaged; `None` if it never was.
     lost_at: Option<Instant>,
     scheduler: SnapshotScheduler,
     disk_space: Arc<DiskSpaceBoard>,
@@ -106,7 +109,7 @@ pub(crate) struct SnapshotIo {
     counters: Arc<RuntimeCounters>,
 }
 
-/// Verifies a snapshot that is read back, and notes how far that has come.
+/// Verifies a snapshot while it is read back, and reports the progress to the scheduler.
 struct ReadBack<'s> {
     verifier: SnapshotVerifier,
     scheduler: &'s SnapshotScheduler,
@@ -153,7 +156,7 @@ impl SnapshotIo {
         }
     }
 
-    /// Runs passes on a thread of its own until core and applier have stopped.
+    /// Runs the stage's loop on the current thread until core and applier have stopped.
     pub(crate) fn run(&mut self) {
         // Without the permission for it the stage runs at normal priority.
         let _ = rustix::process::setpriority_process(None, NICENESS);
@@ -173,8 +176,8 @@ impl SnapshotIo {
         }
     }
 
-    /// One pass: `first` and the jobs that are waiting behind it. Jobs that arrive meanwhile wait
-    /// for the next pass, because a running snapshot is continued between passes.
+    /// Runs one pass (turn of the stage's loop): handles `first` and the jobs in the queue, up to a
+    /// limit. Slices of the running snapshot are written between passes.
     fn run_once(&mut self, first: SnapshotJob) {
         let mut next = Some(first);
         for _ in 0..QUEUE_LEN {
@@ -231,7 +234,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Writes the next slice, and completes the snapshot after the last one.
+    /// Writes the next slice of the running snapshot, and completes the snapshot after its last
+    /// slice.
     fn write_slice(&mut self) {
         let Some(mut taking) = self.taking.take() else { return };
         let Taking { source, file, slice, .. } = &mut taking;
@@ -274,7 +278,7 @@ impl SnapshotIo {
         };
         match self.files.finish(file, id, read_back) {
             Ok(()) => {
-                tracing::info!(last = %id.last, bytes = id.bytes, "snapshot taken");
+                tracing::info!(last_included = %id.last, bytes = id.bytes, "snapshot taken");
                 self.publish_latest();
                 self.scheduler.succeed();
                 self.report(SnapshotEvent::Taken(id));
@@ -283,9 +287,9 @@ impl SnapshotIo {
         }
     }
 
-    /// Gives up the running snapshot after an error. The replica can do without it if the disk is
-    /// full, or if what was written reads back differently: the log still holds everything. Any
-    /// other disk error ends the process.
+    /// Gives up the running snapshot after an error if the replica can go on without it: if the
+    /// disk is full, or if the file reads back differently, since the log still has all entries.
+    /// Any other disk error ends the process.
     fn fail(&self, error: &StorageError) {
         if !is_tolerable(error) {
             exit_on_disk_failure(error);
@@ -294,14 +298,16 @@ impl SnapshotIo {
         self.scheduler.give_up(true);
     }
 
-    /// Gives up the running snapshot, begun or not, because disk space is too scarce for it.
+    /// Logs that there is too little disk space for a snapshot, and records that the snapshot was
+    /// given up as failed.
     fn skip_for_space(&self) {
         let free_bytes = self.disk_space.read().free;
         tracing::warn!(free_bytes, "no disk space for a snapshot, so the log is not compacted");
         self.scheduler.give_up(true);
     }
 
-    /// Publishes a new snapshot that was read back, and removes the one before it.
+    /// Publishes the status of the new latest snapshot, which was read back and verified, and
+    /// removes the previous snapshot's file.
     fn publish_latest(&mut self) {
         if let Some(latest) = self.files.latest() {
             self.scheduler.board().note(latest);
@@ -311,7 +317,8 @@ impl SnapshotIo {
 
     // Snapshots for followers.
 
-    /// Reads the chunks that these messages name, and sends the messages.
+    /// Sends snapshot messages to followers: reads the chunk that each message names from the
+    /// snapshot's file, and adds it to the message.
     fn send_chunks(&mut self, mut envelopes: Vec<Envelope>) {
         let mut lost = false;
         envelopes.retain_mut(|envelope| {
@@ -331,7 +338,8 @@ impl SnapshotIo {
                     false
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot read a snapshot for a follower");
+                    let follower = envelope.to;
+                    tracing::error!(%follower, %error, "cannot read a snapshot for a follower");
                     false
                 }
             }
@@ -350,7 +358,8 @@ impl SnapshotIo {
     }
 
     /// Verifies a snapshot that a follower received completely and found damaged. If it is damaged
-    /// here too, another one is taken: the state in memory is not affected.
+    /// on this replica's disk too, asks the core for another one, taken from the undamaged state in
+    /// memory.
     fn verify(&mut self, id: SnapshotId) {
         if let Err(error) = self.files.recheck(id, SnapshotVerifier::default()) {
             tracing::error!(%error, "latest snapshot damaged, taking another one");
@@ -358,7 +367,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Keeps the snapshots that followers are being sent open when the next one is completed.
+    /// Opens the snapshots that are being sent to followers, so that they stay readable when the
+    /// next snapshot replaces them.
     fn keep_outgoing_open(&mut self) {
         self.outgoing.retain(|(_, read_at)| read_at.elapsed() < OUTGOING_TIMEOUT);
         for (id, _) in &self.outgoing {
@@ -369,7 +379,8 @@ impl SnapshotIo {
 
     // Snapshots from a leader.
 
-    /// Stores a chunk if it is the next one, and reports how much has been stored.
+    /// Stores a chunk of the leader's snapshot if it follows the bytes stored so far, and reports
+    /// to the core how many bytes of the snapshot are stored.
     fn store_chunk(&mut self, chunk: &SnapshotChunk) {
         let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
         if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot)
@@ -399,8 +410,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Begins to receive a leader's snapshot, in the place of any other that is being written.
-    /// Returns false if it can't be stored now.
+    /// Begins to receive a leader's snapshot, and abandons any other snapshot that is being
+    /// written. Returns false if the snapshot can't be stored now.
     fn begin_incoming(&mut self, snapshot: SnapshotId) -> bool {
         self.abandon_incoming();
         self.abandon_taking();
@@ -408,14 +419,15 @@ impl SnapshotIo {
         if !self.disk_space.fits_snapshot(bytes) {
             if self.refused.replace(snapshot) != Some(snapshot) {
                 let free_bytes = self.disk_space.read().free;
-                tracing::warn!(last = %snapshot.last, bytes, free_bytes,
+                tracing::warn!(last_included = %snapshot.last, bytes, free_bytes,
                     "no disk space for the leader's snapshot");
             }
             return false;
         }
         match self.files.begin(SnapshotSource::Incoming) {
             Ok(file) => {
-                tracing::info!(last = %snapshot.last, bytes, "receiving the leader's snapshot");
+                tracing::info!(last_included = %snapshot.last, bytes,
+                    "receiving the leader's snapshot");
                 let heard_at = Instant::now();
                 let file = Some(file);
                 self.incoming = Some(Incoming { snapshot, file, received_bytes: 0, heard_at });
@@ -428,7 +440,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Makes a leader's snapshot durable, verifies it, and passes on the state in it.
+    /// Makes a completely received snapshot of the leader durable, verifies it, and sends the state
+    /// loaded from it to the core.
     fn complete_incoming(&mut self, snapshot: SnapshotId) {
         let Some(file) = self.incoming.as_mut().and_then(|incoming| incoming.file.take()) else {
             return;
@@ -436,7 +449,7 @@ impl SnapshotIo {
         self.keep_outgoing_open();
         match self.files.finish(file, snapshot, SnapshotLoader::default()) {
             Ok(store) => {
-                tracing::info!(last = %snapshot.last, keys = store.key_count(),
+                tracing::info!(last_included = %snapshot.last, keys = store.key_count(),
                     "leader's snapshot received");
                 self.publish_latest();
                 let received = Box::new(ReceivedSnapshot { id: snapshot, store });
@@ -451,7 +464,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Gives up this replica's own snapshot: the leader's is further.
+    /// Abandons the running snapshot of this replica's own state, if any, because a snapshot from
+    /// the leader replaces it.
     fn abandon_taking(&mut self) {
         if let Some(Taking { file, .. }) = self.taking.take() {
             self.files.abandon(file).unwrap_or_else(|error| exit_on_disk_failure(&error));
@@ -466,8 +480,8 @@ impl SnapshotIo {
     }
 }
 
-/// Logs that a leader's snapshot can't be stored now. A disk error that will not pass ends the
-/// process.
+/// Logs that a leader's snapshot can't be stored now, for example because the disk is full. Ends
+/// the process instead if the replica can't go on after the error.
 fn refuse(error: &StorageError) {
     if !is_tolerable(error) {
         exit_on_disk_failure(error);
@@ -475,7 +489,8 @@ fn refuse(error: &StorageError) {
     tracing::error!(%error, "cannot store the leader's snapshot");
 }
 
-/// Whether the replica can go on without the snapshot that met this error.
+/// Returns whether the replica can go on without the snapshot whose handling failed with this
+/// error: if the snapshot is damaged or the disk is full.
 fn is_tolerable(error: &StorageError) -> bool {
     match error {
         StorageError::Snapshot { .. } => true,

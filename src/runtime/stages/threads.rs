@@ -14,26 +14,28 @@ use super::log_writer::LogWriter;
 use super::network::NetworkStage;
 use super::snapshots::SnapshotIo;
 
-/// Passes of the core before the sockets are read again, with what it completed in between.
+/// Maximum number of turns of the core's loop, on a thread shared with the network stage, before
+/// that thread reads the sockets again.
 const CORE_PASSES_MAX: usize = 4;
 
-/// How stages are put on threads.
+/// How the stages of a replica are distributed over threads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Threads {
-    /// Each stage on a thread of its own.
+    /// Each stage runs on a thread of its own.
     Dedicated,
-    /// Network, core and applier on one thread. The log writer and the snapshots stage keep theirs
-    /// where they wait for a disk.
+    /// Network, core and applier share one thread. The log writer and the snapshots stage have
+    /// threads of their own if the log is on a disk.
     Fused,
-    /// [`Threads::Fused`] where at most two cores are available to the process, else
+    /// [`Threads::Fused`] where at most two processor cores are available to the process, else
     /// [`Threads::Dedicated`].
     #[default]
     Auto,
 }
 
-/// A name that is none of the arrangements of threads.
+/// The error for a value of the threads option other than `dedicated`, `fused` and `auto`. Contains
+/// the value.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is not an arrangement of threads; choose dedicated, fused or auto")]
+#[error("unknown thread mode `{0}`; choose dedicated, fused or auto")]
 pub struct ThreadsError(String);
 
 impl FromStr for Threads {
@@ -50,7 +52,7 @@ impl FromStr for Threads {
 }
 
 impl Threads {
-    /// Whether network, core and applier share a thread on this machine.
+    /// Returns whether network, core and applier share a thread on this machine.
     pub(crate) fn are_fused(self) -> bool {
         match self {
             Threads::Dedicated => false,
@@ -62,7 +64,8 @@ impl Threads {
     }
 }
 
-/// Runs all stages until one of them stops, on this thread or on threads of their own.
+/// Runs all stages until one of them stops: on this thread if `fused`, else on one thread each. A
+/// log writer that waits for a disk and the snapshots stage always have threads of their own.
 ///
 /// # Errors
 /// If a thread can't be started, or if the system refuses to poll.
@@ -81,11 +84,12 @@ pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result
     })
 }
 
-/// Runs all stages in turn on this thread, except for a log writer that waits for a disk.
+/// Runs network, core and applier in turn on this thread, and the log writer too if one is given.
 ///
-/// One round: read the sockets, run the core, send what follows from it, replies before appends;
-/// then the same for what that completed. Work that no client waits for comes last. Each stage
-/// takes a bounded part of its queue, so the sockets are read in time, however long the queues are.
+/// One turn: reads the sockets, runs the core, and sends what follows from it, replies before
+/// appends; then again for what that has completed. Work that no client waits for comes last. Each
+/// stage takes a bounded part of its queue, so that the sockets are read in time however long the
+/// queues are.
 fn run_fused<N: NetworkStage>(
     mut network: N,
     mut core: Core,
@@ -133,7 +137,7 @@ fn run_fused<N: NetworkStage>(
     }
 }
 
-/// Runs each stage on a thread of its own, named after it.
+/// Runs each stage on a thread of its own, which is named after the stage.
 fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
     let Stages { mut network, mut core, mut log_writer, mut applier, snapshots } = stages;
     thread::scope(|scope| {
@@ -161,7 +165,7 @@ fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
     })
 }
 
-/// Starts the snapshots stage, which never shares a thread.
+/// Starts the snapshots stage on a thread of its own; does nothing if `stage` is `None`.
 fn spawn_snapshots<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     stage: Option<SnapshotIo>,
@@ -172,7 +176,7 @@ fn spawn_snapshots<'scope>(
     Ok(())
 }
 
-/// Starts a stage on a thread of this name. A panic there aborts the process.
+/// Starts a thread named `name` for a stage. A panic of the thread aborts the process.
 fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     name: &str,

@@ -17,10 +17,10 @@ use crate::sim::machine::wall_clock::EPOCH;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, Instant, NodeId, RequestKey};
 
-/// Number of replies kept per session.
+/// Number of replies that the state machine keeps per client session, to answer resent requests.
 const SESSION_REPLIES: usize = 64;
 
-/// The requests of a run with their outcomes.
+/// Checks the answers to the clients of a run against a model of the state machine.
 #[derive(Debug, Default)]
 pub struct ClientModel {
     requests: HashMap<RequestKey, Request, FixedState>,
@@ -28,10 +28,11 @@ pub struct ClientModel {
     expirations: Expirations,
 }
 
-/// A request over all its attempts.
+/// A request of a client with all its attempts (a resent request keeps its key).
 #[derive(Debug)]
 struct Request {
-    /// The commit index when the request first reached a replica. A read must reflect it.
+    /// The highest commit index in the cluster when the request first reached a replica. A read
+    /// must reflect all entries up to it.
     committed_before: Index,
     /// Time at which the request first reached a replica.
     arrived_at: Instant,
@@ -39,25 +40,30 @@ struct Request {
     attempts: u32,
     /// Number of attempts that were refused.
     refused: u32,
-    /// Index of the entry with which the request took effect.
+    /// Index of the log entry through which the request took effect; `None` if no such entry has
+    /// been applied.
     effect: Option<Index>,
 }
 
-/// A simple model of the state machine. It keeps all versions of each key.
+/// A simple model of the state machine, which keeps all versions of each key.
 #[derive(Debug, Default)]
 struct Model {
-    /// The values of each key, with the index of the entry that wrote them; `None` for deleted.
+    /// The versions of each key: the index of the log entry that wrote each, and its value (`None`:
+    /// the entry deleted the key).
     versions: BTreeMap<Bytes, Vec<(Index, Option<Bytes>)>>,
-    /// The result of each log entry, from index 1; `None` for an entry without a command.
+    /// The result of applying each log entry, starting with index 1; `None` for an entry without a
+    /// command.
     results: Vec<Option<Applied>>,
-    /// The outcome of each request that took effect.
+    /// The outcome of each request that was applied, by the key of the request.
     outcomes: HashMap<RequestKey, Outcome, FixedState>,
-    /// The outcomes of each session's requests, in order of their sequence numbers from 1.
+    /// For each client session, by its id: the outcomes of its numbered requests, in order of their
+    /// sequence numbers, which start at 1.
     sessions: BTreeMap<u64, Vec<Outcome>>,
 }
 
 impl ClientModel {
-    /// Records that a request reaches a replica at commit index `committed`.
+    /// Records that the request `key` reaches a replica while the highest commit index in the
+    /// cluster is `committed`.
     pub(in crate::sim) fn on_request(&mut self, key: RequestKey, committed: Index, now: Instant) {
         let request = self.requests.entry(key).or_insert(Request {
             committed_before: committed,
@@ -69,8 +75,9 @@ impl ClientModel {
         request.attempts += 1;
     }
 
-    /// Checks the result of applying the entry at `index` on a replica; `applied` is `None` if the
-    /// entry has no command. `leaders` counts the terms with a leader so far.
+    /// Checks the result of applying the entry at `index` on replica `id` against the model;
+    /// `applied` is `None` if the entry has no command. `leaders` is the number of terms that have
+    /// had a leader so far.
     pub(in crate::sim) fn on_applied(
         &mut self,
         id: NodeId,
@@ -93,13 +100,14 @@ impl ClientModel {
         let expected = self.model.results.get(place).and_then(Option::as_ref);
         ensure!(
             is_same(applied, expected),
-            "deterministic apply: replica {id} got {applied:?} for entry {index}, the model gets \
+            "applied once: replica {id} got {applied:?} for entry {index}, the model gets \
              {expected:?}"
         );
         Ok(())
     }
 
-    /// Records the expiration of a value that was set with a TTL or an expiration time.
+    /// If a write sets a value with a TTL or an expiration time, records when the value expires.
+    /// `leaders` is the number of terms that have had a leader so far.
     fn record_expiration(&mut self, key: RequestKey, payload: &[u8], now: Instant, leaders: usize) {
         let Ok(Command { operation, .. }) = Command::decode(payload) else { return };
         let Some((_, args)) = operation.as_call() else { return };
@@ -116,8 +124,8 @@ impl ClientModel {
         self.expirations.set(Bytes::copy_from_slice(value), earliest, latest, leaders);
     }
 
-    /// Returns the number of values that reads found expired, and how many of them under another
-    /// leader than they were set.
+    /// Returns how many values were found expired by a read, and how many of them had been set
+    /// under an earlier leader.
     pub fn expired(&self) -> (u64, u64) {
         self.expirations.counts()
     }
@@ -143,7 +151,7 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks the answer to a write.
+    /// Checks a replica's answer to a write against the model's outcome.
     pub(in crate::sim) fn on_write_answered(
         &self,
         id: NodeId,
@@ -160,7 +168,10 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks the answer to a read that was executed at applied index `state`.
+    /// Checks the `outcome` that replica `id` answered to a read against the model at log index
+    /// `state`, the last entry that the replica had applied when it executed the read. The read
+    /// must reflect all entries that were committed before it arrived. `leaders` is the number of
+    /// terms that have had a leader so far.
     pub(in crate::sim) fn on_read_answered(
         &mut self,
         id: NodeId,
@@ -199,7 +210,7 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks the refusal of a request by a replica.
+    /// Checks a replica's refusal of a request: the refused attempt must not be applied.
     pub(in crate::sim) fn on_refused(
         &mut self,
         id: NodeId,
@@ -227,14 +238,16 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Returns how many of the keys that match `choose` have a value in the latest state.
+    /// Returns how many of the keys for which `choose` returns true have a value after all entries
+    /// that were applied so far.
     pub fn count(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
         chosen.filter(|(_, versions)| versions.last().is_some_and(|(_, v)| v.is_some())).count()
             as u64
     }
 
-    /// Returns the sum of all numeric values of the keys that match `choose`, in the latest state.
+    /// Returns the sum of the numeric values of the keys for which `choose` returns true, after all
+    /// entries that were applied so far.
     pub fn sum(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
         let newest = chosen.filter_map(|(_, versions)| versions.last()?.1.as_ref());
@@ -325,14 +338,16 @@ impl Model {
         }
     }
 
-    /// Whether the watched keys still have their revisions at `index`.
+    /// Returns whether each watched key still has the revision that the client has seen, at log
+    /// index `index`.
     fn are_unchanged(&self, watched: Items<'_>, index: Index) -> bool {
         watched
             .pairs()
             .all(|(key, revision)| revision == self.revision(key, index).to_le_bytes().as_slice())
     }
 
-    /// Returns the index of the entry that wrote the key's value at `state`; 0 if it has no value.
+    /// Returns the revision of a key at log index `state`: the index of the entry that wrote its
+    /// value; 0 if it has no value.
     fn revision(&self, key: &[u8], state: Index) -> u64 {
         self.at(key, state).filter(|(_, value)| value.is_some()).map_or(0, |(index, _)| index.0)
     }
@@ -396,12 +411,13 @@ impl Model {
     }
 }
 
-/// An error with this code. The model does not know the rest of the text.
+/// Returns an error outcome with this error code. The model does not know the rest of the error's
+/// text.
 fn error(code: &'static str) -> Outcome {
     Outcome::Error(Bytes::from_static(code.as_bytes()))
 }
 
-/// Whether two results are equal. Of errors only the code is compared.
+/// Returns whether two results of applying an entry are equal. Errors are equal if their codes are.
 fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
     let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);
     match (actual, expected) {
@@ -504,7 +520,7 @@ mod tests {
             model.on_request(key(number), Index(2), Instant::ZERO);
             let (amount, transfer) = (amount.to_string(), CommandId::of("transfer"));
             let args = [b"a", b"b", amount.as_bytes()];
-            let operation = Operation::call(transfer, &args);
+            let operation = Operation::call(transfer, &args[..]);
             let payload = Command { key: key(number), operation }.encode();
             let outcome = Outcome::Integer(i64::from(moved));
             let applied = Applied { key: key(number), outcome, repeated: false };

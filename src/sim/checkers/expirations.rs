@@ -9,32 +9,36 @@ use bytes::Bytes;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Instant, NodeId};
 
-/// Tolerance while the wall clocks of a majority are right: the interval of the replicated clock,
-/// the delay of clock reports, and clock drift.
+/// Maximum deviation of an expiration from the true time while the wall clocks of a majority are
+/// right: the interval of the replicated clock, the delay of clock reports, and clock drift.
 pub(in crate::sim) const BOUND: Duration = Duration::from_millis(250);
 
-/// Expiration of a value. It lies between `earliest` and `latest`, as a TTL starts when the write
-/// is applied.
+/// The interval of true (virtual) time in which a value expires. The exact time is unknown because
+/// a TTL starts when the replica applies the write.
 #[derive(Clone, Copy, Debug)]
 struct Lifetime {
     earliest: Instant,
     latest: Instant,
-    /// Number of terms with a leader so far when the value was set.
+    /// Number of terms that had had a leader when the value was set. A larger number at a read
+    /// shows that the leader has changed.
     leaders: usize,
 }
 
-/// The values with an expiration. Each value is written once.
+/// The values with an expiration, and which of them reads have found expired. Each value is written
+/// only once.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Expirations {
     lifetimes: BTreeMap<Bytes, Lifetime>,
     /// Values that a read found expired, with the time of the first such read.
     expired: BTreeMap<Bytes, Instant>,
-    /// The part of `expired` that was found under another leader than the value was set.
+    /// Number of the values in `expired` that a read found expired under a later leader than the
+    /// one under which they were set.
     across_leaders: u64,
 }
 
 impl Expirations {
-    /// Records that `value` was set.
+    /// Records that `value` was set and expires between `earliest` and `latest`. `leaders` is the
+    /// number of terms that have had a leader so far.
     pub(in crate::sim) fn set(
         &mut self,
         value: Bytes,
@@ -45,15 +49,16 @@ impl Expirations {
         self.lifetimes.insert(value, Lifetime { earliest, latest, leaders });
     }
 
-    /// Returns the number of values found expired, and how many of them under another leader than
-    /// they were set.
+    /// Returns how many values were found expired by a read, and how many of them had been set
+    /// under an earlier leader.
     pub(in crate::sim) fn counts(&self) -> (u64, u64) {
         (self.expired.len() as u64, self.across_leaders)
     }
 
-    /// Checks the answer at `now` to a read that arrived at `asked`, from a state in which
-    /// `current` is the last value of the key. `is_shown`: the answer was that value, not "no
-    /// value".
+    /// Checks the answer that replica `id` gave at time `now` to a read that arrived at time
+    /// `asked`. `current` is the last value that was written to the key. `is_shown` says whether
+    /// the answer was this value, rather than "no value". `leaders` is the number of terms that
+    /// have had a leader so far.
     pub(in crate::sim) fn answered(
         &mut self,
         id: NodeId,
@@ -105,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn late_early_and_returning_values_are_detected() {
+    fn late_early_and_undone_expirations_are_detected() {
         let value = Bytes::from_static(b"v");
         let mut expirations = Expirations::default();
         expirations.set(value.clone(), at(1_000), at(1_010), 1);

@@ -39,11 +39,11 @@ pub enum Reply {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OperationId(usize);
 
-/// The operations of a run, with the order of their calls and replies.
+/// A history: the operations of a run, with the order of their calls and replies.
 #[derive(Debug, Default)]
 pub struct History {
     operations: Vec<Operation>,
-    /// Number of calls and replies so far. Each is a moment of its own.
+    /// Number of calls and replies recorded so far. It serves as the logical time of each.
     moment: u64,
 }
 
@@ -57,41 +57,44 @@ struct Operation {
 
 #[derive(Debug)]
 enum Completion {
-    /// No reply: the operation may have taken effect, or may do so later.
+    /// The operation has no reply: it may have been applied, or may be applied later.
     Unknown,
-    /// The operation was refused, and never takes effect.
+    /// The operation was refused, and is never applied.
     Refused,
-    /// The operation was answered at this moment, and took effect before it.
+    /// The reply, with the logical time at which it arrived (its position among all calls and
+    /// replies). The operation was applied before.
     Answered(u64, Reply),
 }
 
-/// Reason why a history was not accepted.
+/// Reason why a history fails the linearizability check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinearizabilityError {
-    /// No order of the operations explains the replies.
+    /// No order of the key's operations explains all replies.
     #[error(
         "the history of key {key:?} is not linearizable: no order of its operations explains the \
          replies; the longest possible order stops at:\n{around}"
     )]
     NotLinearizable {
-        /// The key.
+        /// The key whose history is not linearizable.
         key: String,
-        /// The operation that fits nowhere, and the operations that overlap it.
+        /// The first operation for which no valid order was found, and the operations that overlap
+        /// it in time, one a line.
         around: String,
     },
-    /// The search exceeded its limit.
+    /// The search for an order exceeded its limit of steps, so it is unknown whether the history is
+    /// linearizable.
     #[error(
         "the search of key {key:?} with {operations} operations ({unknown} of them unanswered) \
          exceeded {steps} steps; use more keys, fewer clients or a shorter run"
     )]
     TooLarge {
-        /// The key.
+        /// The key whose operations were searched.
         key: String,
-        /// Number of operations on it.
+        /// Number of operations on the key.
         operations: usize,
-        /// Number of operations without a reply, which make the search expensive.
+        /// Number of operations on the key without a reply, which make the search expensive.
         unknown: usize,
-        /// The limit.
+        /// The maximum number of search steps, which was exceeded.
         steps: u64,
     },
 }
@@ -100,7 +103,8 @@ pub enum LinearizabilityError {
 pub const STEPS_MAX: u64 = 20_000_000;
 
 impl History {
-    /// Records the call of an operation.
+    /// Records the call of an operation on `key`. Returns its id, with which the caller records the
+    /// outcome.
     pub fn call(&mut self, key: Bytes, call: Call) -> OperationId {
         self.moment += 1;
         self.operations.push(Operation {
@@ -123,12 +127,12 @@ impl History {
         self.operations[id.0].completion = Completion::Refused;
     }
 
-    /// Number of operations.
+    /// Returns the number of operations in the history.
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Whether there are no operations.
+    /// Returns whether the history has no operations.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
@@ -155,16 +159,18 @@ impl History {
     }
 }
 
-/// The value of a key during the search: the number of a distinct value.
+/// The value of a key during the search: a number that stands for a distinct value, or `None` if
+/// the key does not exist.
 type Value = Option<u32>;
 
-/// Marks the absence of an event.
+/// Stands for "none" where the index of an event is expected.
 const NOWHERE: usize = usize::MAX;
 
-/// The search for an order of one key's operations.
+/// The search for an order of one key's operations that explains all replies (Wing and Gong's
+/// algorithm).
 ///
-/// `events` holds each call and each reply. `next` and `previous` link those that are not placed
-/// yet into a list in order of time, from `next[head]` on.
+/// `events` holds each call and each reply. `next` and `previous` link the events of operations
+/// that have no position in the order yet into a list sorted by time, which starts at `next[head]`.
 struct Search<'a> {
     key: &'a Bytes,
     operations: Vec<&'a Operation>,
@@ -174,19 +180,20 @@ struct Search<'a> {
     previous: Vec<usize>,
 }
 
-/// The effect of an operation, on numbered values.
+/// The effect of an operation on a key. Numbers stand for distinct values.
 #[derive(Clone, Copy)]
 enum Effect {
     Read(Value),
     Write(u32),
-    /// Deletes the value; `Some` if the reply says whether there was one.
+    /// Deletes the key. Holds whether the key existed, according to the reply; `None` if there was
+    /// no reply.
     Delete(Option<bool>),
 }
 
 #[derive(Clone, Copy)]
 struct Event {
     operation: usize,
-    /// Position of the reply, for a call; [`NOWHERE`] if there is none.
+    /// For a call, the index of its reply in the list of events; [`NOWHERE`] if there is no reply.
     answer: usize,
     is_call: bool,
 }
@@ -299,7 +306,9 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Removes a call and its reply from the list.
+    /// Removes the event of a call and that of its reply from the linked list of the operations
+    /// that still have to be ordered, because the search has placed the operation next in the
+    /// order.
     fn take(&mut self, call: usize) {
         for place in [call, self.events[call].answer] {
             if place != NOWHERE {
@@ -310,7 +319,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Undoes the last [`Search::take`] that is not undone yet.
+    /// Puts the event of a call that [`Search::take`] has removed, and that of its reply, back into
+    /// the linked list. Calls must be put back in the reverse order of their removal.
     fn put_back(&mut self, call: usize) {
         for place in [self.events[call].answer, call] {
             if place != NOWHERE {
@@ -348,7 +358,8 @@ impl<'a> Search<'a> {
 }
 
 impl Effect {
-    /// Returns the value afterwards, or `None` if the reply contradicts the value before.
+    /// Returns the key's value after the operation, given its value before; `None` if the reply
+    /// contradicts the value before.
     fn apply(self, value: Value) -> Option<Value> {
         match self {
             Effect::Read(seen) => (seen == value).then_some(value),

@@ -4,7 +4,7 @@ use crate::kv::Outcome;
 use crate::raft::RefusalReason;
 use crate::types::{NodeId, RequestKey};
 
-/// The protocol between clients and replicas: it determines which replica answers a write.
+/// The protocol between clients and replicas, which determines the replica that answers a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientProtocol {
     /// The replica that holds the client's connection answers (Redis protocol).
@@ -21,17 +21,17 @@ pub struct Answer {
     pub from: NodeId,
     /// The key of the request.
     pub key: RequestKey,
-    /// The leader as far as the replica knows.
+    /// The leader that the answering replica knows; `None` if it knows none.
     pub leader: Option<NodeId>,
-    /// The content.
+    /// The outcome of the request, or the reason for refusing it.
     pub kind: AnswerKind,
 }
 
-/// The content of an answer.
+/// What a replica answers to a client's request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AnswerKind {
     /// The request was executed with this outcome.
     Done(Outcome),
-    /// The request was refused: this attempt has no effect.
+    /// The request was refused for this reason: this attempt has no effect.
     Refused(RefusalReason),
 }

@@ -1,4 +1,4 @@
-//! The state machine of a replica in virtual time: applies committed entries, answers reads.
+//! The state machine of a simulated replica: applies committed entries and executes reads.
 
 use super::Cluster;
 use super::answer::{AnswerKind, ClientProtocol};
@@ -10,7 +10,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, RequestKey};
 
 impl Cluster {
-    /// Performs all waiting apply jobs.
+    /// Performs all apply jobs (committed entries to apply, and reads to execute) that wait at the
+    /// replica with index `slot`.
     pub(super) fn apply(&mut self, slot: usize) -> Result<(), Violation> {
         if self.machines[slot].held.all {
             return Ok(());
@@ -70,7 +71,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Applies one entry. Returns the key and the outcome of its request.
+    /// Applies one entry to the replica's state machine. Returns the key and the outcome of the
+    /// request in it; `None` if the entry has no command.
     fn apply_entry(
         &mut self,
         slot: usize,
@@ -99,7 +101,7 @@ impl Cluster {
         Ok(applied.map(|applied| (applied.key, applied.outcome)))
     }
 
-    /// Executes a read and answers it.
+    /// Executes a read on the replica's state machine, and answers the client.
     fn read(&mut self, slot: usize, read: &ClientRequest) -> Result<(), Violation> {
         let machine = &self.machines[slot];
         let (key, outcome) = machine.store.read(&read.payload).map_err(|error| {

@@ -1,4 +1,4 @@
-//! The disk operations of a replica in virtual time: syncs of the log, snapshots.
+//! The disk operations of a simulated replica: syncs of the log, and snapshots.
 
 use super::Cluster;
 use super::queue::Event;
@@ -12,8 +12,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, NodeId};
 
 impl Cluster {
-    /// Starts storing the waiting chunks unless a store is in progress. It takes as long as a sync,
-    /// so the leader may have changed when it ends.
+    /// Starts storing the snapshot chunks that the replica has received, unless it is already
+    /// storing some. Storing them takes as long as a sync of the log.
     pub(super) fn store_soon(&mut self, slot: usize) {
         let machine = &mut self.machines[slot];
         if machine.queued.store || machine.held.chunks {
@@ -28,7 +28,8 @@ impl Cluster {
         self.queue.push(at, Event::ChunksStored { slot, incarnation: machine.incarnation });
     }
 
-    /// Stores the waiting chunks. The replica learns of each in its next step.
+    /// Stores the snapshot chunks that the replica has received. The replica is told of each in its
+    /// next step.
     pub(super) fn store_chunks(&mut self, slot: usize) {
         if self.machines[slot].held.all || self.machines[slot].held.chunks {
             return;
@@ -52,10 +53,10 @@ impl Cluster {
         }
     }
 
-    /// Stores the chunks that a script held back.
+    /// Stores the snapshot chunks that the replica has received and that a script has held back.
     ///
     /// # Errors
-    /// If a rule is violated.
+    /// If a safety rule is violated.
     pub fn store_held_chunks(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         self.machines[slot].held.chunks = false;
@@ -63,7 +64,7 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Hands a job to the log writer.
+    /// Hands a job (log write) to the replica's log writer.
     pub(super) fn write(
         &mut self,
         slot: usize,
@@ -76,7 +77,7 @@ impl Cluster {
         self.begin_sync(slot)
     }
 
-    /// Begins a sync if none is in progress and a job waits.
+    /// Begins a sync if none is in progress and a job (log write) waits.
     fn begin_sync(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if !machine.disk.begin_sync() || machine.held.syncs {
@@ -98,7 +99,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Handles the end of a sync. The replica learns of it in its next step.
+    /// Handles the end of a sync. The replica is told of the durable jobs in its next step.
     pub(super) fn on_synced(&mut self, slot: usize) -> Result<(), Violation> {
         if self.machines[slot].held.all {
             return Ok(());
@@ -108,7 +109,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Completes the jobs of a sync one by one, and sends the messages that waited for them.
+    /// Completes the jobs (log writes) of a sync one by one, and sends the messages that waited for
+    /// each to become durable.
     fn end_sync(&mut self, slot: usize) -> Result<(), Violation> {
         loop {
             let machine = &mut self.machines[slot];
@@ -138,14 +140,14 @@ impl Cluster {
     /// Ends the sync that a script holds back, and begins the next one if a job waits.
     ///
     /// # Errors
-    /// If a rule is violated.
+    /// If a safety rule is violated.
     pub fn end_held_sync(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         self.machines[slot].disk.begin_sync();
         self.on_synced(slot)
     }
 
-    /// Takes a snapshot to replace a damaged one.
+    /// Starts a snapshot that replaces a damaged one.
     pub(super) fn replace_snapshot(&mut self, slot: usize) {
         let machine = &self.machines[slot];
         let index = machine.store.applied_index();
@@ -153,7 +155,8 @@ impl Cluster {
         self.take_snapshot(slot, last.expect("the replica runs"));
     }
 
-    /// Takes a snapshot of the state if one is due. `last` is the last applied entry.
+    /// Starts a snapshot of the replica's state machine if one is due. `last` is the last applied
+    /// entry.
     pub(super) fn take_snapshot(&mut self, slot: usize, last: EntryId) {
         let machine = &mut self.machines[slot];
         if machine.snapshots.take(&machine.store, last) {
@@ -168,7 +171,7 @@ impl Cluster {
         }
     }
 
-    /// Makes the snapshot that is being written durable.
+    /// Makes the replica's own snapshot, which is being written, durable.
     pub(super) fn on_snapshot_taken(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.held.all {
@@ -188,7 +191,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Installs the leader's snapshot, which is complete, unless the state is newer.
+    /// Installs the leader's snapshot, which has been received completely, unless the replica's
+    /// state machine is newer.
     pub(super) fn install(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.held.all {
@@ -221,7 +225,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Checks an abandoned snapshot: if it was invalid, the fault injection must have damaged it.
+    /// Checks the reason why a snapshot was abandoned: if it was invalid, fault injection must have
+    /// damaged it.
     fn check_abandoned_snapshot(&mut self, slot: usize) -> Result<(), Violation> {
         let folder = self.machines[slot].disk.files();
         let Some(error) = folder.and_then(Folder::take_bad_snapshot) else { return Ok(()) };

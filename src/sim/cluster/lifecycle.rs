@@ -13,11 +13,11 @@ use crate::storage::StorageError;
 use crate::types::{Index, Instant, NodeId};
 
 impl Cluster {
-    /// Starts a replica that has never run or has crashed. It stays down if its folder is damaged
-    /// or its disk is full.
+    /// Starts a replica that has never run or has crashed. The replica stays down if its folder is
+    /// damaged or its disk is full.
     ///
     /// # Errors
-    /// If its disk does not hold what was durable.
+    /// If its disk does not hold what was durable, or if another safety rule is violated.
     pub fn start(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -63,9 +63,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether a replica accepts messages from this incarnation of a peer. When a peer has
-    /// restarted, the replica checks the history of openings of the peer's folder, as the server
-    /// does when a peer connects.
+    /// Returns whether a replica accepts messages from this incarnation (number of starts and
+    /// crashes) of a peer. When the peer has restarted, the replica first checks the history of
+    /// starts that the peer's folder states, as the server does when a peer connects.
     pub(super) fn accepts_peer(
         &mut self,
         slot: usize,
@@ -107,7 +107,7 @@ impl Cluster {
         Ok(true)
     }
 
-    /// Stops a replica because its disk failed.
+    /// Stops a replica because its disk failed with this error.
     pub(super) fn fail(&mut self, slot: usize, error: &StorageError) {
         let machine = &mut self.machines[slot];
         machine.disk.fail();
@@ -115,12 +115,12 @@ impl Cluster {
         self.queue.push(self.now, Event::Stop { slot, incarnation: machine.incarnation });
     }
 
-    /// Checks that peers reject an old copy of a replica's folder. While the replica is down,
-    /// starts a copy of its folder from an earlier time and presents it to all peers. Every peer
-    /// that knows of a later opening must reject it. The folder itself stays unchanged.
+    /// Checks that peers reject an old copy of a replica's folder: while the replica is down,
+    /// starts it from a copy of its folder from an earlier time, and presents it to all peers.
+    /// Every peer that knows of a later start must reject it. The folder itself stays unchanged.
     ///
     /// # Errors
-    /// If a peer accepts the copy that must reject it.
+    /// If a peer that must reject the copy accepts it.
     pub fn check_old_copy(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let Some(files) = self.machines[slot].disk.files() else { return Ok(()) };
@@ -160,8 +160,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Crashes a replica. Everything that is not on its disk is lost. A random part of what was
-    /// being synced is on its disk.
+    /// Crashes a replica, which loses everything that is not on its disk. A random part of what was
+    /// being synced is on the disk.
     pub fn crash(&mut self, id: NodeId) {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -187,8 +187,9 @@ impl Cluster {
         self.trace.note(self.now, format_args!("{} crashes", id.0));
     }
 
-    /// Replaces the disk of a replica that is down by an empty one, with which it rejoins under its
-    /// id. Two replicas that rejoin at the same time never complete.
+    /// Replaces the disk of a replica that is down by an empty one, with which the replica rejoins
+    /// under its old id. Two replicas must not rejoin at the same time, as neither would ever
+    /// complete.
     pub fn lose_disk(&mut self, id: NodeId) {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -201,10 +202,10 @@ impl Cluster {
         self.trace.note(self.now, format_args!("{} loses its disk", id.0));
     }
 
-    /// Resumes a paused replica, which handles everything that arrived in the meantime.
+    /// Resumes a paused replica, which then handles everything that arrived during the pause.
     ///
     /// # Errors
-    /// If a rule is violated.
+    /// If a safety rule is violated.
     pub fn resume(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         self.machines[slot].held.all = false;
@@ -225,7 +226,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Handles the end of a sync that ended during the pause.
+    /// Handles the end of a sync that was due during the replica's pause.
     fn end_overdue_sync(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &self.machines[slot];
         if machine.disk.is_syncing() && !machine.queued.sync && !machine.held.syncs {
@@ -235,7 +236,7 @@ impl Cluster {
     }
 }
 
-/// Adds the counters of a replica since its start.
+/// Adds the counters that a replica has kept since its start to the coverage of the run.
 pub(super) fn add_counters(coverage: &mut Coverage, replica: &Replica) {
     let counters = replica.status().counters;
     coverage.add(Situation::LeaseRead, counters.lease_reads);

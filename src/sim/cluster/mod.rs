@@ -1,9 +1,9 @@
-//! A cluster in virtual time: machines with replicas, and one event queue. It runs on one thread,
-//! reads no clock, and draws everything random from one seed, so the same seed gives the same run,
-//! byte for byte.
+//! A cluster in virtual time: simulated machines with replicas, and one event queue. It runs on one
+//! thread, reads no real clock, and draws all random numbers from one seed, so the same seed gives
+//! the same run, byte for byte.
 //!
 //! The cluster runs the replicas and checks them after every step. It does not deliver messages.
-//! The driver (a fault run, a script, a scenario of the course) takes the messages from
+//! Its driver (a fault run, a script, a scenario of the course) takes the messages from
 //! [`Cluster::sent`] after each event, decides the fate of each, and delivers those that arrive
 //! with [`Cluster::deliver`].
 
@@ -31,47 +31,52 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::{Instant, NodeId};
 
-/// The event that [`Cluster::advance`] handled.
+/// The kind of event that [`Cluster::advance`] handled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Advance {
-    /// An event inside the cluster.
+    /// An event inside the cluster, such as the arrival of a message or the end of a sync.
     Internal,
-    /// The driver's alarm with this number. The driver handles it.
+    /// An alarm that the driver of the simulation had set with [`Cluster::alarm`], with its number.
+    /// The driver must handle it.
     Alarm(u64),
-    /// None: the queue is empty.
+    /// No event: the queue is empty.
     Idle,
 }
 
-/// A cluster with its event queue and its checkers.
+/// A simulated cluster with its event queue and its checkers.
 #[derive(Debug)]
 pub struct Cluster {
     now: Instant,
     protocol: ClientProtocol,
     queue: Queue,
     machines: Vec<Machine>,
-    /// Messages sent since the driver last took them.
+    /// Messages that replicas have sent since the driver of the simulation last took them from
+    /// here.
     pub sent: Vec<Envelope>,
-    /// Answers to clients since the driver last took them.
+    /// Answers to clients since the driver of the simulation last took them from here.
     pub answers: Vec<Answer>,
-    /// Checks the rules about replicas.
+    /// The checker of the safety rules about replicas.
     pub checker: SafetyChecker,
-    /// Checks the rules about answers to clients.
+    /// The checker of the rules about answers to clients.
     pub client_model: ClientModel,
-    /// Replicas that stopped because their disks failed, since the driver last took them.
+    /// Replicas that stopped because their disks failed, since the driver of the simulation last
+    /// took them from here.
     pub stopped: Vec<NodeId>,
-    /// The event trace.
+    /// The trace of the run's events.
     pub trace: Trace,
     effects: Effects,
-    /// Number of events handled.
+    /// Number of events handled so far.
     events: u64,
-    /// Excludes the counters of running replicas.
+    /// How often the run has reached each situation, without what [`Cluster::coverage`] adds: the
+    /// counters of the replicas that run now, and the counts of the client model.
     coverage: Coverage,
-    /// Whether a script has forged messages, which replicas may reject.
+    /// Whether a script has forged messages. Replicas may reject forged messages as malformed.
     pub forged: bool,
 }
 
 impl Cluster {
-    /// Creates a cluster at time zero whose replicas have never run. The driver starts them.
+    /// Creates a cluster at time zero whose replicas have never run. The caller must start them
+    /// with [`Cluster::start`].
     pub fn new(
         ids: &[NodeId],
         config: &Config,
@@ -119,8 +124,8 @@ impl Cluster {
             .map(|machine| machine.id)
     }
 
-    /// Returns the wall clock reading that a replica reports to its peers; `None` if it does not
-    /// run or the run has no expirations.
+    /// Returns the wall clock reading, in milliseconds since 1970, that a replica reports to its
+    /// peers; `None` if the replica is down or paused, or the run has no expirations.
     pub fn report_wall_clock(&mut self, id: NodeId) -> Option<u64> {
         let (slot, now) = (self.slot(id), self.now);
         let machine = &mut self.machines[slot];
@@ -131,7 +136,8 @@ impl Cluster {
         machine.clock_gate.as_mut()?.observe(machine.clock.read(now), wall)
     }
 
-    /// Delivers a peer's wall clock reading to a replica. Ignored if the replica does not run.
+    /// Delivers a wall clock reading of peer `from`, in milliseconds since 1970, to replica `to`.
+    /// Does nothing if `to` is down or paused, or the run has no expirations.
     pub fn deliver_wall_clock(&mut self, to: NodeId, from: NodeId, millis: u64) {
         let (slot, now) = (self.slot(to), self.now);
         let machine = &mut self.machines[slot];
@@ -140,27 +146,28 @@ impl Cluster {
         }
     }
 
-    /// The true (virtual) time.
+    /// Returns the true (virtual) time, counted from the start of the run.
     pub fn now(&self) -> Instant {
         self.now
     }
 
-    /// Number of events handled.
+    /// Returns the number of events handled so far.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// All machines.
+    /// Returns all machines, in the order of their slots.
     pub fn machines(&self) -> &[Machine] {
         &self.machines
     }
 
-    /// Returns the machine of a replica.
+    /// Returns the machine on which replica `id` runs.
     pub fn machine(&self, id: NodeId) -> &Machine {
         &self.machines[self.slot(id)]
     }
 
-    /// Returns the machine of a replica, to change its delays or what is held back.
+    /// Returns the machine on which replica `id` runs, to change its delays, its clocks, or which
+    /// of its activities are held back.
     pub fn machine_mut(&mut self, id: NodeId) -> &mut Machine {
         let slot = self.slot(id);
         &mut self.machines[slot]
@@ -173,7 +180,7 @@ impl Cluster {
             .expect("a replica of this cluster")
     }
 
-    /// Returns the running leader with the highest term.
+    /// Returns the running leader with the highest term; `None` if no leader runs.
     pub fn leader(&self) -> Option<NodeId> {
         let statuses =
             self.machines.iter().filter_map(|machine| Some(machine.replica.as_ref()?.status()));
@@ -181,44 +188,45 @@ impl Cluster {
         leaders.max_by_key(|status| status.term).map(|status| status.id)
     }
 
-    /// Time of the next event; `None` if the queue is empty.
+    /// Returns the time of the next event; `None` if the queue is empty.
     pub fn next_at(&self) -> Option<Instant> {
         self.queue.next_at()
     }
 
-    /// Number of queued messages, requests and disk operations: everything but timers and alarms.
+    /// Returns the number of queued messages, requests and disk operations: all events but timers
+    /// and alarms.
     pub fn in_flight(&self) -> usize {
         self.queue.in_flight
     }
 
-    /// Delivers a message at `at`.
+    /// Schedules the delivery of a message at time `at`.
     pub fn deliver(&mut self, at: Instant, envelope: Envelope) {
         let slot = self.slot(envelope.to);
         let sender = self.machines[self.slot(envelope.from)].incarnation;
         self.queue.push(at.max(self.now), Event::Deliver { slot, sender, envelope });
     }
 
-    /// Delivers a client's request at `at`.
+    /// Schedules the arrival of a client's request at replica `to` at time `at`.
     pub fn request(&mut self, at: Instant, to: NodeId, request: ClientRequest) {
         let slot = self.slot(to);
         self.queue.push(at.max(self.now), Event::Request { slot, request });
     }
 
-    /// Makes [`Cluster::advance`] return this number at `at`.
+    /// Sets an alarm: makes [`Cluster::advance`] return `number` at time `at`.
     pub fn alarm(&mut self, at: Instant, number: u64) {
         self.queue.push(at.max(self.now), Event::Alarm(number));
     }
 
-    /// Advances the time to `at`, which must not be later than the next event.
+    /// Advances the virtual time to `at`, which must not be later than the next event.
     pub fn skip_to(&mut self, at: Instant) {
         assert!(self.next_at().is_none_or(|next| next >= at), "an event is due before {at:?}");
         self.now = self.now.max(at);
     }
 
-    /// Handles the next event.
+    /// Advances the virtual time to the next event and handles it.
     ///
     /// # Errors
-    /// If a rule is violated.
+    /// If a safety rule is violated.
     pub fn advance(&mut self) -> Result<Advance, Violation> {
         let Some((at, event)) = self.queue.pop() else { return Ok(Advance::Idle) };
         assert!(at >= self.now, "time must not go backwards");
@@ -293,16 +301,17 @@ impl Cluster {
         Ok(Advance::Internal)
     }
 
-    /// Reports the free disk space to a replica.
+    /// Tells a replica how much free space its disk has.
     ///
     /// # Errors
-    /// If a rule is violated.
+    /// If a safety rule is violated.
     pub fn set_disk_space(&mut self, id: NodeId, space: DiskSpace) -> Result<(), Violation> {
         let slot = self.slot(id);
         self.on_message(slot, Msg::DiskSpace(space))
     }
 
-    /// Recomputes a replica's timer after a change of its clock or of what is held back.
+    /// Schedules a replica's next timeout again, after its clock or its held-back activities have
+    /// changed.
     pub fn reset_timer(&mut self, id: NodeId) {
         let slot = self.slot(id);
         self.machines[slot].timer_at = Instant::MAX;

@@ -6,20 +6,20 @@ use std::time::Duration;
 use crate::sim::rng::Rng;
 use crate::types::{Instant, NodeId};
 
-/// Loss, duplication and delay of a link.
+/// Loss, duplication and delay of messages on a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LinkQuality {
-    /// Probability of loss, in thousandths.
+    /// Probability that a message is lost, in thousandths.
     pub loss_permille: u32,
-    /// Probability of duplication, in thousandths.
+    /// Probability that a message is duplicated, in thousandths.
     pub duplicate_permille: u32,
-    /// Probability of a delay of up to `late_max`, in thousandths. Later messages overtake such a
-    /// message.
+    /// Probability that a message is late, with a delay of up to `late_max`, in thousandths.
+    /// Messages that are sent after a late message may overtake it.
     pub late_permille: u32,
-    /// Shortest delay.
+    /// Shortest delay of a message.
     pub delay_min: Duration,
-    /// Longest delay of a message that is not late. Delays are drawn independently, so messages are
-    /// reordered within it.
+    /// Longest delay of a message that is not late. Delays are drawn independently, so messages
+    /// that are sent within this time may be reordered.
     pub delay_max: Duration,
     /// Longest delay of a late message: longer than an election, so that messages of old terms
     /// arrive.
@@ -27,7 +27,7 @@ pub struct LinkQuality {
 }
 
 impl LinkQuality {
-    /// A link that delivers every message once, in order, after `delay`.
+    /// Returns the quality of a link that delivers every message once, in order, after `delay`.
     pub const fn perfect(delay: Duration) -> LinkQuality {
         LinkQuality {
             loss_permille: 0,
@@ -40,36 +40,38 @@ impl LinkQuality {
     }
 }
 
-/// The fate of a message.
+/// What happens to a message that was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// The link is cut in this direction.
+    /// The message is lost because the link is cut in its direction.
     Cut,
     /// The message is lost.
     Lost,
     /// The message arrives.
     Arrives {
-        /// Time of arrival.
+        /// Time at which the message arrives.
         at: Instant,
-        /// Time of arrival of a duplicate, if there is one.
+        /// Time at which a duplicate of the message arrives; `None` if there is no duplicate.
         duplicate_at: Option<Instant>,
     },
 }
 
-/// The links between all replicas, each direction separately.
+/// The links between all replicas, each direction separately, with the random generator that
+/// decides the fate of messages.
 #[derive(Debug)]
 pub struct Network {
     rng: Rng,
     ids: Vec<NodeId>,
     quality: LinkQuality,
-    /// A matrix with a row per sender and a column per receiver.
+    /// The links as a matrix, with a row per sender and a column per receiver.
     links: Vec<Link>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
     cut: bool,
-    /// Overrides the quality of the network.
+    /// Loss, duplication and delay of messages on this link; `None` if those of the whole network
+    /// apply.
     quality: Option<LinkQuality>,
 }
 
@@ -80,7 +82,7 @@ impl Network {
         Network { rng, ids: ids.to_vec(), quality, links }
     }
 
-    /// Decides the fate of a message that is sent at `now`.
+    /// Decides the fate of a message that is sent at time `now`.
     pub fn fate(&mut self, now: Instant, from: NodeId, to: NodeId) -> Fate {
         let link = *self.link(from, to);
         if link.cut {
@@ -105,12 +107,12 @@ impl Network {
         self.rng.duration(quality.delay_min, longest)
     }
 
-    /// Whether the link is cut in this direction.
+    /// Returns whether the link from `from` to `to` is cut.
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.links[self.slot(from, to)].cut
     }
 
-    /// Cuts the link in one direction.
+    /// Cuts the link from `from` to `to`. The other direction stays as it is.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.link(from, to).cut = true;
     }
@@ -130,22 +132,22 @@ impl Network {
         }
     }
 
-    /// Heals all links.
+    /// Heals all cut links.
     pub fn heal(&mut self) {
         self.links.iter_mut().for_each(|link| link.cut = false);
     }
 
-    /// Heals the link in one direction.
+    /// Heals the link from `from` to `to`. The other direction stays as it is.
     pub fn heal_link(&mut self, from: NodeId, to: NodeId) {
         self.link(from, to).cut = false;
     }
 
-    /// Sets the quality of the link in one direction.
+    /// Sets the quality of the link from `from` to `to`.
     pub fn set_link_quality(&mut self, from: NodeId, to: NodeId, quality: LinkQuality) {
         self.link(from, to).quality = Some(quality);
     }
 
-    /// Sets the quality of every link, replacing individual ones.
+    /// Sets the quality of every link, including those with a quality of their own.
     pub fn set_quality(&mut self, quality: LinkQuality) {
         self.quality = quality;
         self.links.iter_mut().for_each(|link| link.quality = None);

@@ -6,42 +6,45 @@ use std::collections::BinaryHeap;
 use crate::raft::{ClientRequest, Envelope};
 use crate::types::Instant;
 
-/// A future event of the machine at `slot`, or an alarm of the driver. Events of another
-/// incarnation of the machine are ignored.
+/// A future event of the machine at index `slot`, or an alarm of the simulation's driver. An event
+/// with an `incarnation` (number of starts and crashes of the machine's replica) is ignored if the
+/// replica has started or crashed since the event was queued.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A message arrives. `sender` is the incarnation of the replica that sent it.
+    /// A message arrives at the machine. `sender` is the incarnation (number of starts and crashes)
+    /// of the replica that sent it.
     Deliver { slot: usize, sender: u64, envelope: Envelope },
     /// A client request arrives.
     Request { slot: usize, request: ClientRequest },
-    /// A batch is complete, and the replica handles it.
+    /// The replica handles all messages that have arrived (a batch).
     Step { slot: usize, incarnation: u64 },
     /// The replica's next timeout is due.
     Timer { slot: usize, incarnation: u64 },
-    /// The sync in progress ends.
+    /// The sync of the log that is in progress ends.
     Synced { slot: usize, incarnation: u64 },
-    /// The committed entries handed over so far are applied.
+    /// The replica's state machine applies the committed entries that the replica has handed over.
     Apply { slot: usize, incarnation: u64 },
-    /// The snapshot being written becomes durable.
+    /// The replica's own snapshot, which is being written, becomes durable.
     SnapshotTaken { slot: usize, incarnation: u64 },
-    /// The received chunks of the leader's snapshot are stored.
+    /// The chunks of the leader's snapshot that the replica has received are stored.
     ChunksStored { slot: usize, incarnation: u64 },
-    /// The leader's snapshot, which is complete, is installed.
+    /// The replica installs the leader's snapshot, which it has received completely.
     Install { slot: usize, incarnation: u64 },
     /// The replica stops because its disk failed.
     Stop { slot: usize, incarnation: u64 },
-    /// The driver's alarm with this number.
+    /// An alarm that the driver of the simulation has set, with its number.
     Alarm(u64),
 }
 
-/// The events in order of time, then of insertion. The heap holds only keys, which are small.
+/// The queued events, sorted by time and, at equal times, in order of insertion. The heap holds
+/// only keys, which are small.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     order: BinaryHeap<Reverse<(Instant, u64, u32)>>,
     events: Vec<Option<Event>>,
     free: Vec<u32>,
     sequence: u64,
-    /// Number of queued events other than timers and alarms: messages, requests, disk operations.
+    /// Number of queued messages, requests and disk operations: all events but timers and alarms.
     pub(super) in_flight: usize,
 }
 

@@ -1,4 +1,5 @@
-//! A step of a replica: the messages of a batch, a timeout, one flush, and its effects.
+//! A step of a replica: it handles the messages of a batch and a timeout, flushes once, and its
+//! effects are carried out.
 
 use super::Cluster;
 use super::answer::{Answer, AnswerKind, ClientProtocol};
@@ -12,13 +13,16 @@ use crate::sim::machine::replicated_clock::ClockGate;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
-/// Messages that wait for a replica that does not read; further ones are lost.
+/// Maximum number of messages that wait for a replica that does not handle them. Further ones are
+/// lost.
 const INBOX_MAX: usize = 10_000;
-/// Steps of one replica at one time. More mean that its timeouts never end.
+/// Maximum number of steps of one replica at the same virtual time. More mean that its timeouts
+/// trigger each other forever.
 const STEPS_AT_ONCE_MAX: u32 = 10_000;
 
 impl Cluster {
-    /// Handles the arrival of a client's request.
+    /// Handles the arrival of a client's request at a replica. The request waits for the replica's
+    /// next step.
     pub(super) fn on_request(
         &mut self,
         slot: usize,
@@ -36,7 +40,8 @@ impl Cluster {
         self.on_message(slot, Msg::Client(request))
     }
 
-    /// Handles the arrival of a message. It waits for the next step.
+    /// Handles the arrival of a message at a replica. The message waits for the replica's next
+    /// step.
     pub(super) fn on_message(&mut self, slot: usize, message: Msg) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.replica.is_none() || machine.inbox.len() >= INBOX_MAX {
@@ -49,7 +54,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Schedules a step for the end of the batch, or performs it now if batches take no time.
+    /// Schedules a step of the replica for the end of its batch, or performs the step now if
+    /// batches take no time.
     pub(super) fn step_soon(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.held.all || machine.queued.step {
@@ -64,9 +70,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Performs a step as the server does: all waiting messages, the timeout if it is due, one
-    /// flush, the effects. Messages that the effects return immediately are handled in further
-    /// steps at the same time.
+    /// Performs a step of the replica as the server does: handles all waiting messages and, if it
+    /// is due, the timeout, calls `Replica::flush` once, and carries out the resulting effects
+    /// (messages, log writes, apply jobs). If the effects contain messages to the replica itself,
+    /// it handles them in further steps at the same virtual time.
     pub(super) fn step(&mut self, slot: usize) -> Result<(), Violation> {
         loop {
             let machine = &mut self.machines[slot];
@@ -149,7 +156,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Carries out the effects of a step.
+    /// Carries out the effects of a step: sends messages, writes to the log, applies entries, and
+    /// so on. `role` is the replica's role before the step.
     fn carry_out(&mut self, slot: usize, role: RoleName) -> Result<(), Violation> {
         let mut effects = std::mem::take(&mut self.effects);
         for envelope in effects.send.drain(..) {
@@ -245,7 +253,8 @@ impl Cluster {
         self.answers.push(answer);
     }
 
-    /// Queues the replica's next timeout unless a timer event that is not later is already queued.
+    /// Schedules the replica's next timeout, unless a timer event at this time or earlier is
+    /// already queued.
     pub(super) fn set_timer(&mut self, slot: usize) {
         let machine = &mut self.machines[slot];
         if machine.replica.is_none() {
@@ -259,8 +268,10 @@ impl Cluster {
     }
 }
 
-/// Passes a client's request through the replicated clock, as the server's core stage does. Returns
-/// `None` if the request was refused or waits.
+/// Checks a client's request against the replicated clock before the replica handles it, as the
+/// server's core stage does. Before a write, proposes an entry that advances the clock if one is
+/// needed. Returns the message to hand to the replica; `None` if the request was refused, or waits
+/// until the leader knows the wall clocks of a quorum.
 fn pass_clock(
     gate: &mut ClockGate,
     replica: &mut Replica,
@@ -293,7 +304,8 @@ fn pass_clock(
     Some(message)
 }
 
-/// Returns the sender and the term if the message is an append.
+/// Returns the sender and the term of an `AppendEntries` message; `None` if the message is another
+/// one.
 fn sender_of_append(message: &Msg) -> Option<(NodeId, Term)> {
     match message {
         Msg::Peer(Envelope { from, message: PeerMsg::AppendEntries(append), .. }) => {

@@ -25,24 +25,25 @@ use crate::sim::cluster::answer::{Answer, AnswerKind};
 use crate::sim::machine::Machine;
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
-/// An event trace.
+/// The trace of a run: its events as lines of text.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// Maximum number of lines kept, the last ones; zero if the trace is off.
+    /// Maximum number of lines that are kept; older ones are dropped. 0 if the trace is off.
     lines_max: usize,
     with_times: bool,
     with_arrivals: bool,
     without_messages: bool,
-    /// Receives each line immediately.
+    /// Function that is called with each line as soon as it is complete; `None` for none.
     listener: Option<fn(&str)>,
     lines: VecDeque<String>,
-    /// Status of the replica before the current step.
+    /// The replica's status before the step that is being traced; `None` outside a step.
     before: Option<Status>,
-    /// The last message that arrived, abbreviated.
+    /// Type and sender of the last message that arrived at the replica, such as `AppendReply of 2`.
     arrived: String,
-    /// Equal messages to several replicas, which are combined into one line.
+    /// Equal messages to several replicas, which will be combined into one line; `None` if there
+    /// are none.
     group: Option<Group>,
-    /// Text of each request.
+    /// Text that describes each request, by the request's key.
     requests: BTreeMap<RequestKey, String>,
 }
 
@@ -61,18 +62,19 @@ impl Trace {
         Trace { lines_max: usize::MAX, ..Trace::default() }
     }
 
-    /// Creates a trace for failures: keeps the last lines, with times and arrivals.
+    /// Creates a trace for runs that may fail: keeps the last `lines_max` lines, with times and the
+    /// arrivals of messages.
     pub fn detailed(lines_max: usize) -> Trace {
         Trace { lines_max, with_times: true, with_arrivals: true, ..Trace::default() }
     }
 
-    /// Creates a trace that passes each line to `listener`, with times and arrivals, and keeps
-    /// none.
+    /// Creates a trace that passes each line to `listener`, with times and the arrivals of
+    /// messages.
     pub fn streaming(listener: fn(&str)) -> Trace {
         Trace { listener: Some(listener), ..Trace::detailed(1) }
     }
 
-    /// Whether the trace is on.
+    /// Returns whether the trace is on, so that it records lines.
     pub fn is_on(&self) -> bool {
         self.lines_max > 0
     }
@@ -89,13 +91,13 @@ impl Trace {
         self.without_messages = !with_messages;
     }
 
-    /// Takes the lines kept so far.
+    /// Returns the lines kept so far, and removes them from the trace.
     pub fn take(&mut self) -> Vec<String> {
         self.end_group();
         self.lines.drain(..).collect()
     }
 
-    /// Adds a line.
+    /// Adds a line with this text, if the trace is on.
     pub fn note(&mut self, now: Instant, text: fmt::Arguments<'_>) {
         if self.is_on() {
             self.end_group();
@@ -231,7 +233,8 @@ impl Trace {
         self.line(now, &format!("{}@{term} synced {what}", Name(machine.id)));
     }
 
-    /// Adds a message with its fate as the arrow.
+    /// Adds a line about a message that was sent. `arrow` shows the fate of the message, such as
+    /// `->` or `x->` (the link is cut).
     pub fn sent(&mut self, now: Instant, term: Term, envelope: &Envelope, arrow: &'static str) {
         if !self.is_on() || self.without_messages {
             return;
@@ -294,7 +297,7 @@ impl Trace {
     }
 }
 
-/// A replica's id in decimal.
+/// A replica's id, which is displayed in decimal.
 struct Name(NodeId);
 
 impl fmt::Display for Name {
@@ -313,8 +316,8 @@ fn role_text(status: &Status) -> String {
     }
 }
 
-/// Formats a message between replicas. Rounds and loss rates are left out, as they change with
-/// every change of intervals.
+/// Formats a message between replicas for traces, without its round (number of the leader's
+/// broadcast) and loss rate, which differ whenever an interval is changed.
 pub(in crate::sim) fn message_text(message: &PeerMsg) -> String {
     let mut text = message.name().to_owned();
     let _ = match message {

@@ -1,4 +1,4 @@
-//! The simulated disk with the log writer in front of it. A crash loses what was not synced.
+//! The simulated disk of a machine, including the log writer. A crash loses what was not synced.
 
 pub(in crate::sim) mod folder;
 pub mod snapshots;
@@ -15,90 +15,97 @@ use crate::sim::rng::Rng;
 use crate::storage::StorageError;
 use crate::types::{EntryId, Index, NodeId};
 
-/// A disk with the log writer in front of it.
+/// A simulated disk with its log writer.
 ///
-/// Jobs become durable in order, when a sync ends. A sync covers the jobs that waited when it
-/// began. The entry of index `base.index + i` is `image.entries[i - 1]`.
+/// Jobs (log writes) become durable in order, when a sync ends. A sync covers the jobs that waited
+/// when it began. The entry with index `base.index + i` is `image.entries[i - 1]`.
 #[derive(Debug, Default)]
 pub struct Disk {
     image: Durable,
-    /// The log was restarted after this entry, the last one of a snapshot.
+    /// Id of the entry before the first one of the log: zero, or the last entry of the snapshot
+    /// after which the log was restarted.
     base: EntryId,
     waiting: VecDeque<AppendJob>,
-    /// Number of waiting jobs that the sync in progress covers; 0 if none is.
+    /// Number of waiting jobs that the sync in progress covers; 0 if no sync is in progress.
     syncing: usize,
-    /// The folder, in runs with the real storage code. `image` is then its expected content.
+    /// The replica's folder, whose content must equal `image`, in runs with the real storage code;
+    /// `None` in runs that keep the disk's content only in `image`.
     files: Option<Folder>,
-    /// Whether the jobs of the sync in progress are written to the files.
+    /// Whether the jobs of the sync in progress have already been written to the files of the
+    /// folder.
     in_files: bool,
-    /// After a crash with files: the possible contents of the log. The first is the minimum.
+    /// After a crash in a run with the real storage code: the possible contents of the log, each
+    /// with the id of the entry before the log's first one. They are in the order in which the log
+    /// had these contents while it was written.
     possible: Vec<(Durable, EntryId)>,
-    /// Snapshots that the files may contain.
+    /// Snapshots that a start of the replica may find in the files of its folder.
     snapshots: Vec<SnapshotId>,
-    /// Whether files may be corrupted while the replica is down.
+    /// Whether files of the replica may be corrupted while it is down.
     pub may_corrupt: bool,
-    /// Whether an operation failed, so that the process ends.
+    /// Whether a disk operation failed, so that the process must stop.
     failed: bool,
 }
 
-/// The state that a replica starts from.
+/// The state that a replica starts from after its disk was opened.
 #[derive(Debug)]
 pub(in crate::sim) struct Start {
     pub(in crate::sim) durable: Durable,
-    /// The state in its snapshot, if that is in a file.
+    /// The state machine loaded from the snapshot file; `None` if the snapshot is not in a file.
     pub(in crate::sim) store: Option<StateMachine>,
 }
 
-/// The outcome of opening a disk.
+/// The outcome of opening a replica's disk for a start.
 #[derive(Debug)]
 pub(in crate::sim) enum Started {
-    /// The replica can start.
+    /// The replica can start from this state.
     Ok(Box<Start>),
-    /// The replica cannot start now, for this reason: damaged files or a full disk.
+    /// The replica cannot start now, for this reason: its files are damaged or its disk is full.
     Unavailable(String),
-    /// The files do not hold what was durable, or damage was not detected.
+    /// A safety rule is violated: durable data is missing from the files, or damage was not
+    /// detected.
     Violation(String),
 }
 
 impl Disk {
-    /// Creates a disk with the real storage code and log segments of this size.
+    /// Creates an empty disk with the real storage code, whose log segments have `segment_bytes`
+    /// bytes.
     pub fn with_files(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Disk {
         Disk::over(Folder::new(replica, members, segment_bytes))
     }
 
-    /// Creates a disk over a new folder.
+    /// Creates a disk that uses the real storage code and this new folder.
     pub(in crate::sim) fn over(files: Folder) -> Disk {
         Disk { files: Some(files), ..Disk::default() }
     }
 
-    /// Whether the last start was refused because of damaged files.
+    /// Returns whether the last start was refused because of damaged files.
     pub fn is_refused(&self) -> bool {
         self.files.as_ref().is_some_and(Folder::is_refused)
     }
 
-    /// The folder; `None` without the real storage code.
+    /// Returns the replica's folder; `None` in runs without the real storage code.
     pub(in crate::sim) fn files(&mut self) -> Option<&mut Folder> {
         self.files.as_mut()
     }
 
-    /// The folder, read-only; `None` without the real storage code.
+    /// Returns the replica's folder, read-only; `None` in runs without the real storage code.
     pub(in crate::sim) fn folder(&self) -> Option<&Folder> {
         self.files.as_ref()
     }
 
-    /// The statistics of injected faults and their effects.
+    /// Returns how often each disk fault was injected into this disk, and its effects.
     pub fn statistics(&self) -> FaultStatistics {
         self.files.as_ref().map(|files| files.statistics).unwrap_or_default()
     }
 
-    /// The durable state: what a crash would leave now.
+    /// Returns the durable hard state and log: what a crash would leave now.
     pub fn image(&self) -> &Durable {
         &self.image
     }
 
-    /// Opens the disk for a start of the replica. `latest` is the latest snapshot; with files
-    /// another one may be found, which is then stored in `latest`. The log is restarted after the
-    /// snapshot if it does not contain the snapshot's last entry.
+    /// Opens the disk for a start of the replica. `latest` is the replica's latest snapshot; with
+    /// the real storage code, the files may contain another one, which is then stored in `latest`.
+    /// If the log does not contain the snapshot's last entry, the log is restarted after it.
     pub(in crate::sim) fn open(
         &mut self,
         latest: &mut Option<SnapshotId>,
@@ -111,17 +118,18 @@ impl Disk {
         Started::Ok(Box::new(Start { durable: after_snapshot(&self.image, *latest), store: None }))
     }
 
-    /// Id of the entry before the first one of the log.
+    /// Returns the id of the entry before the first one of the log.
     pub fn base(&self) -> EntryId {
         self.base
     }
 
-    /// Id of the last durable entry.
+    /// Returns the id of the last durable entry, or [`Disk::base`] if the log is empty.
     pub fn last(&self) -> EntryId {
         self.image.entries.last().map_or(self.base, crate::record::Entry::id)
     }
 
-    /// Returns the id of the durable entry at `index`, from the base on.
+    /// Returns the id of the durable entry at `index`, which may be [`Disk::base`]; `None` if there
+    /// is no such entry.
     pub fn id_at(&self, index: Index) -> Option<EntryId> {
         if index == self.base.index {
             return Some(self.base);
@@ -131,17 +139,18 @@ impl Disk {
         self.image.entries.get(place).map(crate::record::Entry::id)
     }
 
-    /// Whether the entry, and with it all earlier ones, is durable in the log.
+    /// Returns whether the entry `id` is durable in the log, and with it all entries before it.
     pub fn holds(&self, id: EntryId) -> bool {
         self.id_at(id.index) == Some(id)
     }
 
-    /// Queues a job.
+    /// Queues a job (log write), which waits for the next sync.
     pub fn write(&mut self, job: AppendJob) {
         self.waiting.push_back(job);
     }
 
-    /// Begins a sync of the waiting jobs. Returns false if a sync is in progress or no job waits.
+    /// Begins a sync of the waiting jobs. Returns false, without doing anything, if a sync is
+    /// already in progress or no job waits.
     pub fn begin_sync(&mut self) -> bool {
         if self.syncing > 0 || self.waiting.is_empty() || self.failed {
             return false;
@@ -151,11 +160,11 @@ impl Disk {
         true
     }
 
-    /// Completes the next job of the sync in progress and returns it, so that its messages can be
-    /// sent; `None` once all jobs of the sync are complete.
+    /// Completes the next job of the sync in progress and returns it, so that the messages that
+    /// waited for it can be sent; `None` once all jobs of the sync are complete.
     ///
     /// # Errors
-    /// If the disk failed, so that the process must end.
+    /// If the disk failed, so that the process must stop.
     pub fn end_sync(&mut self) -> Result<Option<AppendJob>, StorageError> {
         if self.syncing == 0 || self.failed {
             return Ok(None);
@@ -171,76 +180,78 @@ impl Disk {
         Ok(Some(job))
     }
 
-    /// Counts a sync that takes longer than any election.
+    /// Counts, in the fault statistics, a sync that takes longer than any election.
     pub(in crate::sim) fn count_stall(&mut self) {
         self.count_fault(DiskFault::Stall);
     }
 
-    /// Counts a fault that does not affect the files.
+    /// Counts, in the fault statistics, a fault that does not affect the files.
     pub(in crate::sim) fn count_fault(&mut self, kind: DiskFault) {
         if let Some(files) = &mut self.files {
             files.statistics.inject(kind, 1);
         }
     }
 
-    /// Makes one of the next operations fail.
+    /// Makes one of the next disk operations fail, chosen at random.
     pub(in crate::sim) fn fail_soon(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.fail_soon(rng));
     }
 
-    /// Makes the disk almost full.
+    /// Makes the disk almost full, until [`Disk::free_space`].
     pub(in crate::sim) fn fill(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.fill(rng));
     }
 
-    /// Frees disk space again.
+    /// Frees space on the disk that [`Disk::fill`] has made almost full.
     pub(in crate::sim) fn free_space(&mut self) {
         self.files.iter_mut().for_each(Folder::free_space);
     }
 
-    /// Makes the next write of a snapshot go wrong silently.
+    /// Makes the next write of a snapshot store wrong bytes without an error.
     pub(in crate::sim) fn corrupt_snapshot_write(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.corrupt_snapshot_write(rng));
     }
 
-    /// Corrupts a snapshot while the replica runs.
+    /// Flips a bit of a snapshot file while the replica runs.
     pub(in crate::sim) fn corrupt_snapshot(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.corrupt_snapshot(rng));
     }
 
-    /// Restores the damaged files.
+    /// Restores the original contents of the damaged files.
     pub(in crate::sim) fn restore(&mut self) {
         self.files.iter_mut().for_each(Folder::restore);
     }
 
-    /// Ends all faults and restores the damaged files.
+    /// Stops injecting faults into this disk, and restores the original contents of the damaged
+    /// files.
     pub(in crate::sim) fn end_faults(&mut self) {
         self.may_corrupt = false;
         self.files.iter_mut().for_each(Folder::end_faults);
     }
 
-    /// Records that an operation failed: nothing is written any more.
+    /// Records that a disk operation failed: from now on, nothing is written.
     pub(in crate::sim) fn fail(&mut self) {
         self.failed = true;
     }
 
-    /// Whether a sync is in progress.
+    /// Returns whether a sync is in progress.
     pub fn is_syncing(&self) -> bool {
         self.syncing > 0
     }
 
-    /// Whether the sync in progress restarts or compacts the log.
+    /// Returns whether the sync in progress restarts or compacts the log.
     pub fn is_truncating(&self) -> bool {
         let mut jobs = self.waiting.iter().take(self.syncing);
         jobs.any(|job| job.restart_after.is_some() || job.compact_to.is_some())
     }
 
-    /// Number of jobs that are not durable.
+    /// Returns the number of jobs (log writes) that are not durable yet.
     pub fn unsynced(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Replaces the disk by an empty one, marked as that of a rejoining replica.
+    /// Replaces the disk by an empty one, which says that the replica is rejoining after the loss
+    /// of its disk.
     pub(in crate::sim) fn lose(&mut self) {
         assert!(self.files.is_none(), "the loss of files is not simulated");
         self.lose_unsynced();
@@ -248,15 +259,15 @@ impl Disk {
         self.image = Durable { rejoining: true, ..Durable::default() };
     }
 
-    /// Loses everything that was not synced.
+    /// Drops everything that was not synced, as a crash does.
     pub fn lose_unsynced(&mut self) {
         self.waiting.clear();
         self.syncing = 0;
     }
 
-    /// Crashes the machine while the snapshot `own` is being written. `latest` is the latest
-    /// durable snapshot. Of what was not synced, a random prefix is on the disk, which may end in
-    /// the middle of a job.
+    /// Crashes the machine while the snapshot `own` is being written, if any. `latest` is the
+    /// latest durable snapshot. A random prefix of the unsynced jobs is kept; it may end in the
+    /// middle of a job.
     pub(in crate::sim) fn crash(
         &mut self,
         latest: Option<SnapshotId>,
@@ -283,8 +294,9 @@ impl Disk {
 }
 
 impl Disk {
-    /// Crashes a machine with files. There a sync writes one block, which is found entirely or not
-    /// at all; a log restart happens between two blocks.
+    /// Crashes a machine with the real storage code. Computes the contents that its log may have
+    /// afterwards: that before the sync in progress, that after it, and those before and after each
+    /// restart of the log in it.
     fn crash_files(&mut self, latest: Option<SnapshotId>, own: Option<&Snapshot>, rng: &mut Rng) {
         let jobs = self.waiting.iter().take(self.syncing);
         let mut possible = vec![(self.image.clone(), self.base)];
@@ -357,7 +369,9 @@ impl Disk {
         }
     }
 
-    /// Returns the possible log content that matches what was found, if there is one.
+    /// Returns the one of the log contents that are possible after a crash which equals what a
+    /// start found in the folder, with the id of the entry before the log's first one; `None` if
+    /// none does. If several do, returns the one with the most entries.
     fn matching_content(&self, found: &Found) -> Option<(Durable, EntryId)> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -373,7 +387,8 @@ impl Disk {
         fitting.max_by_key(|(image, _)| image.entries.len())
     }
 
-    /// Describes how the content that was found differs from the durable one; `None` if it matches.
+    /// Describes how the content that a start found in the folder differs from what must be there;
+    /// `None` if it does not.
     fn mismatch(&self, found: &Found, latest: Option<SnapshotId>) -> Option<String> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let is_known = snapshot.is_none_or(|id| self.snapshots.contains(&id));
@@ -396,8 +411,9 @@ impl Disk {
     }
 }
 
-/// Restarts the log after a snapshot whose last entry it does not contain. A term that is known
-/// from the snapshot only has no vote yet.
+/// Restarts the log after a snapshot unless the log contains the snapshot's last entry: removes all
+/// entries and makes that entry the new `base`. If the term of the snapshot's last entry is later
+/// than that of the hard state, sets the hard state to that term, without a vote.
 fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>) {
     let Some(SnapshotId { last, .. }) = snapshot.filter(|it| it.last.index > base.index) else {
         return;
@@ -412,7 +428,8 @@ fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<Snaps
     }
 }
 
-/// Returns what a replica with this snapshot finds: the entries after it.
+/// Returns the durable state that a replica with this snapshot starts from: the log has only the
+/// entries after the snapshot.
 fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
     let mut durable = Durable { snapshot, ..image.clone() };
     let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -420,8 +437,9 @@ fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
     durable
 }
 
-/// Writes a job's hard state and its first `count` entries. If these are all and the job says so,
-/// the mark of a rejoining replica is removed.
+/// Applies a job (log write) to `image`: its hard state and its first `count` entries. If these are
+/// all of its entries and the job completes the rejoining of the replica, clears `rejoining` in
+/// `image`.
 fn write_job(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
     if let Some(hard_state) = job.hard_state {
         image.hard_state = hard_state;

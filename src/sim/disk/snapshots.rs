@@ -1,6 +1,6 @@
-//! The snapshots of a simulated replica: its own, a partly received one of the leader, and those
-//! being sent to followers. Their bytes are those of the server. They are in memory, or in the
-//! files of a folder if the machine has one.
+//! The snapshots of a simulated replica: its own, one that it is receiving from a leader, and those
+//! that it is sending to followers. Their bytes are those of the server. They are in memory, or in
+//! files in runs with the real storage code.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ use crate::snapshot_check::snapshot_id;
 use crate::storage::StorageError;
 use crate::types::{EntryId, Index, NodeId};
 
-/// When replicas take snapshots, and how they send them.
+/// Settings of snapshots: how often a replica takes one, and the chunk size for sending one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotPlan {
-    /// Entries applied from one snapshot to the next.
+    /// Number of entries that a replica applies from one snapshot to the next.
     pub every: u64,
-    /// Maximum bytes per chunk.
+    /// Maximum number of snapshot bytes in one chunk.
     pub chunk_bytes: usize,
 }
 
@@ -32,25 +32,27 @@ pub(in crate::sim) struct Snapshot {
 /// The snapshots of one replica.
 #[derive(Debug, Default)]
 pub struct Snapshots {
-    /// The schedule; `None` if the replica takes no snapshots.
+    /// When the replica takes snapshots; `None` if it takes none.
     pub plan: Option<SnapshotPlan>,
-    /// The latest durable snapshot.
+    /// The latest durable snapshot; `None` if there is none.
     pub(in crate::sim) latest: Option<SnapshotId>,
-    /// Its content, without files.
+    /// The content of the latest durable snapshot; `None` in runs with the real storage code, where
+    /// it is in a file.
     kept: Option<Snapshot>,
-    /// The snapshot being written.
+    /// The replica's own snapshot that is being written; `None` if none is.
     pub(in crate::sim) pending: Option<Snapshot>,
-    /// The partly received snapshot of the leader, without files.
+    /// The snapshot that the replica is receiving from a leader, and its bytes so far; `None` in
+    /// runs with the real storage code.
     incoming: Option<(SnapshotId, Vec<u8>)>,
-    /// Whether the latest snapshot is damaged, so that another one is due immediately.
+    /// Whether the latest snapshot is damaged, so that a new one must be taken immediately.
     damaged: bool,
-    /// The snapshots being sent to followers, without files.
+    /// The snapshot being sent to each follower; empty in runs with the real storage code.
     outgoing: BTreeMap<NodeId, Snapshot>,
 }
 
 impl Snapshots {
     /// Starts writing a snapshot of `store`, whose last applied entry is `last`, if one is due and
-    /// none is being written. Returns whether it did.
+    /// none is being written. Returns whether a snapshot was started.
     pub(in crate::sim) fn take(&mut self, store: &StateMachine, last: EntryId) -> bool {
         let Some(plan) = self.plan else { return false };
         let due = self.damaged || last.index.0 >= self.end().0 + plan.every;
@@ -64,31 +66,32 @@ impl Snapshots {
         true
     }
 
-    /// Loses all snapshots with the disk.
+    /// Drops all snapshots, because the disk is lost.
     pub(in crate::sim) fn lose(&mut self) {
         *self = Snapshots { plan: self.plan, ..Snapshots::default() };
     }
 
-    /// Rechecks a snapshot that a follower rejected. Returns whether it is damaged on this disk, so
-    /// that another one is due.
+    /// Verifies a snapshot on this disk after a follower has rejected it. Returns whether it is
+    /// damaged here, so that a new one must be taken.
     pub(in crate::sim) fn recheck(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
         let damaged = disk.files().is_some_and(|files| files.recheck(id));
         self.damaged |= damaged;
         damaged
     }
 
-    /// Whether a damaged snapshot has not been replaced yet, for example because the replacement
-    /// was abandoned.
+    /// Returns whether the snapshot `id` was found damaged and has not been replaced yet, for
+    /// example because writing the replacement was abandoned.
     pub(in crate::sim) fn is_still_damaged(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
         let damaged = disk.files().is_some_and(|files| files.is_still_damaged(id));
         self.damaged |= damaged;
         damaged
     }
 
-    /// Makes the snapshot being written durable. Returns `None` if it had to be abandoned.
+    /// Makes the replica's own snapshot, which is being written, durable. Returns `None` if it had
+    /// to be abandoned.
     ///
     /// # Errors
-    /// If the disk failed, so that the process must end.
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn finish_pending(
         &mut self,
         disk: &mut Disk,
@@ -106,11 +109,12 @@ impl Snapshots {
         Ok(Some(pending.id))
     }
 
-    /// Stores a chunk of the leader's snapshot. Returns the message for the replica, and whether
-    /// the snapshot is complete now; `None` if it had to be abandoned.
+    /// Stores a chunk of a snapshot that a leader sends. Returns the message by which the replica
+    /// learns how many bytes are stored, and whether the snapshot is complete now; `None` if the
+    /// snapshot had to be abandoned.
     ///
     /// # Errors
-    /// If the disk failed, so that the process must end.
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn store_chunk(
         &mut self,
         disk: &mut Disk,
@@ -134,10 +138,11 @@ impl Snapshots {
         Ok(Some((ChunkStored { term, snapshot, round, received }, whole)))
     }
 
-    /// Loads the leader's snapshot, which is complete, and keeps it.
+    /// If a leader's snapshot has been received completely, makes it the latest one and loads it.
+    /// Returns its id and its state machine; `None` if it is not complete or was abandoned.
     ///
     /// # Errors
-    /// If the disk failed, so that the process must end.
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn install(
         &mut self,
         disk: &mut Disk,
@@ -161,8 +166,8 @@ impl Snapshots {
         Ok(Some((id, store)))
     }
 
-    /// Fills in the chunk of an outgoing message. Returns false if this replica does not have the
-    /// snapshot.
+    /// Adds the bytes of the snapshot chunk to an outgoing `InstallSnapshot` message. Returns false
+    /// if this replica does not have the snapshot (any more), so that the message cannot be sent.
     pub(in crate::sim) fn fill(&mut self, disk: &mut Disk, envelope: &mut Envelope) -> bool {
         let Some(plan) = self.plan else { return false };
         let PeerMsg::InstallSnapshot(install) = &mut envelope.message else { return false };
@@ -185,12 +190,12 @@ impl Snapshots {
         true
     }
 
-    /// Last index covered by a durable snapshot.
+    /// Returns the last log index covered by the latest durable snapshot; zero if there is none.
     pub(in crate::sim) fn end(&self) -> Index {
         self.latest.map_or(Index::ZERO, |latest| latest.last.index)
     }
 
-    /// Loses everything that is not durable.
+    /// Drops all snapshots that are not durable, as a crash does.
     pub(in crate::sim) fn crash(&mut self) {
         self.pending = None;
         self.damaged = false;
@@ -198,7 +203,8 @@ impl Snapshots {
         self.outgoing.clear();
     }
 
-    /// Loads the state of the latest snapshot, without files.
+    /// Returns the state machine loaded from the latest snapshot in memory (in runs without the
+    /// real storage code), or an empty one if there is no snapshot.
     pub(in crate::sim) fn load(&self) -> StateMachine {
         let read = |snapshot: &Snapshot| {
             read(&snapshot.bytes).expect("only complete snapshots are kept").0
@@ -212,7 +218,7 @@ impl Snapshots {
         }
     }
 
-    /// Records a durable snapshot. Returns whether it is the latest now.
+    /// Records that the snapshot `id` is durable. Returns whether it is now the latest one.
     fn set_durable(&mut self, id: SnapshotId) -> bool {
         let end = |latest: SnapshotId| latest.last.index;
         let is_latest = self.latest.is_none_or(|latest| {

@@ -12,21 +12,22 @@ pub enum DiskFault {
     Kill,
     /// A power cut keeps only some sectors of a write.
     TornWrite,
-    /// A power cut loses a write.
+    /// A power cut loses a whole write that was not synced.
     LostUnsynced,
-    /// A power cut undoes the creation or renaming of a file.
+    /// A power cut undoes the creation or renaming of a file whose folder was not synced.
     NameLost,
-    /// A power cut brings a deleted file back.
+    /// A power cut brings a deleted file back, because the folder was not synced.
     NameBack,
     /// A write fails after a part of it.
     FailedWrite,
     /// A sync fails, and the data is dropped.
     FailedSync,
-    /// Creating, renaming or deleting a file, or syncing the folder, fails.
+    /// An operation on file names fails: creating, renaming or deleting a file, or syncing the
+    /// folder.
     FailedNames,
     /// The disk is full for a while.
     FullDisk,
-    /// A power cut or a failed operation while the folder is opened.
+    /// A power cut or a failed operation while a replica opens its folder at a start.
     CutOpening,
     /// All syncs are slow.
     SlowDisk,
@@ -40,43 +41,46 @@ pub enum DiskFault {
     MisdirectedWrite,
     /// A file whose name was synced is gone.
     VanishedFile,
-    /// A write of a snapshot is silently wrong: flipped, lost, or misdirected.
+    /// A write of a snapshot stores wrong bytes without an error: a flipped bit, or a lost or
+    /// misdirected sector.
     BadSnapshotWrite,
     /// A snapshot is corrupted while its replica runs, possibly while it is being sent.
     CorruptSnapshot,
-    /// An old copy of the whole folder is put back.
+    /// The replica is started from an old copy of its whole folder.
     OldCopy,
-    /// Old copies of some files are put back.
+    /// The replica is started with old copies of some of its files.
     OldFiles,
 }
 
 /// The effect of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultEffect {
-    /// The process stopped because the content of its disk was unknown.
+    /// The process stopped because of a failed disk operation, after which the content of its disk
+    /// is unknown.
     Stopped,
-    /// The folder was opened without any loss.
+    /// At the next start, the replica's folder was opened without any loss.
     Intact,
-    /// A torn tail of the log was removed when the folder was opened.
+    /// At the next start, a torn block at the end of the log was removed.
     TailRemoved,
-    /// The folder was refused with an error that names the damage.
+    /// The replica's folder was refused at a start, with an error that names the damage.
     Refused,
-    /// A refused folder was opened after its files had been restored.
+    /// A folder that had been refused was opened after its files had been restored.
     Restored,
-    /// The replica started from the snapshot before the latest.
+    /// The replica started from the snapshot before the latest one.
     OlderSnapshot,
-    /// A snapshot was abandoned or not installed, with no other change.
+    /// The replica abandoned writing or installing a snapshot, with no other consequence.
     Abandoned,
-    /// A leader's snapshot that a follower rejected was found damaged, and another one was taken.
+    /// A snapshot that a follower had rejected was found damaged at the leader, and a new one was
+    /// taken.
     Replaced,
-    /// The replica installed a leader's snapshot after its next start.
+    /// The replica started again after the fault, and then installed a leader's snapshot.
     CaughtUp,
-    /// All peers rejected the replica.
+    /// All peers rejected the replica, which was started from an old copy of its folder.
     Rejected,
 }
 
 impl DiskFault {
-    /// All faults, in the order of the table.
+    /// All faults, in the order in which [`FaultStatistics::table`] prints them.
     pub const ALL: [DiskFault; 21] = [
         DiskFault::PowerCut,
         DiskFault::Kill,
@@ -101,7 +105,7 @@ impl DiskFault {
         DiskFault::OldFiles,
     ];
 
-    /// Name in the table.
+    /// Returns the name of the fault in the printed table.
     pub fn name(self) -> &'static str {
         match self {
             DiskFault::PowerCut => "power cuts",
@@ -128,7 +132,8 @@ impl DiskFault {
         }
     }
 
-    /// Whether the fault damages files at rest.
+    /// Returns whether the fault changes the stored content of files, rather than an operation in
+    /// progress.
     pub fn is_damage(self) -> bool {
         use DiskFault::{
             CorruptSnapshot, FlippedBit, LostWrite, MisdirectedWrite, OldFiles, VanishedFile,
@@ -141,7 +146,7 @@ impl DiskFault {
 }
 
 impl FaultEffect {
-    /// All effects, in the order of the table.
+    /// All effects, in the order in which [`FaultStatistics::table`] prints them.
     pub const ALL: [FaultEffect; 10] = [
         FaultEffect::Stopped,
         FaultEffect::Intact,
@@ -155,7 +160,7 @@ impl FaultEffect {
         FaultEffect::Rejected,
     ];
 
-    /// Name in the table.
+    /// Returns the name of the effect in the printed table.
     pub fn name(self) -> &'static str {
         match self {
             FaultEffect::Stopped => "stopped",
@@ -172,51 +177,53 @@ impl FaultEffect {
     }
 }
 
-/// Counters of faults and effects.
+/// Counts of injected disk faults by type, and of their effects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultStatistics {
     injected: [u64; DiskFault::ALL.len()],
     effects: [[u64; FaultEffect::ALL.len()]; DiskFault::ALL.len()],
-    /// Faults during a log restart, a compaction or a snapshot write.
+    /// Number of faults that hit a log restart, a compaction or the write of a snapshot.
     pub interrupted_compactions: u64,
-    /// Log restarts after a snapshot. This and the next fields count no faults, but the operations
-    /// that faults must hit.
+    /// Number of log restarts after a snapshot. Not a fault, but an operation that faults must hit
+    /// to test it.
     pub restarts: u64,
-    /// Segments deleted by compaction.
+    /// Number of log segments that compaction deleted.
     pub segments_deleted: u64,
-    /// Snapshots taken, in files.
+    /// Number of snapshots that replicas took of their own state, in runs with the real storage
+    /// code.
     pub snapshots_taken: u64,
-    /// Snapshots installed from leaders, in files.
+    /// Number of snapshots that replicas installed from leaders, in runs with the real storage
+    /// code.
     pub snapshots_installed: u64,
 }
 
 impl FaultStatistics {
-    /// Counts injected faults.
+    /// Adds `count` injected faults of type `kind`.
     pub fn inject(&mut self, kind: DiskFault, count: u64) {
         self.injected[kind as usize] += count;
     }
 
-    /// Counts an effect of a fault.
+    /// Counts that a fault of type `kind` had this effect.
     pub fn cause(&mut self, kind: DiskFault, effect: FaultEffect) {
         self.effects[kind as usize][effect as usize] += 1;
     }
 
-    /// Number of times that a fault was injected.
+    /// Returns the number of injected faults of type `kind`.
     pub fn injected(&self, kind: DiskFault) -> u64 {
         self.injected[kind as usize]
     }
 
-    /// Number of times that a fault had an effect.
+    /// Returns how often a fault of type `kind` had this effect.
     pub fn caused(&self, kind: DiskFault, effect: FaultEffect) -> u64 {
         self.effects[kind as usize][effect as usize]
     }
 
-    /// Whether no fault was injected.
+    /// Returns whether no fault was injected.
     pub fn is_empty(&self) -> bool {
         self.injected.iter().all(|&count| count == 0)
     }
 
-    /// Adds the counters of another disk or run.
+    /// Adds the counts of another disk or run to this one.
     pub fn add(&mut self, other: &FaultStatistics) {
         for kind in DiskFault::ALL {
             self.injected[kind as usize] += other.injected(kind);
@@ -231,7 +238,7 @@ impl FaultStatistics {
         self.snapshots_installed += other.snapshots_installed;
     }
 
-    /// Formats a table of faults by effect, and a line about snapshots and compaction.
+    /// Returns a table of faults by effect, followed by a line about snapshots and compaction.
     pub fn table(&self) -> String {
         let mut text = format!("{:<22}{:>10}", "", "injected");
         for effect in FaultEffect::ALL {

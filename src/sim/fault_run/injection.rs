@@ -1,4 +1,4 @@
-//! The first phase: injects random faults.
+//! The first phase of a fault run: injects random faults.
 
 use std::time::Duration;
 
@@ -12,35 +12,37 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::NodeId;
 
-/// Number of checks for two leaders.
+/// Maximum number of times that the simulator checks whether there are two leaders at once before
+/// it gives up. If there are, the disk of a voter for the newer one is destroyed.
 const VOTER_POLLS: u32 = 300;
-/// Interval of the checks. Together they take longer than most elections, and than a leader stays
-/// leader without a quorum.
+/// Interval from one check whether there are two leaders at once to the next. [`VOTER_POLLS`]
+/// checks take 1.5 s: longer than most elections, and longer than a leader without a quorum takes
+/// to step down.
 const VOTER_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Interval at which replicas report their wall clocks to their peers.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
-/// Maximum delay of a report. A later one counts as lost.
+/// Maximum delay of a wall clock report between replicas. A later report counts as lost.
 const REPORT_DELAY_MAX: Duration = Duration::from_millis(100);
 
 impl FaultRun {
-    /// Schedules the next fault.
+    /// Schedules the injection of the next fault.
     pub(super) fn schedule_fault(&mut self) {
         let at = self.cluster.now() + self.plan.fault_interval.draw(&mut self.rng);
         self.set_alarm(at, Alarm::Fault);
     }
 
-    /// Draws a replica for a fault: the leader in half of the cases, otherwise any.
+    /// Draws the replica that a fault hits: the leader in half of the cases, otherwise any replica.
     pub(super) fn victim(&mut self) -> NodeId {
         let leader = self.cluster.leader().filter(|_| self.rng.permille(500));
         leader.unwrap_or_else(|| *self.rng.choose(&self.plan.ids))
     }
 
-    /// Injects a fault.
+    /// Injects a fault of this type into the cluster.
     pub(super) fn inject(&mut self, fault: Fault) {
         match fault {
             Fault::Split | Fault::Isolate | Fault::IsolateOneWay | Fault::CutLinks => {
-                self.cut(fault)
+                self.cut(fault);
             }
             Fault::Heal => {
                 self.note(format_args!("all links are healed"));
@@ -109,11 +111,12 @@ impl FaultRun {
         }
     }
 
-    /// Makes one of the wrong wall clocks jump, or any wall clocks for a moment.
+    /// Makes wall clocks jump: either that of one of the replicas whose clocks may be wrong for
+    /// long, or, for up to a second, those of all or of random replicas.
     pub(super) fn jump_clocks(&mut self) {
         let jump = draw_jump(&mut self.wall_rng);
-        if !self.wrong_clocks.is_empty() && self.wall_rng.permille(500) {
-            let id = *self.wall_rng.choose(&self.wrong_clocks);
+        if !self.skewed.is_empty() && self.wall_rng.permille(500) {
+            let id = *self.wall_rng.choose(&self.skewed);
             let jump = jump.abs();
             self.cluster.machine_mut(id).wall.skew = jump;
             self.note(format_args!("the wall clock of {} is {jump} ms ahead", id.0));
@@ -140,7 +143,8 @@ impl FaultRun {
         self.set_alarm(self.cluster.now() + length, Alarm::EndGlitch);
     }
 
-    /// Ends a momentary jump of wall clocks.
+    /// Ends a momentary jump of wall clocks: they show the time again that they would show without
+    /// it.
     pub(super) fn end_glitch(&mut self) {
         self.glitch = false;
         for id in self.plan.ids.clone() {
@@ -149,7 +153,7 @@ impl FaultRun {
         }
     }
 
-    /// Sends the wall clock reports of all running replicas.
+    /// Sends the wall clock readings of all running replicas to their peers.
     pub(super) fn report_clocks(&mut self) {
         let now = self.cluster.now();
         for from in self.plan.ids.clone() {
@@ -167,7 +171,8 @@ impl FaultRun {
         self.set_alarm(now + REPORT_INTERVAL, Alarm::ReportClocks);
     }
 
-    /// Injects a fault into the disk of a running replica.
+    /// Injects a disk fault of this type into the leader or a random replica; does nothing if the
+    /// chosen replica is down.
     fn harm_disk(&mut self, fault: Fault) {
         let id = self.victim();
         let now = self.cluster.now();
@@ -193,7 +198,7 @@ impl FaultRun {
         }
     }
 
-    /// Cuts links.
+    /// Cuts links between replicas as this type of fault demands.
     fn cut(&mut self, fault: Fault) {
         let mut ids = self.plan.ids.clone();
         if ids.len() < 2 {
@@ -241,7 +246,9 @@ impl FaultRun {
         }
     }
 
-    /// Makes a replica lose its disk unless another one is rejoining: two could never complete.
+    /// Makes a replica lose its disk, or cuts off the leader so that one of the voters for the next
+    /// leader loses its disk. Does nothing if a replica is already rejoining after the loss of its
+    /// disk: with two, neither could ever complete rejoining.
     pub(super) fn lose_disk(&mut self) {
         if self.cluster.rejoining().is_some() {
             return;
@@ -267,8 +274,8 @@ impl FaultRun {
         }
     }
 
-    /// Waits until there are two leaders. Then a voter for the newer one loses its disk and
-    /// restarts on the side of the older one.
+    /// Waits, for at most `polls` checks, until there are two leaders. Then a replica that voted
+    /// for the newer leader loses its disk and restarts on the older leader's side of a partition.
     pub(super) fn lose_a_voter(&mut self, polls: u32) {
         let now = self.cluster.now();
         match self.voter_against_a_leader() {
@@ -288,9 +295,11 @@ impl FaultRun {
         }
     }
 
-    /// While there are two leaders, returns a voter for the newer one, and the two sides of a
-    /// partition between the leaders. Together with the older leader and all replicas of earlier
-    /// terms, the voter must not commit anything, even if it has forgotten its vote.
+    /// If there are two leaders, returns a replica that voted for the newer one, and the two sides
+    /// of a partition that separates the leaders: first the side of the older leader, then that of
+    /// the newer one. The voter and all replicas in earlier terms are on the older leader's side,
+    /// which must not commit anything even if the voter has forgotten its vote. Returns `None` if
+    /// there is no second leader or no such voter.
     pub(super) fn voter_against_a_leader(&self) -> Option<(NodeId, Vec<NodeId>, Vec<NodeId>)> {
         let newest = self.cluster.leader()?;
         let replica_of = |id: NodeId| self.cluster.machine(id).replica.as_ref();
@@ -312,13 +321,13 @@ impl FaultRun {
         Some((id, old, new))
     }
 
-    /// Schedules the restart of a replica.
+    /// Schedules the restart of a replica that is down.
     pub(super) fn restart_later(&mut self, id: NodeId) {
         let at = self.cluster.now() + self.plan.outage.draw(&mut self.rng);
         self.set_alarm(at, Alarm::Restart(id));
     }
 
-    /// Restarts a replica. Its clock gets a new origin and rate.
+    /// Restarts a replica. Its monotonic clock gets a new origin and rate.
     pub(super) fn restart(&mut self, id: NodeId) -> Result<(), Violation> {
         let now = self.cluster.now();
         let clock = Clock::new(
@@ -344,7 +353,7 @@ impl FaultRun {
     }
 }
 
-/// Draws the jump of a wall clock in milliseconds: seconds to years, forward or back.
+/// Draws the jump of a wall clock in milliseconds: seconds to years, positive if forward.
 pub(super) fn draw_jump(rng: &mut Rng) -> i64 {
     let second = 1_000;
     let length = *rng.choose(&[second, 60 * second, 86_400 * second, 4 * 365 * 86_400 * second]);
@@ -352,7 +361,7 @@ pub(super) fn draw_jump(rng: &mut Rng) -> i64 {
     if rng.permille(500) { jump } else { -jump }
 }
 
-/// Formats replica ids as in traces.
+/// Formats replica ids in the style of traces.
 pub(super) fn names(ids: &[NodeId]) -> String {
     ids.iter().map(|id| id.0.to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -28,24 +28,25 @@ use crate::sim::workload::{ClientAction, Workload};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire;
 
-/// The result of a successful run.
+/// The result of a fault run that violated no rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Duration of the run in virtual time.
     pub virtual_time: Duration,
-    /// Number of events.
+    /// Number of events handled.
     pub events: u64,
-    /// Number of terms with a leader.
+    /// Number of terms that had a leader.
     pub leaders: usize,
-    /// Number of committed entries.
+    /// Number of committed log entries.
     pub committed: u64,
     /// Number of leadership transfers.
     pub leadership_transfers: usize,
-    /// Number of answers to requests.
+    /// Number of answers to clients' requests, without refusals.
     pub answered: u64,
-    /// Number of refusals.
+    /// Number of refusals of clients' requests.
     pub refused: u64,
-    /// Digest of all messages and answers with their times. Equal runs have equal digests.
+    /// Digest of all messages and answers with their times. Runs that are equal have the same
+    /// digest.
     pub digest: u64,
     /// Statistics of disk faults, in runs with the real storage code.
     pub disks: FaultStatistics,
@@ -53,50 +54,50 @@ pub struct Summary {
     pub coverage: Coverage,
 }
 
-/// A run that violated a rule.
+/// A fault run that violated a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The violation.
+    /// The violated rule, and how it was violated.
     pub violation: Violation,
     /// Virtual time of the violation.
     pub at: Instant,
-    /// The last events before it, if the run was traced.
+    /// The last traced events before the violation; empty if the run was not traced.
     pub trace: Vec<String>,
 }
 
-/// The alarms of the driver.
+/// The alarms that a fault run sets in the cluster's event queue.
 #[derive(Debug)]
 enum Alarm {
-    /// A client wakes up.
+    /// The client with this index wakes up. `turn` is the number of the wake-up.
     Wake { client: usize, turn: u32 },
     /// An answer arrives at its client.
     Answer(Answer),
     /// The next fault is due.
     Fault,
-    /// A pause ends.
+    /// The pause of a replica ends.
     Resume(NodeId),
-    /// A replica restarts.
+    /// A replica that crashed restarts.
     Restart(NodeId),
-    /// The damaged files of a replica are restored, and it restarts.
+    /// The damaged files of a replica that is down are restored, and it restarts.
     Restore(NodeId),
-    /// A full disk has free space again.
+    /// A replica's full disk has free space again.
     FreeSpace(NodeId),
-    /// Replicas report their wall clocks to their peers.
+    /// All replicas report their wall clocks to their peers.
     ReportClocks,
-    /// A report of a wall clock arrives.
+    /// A wall clock report arrives: `from` reads `millis` milliseconds since 1970.
     ClockReport { from: NodeId, to: NodeId, millis: u64 },
     /// A momentary jump of wall clocks ends.
     EndGlitch,
-    /// Check whether there are two leaders, to make a voter lose its disk. The number is that of
-    /// further checks.
+    /// The run checks whether there are two leaders, to make a voter for the newer one lose its
+    /// disk. If there are not, it repeats the check at most this number of times.
     LoseVoter(u32),
 }
 
-/// The last transmission of a request.
+/// The last time that a client sent a request to a replica.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     to: NodeId,
-    /// Incarnation of the replica at that time.
+    /// Incarnation (number of starts and crashes) of the replica when the request was sent.
     incarnation: u64,
     at: Instant,
 }
@@ -112,26 +113,29 @@ struct FaultRun {
     workload: Workload,
     alarms: BTreeMap<u64, Alarm>,
     next_alarm: u64,
-    /// The majority without faults, in the recovery phase.
+    /// The replicas (a majority or more) for which faults have ended in the recovery phase; `None`
+    /// before that phase.
     majority: Option<Vec<NodeId>>,
-    /// Whether other replicas are still connected then, and may be leader.
+    /// Whether, in the recovery phase, there are replicas that keep their faults but are still
+    /// connected to the others, so that one of them may be leader.
     others_connected: bool,
-    /// Start of the recovery phase.
+    /// Time at which the recovery phase started.
     recovery_start: Instant,
-    /// The last transmission of each request.
+    /// For each request, to which replica and when a client last sent it.
     sent: BTreeMap<RequestKey, Sent>,
     actions: Vec<ClientAction>,
     digest: u64,
-    /// Replicas whose wall clocks may be wrong for long: a minority.
-    wrong_clocks: Vec<NodeId>,
+    /// Replicas whose wall clocks may be wrong for a long time. They are a minority.
+    skewed: Vec<NodeId>,
     wall_rng: Rng,
     /// Whether a momentary jump of wall clocks is in progress.
     glitch: bool,
-    /// Number of times that a voter for the newer of two leaders lost its disk.
+    /// Number of times that a voter for the newer of two leaders was made to lose its disk.
     voters_lost: u64,
 }
 
-/// Runs one seed of a profile. `change` may modify the configuration that was drawn.
+/// Performs a run of the profile with this seed. `change` may modify the configuration of the
+/// replicas that was drawn from the seed.
 ///
 /// # Errors
 /// If a rule is violated.
@@ -154,9 +158,9 @@ pub fn run(
 
 impl FaultRun {
     fn new(plan: Plan, mut rng: Rng, trace: Trace, mut wall_rng: Rng) -> FaultRun {
-        let mut wrong_clocks = plan.ids.clone();
-        wall_rng.shuffle(&mut wrong_clocks);
-        wrong_clocks.truncate((plan.ids.len() - 1) / 2);
+        let mut skewed = plan.ids.clone();
+        wall_rng.shuffle(&mut skewed);
+        skewed.truncate((plan.ids.len() - 1) / 2);
         let mut cluster = Cluster::new(&plan.ids, &plan.config, plan.protocol, &mut rng);
         cluster.trace = trace;
         for &id in &plan.ids {
@@ -168,9 +172,9 @@ impl FaultRun {
                 machine.disk.files().expect("created with files").set_mutant(plan.config.mutant);
             }
             machine.confirm_after = plan.confirm_after;
-            // Wrong clocks are ahead, never behind: with one that is behind and a correct one that
+            // Skewed clocks are ahead, never behind: with one that is behind and a correct one that
             // is disconnected, the quorum has no correct median, and no bound holds.
-            machine.wall.skew = if wrong_clocks.contains(&id) {
+            machine.wall.skew = if skewed.contains(&id) {
                 draw_jump(&mut wall_rng).abs()
             } else {
                 i64::try_from(wall_rng.below(20)).expect("20")
@@ -197,7 +201,7 @@ impl FaultRun {
             sent: BTreeMap::new(),
             actions: Vec::new(),
             digest: 0,
-            wrong_clocks,
+            skewed,
             wall_rng,
             glitch: false,
             voters_lost: 0,
@@ -267,7 +271,8 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Decides the fate of the messages sent by the last event.
+    /// Decides the fate of the messages that replicas sent during the last event, and schedules the
+    /// arrival of those that are not lost.
     fn route_messages(&mut self) -> Result<(), Violation> {
         if self.cluster.sent.is_empty() {
             return Ok(());
@@ -298,7 +303,8 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Schedules the arrival of the answers of the last event.
+    /// Schedules the arrival, at the clients, of the answers that replicas gave during the last
+    /// event.
     fn route_answers(&mut self) {
         let now = self.cluster.now();
         for answer in std::mem::take(&mut self.cluster.answers) {
@@ -309,7 +315,8 @@ impl FaultRun {
         }
     }
 
-    /// Draws when a message between a client and a replica arrives: once, twice or never.
+    /// Draws the arrival times of a message between a client and a replica: one, two (a duplicate),
+    /// or none (lost).
     fn client_arrivals(&mut self) -> Vec<Instant> {
         let quality = if self.majority.is_some() {
             clean_quality(&self.plan)
@@ -331,7 +338,8 @@ impl FaultRun {
         (0..copies).map(way).collect()
     }
 
-    /// Carries out the actions of clients.
+    /// Carries out the actions that clients have asked for: sends their requests, schedules their
+    /// wake-ups.
     fn perform_actions(&mut self) {
         for action in std::mem::take(&mut self.actions) {
             match action {
@@ -396,7 +404,7 @@ impl FaultRun {
             }
             Alarm::ReportClocks => self.report_clocks(),
             Alarm::ClockReport { from, to, millis } => {
-                self.cluster.deliver_wall_clock(to, from, millis)
+                self.cluster.deliver_wall_clock(to, from, millis);
             }
             Alarm::EndGlitch => self.end_glitch(),
             Alarm::Fault
@@ -414,7 +422,7 @@ impl FaultRun {
     }
 }
 
-/// A message as its bytes would bring it.
+/// Returns a message as it would arrive over a real connection: encoded and decoded.
 fn through_wire(mut envelope: Envelope) -> Result<Envelope, Violation> {
     let mut bytes = BytesMut::new();
     wire::peer::encode(&envelope.message, &mut bytes);

@@ -1,4 +1,5 @@
-//! The second phase: faults end for a majority, which must then make progress; final checks.
+//! The second phase of a fault run: faults end for a majority, which must then make progress; then
+//! the final checks.
 
 use std::time::Duration;
 
@@ -14,13 +15,15 @@ use crate::sim::rng::DurationRange;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::RequestKey;
 
-/// Chunk size that holds any snapshot as a whole.
+/// A chunk size in bytes that is larger than any snapshot of a run, so that one chunk holds a whole
+/// snapshot.
 const WHOLE_SNAPSHOT_BYTES: usize = 1 << 20;
 
 impl FaultRun {
-    /// Ends the faults for a majority or more. The other replicas are down, isolated, or keep their
-    /// faults except for cut links: one of them may stay leader, and a replica of the majority that
-    /// is cut off from that leader only could never catch up.
+    /// Ends the faults for a majority of replicas or more. The others crash, are isolated, or keep
+    /// their faults except for cut links to the majority. Those links are healed because one of the
+    /// others may stay leader, and a replica of the majority that cannot reach this leader could
+    /// never catch up.
     pub(super) fn begin_recovery(&mut self) -> Result<(), Violation> {
         let mut ids = self.plan.ids.clone();
         self.rng.shuffle(&mut ids);
@@ -87,8 +90,8 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Runs until the majority has answered all requests and agrees, and then has answered a new
-    /// write and read.
+    /// Runs the cluster until the majority has answered all requests and agrees on the log, and
+    /// then has also answered a new write and a new read.
     pub(super) fn await_progress(&mut self) -> Result<(), Violation> {
         // A leader with message loss takes longer.
         let end = self.cluster.now()
@@ -139,8 +142,8 @@ impl FaultRun {
         ))
     }
 
-    /// Gives up requests that a crashed replica had received, with the course's protocol: they are
-    /// not resent, and no replica will answer them.
+    /// With the course's protocol, makes clients give up requests that only a crashed replica had
+    /// received: such a request is not resent, and no replica will answer it.
     fn give_up_lost_requests(&mut self) {
         if self.plan.protocol == ClientProtocol::Connection {
             return;
@@ -157,22 +160,25 @@ impl FaultRun {
         self.perform_actions();
     }
 
-    /// Whether a replica of the majority has received the request and has not crashed since.
+    /// Returns whether a replica of the majority has received the request and has not crashed
+    /// since.
     fn must_be_answered(&self, key: RequestKey) -> bool {
         let majority = self.majority.as_ref().expect("only called in the recovery phase");
         let Sent { to, incarnation, .. } = self.sent[&key];
         majority.contains(&to) && self.cluster.machine(to).incarnation() == incarnation
     }
 
-    /// Returns an unanswered request that a replica of the majority must answer, with the course's
-    /// protocol, where requests are not resent. Abandoned requests count, too.
+    /// With the course's protocol, where requests are not resent, returns a request that a replica
+    /// of the majority must answer and has not yet; `None` if there is none. Requests that clients
+    /// have abandoned count, too.
     fn overdue_request(&self) -> Option<RequestKey> {
         let mut unanswered = self.workload.unanswered();
         unanswered
             .find(|&key| self.plan.protocol == ClientProtocol::Course && self.must_be_answered(key))
     }
 
-    /// Describes on what the replicas of the majority do not agree yet; `None` if they agree.
+    /// Describes how the logs or states of the replicas of the majority still differ; `None` if
+    /// they agree.
     pub(super) fn disagreement(&self) -> Option<String> {
         if let Some(id) = self.cluster.rejoining() {
             return Some(format!("replica {id} has not rejoined"));
@@ -196,7 +202,8 @@ impl FaultRun {
         None
     }
 
-    /// Checks the sum of all accounts, and the linearizability of the clients' history.
+    /// Checks, at the end of a run, the sum of all accounts and the linearizability of the clients'
+    /// history.
     pub(super) fn check_history(&self) -> Result<(), Violation> {
         let accounts = self.cluster.client_model.count(is_account);
         let sum = self.cluster.client_model.sum(is_account);
@@ -210,7 +217,8 @@ impl FaultRun {
     }
 }
 
-/// Quality of links within the majority in the recovery phase.
+/// Returns the quality that links within the majority have in the recovery phase: no loss, small
+/// delays.
 pub(super) fn clean_quality(plan: &Plan) -> LinkQuality {
     let delay_min = plan.quality.delay_min;
     LinkQuality { delay_min, delay_max: delay_min * 3, ..LinkQuality::perfect(delay_min) }

@@ -2,12 +2,12 @@
 
 use crate::types::Instant;
 
-/// A monotonic clock with its own origin and rate.
+/// A simulated monotonic clock, which starts at any reading and may run fast or slow.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// True time of the last rate change.
+    /// True (virtual) time of the last change of the clock's rate.
     anchor: Instant,
-    /// Reading of the clock at `anchor`.
+    /// What the clock showed at the true time `anchor`.
     reading: Instant,
     /// Rate error in parts per million: positive if the clock runs fast, negative if slow.
     rate_ppm: i64,
@@ -20,7 +20,7 @@ impl Clock {
         Clock { anchor: now, reading, rate_ppm }
     }
 
-    /// Returns the reading at the true time `now`.
+    /// Returns what the clock shows at the true (virtual) time `now`.
     pub fn read(&self, now: Instant) -> Instant {
         let passed = i128::from(now.0.saturating_sub(self.anchor.0));
         let shown = passed * i128::from(1_000_000 + self.rate_ppm) / 1_000_000;
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reading_and_time_are_inverse_at_every_rate() {
+    fn clock_reading_conversion_inverts_at_every_rate() {
         for rate in [-300_000, -2_000, 0, 7, 2_000, 500_000] {
             let mut clock = Clock::new(Instant(1_000), Instant(77), rate);
             assert_eq!(clock.read(Instant(1_000)), Instant(77));

@@ -1,4 +1,5 @@
-//! A simulated machine: a replica with its state machine, disk and clocks, and its waiting input.
+//! A simulated machine: a replica with its state machine, disk and clocks, and the input that waits
+//! for it.
 
 pub mod clock;
 pub(in crate::sim) mod replicated_clock;
@@ -18,14 +19,15 @@ use crate::sim::machine::wall_clock::WallClock;
 use crate::sim::rng::{DurationRange, Rng};
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
-/// Durations of a machine's operations.
+/// How long the operations of a simulated machine take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Delays {
-    /// Duration of a sync.
+    /// Duration of a sync of the disk.
     pub sync: DurationRange,
-    /// Duration of an apply job.
+    /// Duration of an apply job (applying committed entries and executing reads).
     pub apply: DurationRange,
-    /// Time from the first waiting message to the step that handles all waiting messages.
+    /// Time that a replica collects messages, from the first one that waits to the step that
+    /// handles all of them.
     pub batch: DurationRange,
 }
 
@@ -38,21 +40,24 @@ impl Delays {
     };
 }
 
-/// The activities of a replica that are held back.
+/// Which activities of a replica are held back for now.
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Held {
-    /// All activities: the replica is paused, and messages wait.
+    /// Whether the replica is paused: all its activities are held back, and its messages wait.
     pub all: bool,
-    /// Timeouts (scripts only).
+    /// Whether the replica's timeouts, such as election timeouts, are held back (only used by
+    /// scripts).
     pub timeouts: bool,
-    /// The ends of syncs (scripts only).
+    /// Whether the ends of syncs are held back, so that nothing becomes durable (only used by
+    /// scripts).
     pub syncs: bool,
-    /// Storing chunks of a leader's snapshot (scripts only).
+    /// Whether the replica holds back storing the chunks of a leader's snapshot (only used by
+    /// scripts).
     pub chunks: bool,
 }
 
-/// The events that are already queued for a replica.
+/// Which types of events are already in the event queue for a replica.
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::sim) struct Queued {
@@ -73,54 +78,62 @@ pub struct Machine {
     pub slot: usize,
     /// The replica; `None` while it is down.
     pub replica: Option<Replica>,
-    /// The state machine.
+    /// The replica's state machine.
     pub store: StateMachine,
-    /// The disk.
+    /// The disk of the machine.
     pub disk: Disk,
-    /// The snapshots.
+    /// The replica's snapshots.
     pub snapshots: Snapshots,
-    /// The monotonic clock.
+    /// The monotonic clock of the machine.
     pub clock: Clock,
-    /// The wall clock.
+    /// The wall clock of the machine.
     pub wall: WallClock,
-    /// Time that a jump of the wall clock must last to be accepted; `None` if the run has no
-    /// expirations.
+    /// Time that a jump of the wall clock must last before the replica accepts the new time; `None`
+    /// if the run has no expirations.
     pub confirm_after: Option<Duration>,
-    /// Durations of its operations.
+    /// How long the operations of the machine take.
     pub delays: Delays,
-    /// The activities that are held back.
+    /// The activities of the replica that are held back for now.
     pub held: Held,
-    /// Duration of the next sync if it stalls.
+    /// Duration of the machine's next sync if that is to stall; `None` for the usual duration.
     pub stalled: Option<Duration>,
-    /// The openings of its folder: incarnation, and the identity presented to peers.
+    /// For each start of the replica: the machine's `incarnation` (number of starts and crashes)
+    /// then, and the history of starts that the replica sends to its peers: the number of its
+    /// starts, and the random numbers that it drew at the latest of them.
     pub(in crate::sim) openings: Vec<(u64, (u64, Vec<u64>))>,
-    /// The last accepted incarnation of each peer.
+    /// For each peer, its highest incarnation (number of starts and crashes) from which this
+    /// replica has accepted a message.
     pub(in crate::sim) heard: BTreeMap<NodeId, u64>,
     pub(in crate::sim) peers: Vec<NodeId>,
     pub(in crate::sim) config: Config,
     pub(in crate::sim) rng: Rng,
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) inbox: VecDeque<Msg>,
-    /// Writes received from clients and not answered yet, with the number of times each arrived.
+    /// Keys of the writes that the replica has received from clients and not answered yet, each
+    /// with the number of times that it arrived.
     pub(in crate::sim) pending_writes: BTreeMap<RequestKey, u32>,
-    /// Received chunks of a leader's snapshot that are not stored yet, in order.
+    /// Chunks of a leader's snapshot that the replica has received and not stored yet, in order of
+    /// arrival.
     pub(in crate::sim) storing: VecDeque<SnapshotChunk>,
-    /// A partly received snapshot: the term of the last chunk, and the last index of the snapshot.
+    /// The leader's snapshot that the replica is receiving: the term of its last chunk, and the
+    /// last log index that it covers; `None` if the replica receives none.
     pub(in crate::sim) receiving: Option<(Term, Index)>,
-    /// Apply jobs, each with the time that the replicated clock must have reached for its reads,
-    /// and the number of clock resets.
+    /// Jobs for the state machine (entries to apply, reads to execute). The two numbers are what
+    /// the job's reads wait for: the time of the replicated clock, in milliseconds since 1970, and
+    /// the number of times that the clock had been set back when the reads were confirmed.
     pub(in crate::sim) applying: VecDeque<(ApplyJob, (u64, u64))>,
     /// The replicated clock while the replica runs; `None` if the run has no expirations.
     pub(in crate::sim) clock_gate: Option<Box<ClockGate>>,
     pub(in crate::sim) queued: Queued,
-    /// Time of the earliest queued timer event.
+    /// Time of the earliest timer event of the machine in the event queue; the maximum if there is
+    /// none.
     pub(in crate::sim) timer_at: Instant,
-    /// The current time, and the number of steps at that time.
+    /// Time of the replica's last step, and the number of its steps at this time so far.
     pub(in crate::sim) steps_at_once: (Instant, u32),
 }
 
 impl Machine {
-    /// Creates a machine that has never run.
+    /// Creates a machine whose replica has never run.
     pub(in crate::sim) fn new(
         slot: usize,
         id: NodeId,
@@ -159,7 +172,8 @@ impl Machine {
         }
     }
 
-    /// Removes one arrival of a write that is being answered. Returns whether there was one.
+    /// Removes one arrival of the write `key` from the writes that the replica has not answered
+    /// yet, because the replica is answering it. Returns false if there was none.
     pub(in crate::sim) fn take_pending_write(&mut self, key: RequestKey) -> bool {
         let Some(count) = self.pending_writes.get_mut(&key) else { return false };
         *count -= 1;
@@ -169,7 +183,8 @@ impl Machine {
         true
     }
 
-    /// Returns the next timeout of the running replica, by its clock.
+    /// Returns when the next timeout of the replica is due, by the machine's monotonic clock; the
+    /// maximum if the replica is down.
     pub(in crate::sim) fn next_timeout(&self, now: Instant) -> Instant {
         let Some(replica) = &self.replica else { return Instant::MAX };
         let gate = self.clock_gate.as_ref().filter(|_| replica.accepts_writes());
@@ -177,7 +192,8 @@ impl Machine {
         due.map_or(replica.next_timeout(), |due| due.min(replica.next_timeout()))
     }
 
-    /// Number of starts and crashes. Events of another incarnation are ignored.
+    /// Returns the number of starts and crashes of the replica so far. Events that were queued
+    /// under another incarnation are ignored.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }

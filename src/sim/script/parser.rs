@@ -34,26 +34,29 @@ use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::sim::disk::snapshots::SnapshotPlan;
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
-/// A statement.
+/// A statement of a script.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Statement {
     /// Creates the cluster. It is the first statement.
     Cluster(Box<ClusterOptions>),
     /// A client sends a request to a replica.
     Request(NodeId, ClientOperation),
-    /// A client sends the last request again, to this replica.
+    /// A client sends the previous request again, to this replica.
     Again(NodeId),
-    /// Cuts all links between the groups.
+    /// Cuts all links between replicas of different groups.
     Part(Vec<Vec<NodeId>>),
-    /// Cuts the links from the first replicas to the others.
+    /// Cuts the links from the replicas in the first list to those in the second, in this direction
+    /// only.
     CutOneWay(Vec<NodeId>, Vec<NodeId>),
     /// Heals all links.
     Heal,
-    /// Intercepts matching messages, up to this number.
+    /// From now on, intercepts messages that match the filter. The number limits how many are
+    /// intercepted.
     Intercept(Interception, MessageFilter, usize),
-    /// Ends all interceptions.
+    /// Ends all interceptions of messages.
     Pass,
-    /// Delivers matching kept messages, up to this number.
+    /// Delivers messages that were held back or copied and that match the filter. The number limits
+    /// how many are delivered.
     Release(MessageFilter, usize),
     /// Crashes a replica.
     Crash(NodeId),
@@ -65,45 +68,46 @@ pub enum Statement {
     Pause(NodeId),
     /// Resumes a replica.
     Resume(NodeId),
-    /// Holds back the ends of a replica's syncs.
+    /// From now on, holds back the ends of a replica's syncs, so that nothing becomes durable.
     Slow(NodeId),
-    /// Ends the sync that is held back.
+    /// Ends the sync that is held back at a replica.
     Sync(NodeId),
-    /// No longer holds back the ends of syncs.
+    /// From now on, no longer holds back the ends of a replica's syncs.
     Fast(NodeId),
-    /// Holds back the storing of a leader's snapshot chunks.
+    /// From now on, holds back storing the chunks of a leader's snapshot at a replica.
     SlowChunks(NodeId),
-    /// Stores the chunks that are held back.
+    /// Stores the snapshot chunks that are held back at a replica.
     Store(NodeId),
-    /// Delivers a message that its sender has not sent.
+    /// Delivers a forged message, which its sender has not sent.
     Forge(Box<Envelope>),
     /// Reports this many bytes of free disk space to a replica; `None` for enough.
     DiskSpace(NodeId, Option<u64>),
-    /// Sets the duration of apply jobs.
+    /// Sets the duration of a replica's apply jobs.
     Lag(NodeId, Duration),
-    /// Sets the rate error of a replica's clock, in parts per million.
+    /// Sets how fast a replica's monotonic clock runs, in parts per million (0 is correct).
     Clock(NodeId, i64),
-    /// Runs until the replica's election timeout, and holds back those of the others.
+    /// Runs until the replica's election timeout, and from now on holds back the election timeouts
+    /// of the others.
     Timeout(NodeId),
-    /// No longer holds back election timeouts.
+    /// From now on, no longer holds back election timeouts.
     Timeouts,
     /// Runs until no message, request or disk operation is in flight.
     Run,
-    /// Runs for this time.
+    /// Runs for this virtual time.
     RunFor(Duration),
-    /// Traces the state of all replicas.
+    /// Writes the state of all replicas to the trace.
     Show,
-    /// Traces the number of messages sent since the last count.
+    /// Writes to the trace how many messages were sent since the previous count.
     Count,
-    /// Stops tracing messages.
+    /// Stops writing messages to the trace.
     Quiet,
-    /// Traces messages again.
+    /// Writes messages to the trace again.
     Loud,
-    /// Traces the times of events.
+    /// From now on, writes the time of each event to the trace.
     Times,
 }
 
-/// A client's request.
+/// A client's request in a script.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClientOperation {
     /// Reads a key.
@@ -121,35 +125,35 @@ pub enum ClientOperation {
 pub enum Interception {
     /// The message is lost.
     Drop,
-    /// The message is held back.
+    /// The message is held back until a `release` statement delivers it.
     Hold,
-    /// The message is delivered, and a copy is kept.
+    /// The message is delivered, and a copy is kept, which a `release` statement delivers later.
     Copy,
 }
 
-/// A filter for messages; `None` matches any.
+/// A filter for messages by sender, receiver and type. `None` matches any.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MessageFilter {
-    /// Sender.
+    /// Sender of the message; `None` for any.
     pub from: Option<NodeId>,
-    /// Receiver.
+    /// Receiver of the message; `None` for any.
     pub to: Option<NodeId>,
-    /// Name of the message type.
+    /// Name of the message type, such as `AppendEntries`; `None` for any.
     pub kind: Option<String>,
 }
 
-/// Options of the cluster.
+/// Options of the `cluster` statement, which creates the cluster.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ClusterOptions {
     /// Number of replicas. Their ids start at 1.
     pub replicas: u16,
     /// Leader at the start of the script; `None` if there has been no election.
     pub leader: Option<NodeId>,
-    /// Whether to use the course's protocol and configuration.
+    /// Whether clients and replicas use the course's protocol and configuration.
     pub course: bool,
     /// Configuration of the replicas.
     pub config: Config,
-    /// Delay of messages between replicas.
+    /// Delay of each message between replicas.
     pub hop: Duration,
     /// Schedule of snapshots; `None` if replicas take none.
     pub snapshots: Option<SnapshotPlan>,
@@ -161,13 +165,14 @@ pub struct ClusterOptions {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub struct ScriptError {
-    /// Line number, from 1.
+    /// Line number of the statement in the script, from 1.
     pub line: usize,
     /// The statement and the error.
     pub what: String,
 }
 
-/// Parses a script. Returns the statements with their line numbers and their text.
+/// Parses a script. Returns, for each statement, its line number from 1, its text and the parsed
+/// statement.
 ///
 /// # Errors
 /// For the first invalid statement.
@@ -302,7 +307,7 @@ fn cut(rest: &[&str]) -> Result<Statement, String> {
     Ok(Statement::Part(groups))
 }
 
-/// Names of message types.
+/// Names of the message types that a filter may use.
 const MESSAGE_TYPES: [&str; 11] = [
     "AppendEntries",
     "AppendReply",
@@ -336,7 +341,7 @@ fn filter(words: &[&str]) -> Result<MessageFilter, String> {
     Ok(MessageFilter { from: end(from)?, to: end(to)?, kind })
 }
 
-/// Parses a forged message.
+/// Parses the words of a `forge` statement. Returns the forged message.
 fn forged(rest: &[&str]) -> Result<Envelope, String> {
     let [link, kind, fields @ ..] = rest else {
         return Err("expected: forge 2->3 RequestVote term=9 last=5@8".to_owned());
@@ -368,7 +373,7 @@ fn forged(rest: &[&str]) -> Result<Envelope, String> {
     Ok(Envelope { from, to, leader: None, message })
 }
 
-/// Parses the id of an entry: `index@term`.
+/// Parses the id of an entry, in the form `index@term`.
 fn entry_id(word: &str) -> Result<EntryId, String> {
     let (index, term) = word.split_once('@').ok_or("expected an entry as index@term")?;
     Ok(EntryId::new(number(term)?, number(index)?))

@@ -20,10 +20,10 @@ use crate::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey, Term
 
 const TRANSFER: CommandId = CommandId::of("transfer");
 
-/// Maximum number of events of a `run` statement; more mean that messages trigger each other
-/// forever.
+/// Maximum number of events that a `run` statement handles; more mean that messages trigger each
+/// other forever.
 const EVENTS_MAX: usize = 100_000;
-/// Maximum time to wait for an election timeout.
+/// Maximum virtual time that a `timeout` statement waits for an election timeout.
 const TIMEOUT_MAX: Duration = Duration::from_secs(20);
 
 /// Performs a script and returns its trace.
@@ -60,15 +60,15 @@ struct Runner {
     cluster: Cluster,
     network: Network,
     ids: Vec<NodeId>,
-    /// Active interceptions, each with the number of messages left.
+    /// Active interceptions of messages, each with the number of messages that it still applies to.
     interceptions: Vec<(Interception, MessageFilter, usize)>,
-    /// Messages held back, and copies.
+    /// Messages that interceptions have held back or copied.
     kept: Vec<Envelope>,
     last_request: Option<ClientRequest>,
     requests: u32,
-    /// Messages sent since the last count, by link and type.
+    /// Number of messages sent since the last `count` statement, by sender, receiver and type.
     sent: BTreeMap<(NodeId, NodeId, &'static str), u32>,
-    /// Whether the election timeouts of all but one replica are held back.
+    /// Whether the election timeouts of all replicas but one are held back.
     holds_timeouts: bool,
 }
 
@@ -251,7 +251,7 @@ impl Runner {
             ClientOperation::Delete(key) => Operation::del(key.as_bytes()),
             ClientOperation::Transfer(from, to, _) => {
                 transfer = [from.as_bytes(), to.as_bytes(), amount.as_bytes()];
-                Operation::call(TRANSFER, &transfer)
+                Operation::call(TRANSFER, &transfer[..])
             }
         };
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
@@ -288,7 +288,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Holds back the timeouts of all replicas but `id` and leaders; of none if `id` is `None`.
+    /// Holds back the election timeouts of all replicas except `id` and leaders; if `id` is `None`,
+    /// those of no replica.
     fn hold_timeouts(&mut self, id: Option<NodeId>) {
         self.holds_timeouts = id.is_some();
         for other in self.ids.clone() {
@@ -298,7 +299,8 @@ impl Runner {
         }
     }
 
-    /// Runs until a replica campaigns, and holds back the timeouts of the others from now on.
+    /// Runs until replica `id` campaigns to become leader, and holds back the election timeouts of
+    /// the others from now on.
     fn timeout(&mut self, id: NodeId) -> Result<(), Violation> {
         let end = self.cluster.now() + TIMEOUT_MAX;
         let campaigns = |runner: &Runner| {
@@ -323,7 +325,7 @@ impl Runner {
         replica.is_some_and(|replica| replica.status().role == RoleName::Leader)
     }
 
-    /// Runs until no message, request or disk operation is in flight.
+    /// Runs until no message, client request or disk operation is in flight.
     fn run(&mut self) -> Result<(), Violation> {
         for _ in 0..EVENTS_MAX {
             if self.cluster.in_flight() == 0 {
@@ -357,7 +359,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Decides the fate of the messages sent by the last event.
+    /// Decides the fate of the messages sent during the last event: delivers them or applies
+    /// interceptions.
     fn route_messages(&mut self) {
         let now = self.cluster.now();
         for envelope in std::mem::take(&mut self.cluster.sent) {
@@ -386,7 +389,8 @@ impl Runner {
         }
     }
 
-    /// Returns the interception that applies to a message, and counts it.
+    /// Returns the interception that applies to a message, and reduces the number of messages that
+    /// it still applies to; `None` if none applies.
     fn intercept(&mut self, envelope: &Envelope) -> Option<Interception> {
         let (interception, _, left) = self
             .interceptions
@@ -433,7 +437,7 @@ impl Runner {
     }
 }
 
-/// Formats what a leader knows of its peers.
+/// Formats what a leader knows of its peers, for the trace.
 fn peers_text(peers: &[PeerStatus]) -> String {
     let one = |peer: &PeerStatus| {
         let probing = if peer.probing { " probing" } else { "" };
@@ -445,7 +449,7 @@ fn peers_text(peers: &[PeerStatus]) -> String {
     format!(" match=[{}]", peers.iter().map(one).collect::<Vec<_>>().join(" "))
 }
 
-/// Formats the progress of a rejoining replica.
+/// Formats how far a replica that lost its disk has come in rejoining, for the trace.
 fn rejoin_text(rejoining: Option<&RejoinStatus>) -> String {
     match rejoining {
         None => String::new(),
@@ -473,7 +477,7 @@ mod tests {
     #[test]
     fn put_is_committed_and_answered() {
         let trace = run("cluster 3 leader=1\nput 1 a=1\nrun").unwrap();
-        assert!(trace.contains(&"1 answers put a=1: done".to_owned()), "{trace:#?}");
+        assert!(trace.contains(&"1 answers set a=1: done".to_owned()), "{trace:#?}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::{Instant, NodeId, RequestKey};
 
-/// Id of the first client. Smaller ids are those of replicas.
+/// Client id of the first client. Smaller ids belong to replicas.
 const FIRST_CLIENT: u32 = 0x100;
 
 /// Parameters of the workload.
@@ -31,107 +31,114 @@ const FIRST_CLIENT: u32 = 0x100;
 pub struct Load {
     /// Number of clients. Each has one request at a time.
     pub clients: usize,
-    /// Number of clients that only read. They do not get stuck in a write at a deposed leader, and
-    /// keep reading from it.
+    /// Number of clients that only read. A client that writes waits for its answer at a deposed
+    /// leader that cannot commit; one that only reads goes on, and could observe stale values
+    /// there.
     pub readers: usize,
     /// Number of keys that are read, written and deleted.
     pub keys: u64,
-    /// Extra bytes of each value.
+    /// Number of bytes that are added to each value to make it larger.
     pub padding: usize,
-    /// Number of accounts for transfers.
+    /// Number of accounts (keys with a balance) between which clients transfer amounts.
     pub accounts: u64,
-    /// Time from an answer to the client's next request. Reading clients wait an eighth of it.
-    pub think_time: DurationRange,
-    /// Time that a client waits for an answer.
-    pub timeout: DurationRange,
-    /// Probability that the client then abandons the request, in thousandths. Otherwise it resends
+    /// Time from an answer to the client's next request. Clients that only read wait an eighth of
     /// it.
+    pub think_time: DurationRange,
+    /// Time that a client waits for an answer before it resends or abandons the request.
+    pub timeout: DurationRange,
+    /// Probability that a client abandons a request without an answer, in thousandths. Otherwise it
+    /// resends the request.
     pub abandon_permille: u32,
-    /// Whether clients also use transactions on watched accounts, and client sessions.
+    /// Whether clients also use transactions on watched accounts, and client sessions (numbered
+    /// requests that take effect once).
     pub sessions: bool,
-    /// Whether clients also write and read keys that expire.
+    /// Whether clients also write and read keys with an expiration.
     pub expiring: bool,
 }
 
-/// An action of a client, for the driver to carry out.
+/// An action that a client asks the driver of the simulation to carry out.
 #[derive(Debug)]
 pub enum ClientAction {
-    /// Deliver a request to a replica.
+    /// Deliver the request to the replica.
     Send {
-        /// The replica.
+        /// The replica that the client sends to.
         to: NodeId,
-        /// The request.
+        /// The client's request.
         request: ClientRequest,
     },
-    /// Wake the client later.
+    /// Wake the client after some time, with [`Workload::wake`].
     Wake {
-        /// Position of the client.
+        /// Index of the client.
         client: usize,
-        /// Number of the wake-up. Only the last one of a client has an effect.
+        /// Number of the wake-up. Only the latest wake-up of a client has an effect.
         turn: u32,
-        /// Time until the wake-up.
+        /// Time from now to the wake-up.
         after: Duration,
     },
 }
 
-/// The clients of a run.
+/// The clients of a fault run, with the history of their operations.
 #[derive(Debug)]
 pub struct Workload {
     protocol: ClientProtocol,
     load: Load,
     rng: Rng,
-    /// The replicas that clients send to.
+    /// The replicas that clients send their requests to.
     targets: Vec<NodeId>,
     clients: Vec<Client>,
-    /// The unanswered requests, including abandoned ones.
+    /// The requests without an answer, including those that clients have abandoned.
     open: BTreeMap<RequestKey, OpenRequest>,
     history: History,
-    /// Makes values and request keys unique.
+    /// Number that is increased for each operation, to make values and request keys unique.
     serial: u64,
-    /// The true time.
+    /// The true (virtual) time.
     now: Instant,
-    /// Whether clients start no further operations.
+    /// Whether clients start no new operations, because the run is ending.
     stopped: bool,
-    /// Number of answers received, without refusals.
+    /// Number of answers that clients have received, without refusals.
     answered: u64,
-    /// Number of requests resent.
+    /// Number of times that a client has resent a request.
     resent: u64,
-    /// Number of refusals received.
+    /// Number of refusals that clients have received.
     refused: u64,
 }
 
 #[derive(Debug, Default)]
 struct Client {
-    /// The request whose answer it waits for.
+    /// Key of the request whose answer the client waits for; `None` if it waits for none.
     waits_for: Option<RequestKey>,
-    /// Operations to perform before random ones.
+    /// Operations that the client performs before it draws random ones.
     planned: VecDeque<ClientOperation>,
-    /// The leader that the last answer named.
+    /// The leader that the last answer to the client named; `None` if it named none.
     leader: Option<NodeId>,
-    /// Its session.
+    /// Id of the client's open session; `None` if the client has none.
     session: Option<u64>,
-    /// Sequence number of the latest request in the session.
+    /// Sequence number of the client's latest request in its session.
     sequence: u64,
-    /// Answer to that request.
+    /// The counter's value in the answer to the client's latest request in its session; `None` if
+    /// there is no answer.
     sum: Option<i64>,
-    /// Number of the last wake-up.
+    /// Number of the client's latest wake-up. Earlier ones have no effect.
     turn: u32,
-    /// Whether the request was just refused, so that the next wake-up is no timeout.
+    /// Whether the client's request was just refused, so that the next wake-up is for a retry and
+    /// not a timeout.
     refused: bool,
 }
 
-/// An unanswered request.
+/// A request without an answer.
 #[derive(Debug)]
 struct OpenRequest {
     client: usize,
     operation: ClientOperation,
     request: ClientRequest,
-    /// Its id in the history; `None` for operations that the linearizability checker does not know.
+    /// Id of the operation in the history; `None` for operations that the linearizability checker
+    /// does not check.
     history_id: Option<OperationId>,
 }
 
 impl Workload {
-    /// Creates the clients. The first one starts with filling the accounts.
+    /// Creates the clients, which send to the replicas `targets`. The first client begins by
+    /// filling the accounts.
     pub fn new(protocol: ClientProtocol, load: Load, targets: &[NodeId], rng: Rng) -> Workload {
         let mut clients: Vec<Client> = (0..load.clients).map(|_| Client::default()).collect();
         clients[0].planned.extend(
@@ -154,7 +161,7 @@ impl Workload {
         }
     }
 
-    /// Starts the clients within their think times.
+    /// Starts the clients: schedules the first wake-up of each within its think time.
     pub fn start(&mut self, out: &mut Vec<ClientAction>) {
         for client in 0..self.clients.len() {
             let after = self.load.think_time.draw(&mut self.rng);
@@ -162,14 +169,14 @@ impl Workload {
         }
     }
 
-    /// Stops the clients: they only complete what they have started, and send only to `targets` and
-    /// to leaders that answers name.
+    /// Stops the clients: they complete the operations that they have started, but start no others.
+    /// They send only to the replicas `targets` and to leaders that answers name.
     pub fn stop(&mut self, targets: &[NodeId]) {
         self.stopped = true;
         self.targets = targets.to_vec();
     }
 
-    /// Makes one client write and read a new value after all have stopped.
+    /// Makes one client write a new value and read it, after all clients have stopped.
     pub fn probe(&mut self, out: &mut Vec<ClientAction>) {
         self.serial += 1;
         let value = format!("probe {}", self.serial);
@@ -185,23 +192,25 @@ impl Workload {
         self.wake_later(client, Duration::ZERO, out);
     }
 
-    /// Whether any client has planned operations left.
+    /// Returns whether any client has planned operations that it has not started.
     pub fn has_plans(&self) -> bool {
         self.clients.iter().any(|client| !client.planned.is_empty())
     }
 
-    /// Iterates over the unanswered requests in action of their keys, including abandoned ones.
+    /// Iterates over the keys of the requests without an answer, in order, including those that
+    /// clients have abandoned.
     pub fn unanswered(&self) -> impl Iterator<Item = RequestKey> {
         self.open.keys().copied()
     }
 
-    /// Iterates over the requests that clients still wait for.
+    /// Iterates over the keys of the requests whose answers clients still wait for.
     pub fn waiting(&self) -> impl Iterator<Item = RequestKey> {
         self.clients.iter().filter_map(|client| client.waits_for)
     }
 
-    /// Makes the client give up a request that a crash has removed from all replicas. It may have
-    /// taken effect. Only increments and probes are started again.
+    /// Makes the client give up a request that no replica has any more, after a crash. The request
+    /// may have been applied. The client starts the operation again only if it is an increment or
+    /// the final probe.
     pub fn give_up(&mut self, key: RequestKey, out: &mut Vec<ClientAction>) {
         if let Some(open) = self.open.remove(&key) {
             let client = &mut self.clients[open.client];
@@ -218,22 +227,24 @@ impl Workload {
         }
     }
 
-    /// The calls and replies about single keys.
+    /// Returns the history of the operations on single keys, for the linearizability checker.
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// Returns the number of answers and of refusals received.
+    /// Returns the number of answers that clients have received without refusals, and the number of
+    /// refusals.
     pub fn answer_counts(&self) -> (u64, u64) {
         (self.answered, self.refused)
     }
 
-    /// Number of requests resent.
+    /// Returns the number of times that a client has resent a request.
     pub fn resend_count(&self) -> u64 {
         self.resent
     }
 
-    /// Wakes a client: it starts its next operation, or handles the timeout of its request.
+    /// Wakes the client: it starts its next operation, or handles the timeout of its request. Does
+    /// nothing if `turn` is not the client's latest wake-up.
     pub fn wake(&mut self, client: usize, turn: u32, out: &mut Vec<ClientAction>) {
         if self.clients[client].turn != turn {
             return;
@@ -270,7 +281,7 @@ impl Workload {
         self.start_operation(client, operation, out);
     }
 
-    /// Sets the true time.
+    /// Tells the clients the true (virtual) time.
     pub fn set_now(&mut self, now: Instant) {
         self.now = now;
     }
@@ -416,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn course_protocol_sends_a_request_once() {
+    fn course_client_retries_under_a_new_request_id() {
         let mut workload = workload(ClientProtocol::Course);
         let mut actions = Vec::new();
         workload.start(&mut actions);

@@ -14,7 +14,7 @@ const INCR: CommandId = CommandId::of("incr");
 const REVISIONS: CommandId = CommandId::of("revisions");
 const TRANSFER: CommandId = CommandId::of("transfer");
 
-/// An operation of a client.
+/// An operation that a client performs with one request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ClientOperation {
     Get(String),
@@ -26,18 +26,22 @@ pub(super) enum ClientOperation {
     Delete(String),
     Transfer(String, String, u64),
     OpenSession,
-    /// Increments the counter, as the request of a session with a sequence number.
+    /// Increments the counter, with a numbered request: the id of the client session, and the
+    /// sequence number of the request in it.
     Increment(u64, u64),
-    /// Watches two accounts by reading their revisions, to transfer this amount between them.
+    /// Reads the revisions of two accounts, to watch them for a transaction that transfers this
+    /// amount between them.
     Watch([String; 2], u64),
-    /// Reads two watched accounts in a transaction.
+    /// In a transaction, reads two watched accounts: their keys, their revisions, and the amount to
+    /// transfer.
     ReadWatched([String; 2], [u64; 2], u64),
-    /// Writes two watched accounts in a transaction.
+    /// In a transaction, writes two watched accounts: their keys, their revisions, and their new
+    /// balances.
     WriteWatched([String; 2], [u64; 2], [u64; 2]),
 }
 
 impl Workload {
-    /// Draws the next operation of a client.
+    /// Draws the next operation of a client at random.
     pub(super) fn draw_operation(&mut self, client: usize) -> ClientOperation {
         self.serial += 1;
         if self.load.sessions && client >= self.load.readers && self.rng.permille(300) {
@@ -66,7 +70,7 @@ impl Workload {
         }
     }
 
-    /// Draws an operation on a key that expires.
+    /// Draws an operation on a key with an expiration at random.
     fn draw_expiring(&mut self) -> ClientOperation {
         let key = format!("{EXPIRING}{}", self.rng.below(3));
         let value = format!("x{}", self.serial);
@@ -78,7 +82,7 @@ impl Workload {
         }
     }
 
-    /// Draws an operation with a transaction or in a client session.
+    /// Draws an operation with a transaction, or a numbered request in a client session, at random.
     fn draw_session_operation(&mut self, client: usize) -> ClientOperation {
         if self.load.accounts > 0 && self.rng.permille(500) {
             let from = self.rng.below(self.load.accounts);
@@ -96,7 +100,7 @@ impl Workload {
         ClientOperation::Increment(session, client.sequence)
     }
 
-    /// Starts an operation under a new request key.
+    /// Starts an operation of a client: encodes it as a request with a new key, and sends it.
     pub(super) fn start_operation(
         &mut self,
         client: usize,
@@ -140,7 +144,7 @@ impl Workload {
             ClientOperation::Transfer(from, to, number) => {
                 amount = number.to_string();
                 transfer = [from.as_bytes(), to.as_bytes(), amount.as_bytes()];
-                (Operation::call(TRANSFER, &transfer), None)
+                (Operation::call(TRANSFER, &transfer[..]), None)
             }
         };
         // The linearizability checker knows neither transfers nor expirations.
@@ -157,7 +161,9 @@ impl Workload {
     }
 }
 
-/// Returns the watched keys with their revisions, and the arguments or operations of an operation.
+/// Returns the two lists that the request of an operation may contain, each empty if it has none:
+/// the watched keys with their revisions, and the arguments of a command or the operations of a
+/// transaction.
 fn lists(operation: &ClientOperation) -> (ItemsBuffer, ItemsBuffer) {
     let (mut watched, mut list) = (ItemsBuffer::default(), ItemsBuffer::default());
     match operation {
@@ -170,7 +176,9 @@ fn lists(operation: &ClientOperation) -> (ItemsBuffer, ItemsBuffer) {
             }
         }
         ClientOperation::Watch(names, _) => {
-            names.iter().for_each(|name| list.push(name.as_bytes()));
+            for name in names {
+                list.push(name.as_bytes());
+            }
         }
         ClientOperation::ReadWatched(names, revisions, _)
         | ClientOperation::WriteWatched(names, revisions, _) => {
@@ -183,7 +191,9 @@ fn lists(operation: &ClientOperation) -> (ItemsBuffer, ItemsBuffer) {
     }
     match operation {
         ClientOperation::ReadWatched(names, ..) => {
-            names.iter().for_each(|name| list.push(&Operation::get(name.as_bytes()).encode()));
+            for name in names {
+                list.push(&Operation::get(name.as_bytes()).encode());
+            }
         }
         ClientOperation::WriteWatched(names, _, values) => {
             for (name, value) in names.iter().zip(values) {

@@ -8,7 +8,7 @@ use crate::sim::keys::{ACCOUNT_START, is_account};
 use crate::sim::violation::{Violation, ensure};
 
 impl Workload {
-    /// Checks the reply to a request. A reply about a single key is recorded in the history.
+    /// Checks the reply to a request, and records it in the history if it is about a single key.
     pub(super) fn check_reply(
         &mut self,
         open: &OpenRequest,
@@ -39,7 +39,8 @@ impl Workload {
         Ok(())
     }
 
-    /// Checks the reply to a transaction or to a request of a session, and plans the next step.
+    /// Checks the reply to a transaction or to a numbered request of a client session, and plans
+    /// the client's next operation.
     fn check_session_reply(
         &mut self,
         open: &OpenRequest,

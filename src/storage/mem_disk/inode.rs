@@ -5,29 +5,30 @@ use std::collections::BTreeMap;
 
 use super::{AppendFault, DiskFaultCounts, SECTOR_BYTES};
 
-/// A file's contents, independent of its names.
+/// Contents of a file in memory, independent of the file's names (an inode).
 ///
-/// Invariant: without `unsynced` and `lengths`, `durable` equals `live`, unless a sync failed or
-/// was ignored.
+/// Invariant: while `unsynced` and `lengths` are empty, `durable` equals `live`, unless a sync
+/// failed or was ignored.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
-    /// What reads return.
+    /// The bytes that reads return, synced or not.
     pub(super) live: Vec<u8>,
-    /// What a power cut leaves at least.
+    /// The durable bytes: the file's contents after a power cut, apart from unsynced writes that
+    /// reached the disk before the cut.
     pub(super) durable: Vec<u8>,
-    /// Offset and bytes of the writes since the last sync, in order.
+    /// Offset and bytes of each write since the last sync, in order.
     unsynced: Vec<(usize, Vec<u8>)>,
-    /// The file's lengths after each append since the last sync.
+    /// Length of the file in bytes after each append since the last sync.
     lengths: Vec<usize>,
 }
 
 impl Inode {
-    /// A file whose contents are durable.
+    /// Returns a file whose contents are durable.
     pub(super) fn durable(bytes: Vec<u8>) -> Inode {
         Inode { durable: bytes.clone(), live: bytes, ..Inode::default() }
     }
 
-    /// A file whose contents are not durable.
+    /// Returns a file whose contents are not durable yet.
     pub(super) fn unsynced(bytes: Vec<u8>) -> Inode {
         Inode { live: bytes, ..Inode::default() }
     }
@@ -47,7 +48,7 @@ impl Inode {
         self.lengths.push(self.live.len());
     }
 
-    /// Makes all writes durable.
+    /// Makes all writes to the file durable.
     pub(super) fn sync(&mut self) {
         self.durable.resize(self.live.len(), 0);
         self.lengths.clear();
@@ -58,14 +59,14 @@ impl Inode {
         }
     }
 
-    /// Forgets which writes are unsynced, as a file system does after a failed sync: the live
-    /// contents keep what the durable ones will never get.
+    /// Forgets which writes are unsynced, as a file system does after a failed sync: reads return
+    /// the written bytes, but no later sync makes them durable.
     pub(super) fn forget_unsynced(&mut self) {
         self.unsynced.clear();
         self.lengths.clear();
     }
 
-    /// Corrupts the bytes of an append.
+    /// Corrupts `bytes`, which are about to be appended, in the way that `fault` says.
     pub(super) fn corrupt(&mut self, fault: AppendFault, bytes: &mut [u8]) {
         assert!(!bytes.is_empty(), "an append of nothing cannot be corrupted");
         match fault {
@@ -80,8 +81,8 @@ impl Inode {
         }
     }
 
-    /// Loses power: makes some of the unsynced writes durable, for each sector a prefix of those
-    /// that touched it, and drops the rest.
+    /// Simulates a power cut: for each sector, makes a prefix of the unsynced writes that touched
+    /// it durable, and drops the other writes. `choose` decides how many.
     pub(super) fn lose_power(
         &mut self,
         choose: &mut dyn FnMut(usize) -> usize,

@@ -61,7 +61,7 @@ fn peer_json(envelope: &Envelope) -> Value {
 }
 
 #[test]
-fn client_requests_become_commands() {
+fn client_requests_are_decoded_to_commands() {
     let operation = Operation::set(b"K", b"V");
     let payload = Command { key: key(), operation }.encode();
     let request = ClientRequest { key: key(), kind: RequestKind::Write, payload };
@@ -75,7 +75,7 @@ fn client_requests_become_commands() {
 }
 
 #[test]
-fn unknown_members_are_ignored() {
+fn unknown_json_fields_are_ignored() {
     let deep = "[".repeat(10_000) + &"]".repeat(10_000);
     let text = put().to_string();
     let noisy =
@@ -112,7 +112,7 @@ fn invalid_requests_are_rejected_with_the_reason() {
 }
 
 #[test]
-fn non_objects_are_rejected() {
+fn messages_that_are_not_json_objects_are_rejected() {
     let array = r#"["001A","0001","FFFF","put"]"#;
     for text in ["", " ", "{", "{}x", "null", "7", array, "\"put\"", "{\"src\":\"\\ud800\"}"] {
         let error = decode(text.as_bytes(), ME).unwrap_err();
@@ -155,7 +155,7 @@ fn invalid_peer_messages_are_rejected_with_the_reason() {
 }
 
 #[test]
-fn encoded_messages_are_compact_and_complete() {
+fn encoded_messages_match_the_exact_json() {
     let mut out = Vec::new();
     encode_hello(NodeId(0xAB), &mut out);
     assert_eq!(out, br#"{"src":"00AB","dst":"FFFF","leader":"FFFF","type":"hello"}"#);
@@ -219,7 +219,7 @@ fn every_peer_type_survives_a_round_trip() {
 }
 
 #[test]
-fn replies_to_other_addresses_are_refused() {
+fn replies_to_invalid_client_or_request_ids_are_rejected() {
     let to = |client, request: &[u8; 16]| {
         let key = RequestKey { client: ClientId(client), request: RequestId(*request) };
         let mut out = Vec::new();

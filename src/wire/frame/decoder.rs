@@ -12,44 +12,49 @@ use super::{
     PREAMBLE_BYTES, REJOINING, VERSION,
 };
 
-/// Decodes the frames of one connection from the pieces in which its bytes arrive.
+/// Decodes the frames of one connection between replicas from received bytes, which may arrive in
+/// pieces of any size.
 #[derive(Debug)]
 pub struct Decoder {
     pub(super) buffer: BytesMut,
-    /// Whether the preamble has been read.
+    /// Whether the connection's preamble (magic number and protocol version) has been decoded.
     has_preamble: bool,
-    /// Longest frame that is accepted now, in bytes.
+    /// Maximum length of the next frame, in bytes without the frame's header. Smaller than
+    /// [`FRAME_BYTES_MAX`] only before the first frame of an unknown peer.
     max: usize,
 }
 
 impl Default for Decoder {
-    /// A decoder that accepts frames of any length from the start.
+    /// Creates a decoder that accepts a first frame of any length up to [`FRAME_BYTES_MAX`].
     fn default() -> Decoder {
         Decoder { buffer: BytesMut::new(), has_preamble: false, max: FRAME_BYTES_MAX }
     }
 }
 
 impl Decoder {
-    /// A decoder for an unknown peer: the first frame, which has to be a hello, may not be longer
-    /// than a hello. So an unknown peer can't make the replica buffer more.
+    /// Creates a decoder for a connection from an unknown peer. The first frame must be a hello,
+    /// and a frame longer than a hello is rejected, so that an unknown peer can't make the replica
+    /// buffer more.
     pub fn for_unknown_peer() -> Decoder {
         Decoder { max: FIRST_FRAME_BYTES_MAX, ..Decoder::default() }
     }
 
-    /// Appends bytes that have arrived.
+    /// Appends received bytes to the buffer.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Bytes that wait for the rest of their frame.
+    /// Returns the number of received bytes that have not been decoded because the rest of their
+    /// frame is missing.
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.len()
     }
 
-    /// The next frame; `None` if more bytes are needed. Its large parts are not copied.
+    /// Returns the next complete frame; `None` if more bytes are needed. Entries, chunks and
+    /// payloads share the buffer's memory instead of being copied.
     ///
     /// # Errors
-    /// If the bytes are not a frame. The connection has to be closed.
+    /// If the bytes are not a valid frame. The connection must be closed then.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         if !self.has_preamble {
             if self.buffer.len() < PREAMBLE_BYTES {

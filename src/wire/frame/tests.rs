@@ -197,7 +197,7 @@ fn other_protocols_and_versions_are_rejected() {
 }
 
 #[test]
-fn head_and_parts_make_up_the_whole_frame() {
+fn frame_head_and_parts_equal_the_full_encoding() {
     for frame in frames() {
         let (mut head, mut whole) = (BytesMut::new(), BytesMut::new());
         encode_head(&frame, &mut head);

@@ -1,4 +1,4 @@
-//! The header of a peer message: its archived form, and the checks on what it says.
+//! The header of a peer message: its archived form, and the checks of its fields.
 
 use bytes::Bytes;
 use rkyv::{Archive, Serialize};
@@ -12,12 +12,13 @@ use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 use super::PeerError;
 
-/// Upper bound of indexes, rounds and lengths, which count up from 0 and never get here. It leaves
-/// the core room to add to a number. Terms end at [`Term::MAX`].
+/// Exclusive upper bound of log indexes, numbers of the leader's rounds of messages, and lengths in
+/// messages. They count up from 0 and never reach the bound in practice; it lets the consensus core
+/// add to them without overflow. Terms have their own bound, [`Term::MAX`].
 pub(super) const NUMBER_MAX: u64 = Index::MAX.0;
 
-/// A message without its entries or chunk, in the form in which it is archived. New kinds go to the
-/// end.
+/// The fixed-length part of a message, as rkyv archives it: everything except log entries and the
+/// snapshot chunk. For compatibility, new variants are added at the end.
 #[derive(Archive, Serialize)]
 pub(super) enum Header {
     Append {
@@ -27,7 +28,7 @@ pub(super) enum Header {
         prev_index: u64,
         commit_index: u64,
         loss_permille: u16,
-        /// The replica's id plus 1; 0 for none.
+        /// Id plus 1 of the replica to which the leader transfers its leadership; 0 for none.
         transfer_to: u32,
         entry_count: u32,
     },
@@ -96,7 +97,7 @@ pub(super) enum Header {
     },
 }
 
-/// The header of a message.
+/// Returns the header of a message, ready to be archived.
 pub(super) fn header_of(message: &PeerMsg) -> Header {
     match message {
         PeerMsg::AppendEntries(append) => Header::Append {
@@ -178,7 +179,8 @@ pub(super) fn header_of(message: &PeerMsg) -> Header {
     }
 }
 
-/// The message of a header. Takes its entries or its chunk off `bytes`.
+/// Rebuilds a message from its header and checks all fields. Removes the message's entries or chunk
+/// from the front of `bytes`.
 #[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
 pub(super) fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, PeerError> {
     Ok(match header {
@@ -324,12 +326,13 @@ fn disk_of(code: u8) -> Result<DiskState, PeerError> {
     })
 }
 
-/// An offset in a snapshot of `length` bytes, or its end.
+/// Checks that `value` is an offset in a snapshot of `length` bytes, or equals `length`, and
+/// returns it. `field` names the value in the error.
 fn within(field: &'static str, value: u64, length: u64) -> Result<u64, PeerError> {
     if value <= length { Ok(value) } else { Err(PeerError::Number { field, value }) }
 }
 
-/// Takes a chunk of a snapshot off `bytes`.
+/// Removes a snapshot chunk of `claimed` bytes from the front of `bytes` and returns it.
 fn chunk(claimed: usize, bytes: &mut Bytes) -> Result<Bytes, PeerError> {
     if claimed > bytes.len() {
         return Err(PeerError::Chunk { claimed, bytes: bytes.len() });
@@ -341,7 +344,7 @@ fn number(field: &'static str, value: u64) -> Result<u64, PeerError> {
     if value < NUMBER_MAX { Ok(value) } else { Err(PeerError::Number { field, value }) }
 }
 
-/// The message's term. No message is sent in term 0.
+/// Checks a message's term, which must be at least 1 and at most [`Term::MAX`], and returns it.
 fn own_term(value: u64) -> Result<Term, PeerError> {
     if value == 0 || Term(value) > Term::MAX {
         return Err(PeerError::Number { field: "term", value });
@@ -349,7 +352,8 @@ fn own_term(value: u64) -> Result<Term, PeerError> {
     Ok(Term(value))
 }
 
-/// A replica's id plus 1, or 0 for none.
+/// Decodes an optional replica id: 0 is `None`, any other value is the id plus 1. `field` names the
+/// value in the error.
 fn replica(field: &'static str, value: u32) -> Result<Option<NodeId>, PeerError> {
     let Some(id) = value.checked_sub(1) else { return Ok(None) };
     match u16::try_from(id) {
@@ -365,7 +369,9 @@ fn permille(value: u16) -> Result<u16, PeerError> {
     Err(PeerError::Number { field: "loss_permille", value: u64::from(value) })
 }
 
-/// An entry id: both numbers are zero or neither is, and its term is at most `newest`.
+/// Checks an entry id and returns it: term and index must both be zero or both non-zero, and the
+/// term at most `newest`. `field` names the entry id and `term` is the message's term, for the
+/// error.
 fn entry_id(
     field: &'static str,
     entry_term: u64,
@@ -381,8 +387,9 @@ fn entry_id(
     Err(PeerError::Place { field, id, term })
 }
 
-/// Takes the entries of an append off `bytes`: indexes without gaps after `prev`, terms that never
-/// decrease, none later than the message's.
+/// Decodes `claimed` log entries from the front of `bytes` and removes them. Checks that their
+/// indexes follow `prev` without gaps, and that their terms never decrease and do not exceed the
+/// message's `term`.
 fn entries(
     term: Term,
     prev: EntryId,

@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
-/// Appends the arguments of `line` to `arguments`, and the range of each one to `ranges`. Returns
-/// false if quotes are not closed, or a closing quote is not followed by white space.
+/// Splits `line` into arguments: appends their bytes to `arguments` and the range of each argument
+/// to `ranges`. Returns false if a quote is not closed, or a closing quote is not followed by white
+/// space.
 pub(super) fn split_arguments(
     line: &[u8],
     arguments: &mut Vec<u8>,
@@ -22,7 +23,8 @@ pub(super) fn split_arguments(
     true
 }
 
-/// Appends the argument that `text` begins with to `arguments` and returns the rest of the text.
+/// Appends the argument at the start of `text` to `arguments`, without quotes and escapes, and
+/// returns the rest of `text`; `None` if the quotes are wrong.
 fn take_argument<'a>(mut text: &'a [u8], arguments: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         match text {
@@ -37,7 +39,8 @@ fn take_argument<'a>(mut text: &'a [u8], arguments: &mut Vec<u8>) -> Option<&'a 
     }
 }
 
-/// The text after a closing quote, which has to be white space or nothing.
+/// Checks the text after a closing quote: returns `rest` unchanged if it is empty or begins with
+/// white space, `None` otherwise.
 fn closed(rest: &[u8]) -> Option<&[u8]> {
     rest.first().is_none_or(|byte| is_space(*byte)).then_some(rest)
 }
@@ -93,8 +96,8 @@ fn trim_start(text: &[u8]) -> &[u8] {
     &text[text.iter().take_while(|byte| is_space(**byte)).count()..]
 }
 
-/// Whether C's `isspace` is true. Redis uses it between arguments only: a vertical tab or form feed
-/// inside an argument is part of it.
+/// Whether a byte is white space as defined by C's `isspace`. As in Redis, a vertical tab or form
+/// feed does not end an argument without quotes; it becomes part of the argument.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }

@@ -12,82 +12,92 @@ use crate::kv::parse_integer;
 
 use super::inline::split_arguments;
 
-/// Longest inline command and longest line with a length, in bytes, as in Redis.
+/// Longest inline command, and longest line that holds a count or length, in bytes, as in Redis.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// Length of `\r\n`.
+/// Length of the line end `\r\n` in bytes.
 const LINE_END_BYTES: usize = 2;
-/// Capacity for arguments, and for bytes of inline arguments, that is kept between requests.
+/// Number of arguments for which the parser keeps memory allocated between requests. Memory for
+/// more arguments is freed.
 const ARGUMENTS_KEPT: usize = 64;
+/// Number of bytes of an inline command's arguments for which the parser keeps memory allocated
+/// between requests.
 const INLINE_BYTES_KEPT: usize = 1 << 10;
 
-/// Limits on the size of a request.
+/// Limits on the size of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Most bytes of one argument (`proto-max-bulk-len`).
+    /// Maximum length of an argument in bytes (`proto-max-bulk-len`).
     pub bulk_bytes_max: usize,
-    /// Most arguments of one request.
+    /// Maximum number of arguments of one request, including the command's name.
     pub items_max: usize,
-    /// Most bytes of one request, including its framing.
+    /// Maximum length of a request in bytes, including the lengths and line ends of the protocol.
     pub request_bytes_max: usize,
 }
 
-/// Why bytes are not a request. It prints as Redis's error reply, to be sent with
+/// Why received bytes are not a request. Displayed as Redis's error reply, which is sent with
 /// [`Writer::error`](super::Writer::error) before the connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// An inline command is longer than a line may be.
+    /// An inline command exceeds the maximum length of a line.
     InlineTooBig,
-    /// An inline command's quotes are not closed, or not followed by white space.
+    /// Quotes in an inline command are not closed, or a closing quote is not followed by white
+    /// space.
     UnbalancedQuotes,
-    /// The line with the number of arguments is longer than a line may be.
+    /// The line with the number of arguments exceeds the maximum length of a line.
     CountTooBig,
     /// The number of arguments is malformed or above the limit.
     InvalidCount,
-    /// The line with an argument's length is longer than a line may be.
+    /// The line with an argument's length exceeds the maximum length of a line.
     LengthTooBig,
-    /// An argument begins with this byte instead of `$`.
+    /// An argument of a request begins with the given byte instead of `$`.
     ExpectedBulk(u8),
     /// An argument's length is malformed or above the limit.
     InvalidLength,
-    /// The request as a whole is above the limit.
+    /// The request exceeds [`Limits::request_bytes_max`].
     RequestTooBig,
 }
 
-/// A request: its arguments, the first of which is the command's name. Never empty.
+/// A request: the command's name and arguments. The name counts as the first argument, so there is
+/// at least one.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     bytes: &'a [u8],
     arguments: &'a [Range<usize>],
 }
 
-/// The request parser of one connection.
+/// Incremental parser for the requests of one connection.
 ///
-/// Invariant: positions are relative to the first byte that no request has consumed, and at most
-/// the number of bytes seen. Between requests they are 0 and no argument is missing.
+/// Invariant: positions count from the first byte that belongs to no earlier request, and never
+/// exceed the number of bytes received. Between requests all positions are 0 and no argument is
+/// missing.
 #[derive(Debug)]
 pub struct Parser {
     limits: Limits,
-    /// End of the parsed part of the request.
+    /// Number of bytes of the current request that have been parsed.
     position: usize,
-    /// There is no end of a line between `position` and this position.
+    /// Position at which the next call continues to search for the end of the line that begins at
+    /// `position`. The bytes between the two positions contain no line end.
     searched: usize,
-    /// The number of arguments that have not arrived; `None` before their count has.
+    /// Number of arguments of the current request that have not arrived; `None` while that number
+    /// is unknown.
     missing: Option<usize>,
-    /// The length of the argument at `position`; `None` before it has arrived.
+    /// Length in bytes of the argument that begins at `position`; `None` if the length has not been
+    /// parsed yet.
     bulk_bytes: Option<usize>,
     arguments: Vec<Range<usize>>,
-    /// The arguments of an inline command, without quotes and escapes.
+    /// The arguments of an inline command, with quotes and escapes removed.
     inline: Vec<u8>,
 }
 
-/// How far a request has been parsed.
+/// How far the current request has been parsed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// More bytes are needed.
+    /// The request is incomplete: more bytes are needed.
     Incomplete,
-    /// The request is complete, possibly without arguments. They are in the caller's bytes.
+    /// The request is complete, possibly with no arguments. Its arguments are ranges of the
+    /// caller's bytes.
     Array,
-    /// The same, with the arguments in `inline`.
+    /// An inline command is complete. Its arguments are ranges of [`Parser::inline`].
     Inline,
 }
 
@@ -99,42 +109,44 @@ impl Default for Limits {
 }
 
 impl<'a> Request<'a> {
-    /// A request whose arguments are these ranges of `bytes`; at least one. For tests and queued
-    /// commands.
+    /// Creates a request whose arguments are the given ranges of `bytes`; at least one is required.
+    /// For tests and queued commands.
     pub fn new(bytes: &'a [u8], arguments: &'a [Range<usize>]) -> Request<'a> {
         assert!(!arguments.is_empty(), "a request has at least a name");
         Request { bytes, arguments }
     }
 
-    /// The request inside this one whose name is the argument at `first`; `None` if there is none.
+    /// Returns the request nested in this one that begins at argument `first`, the name of its
+    /// command; `None` if there is no such argument.
     pub fn from(self, first: usize) -> Option<Request<'a>> {
         let arguments = self.arguments.get(first..).filter(|rest| !rest.is_empty())?;
         Some(Request { bytes: self.bytes, arguments })
     }
 
-    /// The number of arguments, including the name.
+    /// Returns the number of arguments, including the command's name.
     #[expect(clippy::len_without_is_empty, reason = "a request is never empty")]
     pub fn len(&self) -> usize {
         self.arguments.len()
     }
 
-    /// The command's name as the client sent it.
+    /// Returns the command's name as the client sent it, in upper or lower case.
     pub fn name(&self) -> &'a [u8] {
         &self.bytes[self.arguments[0].clone()]
     }
 
-    /// The argument at an index; the name is at 0.
+    /// Returns the argument at `index`, or `None` if there is none; the command's name is at index
+    /// 0.
     pub fn get(&self, index: usize) -> Option<&'a [u8]> {
         Some(&self.bytes[self.arguments.get(index)?.clone()])
     }
 
-    /// All arguments, the name first.
+    /// Returns all arguments in order, beginning with the command's name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let bytes = self.bytes;
         self.arguments.iter().map(move |range| &bytes[range.clone()])
     }
 
-    /// The arguments from index `first` on; none if there are fewer.
+    /// Returns the arguments from index `first` on; nothing if the request has fewer.
     pub fn rest(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let bytes = self.bytes;
         let arguments = self.arguments.get(first..).unwrap_or_default();
@@ -143,7 +155,7 @@ impl<'a> Request<'a> {
 }
 
 impl Parser {
-    /// A parser for a new connection.
+    /// Creates a parser for a new connection.
     pub fn new(limits: Limits) -> Parser {
         Parser {
             limits,
@@ -156,14 +168,14 @@ impl Parser {
         }
     }
 
-    /// The next complete request in `bytes`; `None` if more bytes are needed.
+    /// Returns the next complete request in `bytes`; `None` if more bytes are needed.
     ///
-    /// Parsing starts behind the first `used` bytes, and `used` grows by the length of the request
-    /// and of skipped empty lines and arrays. Between two calls the caller may remove used bytes
-    /// from the front and append new ones at the end.
+    /// Parsing starts after the first `used` bytes. `used` grows by the length of the returned
+    /// request and of skipped empty lines and empty arrays. Between two calls the caller may remove
+    /// used bytes from the front of `bytes` and append new bytes at the end.
     ///
     /// # Errors
-    /// If the bytes are not the beginning of a request. Must not be called again then.
+    /// If the bytes are not the beginning of a request. The parser must not be used after an error.
     pub fn next<'a>(
         &'a mut self,
         bytes: &'a [u8],
@@ -190,12 +202,13 @@ impl Parser {
         }
     }
 
-    /// Bytes of memory that the parser takes besides its own size.
+    /// Returns the bytes of heap memory that the parser takes.
     pub fn held_bytes(&self) -> usize {
         self.arguments.capacity() * size_of::<Range<usize>>() + self.inline.capacity()
     }
 
-    /// Drops the last request, and the memory that a very long one took.
+    /// Removes the latest request from the parser's state. Frees most of the memory that the parser
+    /// holds if the request was very long.
     fn clear(&mut self) {
         self.arguments.clear();
         self.arguments.shrink_to(ARGUMENTS_KEPT);
@@ -204,7 +217,7 @@ impl Parser {
         }
     }
 
-    /// Parses until the request is complete or the bytes end.
+    /// Parses until the current request is complete or all bytes are parsed.
     fn advance(&mut self, bytes: &[u8]) -> Result<Progress, ProtocolError> {
         if self.missing.is_none() {
             match bytes.first() {
@@ -232,7 +245,7 @@ impl Parser {
         Ok(Progress::Array)
     }
 
-    /// Parses the next argument of an array.
+    /// Parses the next argument of an array and returns its range; `None` if more bytes are needed.
     fn bulk(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, ProtocolError> {
         let Some(length) = self.bulk_length(bytes)? else { return Ok(None) };
         let (start, end) = (self.position, self.position + length);
@@ -246,7 +259,8 @@ impl Parser {
         Ok(Some(start..end))
     }
 
-    /// Parses the length of the argument at `position`.
+    /// Parses the length of the argument at `position` and returns it; `None` if more bytes are
+    /// needed.
     fn bulk_length(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
         if self.bulk_bytes.is_some() {
             return Ok(self.bulk_bytes);
@@ -270,8 +284,8 @@ impl Parser {
         Ok(self.bulk_bytes)
     }
 
-    /// Parses the line at `position` and returns it without its end. As in Redis, the byte after
-    /// `\r` is skipped without a check.
+    /// Parses the line at `position` and returns it without its line end; `None` if more bytes are
+    /// needed. As in Redis, the byte after `\r` is skipped without a check.
     fn line<'b>(
         &mut self,
         bytes: &'b [u8],
@@ -294,7 +308,7 @@ impl Parser {
         Ok(Some(&bytes[start..end]))
     }
 
-    /// Parses an inline command.
+    /// Parses a line as an inline command.
     fn parse_inline(&mut self, bytes: &[u8]) -> Result<Progress, ProtocolError> {
         let from = self.searched;
         let found = bytes[from..].iter().position(|byte| *byte == b'\n').map(|at| from + at);
@@ -393,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_match_redis() {
+    fn protocol_errors_match_redis() {
         let error = |text| Some(text);
         check(
             b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\nfooz\r\n",

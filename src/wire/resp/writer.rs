@@ -7,18 +7,18 @@ use bytes::{BufMut, BytesMut};
 
 use crate::kv::write_double;
 
-/// The protocol version of a connection.
+/// Version of the Redis protocol that a connection uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Version {
-    /// RESP2, the version of a new connection.
+    /// RESP2, which every new connection uses.
     #[default]
     Two,
-    /// RESP3, after `HELLO 3`.
+    /// RESP3, which a client selects with `HELLO 3`.
     Three,
 }
 
-/// Appends replies to a buffer. After the header of an array, map or set of `n` the caller has to
-/// write `n` items (`2 n` for a map); this is not checked.
+/// Appends replies to a buffer in one protocol version. After the header of an array, map or set of
+/// `n` elements the caller has to write `n` values (`2 n` for a map); this is not checked.
 #[derive(Debug)]
 pub struct Writer<'a> {
     out: &'a mut BytesMut,
@@ -26,7 +26,7 @@ pub struct Writer<'a> {
 }
 
 impl Version {
-    /// The number, as in `HELLO`.
+    /// Returns the version number used in `HELLO`: 2 or 3.
     pub fn number(self) -> i64 {
         match self {
             Version::Two => 2,
@@ -36,27 +36,28 @@ impl Version {
 }
 
 impl<'a> Writer<'a> {
-    /// A writer that appends to `out` in `version`.
+    /// Creates a writer that appends to `out` in the given protocol version.
     pub fn new(out: &'a mut BytesMut, version: Version) -> Writer<'a> {
         Writer { out, version }
     }
 
-    /// The protocol version.
+    /// Returns the protocol version in which replies are written.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Changes the protocol version of what is written from now on.
+    /// Changes the protocol version of everything written after this call.
     pub fn set_version(&mut self, version: Version) {
         self.version = version;
     }
 
-    /// The buffer, for use as scratch space: the caller has to remove what it appends.
+    /// Returns the buffer that the writer appends to. A caller may use it as scratch space, but
+    /// must remove what it has appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         self.out
     }
 
-    /// Writes `+text`, a simple string. `text` has no line ends.
+    /// Writes a simple string, `+text`. `text` must not contain line ends.
     pub fn simple(&mut self, text: &str) {
         debug_assert!(!text.contains(['\r', '\n']), "{text:?} would end the reply");
         self.line(b'+', text.as_bytes());
@@ -67,8 +68,8 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"+OK\r\n");
     }
 
-    /// Writes `-text`, an error, which begins with a code as in `ERR no such key`. Line ends in a
-    /// quoted argument become spaces, as in Redis.
+    /// Writes an error, `-text`, which begins with an error code as in `ERR no such key`. Line ends
+    /// in `text` become spaces, as in Redis.
     pub fn error(&mut self, text: &[u8]) {
         self.out.put_u8(b'-');
         let escape = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
@@ -76,12 +77,12 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"\r\n");
     }
 
-    /// Writes `:number`, an integer.
+    /// Writes an integer, `:number`.
     pub fn integer(&mut self, number: i64) {
         self.number(b':', number);
     }
 
-    /// Writes a bulk string, which may have any bytes.
+    /// Writes a bulk string, which may contain any bytes.
     pub fn bulk(&mut self, bytes: &[u8]) {
         self.out.reserve(bytes.len() + 16);
         self.count(b'$', bytes.len());
@@ -89,7 +90,7 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"\r\n");
     }
 
-    /// Writes a bulk string, or null for `None`.
+    /// Writes a bulk string; null if `bytes` is `None`.
     pub fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => self.bulk(bytes),
@@ -97,7 +98,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes null in place of a string.
+    /// Writes null where a string is expected. RESP2 has different nulls for strings and arrays.
     pub fn null(&mut self) {
         self.out.put_slice(match self.version {
             Version::Two => b"$-1\r\n",
@@ -105,7 +106,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Writes null in place of an array.
+    /// Writes null where an array is expected. RESP2 has different nulls for strings and arrays.
     pub fn null_array(&mut self) {
         self.out.put_slice(match self.version {
             Version::Two => b"*-1\r\n",
@@ -113,12 +114,13 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Writes the header of an array of `count` items.
+    /// Writes the header of an array; the caller then writes `count` values.
     pub fn array(&mut self, count: usize) {
         self.count(b'*', count);
     }
 
-    /// Writes the header of a map of `count` keys and values.
+    /// Writes the header of a map; the caller then writes `count` keys, each followed by its value.
+    /// In RESP2 it is an array.
     pub fn map(&mut self, count: usize) {
         match self.version {
             Version::Two => self.count(b'*', 2 * count),
@@ -126,12 +128,13 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes the header of a set of `count` items.
+    /// Writes the header of a set; the caller then writes `count` values. In RESP2 it is an array.
     pub fn set(&mut self, count: usize) {
         self.count(if self.version == Version::Two { b'*' } else { b'~' }, count);
     }
 
-    /// Writes the header of a push message of `count` items: one that is not a reply.
+    /// Writes the header of a push message; the caller then writes `count` values. Push messages,
+    /// such as Pub/Sub messages, are not replies to a request. In RESP2 they are arrays.
     pub fn push(&mut self, count: usize) {
         self.count(if self.version == Version::Two { b'*' } else { b'>' }, count);
     }
@@ -144,7 +147,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes a floating-point number with as many digits as Redis 7.0.
+    /// Writes a floating-point number, with as many digits as Redis 7.0 writes.
     pub fn double(&mut self, number: f64) {
         let text = write_double(number);
         match self.version {
@@ -153,7 +156,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes an integer of any length, given in digits.
+    /// Writes an integer of any size, given as decimal digits.
     pub fn big_number(&mut self, digits: &str) {
         match self.version {
             Version::Two => self.bulk(digits.as_bytes()),
@@ -161,7 +164,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes text for people, such as `INFO`.
+    /// Writes text that is meant for people, such as the reply of `INFO`: a verbatim string in
+    /// RESP3, a bulk string in RESP2.
     pub fn verbatim(&mut self, text: &str) {
         match self.version {
             Version::Two => self.bulk(text.as_bytes()),
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn every_type_is_written_in_both_versions() {
+    fn every_reply_type_is_encoded_in_resp2_and_resp3() {
         check(|writer| writer.simple("PONG"), "+PONG\r\n", "+PONG\r\n");
         check(|writer| writer.error(b"ERR a\r\nb"), "-ERR a  b\r\n", "-ERR a  b\r\n");
         check(

@@ -8,11 +8,12 @@ use crate::report::svg::Svg;
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 240.0;
 const LEFT: f64 = 82.0;
-/// Number of rows, and maximum number of columns.
+/// Number of rows of the heat map, each for a range of latencies. It has up to `COLUMNS_MAX`
+/// columns, each for a range of time.
 const ROWS: usize = 40;
 const COLUMNS_MAX: usize = 120;
 
-/// The heat map of a run; `None` if its file has no histograms over time.
+/// Returns the heat map of a run; `None` if the run has no histograms over time, or no operations.
 pub(crate) fn heat(run: &Run) -> Option<Svg> {
     let timed = || {
         let intervals = run.intervals.iter();

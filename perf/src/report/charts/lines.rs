@@ -8,13 +8,15 @@ use crate::report::svg::{Svg, colour};
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 190.0;
 const LEFT: f64 = 82.0;
-/// The axis is logarithmic if the largest parameter is more than this multiple of the smallest.
+/// Ratio of the largest to the smallest parameter value of a sweep, above which the axis of the
+/// parameter is logarithmic.
 const RATIO_FOR_LOG: f64 = 30.0;
 
-/// The figure of a summary that a line shows.
+/// A function that returns the figure to draw as a line, such as operations per second, from the
+/// summary of a system in a case.
 type Figure = fn(&Summary) -> Spread;
 
-/// A chart for each sweep.
+/// Returns one chart for each sweep of the comparison that has results.
 pub(crate) fn lines(comparison: &Comparison) -> Vec<Svg> {
     let mut sweeps: Vec<&str> = Vec::new();
     for sweep in comparison.cases.iter().filter_map(|case| case.sweep.as_ref()) {

@@ -8,11 +8,12 @@ use crate::report::svg::{Svg, colour, text_width};
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 170.0;
 const LEFT: f64 = 82.0;
-/// Lines for texts of marks above the upper plot; texts that do not fit are only shown on hover.
+/// Number of text lines above the upper plot for the descriptions of marked events. A text that
+/// does not fit is only shown when the mouse is over the event's mark.
 const MARK_LINES: usize = 4;
 const MARK_LINE: f64 = 15.0;
 
-/// One chart of all runs; `None` if none of them has intervals.
+/// Returns one chart with the throughput and latency of all runs; `None` if no run has intervals.
 pub(crate) fn over_time(runs: &[&Run]) -> Option<Svg> {
     let runs: Vec<&Run> = runs.iter().copied().filter(|run| !run.intervals.is_empty()).collect();
     let end = runs.iter().map(|run| run.end_s()).reduce(f64::max)?;
@@ -94,8 +95,8 @@ pub(crate) fn over_time(runs: &[&Run]) -> Option<Svg> {
     Some(svg)
 }
 
-/// The marks of all runs. A mark that all runs share appears once; other marks are prefixed with
-/// the name of their run, if there are several runs.
+/// Returns the events (marks) of all runs. An event that all runs share appears once; the text of
+/// any other event is prefixed with the name of its run.
 fn marks(runs: &[&Run]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     for run in runs {
@@ -112,16 +113,18 @@ fn marks(runs: &[&Run]) -> Vec<Mark> {
     marks
 }
 
-/// Position of a mark's text.
+/// Position at which the label of a marked event is drawn above the plot: `x` in pixels, and a text
+/// line.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Place {
     x: f64,
-    /// Line number, counted upwards from the plot.
+    /// Number of the text line, counted upwards from the plot, from 0.
     line: usize,
 }
 
-/// Places each text in the lowest line in which it overlaps no other text; `None` if there is no
-/// such line.
+/// Returns the position of the text of each mark (event): the lowest text line in which it overlaps
+/// no other text; `None` if the text fits in no line. `x` converts seconds to pixels, and `right`
+/// is the right edge in pixels.
 fn place_texts(marks: &[Mark], x: impl Fn(f64) -> f64, right: f64) -> Vec<Option<Place>> {
     let mut taken: Vec<Vec<(f64, f64)>> = vec![Vec::new(); MARK_LINES];
     marks
@@ -144,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_of_marks_never_overlap() {
+    fn chart_event_labels_never_overlap() {
         let texts = [(1.0, "leader killed"), (1.1, "leader killed"), (12.0, "healed"), (1.2, "x")];
         let marks = texts.map(|(at_s, text)| Mark { at_s, text: text.to_owned() });
         let places = place_texts(&marks, |at| LEFT + at * 10.0, 400.0);

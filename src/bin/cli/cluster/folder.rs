@@ -10,25 +10,27 @@ use bowline::runtime::{Bootstrap, bootstrap};
 use bowline::storage::make_folder;
 use bowline::types::NodeId;
 
-/// The file with the id of the cluster, its number of replicas, and whether all were created.
+/// Name of the file with the cluster's id, its number of replicas, and whether the folders of all
+/// replicas were created.
 const CLUSTER_FILE: &str = "cluster.toml";
 
-/// The folder of a replica.
+/// Returns the path of the folder of replica `id` in the cluster's folder.
 pub(super) fn replica(folder: &Path, id: u16) -> PathBuf {
     folder.join(format!("replica-{id}"))
 }
 
-/// The ids of the replicas.
+/// Returns the ids of all replicas of the cluster, 1 to `replicas`.
 pub(super) fn members(replicas: u16) -> Vec<NodeId> {
     (1..=replicas).map(NodeId).collect()
 }
 
-/// Whether a cluster was created in this folder.
+/// Returns whether a cluster was created in this folder.
 pub(super) fn exists(folder: &Path) -> bool {
     folder.join(CLUSTER_FILE).exists()
 }
 
-/// Returns the id of the cluster in this folder. Creates the cluster at the first start.
+/// Returns the id of the cluster in this folder. Creates the cluster, with the folders of all
+/// replicas, at the first start.
 pub(super) fn open_or_create(folder: &Path, replicas: u16) -> anyhow::Result<u128> {
     let cannot_use =
         || format!("cannot use the folder {}; check its permissions", folder.display());
@@ -72,7 +74,8 @@ fn write(path: &Path, cluster: u128, replicas: u16, ready: bool) -> std::io::Res
     fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Reads the cluster's id, its number of replicas, and whether all of them were created.
+/// Reads the cluster's id, its number of replicas, and whether the folders of all replicas were
+/// created.
 fn read(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("cannot read {}; check its permissions", path.display()))?;
@@ -90,7 +93,7 @@ fn read(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
     }
 }
 
-/// A random id, from the operating system's random numbers.
+/// Returns a random cluster id, drawn from the operating system's random numbers.
 fn random_id() -> u128 {
     use std::hash::{BuildHasher as _, RandomState};
     let half = |salt: u8| u128::from(RandomState::new().hash_one(salt));

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bowline::storage::cluster_fingerprint;
 
-/// A replica on this machine that takes longer counts as unreachable.
+/// Maximum time to connect to a replica on this machine, and to wait for its reply, before the
+/// replica counts as unreachable.
 const TIMEOUT: Duration = Duration::from_millis(200);
-/// Maximum bytes of a reply that are read.
+/// Maximum bytes that are read of a reply to `INFO raft`.
 const REPLY_BYTES_MAX: u64 = 64 << 10;
 
-/// Whether the replica at this port belongs to `cluster` and reports that it leads. A replica of
-/// another cluster may listen there if ours cannot.
+/// Returns whether the replica at this port belongs to `cluster` and reports that it is the leader.
+/// A replica of another cluster may listen at the port if ours cannot.
 pub(super) fn is_leader(port: u16, cluster: u128) -> bool {
     let id = format!("raft_cluster_fingerprint:{:032x}", cluster_fingerprint(cluster));
     info(port).is_ok_and(|text| {

@@ -13,17 +13,18 @@ use super::Arguments;
 use super::folder::{self, members};
 use crate::cli::options::REJOIN_MEMBERS_MIN;
 
-/// Why a replica is not, or would not be, a full member of the cluster.
+/// Why a replica is not a full member of the cluster, or could not start as one.
 enum Problem {
-    /// The folder is damaged or missing.
+    /// The replica's folder is damaged or missing; the text is the error.
     Damage(String),
-    /// The replica cannot start with it for another reason, such as another cluster's id.
+    /// The replica cannot start with its folder for another reason, such as the id of another
+    /// cluster; the text is the error.
     Other(String),
-    /// The replica was replaced and has not caught up yet.
+    /// The replica was replaced and has not caught up with the leader yet.
     Rejoining,
 }
 
-/// Why a cluster of `replicas` cannot replace one; `None` if it can.
+/// Returns why a cluster of `replicas` replicas cannot replace a replica; `None` if it can.
 pub(super) fn impossible(replicas: u16) -> Option<String> {
     (usize::from(replicas) < REJOIN_MEMBERS_MIN).then(|| {
         format!(
@@ -33,7 +34,8 @@ pub(super) fn impossible(replicas: u16) -> Option<String> {
     })
 }
 
-/// Replaces replica `id`. No replica of the cluster may run.
+/// Moves the folder of replica `id` aside and creates an empty one with which the replica rejoins.
+/// Fails if a replica of the cluster runs, or another one is damaged or rejoining.
 pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::Result<()> {
     let replicas = arguments.replicas;
     ensure!(
@@ -100,10 +102,11 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
     created.map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-/// Checks a replica's folder; `None` if it is undamaged.
+/// Checks the folder of replica `id`. Returns what is wrong with it; `None` if the replica can
+/// start as a full member.
 ///
 /// # Errors
-/// If the replica runs.
+/// If the replica is running.
 fn check(dir: &Path, cluster: u128, id: u16, replicas: u16) -> anyhow::Result<Option<Problem>> {
     let own = folder::replica(dir, id);
     if !own.exists() {
@@ -120,7 +123,8 @@ fn check(dir: &Path, cluster: u128, id: u16, replicas: u16) -> anyhow::Result<Op
     }
 }
 
-/// The first of `replica-2.broken-1`, `replica-2.broken-2`, .. that does not exist.
+/// Returns the first of the paths `replica-2.broken-1`, `replica-2.broken-2`, .. that does not
+/// exist, for the folder of a replica 2.
 fn unused_name(own: &Path) -> PathBuf {
     let name = own.file_name().and_then(OsStr::to_str).expect("replica-ID");
     let names = (1_u32..).map(|number| own.with_file_name(format!("{name}.broken-{number}")));
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn running_replica_is_not_replaced() {
+    fn replace_is_refused_while_another_replica_runs() {
         let dir = tempfile::tempdir().unwrap();
         let arguments = arguments(dir.path(), 3);
         let cluster = folder::open_or_create(dir.path(), 3).unwrap();

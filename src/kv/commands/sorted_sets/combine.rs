@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::{members_reply, put};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::Answer;
+use crate::kv::commands::row::Answer;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::values::collection::Collection;
@@ -25,7 +25,8 @@ enum Join {
     Diff,
 }
 
-/// What is done with the result.
+/// What a set operation does with its result: replies with it, stores it, or replies with the
+/// number of members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Tell,
@@ -33,7 +34,7 @@ enum Purpose {
     Count,
 }
 
-/// How the scores of one member are combined.
+/// `AGGREGATE`: how the scores of a member in several input sets are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Aggregate {
     Sum,
@@ -41,7 +42,7 @@ enum Aggregate {
     Max,
 }
 
-/// An input: a set, a sorted set, or a key that does not exist.
+/// An input of a set operation: a set, a sorted set, or a key that does not exist.
 #[derive(Debug, Clone, Copy)]
 enum Source<'s> {
     Sorted(&'s SortedSet),
@@ -61,11 +62,11 @@ struct Query<'s> {
     inputs: Vec<Input<'s>>,
     aggregate: Aggregate,
     with_scores: bool,
-    /// Limit of `ZINTERCARD`; 0 for none.
+    /// `LIMIT` of `ZINTERCARD`: maximum number of members to count; 0 for no limit.
     limit: usize,
 }
 
-/// Replaces NaN with 0, as Redis does for the sum of infinities of opposite signs.
+/// Returns the score, or 0 for NaN, as Redis does for sums of opposite infinities.
 fn number_or_0(score: f64) -> f64 {
     if score.is_nan() { 0.0 } else { score }
 }
@@ -131,8 +132,8 @@ impl<'s> Source<'s> {
 }
 
 impl<'s> Query<'s> {
-    /// Parses the arguments from `numkeys` on. Errors are found in Redis's order: keys are checked
-    /// before options.
+    /// Parses the arguments from `numkeys` on. Reports errors in the same order as Redis: keys are
+    /// checked before options.
     fn read(
         keyspace: &'s Keyspace,
         args: &[&[u8]],
@@ -191,7 +192,8 @@ impl<'s> Query<'s> {
         Ok(Query { inputs, aggregate, with_scores, limit })
     }
 
-    /// The result of the set operation, each member once.
+    /// Returns the members of the union, intersection or difference of the inputs, each once with
+    /// its combined score.
     fn join(mut self, join: Join) -> Vec<Scored> {
         match join {
             Join::Union => self.union(),
@@ -200,7 +202,8 @@ impl<'s> Query<'s> {
         }
     }
 
-    /// Sorts the smallest first. Sums of fractions depend on the order, so it must be Redis's.
+    /// Sorts the input sets by size, the smallest first, as Redis does: the sum of floating-point
+    /// scores depends on the order of addition.
     fn sort(&mut self) {
         self.inputs.sort_by_key(|input| input.source.len());
     }

@@ -3,7 +3,7 @@
 use super::{members_reply, text, text_and_score};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Double, Outcome, Refusal};
-use crate::kv::commands::registry::Answer;
+use crate::kv::commands::row::Answer;
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::commands::sets::{places, scanned};
 use crate::kv::keyspace::Keyspace;
@@ -17,8 +17,8 @@ pub(in crate::kv) fn zadd(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args, false)
 }
 
-/// `ZINCRBY key increment member`: `ZADD` with `INCR`, so an argument that looks like another
-/// option of `ZADD` is parsed as one.
+/// `ZINCRBY key increment member`. Runs `ZADD key INCR increment member`, so an `increment` that is
+/// the name of a `ZADD` option is parsed as this option.
 pub(in crate::kv) fn zincrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args, true)
 }
@@ -31,13 +31,13 @@ struct Rules {
     if_present: bool,
     if_greater: bool,
     if_less: bool,
-    /// `CH`: the reply also counts members whose score changed.
+    /// `CH`: the reply counts members that were added or whose score changed, not only added ones.
     counts_moved: bool,
     adds_up: bool,
 }
 
 impl Rules {
-    /// Parses an argument; false if it is not an option.
+    /// Parses an argument as an option of `ZADD`; returns false if it is not an option.
     fn take(&mut self, word: &[u8]) -> bool {
         let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
         let option = if is("NX") {
@@ -59,7 +59,8 @@ impl Rules {
         true
     }
 
-    /// The new score; `None` if it stays.
+    /// Returns the score to set for a member whose score was `old` (`None`: it does not exist),
+    /// according to the options of `ZADD`; `None` if nothing is to be changed.
     ///
     /// # Errors
     /// If the sum is NaN.
@@ -186,14 +187,15 @@ pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(place.map_or(Outcome::Value(None), Outcome::count))
 }
 
-/// The end that members are popped from.
+/// The end of a sorted set from which members are popped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Min,
     Max,
 }
 
-/// Pops up to `count` members from an end.
+/// Removes and returns up to `count` members of the sorted set at `key`, in order from its `end`
+/// (lowest or highest score); none if the key does not exist.
 fn pop(
     keyspace: &mut Keyspace,
     key: &[u8],
@@ -317,7 +319,8 @@ pub(in crate::kv) fn zrandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer
     Ok(members_reply(places.iter().filter_map(|place| set.by_rank().get(*place)), with_scores))
 }
 
-/// `ZSCAN key cursor [MATCH pattern] [COUNT count]`: in insertion order, like `SSCAN`.
+/// `ZSCAN key cursor [MATCH pattern] [COUNT count]`. Returns a small set at once, ordered by score,
+/// and a large one from the end of the table of members to its beginning, like `SSCAN`.
 pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
@@ -338,7 +341,8 @@ pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(scan_reply(from as u64, set.range(from..to), &options, write_double))
 }
 
-/// Prints a score, an integer with all its digits if it is small enough.
+/// Formats a score: an integer of at most 2^62 in magnitude with all its digits, any other score
+/// like `%.17g`.
 fn write_whole(score: f64) -> String {
     #[allow(clippy::cast_possible_truncation, reason = "the range was checked")]
     if score.fract() == 0.0 && score.abs() <= (i64::MAX / 2) as f64 {
@@ -396,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_and_pops_work_from_both_ends() {
+    fn zrank_and_zpop_count_from_both_ends() {
         let mut feeder = Feeder::new();
         feeder.call("zadd", &["z", "2", "c", "1", "b", "1", "a", "-inf", "d"]);
         assert_eq!(feeder.call("zrank", &["z", "b"]), Outcome::Integer(2));

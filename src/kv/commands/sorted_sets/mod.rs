@@ -7,13 +7,15 @@ mod ranges;
 use std::sync::Arc;
 
 use crate::kv::commands::outcome::{Double, Outcome};
-use crate::kv::commands::registry::{NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::commands::row::{NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// New rows go to the end, with the next number.
+/// Table of the sorted-set commands for the command registry: number, name, key positions and
+/// function of each. Append new commands at the end with the next number, because log entries
+/// contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(224, "zadd", ONE_KEY, members::zadd),
     write(225, "zincrby", ONE_KEY, members::zincrby),
@@ -49,8 +51,8 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(255, "zintercard", NO_KEYS.and_counted_at(0), combine::zintercard),
 ];
 
-/// Replaces a key's value with a set, or removes the key if the set is empty. Returns the number of
-/// members. `event` is the name of the notification.
+/// Replaces a key's value with a sorted set, or removes the key if the set is empty. Returns the
+/// number of members. `event` is the name of the keyspace notification.
 fn put(keyspace: &mut Keyspace, key: &[u8], set: SortedSet, event: &'static str) -> Outcome {
     let count = set.len();
     if count == 0 {
@@ -70,7 +72,7 @@ fn text_and_score(scored: &Scored) -> (Outcome, Outcome) {
     (text(scored), Outcome::Double(Double(scored.score)))
 }
 
-/// The reply with members, and their scores if wanted.
+/// Returns a reply that lists the members, with their scores if `with_scores`.
 fn members_reply<'s>(members: impl Iterator<Item = &'s Scored>, with_scores: bool) -> Outcome {
     if with_scores {
         Outcome::Pairs(members.map(text_and_score).collect())

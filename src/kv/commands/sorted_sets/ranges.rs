@@ -5,49 +5,51 @@ use std::ops::Range;
 use super::{members_reply, put};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::registry::Answer;
+use crate::kv::commands::row::Answer;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::double::parse_bound;
 use crate::kv::values::number::parse_integer;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// What a range refers to.
+/// What the bounds of a range refer to: ranks, scores or members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Rank,
     Score,
-    /// By the bytes of members, which requires that all scores are equal.
+    /// The bytes of members (`BYLEX`). As in Redis, the result is only meaningful if all scores in
+    /// the set are equal.
     Lex,
 }
 
-/// A range; empty if its maximum is below its minimum.
+/// The minimum and maximum of a range of a sorted set. The range is empty if the maximum is below
+/// the minimum.
 #[derive(Debug, Clone, Copy)]
 enum Ends<'w> {
-    /// Ranks, counted from the last if negative.
+    /// First and last rank, both inclusive; a negative rank counts from the last member (-1).
     Places(i64, i64),
     Scores(Score, Score),
     Lex(Lex<'w>, Lex<'w>),
 }
 
-/// Minimum or maximum score.
+/// Minimum or maximum score of a range.
 #[derive(Debug, Clone, Copy)]
 struct Score {
     score: f64,
-    /// Whether the score itself is outside of the range.
+    /// Whether the bound is exclusive: members with exactly this score are outside of the range.
     open: bool,
 }
 
-/// Minimum or maximum member.
+/// Minimum or maximum member of a `BYLEX` range.
 #[derive(Debug, Clone, Copy)]
 enum Lex<'w> {
-    /// `-`: before all members.
+    /// `-`: the bound below all members.
     Least,
-    /// `+`: behind all members.
+    /// `+`: the bound above all members.
     Most,
     At {
         member: &'w [u8],
-        /// Whether the member itself is outside of the range.
+        /// Whether the bound is exclusive: `member` itself is outside of the range.
         open: bool,
     },
 }
@@ -72,7 +74,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// As minimum: whether a member is before the range.
+    /// Returns whether the member `there` is below the range whose minimum is `self`.
     fn excludes_below(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -81,7 +83,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// As maximum: whether a member is not behind the range.
+    /// Returns whether the member `there` is not above the range whose maximum is `self`.
     fn includes(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -101,8 +103,8 @@ impl<'w> Ends<'w> {
         })
     }
 
-    /// The ranks of a set that are in the range. With `rev`, the range's ranks count from the last
-    /// member.
+    /// Returns the ranks of the members of `set` that are in the range. With `rev`, ranks in the
+    /// range's bounds count from the highest score.
     #[allow(clippy::float_cmp, reason = "bounds are compared exactly")]
     fn places(self, set: &SortedSet, rev: bool) -> Range<usize> {
         let order = set.by_rank();
@@ -139,22 +141,23 @@ impl<'w> Ends<'w> {
     }
 }
 
-/// The parsed arguments of a range command.
+/// The parsed arguments of `ZRANGE` or another range command.
 #[derive(Debug, Clone, Copy)]
 struct Query<'w> {
     ends: Ends<'w>,
-    /// From the last member to the first.
+    /// `REV`: whether members are returned in descending order.
     rev: bool,
     with_scores: bool,
-    /// Offset of `LIMIT`: members skipped.
+    /// Offset of `LIMIT`: number of members in the range that are skipped.
     offset: i64,
-    /// Count of `LIMIT`; negative for no limit.
+    /// Count of `LIMIT`: maximum number of members in the reply; negative for no limit.
     limit: i64,
 }
 
 impl<'w> Query<'w> {
-    /// Parses the arguments behind the key. What the command's name does not imply, options may
-    /// set.
+    /// Parses the arguments after the key. `by` and `rev` are `Some` if the command's name
+    /// determines them; otherwise `BYSCORE`, `BYLEX` and `REV` are options. `stores` says that the
+    /// command stores its result, and so does not accept `WITHSCORES`.
     fn read(
         args: &[&'w [u8]],
         by: Option<By>,
@@ -202,7 +205,7 @@ impl<'w> Query<'w> {
         Ok(Query { ends: Ends::read(by, min, max)?, rev, with_scores, offset, limit })
     }
 
-    /// The ranks of a set that are in the range and within the limit.
+    /// Returns the ranks of the members of `set` that are in the range and within `LIMIT`.
     fn places(&self, set: &SortedSet) -> Range<usize> {
         let Range { start, end } = self.ends.places(set, self.rev);
         let Ok(offset) = usize::try_from(self.offset) else { return start..start };
@@ -216,7 +219,8 @@ impl<'w> Query<'w> {
     }
 }
 
-/// The reply of a range command.
+/// Runs a range command and returns its reply. `by` and `rev` are `Some` if the command's name
+/// determines them.
 fn reply(keyspace: &Keyspace, args: &Args<'_>, by: Option<By>, rev: Option<bool>) -> Answer {
     let key = args.get(0)?;
     let query = Query::read(args.rest(1), by, rev, false)?;
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_include_and_exclude_their_bounds() {
+    fn zrange_honours_inclusive_and_exclusive_bounds() {
         let mut feeder = Feeder::new();
         feeder.call("zadd", &["z", "1", "a", "2", "b", "2", "c", "3", "d", "inf", "e"]);
         feeder.call("zadd", &["l", "0", "a", "0", "b", "0", "c", "0", "d"]);

@@ -22,14 +22,14 @@ use crate::wire::resp::Parser;
 
 /// Maximum requests of one client without a sent reply. Further requests are not parsed.
 const SLOTS_MAX: usize = 1_024;
-/// An empty queue of slots with a larger capacity is freed.
+/// Largest capacity, in slots, of an empty queue of slots that is kept. A larger one is freed.
 const SLOTS_KEPT: usize = 16;
 
-/// One connection.
+/// One client's connection, with its requests in order.
 ///
-/// Invariant: slot number `front + n` is at `slots[n]`; no slot before `next` is waiting;
-/// `in_flight` counts the slots in flight, all of which are of `in_flight_kind`; `request_bytes`
-/// and `reply_bytes` are the sums over all slots.
+/// Invariant: slot number `front + n` is at `slots[n]`; no slot before number `next` is waiting to
+/// be sent; `in_flight` counts the slots whose request was sent and has no outcome, all of kind
+/// `in_flight_kind`; `request_bytes` and `reply_bytes` are sums over all slots.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) id: ClientId,
@@ -43,35 +43,40 @@ pub(crate) struct Client {
     next: u64,
     in_flight: usize,
     in_flight_kind: RequestKind,
-    /// Maximum requests in flight. Halved when outcomes exceed the budget for replies.
+    /// Maximum number of this client's requests in flight. Halved when the outcomes of its requests
+    /// exceed the reply budget, doubled again when none is in flight.
     window: usize,
-    /// Whether outcomes have exceeded the budget, so that nothing is sent until no request is in
-    /// flight.
+    /// Whether outcomes have exceeded the reply budget. While true, no request is sent until none
+    /// is in flight.
     draining: bool,
-    /// When an outcome arrived, or the budget had space again.
+    /// When the outcome of one of this client's requests last arrived, or the reply budget last had
+    /// space again after it was used up. The timeouts of the client's requests count from this time
+    /// if it is later than the time they were sent or arrived.
     progressed_at: Instant,
     /// When bytes were last received or sent.
     pub(crate) active_at: Instant,
     /// When the first part of an incomplete request arrived; `None` if there is none.
     pub(crate) partial_since: Option<Instant>,
-    /// The current budget for replies.
+    /// The current limits on the memory of this client's replies.
     pub(crate) budget: ReplyBudget,
-    /// The slot whose reply must arrive before later requests are parsed.
+    /// Number of the slot whose request must have its reply before later requests are parsed;
+    /// `None` if parsing may continue.
     pub(crate) blocked_on: Option<u64>,
-    /// Whether the client has closed its end.
+    /// Whether the client has closed its sending side of the connection.
     pub(crate) ended: bool,
     /// Whether to parse no more requests and close the connection when all replies are sent.
     pub(crate) closing: bool,
-    /// Bytes of the requests in slots.
+    /// Total payload bytes of the requests in slots.
     request_bytes: usize,
-    /// Bytes that the replies in slots will have.
+    /// Total encoded bytes of the replies in slots, which are not in the outbound queue yet.
     reply_bytes: usize,
-    /// Bytes that `ClientMemory` counts for this client.
+    /// Memory use of this client in bytes, as last added to the total of all clients.
     pub(crate) counted_bytes: usize,
     pub(crate) marks: Marks,
 }
 
-/// Which work lists of `Clients` this client is on.
+/// Which of the table's lists of client indexes include this client: clients to read (`read`), to
+/// send requests of (`dispatch`), and to write to (`flush`).
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     pub(crate) read: bool,
@@ -115,7 +120,7 @@ impl Client {
         }
     }
 
-    /// Whether another request may be parsed.
+    /// Returns whether another request of this client may be parsed.
     pub(crate) fn may_parse(&self) -> bool {
         !self.closing
             && self.blocked_on.is_none()
@@ -123,12 +128,14 @@ impl Client {
             && !self.is_over_budget()
     }
 
-    /// Whether the replies that wait for the client, or for earlier replies, use up the budget.
+    /// Returns whether the unsent replies, in the outbound queue and in slots, use up the reply
+    /// budget.
     pub(crate) fn is_over_budget(&self) -> bool {
         self.socket.outbound.len() + self.reply_bytes >= self.budget.output_bytes
     }
 
-    /// Bytes of memory in use.
+    /// Returns the bytes of memory that this client uses: buffers, requests, replies and fixed
+    /// overhead.
     pub(crate) fn memory_bytes(&self) -> usize {
         size_of::<Client>()
             + self.input.capacity()
@@ -140,56 +147,59 @@ impl Client {
             + self.connection.held_bytes()
     }
 
-    /// Whether there may be a request to read or to parse.
+    /// Returns whether the client may have a request that can be read from the socket or parsed
+    /// now.
     pub(crate) fn has_input(&self) -> bool {
         self.may_parse() && (self.is_readable() || !self.input.is_empty())
     }
 
-    /// Whether a read may return bytes.
+    /// Returns whether a read from the client's socket may return bytes.
     pub(crate) fn is_readable(&self) -> bool {
         self.socket.is_readable() && !self.ended
     }
 
-    /// Whether a request is in flight.
+    /// Returns whether any request of this client was sent and has no outcome yet.
     pub(crate) fn has_in_flight(&self) -> bool {
         self.in_flight > 0
     }
 
-    /// Whether the client is closing and has all its replies.
+    /// Returns whether the client is to be disconnected and all its replies have been written.
     pub(crate) fn is_finished(&self) -> bool {
         self.closing && self.slots.is_empty() && self.socket.outbound.is_empty()
     }
 
-    /// Whether a request waits to be sent.
+    /// Returns whether the client has a request that waits to be sent to the core or to the leader.
     pub(crate) fn has_waiting(&self) -> bool {
         self.next < self.front + self.slots.len() as u64
     }
 
-    /// The number of the next slot.
+    /// Returns the number of the slot that the next request gets.
     pub(crate) fn next_slot(&self) -> u64 {
         self.front + self.slots.len() as u64
     }
 
-    /// Adds a request for the core.
+    /// Adds a request that is to be sent to the core or to the leader.
     pub(crate) fn push_request(&mut self, request: Request) {
         self.request_bytes += request.payload.len();
         self.slots.push_back(Slot::new(RequestState::Waiting(request)));
     }
 
-    /// Whether a reply may be sent at once, because no earlier one is missing.
+    /// Returns whether all requests parsed so far have their replies in the outbound queue, so that
+    /// the next reply may be appended to it directly.
     pub(crate) fn has_no_slots(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Adds a reply behind those of earlier requests.
+    /// Adds an encoded reply, to be sent after the replies of all earlier requests.
     pub(crate) fn push_reply(&mut self, reply: Bytes) {
         self.reply_bytes += reply.len();
         self.slots.push_back(Slot::new(RequestState::Done(Reply::Encoded(reply))));
         self.encode_replies();
     }
 
-    /// Sends the waiting requests that may be sent now, oldest first, until `send` returns false.
-    /// `forwarded` tells whether they go to another replica; `since` is the applied index here.
+    /// Sends the waiting requests of this client that may be sent now, oldest first, by calling
+    /// `send`, until it returns false (not sent). `forwarded` says whether the requests go to
+    /// another replica; `since` is this replica's applied index.
     pub(crate) fn dispatch(
         &mut self,
         forwarded: bool,
@@ -219,15 +229,16 @@ impl Client {
         }
     }
 
-    /// Whether the budget admits a reply. The reply that all others wait for needs only space in
-    /// the outbound queue.
+    /// Returns whether the reply to the request in this slot fits the client's reply budget (limit
+    /// on unsent reply bytes). For the oldest request only the outbound queue counts: the completed
+    /// replies to later requests cannot be sent before its own.
     fn reply_fits(&self, slot: u64) -> bool {
         !self.is_over_budget()
             || slot == self.front && self.socket.outbound.len() < self.budget.output_bytes
     }
 
-    /// Handles the outcome of a request. Returns false if the request had its reply already, or if
-    /// it is a read whose reply exceeds the budget and which is therefore repeated later.
+    /// Stores the outcome of a request as its reply. Returns false if the request already has a
+    /// reply, or if it is a read whose reply exceeds the budget: such a read is sent again later.
     pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
         let (reply_format, kind, repeat) = match &self.slots[at].state {
@@ -273,7 +284,7 @@ impl Client {
         self.finish(slot, reply)
     }
 
-    /// The payload of a request without a reply.
+    /// Returns the payload of a request; `None` if the request already has its reply.
     pub(crate) fn payload(&self, slot: u64) -> Option<&Bytes> {
         match &self.slots.get(self.at(slot)?)?.state {
             RequestState::Waiting(request) | RequestState::InFlight(request) => {
@@ -283,19 +294,20 @@ impl Client {
         }
     }
 
-    /// When a request without a reply was sent, or arrived if it was not sent.
+    /// Returns when a request was first sent, or `arrived_at` if it never was; `None` if the
+    /// request already has its reply.
     pub(crate) fn pending_since(&self, slot: u64, arrived_at: Instant) -> Option<Instant> {
         let slot = self.slots.get(self.at(slot)?)?;
         let done = matches!(slot.state, RequestState::Done(_));
         (!done).then(|| slot.sent_at.unwrap_or(arrived_at))
     }
 
-    /// Gives a request an error reply. Returns false if it had its reply already.
+    /// Gives a request an error reply. Returns false if the request already has a reply.
     pub(crate) fn fail(&mut self, slot: u64, reason: FailureReason) -> bool {
         self.finish(slot, Reply::Failure(reason))
     }
 
-    /// Gives a request its reply. Returns false if it had one already.
+    /// Gives a request its reply. Returns false if the request already has one.
     pub(crate) fn finish(&mut self, slot: u64, reply: Reply) -> bool {
         let Some(entry) = self.at(slot).and_then(|at| self.slots.get_mut(at)) else {
             return false;
@@ -322,7 +334,8 @@ impl Client {
         true
     }
 
-    /// Counts one request less in flight.
+    /// Decrements the number of this client's requests in flight. When it reaches 0, doubles the
+    /// maximum number in flight, unless the replies have exceeded the reply budget.
     fn leave_flight(&mut self) {
         self.in_flight -= 1;
         if self.in_flight == 0 && !std::mem::take(&mut self.draining) && !self.is_over_budget() {
@@ -330,7 +343,8 @@ impl Client {
         }
     }
 
-    /// Makes a request wait again that was sent, and was not and will not be applied.
+    /// Returns a sent request to the waiting state, to be sent again, unless several copies of it
+    /// were sent. The caller must know that the request was not applied and never will be.
     pub(crate) fn requeue(&mut self, slot: u64) {
         let Some(entry) = self.at(slot).and_then(|at| self.slots.get_mut(at)) else { return };
         if let RequestState::InFlight(request) = &entry.state
@@ -342,8 +356,9 @@ impl Client {
         }
     }
 
-    /// The requeued slots with a later request that was or may have been applied. To apply them now
-    /// would reverse the order of the client's requests.
+    /// Returns the slot numbers of requests that wait to be sent again, although a later
+    /// request of this client was or may have been applied. Applying them now would reverse the
+    /// order of the client's requests.
     pub(crate) fn overtaken(&self) -> Vec<u64> {
         let mut overtaken = Vec::new();
         let mut passed = false;
@@ -361,9 +376,9 @@ impl Client {
         overtaken
     }
 
-    /// How long a request has waited, counted from when it could have been sent: time spent on
-    /// earlier requests of the connection does not count. `None` if it has its reply, or waits for
-    /// its own client to read replies.
+    /// Returns since when a request waits and for what. Time spent on earlier requests of the
+    /// connection does not count. `None` if the request has its reply, or waits because the client
+    /// does not read replies.
     pub(crate) fn wait(&self, slot: u64, arrived_at: Instant) -> Option<Wait> {
         let slot = self.at(slot).and_then(|at| self.slots.get(at))?;
         let since = slot.sent_at.unwrap_or(arrived_at.max(self.progressed_at));
@@ -380,12 +395,14 @@ impl Client {
         }
     }
 
-    /// The budget for replies has space again.
+    /// Records that the reply budget has space again. The timeouts of the client's requests count
+    /// from now, so that the time without space does not count.
     pub(crate) fn on_budget_freed(&mut self, now: Instant) {
         self.progressed_at = now;
     }
 
-    /// Waiting requests of a client that follows redirects: slot, sequence number and hash slot.
+    /// Returns the waiting requests that may be redirected: slot number, sequence number and hash
+    /// slot of the key. Empty unless the client follows redirects.
     pub(crate) fn redirectable(&self) -> Vec<(u64, u64, u16)> {
         let waiting =
             (self.front..).zip(&self.slots).filter_map(|(number, slot)| match &slot.state {
@@ -397,8 +414,8 @@ impl Client {
         waiting.collect()
     }
 
-    /// Returns a forwarded write without a reply, to be sent again. From then on there may be more
-    /// than one copy of it.
+    /// Returns a forwarded write without a reply, to be sent again, and records that more than one
+    /// copy of it may exist. `None` if the request has its reply, is a read or was not forwarded.
     pub(crate) fn resend(&mut self, slot: u64) -> Option<Request> {
         let at = self.at(slot)?;
         let slot = self.slots.get_mut(at).filter(|slot| slot.forwarded)?;
@@ -411,12 +428,12 @@ impl Client {
         }
     }
 
-    /// Whether more than one copy of a request was sent.
+    /// Returns whether more than one copy of the request in this slot was sent.
     pub(crate) fn was_resent(&self, slot: u64) -> bool {
         self.at(slot).and_then(|at| self.slots.get(at)).is_some_and(|slot| slot.resent)
     }
 
-    /// The sequence numbers of the requests without a reply.
+    /// Returns the sequence numbers of the requests that have no reply yet.
     pub(crate) fn unanswered(&self) -> impl Iterator<Item = u64> {
         self.slots.iter().filter_map(|slot| match &slot.state {
             RequestState::Waiting(request) | RequestState::InFlight(request) => {
@@ -426,12 +443,14 @@ impl Client {
         })
     }
 
-    /// The position of a slot in `slots`; `None` if its reply was sent.
+    /// Returns the position of a slot in `slots`; `None` if the slot was removed because its reply
+    /// was sent. A slot that does not exist yet has a position beyond the end.
     fn at(&self, slot: u64) -> Option<usize> {
         usize::try_from(slot.checked_sub(self.front)?).ok()
     }
 
-    /// Encodes the replies at the front into the outbound queue, as far as the budget allows.
+    /// Encodes completed replies, oldest first, into the outbound queue, up to the first missing
+    /// reply or the limit of the reply budget.
     pub(crate) fn encode_replies(&mut self) {
         while self.socket.outbound.len() < self.budget.output_bytes
             && let Some(Slot { state: RequestState::Done(_), .. }) = self.slots.front()

@@ -7,27 +7,29 @@ use crate::runtime::server::request_id::{replica_and_sequence, request_id};
 use crate::runtime::stages::applier::ORIGIN_BYTES;
 use crate::types::{ClientId, Instant, RequestKey};
 
-/// A request without an outcome.
+/// A client's request that has no outcome yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct InFlight {
-    /// The index of the client's connection.
+    /// The index of the client's connection in the table of connections.
     pub(crate) index: usize,
-    /// The client, since another one may have taken the index.
+    /// The id of the client that sent the request. Compared with the client now at `index`, since
+    /// indexes of closed connections are reused.
     pub(crate) client: ClientId,
-    /// The slot of its reply.
+    /// Number of the slot in the client's queue that the reply will take.
     pub(crate) slot: u64,
     /// When the request arrived.
     pub(crate) arrived_at: Instant,
 }
 
-/// Number of requests after a slow one before the slow one is moved to `slow`.
+/// Maximum length of the list of recent requests, `recent`. When it is exceeded, the oldest request
+/// is moved to the map `slow`.
 const RECENT_MAX: usize = 1 << 16;
 
-/// All requests without an outcome.
+/// All requests of clients without an outcome, by sequence number.
 ///
-/// Invariant: the request with sequence number `first + n` is at `recent[n]`; the front of `recent`
-/// is not empty. Requests before `first` are in `slow`. There are few, and keeping them apart frees
-/// the places of all completed requests after them.
+/// Invariant: the request with sequence number `first + n` is at `recent[n]`, `None` if it has its
+/// outcome; the front of `recent` is not `None`. Requests with numbers below `first` are in the map
+/// `slow`, so that a few slow requests do not keep the entries of all later ones in memory.
 #[derive(Debug)]
 pub(crate) struct InFlightTable {
     origin: [u8; ORIGIN_BYTES],
@@ -41,22 +43,25 @@ impl InFlightTable {
         InFlightTable { origin, slow: BTreeMap::new(), first: 1, recent: VecDeque::new() }
     }
 
-    /// The key of a client's request.
+    /// Returns the key of a client's request: the client's id, and the request id. The request id
+    /// begins with the replica's id and the random number drawn when the replica's log was opened,
+    /// and ends with `sequence`.
     pub(crate) fn key(&self, client: ClientId, sequence: u64) -> RequestKey {
         RequestKey { client, request: request_id(self.origin, sequence) }
     }
 
-    /// Whether a request arrived at this replica, in this opening of its log.
+    /// Returns whether a client sent the request with this key to this replica, since this
+    /// replica's log was last opened.
     pub(crate) fn is_own(&self, key: RequestKey) -> bool {
         key.request.0.starts_with(&self.origin)
     }
 
-    /// The key of the next request.
+    /// Returns the key that the next added request gets.
     pub(crate) fn next_key(&self, client: ClientId) -> RequestKey {
         self.key(client, self.first + self.recent.len() as u64)
     }
 
-    /// Adds the request of [`InFlightTable::next_key`], and returns its sequence number.
+    /// Adds a request, whose key is [`InFlightTable::next_key`], and returns its sequence number.
     pub(crate) fn add(&mut self, request: InFlight) -> u64 {
         self.recent.push_back(Some(request));
         let sequence = self.first + self.recent.len() as u64 - 1;
@@ -69,7 +74,7 @@ impl InFlightTable {
         sequence
     }
 
-    /// The request of this key; `None` if it has its outcome.
+    /// Returns the request with this key; `None` if it already has its outcome, or was never added.
     pub(crate) fn get(&self, key: RequestKey) -> Option<InFlight> {
         let (_, sequence) = replica_and_sequence(key.request);
         let request = match sequence.checked_sub(self.first) {
@@ -79,7 +84,7 @@ impl InFlightTable {
         (request.client == key.client).then_some(request)
     }
 
-    /// Removes a request.
+    /// Removes the request with this sequence number, if it exists.
     pub(crate) fn remove(&mut self, sequence: u64) {
         let Some(at) = sequence.checked_sub(self.first) else {
             self.slow.remove(&sequence);
@@ -98,8 +103,9 @@ impl InFlightTable {
         }
     }
 
-    /// The first request with a sequence number of at least `from`, and its number; `None` if that
-    /// one arrived after `before`. Sequence numbers are in order of arrival.
+    /// Returns the oldest request with a sequence number of at least `from`, as its number and the
+    /// request; `None` if there is none, or if it arrived after `before`. Sequence numbers increase
+    /// in order of arrival.
     pub(crate) fn next_since(&self, from: u64, before: Instant) -> Option<(u64, InFlight)> {
         let slow = self.slow.range(from..).next().map(|(sequence, request)| (*sequence, *request));
         let recent = || {
@@ -111,7 +117,7 @@ impl InFlightTable {
         slow.or_else(recent).filter(|(_, request)| request.arrived_at <= before)
     }
 
-    /// When the oldest request arrived.
+    /// Returns when the oldest request without an outcome arrived; `None` if there are none.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         if let Some((_, request)) = self.slow.first_key_value() {
             return Some(request.arrived_at);
@@ -188,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_request_does_not_hold_the_places_of_later_ones() {
+    fn slow_request_does_not_retain_slots_of_later_requests() {
         let mut table = InFlightTable::new(origin_of(NodeId(1), 1));
         let key = table.next_key(ClientId(7));
         table.add(request(0));

@@ -5,28 +5,32 @@
 //! [`SMALL_BYTES`] are read one at a time, so that one large request at a time completes; small
 //! ones are not affected. Above the limit, the client that uses the most memory is disconnected.
 
-/// A client that uses at most this many bytes is small.
+/// Maximum bytes of memory of a small client. Small clients may be read even while memory is
+/// scarce.
 const SMALL_BYTES: usize = 64 << 10;
-/// Smallest and largest bound on the unsent replies of one client. In between it depends on the
-/// number of clients.
+/// Minimum of the limit on one client's unsent replies, in bytes ([`OUTPUT_BYTES_MAX`] is the
+/// maximum). In between, the limit is a client's equal share of a quarter of the clients' memory
+/// limit.
 const OUTPUT_BYTES_MIN: usize = 16 << 10;
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 
-/// Limits of the replies of one client, which depend on the number of clients.
+/// Limits on the replies of one client. They shrink as the number of clients grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ReplyBudget {
-    /// Bytes of unsent replies above which no more requests are parsed or submitted.
+    /// Bytes of unsent replies above which no further requests of the client are parsed or
+    /// submitted.
     pub(crate) output_bytes: usize,
-    /// Maximum bytes of one reply.
+    /// Maximum encoded bytes of a single reply.
     pub(crate) reply_bytes: usize,
 }
 
-/// The memory of all clients.
+/// The memory used by all client connections together, and its limit.
 #[derive(Debug)]
 pub(crate) struct ClientMemory {
     limit_bytes: usize,
     used_bytes: usize,
-    /// The index of the one large client that may be read while memory is scarce.
+    /// Index of the one large client that may be read while memory is scarce; `None` if no client
+    /// has this turn.
     turn: Option<usize>,
 }
 
@@ -35,17 +39,17 @@ impl ClientMemory {
         ClientMemory { limit_bytes, used_bytes: 0, turn: None }
     }
 
-    /// Changes the limit.
+    /// Sets the memory limit of all clients together, in bytes.
     pub(crate) fn set_limit(&mut self, limit_bytes: usize) {
         self.limit_bytes = limit_bytes;
     }
 
-    /// Bytes in use.
+    /// Returns the bytes of memory used by all clients together.
     pub(crate) fn used_bytes(&self) -> usize {
         self.used_bytes
     }
 
-    /// Counts a client with `now` bytes instead of `before`.
+    /// Updates the total after the memory of one client has changed from `before` to `now` bytes.
     pub(crate) fn update(&mut self, index: usize, before: usize, now: usize) {
         self.used_bytes = self.used_bytes + now - before;
         if self.turn == Some(index) && now <= SMALL_BYTES {
@@ -53,32 +57,35 @@ impl ClientMemory {
         }
     }
 
-    /// Whether a client that uses `bytes` may be read. While memory is scarce a large client gets
-    /// the turn, if it is free, and keeps it until it is small again.
+    /// Returns whether the client at `index`, which uses `bytes` of memory, may be read. While the
+    /// clients together use half of their limit or more, only one client with more than
+    /// [`SMALL_BYTES`] may be read: the first for which this is called, until it is small again.
     pub(crate) fn may_grow(&mut self, index: usize, bytes: usize) -> bool {
         bytes <= SMALL_BYTES
             || self.used_bytes < self.limit_bytes / 2
             || *self.turn.get_or_insert(index) == index
     }
 
-    /// Whether a large client may be read now.
+    /// Returns whether a client with more than [`SMALL_BYTES`] may be read now: memory is not
+    /// scarce, or no large client is being read yet.
     pub(crate) fn admits_large(&self) -> bool {
         self.turn.is_none() || self.used_bytes < self.limit_bytes / 2
     }
 
-    /// Releases the turn of a client that cannot be read now.
+    /// Withdraws the permission that [`ClientMemory::may_grow`] has given to the client at `index`
+    /// while memory is scarce, so that another large client may be read.
     pub(crate) fn release_turn(&mut self, index: usize) {
         if self.turn == Some(index) {
             self.turn = None;
         }
     }
 
-    /// Whether the limit is exceeded.
+    /// Returns whether the clients together use more memory than the limit.
     pub(crate) fn is_exceeded(&self) -> bool {
         self.used_bytes > self.limit_bytes
     }
 
-    /// The budget of each of `client_count` clients.
+    /// Returns the reply budget of each client when there are `client_count` clients.
     pub(crate) fn budget(&self, client_count: usize) -> ReplyBudget {
         let share = self.limit_bytes / 4 / client_count.max(1);
         ReplyBudget {

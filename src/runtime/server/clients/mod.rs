@@ -46,11 +46,11 @@ use self::memory::ClientMemory;
 
 pub use self::timeouts::Timeouts;
 
-/// Bytes received from clients, plus bytes of immediate replies, after which a pass ends, so that
-/// peers are not delayed.
+/// Bytes received from clients, plus bytes of immediate replies, after which a pass (turn of the
+/// stage's loop) reads no further clients, so that peers are not delayed.
 const PASS_BYTES_MAX: usize = 4 << 20;
 
-/// All clients.
+/// The connections of all clients, with their requests and subscriptions.
 pub(crate) struct Clients {
     connected: Slab<Client>,
     in_flight: InFlightTable,
@@ -58,28 +58,30 @@ pub(crate) struct Clients {
     next_id: u32,
     timeouts: Timeouts,
     settings: Settings,
-    /// The facts that commands such as `INFO` report.
+    /// The values that commands such as `INFO` report.
     pub(crate) context: Context,
     memory: ClientMemory,
-    /// When idle connections were last looked for.
+    /// When idle connections were last searched for.
     swept_at: Instant,
-    /// The sequence number from which [`Clients::expire`] continues.
+    /// The sequence number of the request at which [`Clients::expire`] continues.
     expire_from: u64,
-    /// Indexes of clients that have something to read or to parse.
+    /// Indexes of the clients that have something to read or to parse.
     to_read: Vec<usize>,
-    /// The same for large clients that wait while memory is scarce.
+    /// Indexes of the clients that have something to read, but must wait while memory is scarce
+    /// because they use much of it.
     stalled: Vec<usize>,
-    /// Indexes of clients that have requests to send.
+    /// Indexes of the clients that have requests to send to the core or leader.
     to_dispatch: Vec<usize>,
-    /// Indexes of clients that have bytes to write.
+    /// Indexes of the clients that have replies to write.
     to_flush: Vec<usize>,
-    /// An empty list that is swapped with one of the others, to reuse its memory.
+    /// An empty list that is swapped with one of the index lists, to reuse its memory.
     spare: Vec<usize>,
-    /// The reply of the command that is being executed.
+    /// Buffer for the reply of the command that is being executed.
     reply: BytesMut,
-    /// Whether a client has requested a snapshot.
+    /// Whether a client has requested a snapshot (`BGSAVE`).
     pub(crate) snapshot_requested: bool,
-    /// Clients to close in the next pass, whatever replies they miss.
+    /// Clients to disconnect in the next pass (turn of the stage's loop), even if they have not
+    /// received all replies.
     to_close: Vec<(usize, ClientId)>,
     slow_log: SlowLogSettings,
     subscribers: Arc<SubscriberBoard>,
@@ -87,7 +89,8 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// `origin` begins the ids of all requests; tokens start at `first_token`.
+    /// Creates an empty table of clients. `origin` is the beginning of the ids of all their
+    /// requests; the `Poll` tokens of the connections start at `first_token`.
     pub(crate) fn new(
         origin: [u8; ORIGIN_BYTES],
         first_token: usize,
@@ -124,8 +127,8 @@ impl Clients {
         }
     }
 
-    /// Adds a connection, or refuses it if there are too many. `on_sentinel_port` tells whether it
-    /// was made to the additional address of a Sentinel.
+    /// Adds a connection, or closes it with an error if there are too many. `on_sentinel_port` says
+    /// whether the client has connected to the additional Sentinel address.
     pub(crate) fn accept(
         &mut self,
         stream: TcpStream,
@@ -164,7 +167,7 @@ impl Clients {
         self.mark_read(index);
     }
 
-    /// Handles an event of one of the tokens.
+    /// Handles a `Poll` event of a client's connection.
     pub(crate) fn on_event(&mut self, token: usize, event: &mio::event::Event) {
         let index = token - self.first_token;
         let Some(client) = self.connected.get_mut(index) else { return };
@@ -178,27 +181,29 @@ impl Clients {
         }
     }
 
-    /// Whether a client may be read.
+    /// Returns whether any client may be read now.
     pub(crate) fn is_readable(&self) -> bool {
         !self.to_read.is_empty() || !self.stalled.is_empty() && self.memory.admits_large()
     }
 
-    /// Whether bytes can be written at once.
+    /// Returns whether replies of any client can be written now.
     pub(crate) fn is_writable(&self) -> bool {
         !self.to_flush.is_empty()
     }
 
-    /// Whether requests wait to be sent.
+    /// Returns whether any client has requests that wait to be sent.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.to_dispatch.is_empty()
     }
 
-    /// Whether a request arrived at this replica.
+    /// Returns whether a client sent the request with this key to this replica, since this
+    /// replica's log was last opened.
     pub(crate) fn is_own(&self, key: RequestKey) -> bool {
         self.in_flight.is_own(key)
     }
 
-    /// One pass of input: reads each ready client once, until the pass is over.
+    /// Reads once from each client that has input, and parses its requests, until the limits of
+    /// `pass` (number of clients and time) or [`PASS_BYTES_MAX`] are reached.
     pub(crate) fn receive(&mut self, registry: &Registry, space: &mut [u8], pass: &mut Pass) {
         if self.memory.admits_large() {
             self.to_read.append(&mut self.stalled);
@@ -227,7 +232,8 @@ impl Clients {
         self.spare = std::mem::replace(&mut self.to_read, indexes);
     }
 
-    /// Reads once and parses all complete requests. Returns the number of bytes read.
+    /// Reads a client's socket once and parses all complete requests. Returns the number of bytes
+    /// read.
     fn read(&mut self, index: usize, registry: &Registry, space: &mut [u8]) -> usize {
         let budget = self.memory.budget(self.connected.len());
         let client = self.client(index);
@@ -275,7 +281,7 @@ impl Clients {
         count
     }
 
-    /// Updates the memory that is counted for a client.
+    /// Updates the bytes of memory that the total counts for a client.
     fn count_memory(&mut self, index: usize) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let bytes = client.memory_bytes();
@@ -284,7 +290,7 @@ impl Clients {
         self.context.clients_bytes = self.memory.used_bytes() as u64;
     }
 
-    /// Closes the clients that use the most memory, until all together are within the limit.
+    /// Disconnects the clients that use the most memory, until the total is within the limit.
     fn close_largest(&mut self, registry: &Registry) {
         while self.memory.is_exceeded() {
             let largest = self.connected.iter_mut().max_by_key(|(_, client)| client.counted_bytes);
@@ -299,7 +305,7 @@ impl Clients {
         }
     }
 
-    /// Sets the memory that data and log use, for `INFO` and for the limit.
+    /// Stores the memory use of keyspace and log in bytes, for `INFO` and the memory limit.
     pub(crate) fn set_memory(&mut self, store_bytes: u64, log_bytes: u64) {
         let context = &mut self.context;
         context.dataset_bytes = store_bytes;
@@ -309,13 +315,14 @@ impl Clients {
         context.is_full = limit > 0 && context.used_memory > limit;
     }
 
-    /// The memory limit of the replica in bytes; 0 for none.
+    /// Returns the memory limit of the replica in bytes; 0 for no limit.
     pub(crate) fn memory_max(&self) -> u64 {
         self.settings.memory_max()
     }
 
-    /// One pass of output: writes to each ready client once, until the pass is over. Closes clients
-    /// that are finished, and the largest ones if they use too much memory.
+    /// Writes once to each client that has replies to send, until the limits of `pass` (number of
+    /// clients and time) are reached. Closes clients that are finished, and those that use the most
+    /// memory while the total exceeds the limit.
     pub(crate) fn flush(&mut self, registry: &Registry, pass: &mut Pass) {
         let now = self.context.now;
         self.close_marked(registry);
@@ -378,7 +385,7 @@ impl Clients {
         }
     }
 
-    /// Closes the clients in `to_close`.
+    /// Disconnects the clients in `to_close`.
     fn close_marked(&mut self, registry: &Registry) {
         for (index, id) in std::mem::take(&mut self.to_close) {
             if self.connected.get_mut(index).is_some_and(|client| client.id == id) {
@@ -388,12 +395,12 @@ impl Clients {
         }
     }
 
-    /// The client at an index that is known to have one.
+    /// Returns the client at `index`, which must exist.
     fn client(&mut self, index: usize) -> &mut Client {
         self.connected.get_mut(index).expect("the client exists")
     }
 
-    /// Puts a client on the list of those to read, once.
+    /// Adds a client to the list of clients to read, unless it is on the list.
     fn mark_read(&mut self, index: usize) {
         if let Some(client) = self.connected.get_mut(index)
             && !std::mem::replace(&mut client.marks.read, true)
@@ -402,7 +409,7 @@ impl Clients {
         }
     }
 
-    /// Puts a client on the list of those with requests to send, once.
+    /// Adds a client to the list of clients with requests to send, unless it is on the list.
     fn mark_dispatch(&mut self, index: usize) {
         if let Some(client) = self.connected.get_mut(index)
             && !std::mem::replace(&mut client.marks.dispatch, true)
@@ -411,7 +418,7 @@ impl Clients {
         }
     }
 
-    /// Puts a client on the list of those to write to, once.
+    /// Adds a client to the list of clients to write to, unless it is on the list.
     fn mark_flush(&mut self, index: usize) {
         if let Some(client) = self.connected.get_mut(index)
             && !std::mem::replace(&mut client.marks.flush, true)

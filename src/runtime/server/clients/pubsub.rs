@@ -10,17 +10,17 @@ use crate::wire::resp::Writer;
 use super::Clients;
 use crate::runtime::server::clients::client::Client;
 
-/// A subscriber with more unsent bytes is disconnected. Dropping messages instead would leave it
-/// unaware of the loss.
+/// Unsent bytes above which a subscriber is disconnected. Dropping messages instead would leave the
+/// subscriber unaware of the loss.
 const UNSENT_BYTES_MAX: usize = 32 << 20;
 
-/// The id of a subscriber: the index of its connection, and the client's id.
+/// Returns the id of a subscriber, made of the index of its connection and the client's id.
 fn subscriber_id(index: usize, id: ClientId) -> SubscriberId {
     (index as u64) << 32 | u64::from(id.0)
 }
 
 impl Clients {
-    /// Changes the subscriptions of a connection.
+    /// Adds and removes subscriptions of the client at `index`, as its commands have requested.
     pub(super) fn update_subscriptions(&mut self, index: usize, changes: &[SubscriptionChange]) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let subscriber = subscriber_id(index, client.id);
@@ -37,7 +37,8 @@ impl Clients {
         }
     }
 
-    /// Tells the applier which events it has to collect.
+    /// Tells the applier whether it must collect messages and keyspace events: whether this replica
+    /// has subscribers, and whether keyspace notifications are enabled.
     pub(super) fn publish_subscribers(&self) {
         let subscribed = !self.context.subscriptions.is_empty();
         let notifies = subscribed && self.settings.notifications().is_enabled();
@@ -88,7 +89,7 @@ impl Clients {
                 self.to_close.push((index, client.id));
                 tracing::warn!(
                     client = client.connection.id(),
-                    unsent,
+                    unsent_bytes = unsent,
                     "subscriber disconnected: it does not read its messages"
                 );
             }

@@ -12,7 +12,7 @@ use crate::runtime::server::clients::request::{FailureReason, Request};
 use crate::runtime::server::request_id::replica_and_sequence;
 
 impl Clients {
-    /// Handles the outcome of a request.
+    /// Passes the outcome of a request to its client.
     pub(crate) fn on_outcome(&mut self, key: RequestKey, outcome: Outcome) {
         let Some(request) = self.in_flight.get(key) else { return };
         let now = self.context.now;
@@ -20,8 +20,8 @@ impl Clients {
         self.finish(request, key, |client| client.on_outcome(request.slot, outcome, now));
     }
 
-    /// Adds a slow request to the slow log and to the latency samples, if these are enabled. Only
-    /// the time from when the request was sent counts.
+    /// Adds a slow request to the slow log (SLOWLOG) and to the latency samples (LATENCY), if
+    /// enabled. The duration counts from when the request was sent to the core or leader.
     fn log_if_slow(&mut self, request: InFlight, now: Instant) {
         let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
         let elapsed = now.since(request.arrived_at);
@@ -52,8 +52,8 @@ impl Clients {
         }
     }
 
-    /// Handles the refusal of one copy of a request. Ignored if other copies were sent, since those
-    /// may be applied.
+    /// Handles the refusal of one copy of a request: gives the request an error reply, unless more
+    /// copies of it were sent, since another copy may be applied.
     pub(crate) fn on_refusal(&mut self, key: RequestKey, reason: FailureReason) {
         let Some(request) = self.in_flight.get(key) else { return };
         let client = self.connected.get_mut(request.index);
@@ -62,7 +62,7 @@ impl Clients {
         }
     }
 
-    /// Gives a request an error reply.
+    /// Gives a request an error reply with this reason.
     pub(crate) fn fail(&mut self, key: RequestKey, reason: FailureReason) {
         match reason {
             FailureReason::Uncertain => self.counters.uncertain.add_one(),
@@ -75,7 +75,9 @@ impl Clients {
         }
     }
 
-    /// Passes a reply to the client of a request. `give` returns whether the request is complete.
+    /// Calls `give` with the client that sent the request, to store its reply. `give` returns
+    /// whether the request has a reply now; if so, the request is removed from the table of
+    /// requests in flight.
     pub(super) fn finish(
         &mut self,
         request: InFlight,
@@ -107,8 +109,8 @@ impl Clients {
         self.count_memory(index);
     }
 
-    /// Makes requests wait again that were sent and certainly not applied. Those that later
-    /// requests of the same client have overtaken fail instead.
+    /// Makes requests that were sent and certainly not applied wait again, to be sent again. A
+    /// request fails instead if a later request of the same client was or may have been applied.
     pub(crate) fn requeue(&mut self, keys: &[RequestKey]) {
         let mut indexes = Vec::new();
         for key in keys {

@@ -7,33 +7,38 @@ use crate::raft::RequestKind;
 use crate::redis::{Failure, ReplyFormat};
 use crate::types::{Index, Instant};
 
-/// A request for the core.
+/// A client's request that the core must answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) kind: RequestKind,
     pub(crate) payload: Bytes,
     pub(crate) reply_format: ReplyFormat,
-    /// Its sequence number, part of its key.
+    /// Sequence number of the request, counted over all clients of this replica's process. It is
+    /// part of the request's key.
     pub(crate) sequence: u64,
-    /// The applied index of this replica when the request was sent: its entry has a larger index.
+    /// This replica's applied index when the request was sent. The entry of a write has a larger
+    /// index.
     pub(crate) since: Index,
-    /// The hash slot of its key, if the client follows redirects to the leader.
+    /// The hash slot of the key, if the client follows redirects to the leader; `None` if it does
+    /// not, or the command has no key.
     pub(crate) redirect_slot: Option<u16>,
 }
 
-/// The state of a request.
+/// The state of a client's request until its reply is sent.
 #[derive(Debug)]
 pub(crate) enum RequestState {
-    /// Not sent: not applied.
+    /// The request waits to be sent to the core or the leader. It was not sent yet, or certainly
+    /// not applied and will be sent again.
     Waiting(Request),
-    /// Sent to the core or to the leader: may have been applied.
+    /// Sent to the core or the leader, so it may have been applied.
     InFlight(Request),
-    /// It has its reply.
+    /// The reply is known and waits for the replies of earlier requests.
     Done(Reply),
 }
 
-/// A reply that cannot be sent yet. It is encoded only when it can be: until then it shares the
-/// values with the store, so a client that requests much and reads little costs no copies.
+/// A reply that cannot be sent yet. Outcomes are encoded only when they can be sent: until then
+/// they share their values with the keyspace, so a client that requests much and reads little costs
+/// no copies.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Encoded(Bytes),
@@ -41,51 +46,53 @@ pub(crate) enum Reply {
     Failure(FailureReason),
 }
 
-/// A request and its place in the order of the connection's replies.
+/// One request of a connection, or its reply, in the order in which the requests arrived.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) state: RequestState,
-    /// When the request was first sent; `None` if it never was. Later requests must not be applied
-    /// before it.
+    /// When the request was first sent to the core or leader; `None` if it was not sent yet, or if
+    /// it is a read that must be repeated because its outcome exceeded the reply budget.
     pub(crate) sent_at: Option<Instant>,
-    /// Whether it was sent to another replica.
+    /// Whether the request was sent to another replica.
     pub(crate) forwarded: bool,
     /// Whether more than one copy was sent, so that the refusal of one copy does not mean that the
     /// request was not applied.
     pub(crate) resent: bool,
 }
 
-/// How long a request has waited, and for what.
+/// What a request without a reply waits for, and since when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
-    /// To be sent.
+    /// The request waits to be sent.
     Queued {
         since: Instant,
-        /// Whether it waits for an earlier request of the same client.
+        /// Whether other requests of the same client are in flight. The request may be waiting for
+        /// them, so its timeout is `command_deadline` instead of `leader_wait`.
         behind_own: bool,
     },
-    /// For its outcome.
+    /// The request was sent and waits for its outcome.
     InFlight {
         since: Instant,
-        /// Whether it is a write.
+        /// Whether the request is a write.
         write: bool,
     },
 }
 
-/// Why a request has no outcome.
+/// The reason for an error reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FailureReason {
-    /// Not applied: the client may retry.
+    /// The request was not applied; the client may retry.
     NotApplied,
-    /// Refused by a leader with too many requests in flight.
+    /// The request was not applied because the leader refused it while overloaded, or because it
+    /// waited too long to be sent.
     Busy,
-    /// Refused because disk space is low.
+    /// The leader refused the request because its disk space is low.
     DiskFull,
-    /// Refused because the leader is above its memory limit.
+    /// The leader refused the request because it is above its memory limit.
     OutOfMemory,
-    /// No leader was known in time.
+    /// No leader was known before the timeout, or the leader did not answer a read.
     NoLeader,
-    /// May have been applied.
+    /// The request may have been applied.
     Uncertain,
 }
 
@@ -94,7 +101,7 @@ impl Slot {
         Slot { state, sent_at: None, forwarded: false, resent: false }
     }
 
-    /// Changes the state from waiting to in flight, without a copy of the request.
+    /// Moves the request from waiting to in flight, without copying it.
     pub(crate) fn mark_sent(&mut self) {
         let placeholder = RequestState::Done(Reply::Encoded(Bytes::new()));
         self.state = match std::mem::replace(&mut self.state, placeholder) {
@@ -105,7 +112,7 @@ impl Slot {
 }
 
 impl Reply {
-    /// Bytes of the encoded reply, 0 for a failure.
+    /// Returns the encoded length of the reply in bytes; 0 for an error reply.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Reply::Encoded(bytes) => bytes.len(),
@@ -116,7 +123,7 @@ impl Reply {
 }
 
 impl FailureReason {
-    /// The error that the client gets.
+    /// Returns the error reply for this reason.
     pub(crate) fn failure(self) -> Failure<'static> {
         match self {
             FailureReason::NotApplied => Failure::Lost,

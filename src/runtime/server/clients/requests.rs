@@ -13,12 +13,14 @@ use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
 use crate::runtime::server::sockets::slab::Slab;
 
-/// A reply buffer with a larger capacity is freed after use.
+/// Largest capacity in bytes of the shared reply buffer that is kept. A larger buffer is freed
+/// after use.
 const REPLY_BYTES_KEPT: usize = 64 << 10;
 
 impl Clients {
-    /// Parses and executes all complete requests, as far as the client's budget allows. `received`
-    /// follows the input that is kept; what is left over is kept too.
+    /// Parses and executes the client's complete requests, as far as its reply budget allows.
+    /// `received` follows the unparsed input that is kept from earlier; what is not parsed now is
+    /// kept too.
     pub(super) fn parse(&mut self, index: usize, received: &[u8]) {
         let mut used = 0;
         let client = self.connected.get_mut(index).expect("the client exists");
@@ -77,7 +79,7 @@ impl Clients {
         };
     }
 
-    /// Performs the action that a command asks for. Its reply, if there is one yet, is in
+    /// Performs the action that a command has returned. If the action has a reply already, it is in
     /// `self.reply`.
     fn perform(&mut self, index: usize, action: Action) {
         match action {
@@ -160,13 +162,14 @@ impl Clients {
         }
     }
 
-    /// Applies changed settings.
+    /// Applies the settings of the slow log and of keyspace notifications, which `CONFIG SET` may
+    /// have changed.
     fn apply_settings(&mut self) {
         self.slow_log = self.settings.slow_log();
         self.publish_subscribers();
     }
 
-    /// Sends `self.reply` to a client, after the replies of its earlier requests.
+    /// Sends `self.reply` to a client, after the replies to its earlier requests.
     fn send_reply(&mut self, index: usize) {
         if self.reply.is_empty() {
             return;
@@ -187,8 +190,8 @@ impl Clients {
         }
     }
 
-    /// Sends the requests that may be sent now, until `send` returns false. `forwarded` tells
-    /// whether they go to another replica.
+    /// Sends the clients' waiting requests to the core or leader by calling `send` for each, until
+    /// it returns false (not sent). `forwarded` says whether the requests go to another replica.
     pub(crate) fn dispatch(
         &mut self,
         forwarded: bool,
@@ -216,7 +219,7 @@ impl Clients {
     }
 }
 
-/// The reply to `CLIENT LIST` and the like.
+/// Returns the reply to `CLIENT LIST`, `CLIENT INFO` and the like.
 fn list_clients(connected: &mut Slab<Client>, query: ClientQuery, context: &Context) -> Bytes {
     let mut list = ClientList::new(query);
     for (_, client) in connected.iter_mut() {

@@ -168,7 +168,7 @@ fn read(client: &mut TcpStream, into: &mut Vec<u8>) -> bool {
 }
 
 #[test]
-fn long_pipeline_is_answered_while_there_is_a_leader() {
+fn each_pipelined_command_has_its_own_timeout() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all("INCR n\r\nGET n\r\n".repeat(50).as_bytes()).unwrap();
@@ -199,7 +199,8 @@ fn waiting_requests_fail_at_their_timeouts() {
     fixture.advance(Duration::from_millis(100));
     fixture.expect(
         &mut client,
-        "-UNCERTAIN may or may not have been applied\r\n\
+        "-UNCERTAIN the deadline passed or the leader changed; the command may or may not have \
+         been applied, check before retrying\r\n\
          -CLUSTERDOWN no leader is known; not applied, try again\r\n",
     );
     // Without a leader; then with a leader that accepts nothing.
@@ -218,7 +219,7 @@ fn waiting_requests_fail_at_their_timeouts() {
 }
 
 #[test]
-fn clients_that_follow_redirects_are_redirected_at_once() {
+fn leader_change_sends_moved_to_cluster_clients_only() {
     let mut fixture = Fixture::new();
     let (mut plain, mut cluster, mut reader) =
         (fixture.connect(), fixture.connect(), fixture.connect());
@@ -255,7 +256,7 @@ fn clients_that_follow_redirects_are_redirected_at_once() {
 }
 
 #[test]
-fn reads_above_the_reply_budget_are_repeated_in_order() {
+fn reads_above_the_output_budget_are_retried_in_order() {
     const COUNT: usize = 200;
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();

@@ -15,18 +15,20 @@ use crate::runtime::server::clients::request::{FailureReason, Reply, Wait};
 
 /// Interval at which idle connections and incomplete requests are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum rate of an incomplete request, in bytes per second beyond its timeout.
+/// Minimum rate in bytes per second at which a client must send a request after the
+/// [`Timeouts::request_read`] timeout.
 const REQUEST_BYTES_PER_SECOND: usize = 64 << 10;
 
-/// Timeouts of requests.
+/// Timeouts of clients' requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// How long a request waits for a leader before it is refused.
+    /// How long a request may wait to be sent, mostly because no leader is known, before it is
+    /// refused.
     pub leader_wait: Duration,
     /// How long a client waits for the outcome of a request that was sent.
     pub command_deadline: Duration,
-    /// How long a client may take to send the rest of a request, plus one second for each 64 KiB
-    /// received. Then its connection is closed.
+    /// Time limit for a client to send the rest of an incomplete request, plus one second for each
+    /// 64 KiB received. The connection is closed after it.
     pub request_read: Duration,
 }
 
@@ -41,18 +43,20 @@ impl Default for Timeouts {
 }
 
 impl Clients {
-    /// The earliest time at which [`Clients::expire`] has something to do.
+    /// Returns the earliest time at which [`Clients::expire`] may have a request to fail; `None` if
+    /// all requests have their outcome.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.in_flight.oldest().map(|arrived_at| arrived_at + self.timeouts.leader_wait)
     }
 
-    /// The earliest time at which [`Clients::sweep`] has something to do.
+    /// Returns when [`Clients::sweep`] is due; `None` if no client is connected.
     pub(crate) fn next_sweep(&self) -> Option<Instant> {
         (self.connected.len() > 0).then(|| self.swept_at + SWEEP_INTERVAL)
     }
 
-    /// Fails requests that have waited too long, until the pass is over; the next pass continues
-    /// there.
+    /// Fails requests that have waited past their timeout, until the limits of `pass` (requests
+    /// checked and time) are reached. The next call continues with the request after the last one
+    /// checked.
     pub(crate) fn expire(&mut self, now: Instant, pass: &mut Pass) {
         let Timeouts { leader_wait, command_deadline, .. } = self.timeouts;
         let shortest = u64::try_from(leader_wait.as_nanos()).unwrap_or(u64::MAX);
@@ -92,8 +96,8 @@ impl Clients {
         }
     }
 
-    /// Closes idle connections and those with an incomplete request past its timeout. Applies a
-    /// changed memory limit.
+    /// Closes connections that are idle for too long, or whose incomplete request has exceeded its
+    /// timeout. Also applies the current `CONFIG` value of the clients' memory limit.
     pub(crate) fn sweep(&mut self, now: Instant, registry: &Registry) {
         if now < self.swept_at + SWEEP_INTERVAL {
             return;
@@ -123,7 +127,7 @@ impl Clients {
         }
     }
 
-    /// Redirects waiting requests to the leader, for clients that follow redirects.
+    /// Redirects waiting requests to the leader, for all clients that follow redirects.
     pub(crate) fn redirect_all(&mut self) {
         if self.context.leads() || self.context.leader().is_none() {
             return;
@@ -136,7 +140,8 @@ impl Clients {
         }
     }
 
-    /// Redirects the waiting requests of one client, if another replica leads.
+    /// Redirects the waiting requests of one client if it follows redirects and another replica
+    /// leads.
     pub(super) fn redirect_client(&mut self, index: usize) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let leader = self.context.leader().filter(|_| !self.context.leads());

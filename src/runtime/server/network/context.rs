@@ -14,11 +14,11 @@ use crate::types::{Index, Instant, NodeId};
 
 use super::ServerNetwork;
 
-/// Interval at which the facts that change slowly are refreshed.
+/// Interval at which values for `INFO` that change slowly are refreshed.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 
 impl ServerNetwork {
-    /// Updates the facts that commands need to be current: clocks and memory.
+    /// Updates the values that commands need to be current: clock readings and memory use.
     pub(super) fn update_context(&mut self, now: Instant) {
         let parts = &mut self.parts;
         parts.clients.context.now = now;
@@ -32,7 +32,8 @@ impl ServerNetwork {
         context.clocks.replicated = parts.clocks.replicated(now).unwrap_or(0);
     }
 
-    /// Refreshes all other facts, at most every [`REFRESH_INTERVAL`].
+    /// Refreshes the values that `INFO` and other commands report, at most once per
+    /// [`REFRESH_INTERVAL`].
     pub(super) fn refresh_context(&mut self, now: Instant) {
         if self.refreshed_at.is_some_and(|at| now.since(at) < REFRESH_INTERVAL) {
             return;
@@ -79,8 +80,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles a leader change: requests for read indexes to the earlier leader are repeated, and
-    /// clients that follow redirects are redirected.
+    /// Handles a leader change: reads that wait for a read index of the earlier leader are sent
+    /// again, and clients that follow redirects are redirected.
     pub(super) fn on_leadership(&mut self, leadership: Leadership) {
         self.leadership = leadership;
         self.leader_refused_until = Instant::ZERO;
@@ -105,7 +106,7 @@ impl ServerNetwork {
         self.parts.clients.redirect_all();
     }
 
-    /// Sets the address where a peer's clients connect.
+    /// Stores the address where a peer listens for clients, as `host:port`.
     pub(super) fn update_address(&mut self, peer: NodeId, address: &str) {
         let Some((host, port)) = address.rsplit_once(':') else { return };
         let Ok(port) = port.parse::<u16>() else { return };
@@ -137,7 +138,7 @@ impl From<SnapshotStatus> for SnapshotInfo {
     }
 }
 
-/// Resident memory of this process in bytes; 0 if the system does not report it.
+/// Returns the resident memory of this process in bytes; 0 if the system does not report it.
 fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -1,4 +1,4 @@
-//! Requests of clients on their way to the core or to the leader, and refusals on their way back.
+//! Sends clients' requests to the core or to the leader, and handles refusals of requests.
 
 use std::time::Duration;
 
@@ -14,30 +14,34 @@ use crate::wire::frame::{Attempt, Frame};
 
 use super::{Parts, ServerNetwork};
 
-/// How long no requests are sent to a replica that has refused one as not the leader.
+/// How long no requests are sent to a replica that has refused a request because it is not the
+/// leader.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(10);
-/// Maximum bytes of requests submitted or forwarded at once.
+/// Bytes of payload after which no further requests are added to a batch for the core or the
+/// leader.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Maximum number of requests submitted or forwarded at once.
+/// Maximum number of requests that are sent to the core or to the leader in one batch.
 const BATCH_REQUESTS_MAX: usize = 4_096;
 
-/// Where requests are sent.
+/// Where clients' requests are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
     /// To the core of this replica, which leads.
     Core,
-    /// To the leader.
+    /// To the leader, which is another replica.
     Leader(NodeId),
     /// Nowhere: no leader is known or connected, so requests wait.
     None,
 }
 
-/// The way that writes are sent. After a change, writes without an outcome must be sent again.
+/// The leader, its term, and which connection to it is used for writes. When any of the three
+/// changes, writes without an outcome must be sent again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct WriteRoute {
     term: Term,
     leader: NodeId,
-    /// The number of connections made to the leader so far; 0 on the leader itself.
+    /// Number of connections made to the leader since the process started, by which a new
+    /// connection is recognized; 0 if this replica is the leader.
     connection_count: u64,
 }
 
@@ -50,12 +54,13 @@ impl ServerNetwork {
         }
     }
 
-    /// Whether requests wait because the leader has refused some as not the leader.
+    /// Returns whether requests must wait because the presumed leader has just refused some with
+    /// the reason that it is not the leader.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         now < self.leader_refused_until && self.leadership.leader != Some(self.parts.me)
     }
 
-    /// Sends waiting requests of clients to the core or to the leader.
+    /// Sends clients' waiting requests to the core, if this replica leads, or to the leader.
     pub(super) fn dispatch(&mut self, now: Instant) {
         let route = self.route();
         self.dispatch_unfinished = false;
@@ -114,9 +119,9 @@ impl ServerNetwork {
         }
     }
 
-    /// Sends writes again that were sent to another leader, or over a connection that was lost.
-    /// Returns true when all are sent. They come before new requests, so that the order of each
-    /// client's requests is kept.
+    /// Sends writes without an outcome again after the leader, its term or the connection to it has
+    /// changed. Returns true once all of them are sent. They go before new requests, to keep the
+    /// order of each client's requests.
     fn resend(&mut self, route: Route) -> bool {
         let (leader, connection_count) = match route {
             Route::Core => (self.parts.me, 0),
@@ -150,7 +155,8 @@ impl ServerNetwork {
         self.resend_from.is_none()
     }
 
-    /// Submits requests to the core. If its queue is full they are refused.
+    /// Submits requests to the core. If the core's queue is full, requests of this replica's
+    /// clients return to the waiting state, and requests of peers are refused.
     pub(super) fn submit(&mut self, requests: Vec<ClientRequest>) {
         if requests.is_empty() {
             return;
@@ -171,8 +177,8 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Submits forwarded writes to the core, in order. If its queue is full, first copies are
-    /// refused and others dropped, since another copy of those may be applied.
+    /// Submits forwarded writes to the core, in order. If the core's queue is full, first copies
+    /// are refused; repeated copies are dropped, since an earlier copy may be applied.
     pub(super) fn submit_forwarded(&mut self, writes: Vec<ForwardedWrite>) {
         if writes.is_empty() {
             return;
@@ -190,7 +196,9 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles refusals of the core.
+    /// Handles requests that the core has refused: requests of this replica's clients fail or are
+    /// sent again, depending on the reason; for others the refusal is sent to the replica that
+    /// forwarded them.
     pub(super) fn on_refusals(&mut self, refusals: &[Refusal]) {
         let mut requeued = Vec::new();
         for refusal in refusals {
@@ -203,8 +211,8 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Handles the refusal of a request of a client here, which was not applied. Adds the request
-    /// to `requeued` if it may be sent again.
+    /// Handles the refusal of a request of this replica's client; the refused copy was not applied.
+    /// Adds the request's key to `requeued` if it may be sent again.
     pub(super) fn on_refusal(
         &mut self,
         key: RequestKey,
@@ -223,7 +231,7 @@ impl ServerNetwork {
         self.parts.clients.on_refusal(key, reason);
     }
 
-    /// Sends the refusal of a forwarded request to the replica that it came from.
+    /// Sends a refusal to the replica that forwarded the request.
     fn refuse_forwarded(&mut self, key: RequestKey, reason: RefusalReason) {
         let (peer, sequence) = replica_and_sequence(key.request);
         let frame = if key.client == READ_INDEX_CLIENT {

@@ -44,49 +44,53 @@ use crate::wire::frame::Frame;
 
 use self::dispatch::WriteRoute;
 
-/// The token of the waker, which the creator of the `Poll` registers.
+/// The `Poll` token of the waker, which is registered by the code that creates the `Poll`.
 pub(crate) const WAKER: Token = Token(0);
 const CLIENT_LISTENER: Token = Token(1);
 const PEER_LISTENER: Token = Token(2);
 const SENTINEL_LISTENER: Token = Token(3);
-/// The first token of connections to peers.
+/// First `Poll` token of outgoing connections to peers.
 pub(crate) const OUTGOING_FROM: usize = 16;
-/// The first token of connections from peers.
+/// First `Poll` token of incoming connections of peers.
 pub(crate) const INCOMING_FROM: usize = 1 << 10;
-/// The first token of connections of clients.
+/// First `Poll` token of client connections.
 pub(crate) const CLIENTS_FROM: usize = 1 << 16;
-/// Interval at which a full queue of the core is tried again.
+/// Interval of retries while the core's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// Interval at which requests past their timeout are looked for.
+/// Interval between checks for requests that have passed their timeout.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Maximum requests that are checked for their timeout at once.
+/// Maximum requests that one check for timeouts examines.
 const EXPIRY_COUNT: usize = 1 << 16;
-/// Maximum connections accepted per listener in one pass, so that others are not delayed.
+/// Maximum connections that one listener accepts per pass (turn of the stage's loop), so that
+/// established connections are not delayed.
 const ACCEPTED_MAX: usize = 64;
-/// Maximum events of one poll. After as many, events of peers may be left, and it polls again.
+/// Maximum events that one poll returns. If it returns as many, more events may be pending, so the
+/// stage polls again.
 const EVENTS_MAX: usize = 1_024;
-/// Maximum polls of one wait.
+/// Maximum number of polls in a row, while each returns [`EVENTS_MAX`] events.
 const POLLS_MAX: usize = 16;
-/// Maximum clients served in one pass, in each direction.
+/// Maximum clients that are read, and that are written to, in one pass (turn of the stage's loop).
 const PASS_CLIENTS_MAX: usize = 1 << 16;
-/// Maximum batches of replies and events handled in one pass.
+/// Maximum batches of replies plus events for subscribers that one pass (turn of the stage's loop)
+/// handles.
 const PASS_EVENTS_MAX: usize = 1 << 16;
-/// Interval at which peers get this replica's wall clock.
+/// Interval at which this replica sends its wall clock to its peers.
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
-/// Size of the receive buffer.
+/// Size of the shared receive buffer in bytes.
 const SPACE_BYTES: usize = 64 << 10;
 
-/// The parts of the stage.
+/// The objects that the network stage is created from: its sockets, its ends of the channels, and
+/// the boards (shared status) that it reads.
 pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) wake: Arc<Wake>,
     pub(crate) ends: NetworkEnds,
     pub(crate) clock: Clock,
     pub(crate) me: NodeId,
-    /// The random number of this opening of the log.
+    /// The random number that this process drew when it opened the replica's log.
     pub(crate) opening: u64,
     pub(crate) client_listener: Listener,
-    /// The additional address of a Sentinel; `None` if there is none.
+    /// The listener of the additional Sentinel address; `None` if there is none.
     pub(crate) sentinel_listener: Option<Listener>,
     pub(crate) peer_listener: Listener,
     pub(crate) clients: Clients,
@@ -100,45 +104,49 @@ pub(crate) struct Parts {
     pub(crate) counters: Arc<RuntimeCounters>,
 }
 
-/// The stage.
+/// The network stage of the server.
 pub(crate) struct ServerNetwork {
     parts: Parts,
     events: Events,
     read_indexes: ReadIndexRequests,
     leadership: Leadership,
-    /// The last known leader.
+    /// The last replica known to lead. Kept while no leader is known.
     last_leader: Option<NodeId>,
-    /// The route of the last forwarded writes; `None` before the first.
+    /// The leader, its term and the connection to it for which writes without an outcome were last
+    /// sent again; `None` before the first leader.
     write_route: Option<WriteRoute>,
-    /// The sequence number from which writes are still to be sent again after a change of the
-    /// route; `None` if all were.
+    /// Sequence number from which writes without an outcome must still be sent again, after the
+    /// leader or the connection to it has changed; `None` if all were sent.
     resend_from: Option<u64>,
-    /// No requests are sent to the leader until then, after it has refused some as not the leader:
-    /// news of the next leader is on its way.
+    /// Time until which no requests are sent to the leader, because it has refused some with the
+    /// reason that it is not the leader. The new leader should be known by then.
     leader_refused_until: Instant,
-    /// The time before the last poll, if that returned all events.
+    /// When the last poll began, if it returned all pending events; otherwise `None`.
     polled_at: Option<Instant>,
-    /// Whether requests wait only for the next pass.
+    /// Whether the last dispatch of requests stopped at its limit of bytes, requests or time,
+    /// although more requests could be sent.
     dispatch_unfinished: bool,
-    /// Replies of the applier whose events were not all published yet.
+    /// A batch of replies from the applier, kept because not all of its events for subscribers were
+    /// published yet; `None` if there is none.
     unfinished_replies: Option<ReplyBatch>,
-    /// Reads with their read index, which wait until the core's queue has space.
+    /// Reads with a confirmed read index, which wait until the core's queue has space.
     indexed_reads: VecDeque<IndexedReads>,
-    /// The report on applied entries, which waits until the core's queue has space.
+    /// The report on applied entries that waits until the core's queue has space; `None` if none
+    /// waits.
     applied: Option<Applied>,
-    /// Whether a client has requested a snapshot and the core does not know yet.
+    /// Whether a client has requested a snapshot (`BGSAVE`) and the core has not been told yet.
     snapshot_requested: bool,
-    /// When the facts in the clients' context were last refreshed.
+    /// When the values that `INFO` reports were last refreshed; `None` before the first time.
     refreshed_at: Option<Instant>,
-    /// When peers next get this replica's wall clock.
+    /// When this replica's wall clock is next sent to its peers.
     wall_clock_at: Instant,
-    /// When requests past their timeout are next looked for.
+    /// When requests are next checked for their timeout.
     expiry_at: Instant,
-    /// The receive buffer.
+    /// The receive buffer that all connections share.
     space: Vec<u8>,
-    /// An empty list, to reuse its memory.
+    /// An empty list of received frames, kept to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
-    /// The length of the last batch of requests, as the capacity of the next.
+    /// Number of requests in the last batch to the core, used as the initial capacity of the next.
     batch_len: usize,
 }
 
@@ -175,15 +183,15 @@ impl ServerNetwork {
         })
     }
 
-    /// Whether the core's queues are less than half full. The other half is for small messages of
-    /// peers and for completions.
+    /// Returns whether the core's queues are less than half full. Requests are sent only then: the
+    /// other half is reserved for messages from peers and for reports of completed work.
     fn core_accepts_requests(&self) -> bool {
         let NetworkEnds { to_core, requests, .. } = &self.parts.ends;
         to_core.len() < QUEUE_LEN / 2 && requests.len() < QUEUE_LEN / 2
     }
 
-    /// Shortens `timeout` to the next time at which this stage has something to do. `None`: no
-    /// limit.
+    /// Returns `timeout`, or the time until this stage has something to do if that is shorter.
+    /// `None` means no limit.
     fn limit_timeout(&mut self, mut timeout: Option<Duration>) -> Option<Duration> {
         let now = self.parts.clock.now();
         let core_accepts = self.core_accepts_requests();
@@ -235,8 +243,8 @@ impl ServerNetwork {
         timeout
     }
 
-    /// Passes the events of a poll to their connections and returns their number. Adds the peers
-    /// whose urgent lane was connected to `connected`.
+    /// Passes the events of a poll to their connections. Returns the number of events, and adds to
+    /// `connected` the peers whose urgent lane has just been connected.
     fn handle_events(&mut self, connected: &mut Vec<NodeId>) -> usize {
         let parts = &mut self.parts;
         let now = parts.clock.now();
@@ -261,7 +269,8 @@ impl ServerNetwork {
         count
     }
 
-    /// Does what is due at this time.
+    /// Performs the periodic work that is due at `now`: timeouts, reconnections, wall clock reports
+    /// and refreshed values.
     fn tick(&mut self, now: Instant) {
         self.update_context(now);
         let parts = &mut self.parts;
@@ -304,8 +313,9 @@ impl ServerNetwork {
         }
     }
 
-    /// Notes for the core that all messages which peers had sent before the last poll are in its
-    /// queue.
+    /// Tells the core when the last poll began, if everything that peers had sent before it was
+    /// read: the core then knows that no earlier message is still in a socket. Does nothing if
+    /// bytes are left to read.
     fn note_peers_read(&mut self) {
         if let Some(polled_at) = self.polled_at.take()
             && !self.parts.incoming.is_readable(true)
@@ -314,7 +324,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles replies and events of the applier, until the pass is over.
+    /// Handles batches of replies from the applier and publishes their events to subscribers, until
+    /// there are none or the limits of `pass` (count and time) are reached.
     fn receive_replies(&mut self, pass: &mut Pass) {
         while let Some(mut batch) = self
             .unfinished_replies
@@ -333,7 +344,7 @@ impl ServerNetwork {
         }
     }
 
-    /// Passes outcomes to the clients of this replica, and read indexes to the peers that requested
+    /// Passes outcomes to this replica's clients, and read indexes to the peers that requested
     /// them.
     fn on_replies(&mut self, batch: ReplyBatch) {
         let context = &mut self.parts.clients.context;
@@ -354,7 +365,9 @@ impl ServerNetwork {
         self.applied.get_or_insert_default().merge(batch.applied);
     }
 
-    /// Sends what waits for the core, as far as its queue has space.
+    /// Sends the core a client's request for a snapshot (`BGSAVE`), the reads with a confirmed read
+    /// index, and the report on applied entries, as far as the core's queue has space. The rest
+    /// waits for the next call.
     fn report_to_core(&mut self) {
         self.snapshot_requested |= std::mem::take(&mut self.parts.clients.snapshot_requested);
         let to_core = &self.parts.ends.to_core;

@@ -13,8 +13,8 @@ use super::ServerNetwork;
 use crate::runtime::server::network::dispatch::REFUSED_PAUSE;
 
 impl ServerNetwork {
-    /// Receives frames of peers: messages go to the core, and so do forwarded requests if this
-    /// replica leads.
+    /// Receives frames from peers. Messages go to the core; forwarded requests go to the core only
+    /// if this replica leads, and are refused otherwise.
     pub(super) fn receive_from_peers(&mut self, now: Instant) {
         let mut frames = std::mem::take(&mut self.frames);
         let core_accepts = self.core_accepts_requests();
@@ -110,15 +110,15 @@ impl ServerNetwork {
         self.submit(read_indexes);
     }
 
-    /// Sends messages of the core to peers.
+    /// Sends the core's messages to peers.
     pub(super) fn send_to_peers(&mut self, envelopes: Vec<Envelope>) {
         for Envelope { to, message, .. } in envelopes {
             self.parts.outgoing.send(to, &Frame::Peer(message));
         }
     }
 
-    /// Sends this replica's wall clock to a peer, if it is connected. A new leader needs the wall
-    /// clocks of a quorum at once.
+    /// Sends this replica's wall clock to a peer, if the peer is connected. Called for newly
+    /// connected peers too, because a new leader needs the wall clocks of a quorum at once.
     pub(super) fn send_wall_clock(&mut self, peer: NodeId, now: Instant) {
         if let Some(millis) = self.parts.clocks.own(now)
             && self.parts.outgoing.is_urgent_up(peer)

@@ -1,6 +1,6 @@
 //! The handshake: a peer's connection begins with a hello, which must be of a member of the same
 //! cluster, for this replica, and not from an older copy of the peer's folder. Refusals are logged,
-//! the same one only now and then.
+//! equal ones at most once per [`LOG_INTERVAL`].
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::storage::{
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{FrameError, Hello, OPENINGS_MAX};
 
-/// How long the same refusal is not logged again. A refused peer retries twice a second.
+/// Interval in which the same refusal is logged only once. A refused peer retries twice a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of different refusals whose last log line is remembered.
+/// Maximum number of different refusals for which the time of the last log line is kept.
 const LOGGED_MAX: usize = 16;
 
 const _: () = assert!(OPENINGS_MAX == OPENINGS_KEPT, "a hello has all openings");
 
-/// Why the connection of a peer is closed.
+/// The reason for closing the connection of a peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PeerError {
     #[error(
@@ -55,9 +55,10 @@ pub(super) enum PeerError {
     NoHello,
 }
 
-/// Decides whether to accept a hello; returns what to remember of the peer. `check_history`
-/// compares the peer's openings with what is remembered. It is not called for a rejoining peer,
-/// which has lost its earlier ones.
+/// Decides whether to accept a peer's hello, and returns the record of the peer to store.
+/// `check_history` compares the history in the hello (the random numbers drawn each time the peer's
+/// log was opened) with the stored record, to detect an older copy of the peer's folder. It is not
+/// called for a rejoining peer, whose earlier history is lost.
 pub(super) fn check(
     me: &Identity,
     members: &[NodeId],
@@ -87,25 +88,25 @@ pub(super) fn check(
     checked.map_err(|error| PeerError::History { peer, error })
 }
 
-/// A refusal and its last log line.
+/// A refusal, with the time of its last log line.
 #[derive(Debug)]
 struct Logged {
     error: PeerError,
     at: Instant,
-    /// Number of refusals since then.
+    /// Number of equal refusals since the last log line, which were not logged.
     suppressed: u64,
 }
 
-/// Limits how often the same refusal is logged.
+/// Limits how often equal refusals are logged.
 #[derive(Debug, Default)]
 pub(super) struct RefusalLog {
-    /// The latest refusals, at most [`LOGGED_MAX`].
+    /// The most recently logged refusals, at most [`LOGGED_MAX`].
     logged: Vec<Logged>,
 }
 
 impl RefusalLog {
-    /// Counts a refusal. If it is to be logged now, returns how often it was suppressed since the
-    /// last time.
+    /// Counts a refusal. Returns `None` if it must not be logged now; otherwise the number of equal
+    /// refusals since the last log line, which were not logged.
     pub(super) fn count(&mut self, error: &PeerError, now: Instant) -> Option<u64> {
         let at = self.logged.iter().position(|logged| logged.error == *error);
         if let Some(at) = at
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn membership_errors_name_both_sets() {
+    fn membership_error_names_both_member_sets() {
         let theirs = vec![NodeId(2)];
         let text = PeerError::OtherMembers { peer: NodeId(2), theirs, ours: members() }.to_string();
         assert!(text.contains("a cluster of replica 2, but"), "{text}");

@@ -16,33 +16,37 @@ use crate::storage::{Identity, OPENINGS_KEPT, PeerOpening, PeerRecords, RealDisk
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{Decoder, Frame, Lane};
 
-/// Time for a new connection to send its hello.
+/// Time limit for a new connection to send its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum connections without a hello. A further one replaces the oldest, so that idle connections
-/// cannot keep out a peer that sends its hello at once. Accepted connections are at most two per
-/// peer.
+/// Maximum number of connections that have not sent a hello. A further connection replaces the
+/// oldest, so that idle connections cannot keep out a peer that sends its hello at once.
+/// Connections with an accepted hello are at most two per peer.
 const UNIDENTIFIED_MAX: usize = 64;
-/// Maximum bytes read from one connection in one pass, so that it does not delay the others.
+/// Maximum bytes read from one connection in one pass (turn of the stage's loop), so that it does
+/// not delay other connections.
 const PASS_BYTES_MAX: usize = 1 << 20;
 
-/// One connection.
+/// One incoming connection of a peer.
 #[derive(Debug)]
 struct Incoming {
     socket: Socket,
     decoder: Decoder,
-    /// `None` until the hello is accepted.
+    /// The peer that has made this connection; `None` until its hello (the first frame) is
+    /// accepted.
     sender: Option<Sender>,
     accepted_at: Instant,
 }
 
-/// The peer at the other end, and which of its connections this is.
+/// The peer that sends on an incoming connection, and which of the peer's connections it is.
 #[derive(Clone, Copy, Debug)]
 struct Sender {
     peer: NodeId,
-    /// The random number of this opening of the peer's log.
+    /// The random number that the peer drew when it last opened its log.
     opening: u64,
     lane: Lane,
-    /// Counts hellos: a later connection of the same lane replaces an earlier one.
+    /// Position of this connection's hello (first frame) among all accepted hellos, from 1. An
+    /// accepted hello closes the peer's earlier connection for the same kind of messages (urgent or
+    /// bulk).
     number: u64,
 }
 
@@ -56,13 +60,14 @@ impl Incoming {
     }
 }
 
-/// All connections from peers.
+/// All incoming connections of peers.
 #[derive(Debug)]
 pub(crate) struct IncomingPeers {
     me: Identity,
-    /// The ids of all members, this replica included, ascending.
+    /// The ids of all members, including this replica, in ascending order.
     members: Vec<NodeId>,
-    /// The latest opening of each peer.
+    /// For each peer, the durable record of the random numbers that it drew each time it opened its
+    /// log, by which an older copy of the peer's folder is detected.
     records: PeerRecords<RealDisk>,
     connections: Slab<Incoming>,
     hellos: u64,
@@ -91,7 +96,8 @@ impl IncomingPeers {
         }
     }
 
-    /// Adds a connection. Closes the oldest one without a hello if there are too many.
+    /// Adds a new connection. Closes the oldest connection without a hello if there are too many of
+    /// them.
     pub(crate) fn accept(&mut self, stream: TcpStream, now: Instant, registry: &Registry) {
         let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
         let unidentified: Vec<_> =
@@ -108,25 +114,27 @@ impl IncomingPeers {
         }
     }
 
-    /// Handles an event of one of the tokens.
+    /// Handles a `Poll` event of an incoming connection.
     pub(crate) fn on_event(&mut self, token: usize, event: &mio::event::Event) {
         if let Some(connection) = self.connections.get_mut(token - self.first_token) {
             connection.socket.on_event(event);
         }
     }
 
-    /// Whether a connection may be read. `with_bulk` tells whether to include the bulk lane.
+    /// Returns whether any connection may be read. Connections for bulk messages are considered
+    /// only if `with_bulk` is true.
     pub(crate) fn is_readable(&mut self, with_bulk: bool) -> bool {
         self.connections.iter_mut().any(|(_, connection)| connection.is_readable(with_bulk))
     }
 
-    /// The earliest time at which [`IncomingPeers::expire`] has something to do.
+    /// Returns the earliest time at which [`IncomingPeers::expire`] may close a connection; `None`
+    /// if all connections have sent their hello.
     pub(crate) fn next_expiry(&mut self) -> Option<Instant> {
         let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
         unidentified.map(|(_, it)| it.accepted_at + HELLO_TIMEOUT).min()
     }
 
-    /// Closes the connections that sent no hello in time.
+    /// Closes connections that have not sent a hello within [`HELLO_TIMEOUT`].
     pub(crate) fn expire(&mut self, now: Instant, registry: &Registry) {
         let expired: Vec<usize> = self
             .connections
@@ -139,9 +147,11 @@ impl IncomingPeers {
         }
     }
 
-    /// Receives frames, up to a bound. `on_frame` gets each with its sender and the sender's
-    /// opening, first the hello. Without `with_bulk` the bulk lane is not read, so that the peer's
-    /// socket fills.
+    /// Receives frames, about [`PASS_BYTES_MAX`] bytes at most from each connection. Calls
+    /// `on_frame` with the peer, the random number that the peer drew when it opened its log, and
+    /// the frame; the first frame of a connection is its hello. Connections for bulk messages are
+    /// read only if `with_bulk` is true: otherwise their socket buffers fill, which slows the peer
+    /// down.
     pub(crate) fn receive(
         &mut self,
         now: Instant,
@@ -173,7 +183,8 @@ impl IncomingPeers {
         }
     }
 
-    /// Reads from one connection. Returns false if it is closed.
+    /// Reads frames from one connection and passes them to `on_frame`. Returns false if the peer
+    /// has closed the connection, an error if the connection must be refused.
     fn read(
         &mut self,
         index: usize,
@@ -204,7 +215,11 @@ impl IncomingPeers {
                         match self.records.note(record) {
                             // The record stays in memory until a restart.
                             Err(error) if error.is_disk_full() => {
-                                tracing::warn!(%error, "cannot record the opening of a peer");
+                                tracing::warn!(
+                                    peer = %record.peer,
+                                    %error,
+                                    "start of a peer not stored, only kept in memory"
+                                );
                             }
                             Err(error) => exit_on_disk_failure(&error),
                             Ok(()) => {}
@@ -222,9 +237,10 @@ impl IncomingPeers {
         Ok(true)
     }
 
-    /// Closes the connections that a new one replaces: those of the same lane, and all of an
-    /// earlier opening. Their unread frames must not be handled, since the peer may have sent the
-    /// same writes again since.
+    /// Closes the connections of a peer that its new connection at index `by` replaces: the earlier
+    /// one for the same kind of messages (urgent or bulk), and all from before the peer's last
+    /// restart. Their unread frames are discarded, since the peer may have sent the same writes
+    /// again.
     fn close_replaced(&mut self, by: usize, registry: &Registry) {
         let Some(newest) = self.connections.get_mut(by).and_then(|it| it.sender) else { return };
         let is_replaced = |sender: Sender| {
@@ -243,7 +259,7 @@ impl IncomingPeers {
         }
     }
 
-    /// Closes a connection and logs why.
+    /// Counts and logs the refusal of a connection, and closes it.
     fn refuse(&mut self, index: usize, error: &PeerError, now: Instant, registry: &Registry) {
         self.counters.peers_refused.add_one();
         if let Some(suppressed) = self.refusals.count(error, now) {

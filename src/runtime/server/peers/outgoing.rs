@@ -18,70 +18,77 @@ use crate::wire::frame::{self, Frame, Hello, Lane};
 use crate::runtime::server::sockets::outbound_queue::COPY_BYTES_MAX;
 use crate::runtime::server::sockets::socket::{ReadResult, Socket};
 
-/// Shortest and longest delay before a connection is tried again. Both are short, because a refused
-/// attempt costs little on a local network and a restarted replica should be back soon.
+/// Minimum delay between two attempts to connect ([`BACKOFF_MAX`] is the maximum). Both are short:
+/// a refused attempt costs little on a local network, and a restarted replica should be reachable
+/// soon.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// A connection counts as stable after this time.
+/// Time after which a new connection is considered stable, so that the reconnection delay is reset.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// A connection on which sent data is not acknowledged for this long is closed and made again.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A peer without a connection is logged after this time.
+/// Time without a connection after which a peer is logged as unreachable.
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
-/// Time for a connection to be established.
+/// Time limit for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum queued bytes per lane. Above it frames are dropped. The core itself has no more than
-/// `inflight_bytes_max` in flight to one peer.
+/// Maximum bytes queued on the connection to a peer that carries urgent messages
+/// ([`BULK_BYTES_MAX`] on the one for bulk messages). While more bytes are queued, further frames
+/// are dropped.
 const URGENT_BYTES_MAX: usize = 1 << 20;
 const BULK_BYTES_MAX: usize = 96 << 20;
 
-/// Size of a frame without its parts, about.
+/// Approximate encoded bytes of a frame without its payload.
 const HEAD_BYTES: usize = 128;
 
-/// The connection of one lane.
+/// One of the two outgoing connections to a peer: the one for urgent or the one for bulk messages.
 #[derive(Debug)]
 struct Outgoing {
     socket: Option<Socket>,
     connected: bool,
-    /// When the last attempt began.
+    /// When the last attempt to connect began.
     attempted_at: Instant,
-    /// When the next attempt is due, while there is no socket.
+    /// When the next attempt to connect is due. Used only while there is no socket.
     retry_at: Instant,
     backoff: Duration,
 }
 
-/// A peer and the connections to it.
+/// A peer, with the outgoing connections to it.
 #[derive(Debug)]
 struct Peer {
     id: NodeId,
     address: SocketAddr,
-    /// By lane.
+    /// The two outgoing connections to the peer, by position: 0 for urgent messages, 1 for bulk
+    /// messages.
     lanes: [Outgoing; 2],
-    /// Number of connections made so far. When it changes, frames sent before may be lost.
+    /// Number of connections made to the peer since the process started. When it has changed,
+    /// frames sent before may be lost.
     connection_count: u64,
-    /// The last state that was logged.
+    /// Whether the last log line about this peer said that it is connected, lost or unreachable.
     logged: Logged,
-    /// When the peer was lost; the start of the process if it was never connected.
+    /// When the connection to the peer was lost; the start of the process if the peer was never
+    /// connected.
     down_since: Instant,
 }
 
-/// The state of a peer in the log.
+/// What the last log line about the connections to a peer said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Logged {
-    /// Nothing yet, or that the connection was lost.
+    /// The last log line said that the connection to the peer was lost. Also the initial value.
     Lost,
-    /// Connected.
+    /// The last log line said that the peer is connected.
     Up,
-    /// Not connected for [`LOG_DOWN_AFTER`].
+    /// The last log line said that the peer is unreachable: it was not connected for
+    /// [`LOG_DOWN_AFTER`].
     Down,
 }
 
-/// The connections to all peers.
+/// The outgoing connections to all peers.
 #[derive(Debug)]
 pub(crate) struct OutgoingPeers {
-    /// The hello of this replica, without the addressee and the lane.
+    /// The hello (first frame of a connection) of this replica. The recipient, the lane (urgent or
+    /// bulk) and the state of rejoining are filled in for each connection.
     hello: Hello,
-    /// Whether this replica is rejoining; the log writer clears it.
+    /// Whether this replica is rejoining after the loss of its folder. The log writer clears it.
     rejoining: Arc<AtomicBool>,
     peers: Vec<Peer>,
     first_token: usize,
@@ -99,7 +106,7 @@ impl Outgoing {
         }
     }
 
-    /// Closes the connection and schedules the next attempt.
+    /// Closes the connection and schedules the next attempt to connect.
     fn close(&mut self, now: Instant, registry: &Registry) {
         if let Some(mut socket) = self.socket.take() {
             socket.close(registry);
@@ -110,7 +117,7 @@ impl Outgoing {
         self.retry_at = now + self.backoff;
     }
 
-    /// Checks whether the connection is established or lost. Returns false if it is lost.
+    /// Checks the state of the connection. Returns false if it failed or was closed.
     fn check(&mut self) -> bool {
         let Some(socket) = &mut self.socket else { return true };
         if !self.connected {
@@ -137,7 +144,7 @@ impl Outgoing {
 }
 
 impl Peer {
-    /// Logs when the peer is connected, lost, or not reachable, but not each attempt.
+    /// Logs that the peer has become connected, lost or unreachable. Does not log each attempt.
     fn log_changes(&mut self, now: Instant) {
         let is_stable =
             |lane: &Outgoing| lane.connected && now.since(lane.attempted_at) >= STABLE_AFTER;
@@ -166,7 +173,8 @@ impl Peer {
 }
 
 impl OutgoingPeers {
-    /// Connections to `peers`, with two tokens each, from `first_token` on.
+    /// Creates the connections to `peers`, not yet established. They use two `Poll` tokens per
+    /// peer, starting at `first_token`.
     pub(crate) fn new(
         hello: Hello,
         rejoining: Arc<AtomicBool>,
@@ -186,27 +194,28 @@ impl OutgoingPeers {
         OutgoingPeers { hello, rejoining, peers, first_token, counters }
     }
 
-    /// The port where a peer listens for peers; 0 if it is unknown.
+    /// Returns the port where a peer listens for peers; 0 if `peer` is not a peer of this replica.
     pub(crate) fn port_of(&self, peer: NodeId) -> u16 {
         self.peer(peer).map_or(0, |peer| peer.address.port())
     }
 
-    /// The ids of all peers.
+    /// Returns the ids of all peers.
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> {
         self.peers.iter().map(|peer| peer.id)
     }
 
-    /// Number of connections made to a peer so far.
+    /// Returns the number of connections made to a peer since the process started.
     pub(crate) fn connection_count(&self, peer: NodeId) -> u64 {
         self.peer(peer).map_or(0, |peer| peer.connection_count)
     }
 
-    /// Whether both lanes to a peer are connected.
+    /// Returns whether both connections to a peer (for urgent and for bulk messages) are
+    /// established.
     pub(crate) fn is_up(&self, peer: NodeId) -> bool {
         self.peer(peer).is_some_and(|peer| peer.lanes.iter().all(|lane| lane.connected))
     }
 
-    /// Whether the urgent lane to a peer is connected.
+    /// Returns whether the connection for urgent messages to a peer is established.
     pub(crate) fn is_urgent_up(&self, peer: NodeId) -> bool {
         self.peer(peer).is_some_and(|peer| peer.lanes[Lane::Urgent as usize].connected)
     }
@@ -215,7 +224,8 @@ impl OutgoingPeers {
         self.peers.iter().find(|peer| peer.id == id)
     }
 
-    /// The earliest time at which [`OutgoingPeers::connect`] has something to do.
+    /// Returns the earliest time at which [`OutgoingPeers::connect`] must start or abort an attempt
+    /// to connect; `None` if all connections are established.
     pub(crate) fn next_attempt(&self) -> Option<Instant> {
         let lanes = self.peers.iter().flat_map(|peer| &peer.lanes);
         let due = lanes.filter_map(|lane| match lane.socket {
@@ -226,7 +236,8 @@ impl OutgoingPeers {
         due.min()
     }
 
-    /// Starts the attempts that are due, and ends those that take too long.
+    /// Starts the attempts to connect that are due, and aborts those that exceed
+    /// [`CONNECT_TIMEOUT`].
     pub(crate) fn connect(&mut self, now: Instant, registry: &Registry) {
         for (position, peer) in self.peers.iter_mut().enumerate() {
             peer.log_changes(now);
@@ -257,7 +268,8 @@ impl OutgoingPeers {
         }
     }
 
-    /// Retries the connections to a peer at once, because it has just connected itself.
+    /// Makes the next attempt to connect to a peer due at once and resets the delay between
+    /// attempts, because the peer has just connected to this replica.
     pub(crate) fn retry_now(&mut self, peer: NodeId, now: Instant) {
         for peer in self.peers.iter_mut().filter(|it| it.id == peer) {
             for outgoing in peer.lanes.iter_mut().filter(|lane| lane.socket.is_none()) {
@@ -267,8 +279,8 @@ impl OutgoingPeers {
         }
     }
 
-    /// Handles an event of one of the tokens. Returns the peer if its urgent lane was just
-    /// connected.
+    /// Handles a `Poll` event of an outgoing connection. Returns the peer if the event has just
+    /// established the connection for urgent messages to the peer; otherwise `None`.
     pub(crate) fn on_event(
         &mut self,
         token: usize,
@@ -292,7 +304,8 @@ impl OutgoingPeers {
         None
     }
 
-    /// Queues a frame. Returns false, and counts it, if the lane is not connected or its queue is
+    /// Queues a frame on the connection to a peer for the frame's urgency (urgent or bulk). Returns
+    /// false, and counts the frame as unsent, if that connection is not established or its queue is
     /// full.
     pub(crate) fn send(&mut self, to: NodeId, frame: &Frame) -> bool {
         let lane = frame.lane();
@@ -320,7 +333,7 @@ impl OutgoingPeers {
         false
     }
 
-    /// Writes the queued frames: one write per connection, more for long queues.
+    /// Writes the queued frames of all connections to their sockets.
     pub(crate) fn flush(&mut self, now: Instant, registry: &Registry) {
         for peer in &mut self.peers {
             for outgoing in &mut peer.lanes {

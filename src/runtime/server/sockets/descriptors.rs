@@ -3,14 +3,14 @@
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Descriptors reserved for the log, the listeners and the rest of the process.
+/// File descriptors reserved for the log, the listeners and the rest of the process.
 const RESERVED: u64 = 24;
-/// Descriptors reserved per peer: one per lane and direction, and two for connections being
-/// replaced.
+/// File descriptors reserved per peer: four for the connections (one for urgent and one for bulk
+/// messages, in each direction), and two for connections that are being replaced.
 const RESERVED_PER_PEER: u64 = 6;
 
-/// Raises the limit for `clients` connections. Returns how many connections it allows, at most
-/// `clients`.
+/// Raises the limit on open files so that `clients` connections fit. Returns how many client
+/// connections the limit allows, at most `clients`.
 pub(crate) fn raise_limit(clients: u64, peer_count: usize) -> u64 {
     let reserved = RESERVED + RESERVED_PER_PEER * peer_count as u64;
     let needed = clients.saturating_add(reserved);
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn number_of_clients_is_limited_by_open_files() {
+    fn client_limit_is_capped_by_the_open_file_limit() {
         let few = raise_limit(20, 2);
         assert!((1..=20).contains(&few));
         let limit = getrlimit(Resource::Nofile).current;

@@ -9,20 +9,21 @@ use mio::{Interest, Registry, Token};
 
 use crate::types::Instant;
 
-/// Pause after an accept failed.
+/// How long no connection is accepted after an accept has failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: TcpListener,
-    /// Whether connections may be pending.
+    /// Whether connections may be pending: set by `Poll` events, cleared when an accept would
+    /// block.
     acceptable: bool,
     paused_until: Instant,
 }
 
 impl Listener {
-    /// Binds and listens.
+    /// Binds a socket to `address` and listens on it.
     pub(crate) fn bind(address: SocketAddr) -> io::Result<Listener> {
         let socket = TcpListener::bind(address)?;
         Ok(Listener { socket, acceptable: true, paused_until: Instant::ZERO })
@@ -32,22 +33,23 @@ impl Listener {
         registry.register(&mut self.socket, token, Interest::READABLE)
     }
 
-    /// Handles an event of this socket.
+    /// Records a `Poll` event of this socket: connections may be pending.
     pub(crate) fn on_event(&mut self) {
         self.acceptable = true;
     }
 
-    /// Whether [`Listener::accept`] may return a connection.
+    /// Returns whether [`Listener::accept`] may return a connection.
     pub(crate) fn is_acceptable(&self, now: Instant) -> bool {
         self.acceptable && now >= self.paused_until
     }
 
-    /// When pending connections may be accepted; `None` if there are none.
+    /// Returns when pending connections may be accepted; `None` if none are pending.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.acceptable.then_some(self.paused_until)
     }
 
-    /// Accepts one pending connection.
+    /// Accepts one pending connection. Returns `None` if none is pending, while accepting is
+    /// paused, or on an error.
     pub(crate) fn accept(&mut self, now: Instant) -> Option<TcpStream> {
         if !self.is_acceptable(now) {
             return None;

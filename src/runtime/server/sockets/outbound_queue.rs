@@ -6,14 +6,15 @@ use std::io::{self, ErrorKind, IoSlice, Write};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Parts up to this size are copied, which costs less than a slice of their own in the write.
+/// Maximum length in bytes of a part (piece of a message) that is copied into the shared buffer.
+/// Copying costs less than a separate slice in the vectored write.
 pub(crate) const COPY_BYTES_MAX: usize = 1 << 10;
-/// Maximum slices in one write.
+/// Maximum slices in one vectored write.
 const SLICES_MAX: usize = 64;
-/// An empty buffer with a larger capacity is freed.
+/// Largest capacity in bytes of an empty buffer that is kept. A larger one is freed.
 const KEPT_BYTES: usize = 1 << 10;
 
-/// Queued bytes, in order.
+/// Bytes that wait to be written to a socket, in order.
 ///
 /// Invariant: `sealed_bytes` is the sum of the lengths of `sealed`, none of which is empty; `open`
 /// follows them.
@@ -25,12 +26,13 @@ pub(crate) struct OutboundQueue {
 }
 
 impl OutboundQueue {
-    /// The buffer to append small parts to.
+    /// Returns the buffer at the end of the queue, to append small pieces to.
     pub(crate) fn open(&mut self) -> &mut BytesMut {
         &mut self.open
     }
 
-    /// Appends `part`, without a copy if it is large.
+    /// Appends `part` to the queue. A part of at most [`COPY_BYTES_MAX`] bytes is copied; a larger
+    /// one is shared without a copy.
     pub(crate) fn push(&mut self, part: &Bytes) {
         if part.len() <= COPY_BYTES_MAX {
             self.open.extend_from_slice(part);
@@ -41,22 +43,22 @@ impl OutboundQueue {
         self.sealed.push_back(part.clone());
     }
 
-    /// Number of queued bytes.
+    /// Returns the number of queued bytes.
     pub(crate) fn len(&self) -> usize {
         self.sealed_bytes + self.open.len()
     }
 
-    /// Bytes of memory in use.
+    /// Returns the bytes of memory that the queue uses.
     pub(crate) fn held_bytes(&self) -> usize {
         self.sealed_bytes + self.open.capacity()
     }
 
-    /// Whether no bytes are queued.
+    /// Returns whether the queue is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Writes until the queue is empty or the write would block.
+    /// Writes queued bytes until the queue is empty or the write would block.
     ///
     /// # Errors
     /// Any other error of the write.
@@ -84,8 +86,9 @@ impl OutboundQueue {
         Ok(())
     }
 
-    /// The fast path: small parts only, which the socket accepts at once, so the buffer is reused.
-    /// Returns true if bytes are left and the write may continue.
+    /// Fast path of [`OutboundQueue::write_to`] for a queue of small pieces only: one write of the
+    /// buffer, which is then reused. Returns true if bytes are left and another write may succeed;
+    /// false if all bytes were written or the write would block.
     fn write_open(&mut self, to: &mut impl Write) -> io::Result<bool> {
         if self.open.is_empty() {
             return Ok(false);

@@ -1,6 +1,6 @@
 //! A table of connections whose indexes are small, so that they fit into tokens, and are reused.
 
-/// Values by index.
+/// A table that assigns small indexes to its values and reuses the indexes of removed values.
 ///
 /// Invariant: `free` has exactly the indexes without a value.
 #[derive(Debug)]
@@ -16,12 +16,12 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
-    /// The index that the next value gets.
+    /// Returns the index that the next inserted value gets.
     pub(crate) fn next_index(&self) -> usize {
         self.free.last().copied().unwrap_or(self.values.len())
     }
 
-    /// Inserts a value at [`Slab::next_index`].
+    /// Inserts a value and returns its index.
     pub(crate) fn insert(&mut self, value: T) -> usize {
         if let Some(index) = self.free.pop() {
             self.values[index] = Some(value);
@@ -31,24 +31,24 @@ impl<T> Slab<T> {
         self.values.len() - 1
     }
 
-    /// The value at an index.
+    /// Returns the value at an index; `None` if there is none.
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         self.values.get_mut(index)?.as_mut()
     }
 
-    /// Removes the value at an index.
+    /// Removes and returns the value at an index; `None` if there is none.
     pub(crate) fn remove(&mut self, index: usize) -> Option<T> {
         let value = self.values.get_mut(index)?.take()?;
         self.free.push(index);
         Some(value)
     }
 
-    /// Number of values.
+    /// Returns the number of values.
     pub(crate) fn len(&self) -> usize {
         self.values.len() - self.free.len()
     }
 
-    /// All values with their indexes.
+    /// Returns all values with their indexes.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
         let values = self.values.iter_mut().enumerate();
         values.filter_map(|(index, value)| Some((index, value.as_mut()?)))
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn indexes_are_reused() {
+    fn slab_reuses_freed_indexes() {
         let mut slab = Slab::default();
         assert_eq!((slab.insert('a'), slab.insert('b'), slab.insert('c')), (0, 1, 2));
         assert_eq!(slab.remove(1), Some('b'));

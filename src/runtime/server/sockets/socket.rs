@@ -17,26 +17,27 @@ pub(crate) struct Socket {
     stream: TcpStream,
     readable: bool,
     writable: bool,
-    /// Whether the other side has closed its end: the socket stays readable until a read finds it.
+    /// Whether the peer's end was closed. The socket then stays readable until a read returns the
+    /// end of the stream.
     ending: bool,
     /// Bytes to be written.
     pub(crate) outbound: OutboundQueue,
 }
 
-/// The result of a read.
+/// The result of [`Socket::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReadResult {
-    /// This many bytes were read.
+    /// The read returned this many bytes.
     Bytes(usize),
     /// The read would block.
     WouldBlock,
-    /// The connection is closed.
+    /// The peer has closed the connection, or the connection has failed.
     Closed,
 }
 
 impl Socket {
-    /// Registers a connection with `Poll`. `connected` is false while it is being established; it
-    /// becomes writable after that.
+    /// Registers a connection with `Poll`. `connected` is false if the connection is still being
+    /// established.
     pub(crate) fn new(
         mut stream: TcpStream,
         registry: &Registry,
@@ -57,14 +58,14 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Sets `TCP_NODELAY`, so that a small message does not wait for the acknowledgement of the one
-    /// before. An error is ignored, since it only costs latency.
+    /// Sets `TCP_NODELAY`, so that a small message does not wait for the acknowledgement of an
+    /// earlier one. Errors are ignored, since they only cost latency.
     pub(crate) fn set_no_delay(&self) {
         let _ = self.stream.set_nodelay(true);
     }
 
-    /// Enables TCP keep-alive probes after `after` without traffic; `None` leaves them off. Without
-    /// them the connection of a machine that was switched off would never end.
+    /// Enables TCP keep-alive probes after `after` without traffic; `None` leaves them disabled.
+    /// Without probes, a connection to a machine that was switched off would never end.
     pub(crate) fn set_keep_alive(&self, after: Option<Duration>) {
         if let Some(after) = after {
             let parameters = TcpKeepalive::new().with_time(after).with_interval(after / 3);
@@ -73,9 +74,9 @@ impl Socket {
         }
     }
 
-    /// Closes the connection when sent data is not acknowledged for `timeout`. By default a broken
-    /// connection lasts for a quarter of an hour, and one through a network that was interrupted
-    /// for a minute pauses for another. Does nothing on systems without `TCP_USER_TIMEOUT`.
+    /// Sets `TCP_USER_TIMEOUT`: the connection is closed when sent data is not acknowledged for
+    /// `timeout`. By default a broken connection lasts for a quarter of an hour. Does nothing on
+    /// systems without this option.
     pub(crate) fn set_user_timeout(&self, timeout: Duration) {
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
         let _ = SockRef::from(&self.stream).set_tcp_user_timeout(Some(timeout));
@@ -83,29 +84,29 @@ impl Socket {
         let _ = timeout;
     }
 
-    /// The address of the other side; `None` if the connection is closed.
+    /// Returns the address of the other end; `None` if the connection is closed.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.stream.peer_addr().ok()
     }
 
-    /// Handles an event of this socket.
+    /// Records the readiness that a `Poll` event of this socket reports.
     pub(crate) fn on_event(&mut self, event: &mio::event::Event) {
         self.ending |= event.is_read_closed() || event.is_error();
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
     }
 
-    /// Whether a read may return bytes.
+    /// Returns whether a read may return bytes or the end of the stream.
     pub(crate) fn is_readable(&self) -> bool {
         self.readable
     }
 
-    /// Whether bytes are queued and the socket may accept some.
+    /// Returns whether the outbound queue is not empty and the socket may accept some of its bytes.
     pub(crate) fn can_flush(&self) -> bool {
         self.writable && !self.outbound.is_empty()
     }
 
-    /// Whether the connection is established.
+    /// Returns whether the connection is established; false while it is being established.
     ///
     /// # Errors
     /// If it cannot be established.
@@ -120,7 +121,7 @@ impl Socket {
         }
     }
 
-    /// Reads once into `space`.
+    /// Reads once into `space`, without blocking.
     pub(crate) fn read(&mut self, space: &mut [u8]) -> ReadResult {
         match self.stream.read(space) {
             Ok(0) => ReadResult::Closed,
@@ -141,7 +142,7 @@ impl Socket {
         }
     }
 
-    /// Writes queued bytes until the socket would block.
+    /// Writes queued bytes until the queue is empty or the socket would block.
     ///
     /// # Errors
     /// If the connection has failed.

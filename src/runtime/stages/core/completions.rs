@@ -9,11 +9,12 @@ use crate::runtime::channels::{
 
 use super::Core;
 
-/// A log of at least this many segments is worth a snapshot while disk space is scarce, and while
-/// it is low: the snapshot allows segments to be removed.
+/// Minimum number of log segment files at which the core requests a snapshot because disk space is
+/// scarce, so that segments can be removed. Once space is low, [`LOW_SEGMENTS_MIN`] segments
+/// suffice.
 const SCARCE_SEGMENTS_MIN: u64 = 4;
 const LOW_SEGMENTS_MIN: u64 = 2;
-/// Least time between two such snapshots.
+/// Minimum time between two snapshots that are taken because of scarce disk space.
 const SCARCE_DISK_INTERVAL: Duration = Duration::from_secs(20);
 
 impl Core {
@@ -59,8 +60,8 @@ impl Core {
         }
     }
 
-    /// Notes a change of free disk space. While it is scarce a snapshot is requested, if the log
-    /// can be compacted behind one.
+    /// Handles a report on free disk space: informs the consensus code, and requests a snapshot if
+    /// space is scarce and the log has enough segment files that the snapshot would make removable.
     pub(super) fn on_disk_space(&mut self, report: DiskSpaceReport) {
         self.free_bytes = report.free_bytes;
         let segments_min = if report.space.low { LOW_SEGMENTS_MIN } else { SCARCE_SEGMENTS_MIN };
@@ -74,8 +75,9 @@ impl Core {
         self.handle(Msg::DiskSpace(report.space));
     }
 
-    /// Tells the replica of its own snapshot once it knows that all entries in it were applied. The
-    /// two reports take different ways to the core, so the snapshot's may come first.
+    /// Informs the consensus code of this replica's completed snapshot, once the consensus code
+    /// knows that all entries in the snapshot were applied. The core may learn of the snapshot
+    /// first.
     fn announce_snapshot(&mut self) {
         let is_applied =
             |snapshot: &SnapshotId| snapshot.last.index <= self.replica.status().applied_index;
@@ -84,7 +86,7 @@ impl Core {
         }
     }
 
-    /// Passes on reads whose read index the leader has confirmed.
+    /// Adds reads, whose read index the leader has confirmed, to the next batch for the applier.
     pub(super) fn queue_reads(&mut self, reads: IndexedReads) {
         let bytes: usize = reads.reads.iter().map(|read| read.payload.len()).sum();
         self.in_flight.start_apply(bytes);

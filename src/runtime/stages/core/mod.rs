@@ -66,48 +66,56 @@ use self::requests::{PendingRequests, Request};
 pub(crate) use self::output::{ApplyOutput, PassOutput};
 pub(crate) use self::requests::NonLeaderPolicy;
 
-/// How soon the core tries again to send what a full queue did not take.
+/// Interval at which the core tries again to send jobs and messages to another stage whose queue
+/// was full.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// Most requests handled in one pass.
+/// Maximum number of clients' requests that the core handles in one pass (turn of its loop).
 pub(crate) const PASS_REQUESTS_MAX: usize = 4_096;
 
-/// The core stage.
+/// The core stage: owns the consensus state machine ([`Replica`]), passes it all input, and sends
+/// its output to the other stages.
 pub(crate) struct Core {
     replica: Replica,
     clock: Clock,
-    /// The latest reading of the clock: after the receipt of whatever is handled now.
+    /// The latest reading of the monotonic clock, taken after the message that is being handled was
+    /// received.
     now: Instant,
     effects: Effects,
     ends: CoreEnds,
     requests: PendingRequests,
-    /// A timeout has passed, but what peers sent before its end may still be in the sockets.
+    /// Whether the core delays an expired timeout, since messages that peers sent before the
+    /// timeout may still be in this replica's sockets.
     waits_for_peers: bool,
-    /// What the queues did not take. Between passes all three are normally empty.
+    /// Messages and refusals that wait for the network stage, because its queue is full. Normally
+    /// empty between two turns of the loop, like `appends` and `applies`.
     outbound: Outbound,
     appends: AppendBatch,
     applies: ApplyBatch,
     in_flight: InFlight,
     output: PassOutput,
-    /// A durable snapshot of this replica's own state that the replica does not know of yet: the
-    /// core has not learned yet that all entries in it were applied.
+    /// A durable snapshot of this replica's own state that the consensus code was not informed of
+    /// yet, since the core does not know yet that all entries in the snapshot were applied.
     unannounced_snapshot: Option<SnapshotId>,
     memory: Arc<MemoryBoard>,
-    /// When a snapshot was last requested because the log in memory is full.
+    /// When the core last requested a snapshot because the log in memory was full; `None` if it
+    /// never did.
     full_log_snapshot_at: Option<Instant>,
-    /// When a snapshot was last requested because disk space is scarce.
+    /// When the core last requested a snapshot because disk space was scarce.
     scarce_disk_snapshot_at: Instant,
     non_leader_policy: NonLeaderPolicy,
-    /// The leader as the network knows it: none during a leadership transfer.
+    /// The leader and the term as last reported to the network stage. No leader is reported during
+    /// a leadership transfer.
     leadership: Leadership,
-    /// `None` where no key expires (the course).
+    /// The replicated clock, by which keys expire; `None` under a simulator of the course, where no
+    /// key expires.
     replicated_clock: Option<CoreClock>,
-    /// The state of the disk that was last logged.
+    /// The state of the disk (healthy, low on space or stalled) in the latest log line about it.
     disk: DiskState,
-    /// Free disk space, as last reported.
+    /// Free bytes on the disk, as last reported by the log writer.
     free_bytes: u64,
     status_board: Arc<StatusBoard>,
-    /// When the status was last published.
+    /// When the core last published the replica's status for the other stages.
     published_at: Instant,
     rejected_log: RejectedLog,
     counters: Arc<RuntimeCounters>,
@@ -151,21 +159,22 @@ impl Core {
         }
     }
 
-    /// Bounds the log in memory by this board.
+    /// Sets the shared record of memory use, which has the limits on the memory for log entries.
     pub(crate) fn with_memory(mut self, memory: Arc<MemoryBoard>) -> Core {
         memory.note_log(self.replica.log().bytes());
         self.memory = memory;
         self
     }
 
-    /// Adds a replicated clock, which this replica moves while it leads.
+    /// Adds a replicated clock, which this replica advances while it leads.
     pub(crate) fn with_clock(mut self, clock: CoreClock) -> Core {
         self.replicated_clock = Some(clock);
         self
     }
 
-    /// Waits for the next item or request, or until the replica's next timeout. Returns the item;
-    /// `None` for a request, which is kept here, and after a timeout.
+    /// Waits for the next item or request, or until the replica's next timeout. Returns the item
+    /// received; `None` after a timeout, or if requests wait, which are then in `self.requests` or
+    /// its queue.
     pub(crate) fn wait(&mut self) -> Option<CoreItem> {
         if self.has_work() {
             return None;
@@ -185,27 +194,30 @@ impl Core {
         }
     }
 
-    /// How long a thread that polls may sleep before the next pass, counted from the last one.
+    /// Returns how long a thread that polls sockets may sleep before the core's next pass (turn of
+    /// its loop), counted from the last pass. Zero if the core has work now.
     pub(crate) fn poll_timeout(&self) -> Duration {
         if self.has_work() { Duration::ZERO } else { self.next_pass().since(self.now) }
     }
 
-    /// Whether the next pass would find an item or a request.
+    /// Returns whether an item or a request is waiting for the core.
     pub(crate) fn has_work(&self) -> bool {
         self.has_items() || !self.requests.is_empty() || !self.ends.requests.is_empty()
     }
 
-    /// Whether messages of peers or completions are waiting.
+    /// Returns whether peers' messages or completions are waiting for the core.
     pub(crate) fn has_items(&self) -> bool {
         !self.ends.inbox.is_empty()
     }
 
-    /// What the last pass sent, so that a thread that runs all stages need not check their queues.
+    /// Returns to which stages the core's last pass (turn of its loop) sent something. With it, a
+    /// thread that runs several stages need not check their queues.
     pub(crate) fn output(&self) -> PassOutput {
         self.output
     }
 
-    /// When the next pass is due, if nothing arrives before.
+    /// Returns when the core's next pass (turn of its loop) is due if no item or request arrives
+    /// before.
     fn next_pass(&self) -> Instant {
         let timeout = self.replica.next_timeout();
         // A timeout that was put off is not due again at once.
@@ -216,7 +228,9 @@ impl Core {
         if self.has_unsent() { timeout.min(self.now + RETRY) } else { timeout }
     }
 
-    /// One pass: `first`, then what is waiting, within the limits of a pass.
+    /// Runs one pass (turn of the core's loop): handles `first`, then the waiting items and
+    /// requests, up to a limit, and sends the resulting jobs and messages. Returns whether the
+    /// stage continues.
     pub(crate) fn run_once(&mut self, first: Option<CoreItem>) -> StageState {
         // Before the queue is emptied: what the network had read by then is in it.
         let peers_read_at = self.ends.peers_read.at();
@@ -249,7 +263,8 @@ impl Core {
         self.send()
     }
 
-    /// Handles peers' messages and completions, `first` before the others.
+    /// Handles `first` and then queued items (peers' messages and completions), up to a limit.
+    /// Returns [`StageState::Stopped`] if the network has stopped.
     fn take_items(&mut self, mut first: Option<CoreItem>) -> StageState {
         let mut pass = Pass::of_large(self.clock, QUEUE_LEN);
         while let Some(item) =
@@ -276,15 +291,17 @@ impl Core {
         StageState::Running
     }
 
-    /// Reads the clock. What is handled next was received before, so a promise to its sender counts
-    /// from after it was sent.
+    /// Reads the clock. Call it between receiving and handling a leader's message, so that the
+    /// promise to grant no vote for a while (the leader's lease) counts from after the message was
+    /// sent.
     fn read_clock_after_receipt(&mut self) {
         if !self.replica.breaks(Mutant::PromiseBeforeReceipt) {
             self.now = self.clock.now();
         }
     }
 
-    /// Handles clients' requests.
+    /// Handles waiting clients' requests and forwarded writes, up to the limits of one turn of the
+    /// core's loop.
     fn take_requests(&mut self) {
         let mut pass = Pass::of_small(self.clock, PASS_REQUESTS_MAX);
         while let Some(request) = pass.next(|| self.next_request()) {
@@ -295,7 +312,8 @@ impl Core {
         }
     }
 
-    /// The next request. An item is received only after all requests of the last one were taken.
+    /// Returns the next request; `None` if none is waiting. Receives the next batch of requests
+    /// only after all requests of the previous batch were returned.
     fn next_request(&mut self) -> Option<Request> {
         loop {
             if let Some(request) = self.requests.next() {
@@ -306,7 +324,8 @@ impl Core {
         }
     }
 
-    /// Lets the replica handle a message.
+    /// Passes a message to the consensus code ([`Replica`]), which adds its output to
+    /// `self.effects`.
     fn handle(&mut self, message: Msg) {
         self.replica.handle_msg(self.now, message, &mut self.effects);
     }
@@ -318,7 +337,8 @@ impl Core {
         &self.replica
     }
 
-    /// Bytes of all jobs in flight, and of the append jobs among them.
+    /// Returns the bytes of all jobs in flight (sent to other stages and not completed), then the
+    /// bytes of the append jobs among them.
     pub(super) fn in_flight(&self) -> (usize, usize) {
         (self.in_flight.bytes(), self.in_flight.append_bytes())
     }

@@ -13,15 +13,16 @@ use crate::types::Instant;
 
 use super::Core;
 
-/// Least time between two publications of the replica's status.
+/// Minimum time between two publications of the replica's status for the other stages.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// While this many bytes of append jobs are in flight, committed entries are not applied, though
-/// the other replicas have them. Otherwise clients would go on as fast as those, until this log has
-/// no more space for its jobs.
+/// Bytes of append jobs in flight (sent to the log writer, not durable yet) above which the core
+/// holds back committed entries from the applier. So clients slow down to the speed of this
+/// replica's disk, even if other replicas commit entries faster.
 const APPENDS_AHEAD_BYTES: usize = 4 << 20;
 
-/// The bytes of all jobs that were made and have not been reported as done.
+/// Bytes of the append and apply jobs that the core has sent and that were not reported as
+/// completed.
 ///
 /// Invariant: `append_bytes <= bytes`.
 #[derive(Debug, Default)]
@@ -30,36 +31,39 @@ pub(super) struct InFlight {
     append_bytes: usize,
 }
 
-/// Which stages the last pass sent something to.
+/// Which stages the core sent something to in its last pass (turn of its loop).
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct PassOutput {
-    /// Whether the network got something.
+    /// Whether the core sent a batch of messages, refusals or a leader change to the network.
     pub(crate) outbound: bool,
-    /// Whether the log writer got jobs.
+    /// Whether the core sent jobs to the log writer.
     pub(crate) appends: bool,
-    /// What the applier got.
+    /// What the core sent to the applier in its last pass (turn of its loop): nothing, or a batch
+    /// with or without clients that wait.
     pub(crate) applies: ApplyOutput,
 }
 
-/// What a pass sent to the applier.
+/// What the core sent to the applier in one pass (turn of its loop).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) enum ApplyOutput {
-    /// Nothing.
+    /// The core sent no batch to the applier.
     #[default]
     None,
-    /// Something that a client of this replica may wait for.
+    /// The core sent the applier a batch for which clients of this replica may wait.
     ForClients,
-    /// Something that no client waits for, as far as the core knows.
+    /// The core sent the applier a batch for which no client waits, as far as the core knows.
     Background,
 }
 
 impl InFlight {
-    /// The bytes of all jobs in flight.
+    /// Returns the total bytes of all jobs in flight: sent to the log writer or the applier and not
+    /// completed.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The bytes of append jobs among them.
+    /// Returns the total bytes of append jobs in flight: sent to the log writer and not durable
+    /// yet.
     pub(super) fn append_bytes(&self) -> usize {
         self.append_bytes
     }
@@ -87,7 +91,8 @@ impl InFlight {
 }
 
 impl Core {
-    /// Whether a full queue left something here that must be sent again soon.
+    /// Returns whether the core still has output, such as jobs or refusals, that another stage's
+    /// full queue did not accept.
     pub(super) fn has_unsent(&self) -> bool {
         !(self.outbound.refusals.is_empty()
             && self.outbound.leadership.is_none()
@@ -95,7 +100,8 @@ impl Core {
             && self.applies.is_empty())
     }
 
-    /// Moves the replica's effects to the batches that are sent next.
+    /// Moves the output of the consensus code (messages, jobs, refusals) to the batches that the
+    /// core sends to other stages next, and publishes the status if due.
     pub(super) fn collect(&mut self) {
         self.log_disk_state();
         self.rejected_log.report(&mut self.effects.rejected, self.now);
@@ -137,8 +143,8 @@ impl Core {
         }
     }
 
-    /// Reports a new leader to the network. During a transfer there is none: requests wait at
-    /// the network, and go to the transfer's target.
+    /// Reports a change of term or leader to the network. During a leadership transfer no leader is
+    /// reported, so that requests wait at the network and then go to the new leader.
     fn note_leadership(&mut self) {
         let target = self.replica.transfer_target();
         let leader = if target.is_some() { None } else { self.replica.leader() };
@@ -157,7 +163,8 @@ impl Core {
         self.published_at = Instant::ZERO;
     }
 
-    /// Notes what the replicated clock must show in the state for reads that were confirmed now.
+    /// Sets, for reads that the leader has confirmed now, the replicated clock that the applied
+    /// state must reach before the applier answers them.
     fn set_read_timestamp(&mut self) {
         let Some(clock) = &mut self.replicated_clock else { return };
         // A leader without disk space can't move the clock: no key expires, but reads are answered.
@@ -169,7 +176,7 @@ impl Core {
         }
     }
 
-    /// Logs a change of the disk's state.
+    /// Writes a log line if the disk's state (healthy, low on space or stalled) has changed.
     fn log_disk_state(&mut self) {
         let disk = self.replica.disk();
         if disk == self.disk {
@@ -180,8 +187,8 @@ impl Core {
         let free_bytes = self.free_bytes;
         match disk {
             DiskState::Stalled => tracing::warn!(
-                "disk stalled: no write has finished for a second; this replica leads no longer \
-                 than it must and does not campaign"
+                "disk stalled: no write has finished for a second; this replica transfers \
+                 leadership if it leads, and does not campaign"
             ),
             DiskState::Low if before == DiskState::Healthy => tracing::warn!(
                 free_bytes,
@@ -197,15 +204,16 @@ impl Core {
         }
     }
 
-    /// Sends a job to the snapshots stage, or drops it: a leader repeats what is not acknowledged.
+    /// Sends a job to the snapshots stage, or drops and counts the job if the stage's queue is
+    /// full. Dropped chunks of a snapshot are sent again, since they are not acknowledged.
     fn send_snapshot_job(&self, job: SnapshotJob) {
         if self.ends.to_snapshots.try_send(job).is_err() {
             self.counters.chunks_dropped.add_one();
         }
     }
 
-    /// Sends all batches that the queues take. The applier's comes first, because clients wait for
-    /// it. Stops if the network has stopped without notice.
+    /// Sends the pending batches to the stages whose queues have space, the applier's first because
+    /// clients wait for it. Returns [`StageState::Stopped`] if the network has stopped.
     pub(super) fn send(&mut self) -> StageState {
         self.output = PassOutput::default();
         if !self.applies.is_empty() && self.in_flight.append_bytes() < APPENDS_AHEAD_BYTES {
@@ -247,8 +255,8 @@ impl Core {
     }
 }
 
-/// Moves all of `more` behind `list`, without copying if `list` is empty, which it is unless a
-/// queue was full.
+/// Appends all of `more` to `list` and empties `more`. Swaps the two if `list` is empty, which is
+/// the usual case.
 fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     if list.is_empty() {
         std::mem::swap(list, more);
@@ -257,16 +265,17 @@ fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     }
 }
 
-/// Whether clients may wait for this batch. Whether a client here waits for an entry that another
-/// replica committed is known to the applier only.
+/// Returns whether clients of this replica may wait for the batch: if it has reads, or entries that
+/// this replica committed as the leader. False may be wrong: clients may also wait for entries of
+/// another leader.
 fn serves_clients(batch: &ApplyBatch) -> bool {
     let ApplyBatch { job, indexed_reads, .. } = batch;
     !(job.reads.is_empty() && indexed_reads.is_empty())
         || job.entries.iter().any(|committed| committed.as_leader)
 }
 
-/// The size of a job: its entries, and an envelope's size for the job and for each message, so that
-/// many empty jobs count too.
+/// Returns the bytes that an append job adds to the bytes in flight: its entries, plus a fixed size
+/// for the job and for each of its messages, so that many empty jobs count too.
 fn append_bytes(job: &AppendJob) -> usize {
     let entries: usize = job.entries.iter().map(|entry| entry.record().len()).sum();
     entries + (1 + job.release.len()) * size_of::<Envelope>()
@@ -304,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn committed_entries_wait_while_appends_are_far_behind() {
+    fn apply_waits_while_log_writes_are_far_behind() {
         let (mut core, _network, log_writer, applier) = quiet_core();
         let mut job = append_job(1);
         let mut buffer = RecordBuffer::default();
@@ -323,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn full_network_drops_messages_to_peers_but_no_refusal() {
+    fn full_network_queue_drops_peer_messages_but_no_refusals() {
         let (mut core, network, ..) = quiet_core();
         for _ in 0..QUEUE_LEN + 3 {
             core.effects.send.push(to_peer());
@@ -371,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn full_snapshots_queue_drops_chunks_and_counts_them() {
+    fn jobs_for_stopped_snapshot_stage_are_dropped_and_counted() {
         let (mut core, ..) = quiet_core();
         for _ in 0..QUEUE_LEN + 2 {
             core.effects.suspect_snapshots.push(SnapshotId::default());

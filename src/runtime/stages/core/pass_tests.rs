@@ -21,15 +21,16 @@ use crate::types::{ClientId, EntryId, NodeId, RequestId, RequestKey, Term};
 use super::test_support::{append, leading_core, quiet_core};
 use super::*;
 
-/// Requests in a flood.
+/// Number of requests in a flood: eight times what the core handles in one pass (turn of its loop).
 const FLOOD: u64 = 8 * PASS_REQUESTS_MAX as u64;
 
-/// A clock that a test moves. It may also move by itself after each reading.
+/// A clock that only the test advances, optionally by a fixed step after each reading.
 #[derive(Debug, Default)]
 struct ManualClock {
     nanos: AtomicU64,
     step: AtomicU64,
-    /// An item that arrives right after the next reading, and a pause before that.
+    /// An item to be sent to the core right after the next reading of the clock, once the clock has
+    /// advanced by the duration; `None` if no item is to be sent.
     late: Mutex<Option<(Sender<CoreItem>, CoreItem, Duration)>>,
 }
 
@@ -52,7 +53,7 @@ impl TestClock for ManualClock {
     }
 }
 
-/// A follower in its first term, with a clock that the test moves.
+/// Creates a core whose replica is a follower in term 1, and the clock that the test advances.
 fn follower() -> (Core, NetworkEnds, &'static ManualClock) {
     let Ends { network, core: ends, .. } = channels(&unused_wake(), false);
     let time: &ManualClock = Box::leak(Box::default());
@@ -66,7 +67,7 @@ fn follower() -> (Core, NetworkEnds, &'static ManualClock) {
 }
 
 #[test]
-fn items_beyond_a_full_pass_wait_for_the_next() {
+fn items_beyond_the_pass_limit_wait_for_the_next_pass() {
     let (mut core, network, ..) = quiet_core();
     core.in_flight.start_apply(1_000);
     let applied = || CoreItem::Applied(Applied { bytes: 1, ..Applied::default() });
@@ -81,7 +82,7 @@ fn items_beyond_a_full_pass_wait_for_the_next() {
 }
 
 #[test]
-fn promise_counts_from_after_the_receipt_of_its_message() {
+fn granted_lease_starts_no_earlier_than_heartbeat_receipt() {
     let (mut core, network, time) = follower();
     core.run_once(Some(CoreItem::Peers(vec![append(0)])));
     // This thread is paused right after a reading, and a heartbeat arrives meanwhile.
@@ -104,7 +105,7 @@ fn promise_counts_from_after_the_receipt_of_its_message() {
 }
 
 #[test]
-fn pass_takes_a_slice_of_a_flood_after_the_peers() {
+fn client_backlog_does_not_delay_other_core_items() {
     let (mut core, network, _log_writer, applier) = leading_core(3);
     let time: &ManualClock = Box::leak(Box::default());
     core.clock = Clock::for_test(time);
@@ -144,7 +145,7 @@ fn pass_takes_a_slice_of_a_flood_after_the_peers() {
 }
 
 #[test]
-fn silence_counts_only_after_all_sockets_were_read() {
+fn pre_vote_waits_until_all_peer_sockets_are_read() {
     let (mut core, network, time) = follower();
     core.run_once(Some(CoreItem::Peers(vec![append(0)])));
     // The process was paused: what peers sent meanwhile is in its sockets.

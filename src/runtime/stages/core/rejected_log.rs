@@ -5,29 +5,34 @@ use std::time::Duration;
 use crate::raft::RejectedMessage;
 use crate::types::Instant;
 
-/// Least time between two lines.
+/// Minimum time between two log lines about rejected messages (messages that no correct peer
+/// sends).
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// When the last line was logged, and how many messages have had none since.
+/// Limits log lines about rejected messages (messages that no correct peer sends) to one per
+/// second, and counts the others.
 #[derive(Debug, Default)]
 pub(crate) struct RejectedLog {
-    /// No line is logged before this time.
+    /// The earliest time at which the next log line may be written.
     next_at: Instant,
-    /// Messages since the last line.
+    /// Number of rejected messages that arrived since the last log line about one.
     unlogged: usize,
 }
 
 impl RejectedLog {
-    /// Logs the first of these messages if a line is due, and clears them.
+    /// Logs the first of the `rejected` messages unless a line was logged less than a second before
+    /// `now`. Counts the others, and clears the list in either case.
     pub(crate) fn report(&mut self, rejected: &mut Vec<RejectedMessage>, now: Instant) {
         if let Some((message, others)) = self.take(rejected, now) {
             let RejectedMessage { from, reason } = message;
-            tracing::error!(peer = %from, %reason, others,
-                "message rejected: forged or from a broken peer, for no correct peer sends it");
+            tracing::error!(peer = %from, %reason, others_since_last_line = others,
+                "message rejected: no correct peer sends it, so the peer is faulty or the \
+                 message is forged; check that peer's log, and who can connect to --peer-listen");
         }
     }
 
-    /// The message to be logged now, and how many others have arrived since the last line.
+    /// Returns the rejected message to be logged now, and the number of other rejected messages
+    /// since the last log line; `None` if there is no message or no log line is due.
     fn take(
         &mut self,
         rejected: &mut Vec<RejectedMessage>,
@@ -50,7 +55,7 @@ mod tests {
     use crate::types::{NodeId, Term};
 
     #[test]
-    fn one_line_a_second_counts_the_other_messages() {
+    fn rejections_are_logged_once_per_interval_with_a_count() {
         let reason = RejectReason::Term { term: Term(9_000_000), own: Term(2) };
         let message = |from| RejectedMessage { from: NodeId(from), reason };
         let mut log = RejectedLog::default();

@@ -12,35 +12,39 @@ use crate::runtime::channels::{ForwardedWrite, ReadTimestamp};
 use crate::runtime::clock::Clock;
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
-/// Least time between two readings of the wall clock.
+/// Minimum time between two readings of the wall clock.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(10);
-/// Least time between two updates of the board.
+/// Minimum time between two publications of the clock readings for the other stages.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-/// Most requests, and most forwarded writes, that wait for the clocks of a quorum. More are
-/// refused.
+/// Maximum number of requests that a new leader holds until it knows the wall clocks of a quorum,
+/// and likewise of forwarded writes. Further ones are refused or dropped.
 const HELD_MAX: usize = 4_096;
-/// A warning is logged when the own wall clock differs from the agreed time by this many
-/// milliseconds, or when the replicated clock is this far ahead of it.
+/// Clock difference in milliseconds that is logged as a warning: of this replica's wall clock from
+/// the time that a quorum agrees on, in either direction, or of the replicated clock ahead of the
+/// quorum's time.
 const WARN_MILLIS: i64 = 1_000;
-/// `CLOCK RESET` leaves a clock as it is that is less than this many milliseconds ahead.
+/// Minimum number of milliseconds by which the replicated clock must be ahead of the time that a
+/// quorum agrees on, for `CLOCK RESET` to set it back.
 const RESET_MIN_MILLIS: u64 = 1_000;
 
-/// The core's replicated clock, with the requests that wait for it.
+/// The core's part of the replicated clock (the time by which keys expire), with the requests that
+/// a new leader holds until it knows the wall clocks of a quorum.
 #[derive(Debug)]
 pub(crate) struct CoreClock {
     clock: ReplicatedClock,
     board: Arc<ClockBoard>,
     observed_at: Option<Instant>,
     published_at: Option<Instant>,
-    /// The clocks differ so much that it was logged.
+    /// Whether a warning was logged that the clocks differ, and they still do: it is logged once.
     warned: bool,
-    /// Requests that came before the clocks of a quorum were known, in order.
+    /// Requests that arrived before the wall clocks of a quorum were known, in order of arrival.
     held: Vec<Msg>,
     held_forwarded: Vec<ForwardedWrite>,
 }
 
 impl CoreClock {
-    /// The clock of a replica with these peers, whose state has this replicated clock.
+    /// Creates the clock of a replica with these peers. `applied` is the replicated clock in the
+    /// replica's state.
     pub(crate) fn new(
         peers: &[NodeId],
         board: Arc<ClockBoard>,
@@ -63,8 +67,9 @@ impl CoreClock {
         this
     }
 
-    /// Takes in reports of peers, reads the wall clock and publishes, each if it is due. To be
-    /// called at the beginning of a pass.
+    /// Processes peers' reports of their wall clocks, and if due, reads this replica's wall clock
+    /// and publishes the readings for the other stages. Call it at the beginning of each turn of
+    /// the core's loop.
     pub(super) fn tick(&mut self, now: Instant, clock: &Clock) {
         while let Some((from, at, millis)) = self.board.next_report() {
             self.clock.note_report(from, at, millis);
@@ -116,46 +121,52 @@ impl CoreClock {
         self.warned = differs;
     }
 
-    /// Notes the replicated clock in the state.
+    /// Records `applied`, the replicated clock in the state that this replica has applied up to
+    /// `now`.
     pub(super) fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
         self.clock.note_applied(now, applied);
     }
 
-    /// Notes what the clock must show for reads that wait in the applier, in milliseconds since
-    /// 1970; `None` if none wait.
+    /// Sets the time in milliseconds since 1970 that the replicated clock must reach for reads that
+    /// wait in the applier; `None` if no reads wait.
     pub(super) fn set_read_target(&mut self, millis: Option<u64>) {
         self.clock.set_read_target(millis);
     }
 
-    /// Notes that the log did not accept the entry that was proposed last.
+    /// Records that the last proposed clock entry (log entry that advances the replicated clock)
+    /// did not enter the log.
     pub(super) fn proposal_refused(&mut self) {
         self.clock.proposal_refused();
     }
 
-    /// Notes that another replica leads, or that this one has just begun to.
+    /// Records a leader change, after which the last proposed clock entry (log entry that advances
+    /// the replicated clock) may be lost.
     pub(super) fn leader_changed(&mut self) {
         self.clock.leader_changed();
     }
 
-    /// What the clock must show in the state before it answers reads that were confirmed now.
+    /// Returns the replicated clock that the applied state must reach before reads that are
+    /// confirmed at `now` are answered.
     pub(super) fn for_reads(&mut self, now: Instant) -> ReadTimestamp {
         ReadTimestamp { millis: self.clock.advance(now), resets: self.clock.applied().resets }
     }
 
-    /// The clock entry to be proposed before a write that has arrived now; `None` if none is
-    /// needed.
+    /// Returns the clock entry (log entry that advances the replicated clock) to be proposed before
+    /// a write that arrives now; `None` if the clock need not advance.
     pub(super) fn before_write(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_before_write(now)?;
         Some(self.entry(millis))
     }
 
-    /// The clock entry to be proposed because a key has expired, or because reads wait for it.
+    /// Returns the clock entry (log entry that advances the replicated clock) to be proposed
+    /// because a key has expired or reads wait for the clock; `None` if none is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_at_expiry(now).or_else(|| self.clock.entry_for_reads(now))?;
         Some(self.entry(millis))
     }
 
-    /// When [`CoreClock::due`] may return an entry next.
+    /// Returns when [`CoreClock::due`] may next return an entry; `None` if no key expires and no
+    /// reads wait.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         self.clock.next_due(now)
     }
@@ -168,8 +179,9 @@ impl CoreClock {
         ClientRequest { key, kind: RequestKind::Write, payload }
     }
 
-    /// Completes a request that resets the clock with the time to set: the agreed time, or 0 if it
-    /// is not known, or the time that the clock shows if that is not ahead.
+    /// Fills the new time into a `CLOCK RESET` request. If the replicated clock is ahead of the
+    /// time that a quorum agrees on, by [`RESET_MIN_MILLIS`] or more, the new time is the agreed
+    /// time (0 if unknown); otherwise the new time is the clock's current time.
     pub(super) fn fill_reset(&mut self, now: Instant, request: &mut ClientRequest) {
         let time = self.clock.advance(now);
         let agreed = self.clock.agreed(now).unwrap_or(0);
@@ -181,13 +193,14 @@ impl CoreClock {
         }
     }
 
-    /// Whether requests must wait at this replica, which leads `term`, until it knows the clocks of
-    /// a quorum.
+    /// Returns whether requests must wait because this replica, the leader of `term`, does not know
+    /// the wall clocks of a quorum yet.
     pub(super) fn must_wait(&mut self, now: Instant, term: Term) -> bool {
         !self.clock.is_ready(now, term)
     }
 
-    /// Holds a request; returns it if too many are held.
+    /// Holds a request until the wall clocks of a quorum are known. Returns the request as an error
+    /// if too many are held.
     pub(super) fn hold(&mut self, message: Msg) -> Result<(), Msg> {
         if self.held.len() >= HELD_MAX {
             return Err(message);
@@ -196,7 +209,8 @@ impl CoreClock {
         Ok(())
     }
 
-    /// Holds a forwarded write; returns it if too many are held.
+    /// Holds a forwarded write until the wall clocks of a quorum are known. Returns the write as an
+    /// error if too many are held.
     pub(super) fn hold_forwarded(&mut self, write: ForwardedWrite) -> Result<(), ForwardedWrite> {
         if self.held_forwarded.len() >= HELD_MAX {
             return Err(write);
@@ -205,17 +219,20 @@ impl CoreClock {
         Ok(())
     }
 
-    /// Whether requests are held.
+    /// Returns whether requests or forwarded writes are held until the wall clocks of a quorum are
+    /// known.
     pub(super) fn holds(&self) -> bool {
         !self.held.is_empty() || !self.held_forwarded.is_empty()
     }
 
-    /// Takes all requests that are held.
+    /// Removes and returns the forwarded writes, then the requests, that were held until the wall
+    /// clocks of a quorum are known.
     pub(super) fn release(&mut self) -> (Vec<ForwardedWrite>, Vec<Msg>) {
         (std::mem::take(&mut self.held_forwarded), std::mem::take(&mut self.held))
     }
 
-    /// Takes in a peer's report of its wall clock.
+    /// Queues a report that the wall clock of peer `from` showed `millis` (since 1970) when the
+    /// monotonic clock here showed `now`.
     #[cfg(test)]
     pub(super) fn report(&mut self, from: NodeId, now: Instant, millis: u64) {
         self.board.report(from, now, millis);

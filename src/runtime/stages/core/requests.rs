@@ -14,32 +14,35 @@ use crate::wire::frame::Attempt;
 
 use super::Core;
 
-/// Least time between two requests for a snapshot because the log in memory is full.
+/// Minimum time between two requests for a snapshot that are made because the log in memory is
+/// full.
 const FULL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many entries may have been added to the log since the first copy of a write was sent. Fewer
-/// than the deduplication table holds, so that a repeated copy is never taken for a new write.
+/// Maximum number of log entries between the first copy of a forwarded write (the sender's applied
+/// index when it was sent) and a repeated copy. Below the capacity of the deduplication table, so
+/// that the table still has the outcome of the first copy.
 pub(super) const AGAIN_ENTRIES_MAX: u64 = 60_000;
 const _: () = assert!(AGAIN_ENTRIES_MAX < DEDUP_ENTRIES_MAX as u64);
 
-/// What a replica that does not lead does with a client's request.
+/// What happens to a client's request in a replica that is not the leader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NonLeaderPolicy {
-    /// The replica decides: it holds the request until a leader is known, or redirects the client.
+    /// The consensus code decides: it holds the request until a leader is known, or redirects the
+    /// client to the leader.
     Replica,
-    /// The core refuses it at once, and it waits at the network. So a forwarded write is added to
-    /// the log at once or never, and none is added long after its client has sent it again.
+    /// The core refuses the request at once, and the network stage holds the request until a leader
+    /// is known. So a forwarded write never enters the log long after its sender has sent it again.
     Refuse,
 }
 
-/// Requests that were received and not handled yet, in order.
+/// Received requests that were not handled yet, in order of arrival.
 #[derive(Debug)]
 pub(super) enum PendingRequests {
     Clients(vec::IntoIter<ClientRequest>),
     Forwarded(vec::IntoIter<ForwardedWrite>),
 }
 
-/// One request.
+/// One request for the core: of a client of this replica, or a write forwarded by a peer.
 pub(super) enum Request {
     Client(ClientRequest),
     Forwarded(ForwardedWrite),
@@ -75,8 +78,8 @@ impl PendingRequests {
 }
 
 impl Core {
-    /// Updates the replicated clock, and admits the requests that waited for the clocks of a quorum
-    /// once these are known or another replica leads.
+    /// Updates the core's clocks. Admits the held requests once the wall clocks of a quorum are
+    /// known, or this replica no longer leads.
     pub(super) fn update_clocks(&mut self) {
         let Some(clock) = &mut self.replicated_clock else { return };
         clock.tick(self.now, &self.clock);
@@ -92,8 +95,9 @@ impl Core {
         }
     }
 
-    /// The replicated clock, if requests must wait at this leader until the clocks of a quorum are
-    /// known.
+    /// Returns the replicated clock, to which requests are given to be held, if this replica leads
+    /// and does not know the wall clocks of a quorum yet. Otherwise returns `None`: requests need
+    /// not wait.
     fn clock_to_wait_for(&mut self) -> Option<&mut super::CoreClock> {
         if !self.replica.is_leader() {
             return None;
@@ -103,7 +107,8 @@ impl Core {
         clock.must_wait(now, term).then_some(clock)
     }
 
-    /// Admits a request or a peer's message, unless too much is in flight for what it would cause.
+    /// Passes a request or a peer's message to the replica, or refuses or drops it while too many
+    /// bytes are in flight or the log in memory is full.
     pub(super) fn admit(&mut self, mut message: Msg) {
         if let Msg::Client(request) = &message {
             let key = request.key;
@@ -165,9 +170,9 @@ impl Core {
         self.handle(message);
     }
 
-    /// Proposes the clock entry that a write needs before it, if it needs one, and completes a
-    /// request that resets the clock. Returns false if the log is full: without its clock entry the
-    /// write would be applied by an older clock, and a key that it sets would expire too early.
+    /// Proposes the clock entry that must precede a write, if one is needed, and fills the time
+    /// into a `CLOCK RESET` request. Returns false if the log is full: without the clock entry the
+    /// write would be applied at an older time, and its key would expire too early.
     fn set_clock_before(&mut self, request: &mut ClientRequest) -> bool {
         let Some(clock) = &mut self.replicated_clock else { return true };
         let entry = clock.before_write(self.now);
@@ -184,9 +189,9 @@ impl Core {
         was_added
     }
 
-    /// Admits a forwarded write if the state machine is sure to recognise any other copy of it in
-    /// the log: its deduplication table is bounded. This is decided here, when the write gets its
-    /// index, because a copy may have been on its way for long.
+    /// Admits a forwarded write if the state machine is sure to recognise any other copy of the
+    /// write in the log, since its deduplication table is bounded. This is decided here, when the
+    /// write gets its index, because a copy may have been delayed for long.
     ///
     /// - A first copy is admitted by the leader of the term that it names. Its sender sends it
     ///   again after a change of the term or of the connection, and what is left on the old
@@ -311,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn first_copy_of_another_term_is_refused() {
+    fn forwarded_write_of_another_term_is_refused() {
         let (mut core, network, ..) = leading_core(3);
         let last = core.replica.log().last().index;
         let writes = [1, 2, 3, 2].map(|term| Attempt::First { term: Term(term) });
@@ -329,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_copies_stay_within_the_deduplication_table() {
+    fn resent_write_beyond_the_dedup_window_is_dropped() {
         let (mut core, network, ..) = leading_core(AGAIN_ENTRIES_MAX + 10);
         let last = core.replica.log().last().index.0;
         let oldest = last + 1 - AGAIN_ENTRIES_MAX;
@@ -346,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_refused_while_too_much_is_in_flight() {
+    fn requests_are_refused_above_the_in_flight_byte_limit() {
         let (mut core, network, ..) = quiet_core();
         core.in_flight.start_apply(JOB_BYTES_MAX);
         let request = ClientRequest {
@@ -368,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn log_that_cannot_be_compacted_stays_within_its_share() {
+    fn uncompactable_log_stays_within_its_memory_share() {
         let (core, network, log_writer, _applier) = leading_core(3);
         let memory = Arc::new(MemoryBoard::default());
         let mut core = core.with_memory(Arc::clone(&memory));

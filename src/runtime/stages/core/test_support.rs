@@ -24,12 +24,14 @@ use std::sync::Arc;
 use super::replicated_clock::CoreClock;
 use super::{Core, NonLeaderPolicy};
 
-/// A core for which no time passes, so its replica does nothing by itself.
+/// Creates a core in term 0 whose clock never advances, so that its replica starts no election by
+/// itself. Returns the core and the other stages' ends of its channels.
 pub(super) fn quiet_core() -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
     quiet_core_in(Term(0))
 }
 
-/// The same with a replica in this term.
+/// Creates a core in `term` whose clock never advances, so that its replica starts no election by
+/// itself. Returns the core and the other stages' ends of its channels.
 pub(super) fn quiet_core_in(term: Term) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
     let Ends { network, core: ends, log_writer, applier, .. } = channels(&unused_wake(), false);
     let clock = stopped();
@@ -42,12 +44,14 @@ pub(super) fn quiet_core_in(term: Term) -> (Core, NetworkEnds, LogWriterEnds, Ap
     (core, network, log_writer, applier)
 }
 
-/// A core whose replica leads alone, in term 2, over a log of `entries` entries and one more.
+/// Creates a core whose replica is the only member and leads in term 2. Its log has `entries`
+/// entries and the no-op of the new leader. The clock never advances.
 pub(super) fn leading_core(entries: u64) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
     leading_core_at(stopped(), entries)
 }
 
-/// The same with this clock.
+/// Creates a core whose replica is the only member and leads in term 2 under `clock`. Its log has
+/// `entries` entries and the no-op of the new leader.
 pub(super) fn leading_core_at(
     clock: Clock,
     entries: u64,
@@ -73,14 +77,15 @@ pub(super) fn leading_core_at(
     (core, network, log_writer, applier)
 }
 
-/// Adds a replicated clock of a replica with these peers.
+/// Returns `core` with a replicated clock, for a replica with these peers.
 pub(super) fn with_clock(core: Core, peers: &[NodeId]) -> Core {
     let clock = core.clock;
     let board = Arc::new(ClockBoard::new(peers));
     core.with_clock(CoreClock::new(peers, board, AppliedClock::default(), &clock))
 }
 
-/// A leader's message with this many entries from index 1.
+/// Returns an `AppendEntries` message from leader 1 in term 1 with `entries` entries, the first of
+/// them at index 1.
 pub(super) fn append(entries: usize) -> Envelope {
     let mut buffer = RecordBuffer::default();
     let entries = (1..=entries as u64)
@@ -98,7 +103,7 @@ pub(super) fn append(entries: usize) -> Envelope {
     Envelope { from: NodeId(1), to: NodeId(0), leader: None, message }
 }
 
-/// An append job without entries and messages.
+/// Returns an append job without entries or messages.
 pub(super) fn append_job(sequence: u64) -> AppendJob {
     AppendJob {
         sequence: JobSequence(sequence),
@@ -111,7 +116,8 @@ pub(super) fn append_job(sequence: u64) -> AppendJob {
     }
 }
 
-/// A client's write; `number` makes its key unique.
+/// Returns a client's write request. `number` is repeated in its request id, to make its key
+/// unique.
 pub(super) fn write(number: u8) -> ClientRequest {
     let key = RequestKey { client: ClientId(7), request: RequestId([number; 16]) };
     ClientRequest { key, kind: RequestKind::Write, payload: Bytes::from_static(b"x") }

@@ -11,14 +11,16 @@ use crate::wire::frame::Attempt;
 use super::network::ScriptedNetwork;
 use super::{REPLICAS, Run, origin_of};
 
-/// What the reply to a request must be.
+/// The expected reply to a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Expectation {
-    /// An acknowledgement of the write of this number.
+    /// The request is the write with this number, which must be acknowledged.
     Write(u64),
-    /// The value of this write, which was acknowledged before the read was sent.
+    /// The request is a read, which must return the value of the write with this number: it was
+    /// acknowledged before the read was sent.
     Read(u64),
-    /// No value: this write was certainly not applied.
+    /// The request is a read, which must return no value: the write with this number was refused,
+    /// so it was certainly not applied.
     ReadRefused(u64),
 }
 
@@ -27,7 +29,8 @@ fn name_of(write: u64) -> Vec<u8> {
 }
 
 impl Run {
-    /// Lets the clients of a replica, and another replica, send some requests.
+    /// Queues random requests of clients at replica `at`. If that replica leads, may also send it
+    /// writes as if another replica had forwarded them.
     pub(super) fn send_requests(&self, at: usize, network: &mut ScriptedNetwork) {
         let count = match self.draw(1_000) {
             // A flood, where it may be answered.
@@ -99,7 +102,8 @@ impl Run {
         expectation.unwrap_or_else(|| panic!("a second reply to {key:?}"))
     }
 
-    /// Checks a reply.
+    /// Checks that `outcome`, the reply to request `key`, is the expected reply. Panics if it is
+    /// not, or if the request had a reply already.
     pub(super) fn on_reply(&self, key: RequestKey, outcome: &Outcome) {
         self.cover(|coverage| coverage.answered += 1);
         match (self.close(key), outcome) {
@@ -117,7 +121,7 @@ impl Run {
         }
     }
 
-    /// Notes a refusal: the request was certainly not applied.
+    /// Records the refusal of a request, which therefore was certainly not applied.
     pub(super) fn on_refusal(&self, key: RequestKey) {
         if key == RequestKey::default() {
             // A clock entry, for which no client waits.

@@ -44,47 +44,50 @@ use crate::types::{Instant, NodeId, RequestKey, Term};
 use self::clients::Expectation;
 use self::network::{InTransit, ScriptedNetwork};
 
-/// Seeds of one test. Each takes some milliseconds.
+/// Number of random seeds that each test runs, one run for each.
 const SEEDS: u64 = 150;
 
-/// The environment variable that names one seed, to be run alone.
+/// Name of the environment variable that selects a single seed to run.
 const SEED_VARIABLE: &str = "STAGE_SEED";
-/// The environment variable for another number of seeds than [`SEEDS`].
+/// Name of the environment variable that replaces [`SEEDS`], the number of seeds.
 const SEEDS_VARIABLE: &str = "STAGE_SEEDS";
 
 const REPLICAS: usize = 3;
-/// Steps of the scheduler before the faults end.
+/// Number of scheduler steps of a run in which faults are injected.
 const STEPS: usize = 2_500;
-/// Steps after that within which every request must get a reply.
+/// Maximum number of scheduler steps of a run after the faults have ended, within which every
+/// request must get a reply.
 const HEALED_STEPS: usize = 60_000;
 
-/// What a run has covered, so that no test passes because nothing happened.
+/// Counts of the situations that a run has reached, so that a test fails if it has tested nothing.
 #[derive(Clone, Copy, Debug, Default)]
 struct Coverage {
-    /// Requests that got a reply.
+    /// Number of requests that got a reply other than a refusal.
     answered: usize,
-    /// Requests that were refused.
+    /// Number of requests that were refused.
     refused: usize,
-    /// Reads whose value was checked.
+    /// Number of reads whose returned value was checked.
     reads: usize,
-    /// Votes for another replica.
+    /// Number of votes of replicas for another replica.
     votes: usize,
-    /// Acknowledgements of rounds whose start is known.
+    /// Number of acknowledgements of a leader's numbered broadcast (round) whose start time the
+    /// test knows. Each promises the leader a lease.
     promises: usize,
-    /// Passes of the core with a full queue to the network.
+    /// Number of turns of a core's loop that began with a full queue to the network stage.
     full_queues: usize,
-    /// Pauses of a thread after a reading of the clock.
+    /// Number of pauses of a thread right after it has read the clock.
     pauses: usize,
-    /// Passes of a leader that left requests for the next pass.
+    /// Number of turns of a leader's core loop that left requests for the next turn.
     slices: usize,
 }
 
 thread_local! {
-    /// The run of this thread, for the clock.
+    /// The current run of this thread, whose time the test clock returns; `None` between runs.
     static RUN: RefCell<Option<Rc<Run>>> = const { RefCell::new(None) };
 }
 
-/// The clock of all replicas of a run. The thread may be paused after each reading.
+/// The test clock of all replicas in a run. After each reading it may pause the thread: time
+/// passes, and other stages run.
 #[derive(Debug)]
 struct PausingClock;
 
@@ -103,46 +106,53 @@ impl TestClock for PausingClock {
     }
 }
 
-/// The stages of one replica, and what is known of its promises.
+/// The stages of one replica, and the promises (leases granted to leaders) that the test checks its
+/// votes against.
 struct ReplicaStages {
     core: RefCell<Core>,
     log_writer: RefCell<LogWriter>,
     applier: RefCell<Applier>,
     network: RefCell<ScriptedNetwork>,
-    /// When its core last read the clock.
+    /// When the core of this replica last read the clock.
     read_at: Cell<Instant>,
-    /// Its votes for other replicas: when, and in which term.
+    /// Votes of this replica for other replicas: the time and the term of each.
     votes: RefCell<Vec<(Instant, Term)>>,
-    /// Its promises to leaders: by term, the latest start of a round that it has acknowledged.
+    /// Promises of this replica to leaders, which bound their leases: by term, the latest start of
+    /// a leader's numbered broadcast (round) that the replica has acknowledged.
     promises: RefCell<BTreeMap<Term, Instant>>,
 }
 
-/// One run of a seed.
+/// A run of one seed: the replicas, the clock and the scheduler's random state.
 struct Run {
     random: Cell<u64>,
     config: Config,
     now: Cell<Instant>,
-    /// Pauses within pauses.
+    /// Number of nested pauses: a stage may be paused while another one is.
     pause_depth: Cell<usize>,
-    /// The replica whose core is in a pass.
+    /// Index in `replicas` of the replica whose consensus core (a stage) the scheduler is executing
+    /// now; `None` while it executes no core.
     running_core: Cell<Option<usize>>,
     replicas: Vec<ReplicaStages>,
     in_transit: RefCell<Vec<InTransit>>,
-    /// Directions in which all messages are lost, as `[from][to]`.
+    /// One-way partitions: whether all messages are lost, as `[from][to]`.
     partitioned: RefCell<[[bool; REPLICAS]; REPLICAS]>,
-    /// There are no more faults.
+    /// Whether the fault injection of the run has ended.
     healed: Cell<bool>,
-    /// How often each stage runs: what is in front of a slow one meets full queues.
+    /// Relative frequency with which the scheduler runs each of the five stages. The queues to a
+    /// stage that runs seldom fill up.
     weights: [u64; 5],
-    /// Whether the core's output is taken at once, so that it is known when rounds began.
+    /// Whether the test takes a core's output right after each turn of its loop, so that it knows
+    /// when each of the leader's numbered broadcasts (rounds) began.
     knows_rounds: bool,
-    /// Requests without a reply.
+    /// Requests that have no reply yet, each with the reply that the test expects.
     open: RefCell<BTreeMap<RequestKey, Expectation>>,
     next_request: Cell<u64>,
-    /// The numbers of acknowledged writes, and of those that were certainly not applied.
+    /// Numbers of the writes that were acknowledged. `refused` has the numbers of the writes that
+    /// were certainly not applied.
     acknowledged: RefCell<Vec<u64>>,
     refused: RefCell<Vec<u64>>,
-    /// When rounds began, where that is known.
+    /// Start times, where known, of leaders' numbered broadcasts (rounds), by leader, term and
+    /// number of the round.
     rounds: RefCell<BTreeMap<(NodeId, Term, u64), Instant>>,
     coverage: Cell<Coverage>,
 }
@@ -162,7 +172,7 @@ fn origin_of(at: usize) -> [u8; ORIGIN_BYTES] {
 }
 
 impl Run {
-    /// Creates the replicas of a seed and makes this the run of the thread.
+    /// Creates the run of a seed, with its replicas, and makes it the current run of this thread.
     fn start(seed: u64, change: &dyn Fn(&mut Config)) -> Rc<Run> {
         // A slow log writer is as slow as the scheduler likes, and does not count as a stalled
         // disk.
@@ -198,13 +208,13 @@ impl Run {
         run
     }
 
-    /// Forgets the run of this thread.
+    /// Clears the current run of this thread.
     fn end() {
         RUN.with(|there| *there.borrow_mut() = None);
     }
 
-    /// Runs with faults first, then without: every request must get a reply, and no bytes may stay
-    /// in flight.
+    /// Runs the scheduler with faults, then without. Panics unless every request then gets a reply
+    /// and no bytes stay in flight.
     fn run(&self) {
         for _ in 0..STEPS {
             self.step();
@@ -245,7 +255,7 @@ impl Run {
         self.coverage.set(coverage);
     }
 
-    /// A number below `limit` (splitmix64).
+    /// Returns a random number below `limit` (splitmix64).
     fn draw(&self, limit: u64) -> u64 {
         let state = self.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
         self.random.set(state);
@@ -266,7 +276,8 @@ impl Run {
         self.now.set(self.now.get() + Duration::from_micros(self.draw(micros_max + 1)));
     }
 
-    /// Pauses the thread that has just read the clock, or does not.
+    /// Pauses the thread that has just read the clock, at random: other stages run and time passes
+    /// before the reading is returned.
     fn pause(&self) {
         if self.healed.get() || self.pause_depth.get() >= 2 {
             return;
@@ -287,7 +298,8 @@ impl Run {
         self.pause_depth.set(self.pause_depth.get() - 1);
     }
 
-    /// Injects faults, lets time pass, delivers messages, and runs one stage.
+    /// Runs one step of the scheduler: may inject a fault, advances the clock, delivers messages,
+    /// and runs one stage.
     fn step(&self) {
         if !self.healed.get() {
             self.inject_fault();
@@ -380,7 +392,7 @@ impl Run {
     }
 }
 
-/// The stages of one replica with empty state.
+/// Creates the stages of one replica with an empty state.
 fn replica_stages(at: usize, seed: u64, config: &Config) -> ReplicaStages {
     let clock = Clock::for_test(&PausingClock);
     let Ends { network, core, log_writer, applier, .. } = channels(&unused_wake(), false);
@@ -403,7 +415,8 @@ fn replica_stages(at: usize, seed: u64, config: &Config) -> ReplicaStages {
     }
 }
 
-/// Runs a seed with a changed configuration, and returns what it covered.
+/// Runs the scheduler with one random seed, under a configuration modified by `change`. Returns how
+/// often the run has reached each situation to be tested.
 fn run(seed: u64, change: &dyn Fn(&mut Config)) -> Coverage {
     let run = Run::start(seed, change);
     let result = catch_unwind(AssertUnwindSafe(|| run.run()));
@@ -420,7 +433,7 @@ fn number_in(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn stages_lose_no_request_and_break_no_promise() {
+fn seeded_runs_lose_no_request_and_violate_no_lease() {
     if let Some(seed) = number_in(SEED_VARIABLE) {
         eprintln!("{:?}", run(seed, &|_| {}));
         return;
@@ -443,10 +456,11 @@ fn stages_lose_no_request_and_break_no_promise() {
     assert!(all.slices > 0, "{all:?}");
 }
 
-/// The driver notices a promise that counts from before its message was received.
+/// The test detects a deliberate bug: a follower's promise to its leader (the lease) that counts
+/// from before the leader's message was received.
 #[cfg(feature = "mutants")]
 #[test]
-fn promise_before_receipt_is_noticed() {
+fn lease_granted_from_before_receipt_is_detected() {
     use crate::config::Mutant;
     let change = |config: &mut Config| config.mutant = Some(Mutant::PromiseBeforeReceipt);
     let noticed = (1..=4 * SEEDS)

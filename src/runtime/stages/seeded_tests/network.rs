@@ -11,22 +11,23 @@ use crate::types::{Instant, Term};
 
 use super::{Run, id_of, position_of};
 
-/// A message between replicas on its way.
+/// A message between replicas that was sent and has not arrived yet.
 pub(super) struct InTransit {
     arrives_at: Instant,
     envelope: Envelope,
 }
 
-/// The network stage of one replica.
+/// The simulated network stage of one replica, which the test runs in place of one with sockets.
 pub(super) struct ScriptedNetwork {
     pub(super) ends: NetworkEnds,
-    /// Messages in its sockets.
+    /// Messages that have arrived at the replica and were not read by its network stage yet.
     arrived: VecDeque<Envelope>,
-    /// Requests of its clients that wait for the core's queue.
+    /// Clients' requests that wait until the core's request queue is less than half full.
     pub(super) held: VecDeque<ClientRequest>,
-    /// What the core must learn once its queue takes it.
+    /// The applier's report on applied entries while it waits for space in the core's queue; `None`
+    /// if none waits.
     applied: Option<Applied>,
-    /// The term in which this replica leads, as its core has said.
+    /// The term in which this replica leads, according to its core; `None` if it does not lead.
     pub(super) leads: Option<Term>,
 }
 
@@ -46,8 +47,10 @@ impl ScriptedNetwork {
 }
 
 impl Run {
-    /// Takes a batch that the core has sent. `known` is when its rounds began, and the end of the
-    /// promise that its acknowledgements make.
+    /// Takes one batch from the queue of replica `at`'s core to the network, and sends its
+    /// messages. `known` has the time at which the leader's numbered broadcasts (rounds) in the
+    /// batch began, and the time until which the batch's acknowledgements promise not to vote for
+    /// another replica; `None` if these are not known.
     pub(super) fn take_outbound(&self, at: usize, known: Option<(Instant, Option<Instant>)>) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
         let Ok(outbound) = network.ends.outbound.try_recv() else { return };
@@ -81,7 +84,8 @@ impl Run {
         }
     }
 
-    /// Sends a message on its way, or loses it in a partition. An acknowledgement is a promise.
+    /// Sends a message with a random delay, or drops it in a partition. If the message acknowledges
+    /// a leader's broadcast, records the promise of a lease that it makes.
     fn transmit(&self, envelope: Envelope) {
         let (from, to) = (position_of(envelope.from), position_of(envelope.to));
         if let PeerMsg::AppendReply(reply) = &envelope.message {
@@ -102,8 +106,8 @@ impl Run {
         self.in_transit.borrow_mut().push(InTransit { arrives_at, envelope });
     }
 
-    /// Checks that a replica which has acknowledged a leader's round votes for no other replica
-    /// while that leader may count on a lease from the start of the round.
+    /// Panics if replica `at` has voted for another replica while a leader may hold a lease from a
+    /// broadcast (round) that replica `at` has acknowledged.
     pub(super) fn check_promises(&self, at: usize) {
         let stages = &self.replicas[at];
         let (votes, promises) = (stages.votes.borrow(), stages.promises.borrow());
@@ -120,7 +124,7 @@ impl Run {
         }
     }
 
-    /// Moves the messages that have arrived to the sockets of their addressees.
+    /// Delivers the messages whose delay has passed to the network stages of their recipients.
     pub(super) fn deliver(&self) {
         let now = self.now.get();
         let mut in_transit = self.in_transit.borrow_mut();
@@ -133,7 +137,8 @@ impl Run {
         }
     }
 
-    /// The first half of a pass of the network stage.
+    /// Sends a random number of the messages that have arrived at replica `at`, and of its clients'
+    /// requests, to its core: the first half of a pass (turn of the network stage's loop).
     pub(super) fn receive(&self, at: usize) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
         let began_at = self.now.get();
@@ -166,7 +171,9 @@ impl Run {
         }
     }
 
-    /// The second half of a pass of the network stage.
+    /// Transmits messages of replica `at`'s core and log writer to other replicas, checks replies
+    /// to clients, and reports applied entries to the core: the second half of a pass (turn of the
+    /// network stage's loop).
     pub(super) fn send(&self, at: usize) {
         for _ in 0..=self.draw(4) {
             self.take_outbound(at, None);

@@ -1,4 +1,5 @@
-//! Rules about log writes and hard state: what a replica may write, and what becomes durable.
+//! Safety rules about log writes and hard state: what a replica may write to its disk, and what may
+//! become durable.
 
 use super::{KnownEntry, LostDisk, SafetyChecker, position};
 use crate::raft::{AppendJob, HardState, RoleName};
@@ -7,8 +8,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Instant, NodeId, Term};
 
 impl SafetyChecker {
-    /// Checks a vote: a replica votes for another candidate only when no leader that it received an
-    /// append from can still hold a lease.
+    /// Checks the vote lease: a replica must not vote for another candidate while a leader from
+    /// which it received an append may still hold a lease.
     fn check_lease_over(
         &self,
         machine: &Machine,
@@ -33,7 +34,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a job that a replica hands to its log writer at `now` by its clock.
+    /// Checks a job (log write) that a replica with this `role` hands to its log writer against the
+    /// safety rules for log entries and votes. `now` is the time by the replica's clock.
     pub(in crate::sim) fn on_job(
         &mut self,
         machine: &Machine,
@@ -108,7 +110,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a replica's disk after a sync.
+    /// Checks the hard state (term and vote) that a sync has made durable on a replica's disk, and
+    /// records the vote.
     pub(in crate::sim) fn on_synced(&mut self, machine: &Machine) -> Result<(), Violation> {
         let hard_state = machine.disk.image().hard_state;
         let view = &mut self.views[machine.slot];
@@ -132,7 +135,9 @@ impl SafetyChecker {
         self.note_rejoined(machine)
     }
 
-    /// Checks a replica that has rejoined after losing its disk: the mark on its disk is gone.
+    /// If a replica that had lost its disk has rejoined (its disk no longer says that it is
+    /// rejoining), checks that the disk holds all entries that were committed by counting the copy
+    /// on the lost disk.
     pub(super) fn note_rejoined(&mut self, machine: &Machine) -> Result<(), Violation> {
         let lost_disk = &mut self.views[machine.slot].lost_disk;
         if machine.disk.image().rejoining {
@@ -151,7 +156,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Records a vote. A replica votes once per term.
+    /// Records a replica's vote, and checks that the replica has not voted for another candidate in
+    /// the same term.
     pub(super) fn record_vote(
         &mut self,
         term: Term,

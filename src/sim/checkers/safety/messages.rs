@@ -1,4 +1,4 @@
-//! Rules about messages: what a replica may send, and what must be durable before.
+//! Safety rules about messages: what a replica may send, and what must be durable before it does.
 
 use super::{SafetyChecker, position};
 use crate::raft::{
@@ -9,7 +9,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 impl SafetyChecker {
-    /// Records the round of a leader's message that a replica handles.
+    /// Records the round (numbered broadcast of a leader) of a leader's message when a replica
+    /// handles the message.
     pub(in crate::sim) fn on_receive(&mut self, slot: usize, message: &Msg) {
         let Msg::Peer(Envelope { message, .. }) = message else { return };
         let round = match message {
@@ -20,8 +21,9 @@ impl SafetyChecker {
         self.views[slot].rounds_received.insert(round);
     }
 
-    /// Checks the round in a reply to a leader: the leader must have begun it, and the follower
-    /// must have received it, in the term of the reply. Round zero means none.
+    /// Checks the round (numbered broadcast of a leader) in a follower's reply: in the term of the
+    /// reply, the leader must have begun this round, and the follower must have received it. Round
+    /// zero stands for none.
     fn check_round(
         &self,
         machine: &Machine,
@@ -46,8 +48,9 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a message of a rejoining replica: it neither votes nor helps another to rejoin, and
-    /// its replies to a leader do not contradict its votes before it lost its disk.
+    /// Checks a message of a rejoining replica: it must not grant a vote or help another replica to
+    /// rejoin, and its replies to a leader must not contradict the votes that it gave before it
+    /// lost its disk.
     fn check_rejoining(&self, machine: &Machine, message: &PeerMsg) -> Result<(), Violation> {
         if !machine.disk.image().rejoining {
             return Ok(());
@@ -78,7 +81,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a message that a replica sends.
+    /// Checks a message that the replica at position `from` sends against the safety rules for its
+    /// type.
     pub(in crate::sim) fn on_send(
         &mut self,
         machines: &[Machine],
@@ -188,7 +192,9 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks and records a leadership transfer: the target's log must be complete.
+    /// Checks and records a leadership transfer (`TimeoutNow`) by replica `id` to replica `to`:
+    /// `id` must be the leader of its term, and the durable log of `to` must end with the leader's
+    /// last entry.
     fn on_transfer(
         &mut self,
         machines: &[Machine],
@@ -219,7 +225,7 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks that a vote is durable when a message shows it.
+    /// Checks that a replica's vote is durable on its disk when a message reveals it.
     fn check_vote_durable(
         &mut self,
         durable: HardState,
@@ -236,8 +242,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a follower's acknowledgement of its log up to `index`: the entries must be durable,
-    /// and equal to the leader's.
+    /// Checks a follower's acknowledgement of its log up to `index`: the entries must be durable on
+    /// the follower's disk, and equal to those of the leader.
     fn check_acknowledged(
         machines: &[Machine],
         from: usize,

@@ -29,81 +29,93 @@ use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
-/// The safety checker: the observations so far of all replicas.
+/// The safety checker: what it has observed of all replicas so far.
 #[derive(Debug)]
 pub struct SafetyChecker {
-    /// Replicas may send a commit index only after replying to its requests (course protocol).
+    /// Whether a leader may tell its followers a commit index only after it has answered the
+    /// requests up to that index (a rule of the course's protocol).
     commit_index_after_replies: bool,
     election_timeout_min: Duration,
     quorum: usize,
-    /// The leader of each term.
+    /// The leader elected in each term.
     leaders: BTreeMap<Term, NodeId>,
-    /// Leadership transfers: the term of the old leader, and the target.
+    /// Leadership transfers that were started: the term of the old leader, and the replica that is
+    /// to become leader.
     transfers: BTreeSet<(Term, NodeId)>,
-    /// The candidate that got a vote, by term and voter, as seen in messages or on disk.
+    /// The candidate that each replica voted for, by term and voter, as seen in messages or on
+    /// disk.
     votes: BTreeMap<(Term, NodeId), NodeId>,
-    /// Every entry that was in some log.
+    /// Every entry that has been in the log of any replica, by its id (index and term).
     entries: HashMap<EntryId, KnownEntry, FixedState>,
-    /// The committed entries. The entry of index 1 is at position 0.
+    /// The committed entries. The entry with index 1 is at position 0.
     committed: Vec<Committed>,
-    /// Rounds that leaders began, by term, round and follower.
+    /// Rounds (numbered broadcasts of a leader) that have begun, with the term of the leader and
+    /// each follower that the round was sent to.
     rounds_begun: HashSet<(Term, Round, NodeId), FixedState>,
     views: Vec<View>,
     /// Number of replicas that rejoined after losing their disks.
     rejoined: u64,
 }
 
-/// An entry that was in some log.
+/// An entry that has been in the log of some replica.
 #[derive(Debug)]
 struct KnownEntry {
-    /// Id of the entry before it.
+    /// Id (index and term) of the entry before this one in the log.
     previous: EntryId,
     record: Bytes,
 }
 
-/// A committed entry.
+/// An entry that some leader has committed.
 #[derive(Debug)]
 struct Committed {
     id: EntryId,
-    /// Term of the leader that committed it first.
+    /// Term of the leader that first committed the entry.
     by_term: Term,
-    /// Digest of the state after it; `None` until a replica has applied it.
+    /// Digest of the state machine after the entry was applied; `None` until a replica has applied
+    /// it.
     digest: Option<u64>,
 }
 
-/// The last observations of a replica since its last start.
+/// What the checker has observed of one replica. A restart of the replica resets what the replica
+/// keeps only in memory.
 #[derive(Debug)]
 struct View {
     role: RoleName,
     term: Term,
     commit_index: Index,
-    /// The commit index before the last step. Entries received in that step may replace entries
-    /// above it.
+    /// The replica's commit index before its last step. The log writes of the step may replace only
+    /// entries with a higher index.
     commit_before: Index,
     applied_index: Index,
-    /// The log as handed to the log writer.
+    /// Ids of the log entries that the replica has handed to its log writer, durable or not.
     written: Vec<EntryId>,
     hard_state: HardState,
-    /// Term of the last leader that an append was received from, and the time by the replica's
-    /// clock.
+    /// Term of the leader that the replica last accepted an append from, and the time by the
+    /// replica's clock; `None` if there was none.
     leader_heard: Option<(Term, Instant)>,
-    /// The last index acknowledged to a leader, with the term of that leader.
+    /// The latest term in which the replica has acknowledged its log to the leader, and the highest
+    /// log index that it has acknowledged in this term.
     acknowledged: (Term, Index),
-    /// Term in which the replica voted for itself while rejoining, so that it cannot vote for
-    /// another.
+    /// Latest term in which the replica voted for itself while it was rejoining after the loss of
+    /// its disk, so that it cannot vote for another candidate in this term; `None` if there is
+    /// none.
     spent_vote: Option<Term>,
-    /// The lost disk, from its loss until the replica has rejoined.
+    /// What was on the disk that the replica lost; `None` once the replica has rejoined, or if it
+    /// has lost none.
     lost_disk: Option<LostDisk>,
-    /// Rounds received from leaders.
+    /// Rounds (numbered broadcasts of a leader) that the replica has received, with the leader's
+    /// term.
     rounds_received: HashSet<(Term, Round), FixedState>,
 }
 
-/// The disk that a replica lost.
+/// What was on a disk that a replica lost.
 #[derive(Clone, Debug)]
 struct LostDisk {
-    /// The durable log on it.
+    /// Ids of the entries of the log that was durable on the lost disk.
     log: Vec<EntryId>,
-    /// The replica must have all entries up to this index before it may vote again.
+    /// Index of the last entry that was committed when the disk was lost, or later by counting the
+    /// copy on the lost disk. The replica may vote again only once it has all entries up to this
+    /// index.
     required: Index,
 }
 
@@ -137,7 +149,7 @@ fn position(index: Index) -> usize {
 }
 
 impl SafetyChecker {
-    /// Creates a checker for a cluster of this size.
+    /// Creates a checker for a cluster of `replicas` replicas.
     pub fn new(replicas: usize, config: &Config) -> SafetyChecker {
         SafetyChecker {
             commit_index_after_replies: config.commit_index_after_replies,
@@ -154,28 +166,29 @@ impl SafetyChecker {
         }
     }
 
-    /// The last index that any leader has committed.
+    /// Returns the highest index that any leader has committed.
     pub fn commit_index(&self) -> Index {
         Index(self.committed.len() as u64)
     }
 
-    /// Number of leadership transfers.
+    /// Returns the number of leadership transfers that were started.
     pub fn transfer_count(&self) -> usize {
         self.transfers.len()
     }
 
-    /// Number of replicas that rejoined after losing their disks.
+    /// Returns how many times a replica has rejoined after losing its disk.
     pub fn rejoined(&self) -> u64 {
         self.rejoined
     }
 
-    /// Number of terms that had a leader.
+    /// Returns the number of terms that have had a leader.
     pub fn leader_count(&self) -> usize {
         self.leaders.len()
     }
 
-    /// Records that a replica, which is down, loses its disk. Its votes for itself are void unless
-    /// they elected it.
+    /// Records that the replica of `machine`, which is down, loses its disk. Forgets the votes that
+    /// it gave to itself, except those of terms in which it became leader: after it has rejoined,
+    /// it may vote for another candidate in the other terms.
     pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) {
         let base = usize::try_from(machine.disk.base().index.0).expect("fits in memory");
         let mut log: Vec<EntryId> = self.committed[..base].iter().map(|there| there.id).collect();
@@ -199,7 +212,8 @@ impl SafetyChecker {
         });
     }
 
-    /// Checks a replica that has started from its disk.
+    /// Handles the start of a replica from its disk: forgets what was only in the replica's memory,
+    /// and checks that the term on the disk is not below the one that was durable.
     pub(in crate::sim) fn on_start(&mut self, machine: &Machine) -> Result<(), Violation> {
         let view = &mut self.views[machine.slot];
         let image = machine.disk.image();
@@ -237,7 +251,8 @@ impl SafetyChecker {
         self.views[slot].leader_heard = Some((term, now));
     }
 
-    /// Checks a replica after a step.
+    /// Checks a replica after a step: its term, commit index, applied index and durable index and,
+    /// on a leader, its election and match indexes.
     pub(in crate::sim) fn after_step(
         &mut self,
         machines: &[Machine],
@@ -303,7 +318,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a replica that has become leader.
+    /// Checks a replica that has just become leader: it is the only one in its term, and its log
+    /// contains all committed entries.
     fn on_elected(
         &mut self,
         machines: &[Machine],
@@ -339,8 +355,9 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a leader's match indexes: a peer must have acknowledged that much in the leader's
-    /// term, and have it on disk as long as it is in that term.
+    /// Checks a leader's match indexes: in the leader's term, a peer must have acknowledged its log
+    /// up to its match index and, as long as the peer is in this term, have the entries on its
+    /// disk.
     fn check_progress(
         &self,
         machines: &[Machine],
@@ -396,7 +413,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks an advanced commit index, and records newly committed entries.
+    /// Checks the commit index of a replica after it has advanced, and records newly committed
+    /// entries.
     fn on_commit(
         &mut self,
         machines: &[Machine],
@@ -469,7 +487,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a replica that has applied the entries up to `index`, with this digest of its state.
+    /// Checks a replica that has applied the entries up to `index`: its state, which has this
+    /// digest, must equal that of other replicas at the index.
     pub(in crate::sim) fn applied(
         &mut self,
         id: NodeId,

@@ -14,26 +14,27 @@ use crate::storage::{
 };
 use crate::types::NodeId;
 
-/// Injected damage.
+/// Damage that the simulator has done to a file of a replica that is down.
 #[derive(Debug)]
 pub(super) struct Damage {
-    /// Description.
+    /// Description of the damage for error messages: which file was damaged, and how.
     pub(super) what: String,
     /// Whether the damage is in the log or in both copies of the meta record, so that the folder
     /// must be refused. One damaged copy of the meta record is repaired, and damaged peer records
     /// are rebuilt.
     pub(super) in_log: bool,
-    /// Whether the damage is in the latest snapshot, so that either the snapshot or the folder must
-    /// be refused.
+    /// Whether the damage is in the latest snapshot, so that the next start must either detect the
+    /// damaged snapshot or refuse the whole folder.
     pub(super) in_latest: bool,
 }
 
-/// An old copy of the folder that was opened.
+/// The result of starting a replica from an old copy of its folder.
 #[derive(Debug)]
 pub(in crate::sim) struct OldCopy {
-    /// Number of openings of the folder when the copy was made.
+    /// Number of times that the replica's folder had been opened when the copy was made.
     pub(in crate::sim) copied_at: u64,
-    /// The identity that the copy presents to peers.
+    /// Number of starts (incarnation), in the history of starts that the started copy sends to
+    /// peers.
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) openings: Vec<u64>,
 }
@@ -46,7 +47,7 @@ impl Folder {
             return;
         }
         for (name, bytes) in std::mem::take(&mut self.undamaged) {
-            self.folder.disk().replace(&name, Some(bytes));
+            self.disk.disk().replace(&name, Some(bytes));
         }
         if std::mem::take(&mut self.is_refused) {
             for &kind in self.new_faults.iter().filter(|kind| kind.is_damage()) {
@@ -57,20 +58,21 @@ impl Folder {
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
-        self.folder.read(name).expect("a disk in memory does not fail")
+        self.disk.read(name).expect("a disk in memory does not fail")
     }
 
-    /// Keeps the content of a file for a later restore, unless the file is already damaged.
+    /// Remembers the content of a file, for a later restore, before the file is damaged. Does
+    /// nothing if the file is already damaged.
     fn keep_undamaged(&mut self, name: &str) {
         if !self.undamaged.iter().any(|(known, _)| known == name) {
             self.undamaged.push((name.to_owned(), self.read(name)));
         }
     }
 
-    /// Drops the kept contents after an opening, since the damaged files are gone or not read
-    /// again, except for damaged snapshots that still exist.
+    /// Forgets the original contents of damaged files after a start, which has deleted the files or
+    /// will not read them again. Keeps the originals of damaged snapshots that still exist.
     pub(super) fn forget_undamaged(&mut self) {
-        let names = self.folder.list().expect("a disk in memory does not fail");
+        let names = self.disk.list().expect("a disk in memory does not fail");
         let mut undamaged = std::mem::take(&mut self.undamaged);
         undamaged.retain(|(name, bytes)| {
             is_snapshot(name) && names.contains(name) && self.read(name) != *bytes
@@ -85,7 +87,7 @@ impl Folder {
 
     fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         self.keep_undamaged(name);
-        self.folder.disk().tamper(name, change);
+        self.disk.disk().tamper(name, change);
     }
 
     fn inject(&mut self, kind: DiskFault) {
@@ -93,7 +95,9 @@ impl Folder {
         self.add_fault(kind);
     }
 
-    /// Corrupts a file of a replica that is down.
+    /// Corrupts a random file of a replica that is down. Returns the damage, or `None` if nothing
+    /// was damaged. `log_holds_latest`: whether the log contains the last entry of the latest
+    /// snapshot.
     pub(super) fn corrupt(&mut self, log_holds_latest: bool, rng: &mut Rng) -> Option<Damage> {
         let names = self.relevant_names();
         let name = rng.choose(&names).clone();
@@ -116,7 +120,7 @@ impl Folder {
                 let is_told = name == "meta" || !is_snapshot(&name) && !is_new;
                 let places: &[&str] = if is_told { &[&name] } else { &[] };
                 self.keep_undamaged(&name);
-                self.folder.disk().replace(&name, None);
+                self.disk.disk().replace(&name, None);
                 self.inject(DiskFault::VanishedFile);
                 let in_log = places.iter().any(|name| !is_snapshot(name) && *name != "peers");
                 let what = format!("a vanished file {name}");
@@ -162,7 +166,8 @@ impl Folder {
         Some(Damage { what, in_log, in_latest: in_latest(&places) })
     }
 
-    /// Whether the damage to a file must keep the replica from starting.
+    /// Returns whether the damage to the file must keep the replica from starting: the file belongs
+    /// to the log, or is the meta file and both copies of its record are damaged.
     fn is_damage_to_log(&self, name: &str) -> bool {
         if name == "peers" || is_snapshot(name) || self.is_undamaged(name) {
             return false;
@@ -176,11 +181,11 @@ impl Folder {
         name != "meta" || !is_one_copy_whole
     }
 
-    /// Returns the names of all complete files that a start does not delete.
+    /// Returns the names of all complete files that a start of the replica does not delete.
     fn relevant_names(&self) -> Vec<String> {
-        let mut names = self.folder.list().expect("a disk in memory does not fail");
+        let mut names = self.disk.list().expect("a disk in memory does not fail");
         names.retain(|name| name.strip_suffix(".new").is_none());
-        let opened = SharedDisk::new(self.folder.disk().copy());
+        let opened = SharedDisk::new(self.disk.disk().copy());
         if open_folder(&opened, self.replica, self.options).is_ok() {
             let left = opened.list().expect("a disk in memory does not fail");
             names.retain(|name| left.contains(name));
@@ -188,7 +193,8 @@ impl Folder {
         names
     }
 
-    /// Draws a written sector of a file that does not belong to the last block of the log.
+    /// Returns the index, counted in sectors from the start of the file, of a random sector that
+    /// has been written and is not in the last block of the log; `None` if there is no such sector.
     fn written_sector(&self, names: &[String], name: &str, rng: &mut Rng) -> Option<usize> {
         let bytes = self.read(name);
         let block = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().expect("4 bytes"));
@@ -208,9 +214,10 @@ impl Folder {
         (!written.is_empty()).then(|| *rng.choose(&written))
     }
 
-    /// Corrupts a snapshot while the replica runs, possibly while it is being sent.
+    /// Flips a bit of a snapshot file while the replica runs, possibly while the snapshot is being
+    /// sent.
     pub(in crate::sim) fn corrupt_snapshot(&mut self, rng: &mut Rng) {
-        let mut names = self.folder.list().expect("a disk in memory does not fail");
+        let mut names = self.disk.list().expect("a disk in memory does not fail");
         names.retain(|name| is_snapshot(name) && name.strip_suffix(".new").is_none());
         if names.is_empty() {
             return;
@@ -221,14 +228,15 @@ impl Folder {
         self.inject(DiskFault::CorruptSnapshot);
     }
 
-    /// Opens the old copy of the whole folder: once, a few times, or more often than openings are
-    /// remembered. The folder itself stays unchanged. Returns the identity of the last opening;
-    /// `None` without a copy.
+    /// Starts the replica from an old copy of its whole folder: once, a few times, or more often
+    /// than the number of starts in a replica's history of starts. The folder itself stays
+    /// unchanged. Returns the history of starts that a replica sends to its peers after the last of
+    /// these starts, or the error of a start that failed; `None` if there is no copy.
     pub(in crate::sim) fn start_old_copy(&mut self) -> Option<Result<OldCopy, StorageError>> {
         let (copy, copied_at) = self.copy.take()?;
         let mut copy = copy.copy();
         // New openings must draw other random numbers than the folder did.
-        copy.advance_random_past(&self.folder.disk());
+        copy.advance_random_past(&self.disk.disk());
         let copy = SharedDisk::new(copy);
         let starts = match copied_at % 4 {
             0 | 2 => OPENINGS_KEPT + 2,
@@ -247,44 +255,48 @@ impl Folder {
         last.map(Ok)
     }
 
-    /// Whether this replica accepts an old copy as `peer`; `None` if it cannot tell because it does
-    /// not start itself or has lost its peer records.
+    /// Returns whether this replica accepts `peer`, started from the old copy `copy` of its folder.
+    /// `None` if this replica cannot tell, because its own folder cannot be opened or its peer
+    /// records are lost.
     pub(in crate::sim) fn accepts(&self, peer: NodeId, copy: &OldCopy) -> Option<bool> {
         let history = OpeningHistory { incarnation: copy.incarnation, openings: &copy.openings };
         if let Some(process) = &self.process {
             return Some(process.notes.check(peer, history, OPENINGS_KEPT).is_ok());
         }
         let owner = Identity { cluster: super::CLUSTER, replica: self.replica, incarnation: 0 };
-        let notes = PeerRecords::open(self.folder.disk().copy(), owner).ok()?;
+        let notes = PeerRecords::open(self.disk.disk().copy(), owner).ok()?;
         let is_lost = notes.damage().is_some() || self.has_lost_notes();
         (!is_lost).then(|| notes.check(peer, history, OPENINGS_KEPT).is_ok())
     }
 
-    /// Whether the file with the peer records has vanished.
+    /// Returns whether the file with the peer records has vanished.
     pub(super) fn has_lost_notes(&self) -> bool {
-        let names = self.folder.list().expect("a disk in memory does not fail");
+        let names = self.disk.list().expect("a disk in memory does not fail");
         !self.noted.is_empty() && !names.iter().any(|name| name == "peers")
     }
 
-    /// Returns the peer's last recorded opening; 0 if there is none.
+    /// Returns the incarnation (number of starts) of `peer` that this replica last recorded
+    /// durably; 0 if there is none.
     pub(in crate::sim) fn noted_opening(&self, peer: NodeId) -> u64 {
         self.noted.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Counts an old copy that all peers rejected.
+    /// Counts, in the fault statistics, an old copy of the folder that all peers rejected.
     pub(in crate::sim) fn count_rejected_copy(&mut self) {
         self.statistics.inject(DiskFault::OldCopy, 1);
         self.statistics.cause(DiskFault::OldCopy, FaultEffect::Rejected);
     }
 
     /// Opens a copy of the folder in which some files are replaced by old copies. The folder itself
-    /// stays unchanged. Returns a description and the result, which the caller checks.
+    /// stays unchanged. Returns a description of the replaced files, and the outcome, which the
+    /// caller checks; `None` if no file was replaced, or if the replaced files make up a whole old
+    /// log, which only peers could detect.
     pub(in crate::sim) fn open_with_old_files(
         &mut self,
         rng: &mut Rng,
     ) -> Option<(String, Result<Found, StorageError>)> {
         let (copy, _) = self.copy.as_ref()?;
-        let mut mixed = self.folder.disk().copy();
+        let mut mixed = self.disk.disk().copy();
         let mut older = Vec::new();
         for name in copy.list().expect("a disk in memory does not fail") {
             let bytes = copy.read(&name).expect("a disk in memory does not fail");
@@ -325,7 +337,7 @@ fn replace(disk: &mut MemDisk, name: &str, bytes: Vec<u8>) {
     disk.replace(name, Some(bytes));
 }
 
-/// Returns the name of the first segment according to a meta record.
+/// Returns the file name of the log's first segment, according to the bytes of a meta record.
 fn first_segment(meta: &[u8]) -> String {
     let number = u64::from_le_bytes(meta[58..66].try_into().expect("eight bytes"));
     format!("segment-{number:010}")

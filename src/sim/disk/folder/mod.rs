@@ -27,60 +27,65 @@ use crate::storage::{
 };
 use crate::types::NodeId;
 
-/// Id of the simulated cluster.
+/// Cluster id that all simulated replicas use.
 const CLUSTER: u128 = 0x0051_BB1E;
-/// Disk operations of the longest sync: one that begins a segment and replaces the meta record.
+/// Maximum number of disk operations of one sync. A sync that begins a log segment and replaces the
+/// meta record needs the most.
 const SYNC_OPERATIONS_MAX: u64 = 12;
-/// Openings that simulated replicas remember: few enough that old copies are started more often,
-/// and more than a replica starts while another one is down.
+/// Number of latest starts whose random numbers a simulated replica keeps in its history of starts.
+/// It is small enough that old copies of a folder are often started more times than this, and
+/// larger than the number of starts of one replica while another one is down.
 const OPENINGS_KEPT: usize = 48;
 
-/// A partly received snapshot of the leader.
+/// A snapshot of the leader that the replica is receiving.
 #[derive(Debug)]
 struct Incoming {
     id: SnapshotId,
-    /// `None` once the snapshot is complete.
+    /// The file being written; `None` once all bytes have been received.
     file: Option<SnapshotWriter<usize>>,
     received: u64,
 }
 
-/// The open files of a running replica.
+/// The storage of a running replica: its log, snapshots and peer records.
 #[derive(Debug)]
 struct Process {
     log: Log<SharedDisk>,
     snapshots: Snapshots<SharedDisk>,
     notes: PeerRecords<SharedDisk>,
     incoming: Option<Incoming>,
-    /// The snapshot being sent to each follower.
+    /// The snapshot being sent to each follower, by the id of the follower.
     outgoing: BTreeMap<NodeId, SnapshotId>,
 }
 
 /// The folder of a simulated replica.
 #[derive(Debug)]
 pub(in crate::sim) struct Folder {
-    folder: SharedDisk,
-    /// `None` while the replica is down.
+    disk: SharedDisk,
+    /// The open files of the running replica; `None` while the replica is down.
     process: Option<Process>,
     replica: NodeId,
     options: LogOptions,
     pub(in crate::sim) statistics: FaultStatistics,
-    /// The disk's fault counters when last read.
+    /// The fault counters of the simulated disk when they were last added to the statistics.
     seen: DiskFaultCounts,
-    /// Faults since the folder was last opened.
+    /// Faults injected since the folder was last opened successfully.
     new_faults: Vec<DiskFault>,
-    /// Faults before the folder was last opened.
+    /// Faults injected before the folder was last opened successfully.
     old_faults: Vec<DiskFault>,
-    /// Contents of the damaged files before the damage.
+    /// Names and original contents of the files that the simulator has damaged.
     undamaged: Vec<(String, Vec<u8>)>,
     /// Whether the last attempt to open the folder was refused because of damage.
     is_refused: bool,
-    /// A copy of the folder from an earlier time, and the number of openings until then.
+    /// A copy of the folder from an earlier time, and the number of times that the folder had been
+    /// opened by then; `None` if there is no copy.
     copy: Option<(MemDisk, u64)>,
-    /// Error of an invalid snapshot that this disk wrote without a fault.
+    /// Error of a snapshot that turned out to be invalid although no fault was injected while it
+    /// was written to this disk; `None` if there is none.
     bad_snapshot: Option<String>,
-    /// Snapshots about to become durable: each may be found at the next start.
+    /// Snapshots that the replica has begun to finish (make durable) since the last crash. A start
+    /// after a crash may find any of them, whether or not finishing succeeded.
     finished: Vec<SnapshotId>,
-    /// The last opening of each peer that is durably recorded.
+    /// For each peer, its incarnation (number of starts) that this replica last recorded durably.
     noted: BTreeMap<NodeId, u64>,
 }
 
@@ -91,7 +96,7 @@ impl Folder {
         Log::bootstrap(&mut disk, CLUSTER, replica, members)
             .expect("a disk in memory does not fail");
         Folder {
-            folder: SharedDisk::new(disk),
+            disk: SharedDisk::new(disk),
             process: None,
             replica,
             options: LogOptions { segment_bytes, openings_kept: OPENINGS_KEPT },
@@ -108,13 +113,14 @@ impl Folder {
         }
     }
 
-    /// Sets the rule to break.
+    /// Sets the safety rule that the storage code breaks on purpose, to test that the checkers
+    /// notice (mutation testing); `None` to break none.
     #[cfg(feature = "mutants")]
     pub(in crate::sim) fn set_mutant(&mut self, mutant: Option<crate::config::Mutant>) {
-        self.folder.disk().set_mutant(mutant);
+        self.disk.disk().set_mutant(mutant);
     }
 
-    /// Whether the last attempt to open the folder was refused because of damage.
+    /// Returns whether the last attempt to open the folder was refused because of damage.
     pub(in crate::sim) fn is_refused(&self) -> bool {
         self.is_refused
     }
@@ -123,38 +129,39 @@ impl Folder {
         self.process.as_mut().expect("the replica runs")
     }
 
-    /// Makes one of the next operations fail.
+    /// Makes one of the next disk operations fail, chosen at random.
     pub(in crate::sim) fn fail_soon(&mut self, rng: &mut Rng) {
-        self.folder.disk().fail_in(rng.below(SYNC_OPERATIONS_MAX));
+        self.disk.disk().fail_in(rng.below(SYNC_OPERATIONS_MAX));
     }
 
     /// Makes the disk almost full, until [`Folder::free_space`].
     pub(in crate::sim) fn fill(&mut self, rng: &mut Rng) {
-        let mut disk = self.folder.disk();
+        let mut disk = self.disk.disk();
         let used = disk.used_bytes();
         disk.set_capacity(Some(used + rng.below(3_000)));
     }
 
-    /// Frees disk space again.
+    /// Frees space on the disk that [`Folder::fill`] has made almost full.
     pub(in crate::sim) fn free_space(&mut self) {
-        self.folder.disk().set_capacity(None);
+        self.disk.disk().set_capacity(None);
     }
 
-    /// Makes the next write of a snapshot go wrong silently.
+    /// Makes the next write of a snapshot store wrong bytes without an error.
     pub(in crate::sim) fn corrupt_snapshot_write(&mut self, rng: &mut Rng) {
         let all = [AppendFault::FlippedBit, AppendFault::Lost, AppendFault::Misdirected];
-        self.folder.disk().corrupt_next_append(*rng.choose(&all));
+        self.disk.disk().corrupt_next_append(*rng.choose(&all));
     }
 
     /// Ends all faults and restores the damaged files.
     pub(in crate::sim) fn end_faults(&mut self) {
-        self.folder.disk().clear_faults();
+        self.disk.disk().clear_faults();
         self.restore();
     }
 
-    /// Adds the faults that the disk counted since the last call to the statistics.
+    /// Adds the faults that the simulated disk has counted since the previous call to the fault
+    /// statistics.
     fn collect_faults(&mut self) {
-        let now = self.folder.disk().fault_counts();
+        let now = self.disk.disk().fault_counts();
         let before = std::mem::replace(&mut self.seen, now);
         for (kind, count) in [
             (DiskFault::FailedWrite, now.failed_writes - before.failed_writes),
@@ -180,7 +187,7 @@ impl Folder {
         }
     }
 
-    /// Records that the process stops because of a disk fault.
+    /// Records in the fault statistics that the process stops because of a disk fault.
     fn count_stop(&mut self) {
         self.collect_faults();
         for kind in [
@@ -195,7 +202,8 @@ impl Folder {
         }
     }
 
-    /// Records the cause if the result is an error, which is fatal.
+    /// Returns `result` unchanged. If it is an error, after which the process must stop, records
+    /// the fault that caused it.
     fn count_if_fatal<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if result.is_err() {
             self.count_stop();
@@ -203,7 +211,8 @@ impl Folder {
         result
     }
 
-    /// Makes the jobs durable with one sync, like the log writer stage.
+    /// Makes the jobs (log writes) durable with one sync, as the log writer stage of the server
+    /// does.
     pub(in crate::sim) fn sync<'a>(
         &mut self,
         jobs: impl Iterator<Item = &'a AppendJob>,
@@ -241,11 +250,16 @@ impl Folder {
         Ok(())
     }
 
-    /// Checks a peer at its first contact since it or this replica started. Returns whether the
-    /// peer is accepted.
+    /// Checks the history of starts that `peer` sends at the first contact after a start of either
+    /// replica. `incarnation` is the number of the peer's starts, and `openings` are the random
+    /// numbers that it drew at the latest of them, the newest last. Returns false, and records
+    /// nothing, if the history is incomplete or does not contain the start of the peer that this
+    /// replica recorded last: the peer may run from an old copy of its folder. Otherwise returns
+    /// true, and durably records the peer's latest start (only in memory for now if the disk is
+    /// full).
     ///
     /// # Errors
-    /// If the process must end.
+    /// If the disk failed, so that this replica's process must stop.
     pub(in crate::sim) fn check_peer(
         &mut self,
         peer: NodeId,
@@ -269,7 +283,8 @@ impl Folder {
         Ok(true)
     }
 
-    /// Returns the folder's identity: incarnation, and the random numbers of its last openings.
+    /// Returns the history of starts that the replica sends to its peers: the number of its starts,
+    /// and the random numbers that it drew at the latest of them, the newest last.
     pub(in crate::sim) fn opening(&self) -> (u64, Vec<u64>) {
         let log = &self.process.as_ref().expect("the replica runs").log;
         (log.identity().incarnation, log.openings().to_vec())
@@ -290,7 +305,7 @@ mod tests {
         let (mut latest, mut rng) = (None, Rng::new(seed));
         assert!(matches!(disk.open(&mut latest, &mut rng), Started::Ok(_)));
         if lies {
-            disk.files().expect("it was made with files").folder.disk().ignore_syncs();
+            disk.files().expect("it was made with files").disk.disk().ignore_syncs();
         }
         let mut buffer = RecordBuffer::default();
         for index in 1..=5 {
@@ -315,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_says_synced_and_has_not_is_found_out() {
+    fn writes_lost_by_a_false_fsync_are_detected() {
         assert!((0..20).all(|seed| after_crash(false, seed) == Ok(5)));
         let crashes: Vec<_> = (0..20).map(|seed| after_crash(true, seed)).collect();
         // What got lost is noticed; in about every other crash nothing gets lost.

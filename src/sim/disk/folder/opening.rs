@@ -1,4 +1,5 @@
-//! The end of a process and its next start: crashes during disk operations, and recovery.
+//! The end of a simulated replica's process and its next start: crashes during disk operations, and
+//! recovery.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +13,23 @@ use crate::sim::rng::Rng;
 use crate::storage::{Expected, Log, LogOptions, PeerRecords, SharedDisk, Snapshots, StorageError};
 use crate::types::NodeId;
 
-/// Disk operations of the longest log restart, compaction, or snapshot write.
+/// Maximum number of disk operations of a log restart, a compaction, or the write of a snapshot.
 const COMPACTION_OPERATIONS_MAX: u64 = 30;
-/// Disk operations of the longest opening: one that removes a torn block and begins a segment. The
-/// second limit includes a log restart after a snapshot.
+/// Maximum number of disk operations of a start that opens the folder, removes a torn block at the
+/// end of the log and begins a log segment, but does not restart the log after a snapshot.
 const OPEN_OPERATIONS_MAX: u64 = 26;
+/// Maximum number of disk operations of a start that opens the folder, removes a torn block at the
+/// end of the log, begins a log segment and restarts the log after a snapshot.
 const OPEN_RESTART_OPERATIONS_MAX: u64 = 46;
 
-/// The content found in a folder.
+/// What a replica finds in its folder at a start.
 #[derive(Debug)]
 pub(in crate::sim) struct Found {
     pub(in crate::sim) durable: Durable,
-    /// The snapshot to start from, with its state.
+    /// The snapshot that the replica starts from, with the state machine loaded from it; `None` if
+    /// there is no snapshot.
     pub(in crate::sim) snapshot: Option<(SnapshotId, StateMachine)>,
-    /// Whether the snapshot may be older than the latest one because files were damaged.
+    /// Whether damaged files may have made the replica start from a snapshot older than its latest.
     pub(in crate::sim) may_be_older: bool,
 }
 
@@ -36,28 +40,28 @@ pub(in crate::sim) enum Opening {
     Opened(Box<Found>),
     /// The disk is full.
     DiskFull,
-    /// The folder was damaged and is refused, as it must be.
+    /// The folder was refused with this error, correctly, because it was damaged.
     Refused(StorageError),
-    /// An undamaged folder was refused, or damage was not detected.
+    /// The storage code failed the test: it refused an undamaged folder, or did not detect damage.
     Violation(String),
 }
 
-/// Work in progress when a process ends.
+/// The disk operations that a replica has in progress when its process ends.
 #[derive(Debug, Clone)]
 pub(in crate::sim) struct Work<'a, J> {
-    /// The jobs of the sync in progress.
+    /// The jobs (log writes) of the sync in progress.
     pub(in crate::sim) jobs: J,
-    /// The latest durable snapshot.
+    /// The latest durable snapshot; `None` if there is none.
     pub(in crate::sim) latest: Option<SnapshotId>,
-    /// The snapshot being written.
+    /// The replica's own snapshot that is being written; `None` if none is.
     pub(in crate::sim) own: Option<&'a Snapshot>,
-    /// Whether the process had already stopped itself.
+    /// Whether the process had already stopped itself because of a disk error.
     pub(in crate::sim) stopped: bool,
 }
 
 impl Folder {
-    /// Ends the process by a random fault at a random operation of its work: a kill, a power cut, a
-    /// failed operation or a full disk.
+    /// Ends the process by a random fault (a kill, a power cut, a failed operation or a full disk)
+    /// at a random operation of `work`.
     pub(in crate::sim) fn crash<'a, J>(&mut self, work: &Work<'a, J>, rng: &mut Rng)
     where
         J: Iterator<Item = &'a AppendJob> + Clone,
@@ -68,12 +72,13 @@ impl Folder {
         let killed = fails || rng.permille(if work.stopped { 700 } else { 300 });
         self.stop(killed, rng);
         if rng.permille(400) && !self.new_faults.iter().any(|kind| kind.is_damage()) {
-            self.copy = Some((self.folder.disk().copy(), opened));
+            self.copy = Some((self.disk.disk().copy(), opened));
         }
     }
 
-    /// Performs the work until a random fault. Returns true if an operation failed, and false if
-    /// the power was cut.
+    /// Performs the disk operations of `work` until a random fault, drawn at the beginning, hits
+    /// one. Returns true if the fault is a failed operation or a full disk, and false if it is a
+    /// power cut.
     fn fail_during_work<'a, J>(&mut self, work: &Work<'a, J>, rng: &mut Rng) -> bool
     where
         J: Iterator<Item = &'a AppendJob> + Clone,
@@ -93,15 +98,15 @@ impl Folder {
                 true
             }
             1 | 2 => {
-                self.folder.disk().fail_in(operations);
+                self.disk.disk().fail_in(operations);
                 true
             }
             3 => {
-                self.folder.disk().fail_next_dir_sync();
+                self.disk.disk().fail_next_dir_sync();
                 true
             }
             _ => {
-                self.folder.disk().power_cut_in(operations);
+                self.disk.disk().power_cut_in(operations);
                 false
             }
         };
@@ -125,22 +130,23 @@ impl Folder {
         fails
     }
 
-    /// Records the end of the process, by a kill or by a power cut.
+    /// Ends the replica's process: by a kill if `killed` is true, otherwise by a power cut.
     pub(super) fn stop(&mut self, killed: bool, rng: &mut Rng) {
         let kind = if killed { DiskFault::Kill } else { DiskFault::PowerCut };
         if killed {
-            self.folder.disk().kill();
+            self.disk.disk().kill();
         } else {
-            self.folder.disk().restart(&mut |states| rng.index(states));
+            self.disk.disk().restart(&mut |states| rng.index(states));
         }
         self.statistics.inject(kind, 1);
         self.add_fault(kind);
         self.collect_faults();
     }
 
-    /// Opens the folder. With `may_corrupt`, files may be corrupted first, and the opening may be
-    /// cut short and repeated. `log_holds_latest`: the log contains the last entry of the latest
-    /// snapshot.
+    /// Opens the folder for a start of the replica, whose latest snapshot is `latest`. If
+    /// `may_corrupt` is true, files may be corrupted before, and attempts to open the folder may be
+    /// interrupted by faults and repeated. `log_holds_latest` says whether the log contains the
+    /// last entry of the latest snapshot.
     pub(in crate::sim) fn open(
         &mut self,
         latest: Option<SnapshotId>,
@@ -158,7 +164,7 @@ impl Folder {
             None
         };
         let has_lost_notes = self.has_lost_notes();
-        let opened = open_folder(&self.folder, self.replica, self.options);
+        let opened = open_folder(&self.disk, self.replica, self.options);
         self.collect_faults();
         let was_refused = std::mem::take(&mut self.is_refused);
         let is_damaged = self.new_faults.iter().any(|kind| kind.is_damage());
@@ -195,7 +201,9 @@ impl Folder {
         }
     }
 
-    /// Records the effects of earlier faults after a successful opening.
+    /// Makes the files of an opened folder those of the running replica, and records in the fault
+    /// statistics how the start coped with earlier faults. Returns the log and the snapshot that
+    /// were found in the folder.
     fn on_opened(&mut self, opened: Opened) -> Found {
         let Opened { process, durable, snapshot, damaged_snapshots } = opened;
         let damaged = self.new_faults.iter().any(|kind| kind.is_damage());
@@ -219,21 +227,22 @@ impl Folder {
     }
 
     pub(super) fn has_unsynced_names(&self) -> bool {
-        self.folder.disk().has_unsynced_names()
+        self.disk.disk().has_unsynced_names()
     }
 
-    /// Opens the folder, with a power cut or a failed operation on the way.
+    /// Opens the folder with a fault (a power cut or a failed operation) at a random disk
+    /// operation, and then ends the process.
     fn interrupt_opening(&mut self, latest: Option<SnapshotId>, rng: &mut Rng) {
         let longest = latest.map_or(OPEN_OPERATIONS_MAX, |_| OPEN_RESTART_OPERATIONS_MAX);
         let unsynced = self.has_unsynced_names();
         let operations = rng.below(if unsynced { 4 } else { longest });
         let fails = !unsynced && rng.permille(300);
         if fails {
-            self.folder.disk().fail_in(operations);
+            self.disk.disk().fail_in(operations);
         } else {
-            self.folder.disk().power_cut_in(operations);
+            self.disk.disk().power_cut_in(operations);
         }
-        let opened = open_folder(&self.folder, self.replica, self.options);
+        let opened = open_folder(&self.disk, self.replica, self.options);
         if opened.is_err() {
             self.statistics.inject(DiskFault::CutOpening, 1);
             self.add_fault(DiskFault::CutOpening);
@@ -243,7 +252,7 @@ impl Folder {
     }
 }
 
-/// An opened folder.
+/// An opened folder: its files and its content.
 pub(super) struct Opened {
     pub(super) process: Process,
     pub(super) durable: Durable,
@@ -251,7 +260,7 @@ pub(super) struct Opened {
     damaged_snapshots: usize,
 }
 
-/// Opens a folder like the server.
+/// Opens a replica's folder with the storage code of the server.
 pub(super) fn open_folder(
     folder: &SharedDisk,
     replica: NodeId,

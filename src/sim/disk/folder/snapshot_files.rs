@@ -14,14 +14,15 @@ use crate::snapshot_check::{SnapshotLoader, SnapshotVerifier};
 use crate::storage::{Disk as _, SharedDisk, SnapshotSource, Snapshots, StorageError};
 use crate::types::NodeId;
 
-/// Bytes of a snapshot per write.
+/// Number of bytes of a snapshot that are written to the file at a time.
 const PIECE_BYTES: usize = 700;
 
 impl Folder {
-    /// Writes a snapshot of the replica's own state. Returns false if it had to be abandoned.
+    /// Writes a snapshot of the replica's own state to a file. Returns false if the snapshot had to
+    /// be abandoned.
     ///
     /// # Errors
-    /// If the process must end.
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn write_snapshot(
         &mut self,
         snapshot: &Snapshot,
@@ -41,14 +42,14 @@ impl Folder {
         }
         keep_open(snapshots, outgoing);
         self.finished.push(snapshot.id);
-        snapshots.finish(file, snapshot.id, verifier(&self.folder))?;
+        snapshots.finish(file, snapshot.id, verifier(&self.disk))?;
         snapshots.drop_previous()?;
         self.statistics.snapshots_taken += 1;
         Ok(())
     }
 
-    /// Turns an error that is not fatal to the process into `None`: a full disk, or an invalid
-    /// snapshot.
+    /// Turns an error that the process survives (a full disk, or an invalid snapshot) into `None`.
+    /// Other errors are returned.
     fn tolerate<T>(&mut self, result: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
         match result {
             Ok(done) => Ok(Some(done)),
@@ -75,11 +76,12 @@ impl Folder {
         }
     }
 
-    /// Stores a chunk of a leader's snapshot. Returns the message for the replica, and whether the
-    /// snapshot is complete now; `None` if it had to be abandoned.
+    /// Stores a chunk of a snapshot that a leader sends. Returns the message by which the replica
+    /// learns how many bytes are stored, and whether the snapshot is complete now; `None` if the
+    /// snapshot had to be abandoned.
     ///
     /// # Errors
-    /// If the process must end.
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn store_chunk(
         &mut self,
         chunk: &SnapshotChunk,
@@ -93,7 +95,7 @@ impl Folder {
         chunk: &SnapshotChunk,
     ) -> Result<(ChunkStored, bool), StorageError> {
         let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
-        let mixes = self.folder.mutant() == Some(Mutant::MixChunks);
+        let mixes = self.disk.mutant() == Some(Mutant::MixChunks);
         let is_other = |incoming: &Incoming| incoming.id != snapshot && !mixes;
         if self.process().incoming.as_ref().is_none_or(is_other) {
             self.abandon_incoming()?;
@@ -125,10 +127,11 @@ impl Folder {
         }
     }
 
-    /// Makes the leader's snapshot durable if it is complete, and loads it.
+    /// If the leader's snapshot has been received completely, makes it durable and loads it.
+    /// Returns its id and its state machine; `None` if it is not complete or was abandoned.
     ///
     /// # Errors
-    /// If the process must end.
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn install(
         &mut self,
     ) -> Result<Option<(SnapshotId, StateMachine)>, StorageError> {
@@ -155,7 +158,7 @@ impl Folder {
         let (id, Some(file)) = (there.id, there.file.take()) else { return Ok(None) };
         keep_open(snapshots, outgoing);
         self.finished.push(id);
-        let finished = snapshots.finish(file, id, loader(&self.folder));
+        let finished = snapshots.finish(file, id, loader(&self.disk));
         if finished.is_err() {
             // The leader sends it again from the start.
             *incoming = None;
@@ -165,17 +168,20 @@ impl Folder {
         Ok(Some((id, store)))
     }
 
-    /// Takes the error of an invalid snapshot that this disk wrote without a fault.
+    /// Returns, and forgets, the error of a snapshot that turned out to be invalid although no
+    /// fault was injected while it was written to this disk; `None` if there is none.
     pub(in crate::sim) fn take_bad_snapshot(&mut self) -> Option<String> {
         self.bad_snapshot.take()
     }
 
-    /// Takes the snapshots that were about to become durable since the last call.
+    /// Returns the snapshots that the replica has begun to make durable since the previous call of
+    /// this function, and removes them from the list.
     pub(in crate::sim) fn take_finished(&mut self) -> Vec<SnapshotId> {
         std::mem::take(&mut self.finished)
     }
 
-    /// Reads a chunk for a follower; `None` if the snapshot cannot be read.
+    /// Returns the bytes of a chunk of a snapshot that is being sent to a follower; `None` if the
+    /// snapshot cannot be read.
     pub(in crate::sim) fn read_chunk(
         &mut self,
         to: NodeId,
@@ -188,25 +194,28 @@ impl Folder {
         snapshots.read(id, offset, bytes_max).ok().flatten()
     }
 
-    /// Rechecks a snapshot that a follower rejected. Returns whether it is the latest and damaged.
+    /// Verifies a snapshot on this disk after a follower has rejected it. Returns whether it is
+    /// damaged here and is the latest snapshot, so that it must be replaced.
     pub(in crate::sim) fn recheck(&mut self, id: SnapshotId) -> bool {
         let lost = self
             .process
             .as_mut()
-            .is_some_and(|process| process.snapshots.recheck(id, verifier(&self.folder)).is_err());
+            .is_some_and(|process| process.snapshots.recheck(id, verifier(&self.disk)).is_err());
         if lost {
             self.statistics.cause(DiskFault::CorruptSnapshot, FaultEffect::Replaced);
         }
         lost
     }
 
-    /// Whether a damaged snapshot has not been replaced yet.
+    /// Returns whether the snapshot `id` was found damaged and no other snapshot has replaced it
+    /// yet.
     pub(in crate::sim) fn is_still_damaged(&self, id: SnapshotId) -> bool {
         self.process.as_ref().is_some_and(|process| process.snapshots.is_lost(id))
     }
 }
 
-/// Keeps the snapshots that are being sent open while another one is finished.
+/// Opens the snapshots that are being sent to followers, so that they stay readable while another
+/// snapshot is finished and their files are deleted.
 fn keep_open(snapshots: &mut Snapshots<SharedDisk>, outgoing: &BTreeMap<NodeId, SnapshotId>) {
     for &id in outgoing.values() {
         // An error shows up when the next chunk is read.
@@ -214,7 +223,8 @@ fn keep_open(snapshots: &mut Snapshots<SharedDisk>, outgoing: &BTreeMap<NodeId, 
     }
 }
 
-/// Returns the loader of snapshots.
+/// Returns the loader, which the storage code uses to decode a snapshot file into a state machine.
+/// It verifies checksums, unless a test of the checkers breaks this rule on purpose.
 pub(super) fn loader(folder: &SharedDisk) -> SnapshotLoader {
     #[cfg(feature = "mutants")]
     if folder.mutant() == Some(Mutant::IgnoreSnapshotChecksum) {
@@ -224,7 +234,8 @@ pub(super) fn loader(folder: &SharedDisk) -> SnapshotLoader {
     SnapshotLoader::default()
 }
 
-/// Returns the verifier of snapshots.
+/// Returns the verifier, which the storage code uses to check a snapshot file. It verifies
+/// checksums, unless a test of the checkers breaks this rule on purpose.
 pub(super) fn verifier(folder: &SharedDisk) -> SnapshotVerifier {
     #[cfg(feature = "mutants")]
     if folder.mutant() == Some(Mutant::IgnoreSnapshotChecksum) {
