@@ -356,16 +356,16 @@ impl Client {
         }
     }
 
-    /// Returns the slot numbers of requests that wait to be sent again, although a later
+    /// Returns the sequence numbers of requests that wait to be sent again, although a later
     /// request of this client was or may have been applied. Applying them now would reverse the
     /// order of the client's requests.
     pub(crate) fn overtaken(&self) -> Vec<u64> {
         let mut overtaken = Vec::new();
         let mut passed = false;
-        for (at, slot) in self.slots.iter().enumerate().rev() {
+        for slot in self.slots.iter().rev() {
             match &slot.state {
-                RequestState::Waiting(_) if passed && slot.sent_at.is_some() => {
-                    overtaken.push(self.front + at as u64);
+                RequestState::Waiting(request) if passed && slot.sent_at.is_some() => {
+                    overtaken.push(request.sequence);
                 }
                 RequestState::Waiting(_) => {}
                 RequestState::InFlight(_) | RequestState::Done(_) => {

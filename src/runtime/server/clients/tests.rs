@@ -256,6 +256,31 @@ fn leader_change_sends_moved_to_cluster_clients_only() {
 }
 
 #[test]
+fn requeued_write_fails_if_a_later_one_was_applied() {
+    let mut fixture = Fixture::new();
+    let (mut client, mut other) = (fixture.connect(), fixture.connect());
+    other.write_all(b"SET c 3\r\n").unwrap();
+    let third = fixture.dispatch_some().remove(0);
+    // Replies of the replica itself have slots, but no sequence numbers.
+    client.write_all(b"PING\r\nECHO x\r\nPING\r\nSET a 1\r\nSET b 2\r\n").unwrap();
+    let mut sent = fixture.dispatch_some();
+    fixture.until("both writes", |fixture| {
+        sent.extend(fixture.dispatch());
+        (sent.len() == 2).then_some(())
+    });
+    fixture.clients.on_outcome(sent[1].key, Outcome::Done);
+    fixture.clients.requeue(&[sent[0].key]);
+    assert!(fixture.dispatch().is_empty(), "sent again, after a later write of the same client");
+    let reply = fixture.reply(&mut client, 50);
+    let reply = String::from_utf8_lossy(&reply);
+    let begin = "+PONG\r\n$1\r\nx\r\n+PONG\r\n-";
+    assert!(reply.starts_with(begin) && reply.ends_with("\r\n+OK\r\n"), "{reply}");
+    // The other client's write still has no outcome.
+    fixture.clients.on_outcome(third.key, Outcome::Done);
+    fixture.expect(&mut other, "+OK\r\n");
+}
+
+#[test]
 fn reads_above_the_output_budget_are_retried_in_order() {
     const COUNT: usize = 200;
     let mut fixture = Fixture::new();
